@@ -1,0 +1,116 @@
+//! The only place that reads a clock.
+//!
+//! Two times are told apart. [`Tick`] is monotonic and counts suspend (`CLOCK_BOOTTIME`: Rust's `Instant` stops while
+//! the machine sleeps, and an L1 copy must not outlive its fence because of that). [`UnixMs`] is the wall clock, used
+//! only where Redis uses it too: absolute expiries.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Monotonic time in milliseconds, never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    /// Later than any tick that a clock returns.
+    pub const FAR: Self = Self(u64::MAX);
+    /// Earlier than any tick that a clock returns.
+    pub const ZERO: Self = Self(0);
+
+    /// This tick plus `span`, saturating.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(millis(span)))
+    }
+
+    /// Time from `earlier` to this tick; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Milliseconds since 1970, wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMs(pub u64);
+
+/// A duration in whole milliseconds, saturating.
+#[must_use]
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The clock of one server: the machine's, or one that a test moves by hand.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    manual: Option<Arc<ManualClock>>,
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub struct ManualClock {
+    elapsed_ms: AtomicU64,
+}
+
+impl ManualClock {
+    /// Where the manual wall clock begins: 2023-11-14, far from 0 and from today.
+    const UNIX_START_MS: u64 = 1_700_000_000_000;
+
+    /// Moves both times on.
+    pub fn advance(&self, span: Duration) {
+        self.elapsed_ms.fetch_add(millis(span), Relaxed);
+    }
+}
+
+impl Clock {
+    /// The machine's clocks.
+    #[must_use]
+    pub fn real() -> Self {
+        Self::default()
+    }
+
+    /// A clock for tests and for time taken from a trace, and the handle that moves it.
+    #[must_use]
+    pub fn manual() -> (Self, Arc<ManualClock>) {
+        let manual = Arc::new(ManualClock { elapsed_ms: AtomicU64::new(1) });
+        (Self { manual: Some(Arc::clone(&manual)) }, manual)
+    }
+
+    /// Monotonic now. About 20 ns.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        match &self.manual {
+            None => Tick(machine_ms(ClockId::Boottime).max(1)),
+            Some(manual) => Tick(manual.elapsed_ms.load(Relaxed)),
+        }
+    }
+
+    /// Wall-clock now.
+    #[must_use]
+    pub fn unix(&self) -> UnixMs {
+        match &self.manual {
+            None => UnixMs(machine_ms(ClockId::Realtime)),
+            Some(manual) => UnixMs(ManualClock::UNIX_START_MS + manual.elapsed_ms.load(Relaxed)),
+        }
+    }
+}
+
+/// Monotonic nanoseconds, for measuring how long something took; unrelated to [`Tick`].
+#[must_use]
+pub fn stopwatch_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+fn machine_ms(id: ClockId) -> u64 {
+    let time = clock_gettime(id);
+    // Both parts are non-negative on a clock that counts up from boot or from 1970.
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+}

@@ -1,0 +1,211 @@
+//! The tier below L1: one trait, three implementations.
+//!
+//! * [`redis`]: shared by many nodes; each worker owns its connections.
+//! * [`embedded`]: an ordered store in a directory; this process is its only writer.
+//! * [`none`]: nothing below; L1 is the store.
+//!
+//! What an operation means is said once, in [`op`]: the embedded store and `none` run [`op::apply`] under their own
+//! lock, Redis has a command or a script for each.
+
+pub mod embedded;
+pub mod none;
+pub mod op;
+pub mod redis;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    error::Result,
+    model::{Key, Life, Value},
+};
+pub use op::{Applied, Op};
+
+/// Which implementation this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavor {
+    /// Redis, shared with others: L1 needs the fence.
+    Redis,
+    /// The embedded store: only this process writes.
+    Embedded,
+    /// L1 is the store: nothing to promote from, nothing to drop before a write.
+    None,
+}
+
+impl Flavor {
+    /// As it stands in statistics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Embedded => "embedded",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A value and how much longer its key lived when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The payload.
+    pub value: Value,
+    /// Remaining life at the moment the store answered.
+    pub life: Life,
+}
+
+/// A key without its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// Remaining life.
+    pub life: Life,
+    /// When it expires by the wall clock, Unix milliseconds; `None` never.
+    pub expires_at_ms: Option<u64>,
+    /// Bytes of the value; for other types than strings, 0.
+    pub size_bytes: u64,
+    /// Redis's name of its type.
+    pub type_name: TypeName,
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TypeName {
+    /// The only type outside Redis.
+    String,
+    /// Redis's `list`.
+    List,
+    /// Redis's `set`.
+    Set,
+    /// Redis's `zset`.
+    ZSet,
+    /// Redis's `hash`.
+    Hash,
+    /// Redis's `stream`.
+    Stream,
+    /// A module's type.
+    Other,
+}
+
+impl TypeName {
+    /// As TYPE prints it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::ZSet => "zset",
+            Self::Hash => "hash",
+            Self::Stream => "stream",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What to look for in a scan.
+#[derive(Debug, Clone)]
+pub struct ScanRequest {
+    /// 0 begins; later the cursor of the page before.
+    pub cursor: u64,
+    /// Redis glob over whole keys; `None` matches all.
+    pub pattern: Option<Bytes>,
+    /// About how many keys to look at, at least 1.
+    pub count: usize,
+    /// Only keys of this type, as Redis names it (any case).
+    pub type_name: Option<Bytes>,
+}
+
+/// A part of a scan.
+#[derive(Debug, Clone, Default)]
+pub struct ScanPage {
+    /// 0 when the scan is complete.
+    pub cursor: u64,
+    /// Matching keys; never reserved ones.
+    pub keys: Vec<Key>,
+}
+
+/// Whether all operations of a batch happen at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// Each on its own, pipelined.
+    Independent,
+    /// No other client sees some done and others not. Any error before the batch begins fails all of it.
+    Atomic,
+}
+
+/// Deadlines of L2 calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For reads; past it [`Kind::DeadlineExceeded`](crate::error::Kind::DeadlineExceeded).
+    pub read: Duration,
+    /// For writes; past it [`Kind::Unknown`](crate::error::Kind::Unknown).
+    pub write: Duration,
+}
+
+/// The tier below L1.
+///
+/// The caller has checked keys and limits, resolved policies into lives, and voided leases and dropped L1 copies
+/// where the coherence protocol wants that. Every future ends by its deadline, whatever the store does; dropping one
+/// early is allowed, and a write dropped so may still happen. Results stand in the order of the keys or operations.
+pub trait Backend: Send + Sync + 'static {
+    /// Which implementation this is.
+    fn flavor(&self) -> Flavor;
+
+    /// Reads strings. `with_life` false saves the question for the remaining life (then [`Life::Forever`] is returned).
+    ///
+    /// Errors: `WrongType`, `TooLarge` (over `value_max`), `Unavailable`, `DeadlineExceeded`, `NoAccess`, `Overloaded`.
+    fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>>;
+
+    /// Applies operations, each as [`op::apply`] defines it.
+    ///
+    /// An error of kind `Unknown` says that it may have happened; any other that it has not.
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>>;
+
+    /// Describes keys of any type without reading their values; no effect on Redis's idle time or frequency is
+    /// promised.
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>>;
+
+    /// One page of all keys. A key present from the first page to the last is returned at least once; an unknown
+    /// cursor starts again.
+    fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>>;
+
+    /// How many keys there are, expired ones that were not removed yet included. Reserved ones may be counted over
+    /// Redis, whose DBSIZE cannot tell.
+    fn count(&self) -> BoxFuture<'_, Result<u64>>;
+
+    /// Any key, uniformly as far as the store can.
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>>;
+
+    /// Removes every key; ends when a read finds none of them.
+    fn clear(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Whether the store answered last time, and why not.
+    fn state(&self) -> State;
+}
+
+/// What the last contact with L2 said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// No contact yet since start.
+    Connecting,
+    /// It answers.
+    Up,
+    /// It does not; for people.
+    Down(String),
+}
+
+/// What Redis's invalidation link tells the cache. Called on the link's own thread, in wire order: implementations
+/// neither wait nor block.
+pub trait InvalidationSink: Send + Sync + 'static {
+    /// The key changed or went: drop its copy, void its lease.
+    fn invalidated(&self, key: &[u8]);
+    /// Everything may have changed (FLUSHALL, a push without keys): one step of the `data` counter.
+    fn flushed(&self);
+    /// The link is lost or no longer trusted: the fence closes and the `link` counter steps.
+    fn lost(&self, why: &str);
+    /// L1 may answer until `until` (the fence), as the heartbeat has shown.
+    fn proven(&self, until: crate::clock::Tick);
+    /// The store refuses what coherence needs, by name; L1 stays closed.
+    fn refused(&self, why: &str);
+}

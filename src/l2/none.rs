@@ -1,0 +1,1 @@
+//! Nothing below L1: L1 is the store.

@@ -1,0 +1,24 @@
+//! Terrace: a shared cache server. Services talk gRPC to it, people look into it with redis-cli, hot data sits in its
+//! memory (L1), everything in Redis or an embedded store (L2).
+
+pub mod clock;
+pub mod error;
+pub mod l1;
+pub mod l2;
+pub mod model;
+
+/// The generated messages and services of `proto/terrace/v1`.
+pub mod proto {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::wildcard_enum_match_arm,
+        clippy::unwrap_used,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("terrace.v1");
+    /// What reflection serves.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/terrace_descriptor.bin"));
+}

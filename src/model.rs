@@ -1,0 +1,150 @@
+//! The words everything else is said in: keys, values, lives of keys, outcomes of reads, causes of removal.
+
+use std::{fmt, ops::Deref, time::Duration};
+
+use bytes::Bytes;
+
+use crate::error::{CacheError, Kind, Result};
+
+/// Longest key, bytes. Fixed: L1 and the embedded store rely on it.
+pub const KEY_MAX_BYTES: usize = 64 * 1024;
+/// Keys of Terrace's own records begin with this; clients neither see nor touch them.
+pub const RESERVED_PREFIX: &[u8] = b"__terrace:";
+
+/// A key that was checked: 1 B to [`KEY_MAX_BYTES`], not reserved. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Bytes);
+
+impl Key {
+    /// Checks and wraps a client's key.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for an empty or too long key, [`Kind::ReservedPrefix`] for one of Terrace's own.
+    pub fn new(bytes: Bytes) -> Result<Self> {
+        check_key(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Copies a client's key out of the buffer it came in, after checking it.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn copied(bytes: &[u8]) -> Result<Self> {
+        check_key(bytes)?;
+        Ok(Self(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Whether a client may use this key.
+///
+/// # Errors
+/// As [`Key::new`].
+pub fn check_key(bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Err(CacheError::new(Kind::InvalidArgument, "the key is empty; a key has 1 to 65536 bytes"));
+    }
+    if bytes.len() > KEY_MAX_BYTES {
+        let message = format!("the key has {} bytes; a key has 1 to {KEY_MAX_BYTES} bytes", bytes.len());
+        return Err(CacheError::new(Kind::InvalidArgument, message));
+    }
+    if bytes.starts_with(RESERVED_PREFIX) {
+        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys under __terrace: are Terrace's own"));
+    }
+    Ok(())
+}
+
+impl Deref for Key {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({:?})", self.0)
+    }
+}
+
+/// A value as clients see it. Cheap to clone; its bytes never appear in `Debug`, so that no log can show them.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Value(Bytes);
+
+impl Value {
+    /// The payload; shares the memory it lies in.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl From<Bytes> for Value {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({} bytes)", self.0.len())
+    }
+}
+
+/// How much longer a key lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It never expires.
+    Forever,
+    /// It expires after this.
+    For(Duration),
+}
+
+/// A tier that answered or that holds a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// This node's memory.
+    L1,
+    /// Redis or the embedded store.
+    L2,
+}
+
+/// The one outcome of each user read of a key (design: statistics).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// L1 answered within its coherence bound.
+    HitL1,
+    /// L1 answered past its bound, because L2 was away.
+    Stale,
+    /// L2 answered.
+    HitL2,
+    /// No tier has the key.
+    Miss,
+    /// The read failed.
+    Error,
+}
+
+/// Why an entry left L1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemovalCause {
+    /// Room was needed.
+    Size,
+    /// Its deadline passed.
+    Expired,
+    /// A write or another node's invalidation.
+    Invalidated,
+    /// A newer value took its place.
+    Replaced,
+}
