@@ -12,12 +12,19 @@ pub mod none;
 pub mod op;
 pub mod redis;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
+    clock::{Tick, millis},
     error::Result,
     model::{Key, Life, Value},
 };
@@ -205,7 +212,45 @@ pub trait InvalidationSink: Send + Sync + 'static {
     /// The link is lost or no longer trusted: the fence closes and the `link` counter steps.
     fn lost(&self, why: &str);
     /// L1 may answer until `until` (the fence), as the heartbeat has shown.
-    fn proven(&self, until: crate::clock::Tick);
+    fn proven(&self, until: Tick);
     /// The store refuses what coherence needs, by name; L1 stays closed.
     fn refused(&self, why: &str);
+}
+
+/// What a reload may change under a running backend.
+#[derive(Debug)]
+pub struct Tunables {
+    read_ms: AtomicU64,
+    write_ms: AtomicU64,
+    value_max: AtomicU64,
+}
+
+impl Tunables {
+    /// Deadlines, and the most bytes of a value.
+    #[must_use]
+    pub fn new(deadlines: Deadlines, value_max: u64) -> Arc<Self> {
+        let tunables = Self { read_ms: AtomicU64::new(0), write_ms: AtomicU64::new(0), value_max: AtomicU64::new(0) };
+        tunables.set(deadlines, value_max);
+        Arc::new(tunables)
+    }
+
+    /// Takes effect with the next call.
+    pub fn set(&self, deadlines: Deadlines, value_max: u64) {
+        self.read_ms.store(millis(deadlines.read), Relaxed);
+        self.write_ms.store(millis(deadlines.write), Relaxed);
+        self.value_max.store(value_max, Relaxed);
+    }
+
+    /// Deadlines of today.
+    #[must_use]
+    pub fn deadlines(&self) -> Deadlines {
+        let of = |ms: &AtomicU64| Duration::from_millis(ms.load(Relaxed));
+        Deadlines { read: of(&self.read_ms), write: of(&self.write_ms) }
+    }
+
+    /// Most bytes of a value, today.
+    #[must_use]
+    pub fn value_max(&self) -> usize {
+        usize::try_from(self.value_max.load(Relaxed)).unwrap_or(usize::MAX)
+    }
 }

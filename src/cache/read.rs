@@ -1,0 +1,357 @@
+//! Reading: L1, else the key's flight, else L2, with promotion on the way back.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{
+    Cache,
+    flight::{Answer, Leader},
+};
+use crate::{
+    clock::Tick,
+    error::{CacheError, Kind, Result},
+    l1::{Epoch, Fill, Filled, Hit, Leased},
+    l2::{Flavor, Stored},
+    model::{Key, Life, Outcome, Tier, Value},
+};
+
+/// Which tiers may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TierChoice {
+    /// L1, else L2.
+    #[default]
+    Any,
+    /// Only this node's memory; inspection.
+    L1Only,
+    /// Only below; inspection.
+    L2Only,
+}
+
+/// How to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    /// Which tiers may answer.
+    pub tier: TierChoice,
+    /// Inspection: recency, statistics and learning stay as they are, nothing is promoted.
+    pub no_touch: bool,
+    /// The key's remaining life is wanted although nothing is promoted.
+    pub want_meta: bool,
+}
+
+impl ReadOptions {
+    /// A user read: counted, promoted, learned from.
+    #[must_use]
+    pub fn is_user(&self) -> bool {
+        self.tier == TierChoice::Any && !self.no_touch
+    }
+}
+
+/// A value and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The payload.
+    pub value: Value,
+    /// Who answered.
+    pub tier: Tier,
+    /// Past the coherence bound, because L2 is away.
+    pub stale: bool,
+    /// The key's own remaining life; over L2 only meaningful if it was wanted.
+    pub life: Life,
+    /// How old the copy is; zero when L2 answered.
+    pub age: Duration,
+    /// Reads L1 answered with the copy.
+    pub l1_hits: u32,
+}
+
+/// The result of a read.
+#[derive(Debug, Clone)]
+pub enum Read {
+    /// The key is there.
+    Found(Found),
+    /// No tier that was asked has it.
+    Missing,
+}
+
+/// How often a reader looks again after a flight it wanted to join had ended or was given up, before it asks on its
+/// own: each round means that somebody else made progress, so this is far beyond what is seen.
+const JOIN_ROUNDS_MAX: usize = 8;
+
+impl Cache {
+    /// Answers a user read from L1, if it can: the hot path, without waiting. Counts a hit; a miss is not counted.
+    #[inline]
+    #[must_use]
+    pub fn get_resident(&self, key: &[u8], now: Tick) -> Option<Hit> {
+        if !self.core.gate.open(now) {
+            return None;
+        }
+        let hit = self.core.l1.get(key, now, self.core.gate.epoch(), true)?;
+        self.counters.outcome(Outcome::HitL1, false);
+        Some(hit)
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// As [`Backend::get`](crate::l2::Backend::get); `Unsupported` for `L2Only` where there is no L2.
+    pub async fn get(&self, key: Key, options: ReadOptions) -> Result<Read> {
+        let now = self.now();
+        if options.is_user()
+            && let Some(hit) = self.get_resident(&key, now)
+        {
+            return Ok(Read::Found(hit.found(now)));
+        }
+        let mut results = self.get_many(vec![key], options).await;
+        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a read without a result")))
+    }
+
+    /// Reads keys; one result per key, in order. What L1 lacks is one pipelined read below.
+    pub async fn get_many(&self, keys: Vec<Key>, options: ReadOptions) -> Vec<Result<Read>> {
+        match options.tier {
+            TierChoice::L1Only => keys.iter().map(|key| Ok(self.peek(key))).collect(),
+            TierChoice::L2Only => self.get_below(&keys).await,
+            TierChoice::Any if options.no_touch => self.look_many(keys).await,
+            TierChoice::Any => self.read_many(keys).await,
+        }
+    }
+
+    /// Inspection of L1 alone.
+    fn peek(&self, key: &Key) -> Read {
+        let now = self.now();
+        let gate = &self.core.gate;
+        let resident = gate.open(now).then(|| self.core.l1.peek(key, now, gate.epoch())).flatten();
+        resident.map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+    }
+
+    /// Inspection of L2 alone.
+    async fn get_below(&self, keys: &[Key]) -> Vec<Result<Read>> {
+        if self.core.flavor == Flavor::None {
+            let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY: this server has no L2 (l2 = \"none\")");
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
+        let answers = self.l2.get(keys, true).await;
+        answers.into_iter().map(|answer| answer.map(Read::from_below)).collect()
+    }
+
+    /// Inspection of L1, then L2.
+    async fn look_many(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut results: Vec<Result<Read>> = keys.iter().map(|key| Ok(self.peek(key))).collect();
+        let absent: Vec<usize> =
+            (0..keys.len()).filter(|&at| matches!(results.get(at), Some(Ok(Read::Missing)))).collect();
+        if absent.is_empty() || self.core.flavor == Flavor::None {
+            return results;
+        }
+        let below: Vec<Key> = absent.iter().map(|&at| keys[at].clone()).collect();
+        for (at, answer) in absent.into_iter().zip(self.get_below(&below).await) {
+            results[at] = answer;
+        }
+        results
+    }
+
+    /// User reads.
+    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut reads = Reads::new(keys.len());
+        let mut pending: Vec<(usize, Key)> = Vec::new();
+        let now = self.now();
+        for (at, key) in keys.into_iter().enumerate() {
+            match self.get_resident(&key, now) {
+                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+                None => pending.push((at, key)),
+            }
+        }
+        for _ in 0..JOIN_ROUNDS_MAX {
+            if pending.is_empty() {
+                return reads.results();
+            }
+            pending = self.fly(pending, &mut reads).await;
+        }
+        self.ask_alone(pending, &mut reads).await;
+        reads.results()
+    }
+
+    /// One round: leads or joins the flight of each key. Returns the keys whose flight was given up by its leader.
+    async fn fly(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) -> Vec<(usize, Key)> {
+        let now = self.now();
+        let mut round = Round::new(now, self.core.gate.open(now), self.core.gate.epoch());
+        if !round.open {
+            self.counters.bypassed(pending.len() as u64);
+        }
+        for (at, key) in pending {
+            self.board(at, key, &mut round, reads);
+        }
+        self.lead(&mut round, reads).await;
+        self.wait(round, reads).await
+    }
+
+    /// Decides what one key does in this round.
+    fn board(&self, at: usize, key: Key, round: &mut Round, reads: &mut Reads) {
+        let token = self.core.next_token();
+        self.core.flights.register(token);
+        match self.core.l1.lease(&key, token, round.sent_at, round.epoch, round.open) {
+            Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
+            Leased::Hit(hit) => {
+                self.core.flights.end(token);
+                self.counters.outcome(Outcome::HitL1, false);
+                reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
+            }
+            Leased::Join(other) => {
+                self.core.flights.end(token);
+                match self.core.flights.join(other) {
+                    Some(receiver) => round.joined.push((at, key, receiver)),
+                    None => round.again.push((at, key)),
+                }
+            }
+        }
+    }
+
+    /// Asks L2 for the keys this round leads, promotes, answers, and wakes those who joined.
+    async fn lead(&self, round: &mut Round, reads: &mut Reads) {
+        if round.led.is_empty() {
+            return;
+        }
+        let led = std::mem::take(&mut round.led);
+        if self.core.flavor == Flavor::None {
+            for (at, leader) in led {
+                self.core.l1.release(&leader.key, leader.token);
+                leader.land(&Ok(None));
+                self.answer_below(at, Ok(None), false, reads);
+            }
+            return;
+        }
+        let keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
+        let answers = self.l2.get(&keys, true).await;
+        for ((at, leader), answer) in led.into_iter().zip(answers) {
+            self.promote(&leader, round, &answer);
+            leader.land(&answer);
+            self.answer_below(at, answer, false, reads);
+        }
+    }
+
+    /// Fills L1 under the leader's lease, or releases it.
+    fn promote(&self, leader: &Leader, round: &Round, answer: &Answer) {
+        let rules = self.core.rules.load();
+        let fill = match answer {
+            Ok(Some(stored)) if round.open && rules.may_promote(&leader.key, &stored.value) => {
+                self.copy_of(stored, round.sent_at)
+            }
+            Ok(_) | Err(_) => return self.core.l1.release(&leader.key, leader.token),
+        };
+        let filled = self.core.l1.fill(&leader.key, leader.token, fill, self.now(), self.core.gate.epoch());
+        match filled {
+            Filled::Inserted => self.counters.promoted(),
+            Filled::Voided => self.counters.fill_voided(),
+            Filled::TooLarge | Filled::Expired => {}
+        }
+    }
+
+    /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
+    /// outlives the key.
+    fn copy_of(&self, stored: &Stored, sent_at: Tick) -> Fill {
+        let expires_at = match stored.life {
+            Life::Forever => Tick::FAR,
+            Life::For(life) => sent_at.plus(life),
+        };
+        let age_bound = match self.core.flavor {
+            Flavor::Redis => sent_at.plus(self.core.rules.load().l1_max_age),
+            Flavor::Embedded | Flavor::None => Tick::FAR,
+        };
+        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound) }
+    }
+
+    /// Waits for the flights of others. Returns the keys that have to try again.
+    async fn wait(&self, round: Round, reads: &mut Reads) -> Vec<(usize, Key)> {
+        let mut again = round.again;
+        for (at, key, receiver) in round.joined {
+            match receiver.await {
+                Ok(answer) => self.answer_below(at, answer, true, reads),
+                Err(_given_up) => again.push((at, key)),
+            }
+        }
+        again
+    }
+
+    /// Last resort after many flights given up by others: asks L2 without a lease, promotes nothing.
+    async fn ask_alone(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) {
+        let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
+        let answers = self.l2.get(&keys, true).await;
+        for ((at, _), answer) in pending.into_iter().zip(answers) {
+            self.answer_below(at, answer, false, reads);
+        }
+    }
+
+    /// Counts and records what L2 said of one key.
+    fn answer_below(&self, at: usize, answer: Answer, coalesced: bool, reads: &mut Reads) {
+        let outcome = match &answer {
+            Ok(Some(_)) => Outcome::HitL2,
+            Ok(None) => Outcome::Miss,
+            Err(_) => Outcome::Error,
+        };
+        self.counters.outcome(outcome, coalesced);
+        reads.answer(at, answer.map(Read::from_below));
+    }
+}
+
+/// One round of flights.
+struct Round {
+    sent_at: Tick,
+    open: bool,
+    epoch: Epoch,
+    led: Vec<(usize, Leader)>,
+    joined: Vec<(usize, Key, oneshot::Receiver<Answer>)>,
+    again: Vec<(usize, Key)>,
+}
+
+impl Round {
+    fn new(sent_at: Tick, open: bool, epoch: Epoch) -> Self {
+        Self { sent_at, open, epoch, led: Vec::new(), joined: Vec::new(), again: Vec::new() }
+    }
+}
+
+/// Results by position.
+struct Reads(Vec<Option<Result<Read>>>);
+
+impl Reads {
+    fn new(len: usize) -> Self {
+        Self((0..len).map(|_| None).collect())
+    }
+
+    fn answer(&mut self, at: usize, result: Result<Read>) {
+        self.0[at] = Some(result);
+    }
+
+    fn results(self) -> Vec<Result<Read>> {
+        let unanswered = || Err(CacheError::new(Kind::Internal, "a read without a result"));
+        self.0.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+    }
+}
+
+impl Read {
+    pub(crate) fn from_below(stored: Option<Stored>) -> Self {
+        stored.map_or(Self::Missing, |stored| {
+            Self::Found(Found {
+                value: stored.value,
+                tier: Tier::L2,
+                stale: false,
+                life: stored.life,
+                age: Duration::ZERO,
+                l1_hits: 0,
+            })
+        })
+    }
+}
+
+impl Hit {
+    /// As the answer to a read at `now`.
+    #[must_use]
+    pub fn found(self, now: Tick) -> Found {
+        let life = if self.expires_at == Tick::FAR { Life::Forever } else { Life::For(self.expires_at.since(now)) };
+        Found {
+            value: self.value,
+            tier: Tier::L1,
+            stale: false,
+            life,
+            age: now.since(self.filled_at),
+            l1_hits: self.hits,
+        }
+    }
+}
