@@ -1,11 +1,19 @@
 //! Terrace: a shared cache server. Services talk gRPC to it, people look into it with redis-cli, hot data sits in its
 //! memory (L1), everything in Redis or an embedded store (L2).
 
+pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod error;
+pub mod glob;
+pub mod grpc;
+pub mod http;
 pub mod l1;
 pub mod l2;
 pub mod model;
+pub mod node;
+pub mod resp;
+pub mod server;
 
 /// The generated messages and services of `proto/terrace/v1`.
 pub mod proto {

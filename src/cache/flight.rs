@@ -12,12 +12,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use tokio::sync::oneshot;
 
-use crate::{
-    error::Result,
-    l1::Token,
-    l2::Stored,
-    model::Key,
-};
+use crate::{error::Result, l1::Token, l2::Stored, model::Key};
 
 use super::Core;
 

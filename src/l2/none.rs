@@ -1,1 +1,90 @@
 //! Nothing below L1: L1 is the store.
+//!
+//! Writes, conditions and increments happen in L1 under the lock of the key's shard. Eviction loses the value. A batch
+//! is applied key by key: nobody sees half of one key, but others may see some keys done and others not.
+
+use std::{future::ready, sync::Arc};
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{Applied, Backend, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored};
+use crate::{error::Result, glob::Glob, model::Key};
+
+/// What this backend needs of the tier above, which implements it over L1.
+pub trait Resident: Send + Sync + 'static {
+    /// [`op::apply`](super::op::apply) on the present copy, under the lock of its shard.
+    ///
+    /// # Errors
+    /// Those of the operation; `TooLarge` for an entry that L1 cannot keep.
+    fn apply(&self, key: &Key, op: &Op) -> Result<Applied>;
+    /// Describes a key without a use of it.
+    fn describe(&self, key: &Key) -> Option<Described>;
+    /// One page of the keys that `keep` wants.
+    fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage;
+    /// Entries.
+    fn count(&self) -> u64;
+    /// Any key.
+    fn random_key(&self) -> Option<Key>;
+    /// Removes every key.
+    fn clear(&self);
+}
+
+/// The backend over [`Resident`].
+pub struct NoneBackend(Box<dyn Resident>);
+
+impl NoneBackend {
+    /// Over `resident`.
+    #[must_use]
+    pub fn new(resident: impl Resident) -> Arc<Self> {
+        Arc::new(Self(Box::new(resident)))
+    }
+
+    fn page(&self, request: &ScanRequest) -> Result<ScanPage> {
+        let pattern = request.pattern.as_deref().map(Glob::new).transpose()?;
+        if request.type_name.as_deref().is_some_and(|name| !name.eq_ignore_ascii_case(b"string")) {
+            return Ok(ScanPage::default());
+        }
+        let keep = |key: &[u8]| pattern.as_ref().is_none_or(|pattern| pattern.matches(key));
+        Ok(self.0.scan(request.cursor, request.count, &keep))
+    }
+}
+
+impl Backend for NoneBackend {
+    fn flavor(&self) -> Flavor {
+        Flavor::None
+    }
+
+    /// L1 was asked before: there is nothing else.
+    fn get<'a>(&'a self, keys: &'a [Key], _with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>> {
+        ready(keys.iter().map(|_| Ok(None)).collect()).boxed()
+    }
+
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
+        ready(ops.iter().map(|(key, op)| self.0.apply(key, op)).collect()).boxed()
+    }
+
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>> {
+        ready(keys.iter().map(|key| Ok(self.0.describe(key))).collect()).boxed()
+    }
+
+    fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
+        ready(self.page(&request)).boxed()
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        ready(Ok(self.0.count())).boxed()
+    }
+
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
+        ready(Ok(self.0.random_key())).boxed()
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.clear();
+        ready(Ok(())).boxed()
+    }
+
+    fn state(&self) -> State {
+        State::Up
+    }
+}

@@ -63,6 +63,8 @@ pub enum Op {
         suffix: Bytes,
         /// Life given only when this creates the key.
         life_if_new: Option<Duration>,
+        /// Most bytes the value may then have.
+        length_max: u64,
     },
 }
 
@@ -196,11 +198,11 @@ pub enum Change {
     Remove,
 }
 
-/// The meaning of `op` on `present` at `now`, for a store whose values are at most `value_max` bytes.
+/// The meaning of `op` on `present` at `now`.
 ///
 /// # Errors
 /// `NotANumber`, `Overflow`, `TooLarge`; nothing changes then.
-pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs, value_max: usize) -> Result<(Change, Applied)> {
+pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(Change, Applied)> {
     match op {
         Op::Set { value, expiry, condition, want_old } => Ok(set(value, *expiry, condition, *want_old, present, now)),
         Op::Delete { want_old } => {
@@ -211,7 +213,7 @@ pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs, value_max: usiz
         Op::Expire { expiry, only, want_value } => Ok(expire(*expiry, *only, *want_value, present, now)),
         Op::Increment { delta, life_if_new } => increment(*delta, *life_if_new, present, now),
         Op::IncrementFloat { delta, life_if_new } => increment_float(delta, *life_if_new, present, now),
-        Op::Append { suffix, life_if_new } => append(suffix, *life_if_new, present, now, value_max),
+        Op::Append { suffix, life_if_new, length_max } => append(suffix, *life_if_new, *length_max, present, now),
     }
 }
 
@@ -324,14 +326,14 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
 fn append(
     suffix: &Bytes,
     life_if_new: Option<Duration>,
+    length_max: u64,
     present: Option<Present<'_>>,
     now: UnixMs,
-    value_max: usize,
 ) -> Result<(Change, Applied)> {
     let head = present.map_or(&b""[..], |p| p.value);
     let length = head.len() + suffix.len();
-    if length > value_max {
-        let message = format!("value of {length} bytes exceeds max_value ({value_max} bytes)");
+    if length as u64 > length_max {
+        let message = format!("value of {length} bytes exceeds max_value ({length_max} bytes)");
         return Err(CacheError::new(Kind::TooLarge, message));
     }
     let mut value = BytesMut::with_capacity(length);

@@ -1,0 +1,122 @@
+//! Looks that change and count nothing: descriptions, scans, sizes; and the clearing of everything.
+
+use super::{Cache, State};
+use crate::{
+    error::Result,
+    glob::Glob,
+    l1::{Resident, Usage},
+    l2::{Described, Flavor, ScanPage, ScanRequest},
+    model::Key,
+};
+
+/// What is known of a key in both tiers.
+#[derive(Debug, Clone)]
+pub struct KeyInfo {
+    /// What L2 says; an error when it could not be asked.
+    pub below: Result<Option<Described>>,
+    /// The copy in L1.
+    pub resident: Option<Resident>,
+}
+
+impl Cache {
+    /// Describes keys, in order. Where there is no L2, `below` tells of L1.
+    pub async fn describe(&self, keys: &[Key]) -> Vec<KeyInfo> {
+        let below = self.l2.describe(keys).await;
+        let infos = keys.iter().zip(below);
+        infos.map(|(key, below)| KeyInfo { below, resident: self.resident(key) }).collect()
+    }
+
+    /// The copy in L1 that a read would be answered with.
+    #[must_use]
+    pub fn resident(&self, key: &[u8]) -> Option<Resident> {
+        let now = self.now();
+        let gate = &self.core.gate;
+        gate.open(now).then(|| self.core.l1.peek(key, now, gate.epoch())).flatten()
+    }
+
+    /// One page of the logical keys: those of L2, or of L1 where there is no L2.
+    ///
+    /// # Errors
+    /// Those of L2.
+    pub async fn scan(&self, request: ScanRequest) -> Result<ScanPage> {
+        self.l2.scan(request).await
+    }
+
+    /// One page of the keys that are in this node's L1.
+    #[must_use]
+    pub fn scan_resident(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
+        let mut keys = Vec::new();
+        let visit = |key: &[u8], _: &Resident| {
+            if pattern.is_none_or(|pattern| pattern.matches(key)) {
+                keys.extend(Key::copied(key));
+            }
+        };
+        let cursor = self.core.l1.scan(cursor, count, self.now(), self.core.gate.epoch(), visit);
+        ScanPage { cursor, keys }
+    }
+
+    /// How many keys L2 has (L1 where there is no L2).
+    ///
+    /// # Errors
+    /// Those of L2.
+    pub async fn count(&self) -> Result<u64> {
+        self.l2.count().await
+    }
+
+    /// Any key.
+    ///
+    /// # Errors
+    /// Those of L2.
+    pub async fn random_key(&self) -> Result<Option<Key>> {
+        self.l2.random_key().await
+    }
+
+    /// Any key that is in L1.
+    #[must_use]
+    pub fn random_resident(&self) -> Option<Key> {
+        self.core.l1.random_key(fastrand::u64(..), self.now(), self.core.gate.epoch())
+    }
+
+    /// Size of L1 now.
+    #[must_use]
+    pub fn l1_usage(&self) -> Usage {
+        self.core.l1.usage()
+    }
+
+    /// Drops one copy from this node's L1 only; says whether there was one. Where L1 is the store, nothing is dropped.
+    #[must_use]
+    pub fn drop_resident(&self, key: &[u8]) -> bool {
+        self.core.flavor != Flavor::None && self.core.l1.invalidate(key)
+    }
+
+    /// Empties this node's L1 only. Where L1 is the store, nothing is dropped.
+    pub fn clear_resident(&self) {
+        if self.core.flavor != Flavor::None {
+            self.core.l1.clear();
+        }
+    }
+
+    /// Removes every key from both tiers.
+    ///
+    /// # Errors
+    /// Those of L2; L1 is empty all the same.
+    pub async fn clear(&self) -> Result<()> {
+        self.clear_resident();
+        let cleared = self.l2.clear().await;
+        // Again, for what was filled meanwhile from what was there before.
+        self.clear_resident();
+        cleared
+    }
+
+    /// Whether L1 may answer now, and if not although Redis answers, why.
+    #[must_use]
+    pub fn l1_open(&self) -> (bool, Option<String>) {
+        (self.core.gate.open(self.now()), self.core.gate.refused())
+    }
+
+    /// Whether reads can be answered at all: L2 has been reached once since start.
+    #[must_use]
+    pub fn l2_reached(&self) -> bool {
+        self.l2.state() != State::Connecting
+    }
+}

@@ -1,0 +1,143 @@
+//! What the operator said about groups of keys, and how it changes a write.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::op::{NewExpiry, Op, SetExpiry};
+use crate::{
+    clock::{UnixMs, millis},
+    error::{CacheError, Kind, Result},
+    glob::Glob,
+    model::Key,
+};
+
+/// One `[[policy]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Which keys, by glob over the whole key.
+    pub matches: Glob,
+    /// Life of a write that brought none.
+    pub default_ttl: Option<Duration>,
+    /// Longest life of a write, also of one that brought none.
+    pub max_ttl: Option<Duration>,
+    /// Most bytes of a value.
+    pub max_value: Option<u64>,
+    /// Whether matching keys may live in L1.
+    pub l1: bool,
+}
+
+/// All that a reload may change in the facade.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// First match wins.
+    pub policies: Vec<Policy>,
+    /// Most bytes of any value.
+    pub value_max: u64,
+    /// Over Redis, no copy in L1 is older.
+    pub l1_max_age: Duration,
+    /// Keys that may live in L1 begin with one of these; empty: all keys.
+    pub l1_prefixes: Vec<Bytes>,
+}
+
+impl Rules {
+    /// No policies.
+    #[must_use]
+    pub fn new(value_max: u64, l1_max_age: Duration) -> Self {
+        Self { policies: Vec::new(), value_max, l1_max_age, l1_prefixes: Vec::new() }
+    }
+
+    /// The policy of a key.
+    #[must_use]
+    pub fn policy(&self, key: &[u8]) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.matches.matches(key))
+    }
+
+    /// Whether this value of this key may live in L1.
+    #[must_use]
+    pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
+        let announced = self.l1_prefixes.is_empty() || self.l1_prefixes.iter().any(|prefix| key.starts_with(prefix));
+        announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
+    }
+
+    /// Gives a write the life that the policy of its key says, and checks its size.
+    ///
+    /// The client's life, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
+    ///
+    /// # Errors
+    /// `TooLarge` for a value over `max_value`.
+    pub fn resolve(&self, key: &Key, op: &mut Op, now: UnixMs) -> Result<()> {
+        let policy = self.policy(key);
+        let value_max = policy.and_then(|p| p.max_value).map_or(self.value_max, |own| own.min(self.value_max));
+        let lives = Lives { default: policy.and_then(|p| p.default_ttl), max: policy.and_then(|p| p.max_ttl), now };
+        match op {
+            Op::Set { value, expiry, .. } => {
+                check_size(value.len(), value_max)?;
+                *expiry = lives.of_set(*expiry);
+            }
+            Op::Expire { expiry, .. } => *expiry = lives.of_expire(*expiry),
+            Op::Increment { life_if_new, .. } | Op::IncrementFloat { life_if_new, .. } => {
+                *life_if_new = lives.of_new(*life_if_new);
+            }
+            Op::Append { suffix, life_if_new, length_max } => {
+                check_size(suffix.len(), value_max)?;
+                *length_max = value_max;
+                *life_if_new = lives.of_new(*life_if_new);
+            }
+            Op::Delete { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+fn check_size(len: usize, max: u64) -> Result<()> {
+    if len as u64 > max {
+        let message = format!("value of {len} bytes exceeds max_value ({max} bytes)");
+        return Err(CacheError::new(Kind::TooLarge, message));
+    }
+    Ok(())
+}
+
+/// The lives a policy gives.
+#[derive(Clone, Copy)]
+struct Lives {
+    default: Option<Duration>,
+    max: Option<Duration>,
+    now: UnixMs,
+}
+
+impl Lives {
+    fn capped(self, life: Duration) -> Duration {
+        self.max.map_or(life, |max| life.min(max))
+    }
+
+    fn capped_at(self, at: UnixMs) -> UnixMs {
+        self.max.map_or(at, |max| at.min(UnixMs(self.now.0.saturating_add(millis(max)))))
+    }
+
+    /// The life of a key that a write creates.
+    fn of_new(self, asked: Option<Duration>) -> Option<Duration> {
+        match asked.or(self.default) {
+            Some(life) => Some(self.capped(life)),
+            None => self.max,
+        }
+    }
+
+    fn of_set(self, asked: SetExpiry) -> SetExpiry {
+        match asked {
+            SetExpiry::Never => self.of_new(None).map_or(SetExpiry::Never, SetExpiry::In),
+            SetExpiry::In(life) => SetExpiry::In(self.capped(life)),
+            SetExpiry::At(at) => SetExpiry::At(self.capped_at(at)),
+            SetExpiry::Keep { life_if_new } => SetExpiry::Keep { life_if_new: self.of_new(life_if_new) },
+        }
+    }
+
+    fn of_expire(self, asked: NewExpiry) -> NewExpiry {
+        match asked {
+            NewExpiry::Never => self.max.map_or(NewExpiry::Never, NewExpiry::In),
+            NewExpiry::In(life) => NewExpiry::In(self.capped(life)),
+            NewExpiry::At(at) => NewExpiry::At(self.capped_at(at)),
+            NewExpiry::Keep => NewExpiry::Keep,
+        }
+    }
+}

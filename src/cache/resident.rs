@@ -1,0 +1,90 @@
+//! L1 as the store, for `l2 = "none"`: what [`crate::l2::none`] asks for, over L1.
+
+use std::sync::{Arc, Weak};
+
+use super::Core;
+use crate::{
+    clock::{Tick, UnixMs, millis},
+    error::Result,
+    l1,
+    l2::{
+        Applied, Described, Op, ScanPage, TypeName,
+        none::Resident,
+        op::{self, Change, Present},
+    },
+    model::{Key, Life},
+};
+
+/// L1 behind the trait of the `none` backend. Holds the core weakly: the core's workers hold the backend.
+pub struct CoreStore(Weak<Core>);
+
+impl CoreStore {
+    /// Over the L1 of `core`.
+    #[must_use]
+    pub fn new(core: &Arc<Core>) -> Self {
+        Self(Arc::downgrade(core))
+    }
+}
+
+impl Resident for CoreStore {
+    fn apply(&self, key: &Key, op: &Op) -> Result<Applied> {
+        let Some(core) = self.0.upgrade() else { return Err(stopped()) };
+        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
+        let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
+        core.l1.update(key, now, core.gate.epoch(), |current| {
+            let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
+            let (change, applied) = op::apply(op, present, unix)?;
+            let change = match change {
+                Change::Keep => l1::Change::Keep,
+                Change::Remove => l1::Change::Remove,
+                Change::Put(value, at) => l1::Change::Put(value, tick_at(at)),
+                Change::Reexpire(at) => l1::Change::Reexpire(tick_at(at)),
+            };
+            Ok((change, applied))
+        })
+    }
+
+    fn describe(&self, key: &Key) -> Option<Described> {
+        let core = self.0.upgrade()?;
+        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let hit = core.l1.peek(key, now, core.gate.epoch())?.hit;
+        let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
+        Some(Described {
+            life: left.map_or(Life::Forever, Life::For),
+            expires_at_ms: left.map(|left| unix.0 + millis(left)),
+            size_bytes: hit.value.len() as u64,
+            type_name: TypeName::String,
+        })
+    }
+
+    fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage {
+        let Some(core) = self.0.upgrade() else { return ScanPage::default() };
+        let mut keys = Vec::new();
+        let cursor = core.l1.scan(cursor, count, core.clock.now(), core.gate.epoch(), |key, _| {
+            if keep(key) {
+                keys.extend(Key::copied(key));
+            }
+        });
+        ScanPage { cursor, keys }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.upgrade().map_or(0, |core| core.l1.usage().entries)
+    }
+
+    fn random_key(&self) -> Option<Key> {
+        let core = self.0.upgrade()?;
+        core.l1.random_key(fastrand::u64(..), core.clock.now(), core.gate.epoch())
+    }
+
+    fn clear(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.l1.clear();
+        }
+    }
+}
+
+fn stopped() -> crate::error::CacheError {
+    crate::error::CacheError::new(crate::error::Kind::Unavailable, "the server is stopping")
+}

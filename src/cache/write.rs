@@ -1,0 +1,101 @@
+//! Writing: policy and limits, then the coherent write below.
+//!
+//! Over Redis the copy is dropped and the lease voided before the write is sent and again after it, on *any* outcome:
+//! acknowledged, failed, timed out, or the caller gone ([`Dropped`] does it). Nothing is inserted on
+//! acknowledgement; the next read fills. A write that runs later than we waited for it is announced by Redis, because
+//! the invalidation link is tracked without NOLOOP. The embedded store calls the sink itself when a write has taken
+//! effect, whoever still waits for it.
+
+use std::sync::Arc;
+
+use super::{Cache, Core};
+use crate::{
+    error::{CacheError, Kind, Result},
+    l2::{Applied, Batch, Flavor, Op},
+    model::Key,
+};
+
+/// Keys whose copies are dropped now and when this goes.
+struct Dropped {
+    core: Arc<Core>,
+    keys: Vec<Key>,
+}
+
+impl Dropped {
+    fn new(core: &Arc<Core>, keys: Vec<Key>) -> Self {
+        let dropped = Self { core: Arc::clone(core), keys };
+        dropped.drop_copies();
+        dropped
+    }
+
+    fn drop_copies(&self) {
+        for key in &self.keys {
+            self.core.l1.invalidate(key);
+        }
+    }
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.drop_copies();
+    }
+}
+
+impl Cache {
+    /// Applies one operation. `op` says what the client asked for; policies are applied here.
+    ///
+    /// # Errors
+    /// As [`Backend::apply`](crate::l2::Backend::apply), and `TooLarge` for a value over its limit.
+    pub async fn write(&self, key: Key, op: Op) -> Result<Applied> {
+        let mut results = self.write_many(vec![(key, op)], Batch::Independent).await;
+        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a write without a result")))
+    }
+
+    /// Applies operations in one pipeline; one result per operation, in order. An atomic batch with a faulty
+    /// operation does nothing: each result is then that fault.
+    pub async fn write_many(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
+        let len = ops.len();
+        let (accepted, mut results) = self.accept(ops);
+        if batch == Batch::Atomic
+            && let Some(fault) = results.iter().flatten().find_map(|result| result.as_ref().err().cloned())
+        {
+            return vec![Err(fault); len];
+        }
+        let (places, ops): (Vec<usize>, Vec<(Key, Op)>) = accepted.into_iter().unzip();
+        for (at, result) in places.into_iter().zip(self.apply(ops, batch).await) {
+            results[at] = Some(result);
+        }
+        let unanswered = || Err(CacheError::new(Kind::Internal, "a write without a result"));
+        results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+    }
+
+    /// Resolves policies: what goes below with its place, and the faults in theirs.
+    #[expect(clippy::type_complexity, reason = "two lists that are made and taken apart in one place")]
+    fn accept(&self, ops: Vec<(Key, Op)>) -> (Vec<(usize, (Key, Op))>, Vec<Option<Result<Applied>>>) {
+        let rules = self.core.rules.load();
+        let now = self.core.clock.unix();
+        let mut results = Vec::with_capacity(ops.len());
+        let mut accepted = Vec::with_capacity(ops.len());
+        for (at, (key, mut op)) in ops.into_iter().enumerate() {
+            match rules.resolve(&key, &mut op, now) {
+                Ok(()) => {
+                    accepted.push((at, (key, op)));
+                    results.push(None);
+                }
+                Err(fault) => results.push(Some(Err(fault))),
+            }
+        }
+        (accepted, results)
+    }
+
+    async fn apply(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
+        if ops.is_empty() {
+            return Vec::new();
+        }
+        let _dropped = match self.core.flavor {
+            Flavor::Redis => Some(Dropped::new(&self.core, ops.iter().map(|(key, _)| key.clone()).collect())),
+            Flavor::Embedded | Flavor::None => None,
+        };
+        self.l2.apply(ops, batch).await
+    }
+}

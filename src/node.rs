@@ -1,0 +1,91 @@
+//! What this process is, for whoever shows it: version, run id, addresses, configuration, connections.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{Clock, Tick};
+
+/// The version of Terrace.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// One server.
+#[derive(Debug)]
+pub struct Node {
+    /// 40 hex digits, new at each start.
+    pub run_id: String,
+    /// When the server began.
+    pub started_at: Tick,
+    /// Where the ports are bound, as they are printed; set once bound.
+    pub addresses: OnceLock<Addresses>,
+    /// The effective configuration, secrets left out.
+    pub settings: ArcSwap<Vec<Setting>>,
+    /// Clients of each port.
+    pub connections: Connections,
+    /// The server no longer takes new work.
+    pub draining: std::sync::atomic::AtomicBool,
+}
+
+/// Where the ports are bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: String,
+    /// RESP.
+    pub resp: String,
+    /// HTTP.
+    pub http: String,
+}
+
+/// One effective setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// As in the file: `l1.size`.
+    pub key: String,
+    /// As one would write it in the file.
+    pub value: String,
+    /// `default`, `file PATH:LINE`, `env NAME` or `flag --NAME`.
+    pub source: String,
+    /// Changed by SIGHUP without a restart.
+    pub reloadable: bool,
+}
+
+/// Clients of each port, now and since start.
+#[derive(Debug, Default)]
+pub struct Connections {
+    /// gRPC, open now.
+    pub grpc: AtomicU64,
+    /// RESP, open now.
+    pub resp: AtomicU64,
+    /// HTTP, open now.
+    pub http: AtomicU64,
+    /// RESP, accepted since start.
+    pub resp_accepted: AtomicU64,
+    /// Refused because of a limit, any port, since start.
+    pub rejected: AtomicU64,
+}
+
+impl Node {
+    /// A server that begins now.
+    #[must_use]
+    pub fn new(clock: &Clock, settings: Vec<Setting>) -> Self {
+        let run_id = (0..40).map(|_| char::from_digit(fastrand::u32(..16), 16).unwrap_or('0')).collect();
+        Self {
+            run_id,
+            started_at: clock.now(),
+            addresses: OnceLock::new(),
+            settings: ArcSwap::from_pointee(settings),
+            connections: Connections::default(),
+            draining: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}
