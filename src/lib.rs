@@ -8,6 +8,7 @@ pub mod error;
 pub mod glob;
 pub mod grpc;
 pub mod http;
+pub mod jobs;
 pub mod l1;
 pub mod l2;
 pub mod model;

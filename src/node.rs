@@ -1,7 +1,7 @@
 //! What this process is, for whoever shows it: version, run id, addresses, configuration, connections.
 
 use std::sync::{
-    OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -57,15 +57,15 @@ pub struct Setting {
 #[derive(Debug, Default)]
 pub struct Connections {
     /// gRPC, open now.
-    pub grpc: AtomicU64,
+    pub grpc: Arc<AtomicU64>,
     /// RESP, open now.
-    pub resp: AtomicU64,
+    pub resp: Arc<AtomicU64>,
     /// HTTP, open now.
-    pub http: AtomicU64,
+    pub http: Arc<AtomicU64>,
     /// RESP, accepted since start.
-    pub resp_accepted: AtomicU64,
+    pub resp_accepted: Arc<AtomicU64>,
     /// Refused because of a limit, any port, since start.
-    pub rejected: AtomicU64,
+    pub rejected: Arc<AtomicU64>,
 }
 
 impl Node {

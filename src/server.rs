@@ -1,8 +1,49 @@
 //! Owns listeners, workers, background jobs, and the drain.
+//!
+//! Threads: one worker per core, each with a current-thread runtime that carries gRPC and RESP connections and that
+//! worker's own Redis connections; one multi-thread runtime for the invalidation link, jobs and HTTP; the embedded
+//! store has a small pool of its own.
+//!
+//! A drain stops accepting, lets every connection finish what it has begun, and ends after `server.drain` at the
+//! latest.
 
-use std::{future::Future, sync::Arc};
+mod listen;
+mod tier;
+mod worker;
 
-use crate::{clock::Clock, config::Config, node::Setting};
+use std::{
+    future::Future,
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{mpsc, watch},
+};
+
+use self::{listen::Port, tier::Tier, worker::Plan};
+use crate::{
+    cache::{Cache, Core, Rules},
+    clock::{Clock, stopwatch_ns},
+    config::Config,
+    grpc, http, jobs, l1,
+    l2::{Deadlines, Flavor, Tunables},
+    node::{Addresses, Node, Setting},
+    resp,
+};
+
+/// Threads of the background runtime: HTTP, jobs and the invalidation link together need little.
+const BACKGROUND_THREADS: usize = 2;
+/// File descriptors kept back from clients: L2 connections, the store's files, listeners.
+const RESERVED_FILES: u64 = 1000;
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -21,10 +62,30 @@ pub enum StartError {
 /// Reload: a new configuration and how it is shown.
 pub type Reload = (Config, Vec<Setting>);
 
-/// A server whose ports are bound.
+/// Listeners that were opened by somebody else; all workers share them.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// For gRPC.
+    pub grpc: Option<TcpListener>,
+    /// For RESP.
+    pub resp: Option<TcpListener>,
+    /// For HTTP.
+    pub http: Option<TcpListener>,
+}
+
+/// A server whose ports are bound and whose L2 is open.
 pub struct Server {
     /// This process: addresses and such.
-    pub node: Arc<crate::node::Node>,
+    pub node: Arc<Node>,
+    core: Arc<Core>,
+    tier: Tier,
+    tunables: Arc<Tunables>,
+    grpc: Port,
+    resp: Port,
+    http: Port,
+    workers: usize,
+    connections_max: u64,
+    config: Config,
 }
 
 impl Server {
@@ -32,17 +93,247 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn bind(_config: Config, _settings: Vec<Setting>, _clock: Clock) -> Result<Self, StartError> {
-        Err(StartError::Config("not built".into()))
+    pub fn bind(config: Config, settings: Vec<Setting>, clock: Clock) -> Result<Self, StartError> {
+        Self::bind_with(config, settings, clock, &Passed::default())
+    }
+
+    /// As [`Server::bind`], with listeners that somebody else opened.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn bind_with(
+        config: Config,
+        settings: Vec<Setting>,
+        clock: Clock,
+        passed: &Passed,
+    ) -> Result<Self, StartError> {
+        let workers = match config.server.workers {
+            0 => thread::available_parallelism().map_or(1, Into::into),
+            given => given,
+        };
+        let port = |name, address: &str, passed: &Option<TcpListener>, sockets| match passed {
+            Some(listener) => Port::shared(name, listener, sockets),
+            None => Port::bind(name, address, sockets, config.server.expose),
+        };
+        let grpc = port("grpc", &config.grpc.addr, &passed.grpc, workers)?;
+        let resp = port("resp", &config.resp.addr, &passed.resp, workers)?;
+        let http = port("http", &config.http.addr, &passed.http, 1)?;
+
+        let node = Arc::new(Node::new(&clock, settings));
+        // Nobody has set them before: the node is new.
+        let _first = node.addresses.set(Addresses {
+            grpc: grpc.address.to_string(),
+            resp: resp.address.to_string(),
+            http: http.address.to_string(),
+        });
+        let flavor = tier::flavor(&config.l2.url)?;
+        let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
+        let tunables = Tunables::new(deadlines(&config), config.server.max_value);
+        let tier = Tier::open(&config, &core, &tunables)?;
+        let files = listen::raise_file_limit().saturating_sub(RESERVED_FILES).max(1);
+        let connections_max = (config.server.max_connections as u64).min(files);
+        Ok(Self { node, core, tier, tunables, grpc, resp, http, workers, connections_max, config })
     }
 
     /// Serves until `stop` ends, then drains. `ready` is called as soon as all listeners accept; `reloads` brings new
     /// configurations.
+    ///
+    /// # Errors
+    /// [`StartError`] when threads or listeners cannot be had after all.
     pub fn run(
-        self,
-        _ready: impl FnOnce(),
-        _reloads: tokio::sync::mpsc::Receiver<Reload>,
-        _stop: impl Future<Output = ()> + Send + 'static,
-    ) {
+        mut self,
+        ready: impl FnOnce(),
+        reloads: mpsc::Receiver<Reload>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let background = background_runtime()?;
+        let (stopper, stopped) = watch::channel(false);
+        let plan = self.plan(stopped.clone())?;
+        let (begun, mut beginnings) = mpsc::channel::<()>(self.workers);
+        let workers = self.start_workers(&plan, &begun)?;
+        drop(begun);
+
+        let live = Live {
+            core: Arc::clone(&self.core),
+            node: Arc::clone(&self.node),
+            tunables: Arc::clone(&self.tunables),
+            grpc: Arc::clone(&plan.grpc),
+            resp: Arc::clone(&plan.resp),
+            http: self.start_http(&background, &plan, stopped)?,
+        };
+        self.tier.start(&background, &self.core);
+        background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
+        background.block_on(async {
+            for _ in 0..self.workers {
+                beginnings.recv().await;
+            }
+            ready();
+            live.until(stop, reloads).await;
+        });
+
+        self.node.draining.store(true, Ordering::Relaxed);
+        // Nobody listens only if everything has ended already.
+        let _ended = stopper.send(true);
+        join(workers, self.config.server.drain);
+        background.shutdown_timeout(Duration::from_millis(100));
+        self.tier.close();
+        Ok(())
+    }
+
+    fn plan(&self, stop: watch::Receiver<bool>) -> Result<Plan, StartError> {
+        Ok(Plan {
+            core: Arc::clone(&self.core),
+            node: Arc::clone(&self.node),
+            tier: self.tier.clone(),
+            grpc: Arc::new(ArcSwap::from_pointee(grpc_settings(&self.config))),
+            resp: Arc::new(ArcSwap::from_pointee(resp_settings(&self.config, self.core.flavor())?)),
+            resp_shared: Arc::new(resp::Shared::default()),
+            connections_max: self.connections_max,
+            stop,
+        })
+    }
+
+    fn start_workers(
+        &mut self,
+        plan: &Plan,
+        begun: &mpsc::Sender<()>,
+    ) -> Result<Vec<thread::JoinHandle<()>>, StartError> {
+        let mut threads = Vec::with_capacity(self.workers);
+        for number in 0..self.workers {
+            let (Some(grpc), Some(resp)) = (self.grpc.take(), self.resp.take()) else { break };
+            let begun = begun.clone();
+            let ready = move || {
+                // The receiver waits for as many as there are workers.
+                let _counted = begun.try_send(());
+            };
+            threads.push(worker::start(number, plan.clone(), grpc, resp, ready)?);
+        }
+        Ok(threads)
+    }
+
+    fn start_http(
+        &mut self,
+        background: &Runtime,
+        plan: &Plan,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Arc<http::Edge>, StartError> {
+        let _inside = background.enter();
+        let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
+        let listener = tokio::net::TcpListener::from_std(socket)
+            .map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
+        let edge = Arc::new(http::Edge {
+            cache: Cache::new(Arc::clone(&self.core), plan.tier.backend()),
+            node: Arc::clone(&self.node),
+            ready_requires_l2: AtomicBool::new(self.config.http.ready_requires_l2),
+        });
+        background.spawn(http::serve(listener, Arc::clone(&edge), stop));
+        Ok(edge)
+    }
+}
+
+/// What a reload changes.
+struct Live {
+    core: Arc<Core>,
+    node: Arc<Node>,
+    tunables: Arc<Tunables>,
+    grpc: Arc<ArcSwap<grpc::Settings>>,
+    resp: Arc<ArcSwap<resp::Settings>>,
+    http: Arc<http::Edge>,
+}
+
+impl Live {
+    /// Takes reloads until `stop` ends.
+    async fn until(&self, stop: impl Future<Output = ()>, mut reloads: mpsc::Receiver<Reload>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                Some((config, settings)) = reloads.recv() => self.reload(&config, settings),
+            }
+        }
+    }
+
+    fn reload(&self, config: &Config, settings: Vec<Setting>) {
+        let resp = match resp_settings(config, self.core.flavor()) {
+            Ok(resp) => resp,
+            Err(error) => {
+                tracing::error!(%error, "the new configuration is not taken");
+                return;
+            }
+        };
+        self.resp.store(Arc::new(resp));
+        self.grpc.store(Arc::new(grpc_settings(config)));
+        self.tunables.set(deadlines(config), config.server.max_value);
+        self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
+        self.core.set_rules(rules(config));
+        self.node.settings.store(Arc::new(settings));
+        tracing::info!("configuration reloaded");
+    }
+}
+
+fn background_runtime() -> Result<Runtime, StartError> {
+    Builder::new_multi_thread()
+        .worker_threads(BACKGROUND_THREADS)
+        .thread_name("background")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Port(format!("cannot start the background threads: {error}")))
+}
+
+/// Waits for the workers, `deadline` at most; what has not ended by then is cut off with the process.
+fn join(workers: Vec<thread::JoinHandle<()>>, deadline: Duration) {
+    const LOOK_EVERY: Duration = Duration::from_millis(5);
+    let begun = stopwatch_ns();
+    let over = || u128::from(stopwatch_ns() - begun) >= deadline.as_nanos();
+    while workers.iter().any(|worker| !worker.is_finished()) && !over() {
+        thread::sleep(LOOK_EVERY);
+    }
+    let left = workers.iter().filter(|worker| !worker.is_finished()).count();
+    if left > 0 {
+        tracing::warn!(workers = left, "connections were still busy at the end of the drain and are cut off");
+    }
+}
+
+fn l1_settings(config: &Config) -> l1::Settings {
+    l1::Settings { capacity_bytes: config.l1.size, max_entries: config.l1.max_entries, policy: config.l1.policy }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        policies: config.policies.clone(),
+        value_max: config.server.max_value,
+        l1_max_age: config.l1.max_age,
+        l1_prefixes: config.l2.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
+    }
+}
+
+fn deadlines(config: &Config) -> Deadlines {
+    Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout }
+}
+
+fn grpc_settings(config: &Config) -> grpc::Settings {
+    grpc::Settings {
+        message_max: usize::try_from(config.grpc.max_message).unwrap_or(usize::MAX),
+        timeout: config.grpc.timeout,
+        in_flight_max: config.server.max_in_flight,
+    }
+}
+
+fn resp_settings(config: &Config, flavor: Flavor) -> Result<resp::Settings, StartError> {
+    Ok(resp::Settings {
+        password: config.resp.password_file.as_deref().map(read_password).transpose()?,
+        protected_mode: config.resp.protected_mode,
+        flush: config.resp.flush.unwrap_or(flavor != Flavor::Redis),
+        value_max: config.server.max_value,
+        in_flight_max: config.server.max_in_flight,
+    })
+}
+
+fn read_password(path: &Path) -> Result<resp::Secret, StartError> {
+    let fault = |why: String| StartError::Config(format!("resp.password_file = {path:?}: {why}"));
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    match text.lines().next().map(str::trim_end) {
+        Some(line) if !line.is_empty() => Ok(resp::Secret(line.as_bytes().to_vec())),
+        Some(_) | None => Err(fault("the first line is empty; it must hold the password".to_owned())),
     }
 }

@@ -75,6 +75,12 @@ impl Core {
         &self.clock
     }
 
+    /// Which L2 this is.
+    #[must_use]
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
     /// What the operator said, as of now.
     #[must_use]
     pub fn rules(&self) -> Arc<Rules> {

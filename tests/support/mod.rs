@@ -1,1 +1,21 @@
 //! What tests start and ask: Terrace on port 0, a real redis-server, conditions to wait for.
+#![expect(dead_code, reason = "each test binary uses its own part of the support")]
+
+pub mod terrace;
+
+use std::time::Duration;
+
+/// Longest wait for a condition; generous, because it only bounds a failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `holds`, looking every few milliseconds; fails the test after [`PATIENCE`].
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let rounds = PATIENCE.as_millis() / 5;
+    for _ in 0..rounds {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{what} did not come true within {PATIENCE:?}");
+}

@@ -1,0 +1,3 @@
+//! Background work: a third client of the cache.
+
+pub mod sweep;

@@ -1,0 +1,22 @@
+//! Removes expired entries from L1, so that their memory comes back although nobody reads them.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::cache::Core;
+
+/// How often the sweeper looks: an entry lingers at most about this long after its end.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Entries removed before other tasks get a turn.
+const BUDGET: usize = 4096;
+
+/// Sweeps until it is dropped.
+pub async fn run(core: Arc<Core>) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        while core.sweep(BUDGET) == BUDGET {
+            tokio::task::yield_now().await;
+        }
+    }
+}

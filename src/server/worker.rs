@@ -1,0 +1,96 @@
+//! One worker: a thread with its own runtime, connections, and L2 connections, so that a request wakes no other thread.
+
+use std::{net::TcpListener as StdListener, sync::Arc, thread};
+
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{
+    StartError,
+    listen::{Caps, accept},
+    tier::Tier,
+};
+use crate::{
+    cache::{Cache, Core},
+    grpc,
+    node::Node,
+    resp,
+};
+
+/// What a worker is made from.
+#[derive(Clone)]
+pub(super) struct Plan {
+    pub(super) core: Arc<Core>,
+    pub(super) node: Arc<Node>,
+    pub(super) tier: Tier,
+    pub(super) grpc: Arc<ArcSwap<grpc::Settings>>,
+    pub(super) resp: Arc<ArcSwap<resp::Settings>>,
+    pub(super) resp_shared: Arc<resp::Shared>,
+    pub(super) connections_max: u64,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Starts a worker's thread. `ready` is called once its listeners accept.
+pub(super) fn start(
+    number: usize,
+    plan: Plan,
+    grpc: StdListener,
+    resp: StdListener,
+    ready: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Port(format!("cannot start a worker: {error}")))?;
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || runtime.block_on(run(plan, grpc, resp, ready)))
+        .map_err(|error| StartError::Port(format!("cannot start a worker thread: {error}")))
+}
+
+async fn run(plan: Plan, grpc: StdListener, resp: StdListener, ready: impl FnOnce()) {
+    let (grpc, resp) = match (TcpListener::from_std(grpc), TcpListener::from_std(resp)) {
+        (Ok(grpc), Ok(resp)) => (grpc, resp),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "a worker cannot listen");
+            return;
+        }
+    };
+    let cache = Cache::new(Arc::clone(&plan.core), plan.tier.backend());
+    ready();
+    tokio::join!(serve_grpc(&plan, cache.clone(), grpc), serve_resp(&plan, cache, resp));
+}
+
+async fn serve_grpc(plan: &Plan, cache: Cache, listener: TcpListener) {
+    let edge = Arc::new(grpc::Edge { cache, node: Arc::clone(&plan.node), settings: Arc::clone(&plan.grpc) });
+    let stop = plan.stop.clone();
+    let caps = Caps {
+        open: Arc::clone(&plan.node.connections.grpc),
+        rejected: Arc::clone(&plan.node.connections.rejected),
+        max: plan.connections_max,
+        refusal: b"",
+    };
+    let serve = |stream| grpc::serve(stream, Arc::clone(&edge), stop.clone());
+    accept(listener, caps, stop.clone(), serve).await;
+}
+
+async fn serve_resp(plan: &Plan, cache: Cache, listener: TcpListener) {
+    let edge = Arc::new(resp::Edge {
+        cache,
+        node: Arc::clone(&plan.node),
+        settings: Arc::clone(&plan.resp),
+        shared: Arc::clone(&plan.resp_shared),
+    });
+    let stop = plan.stop.clone();
+    let caps = Caps {
+        open: Arc::clone(&plan.node.connections.resp),
+        rejected: Arc::clone(&plan.node.connections.rejected),
+        max: plan.connections_max,
+        refusal: b"-ERR max number of clients reached\r\n",
+    };
+    let serve = |stream| {
+        edge.node.connections.resp_accepted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        resp::serve(stream, Arc::clone(&edge), stop.clone())
+    };
+    accept(listener, caps, stop.clone(), serve).await;
+}

@@ -1,0 +1,98 @@
+//! A Terrace in this process, on free ports, stopped and drained on drop.
+
+use std::{sync::Arc, thread};
+
+use terrace::{
+    clock::Clock,
+    config::Config,
+    node::Node,
+    server::{Reload, Server},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// A running server.
+pub struct Terrace {
+    pub node: Arc<Node>,
+    reloads: mpsc::Sender<Reload>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// The default configuration on free ports, without an L2.
+pub fn config() -> Config {
+    let mut config = Config::default();
+    config.grpc.addr = "127.0.0.1:0".into();
+    config.resp.addr = "127.0.0.1:0".into();
+    config.http.addr = "127.0.0.1:0".into();
+    config.l2.url = "none".into();
+    config
+}
+
+impl Terrace {
+    /// Starts a server and waits until it accepts.
+    pub fn start(config: Config) -> Self {
+        Self::start_at(config, Clock::real())
+    }
+
+    /// As [`Terrace::start`], with a clock of the test's.
+    pub fn start_at(config: Config, clock: Clock) -> Self {
+        let server = Server::bind(config, Vec::new(), clock).expect("the server binds");
+        let node = Arc::clone(&server.node);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (reloads, reload_queue) = mpsc::channel(1);
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let run = move || {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server.run(|| ready.send(()).expect("the test waits"), reload_queue, stopped).expect("the server runs");
+        };
+        let thread = thread::spawn(run);
+        is_ready.recv().expect("the server becomes ready");
+        Self { node, reloads, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where gRPC listens.
+    pub fn grpc(&self) -> &str {
+        &self.node.addresses.get().expect("bound").grpc
+    }
+
+    /// Where RESP listens.
+    pub fn resp(&self) -> &str {
+        &self.node.addresses.get().expect("bound").resp
+    }
+
+    /// Where HTTP listens.
+    pub fn http(&self) -> &str {
+        &self.node.addresses.get().expect("bound").http
+    }
+
+    /// Hands the server a new configuration; returns once it is queued.
+    pub fn reload(&self, config: Config) {
+        self.reloads.blocking_send((config, Vec::new())).expect("the server runs");
+    }
+
+    /// Begins the drain without waiting for its end.
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Drains and waits.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "the server ended in a panic");
+        }
+    }
+}
+
+impl Drop for Terrace {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
