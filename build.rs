@@ -4,6 +4,7 @@ use std::{env, fs, path::PathBuf};
 
 const PROTOS: [&str; 3] = ["terrace/v1/cache.proto", "terrace/v1/insight.proto", "terrace/v1/admin.proto"];
 
+#[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;

@@ -25,6 +25,7 @@ pub mod proto {
         clippy::all,
         clippy::wildcard_enum_match_arm,
         clippy::unwrap_used,
+        clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
     tonic::include_proto!("terrace.v1");

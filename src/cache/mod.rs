@@ -6,13 +6,14 @@
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis).
 //! * [`policy`]: what the operator said about groups of keys.
-//! * [`stats`]: the one place that counts.
+//! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
 //! Each worker holds its own [`Cache`]: the same [`Core`], but its own L2 connections and counters.
 
 pub mod flight;
 pub mod gate;
 pub mod inspect;
+pub mod latency;
 pub mod policy;
 pub mod read;
 pub mod resident;

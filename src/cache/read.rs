@@ -9,7 +9,7 @@ use super::{
     flight::{Answer, Leader},
 };
 use crate::{
-    clock::Tick,
+    clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
     l1::{Epoch, Fill, Filled, Hit, Leased},
     l2::{Flavor, Stored},
@@ -129,7 +129,7 @@ impl Cache {
             let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY: this server has no L2 (l2 = \"none\")");
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
-        let answers = self.l2.get(keys, true).await;
+        let answers = self.ask(keys).await;
         answers.into_iter().map(|answer| answer.map(Read::from_below)).collect()
     }
 
@@ -219,12 +219,21 @@ impl Cache {
             return;
         }
         let keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
-        let answers = self.l2.get(&keys, true).await;
+        let answers = self.ask(&keys).await;
         for ((at, leader), answer) in led.into_iter().zip(answers) {
             self.promote(&leader, round, &answer);
             leader.land(&answer);
             self.answer_below(at, answer, false, reads);
         }
+    }
+
+    /// Reads below, and counts the call.
+    async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+        let begun = stopwatch_ns();
+        let answers = self.l2.get(keys, true).await;
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        self.counters.read_below(keys.len(), failed, (stopwatch_ns() - begun) / 1000);
+        answers
     }
 
     /// Fills L1 under the leader's lease, or releases it.
@@ -273,7 +282,7 @@ impl Cache {
     /// Last resort after many flights given up by others: asks L2 without a lease, promotes nothing.
     async fn ask_alone(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
-        let answers = self.l2.get(&keys, true).await;
+        let answers = self.ask(&keys).await;
         for ((at, _), answer) in pending.into_iter().zip(answers) {
             self.answer_below(at, answer, false, reads);
         }

@@ -9,7 +9,10 @@ use std::sync::{
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-use super::{Cache, State};
+use super::{
+    Cache, State,
+    latency::{Histogram, Latency},
+};
 use crate::{
     l1::{Removals, Usage},
     l2::Flavor,
@@ -20,6 +23,17 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Counters {
     reads: CachePadded<ReadCounters>,
+    below: Below,
+}
+
+/// Calls to L2.
+#[derive(Debug, Default)]
+struct Below {
+    keys_read: AtomicU64,
+    ops_written: AtomicU64,
+    errors: AtomicU64,
+    read: Histogram,
+    write: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +65,20 @@ impl Counters {
         if coalesced && matches!(outcome, Outcome::HitL2 | Outcome::Miss) {
             reads.coalesced.fetch_add(1, Relaxed);
         }
+    }
+
+    /// One call that read `keys` from L2 has ended, `failed` of them in an error.
+    pub(crate) fn read_below(&self, keys: usize, failed: usize, us: u64) {
+        self.below.keys_read.fetch_add(keys as u64, Relaxed);
+        self.below.errors.fetch_add(failed as u64, Relaxed);
+        self.below.read.record_us(us);
+    }
+
+    /// One call that wrote `ops` to L2 has ended, `failed` of them in an error.
+    pub(crate) fn written_below(&self, ops: usize, failed: usize, us: u64) {
+        self.below.ops_written.fetch_add(ops as u64, Relaxed);
+        self.below.errors.fetch_add(failed as u64, Relaxed);
+        self.below.write.record_us(us);
     }
 
     pub(crate) fn bypassed(&self, keys: u64) {
@@ -97,6 +125,36 @@ impl Stats {
         }
         sum
     }
+
+    /// Calls to L2, sums over all workers.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        let mut sum = Calls::default();
+        for worker in self.workers.lock().iter() {
+            let below = &worker.below;
+            sum.keys_read += below.keys_read.load(Relaxed);
+            sum.ops_written += below.ops_written.load(Relaxed);
+            sum.errors += below.errors.load(Relaxed);
+            below.read.add_to(&mut sum.read);
+            below.write.add_to(&mut sum.write);
+        }
+        sum
+    }
+}
+
+/// Calls to L2 since start.
+#[derive(Debug, Clone, Default)]
+pub struct Calls {
+    /// Keys read.
+    pub keys_read: u64,
+    /// Operations written.
+    pub ops_written: u64,
+    /// Keys and operations that ended in an error.
+    pub errors: u64,
+    /// How long a read call took.
+    pub read: Latency,
+    /// How long a write call took.
+    pub write: Latency,
 }
 
 /// Outcomes of user reads since start, one a key.
@@ -153,6 +211,8 @@ pub struct Snapshot {
     pub removals: Removals,
     /// Which L2.
     pub flavor: Flavor,
+    /// Calls to it.
+    pub calls: Calls,
     /// Whether it answers.
     pub l2: State,
     /// L1 may answer now.
@@ -178,6 +238,7 @@ impl Cache {
             l1: self.core.l1.usage(),
             removals: self.core.l1.removals(),
             flavor: self.core.flavor,
+            calls: self.core.stats.calls(),
             l2: self.l2.state(),
             open,
             refused,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{Cache, Core};
 use crate::{
+    clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op},
     model::Key,
@@ -96,6 +97,10 @@ impl Cache {
             Flavor::Redis => Some(Dropped::new(&self.core, ops.iter().map(|(key, _)| key.clone()).collect())),
             Flavor::Embedded | Flavor::None => None,
         };
-        self.l2.apply(ops, batch).await
+        let (begun, len) = (stopwatch_ns(), ops.len());
+        let results = self.l2.apply(ops, batch).await;
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);
+        results
     }
 }

@@ -1,4 +1,5 @@
 //! Behaviour tests: one module per behaviour, one binary, so that they link once.
+#![expect(unreachable_pub, reason = "support is shared by modules of one binary")]
 
 #[path = "../support/mod.rs"]
 mod support;
