@@ -20,6 +20,9 @@ pub mod resident;
 pub mod stats;
 pub mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},

@@ -1,0 +1,359 @@
+//! The facade over an L2 that a test holds still at chosen moments: what no real store lets one arrange.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    clock::ManualClock,
+    error::{CacheError, Kind, Result},
+    l1::PolicyKind,
+    l2::{InvalidationSink, Stored},
+    model::{Key, Life, Tier, Value},
+};
+
+type Reply = Result<Option<Stored>>;
+
+/// An L2 whose reads wait for the test.
+#[derive(Default)]
+struct Held {
+    asked: Mutex<VecDeque<(Key, oneshot::Sender<Reply>)>>,
+    reads: AtomicU64,
+    writes: AtomicU64,
+    panics: std::sync::atomic::AtomicBool,
+}
+
+impl Held {
+    /// Waits until a read is under way, and takes it.
+    async fn next(&self) -> (Key, oneshot::Sender<Reply>) {
+        loop {
+            if let Some(asked) = self.asked.lock().pop_front() {
+                return asked;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Backend for Held {
+    fn flavor(&self) -> Flavor {
+        Flavor::Redis
+    }
+
+    fn get<'a>(&'a self, keys: &'a [Key], _with_life: bool) -> BoxFuture<'a, Vec<Reply>> {
+        assert!(!self.panics.swap(false, Relaxed), "told to panic");
+        let mut replies = Vec::new();
+        for key in keys {
+            let (sender, receiver) = oneshot::channel();
+            self.reads.fetch_add(1, Relaxed);
+            self.asked.lock().push_back((key.clone(), sender));
+            replies.push(receiver);
+        }
+        let lost = |_| Err(CacheError::new(Kind::Unavailable, "the test let go"));
+        async move { futures_util::future::join_all(replies).await.into_iter().map(|r| r.unwrap_or_else(lost)).collect() }
+            .boxed()
+    }
+
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
+        self.writes.fetch_add(ops.len() as u64, Relaxed);
+        std::future::ready(ops.iter().map(|_| Ok(Applied::Set { stored: true, old: None })).collect()).boxed()
+    }
+
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>> {
+        std::future::ready(keys.iter().map(|_| Ok(None)).collect()).boxed()
+    }
+
+    fn scan(&self, _request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
+        std::future::ready(Ok(ScanPage::default())).boxed()
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        std::future::ready(Ok(0)).boxed()
+    }
+
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn state(&self) -> State {
+        State::Up
+    }
+}
+
+struct Bench {
+    cache: Cache,
+    held: Arc<Held>,
+    time: Arc<ManualClock>,
+}
+
+fn bench() -> Bench {
+    bench_with(Rules::new(1 << 20, Duration::from_secs(60)))
+}
+
+fn bench_with(rules: Rules) -> Bench {
+    let (clock, time) = Clock::manual();
+    let settings = l1::Settings { capacity_bytes: 64 << 20, max_entries: None, policy: PolicyKind::Lru };
+    let core = Core::new(settings, Flavor::Redis, rules, clock);
+    core.proven(Tick::FAR);
+    let held = Arc::new(Held::default());
+    Bench { cache: Cache::new(core, Arc::clone(&held) as Arc<dyn Backend>), held, time }
+}
+
+fn key(text: &'static str) -> Key {
+    Key::new(Bytes::from_static(text.as_bytes())).unwrap()
+}
+
+fn stored(text: &'static str) -> Reply {
+    Ok(Some(Stored { value: Value::from(Bytes::from_static(text.as_bytes())), life: Life::Forever }))
+}
+
+fn set(text: &'static str) -> Op {
+    let value = Bytes::from_static(text.as_bytes());
+    Op::Set { value, expiry: SetExpiry::Never, condition: Condition::Always, want_old: false }
+}
+
+fn spawn_get(bench: &Bench, name: &'static str) -> tokio::task::JoinHandle<Result<Read>> {
+    let cache = bench.cache.clone();
+    tokio::spawn(async move { cache.get(key(name), ReadOptions::default()).await })
+}
+
+fn text(read: Result<Read>) -> (String, Tier) {
+    match read {
+        Ok(Read::Found(found)) => (String::from_utf8_lossy(&found.value).into_owned(), found.tier),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_read_promotes_and_the_next_is_a_hit() {
+    let bench = bench();
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    assert_eq!(text(read.await.unwrap()), ("v".into(), Tier::L2));
+    assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("v".into(), Tier::L1));
+    let reads = bench.cache.snapshot().reads;
+    assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss, reads.promoted), (1, 1, 0, 1));
+}
+
+#[tokio::test]
+async fn many_readers_ask_once() {
+    let bench = bench();
+    let readers: Vec<_> = (0..50).map(|_| spawn_get(&bench, "k")).collect();
+    let (_, reply) = bench.held.next().await;
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    reply.send(stored("v")).unwrap();
+    for reader in readers {
+        assert_eq!(text(reader.await.unwrap()).0, "v");
+    }
+    let reads = bench.cache.snapshot().reads;
+    assert_eq!((bench.held.reads.load(Relaxed), reads.hit_l2, reads.coalesced), (1, 50, 49));
+    assert_eq!(bench.cache.snapshot().flights, 0);
+}
+
+#[tokio::test]
+async fn a_cancelled_leader_strands_nobody() {
+    let bench = bench();
+    let leader = spawn_get(&bench, "k");
+    let (_, lost) = bench.held.next().await;
+    let waiter = spawn_get(&bench, "k");
+    tokio::task::yield_now().await;
+    leader.abort();
+    drop(lost);
+    bench.held.next().await.1.send(stored("second")).unwrap();
+    assert_eq!(text(waiter.await.unwrap()).0, "second");
+}
+
+#[tokio::test]
+async fn a_panicking_leader_poisons_nobody() {
+    let bench = bench();
+    bench.held.panics.store(true, Relaxed);
+    assert!(spawn_get(&bench, "k").await.unwrap_err().is_panic());
+    assert_eq!(bench.cache.snapshot().flights, 0);
+    let next = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    assert_eq!(text(next.await.unwrap()).0, "v");
+}
+
+#[tokio::test]
+async fn a_failed_read_is_an_error_for_all_who_waited_and_not_a_miss() {
+    let bench = bench();
+    let readers: Vec<_> = (0..3).map(|_| spawn_get(&bench, "k")).collect();
+    let (_, reply) = bench.held.next().await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    reply.send(Err(CacheError::new(Kind::Unavailable, "away"))).unwrap();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap().unwrap_err().kind(), Kind::Unavailable);
+    }
+    let reads = bench.cache.snapshot().reads;
+    assert_eq!((reads.error, reads.miss, reads.hit_l2, reads.coalesced), (3, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn an_invalidation_overtakes_a_fill() {
+    let bench = bench();
+    let early = spawn_get(&bench, "k");
+    let (_, reply) = bench.held.next().await;
+    bench.cache.core().invalidated(b"k");
+    // Who comes after the invalidation does not join the flight from before.
+    let late = spawn_get(&bench, "k");
+    let (_, late_reply) = bench.held.next().await;
+    reply.send(stored("old")).unwrap();
+    assert_eq!(text(early.await.unwrap()).0, "old");
+    late_reply.send(stored("new")).unwrap();
+    assert_eq!(text(late.await.unwrap()).0, "new");
+    assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("new".into(), Tier::L1));
+    assert_eq!(bench.cache.snapshot().reads.fills_voided, 1);
+}
+
+#[tokio::test]
+async fn a_write_voids_fills_and_drops_copies() {
+    let bench = bench();
+    let early = spawn_get(&bench, "k");
+    let (_, reply) = bench.held.next().await;
+    bench.cache.write(key("k"), set("new")).await.unwrap();
+    reply.send(stored("old")).unwrap();
+    early.await.unwrap().unwrap();
+    assert!(bench.cache.resident(b"k").is_none());
+}
+
+#[tokio::test]
+async fn a_lost_link_closes_l1_and_voids_its_fills() {
+    let bench = bench();
+    let read = spawn_get(&bench, "k");
+    let (_, reply) = bench.held.next().await;
+    bench.cache.core().lost("test");
+    bench.cache.core().proven(Tick::FAR);
+    reply.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    assert!(bench.cache.resident(b"k").is_none(), "a lease from before the loss filled L1");
+}
+
+#[tokio::test]
+async fn past_the_fence_l1_is_bypassed_but_flights_still_coalesce() {
+    let bench = bench();
+    bench.cache.core().proven(bench.cache.now().plus(Duration::from_secs(1)));
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    bench.time.advance(Duration::from_millis(999));
+    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some());
+    bench.time.advance(Duration::from_millis(1));
+    let readers: Vec<_> = (0..2).map(|_| spawn_get(&bench, "k")).collect();
+    let (_, reply) = bench.held.next().await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    reply.send(stored("v2")).unwrap();
+    for reader in readers {
+        assert_eq!(text(reader.await.unwrap()), ("v2".into(), Tier::L2));
+    }
+    assert_eq!(bench.held.reads.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_copy_ends_with_the_key_or_with_its_age() {
+    let bench = bench();
+    for (name, life) in [("short", Life::For(Duration::from_secs(5))), ("long", Life::Forever)] {
+        let read = spawn_get(&bench, name);
+        let value = Value::from(Bytes::from_static(b"v"));
+        // Lives count from the question, not from the answer.
+        let (_, reply) = bench.held.next().await;
+        bench.time.advance(Duration::from_secs(1));
+        reply.send(Ok(Some(Stored { value, life }))).unwrap();
+        read.await.unwrap().unwrap();
+    }
+    let resident = |name: &str| bench.cache.resident(name.as_bytes());
+    bench.time.advance(Duration::from_millis(2999));
+    assert!(resident("short").is_some());
+    bench.time.advance(Duration::from_millis(1));
+    assert!(resident("short").is_none() && resident("long").is_some());
+    bench.time.advance(Duration::from_secs(56));
+    assert!(resident("long").is_none());
+}
+
+#[tokio::test]
+async fn inspection_counts_and_promotes_nothing() {
+    let bench = bench();
+    let cache = bench.cache.clone();
+    let options = ReadOptions { no_touch: true, ..ReadOptions::default() };
+    let read = tokio::spawn(async move { cache.get(key("k"), options).await });
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    assert_eq!(text(read.await.unwrap()).0, "v");
+    assert!(bench.cache.resident(b"k").is_none());
+    assert_eq!(bench.cache.snapshot().reads, stats::Reads::default());
+}
+
+#[tokio::test]
+async fn one_key_twice_in_a_batch_is_read_once() {
+    let bench = bench();
+    let cache = bench.cache.clone();
+    let keys = vec![key("a"), key("b"), key("a")];
+    let read = tokio::spawn(async move { cache.get_many(keys, ReadOptions::default()).await });
+    bench.held.next().await.1.send(stored("1")).unwrap();
+    bench.held.next().await.1.send(Ok(None)).unwrap();
+    let mut results = read.await.unwrap();
+    assert_eq!(text(results.pop().unwrap()).0, "1");
+    assert!(matches!(results.pop().unwrap(), Ok(Read::Missing)));
+    assert_eq!(bench.held.reads.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn policies_give_and_cap_lives_and_sizes() {
+    let glob = |pattern: &str| crate::glob::Glob::new(pattern.as_bytes()).unwrap();
+    let seconds = Duration::from_secs;
+    let mut rules = Rules::new(100, seconds(60));
+    rules.policies = vec![
+        policy::Policy {
+            matches: glob("s:*"),
+            default_ttl: Some(seconds(30)),
+            max_ttl: Some(seconds(90)),
+            max_value: Some(10),
+            l1: true,
+        },
+        policy::Policy { matches: glob("*"), default_ttl: None, max_ttl: None, max_value: None, l1: false },
+    ];
+    let resolved = |name: &'static str, expiry| {
+        let mut op = Op::Set { value: Bytes::new(), expiry, condition: Condition::Always, want_old: false };
+        rules.resolve(&key(name), &mut op, crate::clock::UnixMs(0)).unwrap();
+        let Op::Set { expiry, .. } = op else { panic!() };
+        expiry
+    };
+    assert_eq!(resolved("s:1", SetExpiry::Never), SetExpiry::In(seconds(30)));
+    assert_eq!(resolved("s:1", SetExpiry::In(seconds(600))), SetExpiry::In(seconds(90)));
+    assert_eq!(
+        resolved("s:1", SetExpiry::At(crate::clock::UnixMs(600_000))),
+        SetExpiry::At(crate::clock::UnixMs(90_000))
+    );
+    assert_eq!(resolved("other", SetExpiry::Never), SetExpiry::Never);
+    assert!(rules.may_promote(b"s:1", b"") && !rules.may_promote(b"other", b""));
+
+    let bench = bench_with(rules);
+    let long = Op::Set {
+        value: Bytes::from_static(b"eleven bytes"),
+        expiry: SetExpiry::Never,
+        condition: Condition::Always,
+        want_old: false,
+    };
+    let ops = vec![(key("s:1"), long), (key("s:2"), set("short"))];
+    let independent = bench.cache.write_many(ops.clone(), Batch::Independent).await;
+    assert_eq!(independent[0].as_ref().unwrap_err().kind(), Kind::TooLarge);
+    assert!(independent[1].is_ok());
+    assert!(bench.cache.write_many(ops, Batch::Atomic).await.iter().all(Result::is_err));
+    assert_eq!(bench.held.writes.load(Relaxed), 1);
+}
