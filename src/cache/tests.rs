@@ -29,6 +29,8 @@ struct Held {
     reads: AtomicU64,
     writes: AtomicU64,
     panics: std::sync::atomic::AtomicBool,
+    /// Taken by a write, which then waits for it.
+    write_gate: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Held {
@@ -64,7 +66,14 @@ impl Backend for Held {
 
     fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
         self.writes.fetch_add(ops.len() as u64, Relaxed);
-        std::future::ready(ops.iter().map(|_| Ok(Applied::Set { stored: true, old: None })).collect()).boxed()
+        let gate = self.write_gate.lock().take();
+        async move {
+            if let Some(gate) = gate {
+                let _ = gate.await;
+            }
+            ops.iter().map(|_| Ok(Applied::Set { stored: true, old: None })).collect()
+        }
+        .boxed()
     }
 
     fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>> {
@@ -186,6 +195,7 @@ async fn a_panicking_leader_poisons_nobody() {
     let next = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     assert_eq!(text(next.await.unwrap()).0, "v");
+    assert!(bench.cache.resident(b"k").is_some(), "the lease of the panicked leader still stood");
 }
 
 #[tokio::test]
@@ -222,7 +232,50 @@ async fn an_invalidation_overtakes_a_fill() {
 }
 
 #[tokio::test]
-async fn a_write_voids_fills_and_drops_copies() {
+async fn a_write_drops_the_copy_before_it_is_sent_and_again_after_it() {
+    let bench = bench();
+    let fill = async |value| {
+        let read = spawn_get(&bench, "k");
+        bench.held.next().await.1.send(stored(value)).unwrap();
+        read.await.unwrap().unwrap();
+    };
+    fill("old").await;
+    let (done, gate) = oneshot::channel();
+    *bench.held.write_gate.lock() = Some(gate);
+    let cache = bench.cache.clone();
+    let write = tokio::spawn(async move { cache.write(key("k"), set("new")).await });
+    while bench.held.writes.load(Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.cache.resident(b"k").is_none(), "the copy outlived the sending of a write");
+    fill("old").await;
+    assert!(bench.cache.resident(b"k").is_some());
+    done.send(()).unwrap();
+    write.await.unwrap().unwrap();
+    assert!(bench.cache.resident(b"k").is_none(), "a copy filled during the write outlived it");
+}
+
+#[tokio::test]
+async fn a_cancelled_write_drops_the_copy() {
+    let bench = bench();
+    let (_never, gate) = oneshot::channel();
+    *bench.held.write_gate.lock() = Some(gate);
+    let cache = bench.cache.clone();
+    let write = tokio::spawn(async move { cache.write(key("k"), set("new")).await });
+    while bench.held.writes.load(Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("old")).unwrap();
+    read.await.unwrap().unwrap();
+    assert!(bench.cache.resident(b"k").is_some());
+    write.abort();
+    assert!(write.await.unwrap_err().is_cancelled());
+    assert!(bench.cache.resident(b"k").is_none());
+}
+
+#[tokio::test]
+async fn a_write_voids_fills() {
     let bench = bench();
     let early = spawn_get(&bench, "k");
     let (_, reply) = bench.held.next().await;
