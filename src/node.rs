@@ -25,6 +25,8 @@ pub struct Node {
     pub settings: ArcSwap<Vec<Setting>>,
     /// Clients of each port.
     pub connections: Connections,
+    /// Requests and answers under way on all ports.
+    pub in_flight: InFlight,
     /// The server no longer takes new work.
     pub draining: std::sync::atomic::AtomicBool,
 }
@@ -68,6 +70,47 @@ pub struct Connections {
     pub rejected: Arc<AtomicU64>,
 }
 
+/// Bytes of requests and answers under way, shared by both protocols.
+#[derive(Debug, Clone, Default)]
+pub struct InFlight(Arc<AtomicU64>);
+
+/// Bytes counted as under way until this goes.
+#[derive(Debug)]
+pub struct Held {
+    in_flight: InFlight,
+    bytes: u64,
+}
+
+impl InFlight {
+    /// Counts `bytes` as under way; `None` where that would make more than `max`, and the load is to be shed.
+    #[must_use]
+    pub fn admit(&self, bytes: u64, max: u64) -> Option<Held> {
+        let before = self.0.fetch_add(bytes, Relaxed);
+        let held = Held { in_flight: self.clone(), bytes };
+        (before.saturating_add(bytes) <= max).then_some(held)
+    }
+
+    /// Bytes under way now.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Held {
+    /// Counts further bytes, without asking: an answer whose request was admitted.
+    pub fn grow(&mut self, bytes: u64) {
+        self.in_flight.0.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.in_flight.0.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 impl Node {
     /// A server that begins now.
     #[must_use]
@@ -79,6 +122,7 @@ impl Node {
             addresses: OnceLock::new(),
             settings: ArcSwap::from_pointee(settings),
             connections: Connections::default(),
+            in_flight: InFlight::default(),
             draining: std::sync::atomic::AtomicBool::new(false),
         }
     }
