@@ -1,6 +1,7 @@
 //! What tests start and ask: Terrace on port 0, a real redis-server, conditions to wait for.
 #![expect(dead_code, reason = "each test binary uses its own part of the support")]
 
+pub mod process;
 pub mod terrace;
 
 use std::time::Duration;
@@ -18,4 +19,10 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("{what} did not come true within {PATIENCE:?}");
+}
+
+/// A number that the environment may set: rounds, seeds.
+#[expect(clippy::disallowed_methods, reason = "tests have no configuration of their own")]
+pub fn setting_from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -1,0 +1,78 @@
+//! The `terrace` binary as a process of its own, to be killed.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+/// A `terrace serve` on free ports.
+pub struct Process {
+    child: Child,
+    pub grpc: String,
+    pub resp: String,
+    pub http: String,
+}
+
+impl Process {
+    /// Starts it with further arguments, and waits until it says `ready`.
+    pub fn start(data_dir: &Path, args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_terrace"))
+            .args(["serve", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let lines = read_until_ready(child.stdout.take().expect("piped"));
+        if lines.last().map(String::as_str) != Some("ready") {
+            let mut errors = String::new();
+            let _ = child.kill();
+            let _ = child.stderr.take().expect("piped").read_to_string(&mut errors);
+            panic!("terrace did not become ready; it printed {lines:?} and {errors}");
+        }
+        // Whoever reads nothing would stop a server that logs much.
+        let mut stderr = child.stderr.take().expect("piped");
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        let address = |name: &str| {
+            let line = lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim().to_owned()
+        };
+        Self { grpc: address("grpc "), resp: address("resp "), http: address("http "), child }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn read_until_ready(stdout: ChildStdout) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let last = line == "ready";
+        lines.push(line);
+        if last {
+            break;
+        }
+    }
+    lines
+}
