@@ -1,0 +1,147 @@
+//! Questions that change nothing, and what their replies say: values, descriptions, pages of a scan.
+
+use std::time::Duration;
+
+use ::redis::{Cmd, Value as Reply};
+
+use super::{
+    errors,
+    lane::{Commands, Replies},
+    ops,
+};
+use crate::{
+    error::Result,
+    l2::{Described, ScanPage, ScanRequest, Stored, TypeName},
+    model::{Key, Life, Value},
+};
+
+/// GET for each key, with PTTL before it where the life is wanted (why before: see the module's doc).
+pub(super) fn questions(keys: &[Key], with_life: bool) -> Commands {
+    let mut commands = Commands::with_capacity(keys.len() * if with_life { 2 } else { 1 });
+    for key in keys {
+        if with_life {
+            commands.push(small("PTTL", key));
+        }
+        commands.push(small("GET", key));
+    }
+    commands
+}
+
+fn small(name: &str, key: &[u8]) -> Cmd {
+    let mut command = Cmd::with_capacity(2, name.len() + key.len());
+    command.arg(name).arg(key);
+    command
+}
+
+/// The answers to [`questions`], one per key.
+pub(super) fn answers(replies: Replies, with_life: bool, value_max: usize) -> Vec<Result<Option<Stored>>> {
+    let mut results = Vec::with_capacity(replies.len());
+    let mut replies = replies.into_iter();
+    while let Some(reply) = replies.next() {
+        if !with_life {
+            results.push(stored(reply, Ok(Life::Forever), value_max));
+        } else if let Some(value) = replies.next() {
+            results.push(stored(value, life(reply), value_max));
+        }
+    }
+    results
+}
+
+fn stored(reply: Reply, life: Result<Life>, value_max: usize) -> Result<Option<Stored>> {
+    let Some(value) = ops::optional(ops::checked(reply)?, "GET")? else { return Ok(None) };
+    within(&value, value_max)?;
+    Ok(Some(Stored { value, life: life? }))
+}
+
+fn within(value: &Value, value_max: usize) -> Result<()> {
+    if value.len() > value_max {
+        return Err(errors::too_large(value.len() as u64, value_max as u64));
+    }
+    Ok(())
+}
+
+/// PTTL's answer. A key that was missing then (and may be there at the GET after it) lives 0: nobody may keep it.
+fn life(reply: Reply) -> Result<Life> {
+    let ms = ops::integer(&ops::checked(reply)?, "PTTL")?;
+    if ms == -1 {
+        return Ok(Life::Forever);
+    }
+    Ok(Life::For(Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
+}
+
+/// TYPE, PTTL, PEXPIRETIME and STRLEN for each key, in one pipeline.
+pub(super) fn description_questions(keys: &[Key]) -> Commands {
+    let questions = ["TYPE", "PTTL", "PEXPIRETIME", "STRLEN"];
+    keys.iter().flat_map(|key| questions.into_iter().map(|name| small(name, key))).collect()
+}
+
+/// The answers to [`description_questions`].
+pub(super) fn descriptions(replies: Replies) -> Vec<Result<Option<Described>>> {
+    let mut results = Vec::with_capacity(replies.len() / 4);
+    let mut replies = replies.into_iter();
+    while let (Some(kind), Some(ttl), Some(at), Some(size)) =
+        (replies.next(), replies.next(), replies.next(), replies.next())
+    {
+        results.push(description(kind, ttl, at, size));
+    }
+    results
+}
+
+fn description(kind: Reply, ttl: Reply, at: Reply, size: Reply) -> Result<Option<Described>> {
+    let Some(type_name) = type_name(ops::checked(kind)?)? else { return Ok(None) };
+    let at = ops::integer(&ops::checked(at)?, "PEXPIRETIME")?;
+    if at == -2 {
+        // It went between the questions.
+        return Ok(None);
+    }
+    let size_bytes = match type_name {
+        TypeName::String => ops::unsigned(&ops::checked(size)?, "STRLEN")?,
+        // STRLEN was refused, as it should be.
+        TypeName::List | TypeName::Set | TypeName::ZSet | TypeName::Hash | TypeName::Stream | TypeName::Other => 0,
+    };
+    Ok(Some(Described { life: life(ttl)?, expires_at_ms: u64::try_from(at).ok(), size_bytes, type_name }))
+}
+
+/// TYPE's answer; `None` for a key that is not there.
+fn type_name(reply: Reply) -> Result<Option<TypeName>> {
+    let Reply::SimpleString(name) = reply else { return Err(errors::unexpected("TYPE")) };
+    Ok(match name.as_str() {
+        "none" => None,
+        "string" => Some(TypeName::String),
+        "list" => Some(TypeName::List),
+        "set" => Some(TypeName::Set),
+        "zset" => Some(TypeName::ZSet),
+        "hash" => Some(TypeName::Hash),
+        "stream" => Some(TypeName::Stream),
+        _ => Some(TypeName::Other),
+    })
+}
+
+/// SCAN.
+pub(super) fn scan_question(request: &ScanRequest) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("SCAN").arg(request.cursor).arg("COUNT").arg(request.count.max(1));
+    if let Some(pattern) = &request.pattern {
+        command.arg("MATCH").arg(&pattern[..]);
+    }
+    if let Some(name) = &request.type_name {
+        command.arg("TYPE").arg(&name[..]);
+    }
+    command
+}
+
+/// SCAN's answer. Keys that no client of Terrace can name are left out: reserved, empty and over-long ones.
+pub(super) fn page(reply: Reply) -> Result<ScanPage> {
+    let Reply::Array(parts) = reply else { return Err(errors::unexpected("SCAN")) };
+    let Ok([Reply::BulkString(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
+        return Err(errors::unexpected("SCAN"));
+    };
+    let cursor = std::str::from_utf8(&cursor).ok().and_then(|digits| digits.parse().ok());
+    let keys = keys.into_iter().filter_map(|key| ops::optional(key, "SCAN").ok()?.and_then(shown));
+    Ok(ScanPage { cursor: cursor.ok_or_else(|| errors::unexpected("SCAN"))?, keys: keys.collect() })
+}
+
+/// The key, if clients may see it.
+pub(super) fn shown(key: Value) -> Option<Key> {
+    Key::new(key.into_bytes()).ok()
+}

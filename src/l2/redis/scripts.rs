@@ -1,0 +1,116 @@
+//! The Lua scripts, for operations that no plain command has: each looks and writes at one instant.
+//!
+//! They are called by digest and sent in full only when Redis does not know them (a new or restarted server, SCRIPT
+//! FLUSH). Inside MULTI they are always sent in full: there an unknown digest would leave the others done.
+
+use std::sync::LazyLock;
+
+use ::redis::{Cmd, Script};
+
+/// A script with one key, and its digest.
+pub(super) struct Lua {
+    text: &'static str,
+    script: Script,
+}
+
+impl Lua {
+    fn new(text: &'static str) -> Self {
+        Self { text, script: Script::new(text) }
+    }
+
+    /// The call without its arguments.
+    pub(super) fn call(&self, by: By, key: &[u8]) -> Cmd {
+        let mut command = Cmd::new();
+        match by {
+            By::Digest => command.arg("EVALSHA").arg(self.script.get_hash()),
+            By::Text => command.arg("EVAL").arg(self.text),
+        };
+        command.arg(1).arg(key);
+        command
+    }
+}
+
+/// What stands for a script in its call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// EVALSHA: short.
+    Digest,
+    /// EVAL: known in any case.
+    Text,
+}
+
+/// SET under a condition on the bytes, or with a life for a key that is new.
+///
+/// KEYS\[1\]; ARGV: value, `1` to compare, the bytes to compare with, `1` to return the old value, then the options of
+/// SET for a key that exists, `|`, and those for a new one. Returns {stored, old value or nil}.
+pub(super) static SET: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local compare, want = ARGV[2] == '1', ARGV[4] == '1'
+local old = false
+if compare or want then old = redis.call('GET', KEYS[1]) end
+local shown = want and old
+if compare and (not old or old ~= ARGV[3]) then return {0, shown} end
+local exists = (compare or want) and old or redis.call('EXISTS', KEYS[1]) == 1
+local options, mine = {}, exists
+for i = 5, #ARGV do
+  if ARGV[i] == '|' then mine = not exists
+  elseif mine then options[#options + 1] = ARGV[i] end
+end
+redis.call('SET', KEYS[1], ARGV[1], unpack(options))
+return {1, shown}",
+    )
+});
+
+/// EXPIRE under conditions and with the value.
+///
+/// KEYS\[1\]; ARGV: PEXPIRE, PEXPIREAT or PERSIST, milliseconds, conditions out of `nxgl`, `1` to return the value.
+/// Returns {found, applied, value or nil}. Times are compared by Redis's own GT and LT, not as Lua's numbers.
+pub(super) static EXPIRE: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, false} end
+local value = ARGV[4] == '1' and redis.call('GET', KEYS[1])
+local lives = redis.call('PTTL', KEYS[1]) >= 0
+local function asked(letter) return string.find(ARGV[3], letter, 1, true) end
+if asked('n') and lives or asked('x') and not lives or asked('g') and asked('l') then return {1, 0, value} end
+if ARGV[1] == 'PERSIST' then
+  if asked('l') then return {1, 0, value} end
+  return {1, redis.call('PERSIST', KEYS[1]), value}
+end
+local applied
+if asked('g') then applied = redis.call(ARGV[1], KEYS[1], ARGV[2], 'GT')
+elseif asked('l') then applied = redis.call(ARGV[1], KEYS[1], ARGV[2], 'LT')
+else applied = redis.call(ARGV[1], KEYS[1], ARGV[2]) end
+return {1, applied, value}",
+    )
+});
+
+/// APPEND within a limit, with a life for a key that is new.
+///
+/// KEYS\[1\]; ARGV: suffix, most bytes, life in milliseconds or empty. Returns {appended, length}.
+pub(super) static APPEND: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local length = redis.call('STRLEN', KEYS[1]) + #ARGV[1]
+if length > tonumber(ARGV[2]) then return {0, length} end
+local new = ARGV[3] ~= '' and redis.call('EXISTS', KEYS[1]) == 0
+redis.call('APPEND', KEYS[1], ARGV[1])
+if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return {1, length}",
+    )
+});
+
+/// INCRBY or INCRBYFLOAT with a life for a key that is new.
+///
+/// KEYS\[1\]; ARGV: the command, its argument, life in milliseconds. Returns the number as it is stored: as a number it
+/// would pass through Lua's doubles and lose digits.
+pub(super) static INCREMENT: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local new = redis.call('EXISTS', KEYS[1]) == 0
+redis.call(ARGV[1], KEYS[1], ARGV[2])
+if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return redis.call('GET', KEYS[1])",
+    )
+});
