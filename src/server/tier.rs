@@ -8,7 +8,11 @@ use super::StartError;
 use crate::{
     cache::{Core, resident::CoreStore},
     config::Config,
-    l2::{Backend, Flavor, Tunables, none::NoneBackend},
+    l2::{
+        Backend, Flavor, Tunables,
+        none::NoneBackend,
+        redis::{self, RedisBackend, url::RedisUrl},
+    },
 };
 
 /// The L2 of a server: what each worker takes its backend from.
@@ -16,22 +20,35 @@ use crate::{
 pub(super) enum Tier {
     /// One backend for all workers.
     Shared(Arc<dyn Backend>),
+    /// Connections of its own for each worker.
+    Redis(Box<redis::Settings>, Arc<Tunables>),
 }
 
 /// Which implementation a URL names.
 pub(super) fn flavor(url: &str) -> Result<Flavor, StartError> {
     match url {
         "none" => Ok(Flavor::None),
-        other => Err(StartError::Config(format!("l2.url = {other:?} names no L2"))),
+        "embedded" => Ok(Flavor::Embedded),
+        other if other.starts_with("embedded:") => Ok(Flavor::Embedded),
+        other => parse(other).map(|_| Flavor::Redis),
     }
+}
+
+fn parse(url: &str) -> Result<RedisUrl, StartError> {
+    RedisUrl::parse(url).map_err(|error| StartError::Config(format!("l2.url: {error}")))
 }
 
 impl Tier {
     /// Opens it for `core`.
-    pub(super) fn open(config: &Config, core: &Arc<Core>, _tunables: &Arc<Tunables>) -> Result<Self, StartError> {
-        match flavor(&config.l2.url)? {
+    pub(super) fn open(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Self, StartError> {
+        match core.flavor() {
             Flavor::None => Ok(Self::Shared(NoneBackend::new(CoreStore::new(core)))),
-            Flavor::Redis | Flavor::Embedded => unimplemented!(),
+            Flavor::Embedded => unimplemented!(),
+            Flavor::Redis => {
+                let mut settings = redis::Settings::new(parse(&config.l2.url)?);
+                settings.connections = config.l2.connections;
+                Ok(Self::Redis(Box::new(settings), Arc::clone(tunables)))
+            }
         }
     }
 
@@ -45,6 +62,7 @@ impl Tier {
     pub(super) fn backend(&self) -> Arc<dyn Backend> {
         match self {
             Self::Shared(backend) => Arc::clone(backend),
+            Self::Redis(settings, tunables) => Arc::new(RedisBackend::start(settings, Arc::clone(tunables))),
         }
     }
 }

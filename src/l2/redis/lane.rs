@@ -269,7 +269,7 @@ impl Lane {
 
 /// Bytes of the arguments.
 fn weight(command: &Cmd) -> usize {
-    let of = |arg| if let ::redis::Arg::Simple(bytes) = arg { bytes.len() } else { 0 };
+    let of = |arg: ::redis::Arg<&[u8]>| if let ::redis::Arg::Simple(bytes) = arg { bytes.len() } else { 0 };
     command.args_iter().map(of).sum()
 }
 
