@@ -1,11 +1,41 @@
-//! Configuration: what there is to set, with its defaults.
+//! Configuration: the one table of settings, and how a [`Config`] is made from it.
+//!
+//! A setting is one row of the table below: its field and type, default, form (what may be written, with unit and
+//! range) and meaning. Flag `--l1-size`, variable `TERRACE_L1_SIZE`, file key `size` under `[l1]`, `--help`, the README's
+//! table and `terrace config` all come from that row. A flag beats the environment, that beats the file, that beats the
+//! default; all faults are found before any port is bound ([`load()`]).
+//!
+//! This folder is the only reader of the environment and of the files that it names.
+
+mod address;
+mod check;
+mod file;
+mod form;
+mod load;
+mod policy;
+mod table;
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{cache::policy::Policy, l1::PolicyKind};
+pub use self::{
+    address::Address,
+    load::{Fault, Faults, Given, Loaded, Sources, environment, load, reload},
+    policy::{POLICY_ROWS, PolicyRow},
+    table::{Row, SHORT_FLAGS},
+};
+use self::{
+    form::{Addr, Choice, Count, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
+    table::settings,
+};
+use crate::{cache::policy::Policy, l1::PolicyKind, resp::Secret};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
 
 /// Everything `serve` is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The process.
     pub server: Server,
@@ -23,99 +53,8 @@ pub struct Config {
     pub data: Data,
     /// Rules for groups of keys, first match wins.
     pub policies: Vec<Policy>,
-}
-
-/// `[server]`.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Log level or directives (`info`, `terrace=debug`). Reloadable.
-    pub log: String,
-    /// Worker threads; 0 = one per core.
-    pub workers: usize,
-    /// How long a drain may take.
-    pub drain: Duration,
-    /// Allow ports that are not loopback.
-    pub expose: bool,
-    /// Most bytes of a value. Reloadable.
-    pub max_value: u64,
-    /// Most connections of each port.
-    pub max_connections: usize,
-    /// Most bytes of requests and answers under way, all ports.
-    pub max_in_flight: u64,
-}
-
-/// `[grpc]`.
-#[derive(Debug, Clone)]
-pub struct Grpc {
-    /// Where to listen.
-    pub addr: String,
-    /// Most bytes of a message, either way.
-    pub max_message: u64,
-    /// Deadline of unary calls. Reloadable.
-    pub timeout: Duration,
-}
-
-/// `[resp]`.
-#[derive(Debug, Clone)]
-pub struct Resp {
-    /// Where to listen.
-    pub addr: String,
-    /// File whose first line is the password.
-    pub password_file: Option<PathBuf>,
-    /// Refuse peers that are not loopback while there is no password. Reloadable.
-    pub protected_mode: bool,
-    /// Whether FLUSHDB and FLUSHALL are served: absent = allow over embedded and none, refuse over Redis. Reloadable.
-    pub flush: Option<bool>,
-}
-
-/// `[http]`.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Where to listen.
-    pub addr: String,
-    /// `/readyz` answers 503 while L2 is away. Reloadable.
-    pub ready_requires_l2: bool,
-}
-
-/// `[l1]`.
-#[derive(Debug, Clone)]
-pub struct L1 {
-    /// Bound on the weight of all entries, bytes.
-    pub size: u64,
-    /// What goes when room is needed.
-    pub policy: PolicyKind,
-    /// Bound on the number of entries.
-    pub max_entries: Option<u64>,
-    /// Over Redis, no copy is older. Reloadable.
-    pub max_age: Duration,
-}
-
-/// `[l2]`.
-#[derive(Debug, Clone)]
-pub struct L2 {
-    /// `redis://...`, `embedded`, `embedded:DIR`, `none`.
-    pub url: String,
-    /// Deadline of reads. Reloadable.
-    pub read_timeout: Duration,
-    /// Deadline of writes. Reloadable.
-    pub write_timeout: Duration,
-    /// Data connections to Redis of each worker.
-    pub connections: usize,
-    /// What may live in L1: keys that begin with one of these; empty = all.
-    pub prefixes: Vec<String>,
-}
-
-/// `[data]`.
-#[derive(Debug, Clone)]
-pub struct Data {
-    /// Holds the embedded store.
-    pub dir: PathBuf,
-    /// Bound on the embedded store, bytes.
-    pub size: u64,
-    /// `interval` or `always`.
-    pub sync: Sync,
-    /// With `interval`: what a power cut may lose.
-    pub sync_interval: Duration,
+    /// What `resp.password_file` held when the configuration was read.
+    pub password: Option<Secret>,
 }
 
 /// When the embedded store forces its writes to the disk.
@@ -127,38 +66,89 @@ pub enum Sync {
     Always,
 }
 
-const MIB: u64 = 1 << 20;
+/// What may be written for [`Sync`].
+const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
+/// What may be written for [`PolicyKind`].
+const L1_POLICY: &[(&str, PolicyKind)] = &[("lru", PolicyKind::Lru)];
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            server: Server {
-                log: "info".into(),
-                workers: 0,
-                drain: Duration::from_secs(10),
-                expose: false,
-                max_value: 8 * MIB,
-                max_connections: 10_000,
-                max_in_flight: 256 * MIB,
-            },
-            grpc: Grpc { addr: "127.0.0.1:7400".into(), max_message: 16 * MIB, timeout: Duration::from_secs(5) },
-            resp: Resp { addr: "127.0.0.1:7401".into(), password_file: None, protected_mode: true, flush: None },
-            http: Http { addr: "127.0.0.1:7402".into(), ready_requires_l2: false },
-            l1: L1 { size: 256 * MIB, policy: PolicyKind::Lru, max_entries: None, max_age: Duration::from_secs(60) },
-            l2: L2 {
-                url: "embedded".into(),
-                read_timeout: Duration::from_millis(50),
-                write_timeout: Duration::from_millis(200),
-                connections: 2,
-                prefixes: Vec::new(),
-            },
-            data: Data {
-                dir: "./terrace-data".into(),
-                size: 4096 * MIB,
-                sync: Sync::Interval,
-                sync_interval: Duration::from_millis(100),
-            },
-            policies: Vec::new(),
-        }
+settings! {
+    /// `[server]`: the process.
+    server: Server {
+        /// Log level (error, warn, info, debug, trace) or directives such as `info,terrace=debug`.
+        log: String = "info".into(), LogFilter, reloadable;
+        /// Worker threads, each with its own connections; 0 = one per core.
+        workers: usize = 0, Count(0, 1024);
+        /// How long a drain may take: what runs then is cut off.
+        drain: Duration = Duration::from_secs(10), Span(Duration::ZERO, Duration::from_secs(600));
+        /// Allow ports that are not loopback: whoever reaches them can read and write everything.
+        expose: bool = false, Flag;
+        /// Most bytes of a value.
+        max_value: u64 = 8 * MIB, Size(1, 512 * MIB), reloadable;
+        /// Most connections of each port.
+        max_connections: usize = 10_000, Count(1, 1_000_000);
+        /// Most bytes of requests and answers under way, all ports; beyond it load is shed.
+        max_in_flight: u64 = 256 * MIB, Size(MIB, TIB);
+    }
+    /// `[grpc]`: the gRPC port.
+    grpc: Grpc {
+        /// Where to listen.
+        addr: String = "127.0.0.1:7400".into(), Addr;
+        /// Most bytes of a message, either way.
+        max_message: u64 = 16 * MIB, Size(128 * KIB, GIB);
+        /// Deadline of unary calls; a shorter grpc-timeout wins.
+        timeout: Duration = Duration::from_secs(5), Span(Duration::from_millis(1), Duration::from_secs(3600)), reloadable;
+    }
+    /// `[resp]`: the port for redis-cli and other Redis clients.
+    resp: Resp {
+        /// Where to listen.
+        addr: String = "127.0.0.1:7401".into(), Addr;
+        /// File whose first line is the password; without one no password is asked.
+        password_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// Refuse peers that are not loopback while there is no password.
+        protected_mode: bool = true, Flag, reloadable;
+        /// Whether FLUSHDB and FLUSHALL are served; auto: over embedded and none, not over Redis, which others share.
+        flush: Option<bool> = None, Maybe("auto", Flag), reloadable;
+    }
+    /// `[http]`: the port for metrics and health.
+    http: Http {
+        /// Where to listen.
+        addr: String = "127.0.0.1:7402".into(), Addr;
+        /// `/readyz` answers 503 while L2 is away, not only before the first contact.
+        ready_requires_l2: bool = false, Flag, reloadable;
+    }
+    /// `[l1]`: this node's memory.
+    l1: L1 {
+        /// Bound on the weight of all entries: keys, values and everything kept for them.
+        size: u64 = 256 * MIB, Size(64 * KIB, 16 * TIB);
+        /// What goes when room is needed.
+        policy: PolicyKind = PolicyKind::Lru, Choice(L1_POLICY);
+        /// Bound on the number of entries.
+        max_entries: Option<u64> = None, Maybe("none", Count(1, 1_000_000_000_000));
+        /// Over Redis, no copy is older than this.
+        max_age: Duration = Duration::from_secs(60), Span(Duration::from_millis(1), Duration::from_secs(86_400)), reloadable;
+    }
+    /// `[l2]`: the tier below.
+    l2: L2 {
+        /// The store.
+        url: String = "embedded".into(), L2Url;
+        /// Deadline of reads.
+        read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+        /// Deadline of writes.
+        write_timeout: Duration = Duration::from_millis(200), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+        /// Data connections to Redis of each worker.
+        connections: usize = 2, Count(1, 64);
+        /// What may live in L1: keys that begin with one of these; empty = all keys.
+        prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
+    }
+    /// `[data]`: the data directory.
+    data: Data {
+        /// Holds the embedded store.
+        dir: PathBuf = "./terrace-data".into(), Path;
+        /// Bound on the embedded store; beyond it the oldest written go first.
+        size: u64 = 4 * GIB, Size(16 * MIB, 64 * TIB);
+        /// When writes are forced to the disk; a killed process loses nothing either way, a power cut nothing with always.
+        sync: Sync = Sync::Interval, Choice(SYNC);
+        /// With `interval`: what a power cut may lose.
+        sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
     }
 }

@@ -1,0 +1,103 @@
+//! Addresses to listen on, as people write them.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// `host:port`, `[::1]:port` or `:port` (all interfaces).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    host: Host,
+    /// 0 = any free one.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    All,
+    Ip(IpAddr),
+    Name(String),
+}
+
+const WANTED: &str = "host:port, [::1]:port or :port (all interfaces)";
+
+impl Address {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// What was wrong and what would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with("unix:") {
+            return Err(format!("{text:?}: Unix sockets are not available yet; give {WANTED}"));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no port; give {WANTED}"))?;
+        let port = port.parse().map_err(|_| format!("{text:?}: {port:?} is not a port from 0 to 65535"))?;
+        let host = Host::parse(host).ok_or_else(|| format!("{text:?} is not {WANTED}"))?;
+        Ok(Self { host, port })
+    }
+
+    /// Whether only this machine can reach it. A name other than localhost counts as reachable by others.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::All => false,
+            Host::Ip(ip) => ip.to_canonical().is_loopback(),
+            Host::Name(name) => name == "localhost",
+        }
+    }
+
+    /// Whether two listeners would want the same port of the same interface. Names are not resolved.
+    #[must_use]
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.port != 0 && self.port == other.port && (self.host == other.host || self.is_all() || other.is_all())
+    }
+
+    fn is_all(&self) -> bool {
+        match &self.host {
+            Host::All => true,
+            Host::Ip(ip) => ip.is_unspecified(),
+            Host::Name(_) => false,
+        }
+    }
+
+    /// What a resolver takes: host and port; all interfaces as `::`, which takes IPv4 as well.
+    #[must_use]
+    pub fn target(&self) -> (String, u16) {
+        let host = match &self.host {
+            Host::All => Ipv6Addr::UNSPECIFIED.to_string(),
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        };
+        (host, self.port)
+    }
+}
+
+impl Host {
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::All);
+        }
+        if let Some(inner) = text.strip_prefix('[') {
+            return inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(|ip| Self::Ip(ip.into()));
+        }
+        if let Ok(ip) = text.parse::<std::net::Ipv4Addr>() {
+            return Some(Self::Ip(ip.into()));
+        }
+        let named = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        // A last label of digits only would be a mistyped IPv4 address, never a name (RFC 3696).
+        let digits = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+        (named && !digits).then(|| Self::Name(text.into()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::All => write!(f, ":{}", self.port),
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Rules between settings, and what has to be looked at outside: the password file.
+
+use std::{fs::File, io::Read, path::Path};
+
+use super::{Address, Config, form::show_size, load::Fault};
+use crate::{model::KEY_MAX_BYTES, resp::Secret};
+
+/// Longest password, bytes: what a client may send before it is known (limits: 16 KiB) holds it many times.
+const PASSWORD_MAX_BYTES: u64 = 1024;
+/// Room for the key and the framing of a message beside the value, bytes.
+const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
+
+/// Finds settings that do not go together. `place` says where a key was set.
+pub(super) fn rules(config: &Config, place: impl Fn(&str) -> String) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, message: String| faults.push(Fault { at: place(key), message });
+    let addresses =
+        [("grpc.addr", &config.grpc.addr), ("resp.addr", &config.resp.addr), ("http.addr", &config.http.addr)];
+    let addresses = addresses.map(|(key, text)| (key, text, Address::parse(text)));
+    for (index, (key, text, address)) in addresses.iter().enumerate() {
+        let Ok(address) = address else { continue };
+        if !config.server.expose && !address.is_loopback() {
+            let message = format!("{key}: {text} is not loopback: whoever reaches it can read and write everything; ");
+            fault(key, message + "if that is meant, give --expose (server.expose = true)");
+        }
+        for (other_key, other_text, other) in &addresses[..index] {
+            if other.as_ref().is_ok_and(|other| address.clashes(other)) {
+                fault(key, format!("{key}: {text} and {other_key}: {other_text} want the same port"));
+            }
+        }
+    }
+    let (value, message) = (config.server.max_value, config.grpc.max_message);
+    if value + FRAMING_BYTES > message {
+        let room = show_size(FRAMING_BYTES);
+        let sizes = format!("server.max_value {} and {room} for key and framing", show_size(value));
+        fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
+    }
+    if message > config.server.max_in_flight {
+        let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
+        fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));
+    }
+    faults
+}
+
+/// Reads the password: the first line of the file.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(super) fn password(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let mut text = Vec::new();
+    file.take(PASSWORD_MAX_BYTES + 2)
+        .read_to_end(&mut text)
+        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() || line.len() as u64 > PASSWORD_MAX_BYTES {
+        return Err(format!("the first line of {shown} is to hold a password of 1 to {PASSWORD_MAX_BYTES} bytes"));
+    }
+    Ok(Secret(line.to_vec()))
+}

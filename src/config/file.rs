@@ -1,0 +1,133 @@
+//! Reads a TOML file into entries with their lines. What they mean is not known here.
+
+use std::{
+    io::Read,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::{
+    form::Raw,
+    load::{Fault, Source},
+};
+
+/// Largest file, bytes: a thousand policies fit many times.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// A key and what was written for it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// `l1.size`; inside a policy `max_ttl`.
+    pub key: String,
+    pub raw: Raw,
+    pub source: Source,
+}
+
+/// One `[[policy]]`.
+#[derive(Debug, Clone)]
+pub(super) struct PolicyTable {
+    pub entries: Vec<Entry>,
+    pub source: Source,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub entries: Vec<Entry>,
+    pub policies: Vec<PolicyTable>,
+}
+
+/// Reads `path`; what is wrong goes to `faults`, the rest is returned.
+pub(super) fn read(path: &Path, faults: &mut Vec<Fault>) -> Contents {
+    match text_of(path) {
+        Ok(text) => parse(&text, path, faults),
+        Err(message) => {
+            faults.push(Fault { at: path.display().to_string(), message });
+            Contents::default()
+        }
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mut text = String::new();
+    let read = file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > FILE_MAX_BYTES {
+        return Err(format!("is larger than {FILE_MAX_BYTES} bytes"));
+    }
+    Ok(text)
+}
+
+/// Knows which line a byte of the text lies on.
+struct Lines<'a> {
+    text: &'a str,
+    path: Arc<PathBuf>,
+}
+
+impl Lines<'_> {
+    fn source(&self, span: &Range<usize>) -> Source {
+        let before = self.text.as_bytes().iter().take(span.start);
+        Source::File { path: Arc::clone(&self.path), line: 1 + before.filter(|byte| **byte == b'\n').count() }
+    }
+
+    fn fault(&self, span: &Range<usize>, message: impl Into<String>) -> Fault {
+        Fault { at: self.source(span).place(), message: message.into() }
+    }
+}
+
+fn parse(text: &str, path: &Path, faults: &mut Vec<Fault>) -> Contents {
+    let lines = Lines { text, path: Arc::new(path.to_path_buf()) };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        faults.push(lines.fault(&error.span().unwrap_or_default(), error.message().replace('\n', ", ")));
+    }
+    let mut contents = Contents::default();
+    for (key, value) in document.get_ref() {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("policy", DeValue::Array(tables)) => contents.policies = policies(tables, &lines, faults),
+            ("policy", _) => faults.push(lines.fault(&value.span(), "policy is not a list: write [[policy]]")),
+            (section, DeValue::Table(table)) => flatten(section, table, &lines, &mut contents.entries),
+            (key, other) => contents.entries.push(entry(key.into(), other, &value.span(), &lines)),
+        }
+    }
+    contents
+}
+
+fn policies(tables: &DeArray<'_>, lines: &Lines<'_>, faults: &mut Vec<Fault>) -> Vec<PolicyTable> {
+    let mut policies = Vec::new();
+    for item in tables {
+        let DeValue::Table(table) = item.get_ref() else {
+            faults.push(lines.fault(&item.span(), "a policy is a table: write [[policy]]"));
+            continue;
+        };
+        let entries =
+            table.iter().map(|(key, value)| entry(key.get_ref().to_string(), value.get_ref(), &key.span(), lines));
+        policies.push(PolicyTable { entries: entries.collect(), source: lines.source(&item.span()) });
+    }
+    policies
+}
+
+fn flatten(section: &str, table: &DeTable<'_>, lines: &Lines<'_>, entries: &mut Vec<Entry>) {
+    for (key, value) in table {
+        entries.push(entry(format!("{section}.{}", key.get_ref()), value.get_ref(), &key.span(), lines));
+    }
+}
+
+fn entry(key: String, value: &DeValue<'_>, span: &Range<usize>, lines: &Lines<'_>) -> Entry {
+    Entry { key, raw: raw(value), source: lines.source(span) }
+}
+
+fn raw(value: &DeValue<'_>) -> Raw {
+    match value {
+        DeValue::String(text) => Raw::Text(text.to_string()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Raw::Other("number beyond 64 bits"), Raw::Integer),
+        DeValue::Boolean(value) => Raw::Boolean(*value),
+        DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other(value.type_str()),
+    }
+}

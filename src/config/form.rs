@@ -1,0 +1,383 @@
+//! What may be written for a setting: how it is read, shown and described. Pure: text in, value or reason out.
+
+use std::{fmt::Debug, path::PathBuf, time::Duration};
+
+use super::Address;
+use crate::model::RESERVED_PREFIX;
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Raw {
+    /// A flag's or variable's text: any type may stand in it.
+    Word(String),
+    /// A string of the file.
+    Text(String),
+    /// An integer of the file.
+    Integer(i64),
+    /// A boolean of the file.
+    Boolean(bool),
+    /// An array of the file.
+    List(Vec<Raw>),
+    /// Anything else of the file, by the name of its type.
+    Other(&'static str),
+}
+
+impl Raw {
+    fn text(&self, wanted: &str) -> Result<&str, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) => Ok(text),
+            Self::Integer(_) | Self::Boolean(_) | Self::List(_) | Self::Other(_) => Err(self.not(wanted)),
+        }
+    }
+
+    /// Says what it is and what it should be.
+    pub(super) fn not(&self, wanted: &str) -> String {
+        match self {
+            Self::Word(text) | Self::Text(text) => format!("{text:?} is not {wanted}"),
+            Self::Integer(number) => format!("{number} is not {wanted}"),
+            Self::Boolean(value) => format!("{value} is not {wanted}"),
+            Self::List(_) => format!("an array is not {wanted}"),
+            Self::Other(kind) => format!("a {kind} is not {wanted}"),
+        }
+    }
+}
+
+/// One way of writing a value of type `T`.
+pub(super) trait Form<T> {
+    /// Reads; the error says what was wrong and what would be right.
+    ///
+    /// # Errors
+    /// The reason, without the key.
+    fn read(&self, raw: &Raw) -> Result<T, String>;
+    /// As one would write it in the file; secrets are masked.
+    fn show(&self, value: &T) -> String;
+    /// What may be written, with unit and range.
+    fn describe(&self) -> String;
+}
+
+fn quoted(text: impl AsRef<str>) -> String {
+    toml::Value::from(text.as_ref()).to_string()
+}
+
+fn in_range<T: PartialOrd + Copy>(value: T, least: T, most: T, show: impl Fn(T) -> String) -> Result<T, String> {
+    if value < least || value > most {
+        return Err(format!("{} is out of range: {} to {}", show(value), show(least), show(most)));
+    }
+    Ok(value)
+}
+
+/// Bytes between two bounds: `256MiB`, `2GiB`, `1024`.
+pub(super) struct Size(pub u64, pub u64);
+
+/// A number of bytes in the largest binary unit that divides it: `256MiB`.
+pub(super) fn show_size(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(name, shift)| format!("{}{name}", bytes >> shift))
+}
+
+impl Form<u64> for Size {
+    fn read(&self, raw: &Raw) -> Result<u64, String> {
+        const WANTED: &str = "a size such as 256MiB, 2GiB or 1024 (bytes)";
+        let bytes = match raw {
+            Raw::Integer(number) => u64::try_from(*number).map_err(|_| raw.not(WANTED))?,
+            Raw::Word(text) | Raw::Text(text) => {
+                text.trim().parse::<bytesize::ByteSize>().map_err(|_| raw.not(WANTED))?.as_u64()
+            }
+            Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => return Err(raw.not(WANTED)),
+        };
+        in_range(bytes, self.0, self.1, show_size)
+    }
+
+    fn show(&self, value: &u64) -> String {
+        if *value > 0 && value % 1024 == 0 { quoted(show_size(*value)) } else { value.to_string() }
+    }
+
+    fn describe(&self) -> String {
+        format!("size, {} to {}", show_size(self.0), show_size(self.1))
+    }
+}
+
+/// A duration between two bounds: `30s`, `5m`, `100ms`.
+pub(super) struct Span(pub Duration, pub Duration);
+
+fn show_span(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
+
+impl Form<Duration> for Span {
+    fn read(&self, raw: &Raw) -> Result<Duration, String> {
+        const WANTED: &str = "a duration with a unit, such as 100ms, 30s or 5m";
+        let span = humantime::parse_duration(raw.text(WANTED)?.trim()).map_err(|_| raw.not(WANTED))?;
+        if span.subsec_nanos() % 1_000_000 != 0 {
+            return Err(format!("{} is finer than a millisecond", show_span(span)));
+        }
+        in_range(span, self.0, self.1, show_span)
+    }
+
+    fn show(&self, value: &Duration) -> String {
+        quoted(show_span(*value))
+    }
+
+    fn describe(&self) -> String {
+        format!("duration, {} to {}", show_span(self.0), show_span(self.1))
+    }
+}
+
+/// A whole number between two bounds.
+pub(super) struct Count(pub u64, pub u64);
+
+impl Form<u64> for Count {
+    fn read(&self, raw: &Raw) -> Result<u64, String> {
+        const WANTED: &str = "a whole number";
+        let number = match raw {
+            Raw::Integer(number) => u64::try_from(*number).ok(),
+            Raw::Word(text) => text.trim().parse().ok(),
+            Raw::Text(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => None,
+        };
+        in_range(number.ok_or_else(|| raw.not(WANTED))?, self.0, self.1, |number| number.to_string())
+    }
+
+    fn show(&self, value: &u64) -> String {
+        value.to_string()
+    }
+
+    fn describe(&self) -> String {
+        format!("number, {} to {}", self.0, self.1)
+    }
+}
+
+impl Form<usize> for Count {
+    fn read(&self, raw: &Raw) -> Result<usize, String> {
+        usize::try_from(Form::<u64>::read(self, raw)?).map_err(|_| raw.not("a number that this machine can count to"))
+    }
+
+    fn show(&self, value: &usize) -> String {
+        value.to_string()
+    }
+
+    fn describe(&self) -> String {
+        Form::<u64>::describe(self)
+    }
+}
+
+/// `true` or `false`.
+pub(super) struct Flag;
+
+impl Form<bool> for Flag {
+    fn read(&self, raw: &Raw) -> Result<bool, String> {
+        match raw {
+            Raw::Boolean(value) => Ok(*value),
+            Raw::Word(word) if word == "true" => Ok(true),
+            Raw::Word(word) if word == "false" => Ok(false),
+            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::List(_) | Raw::Other(_) => {
+                Err(raw.not("true or false"))
+            }
+        }
+    }
+
+    fn show(&self, value: &bool) -> String {
+        value.to_string()
+    }
+
+    fn describe(&self) -> String {
+        "true or false".into()
+    }
+}
+
+/// One of a few names.
+pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+
+impl<T: Copy + PartialEq + Debug> Form<T> for Choice<T> {
+    fn read(&self, raw: &Raw) -> Result<T, String> {
+        let wanted = self.describe();
+        let name = raw.text(&wanted)?;
+        let found = self.0.iter().find(|(choice, _)| *choice == name);
+        found.map(|(_, value)| *value).ok_or_else(|| raw.not(&wanted))
+    }
+
+    fn show(&self, value: &T) -> String {
+        let name = self.0.iter().find(|(_, choice)| choice == value).map(|(name, _)| *name);
+        quoted(name.unwrap_or("?"))
+    }
+
+    fn describe(&self) -> String {
+        self.0.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// A path; relative ones begin at the working directory.
+pub(super) struct Path;
+
+impl Form<PathBuf> for Path {
+    fn read(&self, raw: &Raw) -> Result<PathBuf, String> {
+        let text = raw.text("a path")?;
+        if text.is_empty() || text.contains('\0') {
+            return Err(raw.not("a path"));
+        }
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        quoted(value.to_string_lossy())
+    }
+
+    fn describe(&self) -> String {
+        "path".into()
+    }
+}
+
+/// A value, or the word that stands for none.
+pub(super) struct Maybe<F>(pub &'static str, pub F);
+
+impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
+    fn read(&self, raw: &Raw) -> Result<Option<T>, String> {
+        match raw {
+            Raw::Word(word) | Raw::Text(word) if word == self.0 => Ok(None),
+            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => {
+                self.1.read(raw).map(Some)
+            }
+        }
+    }
+
+    fn show(&self, value: &Option<T>) -> String {
+        value.as_ref().map_or_else(|| quoted(self.0), |value| self.1.show(value))
+    }
+
+    fn describe(&self) -> String {
+        format!("{} or {}", self.1.describe(), self.0)
+    }
+}
+
+/// At most so many values: an array in the file; in a flag or variable separated by commas.
+pub(super) struct List<F>(pub usize, pub F);
+
+impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
+    fn read(&self, raw: &Raw) -> Result<Vec<T>, String> {
+        let items = match raw {
+            Raw::List(items) => items.clone(),
+            Raw::Word(word) if word.is_empty() => Vec::new(),
+            Raw::Word(word) => word.split(',').map(|item| Raw::Word(item.into())).collect(),
+            Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::Other(_) => return Err(raw.not("an array")),
+        };
+        if items.len() > self.0 {
+            return Err(format!("{} values; at most {} are allowed", items.len(), self.0));
+        }
+        items.iter().map(|item| self.1.read(item)).collect()
+    }
+
+    fn show(&self, value: &Vec<T>) -> String {
+        format!("[{}]", value.iter().map(|item| self.1.show(item)).collect::<Vec<_>>().join(", "))
+    }
+
+    fn describe(&self) -> String {
+        format!("at most {} times: {}", self.0, self.1.describe())
+    }
+}
+
+/// The beginning of keys.
+pub(super) struct Prefix;
+
+/// Longest prefix, bytes: as long as a pattern.
+const PREFIX_MAX_BYTES: usize = 1024;
+
+impl Form<String> for Prefix {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        let text = raw.text("a prefix of keys")?;
+        if text.is_empty() || text.len() > PREFIX_MAX_BYTES {
+            return Err(format!("a prefix has 1 to {PREFIX_MAX_BYTES} bytes, this one {}", text.len()));
+        }
+        if text.as_bytes().starts_with(RESERVED_PREFIX) {
+            return Err(format!("{text:?} lies under __terrace:, which is reserved"));
+        }
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "prefix of keys".into()
+    }
+}
+
+/// An address to listen on.
+pub(super) struct Addr;
+
+impl Form<String> for Addr {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        let text = raw.text("an address")?;
+        Address::parse(text)?;
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "host:port, [::1]:port or :port (all interfaces); port 0 = any free one".into()
+    }
+}
+
+/// Log level or directives.
+pub(super) struct LogFilter;
+
+impl Form<String> for LogFilter {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        let text = raw.text("a log level")?;
+        match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) if !text.trim().is_empty() => Ok(text.into()),
+            Ok(_) | Err(_) => Err(raw.not("a log level (error, warn, info, debug, trace, off) or directives")),
+        }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "level or directives".into()
+    }
+}
+
+/// Which store L2 is.
+pub(super) struct L2Url;
+
+const L2_WANTED: &str = "redis://[user:password@]host[:port][/db], embedded, embedded:DIR or none";
+/// Designed, not built.
+const L2_LATER: [&str; 3] = ["rediss://", "redis+sentinel://", "redis+cluster://"];
+
+impl Form<String> for L2Url {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        let url = raw.text(L2_WANTED)?;
+        if let Some(scheme) = L2_LATER.iter().find(|scheme| url.starts_with(**scheme)) {
+            return Err(format!("{scheme} is not available yet; give {L2_WANTED}"));
+        }
+        let known = match url.split_once(':') {
+            None => url == "none" || url == "embedded",
+            Some(("embedded", dir)) => !dir.is_empty(),
+            Some(("redis", rest)) => rest.strip_prefix("//").is_some_and(|rest| !rest.is_empty()),
+            Some(_) => false,
+        };
+        if known { Ok(url.into()) } else { Err(format!("{} is not {L2_WANTED}", quoted(masked(url)))) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(masked(value))
+    }
+
+    fn describe(&self) -> String {
+        L2_WANTED.into()
+    }
+}
+
+/// A URL without its password.
+pub(super) fn masked(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
+    // The last @ ends the credentials: a password may hold one.
+    let Some((credentials, rest)) = rest.rsplit_once('@') else { return url.into() };
+    let Some((user, _)) = credentials.split_once(':') else { return url.into() };
+    format!("{scheme}://{user}:***@{rest}")
+}

@@ -1,0 +1,237 @@
+//! Puts the layers together: defaults, file, environment, flags; finds all faults; says where each value came from.
+
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+
+use super::{Config, Row, check, file, form::Raw, policy};
+use crate::node::Setting;
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Default,
+    File { path: Arc<PathBuf>, line: usize },
+    Variable(String),
+    Flag(String),
+}
+
+impl Source {
+    /// Where to look, for a fault.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Default => "default".into(),
+            Self::File { path, line } => format!("{}:{line}", path.display()),
+            Self::Variable(name) => name.clone(),
+            Self::Flag(name) => format!("--{name}"),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { .. } => write!(f, "file {}", self.place()),
+            Self::Variable(_) => write!(f, "env {}", self.place()),
+            Self::Flag(_) => write!(f, "flag {}", self.place()),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// File and line, variable or flag.
+    pub at: String,
+    /// What was wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.message)
+    }
+}
+
+/// Everything that is wrong, one a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Faults(pub Vec<Fault>);
+
+/// A flag that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The setting: `l1.size`.
+    pub key: &'static str,
+    /// As it was written: `l1-size`.
+    pub flag: String,
+    /// Its text.
+    pub value: String,
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The file, if one was named by `--config`.
+    pub file: Option<PathBuf>,
+    /// Variables that begin with `TERRACE_`: name and text.
+    pub environment: Vec<(String, String)>,
+    /// Flags.
+    pub flags: Vec<Given>,
+}
+
+/// A configuration without faults.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// How they are shown, in the order of the table, then the policies.
+    pub settings: Vec<Setting>,
+    /// For the log.
+    pub warnings: Vec<String>,
+}
+
+/// Names the file when `--config` does not.
+const FILE_VARIABLE: &str = "TERRACE_CONFIG";
+const VARIABLE_PREFIX: &str = "TERRACE_";
+
+/// The variables of this process that begin with `TERRACE_`.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+pub fn environment() -> Vec<(String, String)> {
+    let ours = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        // A value that is not UTF-8 is no valid setting; as text it is refused where it is read.
+        name.starts_with(VARIABLE_PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
+    });
+    let mut ours: Vec<_> = ours.collect();
+    ours.sort();
+    ours
+}
+
+/// Reads everything and checks it.
+///
+/// # Errors
+/// All faults of all sources.
+pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
+    let mut loading = Loading::default();
+    let named = || sources.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
+    let contents = match sources.file.clone().or_else(named) {
+        Some(path) => file::read(&path, &mut loading.faults),
+        None => file::Contents::default(),
+    };
+    for entry in contents.entries {
+        loading.set_by_key(&entry.key, &entry.raw, entry.source);
+    }
+    loading.set_variables(&sources.environment);
+    for flag in &sources.flags {
+        loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), Source::Flag(flag.flag.clone()));
+    }
+    let (policies, shown) = policy::read(&contents.policies, &mut loading.faults);
+    loading.config.policies = policies;
+    loading.finish(shown)
+}
+
+#[derive(Default)]
+struct Loading {
+    config: Config,
+    sources: HashMap<&'static str, Source>,
+    faults: Vec<Fault>,
+    warnings: Vec<String>,
+}
+
+impl Loading {
+    fn set_by_key(&mut self, key: &str, raw: &Raw, source: Source) {
+        match Row::find(key) {
+            Some(row) => self.set(row, raw, source),
+            None => {
+                let hint = nearest(key, Row::all().iter().map(|row| row.key.to_owned()));
+                self.faults.push(Fault { at: source.place(), message: format!("unknown key {key}{hint}") });
+            }
+        }
+    }
+
+    fn set(&mut self, row: &'static Row, raw: &Raw, source: Source) {
+        if let Err(reason) = (row.set)(&mut self.config, raw) {
+            self.faults.push(Fault { at: source.place(), message: format!("{}: {reason}", row.key) });
+        }
+        self.sources.insert(row.key, source);
+    }
+
+    fn set_variables(&mut self, environment: &[(String, String)]) {
+        let mut unknown = Vec::new();
+        for (name, value) in environment {
+            if let Some(row) = Row::all().iter().find(|row| row.variable() == *name) {
+                self.set(row, &Raw::Word(value.clone()), Source::Variable(name.clone()));
+            } else if name != FILE_VARIABLE {
+                unknown.push(format!("{name}{}", nearest(name, Row::all().iter().map(Row::variable))));
+            }
+        }
+        // Only a warning: Kubernetes injects TERRACE_PORT and the like for a service of this name.
+        if !unknown.is_empty() {
+            self.warnings.push(format!("unknown variables are ignored: {}", unknown.join(", ")));
+        }
+    }
+
+    fn finish(mut self, policies: Vec<Setting>) -> Result<Loaded, Faults> {
+        // Rules between settings are only judged when each is readable: they would speak of values nobody wrote.
+        if self.faults.is_empty() {
+            let sources = &self.sources;
+            let place = |key: &str| sources.get(key).unwrap_or(&Source::Default).place();
+            self.faults = check::rules(&self.config, place);
+        }
+        if self.faults.is_empty() {
+            self.read_password();
+        }
+        if !self.faults.is_empty() {
+            return Err(Faults(self.faults));
+        }
+        let mut settings: Vec<_> = Row::all().iter().map(|row| self.shown(row)).collect();
+        settings.extend(policies);
+        Ok(Loaded { config: self.config, settings, warnings: self.warnings })
+    }
+
+    fn read_password(&mut self) {
+        let Some(path) = &self.config.resp.password_file else { return };
+        match check::password(path) {
+            Ok(password) => self.config.password = Some(password),
+            Err(reason) => {
+                let place = self.sources.get("resp.password_file").unwrap_or(&Source::Default).place();
+                self.faults.push(Fault { at: place, message: format!("resp.password_file: {reason}") });
+            }
+        }
+    }
+
+    fn shown(&self, row: &Row) -> Setting {
+        Setting {
+            key: row.key.into(),
+            value: (row.show)(&self.config),
+            source: self.sources.get(row.key).unwrap_or(&Source::Default).to_string(),
+            reloadable: row.reloadable,
+        }
+    }
+}
+
+/// Takes over from `fresh` what may change while running. Returns the effective configuration and the keys that
+/// changed but need a restart.
+#[must_use]
+pub fn reload(running: &Loaded, mut fresh: Loaded) -> (Loaded, Vec<&'static str>) {
+    let mut restart = Vec::new();
+    for (index, row) in Row::all().iter().enumerate().filter(|(_, row)| !row.reloadable) {
+        if (row.show)(&running.config) != (row.show)(&fresh.config) {
+            restart.push(row.key);
+        }
+        (row.copy)(&mut fresh.config, &running.config);
+        fresh.settings[index] = running.settings[index].clone();
+    }
+    (fresh, restart)
+}
+
+/// `; did you mean X?`, when something is near enough.
+pub(super) fn nearest(word: &str, known: impl Iterator<Item = String>) -> String {
+    let near = known.map(|known| (strsim::damerau_levenshtein(word, &known), known)).min();
+    match near {
+        // About one slip in four letters.
+        Some((distance, known)) if distance * 4 <= known.len() => format!("; did you mean {known}?"),
+        Some(_) | None => String::new(),
+    }
+}

@@ -1,0 +1,159 @@
+//! `[[policy]]`: what may be said about a group of keys.
+
+use std::time::Duration;
+
+use super::{
+    file::{Entry, PolicyTable},
+    form::{Flag, Form, Maybe, Raw, Size, Span},
+    load::{Fault, nearest},
+};
+use crate::{cache::policy::Policy, glob::Glob, node::Setting};
+
+/// Most policies: each read and write of a key that matches none looks at all of them.
+const POLICIES_MAX: usize = 256;
+
+/// One key of a policy.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyRow {
+    /// As in the file: `max_ttl`.
+    pub key: &'static str,
+    /// What it means.
+    pub doc: &'static str,
+    /// What may be written.
+    pub form: fn() -> String,
+    /// What holds when it is absent.
+    pub default: &'static str,
+    set: fn(&mut Policy, &Raw) -> Result<(), String>,
+    show: fn(&Policy) -> String,
+}
+
+/// Longest life that may be said: Redis's and Terrace's arithmetic of milliseconds stays far from its end.
+const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
+const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
+
+/// All keys of a policy.
+pub const POLICY_ROWS: [PolicyRow; 5] = [
+    PolicyRow {
+        key: "match",
+        doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
+        form: || Pattern.describe(),
+        default: "",
+        set: |policy, raw| Pattern.read(raw).map(|glob| policy.matches = glob),
+        show: |policy| Pattern.show(&policy.matches),
+    },
+    PolicyRow {
+        key: "default_ttl",
+        doc: "Life of a write that brought none.",
+        form: || TTL.describe(),
+        default: "none",
+        set: |policy, raw| TTL.read(raw).map(|ttl| policy.default_ttl = ttl),
+        show: |policy| TTL.show(&policy.default_ttl),
+    },
+    PolicyRow {
+        key: "max_ttl",
+        doc: "Longest life of a write, also of one that brought none.",
+        form: || TTL.describe(),
+        default: "none",
+        set: |policy, raw| TTL.read(raw).map(|ttl| policy.max_ttl = ttl),
+        show: |policy| TTL.show(&policy.max_ttl),
+    },
+    PolicyRow {
+        key: "max_value",
+        doc: "Most bytes of a value; server.max_value holds as well.",
+        form: || MAX_VALUE.describe(),
+        default: "none",
+        set: |policy, raw| MAX_VALUE.read(raw).map(|size| policy.max_value = size),
+        show: |policy| MAX_VALUE.show(&policy.max_value),
+    },
+    PolicyRow {
+        key: "l1",
+        doc: "Whether matching keys may live in L1.",
+        form: || Flag.describe(),
+        default: "true",
+        set: |policy, raw| Flag.read(raw).map(|l1| policy.l1 = l1),
+        show: |policy| Flag.show(&policy.l1),
+    },
+];
+
+/// A glob.
+struct Pattern;
+
+impl Form<Glob> for Pattern {
+    fn read(&self, raw: &Raw) -> Result<Glob, String> {
+        match raw {
+            Raw::Word(text) | Raw::Text(text) if !text.is_empty() => {
+                Glob::new(text.as_bytes()).map_err(|error| error.to_string())
+            }
+            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => {
+                Err(raw.not("a pattern such as \"session:*\""))
+            }
+        }
+    }
+
+    fn show(&self, value: &Glob) -> String {
+        toml::Value::from(String::from_utf8_lossy(value.pattern()).as_ref()).to_string()
+    }
+
+    fn describe(&self) -> String {
+        format!("pattern, at most {} bytes", crate::glob::PATTERN_MAX_BYTES)
+    }
+}
+
+/// Reads all policies and how they are shown.
+pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Policy>, Vec<Setting>) {
+    let (mut policies, mut settings) = (Vec::new(), Vec::new());
+    if let Some(extra) = tables.get(POLICIES_MAX) {
+        let message = format!("{} policies; at most {POLICIES_MAX} are allowed", tables.len());
+        faults.push(Fault { at: extra.source.place(), message });
+    }
+    for table in tables {
+        let policy = read_one(table, faults);
+        settings.extend(shown(&policy, policies.len(), table));
+        policies.push(policy);
+    }
+    (policies, settings)
+}
+
+fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
+    let everything = Glob::new(b"*").unwrap_or_else(|_| unreachable!("one byte is a pattern"));
+    let mut policy = Policy { matches: everything, default_ttl: None, max_ttl: None, max_value: None, l1: true };
+    for entry in &table.entries {
+        if let Err(message) = set(&mut policy, entry) {
+            faults.push(Fault { at: entry.source.place(), message });
+        }
+    }
+    if !table.entries.iter().any(|entry| entry.key == "match") {
+        let message = "policy: match is missing; give a pattern such as \"session:*\"".into();
+        faults.push(Fault { at: table.source.place(), message });
+    }
+    if let (Some(default), Some(most)) = (policy.default_ttl, policy.max_ttl)
+        && default > most
+    {
+        let message =
+            format!("policy: default_ttl {} is over max_ttl {}", TTL.show(&Some(default)), TTL.show(&Some(most)));
+        faults.push(Fault { at: table.source.place(), message });
+    }
+    policy
+}
+
+fn set(policy: &mut Policy, entry: &Entry) -> Result<(), String> {
+    let Some(row) = POLICY_ROWS.iter().find(|row| row.key == entry.key) else {
+        let hint = nearest(&entry.key, POLICY_ROWS.iter().map(|row| row.key.to_owned()));
+        return Err(format!("unknown key {} of a policy{hint}", entry.key));
+    };
+    (row.set)(policy, &entry.raw).map_err(|reason| format!("policy.{}: {reason}", row.key))
+}
+
+fn shown(policy: &Policy, index: usize, table: &PolicyTable) -> Vec<Setting> {
+    let rows = POLICY_ROWS.iter();
+    let setting = |row: &PolicyRow| {
+        let entry = table.entries.iter().find(|entry| entry.key == row.key);
+        Setting {
+            key: format!("policy[{index}].{}", row.key),
+            value: (row.show)(policy),
+            source: entry.map_or_else(|| "default".into(), |entry| entry.source.to_string()),
+            reloadable: true,
+        }
+    };
+    rows.map(setting).collect()
+}
