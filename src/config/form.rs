@@ -90,7 +90,7 @@ impl Form<u64> for Size {
     }
 
     fn show(&self, value: &u64) -> String {
-        if *value > 0 && value % 1024 == 0 { quoted(show_size(*value)) } else { value.to_string() }
+        if *value > 0 && value.is_multiple_of(1024) { quoted(show_size(*value)) } else { value.to_string() }
     }
 
     fn describe(&self) -> String {
