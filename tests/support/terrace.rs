@@ -36,7 +36,11 @@ impl Terrace {
 
     /// As [`Terrace::start`], with a clock of the test's.
     pub fn start_at(config: Config, clock: Clock) -> Self {
-        let server = Server::bind(config, Vec::new(), clock).expect("the server binds");
+        Self::run(Server::bind(config, Vec::new(), clock).expect("the server binds"))
+    }
+
+    /// Runs a server that is bound, and waits until it accepts.
+    pub fn run(server: Server) -> Self {
         let node = Arc::clone(&server.node);
         let (stop, stopped) = oneshot::channel::<()>();
         let (reloads, reload_queue) = mpsc::channel(1);
