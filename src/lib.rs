@@ -1,5 +1,30 @@
 //! Terrace: a shared cache server. Services talk gRPC to it, people look into it with redis-cli, hot data sits in its
 //! memory (L1), everything in Redis or an embedded store (L2).
+//!
+//! ```text
+//!  gRPC ─┐                                 ┌─ L1  this node's memory: sharded, byte-bounded, with expiry
+//!  RESP ─┼─► cache (one facade, all rules) ┤
+//!  HTTP ─┘   read · write · inspect        └─ L2  redis | embedded | none, one trait
+//! ```
+//!
+//! In reading order:
+//!
+//! 1. [`model`], [`error`], [`clock`], [`glob`]: the words everything is said in. [`node`]: what this process is.
+//! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
+//! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store.
+//! 4. [`grpc`], [`resp`], [`http`]: thin edges; each checks, converts, calls the facade, converts back.
+//! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all that can be set. `cli`: subcommands.
+//!
+//! What always holds:
+//!
+//! * A failed read is never reported as a miss, and a write whose fate is unknown is never reported as failed.
+//! * Over Redis, L1 answers only while the invalidation link has shown, within the last second, that it is alive
+//!   ([`cache::gate`]); a copy enters L1 only under a lease that was taken before the value was asked for ([`l1`]).
+//! * An expired entry is never returned, however late the sweeper.
+//! * Each key of a user read is counted once, with one outcome ([`cache::stats`]).
+//! * Every queue, loop, size and wait has a limit.
+//!
+//! Imports go downwards only: edges to facade to tiers to words; `tests/it/tidy.rs` guards it.
 
 pub mod cache;
 pub mod clock;

@@ -4,7 +4,7 @@
 //! *before* its lease is taken, so whoever reads a token from a lease finds the flight or finds it ended. An
 //! invalidation removes the lease: who joined before may take the value, later readers lead a new flight.
 //!
-//! A leader that is cancelled, fails or panics strands nobody: its [`Leader`] is dropped, which releases the lease and
+//! A leader that is cancelled, fails or panics strands nobody: its `Leader` is dropped, which releases the lease and
 //! wakes the waiters to try again.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The facade that both protocols call: all rules stand here, once.
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
-//! * [`write`]: policy, limits, then drop, write below, drop again.
+//! * [`mod@write`]: policy, limits, then drop, write below, drop again.
 //! * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis).

@@ -1,7 +1,7 @@
 //! Writing: policy and limits, then the coherent write below.
 //!
 //! Over Redis the copy is dropped and the lease voided before the write is sent and again after it, on *any* outcome:
-//! acknowledged, failed, timed out, or the caller gone ([`Dropped`] does it). Nothing is inserted on
+//! acknowledged, failed, timed out, or the caller gone (`Dropped` does it). Nothing is inserted on
 //! acknowledgement; the next read fills. A write that runs later than we waited for it is announced by Redis, because
 //! the invalidation link is tracked without NOLOOP. The embedded store calls the sink itself when a write has taken
 //! effect, whoever still waits for it.
