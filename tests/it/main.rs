@@ -6,3 +6,5 @@ mod support;
 
 mod kill;
 mod server;
+mod l2_redis;
+mod l2_redis_link;

@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "each test binary uses its own part of the support")]
 
 pub mod process;
+pub mod redis;
 pub mod terrace;
 
 use std::time::Duration;

@@ -19,6 +19,7 @@ mod lane;
 mod ops;
 mod read;
 mod scripts;
+pub mod tracking;
 pub mod url;
 
 use std::{sync::Arc, time::Duration};
@@ -113,39 +114,21 @@ impl RedisBackend {
 
     async fn apply_each(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
         let deadline = after(self.tunables.deadlines().write);
-        let (commands, readings) = compile(ops, By::Digest);
-        let replies = match self.ask(commands, Access::Write, deadline).await {
-            Ok(replies) => replies,
-            Err(error) => return fail_all(ops.len(), &error),
-        };
-        let forgotten: Vec<usize> = (0..ops.len()).filter(|&at| ops::is_unknown_script(&replies[at])).collect();
-        let read = |(reading, reply)| ops::read(reading, reply);
-        let mut results: Vec<_> = readings.into_iter().zip(replies).map(read).collect();
-        self.apply_in_full(ops, &forgotten, deadline, &mut results).await;
-        results
+        // Of several operations none may be sent twice: it would run after another on the same key that stood behind it.
+        let by = if ops.len() == 1 { By::Digest } else { By::Text };
+        let mut ran = self.run(ops, by, deadline).await;
+        if by == By::Digest && matches!(&ran, Ok((_, replies)) if replies.iter().any(ops::is_unknown_script)) {
+            ran = self.run(ops, By::Text, deadline).await;
+        }
+        match ran {
+            Ok((readings, replies)) => read_all(readings, replies),
+            Err(error) => fail_all(ops.len(), &error),
+        }
     }
 
-    /// Sends again, in full, the scripts that Redis did not know, and so did not run.
-    async fn apply_in_full(
-        &self,
-        ops: &[(Key, Op)],
-        forgotten: &[usize],
-        deadline: Instant,
-        results: &mut [Result<Applied>],
-    ) {
-        if forgotten.is_empty() {
-            return;
-        }
-        let again: Vec<_> = forgotten.iter().map(|&at| ops[at].clone()).collect();
-        let (commands, readings) = compile(&again, By::Text);
-        match self.ask(commands, Access::Write, deadline).await {
-            Ok(replies) => {
-                for ((&at, reading), reply) in forgotten.iter().zip(readings).zip(replies) {
-                    results[at] = ops::read(reading, reply);
-                }
-            }
-            Err(error) => forgotten.iter().for_each(|&at| results[at] = Err(error.clone())),
-        }
+    async fn run(&self, ops: &[(Key, Op)], by: By, deadline: Instant) -> Result<(Vec<Reading>, Replies)> {
+        let (commands, readings) = compile(ops, by);
+        Ok((readings, self.ask(commands, Access::Write, deadline).await?))
     }
 
     async fn apply_atomically(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
@@ -160,12 +143,14 @@ impl RedisBackend {
             Err(error) => return fail_all(ops.len(), &error),
         };
         match executed(replies, ops.len()) {
-            Ok(replies) => {
-                readings.into_iter().zip(replies).map(|(reading, reply)| ops::read(reading, reply)).collect()
-            }
+            Ok(replies) => read_all(readings, replies),
             Err(error) => fail_all(ops.len(), &error),
         }
     }
+}
+
+fn read_all(readings: Vec<Reading>, replies: impl IntoIterator<Item = Reply>) -> Vec<Result<Applied>> {
+    readings.into_iter().zip(replies).map(|(reading, reply)| ops::read(reading, reply)).collect()
 }
 
 /// EXEC's replies; the first refusal on the way there if it did not run.

@@ -1,7 +1,7 @@
 //! The Lua scripts, for operations that no plain command has: each looks and writes at one instant.
 //!
-//! They are called by digest and sent in full only when Redis does not know them (a new or restarted server, SCRIPT
-//! FLUSH). Inside MULTI they are always sent in full: there an unknown digest would leave the others done.
+//! A single one is called by digest and sent in full only when Redis does not know it (a new or restarted server, SCRIPT
+//! FLUSH). In a batch they are always sent in full: the others would be done by the time an unknown digest is noticed.
 
 use std::sync::LazyLock;
 

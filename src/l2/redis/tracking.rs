@@ -1,0 +1,372 @@
+//! The invalidation link: one connection per Redis primary that hears of every change and proves, by its heartbeat,
+//! that it has heard of all of them.
+//!
+//! The protocol is the one of the coherence page (points 1, 3, 6, 8):
+//! * A RESP3 connection of its own; `CLIENT TRACKING ON BCAST` for the prefixes that may live in L1, without NOLOOP (our
+//!   own writes are announced to us as well); ROLE must say master.
+//! * Pushes are handed to the sink inside the connection's driver, in wire order, before a reply behind them is seen.
+//! * A PING every 100 ms. When PONG n+1 arrives, L1 may answer until the sending of PING n plus [`FENCE_SPAN`]. Two pings,
+//!   because under BCAST a PONG may leave before an invalidation of the same turn of Redis's event loop. Every tenth
+//!   ping is a ROLE: a primary that was demoted in place keeps its clients.
+//! * A slow PONG only lets the fence lapse: the connection lives, no push is lost, and the copies are good again when it
+//!   comes. A lost connection is told to the sink at once.
+//! * Leases that were taken before tracking was on again are void: the sink hears of a flush before it hears of a fence.
+//!
+//! Driver, heartbeat and sink run in one task. So a loss that the driver has seen can not be followed by a PONG that was
+//! read before it.
+//!
+//! The link is not told of SWAPDB (Redis pushes nothing): see the module above.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::{Cmd, Pipeline, PushInfo, PushKind, ServerError, Value, aio::MultiplexedConnection};
+use bytes::Bytes;
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    backoff::Backoff,
+    connect::{self, Opened},
+    errors,
+    url::RedisUrl,
+};
+use crate::{
+    clock::{Clock, Tick},
+    error::{CacheError, Kind, Result},
+    l2::InvalidationSink,
+    model::RESERVED_PREFIX,
+};
+
+/// Δ of the contract: a hit reflects every write acknowledged this long before.
+pub const FENCE_SPAN: Duration = Duration::from_secs(1);
+/// Time between pings. The fence so stands 0.9 s ahead while all is well.
+const PING_EVERY: Duration = Duration::from_millis(100);
+/// A ping unanswered for this long means a half-open connection. Well above Δ: a Redis that is busy for two seconds
+/// closes L1 for that time, it must not empty it.
+const PONG_WITHIN: Duration = Duration::from_secs(3);
+/// Each how many pings one asks for the role.
+const ROLE_EVERY: u32 = 10;
+/// Time between attempts while Redis refuses what the link needs: people must act first.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
+
+/// How to reach the server, and what to hear of.
+#[derive(Debug, Clone)]
+pub struct LinkSettings {
+    /// Which server; its database does not matter, invalidations name keys only.
+    pub url: RedisUrl,
+    /// What CLIENT LIST shows.
+    pub client_name: String,
+    /// Prefixes of the keys that may live in L1; none means all keys. Overlaps are reduced.
+    pub prefixes: Vec<Bytes>,
+}
+
+/// A running link. Dropping it ends it; the fence then lapses by itself within [`FENCE_SPAN`].
+#[derive(Debug)]
+pub struct Link {
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    /// Starts the link on the current runtime, which should not be a worker's.
+    #[must_use]
+    pub fn spawn(settings: LinkSettings, clock: Clock, sink: Arc<dyn InvalidationSink>) -> Self {
+        let keeper = Keeper { settings, clock, sink, policy: None };
+        Self { task: tokio::spawn(keeper.run()) }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `prefixes` without those that another one covers, plus Terrace's own; empty for all keys. Redis refuses overlaps.
+#[must_use]
+pub fn tracked_prefixes(prefixes: &[Bytes]) -> Vec<Bytes> {
+    if prefixes.is_empty() {
+        return Vec::new();
+    }
+    let mut sorted = prefixes.to_vec();
+    sorted.push(Bytes::from_static(RESERVED_PREFIX));
+    // In byte order whatever covers a prefix stands before it, and only prefixes it covers stand between the two.
+    sorted.sort();
+    let mut reduced: Vec<Bytes> = Vec::with_capacity(sorted.len());
+    for prefix in sorted {
+        if reduced.last().is_none_or(|kept| !prefix.starts_with(kept)) {
+            reduced.push(prefix);
+        }
+    }
+    if reduced.first().is_some_and(Bytes::is_empty) { Vec::new() } else { reduced }
+}
+
+/// Why an attempt or a connection ended.
+enum End {
+    /// Redis answered, and said no.
+    Refused(String),
+    /// It is no primary, which a failover may change at any time.
+    NotPrimary(String),
+    /// It did not answer, or no more.
+    Lost(CacheError),
+}
+
+impl From<CacheError> for End {
+    fn from(error: CacheError) -> Self {
+        match error.kind() {
+            Kind::NoAccess | Kind::Unsupported => Self::Refused(error.message().to_owned()),
+            Kind::InvalidArgument
+            | Kind::ReservedPrefix
+            | Kind::TooLarge
+            | Kind::Overloaded
+            | Kind::OutOfMemory
+            | Kind::Unavailable
+            | Kind::DeadlineExceeded
+            | Kind::Unknown
+            | Kind::WrongType
+            | Kind::NotANumber
+            | Kind::Overflow
+            | Kind::Internal => Self::Lost(error),
+        }
+    }
+}
+
+/// Keeps the link open.
+struct Keeper {
+    settings: LinkSettings,
+    clock: Clock,
+    sink: Arc<dyn InvalidationSink>,
+    /// The last `maxmemory-policy` seen, so that a warning is given once.
+    policy: Option<String>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let ears = Arc::new(Ears::new(Arc::clone(&self.sink)));
+            let end = self.connection(&ears, &mut backoff).await;
+            let wait = match &end {
+                End::Refused(why) => {
+                    ears.lose(why);
+                    self.sink.refused(why);
+                    REFUSED_RETRY
+                }
+                End::NotPrimary(why) => {
+                    ears.lose(why);
+                    self.sink.refused(why);
+                    backoff.step()
+                }
+                End::Lost(error) => {
+                    tracing::debug!(%error, url = %self.settings.url, "no invalidation link");
+                    ears.lose(error.message());
+                    backoff.step()
+                }
+            };
+            sleep(wait).await;
+        }
+    }
+
+    /// One connection from its opening to its end.
+    async fn connection(&mut self, ears: &Arc<Ears>, backoff: &mut Backoff) -> End {
+        match self.open(ears).await {
+            Ok(opened) => {
+                backoff.reset();
+                tracing::info!(url = %self.settings.url, "invalidation link is up");
+                self.listen(opened, ears).await
+            }
+            Err(end) => end,
+        }
+    }
+
+    async fn open(&mut self, ears: &Arc<Ears>) -> Result<Opened, End> {
+        let hearing = Arc::clone(ears);
+        let on_push = Box::new(move |push: PushInfo| hearing.hear(&push));
+        let mut opened = connect::link(&self.settings.url, on_push).await?;
+        let handshake = self.handshake();
+        let replies = match timeout(PONG_WITHIN, connect::ask(&mut opened, &handshake)).await {
+            Ok(replies) => replies?,
+            Err(_) => return Err(End::Lost(silent())),
+        };
+        let [_name, tracking, role, policy] =
+            <[Value; 4]>::try_from(replies).map_err(|_| errors::unexpected("PING"))?;
+        accepted(&tracking, "CLIENT TRACKING", "+client|tracking")?;
+        accepted(&role, "ROLE", "+role")?;
+        check_role(&role)?;
+        self.note_policy(&policy);
+        // What was read before this moment was read untracked: nothing of it may be kept. Told before the first fence.
+        ears.listening.store(true, Ordering::Release);
+        self.sink.flushed();
+        Ok(opened)
+    }
+
+    fn handshake(&self) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("CLIENT").arg("SETNAME").arg(format!("{}-link", self.settings.client_name));
+        let tracking = pipeline.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST");
+        for prefix in tracked_prefixes(&self.settings.prefixes) {
+            tracking.arg("PREFIX").arg(&prefix[..]);
+        }
+        pipeline.cmd("ROLE");
+        pipeline.add_command(connect::policy_question());
+        pipeline
+    }
+
+    /// Redis may evict Terrace's records under allkeys-*: only bans and notes suffer, and only by misses; but people
+    /// should know. CONFIG may be refused: then nothing is said.
+    fn note_policy(&mut self, reply: &Value) {
+        let Some(policy) = connect::policy_of(reply) else { return };
+        if policy.starts_with("allkeys-") && self.policy.as_deref() != Some(policy) {
+            tracing::warn!(policy, "Redis's maxmemory-policy may evict Terrace's own records; volatile-* does not");
+        }
+        self.policy = Some(policy.to_owned());
+    }
+
+    /// Drives the connection and its heartbeat until one of them ends.
+    async fn listen(&self, opened: Opened, ears: &Ears) -> End {
+        let Opened { connection, driver } = opened;
+        tokio::select! {
+            // First, so that a loss is seen before any PONG that came with it.
+            biased;
+            () = driver => End::Lost(CacheError::new(Kind::Unavailable, "Redis closed the invalidation link")),
+            end = self.heartbeat(connection, ears) => end,
+        }
+    }
+
+    async fn heartbeat(&self, mut connection: MultiplexedConnection, ears: &Ears) -> End {
+        let mut ticks = interval(PING_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut previous: Option<Tick> = None;
+        for round in 0_u32.. {
+            ticks.tick().await;
+            let sent_at = self.clock.now();
+            if let Err(end) = beat(&mut connection, round % ROLE_EVERY == ROLE_EVERY - 1).await {
+                return end;
+            }
+            if let Some(previous) = previous.replace(sent_at)
+                && ears.listening.load(Ordering::Acquire)
+            {
+                self.sink.proven(previous.plus(FENCE_SPAN));
+            }
+        }
+        End::Lost(silent())
+    }
+}
+
+/// One ping and its answer.
+async fn beat(connection: &mut MultiplexedConnection, ask_role: bool) -> Result<(), End> {
+    let mut command = Cmd::new();
+    command.arg(if ask_role { "ROLE" } else { "PING" });
+    let reply = match timeout(PONG_WITHIN, connection.send_packed_command(&command)).await {
+        Ok(reply) => reply.map_err(|error| errors::from_connection(&error))?,
+        Err(_) => return Err(End::Lost(silent())),
+    };
+    if let Value::ServerError(error) = &reply {
+        return Err(End::Lost(errors::from_reply(error)));
+    }
+    if ask_role { check_role(&reply) } else { Ok(()) }
+}
+
+fn silent() -> CacheError {
+    CacheError::new(Kind::Unavailable, "Redis does not answer on the invalidation link")
+}
+
+/// A refusal by name, with the ACL rule that would allow it; other errors (loading, busy) pass by themselves.
+fn accepted(reply: &Value, command: &str, rule: &str) -> Result<(), End> {
+    let Value::ServerError(error) = reply else { return Ok(()) };
+    let mapped = errors::from_reply(error);
+    if mapped.kind() == Kind::Unavailable {
+        return Err(End::Lost(mapped));
+    }
+    Err(End::Refused(refusal(error, command, rule)))
+}
+
+fn refusal(error: &ServerError, command: &str, rule: &str) -> String {
+    let detail = error.details().unwrap_or_default();
+    format!("{command} is refused ({} {detail}); the ACL rule {rule} allows it", error.code())
+}
+
+/// Only a primary sees every write when it happens.
+fn check_role(reply: &Value) -> Result<(), End> {
+    let Value::Array(parts) = reply else { return Err(errors::unexpected("ROLE").into()) };
+    match parts.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        Some(Value::BulkString(role)) => {
+            let role = String::from_utf8_lossy(role);
+            Err(End::NotPrimary(format!("ROLE says {role}: L1 needs the primary (master)")))
+        }
+        Some(_) | None => Err(errors::unexpected("ROLE").into()),
+    }
+}
+
+/// Hears pushes on behalf of the sink.
+struct Ears {
+    sink: Arc<dyn InvalidationSink>,
+    /// Tracking is on and the loss of this connection was not told yet.
+    listening: AtomicBool,
+}
+
+impl Ears {
+    fn new(sink: Arc<dyn InvalidationSink>) -> Self {
+        Self { sink, listening: AtomicBool::new(false) }
+    }
+
+    /// Called inside the driver: no waiting, no blocking.
+    fn hear(&self, push: &PushInfo) {
+        if push.kind == PushKind::Disconnection {
+            self.lose("Redis closed the invalidation link");
+        } else if push.kind == PushKind::Invalidate {
+            self.invalidate(&push.data);
+        }
+    }
+
+    /// `[[key, ...]]`, or `[nil]` for everything. What is neither is taken for everything: too much is safe.
+    fn invalidate(&self, data: &[Value]) {
+        let [Value::Array(keys)] = data else {
+            return self.sink.flushed();
+        };
+        for key in keys {
+            if let Value::BulkString(key) = key {
+                self.sink.invalidated(key);
+            } else {
+                self.sink.flushed();
+            }
+        }
+    }
+
+    /// Tells the loss of a connection that was listening, once.
+    fn lose(&self, why: &str) {
+        if self.listening.swap(false, Ordering::AcqRel) {
+            self.sink.lost(why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reduced(prefixes: &[&'static str]) -> Vec<String> {
+        let prefixes: Vec<_> = prefixes.iter().map(|prefix| Bytes::from_static(prefix.as_bytes())).collect();
+        let reduced = tracked_prefixes(&prefixes);
+        reduced.iter().map(|prefix| String::from_utf8_lossy(prefix).into_owned()).collect()
+    }
+
+    #[test]
+    fn prefixes_are_reduced_until_none_overlaps() {
+        assert!(reduced(&[]).is_empty());
+        assert!(reduced(&["user:", ""]).is_empty());
+        assert_eq!(reduced(&["user:"]), ["__terrace:", "user:"]);
+        assert_eq!(reduced(&["user:", "user:1", "us", "z", "user:"]), ["__terrace:", "us", "z"]);
+        assert_eq!(reduced(&["a", "ab", "abc", "b", "a\u{1}"]), ["__terrace:", "a", "b"]);
+        assert_eq!(reduced(&["__"]), ["__"]);
+        assert_eq!(reduced(&["__terrace:bans"]), ["__terrace:"]);
+    }
+}
