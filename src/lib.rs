@@ -27,6 +27,7 @@
 //! Imports go downwards only: edges to facade to tiers to words; `tests/it/tidy.rs` guards it.
 
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
