@@ -37,6 +37,7 @@ pub mod http;
 pub mod jobs;
 pub mod l1;
 pub mod l2;
+pub mod metrics;
 pub mod model;
 pub mod node;
 pub mod resp;

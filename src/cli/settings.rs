@@ -64,15 +64,14 @@ fn shown_flag(row: &Row) -> String {
 
 /// Values stay text: the loader reads them, so that all faults of all sources are reported together.
 fn arg(row: &'static Row) -> Arg {
-    let arg = Arg::new(row.key)
-        .long(shown_flag(row))
-        .value_name((row.unit)())
-        .allow_hyphen_values(true)
-        .help_heading(heading(row))
-        .help(help(row));
+    let arg =
+        Arg::new(row.key).long(shown_flag(row)).value_name((row.unit)()).help_heading(heading(row)).help(help(row));
     let arg = if row.short_flag().is_some() { arg.visible_alias(row.flag()) } else { arg };
     // A flag that stands alone means true.
-    if (row.unit)() == "BOOL" { arg.num_args(0..=1).default_missing_value("true") } else { arg }
+    match (row.unit)() {
+        "BOOL" => arg.num_args(0..=1).default_missing_value("true"),
+        _ => arg.allow_hyphen_values(true),
+    }
 }
 
 fn heading(row: &Row) -> String {
