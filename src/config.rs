@@ -12,6 +12,7 @@ mod check;
 mod file;
 mod form;
 mod load;
+mod password;
 mod policy;
 mod table;
 
@@ -27,7 +28,7 @@ use self::{
     form::{Addr, Choice, Count, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
-use crate::{cache::policy::Policy, l1::PolicyKind, resp::Secret};
+use crate::{cache::policy::Policy, l1::PolicyKind};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -53,8 +54,6 @@ pub struct Config {
     pub data: Data,
     /// Rules for groups of keys, first match wins.
     pub policies: Vec<Policy>,
-    /// What `resp.password_file` held when the configuration was read.
-    pub password: Option<Secret>,
 }
 
 /// When the embedded store forces its writes to the disk.

@@ -27,6 +27,7 @@
 //! Imports go downwards only: edges to facade to tiers to words; `tests/it/tidy.rs` guards it.
 
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -36,6 +37,7 @@ pub mod http;
 pub mod jobs;
 pub mod l1;
 pub mod l2;
+pub mod metrics;
 pub mod model;
 pub mod node;
 pub mod resp;

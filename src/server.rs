@@ -14,7 +14,6 @@ mod worker;
 use std::{
     future::Future,
     net::TcpListener,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -321,19 +320,10 @@ fn grpc_settings(config: &Config) -> grpc::Settings {
 
 fn resp_settings(config: &Config, flavor: Flavor) -> Result<resp::Settings, StartError> {
     Ok(resp::Settings {
-        password: config.resp.password_file.as_deref().map(read_password).transpose()?,
+        password: config.resp.password().map_err(StartError::Config)?,
         protected_mode: config.resp.protected_mode,
         flush: config.resp.flush.unwrap_or(flavor != Flavor::Redis),
         value_max: config.server.max_value,
         in_flight_max: config.server.max_in_flight,
     })
-}
-
-fn read_password(path: &Path) -> Result<resp::Secret, StartError> {
-    let fault = |why: String| StartError::Config(format!("resp.password_file = {path:?}: {why}"));
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    match text.lines().next().map(str::trim_end) {
-        Some(line) if !line.is_empty() => Ok(resp::Secret(line.as_bytes().to_vec())),
-        Some(_) | None => Err(fault("the first line is empty; it must hold the password".to_owned())),
-    }
 }

@@ -1,9 +1,6 @@
 //! Addresses to listen on, as people write them.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `host:port`, `[::1]:port` or `:port` (all interfaces).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,17 +57,6 @@ impl Address {
             Host::Name(_) => false,
         }
     }
-
-    /// What a resolver takes: host and port; all interfaces as `::`, which takes IPv4 as well.
-    #[must_use]
-    pub fn target(&self) -> (String, u16) {
-        let host = match &self.host {
-            Host::All => Ipv6Addr::UNSPECIFIED.to_string(),
-            Host::Ip(ip) => ip.to_string(),
-            Host::Name(name) => name.clone(),
-        };
-        (host, self.port)
-    }
 }
 
 impl Host {
@@ -81,23 +67,12 @@ impl Host {
         if let Some(inner) = text.strip_prefix('[') {
             return inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(|ip| Self::Ip(ip.into()));
         }
-        if let Ok(ip) = text.parse::<std::net::Ipv4Addr>() {
+        if let Ok(ip) = text.parse::<Ipv4Addr>() {
             return Some(Self::Ip(ip.into()));
         }
         let named = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
         // A last label of digits only would be a mistyped IPv4 address, never a name (RFC 3696).
         let digits = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
         (named && !digits).then(|| Self::Name(text.into()))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::All => write!(f, ":{}", self.port),
-            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
-            Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
-        }
     }
 }

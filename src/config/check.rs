@@ -1,12 +1,8 @@
 //! Rules between settings, and what has to be looked at outside: the password file.
 
-use std::{fs::File, io::Read, path::Path};
-
 use super::{Address, Config, form::show_size, load::Fault};
-use crate::{model::KEY_MAX_BYTES, resp::Secret};
+use crate::model::KEY_MAX_BYTES;
 
-/// Longest password, bytes: what a client may send before it is known (limits: 16 KiB) holds it many times.
-const PASSWORD_MAX_BYTES: u64 = 1024;
 /// Room for the key and the framing of a message beside the value, bytes.
 const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
 
@@ -40,23 +36,4 @@ pub(super) fn rules(config: &Config, place: impl Fn(&str) -> String) -> Vec<Faul
         fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));
     }
     faults
-}
-
-/// Reads the password: the first line of the file.
-///
-/// # Errors
-/// Why it cannot be used.
-pub(super) fn password(path: &Path) -> Result<Secret, String> {
-    let shown = path.display();
-    let file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let mut text = Vec::new();
-    file.take(PASSWORD_MAX_BYTES + 2)
-        .read_to_end(&mut text)
-        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() || line.len() as u64 > PASSWORD_MAX_BYTES {
-        return Err(format!("the first line of {shown} is to hold a password of 1 to {PASSWORD_MAX_BYTES} bytes"));
-    }
-    Ok(Secret(line.to_vec()))
 }

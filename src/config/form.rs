@@ -3,7 +3,7 @@
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use super::Address;
-use crate::model::RESERVED_PREFIX;
+use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +53,8 @@ pub(super) trait Form<T> {
     fn show(&self, value: &T) -> String;
     /// What may be written, with unit and range.
     fn describe(&self) -> String;
+    /// One word for it: `SIZE`.
+    fn unit(&self) -> &'static str;
 }
 
 fn quoted(text: impl AsRef<str>) -> String {
@@ -96,6 +98,10 @@ impl Form<u64> for Size {
     fn describe(&self) -> String {
         format!("size, {} to {}", show_size(self.0), show_size(self.1))
     }
+
+    fn unit(&self) -> &'static str {
+        "SIZE"
+    }
 }
 
 /// A duration between two bounds: `30s`, `5m`, `100ms`.
@@ -122,6 +128,10 @@ impl Form<Duration> for Span {
     fn describe(&self) -> String {
         format!("duration, {} to {}", show_span(self.0), show_span(self.1))
     }
+
+    fn unit(&self) -> &'static str {
+        "DURATION"
+    }
 }
 
 /// A whole number between two bounds.
@@ -145,6 +155,10 @@ impl Form<u64> for Count {
     fn describe(&self) -> String {
         format!("number, {} to {}", self.0, self.1)
     }
+
+    fn unit(&self) -> &'static str {
+        "NUMBER"
+    }
 }
 
 impl Form<usize> for Count {
@@ -158,6 +172,10 @@ impl Form<usize> for Count {
 
     fn describe(&self) -> String {
         Form::<u64>::describe(self)
+    }
+
+    fn unit(&self) -> &'static str {
+        "NUMBER"
     }
 }
 
@@ -183,6 +201,10 @@ impl Form<bool> for Flag {
     fn describe(&self) -> String {
         "true or false".into()
     }
+
+    fn unit(&self) -> &'static str {
+        "BOOL"
+    }
 }
 
 /// One of a few names.
@@ -203,6 +225,10 @@ impl<T: Copy + PartialEq + Debug> Form<T> for Choice<T> {
 
     fn describe(&self) -> String {
         self.0.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")
+    }
+
+    fn unit(&self) -> &'static str {
+        "NAME"
     }
 }
 
@@ -225,6 +251,10 @@ impl Form<PathBuf> for Path {
     fn describe(&self) -> String {
         "path".into()
     }
+
+    fn unit(&self) -> &'static str {
+        "PATH"
+    }
 }
 
 /// A value, or the word that stands for none.
@@ -246,6 +276,10 @@ impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
 
     fn describe(&self) -> String {
         format!("{} or {}", self.1.describe(), self.0)
+    }
+
+    fn unit(&self) -> &'static str {
+        self.1.unit()
     }
 }
 
@@ -272,6 +306,10 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
 
     fn describe(&self) -> String {
         format!("at most {} times: {}", self.0, self.1.describe())
+    }
+
+    fn unit(&self) -> &'static str {
+        self.1.unit()
     }
 }
 
@@ -300,6 +338,10 @@ impl Form<String> for Prefix {
     fn describe(&self) -> String {
         "prefix of keys".into()
     }
+
+    fn unit(&self) -> &'static str {
+        "PREFIX"
+    }
 }
 
 /// An address to listen on.
@@ -318,6 +360,10 @@ impl Form<String> for Addr {
 
     fn describe(&self) -> String {
         "host:port, [::1]:port or :port (all interfaces); port 0 = any free one".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "ADDR"
     }
 }
 
@@ -340,28 +386,28 @@ impl Form<String> for LogFilter {
     fn describe(&self) -> String {
         "level or directives".into()
     }
+
+    fn unit(&self) -> &'static str {
+        "LEVEL"
+    }
 }
 
 /// Which store L2 is.
 pub(super) struct L2Url;
 
 const L2_WANTED: &str = "redis://[user:password@]host[:port][/db], embedded, embedded:DIR or none";
-/// Designed, not built.
-const L2_LATER: [&str; 3] = ["rediss://", "redis+sentinel://", "redis+cluster://"];
 
 impl Form<String> for L2Url {
     fn read(&self, raw: &Raw) -> Result<String, String> {
         let url = raw.text(L2_WANTED)?;
-        if let Some(scheme) = L2_LATER.iter().find(|scheme| url.starts_with(**scheme)) {
-            return Err(format!("{scheme} is not available yet; give {L2_WANTED}"));
+        match url.split_once(':') {
+            None if url == "none" || url == "embedded" => Ok(url.into()),
+            Some(("embedded", dir)) if !dir.is_empty() => Ok(url.into()),
+            Some((_, rest)) if rest.starts_with("//") => {
+                RedisUrl::parse(url).map(|_| url.into()).map_err(|error| error.to_string())
+            }
+            Some(_) | None => Err(format!("{} is not {L2_WANTED}", quoted(masked(url)))),
         }
-        let known = match url.split_once(':') {
-            None => url == "none" || url == "embedded",
-            Some(("embedded", dir)) => !dir.is_empty(),
-            Some(("redis", rest)) => rest.strip_prefix("//").is_some_and(|rest| !rest.is_empty()),
-            Some(_) => false,
-        };
-        if known { Ok(url.into()) } else { Err(format!("{} is not {L2_WANTED}", quoted(masked(url)))) }
     }
 
     fn show(&self, value: &String) -> String {
@@ -370,6 +416,10 @@ impl Form<String> for L2Url {
 
     fn describe(&self) -> String {
         L2_WANTED.into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "URL"
     }
 }
 

@@ -180,7 +180,7 @@ impl Loading {
             self.faults = check::rules(&self.config, place);
         }
         if self.faults.is_empty() {
-            self.read_password();
+            self.try_password();
         }
         if !self.faults.is_empty() {
             return Err(Faults(self.faults));
@@ -190,14 +190,11 @@ impl Loading {
         Ok(Loaded { config: self.config, settings, warnings: self.warnings })
     }
 
-    fn read_password(&mut self) {
-        let Some(path) = &self.config.resp.password_file else { return };
-        match check::password(path) {
-            Ok(password) => self.config.password = Some(password),
-            Err(reason) => {
-                let place = self.sources.get("resp.password_file").unwrap_or(&Source::Default).place();
-                self.faults.push(Fault { at: place, message: format!("resp.password_file: {reason}") });
-            }
+    /// Whether the password can be had, before any port is bound.
+    fn try_password(&mut self) {
+        if let Err(message) = self.config.resp.password() {
+            let place = self.sources.get("resp.password_file").unwrap_or(&Source::Default).place();
+            self.faults.push(Fault { at: place, message });
         }
     }
 

@@ -94,6 +94,10 @@ impl Form<Glob> for Pattern {
         toml::Value::from(String::from_utf8_lossy(value.pattern()).as_ref()).to_string()
     }
 
+    fn unit(&self) -> &'static str {
+        "PATTERN"
+    }
+
     fn describe(&self) -> String {
         format!("pattern, at most {} bytes", crate::glob::PATTERN_MAX_BYTES)
     }

@@ -11,6 +11,8 @@ pub struct Row {
     pub doc: &'static str,
     /// Changed by SIGHUP without a restart.
     pub reloadable: bool,
+    /// For `--help`: `SIZE`, `DURATION`, `BOOL` and such.
+    pub unit: fn() -> &'static str,
     /// What may be written: type, unit, range.
     pub form: fn() -> String,
     /// Reads a value; the error says what would be right.
@@ -104,6 +106,7 @@ macro_rules! settings {
                     key: concat!(stringify!($section), ".", stringify!($field)),
                     doc: concat!($($doc),+),
                     reloadable: settings!(@reloadable $($mark)?),
+                    unit: || form::Form::<$type>::unit(&$form),
                     form: || form::Form::<$type>::describe(&$form),
                     set: |config, raw| {
                         config.$section.$field = form::Form::read(&$form, raw)?;

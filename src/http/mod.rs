@@ -1,10 +1,61 @@
-//! The HTTP port: metrics and health.
+//! The HTTP port: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! Small and bounded, because it stands beside the cache's work: few connections, small heads, no bodies, deadlines.
 
-use std::sync::{Arc, atomic::AtomicBool};
+mod page;
 
-use tokio::{net::TcpListener, sync::watch};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use crate::{cache::Cache, node::Node};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{interval, sleep, timeout},
+};
+
+use crate::{cache::Cache, cache::State as L2State, metrics::Metrics, node::Node};
+
+/// Most connections: a few scrapers, probes and browsers. More wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// Most bytes of a request's head, and of what is read ahead.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
+/// Most header lines of a request.
+const HEADERS_MAX: usize = 64;
+/// How long a client may take to send a head; also bounds an idle keep-alive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live, whatever it does: a client that reads slowly is not served forever.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// No path takes a body.
+const BODY_MAX_BYTES: usize = 0;
+/// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_millis(1000);
+/// How often the exporter of metrics tidies up.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The paths there are, for who asks for another.
+const PATHS: &str = "Terrace serves here:\n/metrics  for Prometheus\n/healthz  200 while the process makes progress\n\
+                     /readyz   200 from the first contact with L2 until the drain\n";
 
 /// The HTTP edge.
 pub struct Edge {
@@ -16,5 +67,123 @@ pub struct Edge {
     pub ready_requires_l2: AtomicBool,
 }
 
+/// What the paths answer from.
+#[derive(Clone)]
+struct Shared {
+    edge: Arc<Edge>,
+    metrics: Arc<Metrics>,
+}
+
 /// Serves until `stop` turns true and what runs has ended.
-pub async fn serve(_listener: TcpListener, _edge: Arc<Edge>, _stop: watch::Receiver<bool>) {}
+pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
+    let metrics = Arc::new(Metrics::default());
+    let router = router(Shared { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics) });
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut running = JoinSet::new();
+    let (mut upkeep, mut backoff) = (interval(UPKEEP_EVERY), BACKOFF_MIN);
+    let mut stopping = stop.clone();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopped(&mut stopping) => break,
+            Some(_) = running.join_next() => {}
+            _ = upkeep.tick() => metrics.upkeep(),
+            accepted = accept(&listener, &permits) => match accepted {
+                Ok((stream, permit)) => {
+                    backoff = BACKOFF_MIN;
+                    running.spawn(connection(stream, router.clone(), Arc::clone(&edge), stop.clone(), permit));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, backoff_ms = backoff.as_millis(), "cannot accept on the HTTP port");
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            },
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// Ends when the drain begins, or when the server is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _stop = stop.wait_for(|stop| *stop).await;
+}
+
+/// Waits for room, then for a client. Nothing is lost when it is dropped: an accepted stream is returned at once.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, Option<OwnedSemaphorePermit>)> {
+    // The semaphore is never closed, so there always is a permit.
+    let permit = Arc::clone(permits).acquire_owned().await.ok();
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// Serves one connection; when `stop` turns true, the request under way is the last.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    edge: Arc<Edge>,
+    mut stop: watch::Receiver<bool>,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let open = &edge.node.connections.http;
+    open.fetch_add(1, Relaxed);
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = pin!(served);
+    let until_stop = until(served.as_mut(), stopped(&mut stop));
+    // How a connection ends is the client's affair: closed, timed out or malformed, nothing here has to change.
+    let ended = timeout(CONNECTION_TIMEOUT, until_stop).await;
+    if ended == Ok(false) {
+        served.as_mut().graceful_shutdown();
+        let _ended = timeout(CONNECTION_TIMEOUT, served).await;
+    }
+    open.fetch_sub(1, Relaxed);
+    drop(permit);
+}
+
+/// Whether `work` ended before `stop` did.
+async fn until(work: impl Future, stop: impl Future) -> bool {
+    tokio::select! {
+        _ = work => true,
+        _ = stop => false,
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    let page = page::render(&shared.metrics, &shared.edge.cache, &shared.edge.node);
+    ([(header::CONTENT_TYPE, TEXT)], page).into_response()
+}
+
+/// 200 from the first contact with L2 until the drain; an L2 lost later leaves it 200, unless it is required.
+async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    let edge = &shared.edge;
+    if edge.node.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
+    }
+    match edge.cache.l2_state() {
+        L2State::Up => (StatusCode::OK, "ready\n".into()),
+        L2State::Connecting => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first contact with L2\n".into()),
+        L2State::Down(why) if edge.ready_requires_l2.load(Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("L2 is away: {why}\n"))
+        }
+        L2State::Down(why) => (StatusCode::OK, format!("degraded: L2 is away: {why}\n")),
+    }
+}

@@ -1,0 +1,45 @@
+//! `terrace config`: the effective configuration and where each value came from.
+
+use serde_json::json;
+
+use super::{Format, Result, say, settings::SettingArgs};
+use crate::node::Setting;
+
+/// Print the effective configuration and where each value comes from; secrets are not shown.
+///
+/// Takes what `serve` takes and checks it in the same way, so it also tells whether a file is valid (exit code 64 if
+/// not) before a server is asked to reread it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// How to print: a table, or one JSON object a line.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let loaded = args.settings.load()?;
+    for warning in &loaded.warnings {
+        eprintln!("terrace: warning: {warning}");
+    }
+    match args.format {
+        Format::Text => table(&loaded.settings),
+        Format::Json => loaded.settings.iter().for_each(line),
+    }
+    Ok(())
+}
+
+fn table(settings: &[Setting]) {
+    let width = |text: fn(&Setting) -> &str| settings.iter().map(|setting| text(setting).len()).max().unwrap_or(0);
+    let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
+    for Setting { key, value, source, reloadable } in settings {
+        let reloadable = if *reloadable { ", reloadable" } else { "" };
+        say(format_args!("{key:keys$} = {value:values$}  # {source}{reloadable}"));
+    }
+}
+
+fn line(setting: &Setting) {
+    let Setting { key, value, source, reloadable } = setting;
+    say(json!({ "key": key, "value": value, "source": source, "reloadable": reloadable }));
+}

@@ -1,0 +1,88 @@
+//! `terrace health`: asks a running server how it is, for probes.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{Failure, Format, Result, say};
+
+/// Ask a running server how it is: exit code 0 if it is well, 1 if not.
+///
+/// Without --ready it is well when it answers at all; with --ready when it also takes requests: from the first contact
+/// with L2 until the drain.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// Also fail while the server takes no requests.
+    #[arg(long)]
+    ready: bool,
+    /// Give up after this long.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// What the server says of itself.
+struct Health {
+    ready: bool,
+    l2: bool,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let asked = async { tokio::time::timeout(args.timeout, ask(&args.server)).await };
+    let within = humantime::format_duration(args.timeout);
+    let health = runtime
+        .block_on(asked)
+        .unwrap_or_else(|_| Err(Failure::new(format_args!("{} did not answer within {within}", args.server))))?;
+    print(&args, &health);
+    if args.ready && !health.ready {
+        return Err(Failure::new(format_args!("{} answers, but is not ready", args.server)));
+    }
+    Ok(())
+}
+
+fn print(args: &Args, health: &Health) {
+    let Health { ready, l2 } = *health;
+    match args.format {
+        Format::Json => say(json!({ "server": args.server, "ready": ready, "l2": l2 })),
+        Format::Text => {
+            let ready = if ready { "ready" } else { "not ready" };
+            let l2 = if l2 { "up" } else { "down" };
+            say(format_args!("{}: {ready}, L2 {l2}", args.server));
+        }
+    }
+}
+
+async fn ask(server: &str) -> Result<Health> {
+    let endpoint = Endpoint::from_shared(format!("http://{server}"))
+        .map_err(|_| Failure::new(format_args!("{server:?} is not an address: give host:port")))?;
+    let channel = endpoint.connect().await.map_err(|error| unreachable(server, &error))?;
+    let mut client = HealthClient::new(channel);
+    let ready = serving(&mut client, "", server).await?;
+    let l2 = serving(&mut client, "terrace.l2", server).await?;
+    Ok(Health { ready, l2 })
+}
+
+async fn serving(client: &mut HealthClient<tonic::transport::Channel>, service: &str, server: &str) -> Result<bool> {
+    match client.check(HealthCheckRequest { service: service.into() }).await {
+        Ok(response) => Ok(response.into_inner().status() == ServingStatus::Serving),
+        // A server without an L2 need not know of it.
+        Err(status) if status.code() == Code::NotFound => Ok(false),
+        Err(status) => Err(Failure::new(format_args!("{server} does not answer: {}", status.message()))),
+    }
+}
+
+fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Failure::new(format_args!("{server} cannot be reached: {cause}"))
+}

@@ -1,0 +1,121 @@
+//! The command line: one file for each subcommand.
+//!
+//! Exit codes: 0 done (for `serve`: after a drain), 1 failed, 64 the command line or the configuration is wrong, 69 a
+//! port or the data directory is not to be had.
+
+mod config;
+mod health;
+mod log;
+mod serve;
+mod settings;
+
+use std::{fmt, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{config::Faults, server::StartError};
+
+/// The command or the configuration is wrong (`EX_USAGE`).
+const EXIT_USAGE: u8 = 64;
+/// A port or the data directory is not to be had (`EX_UNAVAILABLE`).
+const EXIT_UNAVAILABLE: u8 = 69;
+
+/// A shared cache server: gRPC in front, memory over Redis or an embedded store.
+#[derive(Debug, Parser)]
+#[command(name = "terrace", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Config(config::Args),
+    Health(health::Args),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why a subcommand failed, and the exit code that says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+/// What subcommands return.
+pub type Result<T = ()> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// A failure with exit code 1.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self { code: 1, message: message.to_string() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self { code: EXIT_USAGE, message: format!("the configuration is not valid:\n{faults}") }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::Config(_) => EXIT_USAGE,
+            StartError::Port(_) | StartError::Data(_) => EXIT_UNAVAILABLE,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Health(args) => health::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("terrace: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints what clap has to say: help and version are no failure.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Nobody is left to be told when the output is closed.
+    let _printed = error.print();
+    if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Prints a line on stdout. A reader that has gone is no reason to stop.
+fn say(line: impl fmt::Display) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _written = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,147 @@
+//! `terrace serve`: configuration, ports, then service until a signal.
+
+use std::thread;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    Failure, Result,
+    log::{self, Level},
+    say,
+    settings::SettingArgs,
+};
+use crate::{
+    clock::Clock,
+    config::{self, Loaded, Sources},
+    server::{Reload, Server},
+};
+
+/// Serve: gRPC, RESP (redis-cli) and HTTP ports over memory and Redis or an embedded store.
+///
+/// Prints one line for each bound address, then `ready`; logs go to stderr. SIGTERM and SIGINT drain: no new
+/// connections, what runs is finished, exit code 0; a second one ends at once. SIGHUP rereads the configuration file.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: SettingArgs,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let sources = args.settings.sources();
+    let loaded = config::load(&sources)?;
+    let level = log::start(&loaded.config.server.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    // One waiting reload is enough: the next would replace it.
+    let (reload, reloads) = mpsc::channel(1);
+    let (stop, stopped) = oneshot::channel();
+    Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload, level }, stop)?;
+
+    let server = Server::bind(loaded.config, loaded.settings, Clock::real())?;
+    if let Some(bound) = server.node.addresses.get() {
+        say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
+    }
+    // An error says that the listener for signals is gone, and then nothing else could ever stop us.
+    let stopped = async {
+        let _signal = stopped.await;
+    };
+    server.run(|| say("ready"), reloads, stopped)?;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// The signals that a server listens to, caught from before the ports are bound.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+        let inside = runtime.enter();
+        let listen = |kind| signal(kind).map_err(Failure::new);
+        let terminate = listen(SignalKind::terminate())?;
+        let interrupt = listen(SignalKind::interrupt())?;
+        let hangup = listen(SignalKind::hangup())?;
+        drop(inside);
+        Ok(Self { runtime, terminate, interrupt, hangup })
+    }
+
+    /// Listens in a thread of its own, which ends with the process.
+    fn start(self, reloader: Reloader, stop: oneshot::Sender<()>) -> Result {
+        let Self { runtime, terminate, interrupt, hangup } = self;
+        let listen = move || runtime.block_on(listen(terminate, interrupt, hangup, reloader, stop));
+        thread::Builder::new().name("signals".into()).spawn(listen).map_err(Failure::new)?;
+        Ok(())
+    }
+}
+
+async fn listen(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    mut hangup: Signal,
+    mut reloader: Reloader,
+    stop: oneshot::Sender<()>,
+) {
+    let mut stop = Some(stop);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => drain(stop.take()),
+            _ = interrupt.recv() => drain(stop.take()),
+            _ = hangup.recv() => reloader.reload().await,
+        }
+    }
+}
+
+/// The first signal drains, the second ends.
+fn drain(stop: Option<oneshot::Sender<()>>) {
+    let Some(stop) = stop else {
+        tracing::warn!("a second signal: ending without the rest of the drain");
+        std::process::exit(1);
+    };
+    tracing::info!("draining");
+    // If nobody waits any more, the server has already ended.
+    let _stopping = stop.send(());
+}
+
+/// Rereads the file.
+struct Reloader {
+    sources: Sources,
+    running: Loaded,
+    reload: mpsc::Sender<Reload>,
+    level: Level,
+}
+
+impl Reloader {
+    /// Takes over what may change; a faulty file changes nothing.
+    async fn reload(&mut self) {
+        let fresh = match config::load(&self.sources) {
+            Ok(fresh) => fresh,
+            Err(faults) => {
+                for fault in &faults.0 {
+                    tracing::error!("{fault}");
+                }
+                tracing::error!("the configuration is not valid and changes nothing; the former one holds");
+                return;
+            }
+        };
+        for warning in &fresh.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (effective, restart) = config::reload(&self.running, fresh);
+        if !restart.is_empty() {
+            tracing::warn!("these settings need a restart to change: {}", restart.join(", "));
+        }
+        self.level.set(&effective.config.server.log);
+        self.running = effective.clone();
+        // If nobody takes it, the server has begun to end.
+        let _taken = self.reload.send((effective.config, effective.settings)).await;
+    }
+}

@@ -1,0 +1,35 @@
+//! The password of the RESP port, read from its file.
+
+use std::{fs::File, io::Read};
+
+use super::Resp;
+use crate::resp::Secret;
+
+/// Longest password, bytes: far under the 16 KiB that a client may send before it is known.
+const PASSWORD_MAX_BYTES: u64 = 1024;
+
+impl Resp {
+    /// The password, read now from the first line of `password_file`; `None` where no file is named.
+    ///
+    /// # Errors
+    /// Why the file cannot be used.
+    pub fn password(&self) -> Result<Option<Secret>, String> {
+        let Some(path) = &self.password_file else { return Ok(None) };
+        let shown = path.display();
+        let unreadable = |error: std::io::Error| format!("resp.password_file: {shown} cannot be read: {error}");
+        let mut text = Vec::new();
+        // With room for the end of the line.
+        File::open(path)
+            .map_err(unreadable)?
+            .take(PASSWORD_MAX_BYTES + 2)
+            .read_to_end(&mut text)
+            .map_err(unreadable)?;
+        let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() || line.len() as u64 > PASSWORD_MAX_BYTES {
+            let wanted = format!("a password of 1 to {PASSWORD_MAX_BYTES} bytes");
+            return Err(format!("resp.password_file: the first line of {shown} is to hold {wanted}"));
+        }
+        Ok(Some(Secret(line.to_vec())))
+    }
+}

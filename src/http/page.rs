@@ -1,0 +1,97 @@
+//! Puts the numbers of a server on the page of metrics: the same snapshot that `GetStats` and `INFO` show.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{
+    cache::{Cache, State, latency::Latency, stats::Snapshot},
+    metrics::{self as m, Metrics},
+    node::{Node, VERSION},
+};
+
+/// The percentiles shown, and their labels.
+const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999")];
+
+/// The page as of now.
+pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
+    let snapshot = cache.snapshot();
+    metrics.set(&m::UPTIME, &[], cache.now().since(node.started_at).as_secs_f64());
+    this_node(metrics, node, &snapshot);
+    reads(metrics, &snapshot);
+    l1(metrics, &snapshot);
+    l2(metrics, &snapshot);
+    coherence(metrics, &snapshot);
+    metrics.render()
+}
+
+/// A gauge takes a float: exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; sizes and counts of now stay under 2^53")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn load(value: &AtomicU64) -> f64 {
+    float(value.load(Relaxed))
+}
+
+fn this_node(metrics: &Metrics, node: &Node, snapshot: &Snapshot) {
+    let connections = &node.connections;
+    metrics.set(&m::BUILD_INFO, &[VERSION, snapshot.flavor.name()], 1.0);
+    metrics.set(&m::DRAINING, &[], f64::from(u8::from(node.is_draining())));
+    metrics.set(&m::CONNECTIONS, &["grpc"], load(&connections.grpc));
+    metrics.set(&m::CONNECTIONS, &["resp"], load(&connections.resp));
+    metrics.set(&m::CONNECTIONS, &["http"], load(&connections.http));
+    metrics.count(&m::CONNECTIONS_REJECTED, &[], connections.rejected.load(Relaxed));
+    metrics.set(&m::IN_FLIGHT, &[], float(node.in_flight.bytes()));
+}
+
+fn reads(metrics: &Metrics, snapshot: &Snapshot) {
+    let reads = &snapshot.reads;
+    metrics.count(&m::READS, &["hit_l1"], reads.hit_l1);
+    metrics.count(&m::READS, &["stale"], reads.stale);
+    metrics.count(&m::READS, &["hit_l2"], reads.hit_l2);
+    metrics.count(&m::READS, &["miss"], reads.miss);
+    metrics.count(&m::READS, &["error"], reads.error);
+    metrics.count(&m::READS_COALESCED, &[], reads.coalesced);
+    metrics.set(&m::FLIGHTS, &[], float(snapshot.flights));
+}
+
+fn l1(metrics: &Metrics, snapshot: &Snapshot) {
+    let (usage, removals) = (&snapshot.l1, &snapshot.removals);
+    metrics.set(&m::L1_ENTRIES, &[], float(usage.entries));
+    metrics.set(&m::L1_BYTES, &[], float(usage.bytes));
+    metrics.set(&m::L1_CAPACITY, &[], float(usage.capacity_bytes));
+    metrics.count(&m::L1_REMOVED, &["size"], removals.size);
+    metrics.count(&m::L1_REMOVED, &["expired"], removals.expired);
+    metrics.count(&m::L1_REMOVED, &["invalidated"], removals.invalidated);
+    metrics.count(&m::L1_REMOVED, &["replaced"], removals.replaced);
+    metrics.count(&m::L1_PROMOTED, &[], snapshot.reads.promoted);
+    metrics.count(&m::L1_FILLS_VOIDED, &[], snapshot.reads.fills_voided);
+}
+
+fn l2(metrics: &Metrics, snapshot: &Snapshot) {
+    let calls = &snapshot.calls;
+    metrics.set(&m::L2_UP, &[], f64::from(u8::from(snapshot.l2 == State::Up)));
+    metrics.count(&m::L2_KEYS_READ, &[], calls.keys_read);
+    metrics.count(&m::L2_OPS_WRITTEN, &[], calls.ops_written);
+    metrics.count(&m::L2_ERRORS, &[], calls.errors);
+    latency(metrics, "read", &calls.read);
+    latency(metrics, "write", &calls.write);
+}
+
+fn latency(metrics: &Metrics, call: &'static str, latency: &Latency) {
+    const US: f64 = 1e-6;
+    metrics.count(&m::L2_CALLS, &[call], latency.count());
+    metrics.set(&m::L2_LATENCY_SUM, &[call], float(latency.sum_us) * US);
+    for (quantile, label) in QUANTILES {
+        if let Some(us) = latency.quantile_us(quantile) {
+            metrics.set(&m::L2_LATENCY, &[call, label], float(us) * US);
+        }
+    }
+}
+
+fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
+    metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(snapshot.open)));
+    metrics.count(&m::COHERENCE_INVALIDATIONS, &[], snapshot.invalidations);
+    metrics.count(&m::COHERENCE_RECONNECTS, &[], snapshot.reconnects);
+    metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.reads.bypassed);
+}

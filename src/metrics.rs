@@ -1,0 +1,125 @@
+//! Every metric: name, labels, one phrase of meaning; and the page that Prometheus reads.
+//!
+//! Nothing is paid per request: the values are those of `GetStats` and `INFO`, set when somebody asks for the page
+//! (`http::page`). The recorder belongs to one server, so that several in a process do not mix. Labels come from the
+//! short lists below, never from keys.
+
+use metrics::{Label, describe_counter, describe_gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, since start.
+    Counter,
+    /// A value of now.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Name of the series.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub doc: &'static str,
+}
+
+/// One constant for each row, and the list of them all.
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $doc:literal;)+) => {
+        $(
+            #[doc = $doc]
+            pub const $constant: Metric =
+                Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], doc: $doc };
+        )+
+        /// All metrics of Terrace; those of the process (`process_*`) stand beside them.
+        pub const ALL: &[Metric] = &[$($constant),+];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "terrace_build_info", Gauge, ["version", "l2"], "Always 1; the version and the kind of L2.";
+    UPTIME = "terrace_uptime_seconds", Gauge, [], "Since the server began.";
+    DRAINING = "terrace_draining", Gauge, [], "1 while the server takes no new work.";
+    READS = "terrace_reads_total", Counter, ["outcome"], "User reads, each key once: hit_l1, stale, hit_l2, miss, error.";
+    READS_COALESCED = "terrace_reads_coalesced_total", Counter, [], "Of hit_l2 and miss: joined another read's flight.";
+    FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
+    L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
+    L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
+    L1_CAPACITY = "terrace_l1_capacity_bytes", Gauge, [], "Bound on the weight (l1.size).";
+    L1_REMOVED = "terrace_l1_removed_total", Counter, ["cause"], "Entries that left L1: size, expired, invalidated, replaced.";
+    L1_PROMOTED = "terrace_l1_promoted_total", Counter, [], "Values brought up from L2.";
+    L1_FILLS_VOIDED = "terrace_l1_fills_voided_total", Counter, [], "Fills that an invalidation overtook: nothing was inserted.";
+    L2_UP = "terrace_l2_up", Gauge, [], "1 while L2 answers.";
+    L2_KEYS_READ = "terrace_l2_keys_read_total", Counter, [], "Keys read from L2.";
+    L2_OPS_WRITTEN = "terrace_l2_ops_written_total", Counter, [], "Operations written to L2.";
+    L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that ended in an error of L2.";
+    L2_CALLS = "terrace_l2_calls_total", Counter, ["call"], "Calls to L2: read, write; each may carry many keys.";
+    L2_LATENCY = "terrace_l2_latency_seconds", Gauge, ["call", "quantile"], "How long calls to L2 took, since start; absent before the first.";
+    L2_LATENCY_SUM = "terrace_l2_latency_seconds_total", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
+    COHERENCE_OPEN = "terrace_coherence_open", Gauge, [], "1 while L1 may answer.";
+    COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
+    COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
+    COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";
+    CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
+    CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
+    IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";
+}
+
+/// The metrics of one server.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    page: PrometheusHandle,
+    process: metrics_process::Collector,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (page, process) = (recorder.handle(), metrics_process::Collector::default());
+        with_local_recorder(&recorder, || {
+            process.describe();
+            for metric in ALL {
+                match metric.kind {
+                    Kind::Counter => describe_counter!(metric.name, metric.doc),
+                    Kind::Gauge => describe_gauge!(metric.name, metric.doc),
+                }
+            }
+        });
+        Self { recorder, page, process }
+    }
+}
+
+impl Metrics {
+    /// Sets a counter to what was counted elsewhere. `labels` are the values, in the order of [`Metric::labels`].
+    pub fn count(&self, metric: &Metric, labels: &[&'static str], total: u64) {
+        with_local_recorder(&self.recorder, || metrics::counter!(metric.name, pairs(metric, labels)).absolute(total));
+    }
+
+    /// Sets a gauge. `labels` as for [`Metrics::count`].
+    pub fn set(&self, metric: &Metric, labels: &[&'static str], value: f64) {
+        with_local_recorder(&self.recorder, || metrics::gauge!(metric.name, pairs(metric, labels)).set(value));
+    }
+
+    /// The page in Prometheus's text format, with the values set before and those of the process.
+    #[must_use]
+    pub fn render(&self) -> String {
+        with_local_recorder(&self.recorder, || self.process.collect());
+        self.page.render()
+    }
+
+    /// What the exporter wants done every few seconds; without it samples of histograms would pile up.
+    pub fn upkeep(&self) {
+        self.page.run_upkeep();
+    }
+}
+
+fn pairs(metric: &Metric, values: &[&'static str]) -> Vec<Label> {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value)).collect()
+}
