@@ -4,5 +4,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc_cache;
 mod kill;
 mod server;
