@@ -33,12 +33,12 @@ use arc_swap::ArcSwap;
 use crate::{
     clock::{Clock, Tick},
     l1::{self, L1, Token},
-    l2::{Backend, Flavor},
+    l2::Backend,
 };
 pub use crate::{
     l1::{Resident, Usage},
     l2::{
-        Applied, Batch, Described, Op, ScanPage, ScanRequest, State, TypeName,
+        Applied, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, TypeName,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
 };

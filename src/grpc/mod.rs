@@ -1,11 +1,41 @@
 //! The gRPC port.
+//!
+//! A request goes: [`connection`] (HTTP/2 with its limits) → [`router`] (which method) → [`unary`] or [`stream`]
+//! (message in, deadline, message out) → [`service`], [`pipeline`], [`insight`], [`admin`] (check, convert, call the
+//! facade, convert) → [`convert`]. Health and reflection are tonic's generated services.
+//!
+//! Messages are read and written here and not by tonic's generated server, because that answers a message over its
+//! limit with OUT_OF_RANGE, allocates two 8 KiB buffers and five boxes a call, and cannot count the bytes in flight.
+//! The bytes on the wire are the same.
+
+pub mod client;
+
+mod admin;
+mod answer;
+mod connection;
+mod convert;
+mod deadline;
+mod health;
+mod inbound;
+mod insight;
+mod load;
+mod pipeline;
+mod reflection;
+mod router;
+mod service;
+mod stream;
+mod unary;
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpStream, sync::watch};
+
+pub use connection::serve;
 
 use crate::{cache::Cache, node::Node};
+
+/// Most keys, entries or operations in one call or one batch of a Pipeline.
+pub const BATCH_MAX: usize = 1_000;
 
 /// Limits of the gRPC port. A reload replaces them; a connection sees them with its next call.
 #[derive(Debug, Clone)]
@@ -27,6 +57,3 @@ pub struct Edge {
     /// Limits.
     pub settings: Arc<ArcSwap<Settings>>,
 }
-
-/// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
-pub async fn serve(_stream: TcpStream, _edge: Arc<Edge>, _stop: watch::Receiver<bool>) {}

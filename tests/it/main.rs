@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc_cache;
 mod kill;
 mod server;
 mod l2_redis;

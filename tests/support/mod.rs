@@ -1,6 +1,7 @@
 //! What tests start and ask: Terrace on port 0, a real redis-server, conditions to wait for.
 #![expect(dead_code, reason = "each test binary uses its own part of the support")]
 
+pub mod grpc;
 pub mod process;
 pub mod redis;
 pub mod terrace;

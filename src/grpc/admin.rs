@@ -1,0 +1,132 @@
+//! The methods of `terrace.v1.Admin`.
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use tonic::Status;
+
+use super::{
+    Edge, convert,
+    deadline::Deadline,
+    inbound::Inbound,
+    stream::{self, Output},
+    unary::{self, Call},
+};
+use crate::{
+    cache::{ScanPage, ScanRequest, TierChoice},
+    error::Result,
+    glob::Glob,
+    proto::{ConfigEntry, GetConfigRequest, GetConfigResponse, ScanKeysRequest, ScanKeysResponse},
+};
+
+/// Keys that L2 looks at for one message of ScanKeys. A message of that many longest keys would have 64 MiB, so the
+/// keys of a page are spread over messages of at most [`KEYS_BYTES`].
+const PAGE_KEYS: usize = 1_000;
+/// About how many bytes of keys go into one message.
+const KEYS_BYTES: usize = 64 * 1024;
+
+impl Edge {
+    pub(super) async fn get_config(&self, _request: GetConfigRequest) -> Result<GetConfigResponse> {
+        let settings = self.node.settings.load();
+        let entries = settings.iter().map(|setting| ConfigEntry {
+            key: setting.key.clone(),
+            value: setting.value.clone(),
+            source: setting.source.clone(),
+            reloadable: setting.reloadable,
+        });
+        Ok(GetConfigResponse { entries: entries.collect() })
+    }
+}
+
+pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
+    stream::call(|output| async move {
+        if let Err(status) = scan(&edge, request, &output).await {
+            // The client may be gone; then nobody wants to know.
+            let _gone = output.send(Err(status)).await;
+        }
+    })
+}
+
+async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
+    let mut scan = Scan::new(edge, received(edge, request).await?).map_err(|error| convert::status(&error))?;
+    while let Some(page) = scan.next().await.map_err(|error| convert::status(&error))? {
+        for keys in messages(page) {
+            if output.send(Ok(stream::frame(edge, &keys)?)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The request, which has to come within the deadline of a unary call.
+async fn received(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<ScanKeysRequest, Status> {
+    let (message_max, timeout) = {
+        let settings = edge.settings.load();
+        (settings.message_max, settings.timeout)
+    };
+    let mut inbound = Inbound::new(request, message_max);
+    let mut deadline = Deadline::new(timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
+    match deadline.limit(inbound.message(&edge.node.in_flight)).await {
+        Some(received) => unary::decode(received?.0),
+        None => Err(convert::status(&deadline.exceeded())),
+    }
+}
+
+/// Spreads the keys of a page over messages.
+fn messages(page: ScanPage) -> Vec<ScanKeysResponse> {
+    let mut messages = Vec::new();
+    let mut bytes = 0;
+    for key in page.keys {
+        if messages.is_empty() || bytes + key.len() > KEYS_BYTES {
+            messages.push(ScanKeysResponse::default());
+            bytes = 0;
+        }
+        bytes += key.len();
+        if let Some(message) = messages.last_mut() {
+            message.keys.push(key.bytes().clone());
+        }
+    }
+    messages
+}
+
+/// A scan under way.
+struct Scan<'a> {
+    edge: &'a Edge,
+    pattern: Option<Glob>,
+    resident: bool,
+    /// `None` after the last page.
+    cursor: Option<u64>,
+    /// Keys that may still be sent.
+    left: u64,
+}
+
+impl<'a> Scan<'a> {
+    fn new(edge: &'a Edge, request: ScanKeysRequest) -> Result<Self> {
+        let resident = match convert::tier_choice(request.tier, "tier")? {
+            TierChoice::L1Only => true,
+            TierChoice::Any => false,
+            TierChoice::L2Only if edge.has_l2() => false,
+            TierChoice::L2Only => return Err(convert::invalid("tier is L2_ONLY; this server has no L2".to_owned())),
+        };
+        let pattern = if request.pattern.is_empty() { None } else { Some(Glob::new(&request.pattern)?) };
+        let left = if request.limit == 0 { u64::MAX } else { request.limit };
+        Ok(Self { edge, pattern, resident, cursor: Some(0), left })
+    }
+
+    /// The next page, which may be empty.
+    async fn next(&mut self) -> Result<Option<ScanPage>> {
+        let Some(cursor) = self.cursor.filter(|_| self.left > 0) else { return Ok(None) };
+        let mut page = if self.resident {
+            self.edge.cache.scan_resident(cursor, self.pattern.as_ref(), PAGE_KEYS)
+        } else {
+            let pattern = self.pattern.as_ref().map(|pattern| pattern.pattern().clone());
+            self.edge.cache.scan(ScanRequest { cursor, pattern, count: PAGE_KEYS, type_name: None }).await?
+        };
+        page.keys.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= page.keys.len() as u64;
+        self.cursor = (page.cursor != 0).then_some(page.cursor);
+        Ok(Some(page))
+    }
+}

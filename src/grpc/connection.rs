@@ -1,0 +1,142 @@
+//! One HTTP/2 connection with its limits, from its first byte to its last answer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use hyper::{rt::Executor, server::conn::http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{Edge, router::Router};
+
+/// What a client of HTTP/2 says first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A client that has not said it by then is gone: an idle socket costs a descriptor.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Calls of one connection at a time; further streams are refused (REFUSED_STREAM), which clients wait for or repeat.
+const STREAMS_MAX: u32 = 256;
+/// Streams we had to reset because of the client's errors, before the connection is closed (RUSTSEC-2024-0003).
+const LOCAL_RESETS_MAX: usize = 1024;
+/// Streams the client reset before we took them up ("rapid reset").
+const PENDING_RESETS_MAX: usize = 20;
+/// Headers of a request: a traceparent and credentials fit.
+const HEADERS_MAX_BYTES: u32 = 8 * 1024;
+/// Flow control. Not smaller and not adaptive: h2 counts small DATA frames against the connection's window and closes
+/// connections that send many.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+/// Pings find peers that are gone without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// After about this long clients are asked to connect again, so that they spread over nodes that came later.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Spread of the age, so that clients that came together do not go together.
+const AGE_JITTER: Duration = Duration::from_secs(3 * 60);
+
+/// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
+pub async fn serve(stream: TcpStream, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "a gRPC connection went before it was served");
+        return;
+    }
+    let opened = tokio::select! {
+        opened = timeout(PREFACE_TIMEOUT, open(stream)) => opened,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    match opened {
+        Ok(Ok(io)) => run(io, edge, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection did not begin with HTTP/2"),
+        Err(_elapsed) => tracing::debug!("a gRPC connection was silent for {PREFACE_TIMEOUT:?}"),
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))
+}
+
+/// Reads the preface, and returns the connection with the preface before it again: hyper waits for it without a limit.
+async fn open(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
+    let (mut reader, writer) = stream.into_split();
+    let mut preface = [0; PREFACE.len()];
+    let mut have = 0;
+    while have < preface.len() {
+        match reader.read(&mut preface[have..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => have += count,
+        }
+        if !PREFACE.starts_with(&preface[..have]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not the preface of HTTP/2"));
+        }
+    }
+    Ok(tokio::io::join((&PREFACE[..]).chain(reader), writer))
+}
+
+async fn run(io: impl AsyncRead + AsyncWrite + Unpin, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let router = Router { edge, stop: stop.clone() };
+    let mut connection = std::pin::pin!(builder().serve_connection(TokioIo::new(io), router));
+    let end = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        // Also when its sender is gone: then nobody could stop us later.
+        _ = stop.wait_for(|stop| *stop) => None,
+        () = sleep(age()) => None,
+    };
+    let ended = match end {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a gRPC connection broke off");
+    }
+}
+
+fn builder() -> http2::Builder<Inline> {
+    let mut builder = http2::Builder::new(Inline);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_header_list_size(HEADERS_MAX_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .adaptive_window(false)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        // No client of gRPC reads it.
+        .auto_date_header(false);
+    builder
+}
+
+fn age() -> Duration {
+    AGE_MAX + AGE_JITTER.mul_f64(fastrand::f64())
+}
+
+/// Polls a call once where it arrives and spawns a task only for one that has to wait: most are answered from memory.
+///
+/// The first poll gets a waker that wakes nobody; the task polls again as it begins, which leaves the right one.
+#[derive(Debug, Clone, Copy)]
+struct Inline;
+
+impl<F: Future<Output = ()> + Send + Unpin + 'static> Executor<F> for Inline {
+    fn execute(&self, mut call: F) {
+        let mut context = Context::from_waker(Waker::noop());
+        if Pin::new(&mut call).poll(&mut context).is_pending() {
+            tokio::spawn(call);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Between the API's messages and the model, and from errors to status codes: each said once, each case named.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    cache::{
+        Condition, ExpireOnly, Found, Op, Read, ReadOptions, TierChoice,
+        inspect::KeyInfo,
+        op::{NewExpiry, SetExpiry},
+    },
+    clock::{Tick, millis},
+    error::{CacheError, Kind, Result},
+    model::{Key, Life, Tier},
+    proto::{self, TierSelection, TouchOnly},
+};
+
+/// What RetryInfo of an UNAVAILABLE says where nothing better is known: L2 is probed about that often.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Longest TTL: Redis adds the wall clock to it in 64 bits.
+const TTL_MAX_MS: i64 = i64::MAX / 2;
+
+/// The status code of an error.
+pub(super) fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument | Kind::ReservedPrefix => Code::InvalidArgument,
+        Kind::TooLarge | Kind::Overloaded | Kind::OutOfMemory => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Unknown => Code::Unknown,
+        Kind::WrongType | Kind::NotANumber | Kind::Overflow | Kind::NoAccess => Code::FailedPrecondition,
+        Kind::Unsupported => Code::Unimplemented,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+/// The status of a call that failed.
+pub(super) fn status(error: &CacheError) -> Status {
+    let retry = match error.kind() {
+        Kind::Unavailable => Some(error.retry_delay().unwrap_or(RETRY_DELAY)),
+        Kind::InvalidArgument
+        | Kind::ReservedPrefix
+        | Kind::TooLarge
+        | Kind::Overloaded
+        | Kind::OutOfMemory
+        | Kind::DeadlineExceeded
+        | Kind::Unknown
+        | Kind::WrongType
+        | Kind::NotANumber
+        | Kind::Overflow
+        | Kind::NoAccess
+        | Kind::Unsupported
+        | Kind::Internal => error.retry_delay(),
+    };
+    match retry {
+        None => Status::new(code(error.kind()), error.message()),
+        Some(delay) => {
+            let details = ErrorDetails::with_retry_info(Some(delay));
+            Status::with_error_details(code(error.kind()), error.message(), details)
+        }
+    }
+}
+
+/// Why one item of a batch failed.
+pub(super) fn item_error(error: &CacheError) -> proto::Error {
+    proto::Error { code: code(error.kind()).into(), message: error.message().to_owned() }
+}
+
+/// How a read is done.
+///
+/// # Errors
+/// `InvalidArgument` for a tier that is not known.
+pub(super) fn read_options(options: Option<proto::ReadOptions>) -> Result<ReadOptions> {
+    let Some(options) = options else { return Ok(ReadOptions::default()) };
+    let tier = tier_choice(options.tier, "options.tier")?;
+    Ok(ReadOptions { tier, no_touch: options.no_touch, want_meta: options.want_meta })
+}
+
+/// Which tiers may answer.
+///
+/// # Errors
+/// `InvalidArgument` for a tier that is not known.
+pub(super) fn tier_choice(tier: i32, field: &str) -> Result<TierChoice> {
+    match TierSelection::try_from(tier) {
+        Ok(TierSelection::Unspecified | TierSelection::Any) => Ok(TierChoice::Any),
+        Ok(TierSelection::L1Only) => Ok(TierChoice::L1Only),
+        Ok(TierSelection::L2Only) => Ok(TierChoice::L2Only),
+        Err(_) => Err(invalid(format!("{field} has the unknown value {tier}; ANY is 1, L1_ONLY 2, L2_ONLY 3"))),
+    }
+}
+
+/// A value that was found.
+pub(super) fn found(found: Found, want_meta: bool) -> proto::Found {
+    let meta = want_meta.then(|| Meta {
+        ttl_ms: life_ms(found.life),
+        age_ms: to_i64(millis(found.age)),
+        size: found.value.len() as u64,
+        l1_hits: u64::from(found.l1_hits),
+    });
+    proto::Found {
+        value: found.value.into_bytes(),
+        tier: tier(found.tier).into(),
+        stale: found.stale,
+        ttl_ms: meta.as_ref().and_then(|meta| meta.ttl_ms),
+        age_ms: meta.as_ref().map(|meta| meta.age_ms),
+        size: meta.as_ref().map(|meta| meta.size),
+        l1_hits: meta.as_ref().map(|meta| meta.l1_hits),
+    }
+}
+
+struct Meta {
+    ttl_ms: Option<i64>,
+    age_ms: i64,
+    size: u64,
+    l1_hits: u64,
+}
+
+/// The answer to Get.
+pub(super) fn get_response(read: Read, want_meta: bool) -> proto::GetResponse {
+    use proto::get_response::Result;
+    let result = match read {
+        Read::Found(value) => Result::Found(found(value, want_meta)),
+        Read::Missing => Result::Missing(proto::Missing {}),
+    };
+    proto::GetResponse { result: Some(result) }
+}
+
+/// One key's answer in GetMany.
+pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::GetManyResult {
+    use proto::get_many_result::Result;
+    let result = match read {
+        Ok(Read::Found(value)) => Result::Found(found(value, want_meta)),
+        Ok(Read::Missing) => Result::Missing(proto::Missing {}),
+        Err(error) => Result::Error(item_error(&error)),
+    };
+    proto::GetManyResult { result: Some(result) }
+}
+
+/// The operation that a Set asks for.
+///
+/// # Errors
+/// `InvalidArgument` for a bad key or TTL.
+pub(super) fn set_op(request: proto::SetRequest) -> Result<(Key, Op)> {
+    use proto::set_request::Condition as Asked;
+    let key = Key::new(request.key)?;
+    let expiry = life(request.ttl_ms)?.map_or(SetExpiry::Never, SetExpiry::In);
+    let condition = match request.condition {
+        None => Condition::Always,
+        Some(Asked::IfAbsent(_)) => Condition::IfAbsent,
+        Some(Asked::IfPresent(_)) => Condition::IfPresent,
+        Some(Asked::IfEqual(bytes)) => Condition::IfEqual(bytes),
+    };
+    Ok((key, Op::Set { value: request.value, expiry, condition, want_old: false }))
+}
+
+/// The operation that a Touch asks for.
+///
+/// # Errors
+/// `InvalidArgument` for a bad key, TTL or condition.
+pub(super) fn touch_op(request: proto::TouchRequest) -> Result<(Key, Op)> {
+    let key = Key::new(request.key)?;
+    let expiry = life(request.ttl_ms)?.map_or(NewExpiry::Never, NewExpiry::In);
+    Ok((key, Op::Expire { expiry, only: touch_only(request.only)?, want_value: false }))
+}
+
+fn touch_only(only: i32) -> Result<ExpireOnly> {
+    match TouchOnly::try_from(only) {
+        Ok(TouchOnly::Unspecified | TouchOnly::Always) => Ok(ExpireOnly::ALWAYS),
+        Ok(TouchOnly::IfLonger) => Ok(ExpireOnly::IF_LONGER),
+        Ok(TouchOnly::IfShorter) => Ok(ExpireOnly::IF_SHORTER),
+        Err(_) => Err(invalid(format!("only has the unknown value {only}; ALWAYS is 1, IF_LONGER 2, IF_SHORTER 3"))),
+    }
+}
+
+/// The operation that an Increment asks for.
+///
+/// # Errors
+/// `InvalidArgument` for a bad key or TTL.
+pub(super) fn increment_op(request: proto::IncrementRequest) -> Result<(Key, Op)> {
+    let key = Key::new(request.key)?;
+    Ok((key, Op::Increment { delta: request.delta, life_if_new: life(request.ttl_ms)? }))
+}
+
+/// What is known of a key.
+pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta {
+    let resident = info.resident.as_ref();
+    let mut meta = proto::KeyMeta {
+        idle_ms: resident.map(|copy| to_i64(millis(now.since(copy.used_at)))),
+        l1_hits: resident.map_or(0, |copy| u64::from(copy.hit.hits)),
+        ..proto::KeyMeta::default()
+    };
+    match &info.below {
+        Ok(Some(below)) => {
+            meta.exists = true;
+            meta.ttl_ms = life_ms(below.life);
+            meta.size = below.size_bytes;
+        }
+        Ok(None) => {}
+        Err(error) => {
+            meta.error = Some(item_error(error));
+            if let Some(copy) = resident {
+                meta.exists = true;
+                meta.size = copy.hit.value.len() as u64;
+                meta.ttl_ms =
+                    (copy.hit.expires_at != Tick::FAR).then(|| to_i64(millis(copy.hit.expires_at.since(now))));
+            }
+        }
+    }
+    let below = has_l2 && matches!(info.below, Ok(Some(_)));
+    let tiers = [resident.map(|_| proto::Tier::L1), below.then_some(proto::Tier::L2)];
+    meta.tiers = tiers.into_iter().flatten().map(i32::from).collect();
+    meta
+}
+
+/// A TTL of a request.
+fn life(ttl_ms: Option<i64>) -> Result<Option<Duration>> {
+    match ttl_ms {
+        None => Ok(None),
+        Some(ms @ 1..=TTL_MAX_MS) => Ok(Some(Duration::from_millis(ms.unsigned_abs()))),
+        Some(ms) => Err(invalid(format!("ttl_ms is {ms}; it is 1 to {TTL_MAX_MS}, or absent for a key without TTL"))),
+    }
+}
+
+fn life_ms(life: Life) -> Option<i64> {
+    match life {
+        Life::Forever => None,
+        Life::For(left) => Some(to_i64(millis(left))),
+    }
+}
+
+fn tier(tier: Tier) -> proto::Tier {
+    match tier {
+        Tier::L1 => proto::Tier::L1,
+        Tier::L2 => proto::Tier::L2,
+    }
+}
+
+fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// An option that is not acceptable.
+pub(super) fn invalid(message: String) -> CacheError {
+    CacheError::new(Kind::InvalidArgument, message)
+}

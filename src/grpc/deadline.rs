@@ -1,0 +1,101 @@
+//! How long a unary call may take: our own timer, because tonic's answers CANCELLED.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use http::HeaderMap;
+use tokio::time::{Sleep, sleep};
+
+use crate::error::{CacheError, Kind, Result};
+
+/// The end of a call. Its timer is armed when the call first has to wait: most never do.
+pub(super) struct Deadline {
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// `timeout`, or the client's own where that is shorter.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a grpc-timeout that cannot be read.
+    pub(super) fn new(timeout: Duration, headers: &HeaderMap) -> Result<Self> {
+        let asked = headers.get("grpc-timeout").map(|value| parse(value.as_bytes()).ok_or_else(unreadable));
+        let asked = asked.transpose()?;
+        Ok(Self { timeout: asked.map_or(timeout, |asked| asked.min(timeout)), timer: None })
+    }
+
+    /// Runs a part of the call; `None` when the time is up.
+    pub(super) async fn limit<F: Future>(&mut self, part: F) -> Option<F::Output> {
+        let mut part = pin!(part);
+        poll_fn(|context| {
+            if let Poll::Ready(output) = part.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+            timer.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+
+    /// The error of a call that had no effect yet.
+    pub(super) fn exceeded(&self) -> CacheError {
+        CacheError::new(Kind::DeadlineExceeded, format!("the call took longer than its deadline of {:?}", self.timeout))
+    }
+
+    /// The error of a write that may have happened.
+    pub(super) fn unknown(&self) -> CacheError {
+        let message =
+            format!("the write took longer than its deadline of {:?}; whether it happened is not known", self.timeout);
+        CacheError::new(Kind::Unknown, message)
+    }
+}
+
+fn unreadable() -> CacheError {
+    let message = "the grpc-timeout header is not one to eight digits and one of H M S m u n";
+    CacheError::new(Kind::InvalidArgument, message)
+}
+
+/// Reads `100m` and the like, as the gRPC protocol defines it.
+fn parse(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(count * 3600)),
+        b'M' => Some(Duration::from_secs(count * 60)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_protocol_allows() {
+        for (text, timeout) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("99999999m", Duration::from_millis(99_999_999)),
+            ("5u", Duration::from_micros(5)),
+            ("0n", Duration::ZERO),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Some(timeout), "{text}");
+        }
+        for text in ["", "S", "1", "1s", "-1S", "+1S", "123456789S", "1 S"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

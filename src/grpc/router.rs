@@ -1,0 +1,96 @@
+//! Which method a request is for.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::{
+    Edge, admin,
+    answer::Answer,
+    health, pipeline, reflection,
+    unary::{
+        self, Call,
+        Effect::{Reads, Writes},
+    },
+};
+
+/// The services of one connection.
+pub(super) struct Router {
+    pub(super) edge: Arc<Edge>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Router {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn call(&self, request: Request<Incoming>) -> Call {
+        match refused(&request) {
+            Some(response) => Call::ready(response),
+            None => self.route(request),
+        }
+    }
+}
+
+impl Router {
+    fn route(&self, request: Request<Incoming>) -> Call {
+        match request.uri().path() {
+            "/terrace.v1.Cache/Get" => unary::get(&self.edge, request),
+            path if path.starts_with("/terrace.v1.") => self.route_terrace(request),
+            path if path.starts_with("/grpc.health.v1.Health/") => health::call(&self.edge, self.stop.clone(), request),
+            path if path.starts_with("/grpc.reflection.") => reflection::call(request),
+            path => unimplemented(path),
+        }
+    }
+
+    fn route_terrace(&self, request: Request<Incoming>) -> Call {
+        let edge = Arc::clone(&self.edge);
+        match request.uri().path() {
+            "/terrace.v1.Cache/GetMany" => unary::call(edge, request, Reads, |e, r| async move { e.get_many(r).await }),
+            "/terrace.v1.Cache/Set" => unary::call(edge, request, Writes, |e, r| async move { e.set(r).await }),
+            "/terrace.v1.Cache/SetMany" => {
+                unary::call(edge, request, Writes, |e, r| async move { e.set_many(r).await })
+            }
+            "/terrace.v1.Cache/Delete" => unary::call(edge, request, Writes, |e, r| async move { e.delete(r).await }),
+            "/terrace.v1.Cache/Touch" => unary::call(edge, request, Writes, |e, r| async move { e.touch(r).await }),
+            "/terrace.v1.Cache/Increment" => {
+                unary::call(edge, request, Writes, |e, r| async move { e.increment(r).await })
+            }
+            "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
+            "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Insight/GetStats" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
+            }
+            "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
+            "/terrace.v1.Admin/GetConfig" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })
+            }
+            path => unimplemented(path),
+        }
+    }
+}
+
+/// What is not gRPC is told so in HTTP's terms, as the protocol says.
+fn refused(request: &Request<Incoming>) -> Option<Response<Answer>> {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let status = if request.method() != Method::POST {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else if !content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else {
+        return None;
+    };
+    let mut response = Response::new(Answer::default());
+    *response.status_mut() = status;
+    Some(response)
+}
+
+fn unimplemented(path: &str) -> Call {
+    Call::ready(
+        Status::unimplemented(format!("there is no method {path}; reflection lists those there are")).into_http(),
+    )
+}

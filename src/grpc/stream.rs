@@ -1,0 +1,39 @@
+//! Calls that answer with a stream: a task of its own produces messages, so that what it does below never waits for a
+//! client that does not read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{
+    Edge,
+    answer::{self, Answer},
+    convert,
+    unary::Call,
+};
+
+/// Messages that wait for the client to read: the producer holds the next one meanwhile.
+const WAITING_MAX: usize = 1;
+
+/// Where the messages of a stream go.
+pub(super) type Output = mpsc::Sender<Result<Bytes, Status>>;
+
+/// Answers with a stream that `produce` fills.
+pub(super) fn call<F>(produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (output, messages) = mpsc::channel(WAITING_MAX);
+    // The task ends when its messages are taken, or with the first one that nobody wants any more.
+    tokio::spawn(produce(output));
+    Call::ready(answer::response(Answer::Stream(messages)))
+}
+
+/// A message as it travels.
+pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
+    let max = edge.settings.load().message_max;
+    answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))
+}

@@ -1,0 +1,186 @@
+//! A call with one message each way: read, decode, run under the deadline, answer.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::Status;
+
+use super::{
+    Edge,
+    answer::{self, Answer},
+    convert,
+    deadline::Deadline,
+    inbound::Inbound,
+    load,
+};
+use crate::{
+    error::Result,
+    proto::{GetRequest, GetResponse},
+};
+
+/// What the end of its time says about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It had none: DEADLINE_EXCEEDED.
+    Reads,
+    /// It may have happened: UNKNOWN.
+    Writes,
+}
+
+/// The answer to a call, now or later. `Unpin`, so that [`connection`](super::connection) can poll it before it spawns.
+#[expect(clippy::large_enum_variant, reason = "the large one is the hot one: a box would cost what it saves")]
+pub(super) enum Call {
+    /// Answered without waiting.
+    Ready(Option<Response<Answer>>),
+    /// Under way.
+    Pending(Pin<Box<dyn Future<Output = Response<Answer>> + Send>>),
+}
+
+impl Call {
+    pub(super) fn ready(response: Response<Answer>) -> Self {
+        Self::Ready(Some(response))
+    }
+}
+
+impl Future for Call {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            // Polled again after its end, it has nothing to say.
+            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Pending(future) => future.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+/// Runs one unary method.
+pub(super) fn call<M, R, F>(
+    edge: Arc<Edge>,
+    request: Request<Incoming>,
+    effect: Effect,
+    method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
+) -> Call
+where
+    M: Message + Default + 'static,
+    R: Message + 'static,
+    F: Future<Output = Result<R>> + Send + 'static,
+{
+    let inbound = Inbound::new(request, edge.settings.load().message_max);
+    Call::Pending(Box::pin(answered(edge, inbound, effect, method)))
+}
+
+/// Get: a hit in L1 is answered on the spot.
+pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
+    let settings = edge.settings.load();
+    let mut inbound = Inbound::new(request, settings.message_max);
+    let request = match inbound.take_now() {
+        Some(message) => message.and_then(decode::<GetRequest>),
+        None => return Call::Pending(Box::pin(answered(Arc::clone(edge), inbound, Effect::Reads, get_later))),
+    };
+    let request = match request {
+        Ok(request) => request,
+        Err(status) => return Call::ready(status.into_http()),
+    };
+    match edge.get_now(&request) {
+        Some(found) => Call::ready(shed_or_send(edge, &found)),
+        None => Call::Pending(Box::pin(decoded(Arc::clone(edge), inbound, request))),
+    }
+}
+
+async fn get_later(edge: Arc<Edge>, request: GetRequest) -> Result<GetResponse> {
+    edge.get(request).await
+}
+
+/// Get, when its message has come and L1 has no answer.
+async fn decoded(edge: Arc<Edge>, inbound: Inbound, request: GetRequest) -> Response<Answer> {
+    let _held = load::hold(&edge.node.in_flight, request.encoded_len());
+    let run = async {
+        let mut deadline = Deadline::new(edge.settings.load().timeout, &inbound.headers)?;
+        deadline.limit(edge.get(request)).await.unwrap_or_else(|| Err(deadline.exceeded()))
+    };
+    match run.await {
+        Ok(response) => shed_or_send(&edge, &response),
+        Err(error) => answer::failed(&error),
+    }
+}
+
+async fn answered<M, R, F>(
+    edge: Arc<Edge>,
+    mut inbound: Inbound,
+    effect: Effect,
+    method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
+) -> Response<Answer>
+where
+    M: Message + Default,
+    R: Message,
+    F: Future<Output = Result<R>> + Send,
+{
+    let result = run(&edge, &mut inbound, effect, method).await;
+    match (result, effect) {
+        (Ok(response), Effect::Reads) => shed_or_send(&edge, &response),
+        (Ok(response), Effect::Writes) => send(&edge, &response),
+        (Err(status), _) => status.into_http(),
+    }
+}
+
+async fn run<M, R, F>(
+    edge: &Arc<Edge>,
+    inbound: &mut Inbound,
+    effect: Effect,
+    method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
+) -> Result<R, Status>
+where
+    M: Message + Default,
+    F: Future<Output = Result<R>> + Send,
+{
+    let (timeout, in_flight_max) = {
+        let settings = edge.settings.load();
+        (settings.timeout, settings.in_flight_max)
+    };
+    let in_flight = &edge.node.in_flight;
+    load::check(in_flight, in_flight_max).map_err(|error| convert::status(&error))?;
+    let mut deadline = Deadline::new(timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
+    let Some(received) = deadline.limit(inbound.message(in_flight)).await else {
+        return Err(convert::status(&deadline.exceeded()));
+    };
+    let (message, _held) = received?;
+    let result = deadline.limit(method(Arc::clone(edge), decode(message)?)).await;
+    let overdue = || match effect {
+        Effect::Reads => Err(deadline.exceeded()),
+        Effect::Writes => Err(deadline.unknown()),
+    };
+    result.unwrap_or_else(overdue).map_err(|error| convert::status(&error))
+}
+
+/// Reads a message.
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| {
+        let name = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
+        Status::invalid_argument(format!("the message is not a terrace.v1.{name}: {error}"))
+    })
+}
+
+/// Answers a read, unless too much is under way already.
+fn shed_or_send(edge: &Edge, message: &impl Message) -> Response<Answer> {
+    match load::check(&edge.node.in_flight, edge.settings.load().in_flight_max) {
+        Ok(()) => send(edge, message),
+        Err(error) => answer::failed(&error),
+    }
+}
+
+fn send(edge: &Edge, message: &impl Message) -> Response<Answer> {
+    match answer::frame(message, edge.settings.load().message_max, &edge.node.in_flight) {
+        Ok(data) => answer::succeeded(data),
+        Err(error) => answer::failed(&error),
+    }
+}
