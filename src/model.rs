@@ -6,6 +6,9 @@ use bytes::Bytes;
 
 use crate::error::{CacheError, Kind, Result};
 
+mod record;
+pub(crate) use record::Record;
+
 /// Longest key, bytes. Fixed: L1 and the embedded store rely on it.
 pub const KEY_MAX_BYTES: usize = 64 * 1024;
 /// Keys of Terrace's own records begin with this; clients neither see nor touch them.
@@ -72,34 +75,77 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A value as clients see it. Cheap to clone; its bytes never appear in `Debug`, so that no log can show them.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Value(Bytes);
+/// A value as clients see it: loose bytes, or a view into an entry of L1. Cheap to clone; its bytes never appear in
+/// `Debug`, so that no log can show them.
+#[derive(Clone)]
+pub struct Value(Payload);
+
+#[derive(Clone)]
+enum Payload {
+    Loose(Bytes),
+    Kept(Record),
+}
 
 impl Value {
+    /// A view into an entry of L1; keeps that entry's memory, not its place in L1.
+    #[inline]
+    pub(crate) fn kept(record: Record) -> Self {
+        Self(Payload::Kept(record))
+    }
+
     /// The payload; shares the memory it lies in.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        match self.0 {
+            Payload::Loose(bytes) => bytes,
+            Payload::Kept(record) => Bytes::from_owner(ValueOf(record)),
+        }
+    }
+}
+
+/// Lets `Bytes` own a record and show its value.
+struct ValueOf(Record);
+
+impl AsRef<[u8]> for ValueOf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.value()
+    }
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self(Payload::Loose(Bytes::new()))
     }
 }
 
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self(Payload::Loose(bytes))
     }
 }
 
 impl Deref for Value {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Payload::Loose(bytes) => bytes,
+            Payload::Kept(record) => record.value(),
+        }
     }
 }
 
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Value {}
+
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Value({} bytes)", self.0.len())
+        write!(f, "Value({} bytes)", self.len())
     }
 }
 

@@ -1,0 +1,58 @@
+//! Who may fill a key: at most one live lease a key, in the key's shard, under its lock.
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+
+use super::index::spread;
+use super::types::{Epoch, Token};
+use crate::model::Key;
+
+/// Leases a shard keeps at most. A lease lasts as long as one question to L2, and connections bound how many run at
+/// once; past this a reader leads without a lease, and its answer is not kept.
+pub(super) const LEASES_MAX: usize = 16_384;
+
+/// The right to fill one key.
+struct Lease {
+    key: Bytes,
+    hash: u32,
+    token: Token,
+    epoch: Epoch,
+}
+
+/// The leases of a shard.
+#[derive(Default)]
+pub(super) struct Leases(HashTable<Lease>);
+
+impl Leases {
+    /// Who leads the flight of this key, if anybody.
+    pub(super) fn holder(&self, hash: u32, key: &[u8]) -> Option<Token> {
+        self.0.find(spread(hash), |lease| lease.key == key).map(|lease| lease.token)
+    }
+
+    /// Notes a lease for a key that has none.
+    pub(super) fn grant(&mut self, hash: u32, key: &Key, token: Token, epoch: Epoch) {
+        if self.0.len() < LEASES_MAX {
+            let lease = Lease { key: key.bytes().clone(), hash, token, epoch };
+            self.0.insert_unique(spread(hash), lease, |lease| spread(lease.hash));
+        }
+    }
+
+    /// Ends the lease if this token holds it; the epoch it was taken in.
+    pub(super) fn end(&mut self, hash: u32, key: &[u8], token: Token) -> Option<Epoch> {
+        let is_it = |lease: &Lease| lease.token == token && lease.key == key;
+        let found = self.0.find_entry(spread(hash), is_it).ok()?;
+        Some(found.remove().0.epoch)
+    }
+
+    /// Ends the lease whoever holds it.
+    pub(super) fn void(&mut self, hash: u32, key: &[u8]) {
+        if let Ok(found) = self.0.find_entry(spread(hash), |lease| lease.key == key) {
+            found.remove();
+        }
+    }
+
+    /// Ends all.
+    pub(super) fn clear(&mut self) {
+        self.0 = HashTable::new();
+    }
+}

@@ -1,0 +1,127 @@
+//! Exact least recently used, without a list that hits would have to lock.
+//!
+//! Every use stamps the entry from a counter of its shard. A heap holds for each entry at least one pair of stamp and
+//! place with a stamp not later than the entry's own. The smallest pair whose stamp is still the entry's therefore
+//! names the least recently used; a pair that is out of date is filed anew under today's stamp.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use super::Policy;
+use crate::l1::slot::{Slot, Slots};
+
+/// Stamps are renumbered when the counter gets here: it must never wrap, and what is left above is enough for any number
+/// of hits between two insertions.
+const STAMP_MAX: u32 = 1 << 30;
+
+/// The least recently used goes.
+pub(in crate::l1) struct Lru {
+    clock: AtomicU32,
+    queue: BinaryHeap<Reverse<(u32, u32)>>,
+}
+
+impl Lru {
+    fn file(&mut self, slots: &Slots, at: usize) {
+        if self.queue.len() > 2 * slots.len() + 64 {
+            self.refile(slots);
+        }
+        if let Some(slot) = slots.get(at) {
+            self.queue.push(Reverse((slot.last.load(Relaxed), at as u32)));
+        }
+    }
+
+    /// One pair an entry again.
+    fn refile(&mut self, slots: &Slots) {
+        let pairs = slots.all().iter().enumerate();
+        self.queue = pairs.map(|(at, slot)| Reverse((slot.last.load(Relaxed), at as u32))).collect();
+    }
+
+    /// Gives the entries the stamps 0, 1, 2 ... in their order.
+    fn renumber(&mut self, slots: &Slots) {
+        let mut order: Vec<&Slot> = slots.all().iter().collect();
+        order.sort_by_key(|slot| slot.last.load(Relaxed));
+        for (stamp, slot) in order.iter().enumerate() {
+            slot.last.store(stamp as u32, Relaxed);
+        }
+        self.clock.store(order.len() as u32, Relaxed);
+        self.refile(slots);
+    }
+
+    fn stamp(&self, slot: &Slot) {
+        // At the very end of the range hits stop counting until the next insertion renumbers; the margin is for threads
+        // that pass the check together.
+        if self.clock.load(Relaxed) < u32::MAX - 65_536 {
+            slot.last.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        }
+    }
+}
+
+impl Policy for Lru {
+    type Shared = ();
+
+    /// Up to two pairs an entry.
+    const OVERHEAD_BYTES: u64 = 12;
+
+    fn share() {}
+
+    fn new() -> Self {
+        Self { clock: AtomicU32::new(0), queue: BinaryHeap::new() }
+    }
+
+    #[inline]
+    fn hit(&self, slot: &Slot, _shared: &()) {
+        self.stamp(slot);
+    }
+
+    fn arrive(&mut self, _hash: u32, _carried: Option<u32>, slots: &Slots, _shared: &()) -> u32 {
+        if self.clock.load(Relaxed) > STAMP_MAX {
+            self.renumber(slots);
+        }
+        0
+    }
+
+    fn victim(&mut self, slots: &Slots, _shared: &(), _is_dead: impl Fn(&Slot) -> bool) -> Option<usize> {
+        while let Some(Reverse((stamp, place))) = self.queue.pop() {
+            let at = place as usize;
+            let Some(slot) = slots.get(at) else { continue };
+            if slot.last.load(Relaxed) == stamp {
+                return Some(at);
+            }
+            self.file(slots, at);
+        }
+        None
+    }
+
+    fn evicted(&mut self, _slot: &Slot, _shared: &()) {}
+
+    fn place(&mut self, slots: &Slots, at: usize, _shared: &()) {
+        if let Some(slot) = slots.get(at) {
+            self.stamp(slot);
+        }
+        self.file(slots, at);
+    }
+
+    fn moved(&mut self, slots: &Slots, to: usize) {
+        self.file(slots, to);
+    }
+
+    fn clear(&mut self) {
+        self.queue = BinaryHeap::new();
+    }
+
+    fn validate(&self, slots: &Slots) -> Result<(), String> {
+        let mut filed = vec![false; slots.len()];
+        for Reverse((stamp, place)) in &self.queue {
+            let at = *place as usize;
+            if let Some(slot) = slots.get(at)
+                && *stamp <= slot.last.load(Relaxed)
+            {
+                filed[at] = true;
+            }
+        }
+        filed.iter().position(|&is| !is).map_or(Ok(()), |at| Err(format!("entry {at} is not in the queue")))
+    }
+}

@@ -1,0 +1,258 @@
+//! One shard: entries, index, leases and policy, changed together under its lock.
+//!
+//! Invariants, checked by [`Shard::validate`]: each entry is in the index once, under its key's hash; `bytes` is the sum
+//! of their weights; there are no gaps between slots while the lock is free.
+
+use super::{
+    index::Index,
+    lease::Leases,
+    policy::Policy,
+    slot::{BLOCK, Lifetime, Slot, Slots, size_class},
+    types::{Epoch, Hit, Resident},
+};
+use crate::{
+    clock::Tick,
+    model::{Record, Value},
+};
+
+/// Bytes an entry takes beside its allocation and the policy's share: its slot (24), its share of the index (4 and a
+/// control byte at a mean load of two thirds: 8) and of the blocks' deadlines and spare slots (2).
+pub(super) const SLOT_BYTES: u64 = 24 + 8 + 2;
+
+/// One shard.
+pub(super) struct Shard<P> {
+    slots: Slots,
+    index: Index,
+    pub(super) leases: Leases,
+    policy: P,
+    bytes: u64,
+}
+
+/// A new entry on its way in.
+pub(super) struct Arrival {
+    pub(super) record: Record,
+    pub(super) hash: u32,
+    pub(super) life: Lifetime,
+    pub(super) epoch: Epoch,
+    pub(super) weight: u64,
+    /// Use count it comes in with.
+    pub(super) count: u32,
+}
+
+/// An entry that went, still holding its memory: dropped after the lock is.
+pub(super) struct Gone {
+    pub(super) record: Record,
+    pub(super) weight: u64,
+    pub(super) was_over: bool,
+}
+
+impl<P: Policy> Shard<P> {
+    pub(super) fn new(policy: P) -> Self {
+        Self { slots: Slots::default(), index: Index::default(), leases: Leases::default(), policy, bytes: 0 }
+    }
+
+    /// What an entry weighs in all.
+    pub(super) fn weigh(key_bytes: usize, value_bytes: usize) -> u64 {
+        Record::weigh(key_bytes, value_bytes) + SLOT_BYTES + P::OVERHEAD_BYTES
+    }
+
+    fn weight_of(record: &Record) -> u64 {
+        record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES
+    }
+
+    /// Time goes on.
+    pub(super) fn advance(&mut self, now: Tick) {
+        self.slots.advance(now);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where the key's entry stands, live or not.
+    #[inline]
+    pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<usize> {
+        let is_it = |at: usize| {
+            let slot = self.slots.get(at);
+            slot.is_some_and(|slot| slot.hash == hash && slot.record().is_some_and(|record| record.key() == key))
+        };
+        self.index.find(hash, is_it)
+    }
+
+    /// The key's slot if it may be answered.
+    #[inline]
+    pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epoch: Epoch) -> Option<&Slot> {
+        self.slots.get(self.find(hash, key)?).filter(|slot| slot.is_live(now, epoch))
+    }
+
+    /// Counts a use.
+    #[inline]
+    pub(super) fn touch(&self, slot: &Slot, now: Tick, shared: &P::Shared) {
+        self.policy.hit(slot, shared);
+        if let Some(record) = slot.record() {
+            record.note_use(now);
+        }
+    }
+
+    /// What inspection sees of a slot.
+    pub(super) fn resident(slot: &Slot, now: Tick) -> Option<Resident> {
+        let record = slot.record()?;
+        Some(Resident {
+            hit: hit(record, now),
+            deadline: slot.deadline(now),
+            used_at: record.used_at(now),
+            weight_bytes: Self::weight_of(record),
+        })
+    }
+
+    /// Tells the policy that an entry comes in, before room is made for it; the use count it comes in with.
+    pub(super) fn announce(&mut self, hash: u32, carried: Option<u32>, shared: &P::Shared) -> u32 {
+        self.policy.arrive(hash, carried, &self.slots, shared)
+    }
+
+    /// Takes out what the policy likes least and leaves a hole there.
+    pub(super) fn evict(&mut self, epoch: Epoch, shared: &P::Shared) -> Option<(usize, Gone)> {
+        let now = self.slots.now();
+        let is_dead = |slot: &Slot| slot.is_over(now) || slot.is_of_other_epoch(epoch);
+        let at = self.policy.victim(&self.slots, shared, is_dead)?;
+        let slot = self.slots.get(at)?;
+        let (hash, was_over) = (slot.hash, slot.is_over(now));
+        if !was_over {
+            self.policy.evicted(slot, shared);
+        }
+        self.index.remove(hash, at);
+        let record = self.slots.hollow(at)?;
+        let weight = Self::weight_of(&record);
+        self.bytes -= weight;
+        Some((at, Gone { record, weight, was_over }))
+    }
+
+    /// Closes a hole that [`Shard::evict`] left.
+    pub(super) fn close(&mut self, at: usize) {
+        let Some(from) = self.slots.close(at) else { return };
+        if let Some(slot) = self.slots.get(at) {
+            self.index.relocate(slot.hash, from, at);
+        }
+        self.policy.moved(&self.slots, at);
+    }
+
+    /// Puts an entry in whose room is reserved, into the hole if there is one.
+    pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) {
+        let mut slot = Slot::new(arrival.record, arrival.hash, arrival.epoch, size_class(arrival.weight));
+        slot.set_lifetime(arrival.life, self.slots.now());
+        slot.set_count(arrival.count);
+        let at = match hole {
+            Some(at) => {
+                self.slots.refill(at, slot);
+                at
+            }
+            None => self.slots.push(slot),
+        };
+        let slots = &self.slots;
+        self.index.insert(arrival.hash, at, |at| slots.get(at).map_or(0, |slot| slot.hash));
+        self.bytes += arrival.weight;
+        self.policy.place(&self.slots, at, shared);
+    }
+
+    /// Removes the entry at `at`.
+    pub(super) fn remove(&mut self, at: usize) -> Option<Gone> {
+        let slot = self.slots.get(at)?;
+        let (hash, was_over) = (slot.hash, slot.is_over(self.slots.now()));
+        self.index.remove(hash, at);
+        let record = self.slots.hollow(at)?;
+        self.close(at);
+        let weight = Self::weight_of(&record);
+        self.bytes -= weight;
+        Some(Gone { record, weight, was_over })
+    }
+
+    pub(super) fn slot(&self, at: usize) -> Option<&Slot> {
+        self.slots.get(at)
+    }
+
+    /// Changes when the entry at `at` ends.
+    pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
+        self.slots.set_lifetime(at, life);
+    }
+
+    /// A block below `from` that may hold something expired.
+    pub(super) fn due_block(&self, from: usize, now: Tick) -> Option<usize> {
+        self.slots.due_block(from, now)
+    }
+
+    /// Removes up to `budget` entries of a block that `is_over_with`, and recounts its soonest deadline.
+    pub(super) fn sweep_block(
+        &mut self,
+        block: usize,
+        budget: usize,
+        is_over_with: impl Fn(&Slot) -> bool,
+        gone: &mut Vec<Gone>,
+    ) {
+        let full = gone.len() + budget;
+        // Downwards: what a removal moves into its place comes from a higher one. From another block it was not looked
+        // at yet, hence the second look at the same place.
+        let mut at = ((block + 1) * BLOCK).min(self.slots.len());
+        while at > block * BLOCK && gone.len() < full {
+            let over = self.slots.get(at - 1).is_some_and(&is_over_with);
+            match over.then(|| self.remove(at - 1)).flatten() {
+                Some(record) => {
+                    gone.push(record);
+                    at = at.min(self.slots.len());
+                }
+                None => at -= 1,
+            }
+        }
+        self.slots.refresh_block(block);
+    }
+
+    /// Gives back memory that few entries do not need.
+    pub(super) fn shrink(&mut self) {
+        if self.slots.shrink() {
+            let slots = &self.slots;
+            self.index.shrink(|at| slots.get(at).map_or(0, |slot| slot.hash));
+        }
+    }
+
+    /// Empties it; the entries are handed over so that they are freed without the lock.
+    pub(super) fn clear(&mut self) -> (Slots, u64) {
+        self.index = Index::default();
+        self.leases.clear();
+        self.policy.clear();
+        (std::mem::take(&mut self.slots), std::mem::take(&mut self.bytes))
+    }
+
+    /// Recounts everything from scratch.
+    pub(super) fn validate(&self, hash_of: impl Fn(&[u8]) -> u32) -> Result<(), String> {
+        self.slots.validate()?;
+        if self.index.len() != self.slots.len() {
+            return Err(format!("{} entries, {} in the index", self.slots.len(), self.index.len()));
+        }
+        let mut bytes = 0;
+        for (at, slot) in self.slots.all().iter().enumerate() {
+            let Some(record) = slot.record() else { continue };
+            bytes += Self::weight_of(record);
+            if hash_of(record.key()) != slot.hash || self.find(slot.hash, record.key()) != Some(at) {
+                return Err(format!("entry {at} is not found by its key"));
+            }
+        }
+        if bytes != self.bytes {
+            return Err(format!("the weights sum up to {bytes}, counted were {}", self.bytes));
+        }
+        self.policy.validate(&self.slots)
+    }
+}
+
+/// What a hit returns.
+#[inline]
+pub(super) fn hit(record: &Record, now: Tick) -> Hit {
+    Hit {
+        value: Value::kept(record.clone()),
+        expires_at: record.expires_at(),
+        filled_at: record.born_at(now),
+        hits: record.hits(),
+    }
+}

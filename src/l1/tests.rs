@@ -1,0 +1,406 @@
+//! L1 as its callers see it, step by step against a plain model, with [`L1::validate`] after each step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use super::*;
+use crate::{error::CacheError, error::Kind, model::Value};
+
+const POLICIES: [PolicyKind; 1] = [PolicyKind::Lru];
+const EPOCH: Epoch = Epoch(1);
+
+fn key(number: u64) -> Key {
+    Key::copied(format!("key:{number}").as_bytes()).expect("a valid key")
+}
+
+fn settings(policy: PolicyKind, capacity_bytes: u64, max_entries: Option<u64>) -> Settings {
+    Settings { capacity_bytes, max_entries, policy }
+}
+
+fn fill(value: &[u8], expires_at: Tick, deadline: Tick) -> Fill {
+    Fill { value: Value::from(Bytes::copy_from_slice(value)), expires_at, deadline }
+}
+
+fn forever(value: &[u8]) -> Fill {
+    fill(value, Tick::FAR, Tick::FAR)
+}
+
+/// Leases and fills at once.
+fn put(l1: &L1, key: &Key, fill: Fill, now: Tick) -> Filled {
+    let token = Token(fastrand::u64(..));
+    assert!(matches!(l1.lease(key, token, now, EPOCH, false), Leased::Lead));
+    l1.fill(key, token, fill, now, EPOCH)
+}
+
+fn each_policy(test: impl Fn(PolicyKind, u64)) {
+    for policy in POLICIES {
+        for _ in 0..4 {
+            let seed = fastrand::u64(..);
+            eprintln!("policy {policy:?}, seed {seed}");
+            test(policy, seed);
+        }
+    }
+}
+
+/// What the model knows of a key.
+#[derive(Debug, Clone)]
+struct Known {
+    value: Vec<u8>,
+    deadline: Tick,
+}
+
+/// L1 beside the plainest thing that says what a hit may return.
+struct Pair {
+    l1: L1,
+    rng: Rng,
+    now: Tick,
+    keys: u64,
+    value_max: usize,
+    known: BTreeMap<u64, Known>,
+    leases: BTreeMap<u64, (Token, bool)>,
+}
+
+impl Pair {
+    fn new(settings: Settings, seed: u64, keys: u64, value_max: usize) -> Self {
+        let l1 = L1::seeded(settings, seed);
+        let rng = Rng::with_seed(seed);
+        Self { l1, rng, now: Tick(1), keys, value_max, known: BTreeMap::new(), leases: BTreeMap::new() }
+    }
+
+    fn step(&mut self) {
+        let number = self.rng.u64(..self.keys);
+        match self.rng.u8(..20) {
+            0..=7 => self.get(number),
+            8..=10 => self.take_lease(number),
+            11..=13 => self.use_lease(number),
+            14 => self.invalidate(number),
+            15..=16 => self.update(number),
+            17 => self.now = self.now.plus(std::time::Duration::from_millis(self.rng.u64(..40))),
+            18 => self.sweep(),
+            _ => self.scan(),
+        }
+        self.l1.validate().expect("all parts agree");
+        let usage = self.l1.usage();
+        assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
+    }
+
+    /// A size that is mostly small and sometimes the largest.
+    fn value(&mut self) -> Vec<u8> {
+        let shift_max = if self.rng.bool() { 22 } else { 5 };
+        let length = self.value_max >> self.rng.u32(..shift_max);
+        vec![self.rng.u8(..); self.rng.usize(..=length)]
+    }
+
+    fn life(&mut self) -> (Tick, Tick) {
+        let ahead = |ms: u64, now: Tick| Tick(now.0 + ms);
+        let expires_at = if self.rng.bool() { Tick::FAR } else { ahead(self.rng.u64(..400), self.now) };
+        let deadline = if self.rng.bool() { expires_at } else { expires_at.min(ahead(self.rng.u64(..200), self.now)) };
+        (expires_at, deadline)
+    }
+
+    fn get(&mut self, number: u64) {
+        let Some(hit) = self.l1.get(&key(number), self.now, EPOCH, self.rng.bool()) else { return };
+        let known = self.known.get(&number).expect("a hit was put there");
+        assert_eq!(*hit.value, known.value[..], "the newest value");
+        assert!(self.now < known.deadline, "not past its deadline");
+    }
+
+    fn take_lease(&mut self, number: u64) {
+        let token = Token(self.rng.u64(..));
+        let look = self.rng.bool();
+        match self.l1.lease(&key(number), token, self.now, EPOCH, look) {
+            Leased::Hit(hit) => assert_eq!(*hit.value, self.known[&number].value[..]),
+            Leased::Join(holder) => assert_eq!(self.leases[&number].0, holder),
+            Leased::Lead => assert!(self.leases.insert(number, (token, true)).is_none_or(|(_, live)| !live)),
+        }
+    }
+
+    fn use_lease(&mut self, number: u64) {
+        let Some((token, live)) = self.leases.remove(&number) else { return };
+        if self.rng.u8(..8) == 0 {
+            return self.l1.release(&key(number), token);
+        }
+        let (value, (expires_at, deadline)) = (self.value(), self.life());
+        let filled = self.l1.fill(&key(number), token, fill(&value, expires_at, deadline), self.now, EPOCH);
+        match filled {
+            Filled::Inserted => assert!(live && self.now < deadline),
+            Filled::Voided => assert!(!live),
+            Filled::Expired => assert!(live && self.now >= deadline),
+            Filled::TooLarge => assert!(live && value.len() as u64 > self.l1.usage().capacity_bytes / 16),
+        }
+        if filled == Filled::Inserted {
+            assert_eq!(self.l1.peek(&key(number), self.now, EPOCH).map(|r| r.deadline), Some(deadline));
+            self.known.insert(number, Known { value, deadline });
+        }
+    }
+
+    fn invalidate(&mut self, number: u64) {
+        self.l1.invalidate(&key(number));
+        self.known.remove(&number);
+        if let Some((_, live)) = self.leases.get_mut(&number) {
+            *live = false;
+        }
+        assert!(self.l1.peek(&key(number), self.now, EPOCH).is_none());
+    }
+
+    fn update(&mut self, number: u64) {
+        let (value, (expires_at, _)) = (self.value(), self.life());
+        let change = match self.rng.u8(..4) {
+            0 => Change::Remove,
+            1 => Change::Reexpire(expires_at),
+            2 => Change::Keep,
+            _ => Change::Put(value.clone().into(), expires_at),
+        };
+        let known = self.known.get(&number).filter(|known| self.now < known.deadline).cloned();
+        let seen = self.l1.update(&key(number), self.now, EPOCH, |current| {
+            let seen = current.map(|current| current.value.to_vec());
+            Ok((change.clone(), seen))
+        });
+        let Ok(seen) = seen else { return };
+        assert!(seen.is_none() || seen == known.map(|known| known.value));
+        match change {
+            Change::Keep => {}
+            Change::Remove => {
+                self.known.remove(&number);
+            }
+            Change::Reexpire(at) if seen.is_some() => {
+                self.known.entry(number).and_modify(|known| known.deadline = at);
+            }
+            Change::Reexpire(_) => {}
+            Change::Put(..) => {
+                self.known.insert(number, Known { value, deadline: expires_at });
+                if let Some((_, live)) = self.leases.get_mut(&number) {
+                    *live = false;
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let budget = self.rng.usize(1..200);
+        let before = self.l1.usage().entries;
+        let swept = self.l1.sweep(self.now, budget);
+        assert_eq!(self.l1.usage().entries, before - swept as u64);
+        if swept < budget {
+            let mut live = 0;
+            self.l1.scan(0, usize::MAX, self.now, EPOCH, |_, _| live += 1);
+            assert_eq!(self.l1.usage().entries, live, "a sweep within its budget leaves nothing expired");
+        }
+    }
+
+    fn scan(&mut self) {
+        let (mut seen, mut cursor, page) = (BTreeSet::new(), 0, self.rng.usize(1..50));
+        loop {
+            cursor = self.l1.scan(cursor, page, self.now, EPOCH, |key, _| {
+                assert!(seen.insert(key.to_vec()), "nothing changes, so nothing comes twice");
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+        let there = (0..self.keys).filter(|&n| self.l1.peek(&key(n), self.now, EPOCH).is_some()).count();
+        assert_eq!(seen.len(), there);
+        let drawn = self.l1.random_key(self.rng.u64(..), self.now, EPOCH);
+        assert_eq!(drawn.is_some(), there > 0);
+    }
+}
+
+#[test]
+fn random_operations_on_small_entries_agree_with_the_model() {
+    each_policy(|policy, seed| {
+        let mut pair = Pair::new(settings(policy, 256 << 10, None), seed, 400, 2_000);
+        (0..4_000).for_each(|_| pair.step());
+    });
+}
+
+#[test]
+fn random_operations_under_a_bound_on_entries_agree_with_the_model() {
+    each_policy(|policy, seed| {
+        let mut pair = Pair::new(settings(policy, 64 << 20, Some(150)), seed, 400, 100);
+        (0..4_000).for_each(|_| {
+            pair.step();
+            assert!(pair.l1.usage().entries <= 150);
+        });
+    });
+}
+
+#[test]
+fn random_operations_with_values_up_to_4_mib_keep_the_byte_bound() {
+    each_policy(|policy, seed| {
+        let mut pair = Pair::new(settings(policy, 36 << 20, None), seed, 300, 4 << 20);
+        (0..1_500).for_each(|_| pair.step());
+        for number in 1_000..1_030 {
+            assert_eq!(put(&pair.l1, &key(number), forever(&vec![1; 2 << 20]), pair.now), Filled::Inserted);
+            assert!(pair.l1.usage().bytes <= pair.l1.usage().capacity_bytes);
+        }
+        pair.l1.validate().expect("all parts agree");
+        assert!(pair.l1.removals().size > 0, "room was short");
+    });
+}
+
+#[test]
+fn lru_evicts_the_least_recently_used() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut rng = Rng::with_seed(seed);
+    let l1 = L1::with_shards(settings(PolicyKind::Lru, u64::MAX, Some(50)), 1, Some(seed));
+    let mut order: VecDeque<u64> = VecDeque::new();
+    for _ in 0..20_000 {
+        let number = (rng.f64() * rng.f64() * 200.0) as u64;
+        let hit = l1.get(&key(number), Tick(1), EPOCH, true).is_some();
+        let there = order.iter().position(|&n| n == number);
+        assert_eq!(hit, there.is_some());
+        match there {
+            Some(at) => drop(order.remove(at)),
+            None if order.len() == 50 => drop(order.pop_front()),
+            None => {}
+        }
+        order.push_back(number);
+        if !hit {
+            assert_eq!(put(&l1, &key(number), forever(b""), Tick(1)), Filled::Inserted);
+        }
+    }
+}
+
+#[test]
+fn an_invalidation_between_lease_and_fill_voids_the_fill() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let (a, now) = (key(1), Tick(5));
+    assert!(matches!(l1.lease(&a, Token(1), now, EPOCH, true), Leased::Lead));
+    assert!(matches!(l1.lease(&a, Token(2), now, EPOCH, true), Leased::Join(Token(1))));
+    assert!(!l1.invalidate(&a));
+    assert!(matches!(l1.lease(&a, Token(3), now, EPOCH, true), Leased::Lead), "later readers lead anew");
+    assert_eq!(l1.fill(&a, Token(1), forever(b"old"), now, EPOCH), Filled::Voided);
+    assert_eq!(l1.fill(&a, Token(3), forever(b"new"), now, EPOCH), Filled::Inserted);
+    assert!(matches!(l1.lease(&a, Token(4), now, EPOCH, true), Leased::Hit(hit) if *hit.value == *b"new"));
+    assert!(l1.invalidate(&a));
+    assert!(l1.get(&a, now, EPOCH, true).is_none());
+}
+
+#[test]
+fn a_new_epoch_voids_fills_hides_copies_and_lets_the_sweep_take_them() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let (now, next) = (Tick(5), Epoch(2));
+    (0..300).for_each(|n| assert_eq!(put(&l1, &key(n), forever(b"old"), now), Filled::Inserted));
+    assert!(matches!(l1.lease(&key(300), Token(1), now, EPOCH, true), Leased::Lead));
+    assert_eq!(l1.fill(&key(300), Token(1), forever(b"old"), now, next), Filled::Voided);
+    assert!(l1.get(&key(1), now, next, true).is_none());
+    assert!(matches!(l1.lease(&key(1), Token(2), now, next, true), Leased::Lead));
+    assert_eq!(l1.fill(&key(1), Token(2), forever(b"new"), now, next), Filled::Inserted);
+    assert_eq!(l1.sweep(now, 1_000), 299);
+    assert_eq!((l1.usage().entries, l1.get(&key(1), now, next, true).map(|hit| hit.hits)), (1, Some(1)));
+}
+
+#[test]
+fn update_sees_the_present_value_and_its_error_changes_nothing() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let (a, now) = (key(1), Tick(5));
+    let set = |value: &'static [u8]| move |_: Option<Current<'_>>| Ok((Change::Put(value.into(), Tick(90)), ()));
+    l1.update(&a, now, EPOCH, set(b"1")).expect("it fits");
+    let refuse = |current: Option<Current<'_>>| -> Result<(Change, ())> {
+        assert_eq!(current.map(|c| (c.value.to_vec(), c.expires_at)), Some((b"1".to_vec(), Tick(90))));
+        Err(CacheError::new(Kind::NotANumber, "no"))
+    };
+    assert!(l1.update(&a, now, EPOCH, refuse).is_err());
+    let large = vec![0; 200 << 10];
+    let refused = l1.update(&a, now, EPOCH, |_| Ok((Change::Put(large.into(), Tick::FAR), ())));
+    assert_eq!(refused.map_err(|error| error.kind()), Err(Kind::TooLarge));
+    assert!(l1.get(&a, Tick(89), EPOCH, true).is_some());
+    assert!(l1.get(&a, Tick(90), EPOCH, true).is_none());
+    l1.update(&a, Tick(90), EPOCH, |current| Ok((Change::Keep, assert!(current.is_none())))).expect("nothing to do");
+}
+
+#[test]
+fn a_value_outlives_its_entry_and_shares_its_memory() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    assert_eq!(put(&l1, &key(1), forever(b"payload"), Tick(5)), Filled::Inserted);
+    let hit = l1.get(&key(1), Tick(5), EPOCH, true).expect("it is there");
+    l1.clear();
+    assert_eq!(l1.usage(), Usage { entries: 0, bytes: 0, capacity_bytes: 1 << 20 });
+    let place = hit.value.as_ptr();
+    let bytes = hit.value.into_bytes();
+    assert_eq!((&bytes[..], bytes.as_ptr()), (&b"payload"[..], place), "not copied");
+}
+
+#[test]
+fn a_scan_meets_every_entry_that_stays() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut rng = Rng::with_seed(seed);
+    let l1 = L1::seeded(settings(PolicyKind::Lru, 64 << 20, None), seed);
+    let now = Tick(5);
+    let stays: BTreeSet<u64> = (0..2_000).filter(|_| rng.bool()).collect();
+    (0..2_000).for_each(|n| assert_eq!(put(&l1, &key(n), forever(b"v"), now), Filled::Inserted));
+    let (mut seen, mut cursor, mut extra) = (BTreeSet::new(), 0, 2_000);
+    loop {
+        cursor = l1.scan(cursor, 10, now, EPOCH, |key, _| {
+            seen.insert(key.to_vec());
+        });
+        if cursor == 0 {
+            break;
+        }
+        for goes in (0..20).map(|_| rng.u64(..2_000)).filter(|n| !stays.contains(n)) {
+            l1.invalidate(&key(goes));
+        }
+        assert_eq!(put(&l1, &key(extra), forever(b"v"), now), Filled::Inserted);
+        extra += 1;
+    }
+    assert!(stays.iter().all(|&n| seen.contains(&key(n)[..])));
+}
+
+#[test]
+fn memory_shrinks_after_a_mass_expiry() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 256 << 20, None));
+    let deadline = Tick(1_000);
+    (0..20_000).for_each(|n| assert_eq!(put(&l1, &key(n), fill(b"v", deadline, deadline), Tick(5)), Filled::Inserted));
+    assert_eq!(l1.sweep(Tick(999), 100_000), 0);
+    assert_eq!(l1.sweep(deadline, 15_000), 15_000);
+    assert_eq!(l1.sweep(deadline, 100_000), 5_000);
+    assert_eq!((l1.usage().entries, l1.usage().bytes, l1.removals().expired), (0, 0, 20_000));
+    l1.validate().expect("all parts agree");
+}
+
+#[test]
+fn threads_leave_no_old_value_behind() {
+    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    // The value below, per key: fills copy it between lease and fill, writers raise it and then invalidate.
+    let below: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+    let acked: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+    let (stop, tokens) = (AtomicBool::new(false), AtomicU64::new(0));
+    let now = Tick(5);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    let n = fastrand::usize(..64);
+                    let floor = acked[n].load(std::sync::atomic::Ordering::SeqCst);
+                    if let Some(hit) = l1.get(&key(n as u64), now, EPOCH, true) {
+                        let number = u64::from_le_bytes((*hit.value)[..8].try_into().expect("eight bytes"));
+                        assert!(number >= floor, "an old value: {number} after {floor}");
+                        continue;
+                    }
+                    let token = Token(tokens.fetch_add(1, Relaxed));
+                    if let Leased::Lead = l1.lease(&key(n as u64), token, now, EPOCH, true) {
+                        let value = below[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
+                        l1.fill(&key(n as u64), token, forever(&value), now, EPOCH);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for step in 0..20_000 {
+                let n = step % 64;
+                let next = below[n].fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+                l1.invalidate(&key(n as u64));
+                acked[n].store(next, std::sync::atomic::Ordering::SeqCst);
+            }
+            stop.store(true, Relaxed);
+        });
+    });
+    l1.validate().expect("all parts agree");
+}

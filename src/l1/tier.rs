@@ -1,0 +1,241 @@
+//! The shards together, for one policy: finds the shard, makes room, and keeps frees and callbacks outside of the locks.
+//!
+//! Room is one budget over all shards, so that a value of many shards' size may still live. Each shard has a fair share
+//! of it: a shard over its share evicts its own entries, one under it takes from the fullest other. The second lock is
+//! only ever *tried*, so no order of locks is needed.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crossbeam_utils::CachePadded;
+use foldhash::{SharedSeed, fast::SeedableRandomState};
+use parking_lot::{RwLock, RwLockWriteGuard};
+use smallvec::SmallVec;
+
+use super::{
+    budget::Budget,
+    policy::Policy,
+    shard::{Arrival, Gone, Shard},
+    slot::Lifetime,
+    types::{Epoch, Fill, Settings},
+};
+use crate::{
+    clock::Tick,
+    model::{Record, RemovalCause},
+};
+
+mod ops;
+mod upkeep;
+
+/// How long an insertion waits for the lock of another shard when its own has nothing left to evict. Locks are held for
+/// microseconds; a wait this long means a machine that stands still, and then the value is answered but not kept.
+const OTHER_LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// Records that went during one call: freed after the lock.
+type Dropped = SmallVec<[Record; 4]>;
+
+/// One shard with its lock, and what others may read without it.
+struct Cell<P> {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+    shard: RwLock<Shard<P>>,
+}
+
+/// The memory tier under one policy.
+pub(super) struct Tier<P: Policy> {
+    cells: Box<[CachePadded<Cell<P>>]>,
+    budget: Budget,
+    shared: P::Shared,
+    hasher: SeedableRandomState,
+    share_bytes: u64,
+    share_entries: u64,
+    entry_max_bytes: u64,
+    /// Newest epoch that a caller named; copies of others are swept.
+    epoch: AtomicU32,
+    /// Where the next sweep begins.
+    sweep_from: AtomicUsize,
+    /// Epoch whose copies alone were left by the last full sweep.
+    swept_epoch: AtomicU32,
+}
+
+/// Where a key belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    cell: usize,
+    hash: u32,
+}
+
+impl<P: Policy> Tier<P> {
+    pub(super) fn new(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
+        let new_cell =
+            || Cell { bytes: AtomicU64::new(0), entries: AtomicU64::new(0), shard: RwLock::new(Shard::new(P::new())) };
+        Self {
+            cells: (0..shards).map(|_| CachePadded::new(new_cell())).collect(),
+            budget: Budget::new(&settings),
+            shared: P::share(),
+            hasher: match seed {
+                Some(seed) => SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
+                None => SeedableRandomState::random(),
+            },
+            share_bytes: (settings.capacity_bytes / shards as u64).max(1),
+            share_entries: settings.max_entries.map_or(u64::MAX, |max| max.div_ceil(shards as u64)),
+            entry_max_bytes: settings.capacity_bytes / 8,
+            epoch: AtomicU32::new(0),
+            sweep_from: AtomicUsize::new(0),
+            swept_epoch: AtomicU32::new(0),
+        }
+    }
+
+    #[inline]
+    fn place(&self, key: &[u8]) -> Place {
+        use std::hash::{BuildHasher, Hasher};
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        let hash = hasher.finish();
+        Place { cell: hash as usize & (self.cells.len() - 1), hash: (hash >> 32) as u32 }
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Locks a shard for change; `note` must follow.
+    fn write(&self, cell: usize) -> RwLockWriteGuard<'_, Shard<P>> {
+        self.cells[cell].shard.write()
+    }
+
+    /// Makes a shard's size visible to others, after it changed.
+    fn note(&self, cell: usize, shard: &Shard<P>) {
+        self.cells[cell].bytes.store(shard.bytes(), Relaxed);
+        self.cells[cell].entries.store(shard.len() as u64, Relaxed);
+    }
+
+    /// How full a shard is, in thousandths of its share.
+    fn fullness(&self, bytes: u64, entries: u64) -> u64 {
+        let by_bytes = u128::from(bytes) * 1_000 / u128::from(self.share_bytes);
+        let by_entries = u128::from(entries) * 1_000 / u128::from(self.share_entries);
+        u64::try_from(by_bytes.max(by_entries)).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a shard that takes in `weight` more is over its share. A large entry counts as an eighth of the share at
+    /// most: the room for it comes from all shards alike.
+    fn is_over_share(&self, shard: &Shard<P>, weight: u64) -> bool {
+        let bytes = shard.bytes().saturating_add(weight.min(self.share_bytes / 8));
+        bytes > self.share_bytes || shard.len() as u64 >= self.share_entries
+    }
+
+    /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
+    fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, dropped: &mut Dropped) -> bool {
+        let Incoming { key, fill, now, epoch } = *incoming;
+        let weight = Shard::<P>::weigh(key.len(), fill.value.len());
+        if weight > self.entry_max_bytes {
+            return false;
+        }
+        shard.advance(now);
+        let carried = self.replace(place, shard, key, dropped);
+        let count = shard.announce(place.hash, carried, &self.shared);
+        let Some(hole) = self.make_room(place.cell, shard, weight, epoch, dropped) else { return false };
+        let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
+        let record = Record::new(key, &fill.value, now);
+        let arrival = Arrival { record, hash: place.hash, life, epoch, weight, count };
+        shard.insert(arrival, hole.at, &self.shared);
+        true
+    }
+
+    /// Removes the entry that a new one replaces; its use count, if it was live.
+    fn replace(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> Option<u32> {
+        let at = shard.find(place.hash, key)?;
+        let count = shard.slot(at).map(|slot| slot.count());
+        let gone = shard.remove(at)?;
+        let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
+        self.account(gone, cause, dropped);
+        count
+    }
+
+    /// Reserves room for `weight`, evicting as needed. `None` if there is nothing to evict.
+    fn make_room(
+        &self,
+        cell: usize,
+        shard: &mut Shard<P>,
+        weight: u64,
+        epoch: Epoch,
+        dropped: &mut Dropped,
+    ) -> Option<Room> {
+        let mut hole = None;
+        while !self.budget.try_reserve(weight) {
+            if let Some(at) = hole.take() {
+                shard.close(at);
+            }
+            if !self.is_over_share(shard, weight) && self.evict_elsewhere(cell, shard, epoch, dropped) {
+                continue;
+            }
+            match shard.evict(epoch, &self.shared) {
+                Some((at, gone)) => {
+                    self.account_evicted(gone, dropped);
+                    hole = Some(at);
+                }
+                None if self.evict_anywhere(cell, epoch, dropped) => {}
+                None => return None,
+            }
+        }
+        Some(Room { at: hole })
+    }
+
+    /// Evicts one entry of the fullest other shard, if that is fuller than this one and its lock is free.
+    fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, epoch: Epoch, dropped: &mut Dropped) -> bool {
+        let fullness = |other: &Cell<P>| self.fullness(other.bytes.load(Relaxed), other.entries.load(Relaxed));
+        let others = (0..self.cells.len()).filter(|&other| other != cell);
+        let Some(fullest) = others.max_by_key(|&other| fullness(&self.cells[other])) else { return false };
+        if fullness(&self.cells[fullest]) <= self.fullness(shard.bytes(), shard.len() as u64) {
+            return false;
+        }
+        let Some(mut other) = self.cells[fullest].shard.try_write() else { return false };
+        self.evict_one(fullest, &mut other, epoch, dropped)
+    }
+
+    /// Evicts one entry of any other shard, waiting a little for its lock.
+    fn evict_anywhere(&self, cell: usize, epoch: Epoch, dropped: &mut Dropped) -> bool {
+        (1..self.cells.len()).map(|step| (cell + step) & (self.cells.len() - 1)).any(|other| {
+            self.cells[other].entries.load(Relaxed) > 0
+                && self.cells[other]
+                    .shard
+                    .try_write_for(OTHER_LOCK_WAIT)
+                    .is_some_and(|mut shard| self.evict_one(other, &mut shard, epoch, dropped))
+        })
+    }
+
+    fn evict_one(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch, dropped: &mut Dropped) -> bool {
+        let Some((at, gone)) = shard.evict(epoch, &self.shared) else { return false };
+        shard.close(at);
+        self.account_evicted(gone, dropped);
+        self.note(cell, shard);
+        true
+    }
+
+    fn account_evicted(&self, gone: Gone, dropped: &mut Dropped) {
+        let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
+        self.account(gone, cause, dropped);
+    }
+
+    fn account(&self, gone: Gone, cause: RemovalCause, dropped: &mut Dropped) {
+        self.budget.release(1, gone.weight);
+        self.budget.count(cause, 1);
+        dropped.push(gone.record);
+    }
+}
+
+/// A copy on its way in.
+#[derive(Clone, Copy)]
+struct Incoming<'a> {
+    key: &'a [u8],
+    fill: &'a Fill,
+    now: Tick,
+    epoch: Epoch,
+}
+
+/// Room that was reserved, and the hole that making it left, if any.
+struct Room {
+    at: Option<usize>,
+}

@@ -1,0 +1,164 @@
+//! What is asked of one key: look, lease, fill, drop, change.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Dropped, Incoming, Place, Tier};
+use crate::{
+    clock::Tick,
+    error::{CacheError, Kind, Result},
+    l1::{
+        policy::Policy,
+        shard::{Shard, hit},
+        slot::Lifetime,
+        types::{Change, Current, Epoch, Fill, Filled, Hit, Leased, Resident, Token},
+    },
+    model::{Key, RemovalCause},
+};
+
+impl<P: Policy> Tier<P> {
+    #[inline]
+    pub(in crate::l1) fn get(&self, key: &[u8], now: Tick, epoch: Epoch, touch: bool) -> Option<Hit> {
+        let place = self.place(key);
+        let shard = self.cells[place.cell].shard.read();
+        let slot = shard.live(place.hash, key, now, epoch)?;
+        if touch {
+            shard.touch(slot, now, &self.shared);
+        }
+        slot.record().map(|record| hit(record, now))
+    }
+
+    pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick, epoch: Epoch) -> Option<Resident> {
+        let place = self.place(key);
+        let shard = self.cells[place.cell].shard.read();
+        Shard::<P>::resident(shard.live(place.hash, key, now, epoch)?, now)
+    }
+
+    pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Epoch, look: bool) -> Leased {
+        self.note_epoch(epoch);
+        let place = self.place(key);
+        let mut shard = self.write(place.cell);
+        if look
+            && let Some(slot) = shard.live(place.hash, key, now, epoch)
+            && let Some(record) = slot.record()
+        {
+            shard.touch(slot, now, &self.shared);
+            return Leased::Hit(hit(record, now));
+        }
+        if let Some(holder) = shard.leases.holder(place.hash, key) {
+            return Leased::Join(holder);
+        }
+        shard.leases.grant(place.hash, key, token, epoch);
+        Leased::Lead
+    }
+
+    pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick, epoch: Epoch) -> Filled {
+        let place = self.place(key);
+        let mut dropped = Dropped::new();
+        let mut shard = self.write(place.cell);
+        let Some(leased_in) = shard.leases.end(place.hash, key, token) else { return Filled::Voided };
+        if leased_in != epoch {
+            return Filled::Voided;
+        }
+        if now >= fill.deadline.min(fill.expires_at) {
+            return Filled::Expired;
+        }
+        let is_in = self.put(place, &mut shard, &Incoming { key, fill, now, epoch }, &mut dropped);
+        self.note(place.cell, &shard);
+        if is_in { Filled::Inserted } else { Filled::TooLarge }
+    }
+
+    pub(in crate::l1) fn release(&self, key: &Key, token: Token) {
+        let place = self.place(key);
+        self.write(place.cell).leases.end(place.hash, key, token);
+    }
+
+    pub(in crate::l1) fn invalidate(&self, key: &[u8]) -> bool {
+        let place = self.place(key);
+        if self.is_unknown(place, key) {
+            return false;
+        }
+        let mut dropped = Dropped::new();
+        let mut shard = self.write(place.cell);
+        shard.leases.void(place.hash, key);
+        let removed = self.drop_key(place, &mut shard, key, &mut dropped);
+        self.note(place.cell, &shard);
+        removed
+    }
+
+    /// Whether neither entry nor lease is there. Most invalidations that Redis sends are for keys this node never read;
+    /// these take no exclusive lock. What comes in after this look was leased after the invalidation.
+    fn is_unknown(&self, place: Place, key: &[u8]) -> bool {
+        let shard = self.cells[place.cell].shard.read();
+        shard.find(place.hash, key).is_none() && shard.leases.holder(place.hash, key).is_none()
+    }
+
+    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> bool {
+        let Some(at) = shard.find(place.hash, key) else { return false };
+        let Some(gone) = shard.remove(at) else { return false };
+        self.account(gone, RemovalCause::Invalidated, dropped);
+        true
+    }
+
+    pub(in crate::l1) fn update<R>(
+        &self,
+        key: &Key,
+        now: Tick,
+        epoch: Epoch,
+        change: impl FnOnce(Option<Current<'_>>) -> Result<(Change, R)>,
+    ) -> Result<R> {
+        self.note_epoch(epoch);
+        let place = self.place(key);
+        let mut dropped = Dropped::new();
+        let mut shard = self.write(place.cell);
+        let present = shard.live(place.hash, key, now, epoch).and_then(|slot| slot.record());
+        let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
+        let (change, answer) = change(current)?;
+        let applied = self.apply(place, &mut shard, key, change, now, epoch, &mut dropped);
+        self.note(place.cell, &shard);
+        applied.map(|()| answer)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the second half of update, under the same lock")]
+    fn apply(
+        &self,
+        place: Place,
+        shard: &mut Shard<P>,
+        key: &Key,
+        change: Change,
+        now: Tick,
+        epoch: Epoch,
+        dropped: &mut Dropped,
+    ) -> Result<()> {
+        match change {
+            Change::Keep => {}
+            Change::Remove => {
+                self.drop_key(place, shard, key, dropped);
+            }
+            Change::Reexpire(at) => {
+                let there = shard.find(place.hash, key);
+                let live = there.filter(|&there| shard.slot(there).is_some_and(|slot| slot.is_live(now, epoch)));
+                if let Some(there) = live {
+                    shard.advance(now);
+                    shard.set_lifetime(there, Lifetime { expires_at: at, deadline: at });
+                }
+            }
+            Change::Put(value, at) => {
+                let fill = Fill { value: value.into(), expires_at: at, deadline: at };
+                // Whoever asked below before this write must not fill its answer over it.
+                shard.leases.void(place.hash, key);
+                if !self.put(place, shard, &Incoming { key, fill: &fill, now, epoch }, dropped) {
+                    return Err(CacheError::new(Kind::TooLarge, "the entry is over an eighth of L1"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the newest epoch that is talked about; epochs only ever step forward, and may wrap.
+    fn note_epoch(&self, epoch: Epoch) {
+        let known = self.epoch.load(Relaxed);
+        if (epoch.0.wrapping_sub(known) as i32) > 0 {
+            self.epoch.store(epoch.0, Relaxed);
+        }
+    }
+}

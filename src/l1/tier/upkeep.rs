@@ -1,0 +1,185 @@
+//! What is asked of all shards: clear, sweep, scan, draw, recount.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Cell, Tier};
+use crate::{
+    clock::Tick,
+    l1::{
+        policy::Policy,
+        shard::{Gone, Shard},
+        slot::{BLOCK, Slot},
+        types::{Epoch, Resident},
+    },
+    model::{Key, Record, RemovalCause},
+};
+
+/// Entries that one hold of a shard's lock removes or copies out at most: about 20 µs.
+const HELD_MAX: usize = 2 * BLOCK;
+/// Slots of one shard that the search for any live key looks at: what is dead is swept soon.
+const DRAWS_MAX: usize = 4_096;
+/// Bits of a scan cursor that say how many slots of the shard are not visited yet, plus one.
+const CURSOR_SLOT_BITS: u32 = 40;
+const CURSOR_TOP: u64 = (1 << CURSOR_SLOT_BITS) - 1;
+
+impl<P: Policy> Tier<P> {
+    pub(in crate::l1) fn clear(&self) {
+        for cell in 0..self.cells.len() {
+            let mut shard = self.write(cell);
+            let (slots, bytes) = shard.clear();
+            self.note(cell, &shard);
+            drop(shard);
+            let entries = slots.len() as u64;
+            // The room is free only when the memory is.
+            drop(slots);
+            self.budget.release(entries, bytes);
+            self.budget.count(RemovalCause::Invalidated, entries);
+        }
+    }
+
+    /// Sweeps shard after shard, beginning where the last call ended. After a new epoch all blocks are looked at once,
+    /// for copies of older ones.
+    pub(in crate::l1) fn sweep(&self, now: Tick, budget: usize) -> usize {
+        let epoch = Epoch(self.epoch.load(Relaxed));
+        let all = epoch.0 != self.swept_epoch.load(Relaxed);
+        let start = self.sweep_from.load(Relaxed);
+        let mut removed = 0;
+        for step in 0..self.cells.len() {
+            let cell = (start + step) & (self.cells.len() - 1);
+            removed += self.sweep_cell(cell, now, epoch, all, budget - removed);
+            if removed >= budget {
+                self.sweep_from.store(cell, Relaxed);
+                return removed;
+            }
+        }
+        self.sweep_from.store(start.wrapping_add(1) & (self.cells.len() - 1), Relaxed);
+        self.swept_epoch.store(epoch.0, Relaxed);
+        removed
+    }
+
+    fn sweep_cell(&self, cell: usize, now: Tick, epoch: Epoch, all: bool, budget: usize) -> usize {
+        let mut removed = 0;
+        let mut from = usize::MAX;
+        while removed < budget {
+            let Some(block) = next_block(&self.cells[cell], from, now, all) else { break };
+            let room = (budget - removed).min(HELD_MAX);
+            let mut gone = Vec::new();
+            let mut shard = self.write(cell);
+            let is_over = |slot: &Slot| slot.is_over(now) || (all && slot.is_of_other_epoch(epoch));
+            shard.advance(now);
+            shard.sweep_block(block, room, is_over, &mut gone);
+            shard.shrink();
+            self.note(cell, &shard);
+            drop(shard);
+            // A block that was not finished is opened again.
+            from = if gone.len() == room { block + 1 } else { block };
+            removed += gone.len();
+            self.account_swept(gone);
+        }
+        removed
+    }
+
+    fn account_swept(&self, gone: Vec<Gone>) {
+        for Gone { record, weight, was_over } in gone {
+            drop(record);
+            self.budget.release(1, weight);
+            let cause = if was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
+            self.budget.count(cause, 1);
+        }
+    }
+
+    pub(in crate::l1) fn scan(
+        &self,
+        cursor: u64,
+        count: usize,
+        now: Tick,
+        epoch: Epoch,
+        mut visit: impl FnMut(&[u8], &Resident),
+    ) -> u64 {
+        let mut cell = (cursor >> CURSOR_SLOT_BITS) as usize;
+        let mut upto = if cursor == 0 {
+            usize::MAX
+        } else {
+            (cursor & CURSOR_TOP) as usize - usize::from(cursor & CURSOR_TOP > 0)
+        };
+        let mut left = count.max(1);
+        while cell < self.cells.len() {
+            if left == 0 {
+                return (cell as u64) << CURSOR_SLOT_BITS | (upto as u64 + 1).min(CURSOR_TOP);
+            }
+            let (seen, page) = self.page(cell, upto, left.min(HELD_MAX), now, epoch);
+            for (record, resident) in &page {
+                visit(record.key(), resident);
+            }
+            left -= seen.len().min(left);
+            upto = seen.start;
+            if upto == 0 {
+                cell += 1;
+                upto = CURSOR_TOP as usize;
+            }
+        }
+        0
+    }
+
+    /// Copies out what lies in up to `count` slots below `upto`. Downwards, because a removal moves entries downwards:
+    /// what is not visited yet is never moved to where the scan has been.
+    fn page(
+        &self,
+        cell: usize,
+        upto: usize,
+        count: usize,
+        now: Tick,
+        epoch: Epoch,
+    ) -> (std::ops::Range<usize>, Vec<(Record, Resident)>) {
+        let shard = self.cells[cell].shard.read();
+        let end = upto.min(shard.len());
+        let range = end.saturating_sub(count)..end;
+        let live = range.clone().rev().filter_map(|at| shard.slot(at)).filter(|slot| slot.is_live(now, epoch));
+        let page = live.filter_map(|slot| Some((slot.record()?.clone(), Shard::<P>::resident(slot, now)?))).collect();
+        (range, page)
+    }
+
+    pub(in crate::l1) fn random_key(&self, seed: u64, now: Tick, epoch: Epoch) -> Option<Key> {
+        let first = seed as usize;
+        (0..self.cells.len()).find_map(|step| {
+            let shard = self.cells[first.wrapping_add(step) & (self.cells.len() - 1)].shard.read();
+            let length = shard.len();
+            let start = (seed >> 16) as usize % length.max(1);
+            let mut places = (0..length.min(DRAWS_MAX)).map(|step| (start + step) % length);
+            places.find_map(|at| {
+                let slot = shard.slot(at).filter(|slot| slot.is_live(now, epoch))?;
+                Key::copied(slot.record()?.key()).ok()
+            })
+        })
+    }
+
+    /// Recounts every shard and the budget from scratch. Meant for tests, with nobody else at work.
+    pub(in crate::l1) fn validate(&self) -> Result<(), String> {
+        let (mut entries, mut bytes) = (0, 0);
+        for (cell, padded) in self.cells.iter().enumerate() {
+            let shard = padded.shard.read();
+            let hash_of = |key: &[u8]| if self.place(key).cell == cell { self.place(key).hash } else { !0 };
+            shard.validate(hash_of).map_err(|fault| format!("shard {cell}: {fault}"))?;
+            let noted = (padded.entries.load(Relaxed), padded.bytes.load(Relaxed));
+            if noted != (shard.len() as u64, shard.bytes()) {
+                return Err(format!("shard {cell}: noted {noted:?}, is {:?}", (shard.len(), shard.bytes())));
+            }
+            entries += shard.len() as u64;
+            bytes += shard.bytes();
+        }
+        let usage = self.budget.usage();
+        if (usage.entries, usage.bytes) != (entries, bytes) {
+            return Err(format!("the budget says {usage:?}, the shards hold {entries} entries of {bytes} bytes"));
+        }
+        if bytes > usage.capacity_bytes {
+            return Err(format!("{bytes} bytes are over the bound of {}", usage.capacity_bytes));
+        }
+        Ok(())
+    }
+}
+
+/// The next block below `from` that a sweep has to open.
+fn next_block<P: Policy>(cell: &Cell<P>, from: usize, now: Tick, all: bool) -> Option<usize> {
+    let shard = cell.shard.read();
+    if all { from.min(shard.len().div_ceil(BLOCK)).checked_sub(1) } else { shard.due_block(from, now) }
+}

@@ -1,0 +1,138 @@
+//! What callers say to L1 and what it answers.
+
+use bytes::Bytes;
+
+use crate::{clock::Tick, model::Value};
+
+/// How large L1 may become and what it keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bound on the sum of weights, bytes.
+    pub capacity_bytes: u64,
+    /// Bound on the number of entries.
+    pub max_entries: Option<u64>,
+    /// What goes when room is needed.
+    pub policy: PolicyKind,
+}
+
+/// What goes when room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// The least recently used.
+    Lru,
+}
+
+/// State of the world a copy was made in; a copy of another epoch is a miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Epoch(pub u32);
+
+/// Names one flight: the right to fill a key once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// A copy that may be answered.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The payload.
+    pub value: Value,
+    /// When the key itself expires; [`Tick::FAR`] never.
+    pub expires_at: Tick,
+    /// When the copy was made.
+    pub filled_at: Tick,
+    /// Reads answered with it, saturating, approximate.
+    pub hits: u32,
+}
+
+/// A copy as inspection sees it.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    /// What a hit would have returned.
+    pub hit: Hit,
+    /// When the copy ends: the key's expiry or the bound on its age.
+    pub deadline: Tick,
+    /// When a read last used it, approximate.
+    pub used_at: Tick,
+    /// All bytes kept for it.
+    pub weight_bytes: u64,
+}
+
+/// How a copy comes in.
+#[derive(Debug, Clone)]
+pub struct Fill {
+    /// The payload; copied into memory of its own, so that it pins no request buffer.
+    pub value: Value,
+    /// When the key itself expires; [`Tick::FAR`] never.
+    pub expires_at: Tick,
+    /// When the copy ends; not after `expires_at`.
+    pub deadline: Tick,
+}
+
+/// Answer to the wish to fill.
+#[derive(Debug)]
+pub enum Leased {
+    /// The key has come in since.
+    Hit(Hit),
+    /// The caller leads: it asks below, then fills or releases.
+    Lead,
+    /// Another flight leads.
+    Join(Token),
+}
+
+/// What became of a fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// It is in.
+    Inserted,
+    /// An invalidation or a new epoch came first.
+    Voided,
+    /// Over an eighth of a shard: answered, not kept.
+    TooLarge,
+    /// Its deadline has passed already.
+    Expired,
+}
+
+/// The present copy, for [`L1::update`].
+#[derive(Debug, Clone, Copy)]
+pub struct Current<'a> {
+    /// The payload.
+    pub value: &'a [u8],
+    /// When the key expires; [`Tick::FAR`] never.
+    pub expires_at: Tick,
+}
+
+/// What [`L1::update`] is to do.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Nothing.
+    Keep,
+    /// Store this value with this expiry.
+    Put(Bytes, Tick),
+    /// Same value, this expiry.
+    Reexpire(Tick),
+    /// Remove.
+    Remove,
+}
+
+/// Size of L1 now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Entries, expired ones that were not swept yet included.
+    pub entries: u64,
+    /// Sum of weights.
+    pub bytes: u64,
+    /// Its bound.
+    pub capacity_bytes: u64,
+}
+
+/// Removals since start, by cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removals {
+    /// Room was needed.
+    pub size: u64,
+    /// Deadline passed.
+    pub expired: u64,
+    /// Write or invalidation.
+    pub invalidated: u64,
+    /// Newer value.
+    pub replaced: u64,
+}
