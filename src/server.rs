@@ -160,7 +160,7 @@ impl Server {
             resp: Arc::clone(&plan.resp),
             http: self.start_http(&background, &plan, stopped)?,
         };
-        self.tier.start(&background, &self.core);
+        let _link = self.tier.link(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
         background.block_on(async {
             for _ in 0..self.workers {

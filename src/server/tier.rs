@@ -6,12 +6,16 @@ use tokio::runtime::Runtime;
 
 use super::StartError;
 use crate::{
-    cache::{Core, resident::CoreStore},
+    cache::{Core, gate, resident::CoreStore},
     config::Config,
     l2::{
         Backend, Flavor, Tunables,
         none::NoneBackend,
-        redis::{self, RedisBackend, url::RedisUrl},
+        redis::{
+            self, RedisBackend,
+            tracking::{Link, LinkSettings},
+            url::RedisUrl,
+        },
     },
 };
 
@@ -52,8 +56,17 @@ impl Tier {
         }
     }
 
-    /// Starts what runs in the background.
-    pub(super) fn start(&mut self, _background: &Runtime, _core: &Arc<Core>) {}
+    /// Starts the invalidation link where L1 needs one. It ends when it is dropped.
+    pub(super) fn link(&self, background: &Runtime, core: &Arc<Core>) -> Option<Link> {
+        let Self::Redis(settings, _) = self else { return None };
+        let _inside = background.enter();
+        let settings = LinkSettings {
+            url: settings.url.clone(),
+            client_name: format!("{}-invalidation", settings.client_name),
+            prefixes: core.rules().l1_prefixes.clone(),
+        };
+        Some(Link::spawn(settings, core.clock().clone(), gate::sink(core)))
+    }
 
     /// Ends what runs in the background and writes what is not written yet.
     pub(super) fn close(&self) {}

@@ -1,11 +1,13 @@
 //! Behaviour tests: one module per behaviour, one binary, so that they link once.
 #![expect(unreachable_pub, reason = "support is shared by modules of one binary")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod grpc_cache;
 mod kill;
-mod server;
 mod l2_redis;
 mod l2_redis_link;
+mod nodes;
+mod server;
