@@ -1,0 +1,116 @@
+//! Opens and closes the generations of the store.
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::{OpenError, directory::Directory, table::Table};
+
+/// Longest wait for reads that still use a table that is to be closed: they last milliseconds.
+const RELEASE_STEPS: usize = 2_000;
+const RELEASE_STEP: Duration = Duration::from_millis(5);
+
+/// The directory, and the threads that remove what is no longer current.
+pub(super) struct Generations {
+    directory: Directory,
+    removing: Vec<JoinHandle<()>>,
+}
+
+impl Generations {
+    /// Takes the directory and opens its current generation.
+    pub(super) fn open(path: &Path) -> Result<(Self, Arc<Table>), OpenError> {
+        let generations = Self { directory: Directory::open(path)?, removing: Vec::new() };
+        let table = generations
+            .open_current()
+            .map_err(|reason| OpenError::Damaged { dir: generations.directory.path().to_owned(), reason })?;
+        Ok((generations, table))
+    }
+
+    /// Opens the current generation, which is created if it is missing.
+    pub(super) fn open_current(&self) -> Result<Arc<Table>, String> {
+        let path = self.directory.table();
+        if !path.exists() {
+            build(&path).map_err(|error| error.to_string())?;
+        }
+        open_table(&path)
+    }
+
+    /// Begins the next generation and makes it the current one.
+    pub(super) fn begin_next(&mut self) -> io::Result<Arc<Table>> {
+        let path = self.directory.next_table();
+        build(&path)?;
+        let table = open_table(&path).map_err(io::Error::other)?;
+        self.directory.advance()?;
+        Ok(table)
+    }
+
+    /// Closes a generation that is no longer current, and deletes it, without making anybody wait.
+    pub(super) fn retire(&mut self, table: Arc<Table>) {
+        let path = table.path().to_owned();
+        let remove = move || {
+            close(table);
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(%error, path = %path.display(), "an old generation of the store was not removed");
+            }
+        };
+        self.removing.retain(|thread| !thread.is_finished());
+        match std::thread::Builder::new().name("l2-retire".into()).spawn(remove) {
+            Ok(thread) => self.removing.push(thread),
+            Err(error) => tracing::warn!(%error, "an old generation of the store stays until the next start"),
+        }
+    }
+
+    /// Closes a table once nobody reads from it any more.
+    pub(super) fn release(&self, table: Arc<Table>) {
+        close(table);
+    }
+}
+
+impl Drop for Generations {
+    fn drop(&mut self) {
+        for thread in self.removing.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits for the other users of the table, so that it is closed here and not on the thread of a reader.
+fn close(mut table: Arc<Table>) {
+    for _ in 0..RELEASE_STEPS {
+        match Arc::try_unwrap(table) {
+            Ok(last) => return drop(last),
+            Err(used) => table = used,
+        }
+        std::thread::sleep(RELEASE_STEP);
+    }
+    tracing::warn!("a table of the embedded store is still being read");
+}
+
+/// Creates an empty table under another name first: a start that is killed in the middle leaves nothing half made.
+fn build(path: &Path) -> io::Result<()> {
+    let draft = PathBuf::from(format!("{}.new", path.display()));
+    if draft.exists() {
+        fs::remove_dir_all(&draft)?;
+    }
+    drop(open_table(&draft).map_err(io::Error::other)?);
+    fs::rename(&draft, path)
+}
+
+/// A table that cannot be read is an error, also where the crate below panics about it.
+fn open_table(path: &Path) -> Result<Arc<Table>, String> {
+    match catch_unwind(AssertUnwindSafe(|| Table::open(path))) {
+        Ok(Ok(table)) => Ok(table),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(panic_text(panic.as_ref())),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("its files contradict one another").to_owned()
+}

@@ -1,0 +1,200 @@
+//! Reads: on the thread of the caller while the data proves to be in memory, else on the pool.
+//!
+//! A point read that finds its block in the cache takes about 4 µs; handing it to another thread and back costs more
+//! than that in CPU alone. A read that waits for the disk would hold up everything else on its thread, so the first
+//! one that takes longer than [`SLOW_NS`] sends all reads to the pool for [`POOL_NS`]; then one tries again.
+
+use std::{ops::Bound, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Embedded, Shared,
+    rows::{ORDER, RECORDS, Record, order_row, record_row},
+    table::View,
+    writer::unavailable,
+};
+use crate::{
+    clock::{UnixMs, stopwatch_ns},
+    error::{CacheError, Kind, Result},
+    glob::Glob,
+    l2::{Described, ScanPage, ScanRequest, Stored, TypeName},
+    model::{Key, Life, Value},
+};
+
+/// A read that took longer waited for the disk, nanoseconds.
+const SLOW_NS: u64 = 1_000_000;
+/// How long the pool reads then, nanoseconds: at most one slow read in this time holds up a worker.
+const POOL_NS: u64 = 100_000_000;
+/// Keys of a call that is answered on the caller's thread, 4 µs each.
+const INLINE_KEYS_MAX: usize = 16;
+/// Rows that one page of a scan looks at: about 20 ms, half of a read's deadline.
+const PAGE_ROWS_MAX: usize = 10_000;
+/// Random places that are tried for a key that lives.
+const RANDOM_TRIES: usize = 16;
+/// Keys in order of writing that are tried after that.
+const RANDOM_WALK_MAX: usize = 1_000;
+
+impl Embedded {
+    /// A read with a result for each key.
+    pub(super) async fn read_each<T: Send + 'static>(
+        &self,
+        keys: &[Key],
+        read: impl FnOnce(&Shared, &[Key]) -> Vec<Result<T>> + Send + 'static,
+    ) -> Vec<Result<T>> {
+        if keys.len() <= INLINE_KEYS_MAX && !self.shared.is_slow() {
+            return self.shared.watched(|shared| read(shared, keys));
+        }
+        let owned: Vec<Key> = keys.to_vec();
+        match self.read_one(move |shared| Ok(read(shared, &owned))).await {
+            Ok(results) => results,
+            Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    /// A read on the pool.
+    pub(super) async fn read_one<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(pool) = &self.pool else { return Err(unavailable()) };
+        let shared = Arc::clone(&self.shared);
+        pool.run(self.shared.tunables.deadlines().read, move || read(&shared)).await
+    }
+}
+
+impl Shared {
+    fn is_slow(&self) -> bool {
+        let until = self.counters.slow_until_ns.load(Relaxed);
+        until != 0 && stopwatch_ns() < until
+    }
+
+    /// Runs a read here, and closes this way if it was slow.
+    fn watched<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
+        let began = stopwatch_ns();
+        let result = read(self);
+        let ended = stopwatch_ns();
+        if ended.saturating_sub(began) > SLOW_NS {
+            self.counters.slow_reads.fetch_add(1, Relaxed);
+            self.counters.slow_until_ns.store(ended + POOL_NS, Relaxed);
+        }
+        result
+    }
+
+    pub(super) fn get(&self, keys: &[Key], with_life: bool) -> Vec<Result<Option<Stored>>> {
+        let now = self.clock.unix();
+        let value_max = self.tunables.value_max();
+        self.read_records(keys, |record| {
+            if record.value.len() > value_max {
+                return Err(too_large(record.value.len(), value_max));
+            }
+            let life = if with_life { life(&record, now) } else { Life::Forever };
+            Ok(Stored { value: Value::from(record.value), life })
+        })
+    }
+
+    pub(super) fn describe(&self, keys: &[Key]) -> Vec<Result<Option<Described>>> {
+        let now = self.clock.unix();
+        self.read_records(keys, |record| {
+            Ok(Described {
+                life: life(&record, now),
+                expires_at_ms: record.expires_at.map(|at| at.0),
+                size_bytes: record.value.len() as u64,
+                type_name: TypeName::String,
+            })
+        })
+    }
+
+    /// The keys' live records at one instant, each turned into what the caller wants of it.
+    fn read_records<T>(&self, keys: &[Key], make: impl Fn(Record) -> Result<T>) -> Vec<Result<Option<T>>> {
+        let now = self.clock.unix();
+        let table = self.table.load();
+        let Some(table) = table.as_ref() else { return keys.iter().map(|_| Err(unavailable())).collect() };
+        let view = table.view();
+        keys.iter().map(|key| live_record(&view, key, now)?.map(&make).transpose()).collect()
+    }
+
+    /// One page of a scan.
+    pub(super) fn scan(&self, request: &ScanRequest) -> Result<ScanPage> {
+        let glob = request.pattern.as_deref().map(Glob::new).transpose()?;
+        if request.type_name.as_deref().is_some_and(|name| !name.eq_ignore_ascii_case(b"string")) {
+            return Ok(ScanPage::default());
+        }
+        let prefix = record_row(glob.as_ref().map_or(&b""[..], Glob::literal_prefix));
+        let after = self.cursors.lock().position(request.cursor).filter(|row| row >= &prefix);
+        let from = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
+        let now = self.clock.unix();
+        let table = self.table.load();
+        let Some(table) = table.as_ref() else { return Err(unavailable()) };
+        let (mut keys, mut last, mut rows) = (Vec::new(), None, 0);
+        for row in table.view().range(from, RECORDS.1) {
+            let (row, value) = row?;
+            if !row.starts_with(&prefix) {
+                last = None;
+                break;
+            }
+            let record = Record::decode(&row, &value)?;
+            let wanted = glob.as_ref().is_none_or(|glob| glob.matches(&record.key));
+            if wanted && !record.is_expired(now) {
+                // Reserved keys are nobody's business.
+                keys.extend(Key::new(record.key).ok());
+            }
+            rows += 1;
+            last = (rows >= request.count.clamp(1, PAGE_ROWS_MAX)).then_some(row);
+            if last.is_some() {
+                break;
+            }
+        }
+        let cursor = last.map_or(0, |row| self.cursors.lock().remember(request.cursor, row));
+        Ok(ScanPage { cursor, keys })
+    }
+
+    /// A key written at a random moment: uniform over the entries as far as those that were rewritten left gaps alike.
+    pub(super) fn random_key(&self) -> Result<Option<Key>> {
+        let table = self.table.load();
+        let Some(table) = table.as_ref() else { return Err(unavailable()) };
+        let view = table.view();
+        let oldest = self.counters.oldest.load(Relaxed);
+        let next = self.counters.next_written.load(Relaxed).max(oldest + 1);
+        for _ in 0..RANDOM_TRIES {
+            if let Some(key) = self.live_from(&view, fastrand::u64(oldest..next), 1)? {
+                return Ok(Some(key));
+            }
+        }
+        self.live_from(&view, 0, RANDOM_WALK_MAX)
+    }
+
+    /// The first live key among this many in order of writing.
+    fn live_from(&self, view: &View<'_>, written: u64, rows: usize) -> Result<Option<Key>> {
+        let now = self.clock.unix();
+        for row in view.range(Bound::Included(&order_row(written)), ORDER.1).take(rows) {
+            let key = row?.1;
+            if let (Ok(key), true) = (Key::copied(&key), live(view, &key, now)?.is_some()) {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn live_record(view: &View<'_>, key: &Key, now: UnixMs) -> Result<Option<Record>> {
+    live(view, key.bytes(), now)
+}
+
+fn live(view: &View<'_>, key: &Bytes, now: UnixMs) -> Result<Option<Record>> {
+    let row = record_row(key);
+    let Some(bytes) = view.get(&row)? else { return Ok(None) };
+    let record = Record::decode(&row, &bytes)?;
+    Ok((record.key == *key && !record.is_expired(now)).then_some(record))
+}
+
+fn life(record: &Record, now: UnixMs) -> Life {
+    match record.expires_at {
+        None => Life::Forever,
+        Some(at) => Life::For(Duration::from_millis(at.0.saturating_sub(now.0))),
+    }
+}
+
+fn too_large(length: usize, value_max: usize) -> CacheError {
+    CacheError::new(Kind::TooLarge, format!("value of {length} bytes exceeds max_value ({value_max} bytes)"))
+}

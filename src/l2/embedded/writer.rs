@@ -1,0 +1,402 @@
+//! The one thread that changes the store.
+//!
+//! It takes what waits, applies it in order to a [`Group`], commits the group with one write to the journal, tells L1
+//! which keys changed, and then answers: an answer is given only when the bytes are in the hands of the system, and
+//! L1's copies are dropped even if the caller has gone away. Between groups it removes what expired and, where the
+//! store is over its bound, the oldest written.
+
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Shared,
+    generation::Generations,
+    group::Group,
+    rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
+    table::Table,
+};
+use crate::{
+    clock::{UnixMs, stopwatch_ns},
+    error::{CacheError, Kind, Result},
+    l2::{Applied, Op, State},
+    model::Key,
+};
+
+/// Operations of a group, about: their callers wait for one another. At 15 µs each a group lasts some 8 ms.
+const GROUP_OPS: usize = 512;
+/// Bytes of values of a group, about: a journal write of this size takes a few ms.
+const GROUP_BYTES: usize = 4 << 20;
+/// Time between two sweeps. An expired entry is never returned, so this only bounds how long it takes up space.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// Entries that one sweep removes: 5 to 10 ms, in which writes wait.
+const SWEEP_MAX: usize = 1_000;
+/// Entries that one group may evict beyond two for each row it looked at, so that a store that was opened with a
+/// smaller bound comes down to it without a long halt.
+const EVICT_MAX: usize = 1_000;
+/// Time between two attempts to open a table that failed.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// While the table is behind with flushing, writes wait in steps of this ...
+const THROTTLE_STEP: Duration = Duration::from_millis(2);
+/// ... and at most this many of them a group.
+const THROTTLE_STEPS: usize = 25;
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    /// Operations, in order, none of another job between them.
+    Apply {
+        ops: Vec<(Key, Op)>,
+        answer: Answer,
+    },
+    /// Remove every key.
+    Clear {
+        answer: oneshot::Sender<Result<()>>,
+    },
+}
+
+type Answer = oneshot::Sender<Vec<Result<Applied>>>;
+
+/// The writer's own state.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    generations: Generations,
+    /// `None` while the table has failed and is not open again.
+    table: Option<Arc<Table>>,
+    tally: Tally,
+    /// No order row below this number: where eviction begins to look, past the rows it removed before.
+    oldest: u64,
+    /// No expiry row before this time: the same for the sweep.
+    soonest: UnixMs,
+    /// [`stopwatch_ns`] of the next sweep.
+    sweep_at_ns: u64,
+}
+
+/// Where the sweeps have come to, taken over when their group is committed.
+struct Swept {
+    oldest: u64,
+    soonest: UnixMs,
+    evicted: u64,
+    expired: u64,
+}
+
+impl Writer {
+    /// Over the current generation, which is open.
+    pub(super) fn new(shared: Arc<Shared>, generations: Generations, table: Arc<Table>) -> Result<Self> {
+        let mut writer = Self {
+            shared,
+            generations,
+            table: None,
+            tally: Tally::EMPTY,
+            oldest: 0,
+            soonest: UnixMs(0),
+            sweep_at_ns: 0,
+        };
+        writer.adopt(table)?;
+        Ok(writer)
+    }
+
+    /// Until the sender of the jobs is gone.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let mut kept = None;
+        loop {
+            let next = match kept.take() {
+                Some(job) => Ok(job),
+                None => jobs.recv_timeout(self.until_sweep()),
+            };
+            match next {
+                Ok(Job::Apply { ops, answer }) => kept = self.serve(ops, answer, jobs),
+                Ok(Job::Clear { answer }) => {
+                    let _ = answer.send(self.clear());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.until_sweep().is_zero() {
+                self.tick();
+            }
+        }
+        self.close();
+    }
+
+    fn until_sweep(&self) -> Duration {
+        Duration::from_nanos(self.sweep_at_ns.saturating_sub(stopwatch_ns()))
+    }
+
+    /// Takes what waits up to a group's size, commits it and answers. Returns a job that belongs to no group.
+    fn serve(&mut self, ops: Vec<(Key, Op)>, answer: Answer, jobs: &Receiver<Job>) -> Option<Job> {
+        let (mut count, mut bytes) = (ops.len(), size(&ops));
+        let mut batches = vec![(ops, answer)];
+        let mut kept = None;
+        while count < GROUP_OPS && bytes < GROUP_BYTES {
+            match jobs.try_recv() {
+                Ok(Job::Apply { ops, answer }) => {
+                    count += ops.len();
+                    bytes += size(&ops);
+                    batches.push((ops, answer));
+                }
+                Ok(job @ Job::Clear { .. }) => {
+                    kept = Some(job);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let (ops, answers): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
+        for (answer, result) in answers.into_iter().zip(self.commit_ops(&ops)) {
+            // A caller that has gone away does not hear it; the write has taken effect all the same.
+            let _ = answer.send(result);
+        }
+        self.throttle();
+        kept
+    }
+
+    fn commit_ops(&mut self, batches: &[Vec<(Key, Op)>]) -> Vec<Vec<Result<Applied>>> {
+        let fail_all = |error: &CacheError| {
+            batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect()
+        };
+        let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
+        let mut group = Group::new(&table, self.tally);
+        let now = self.shared.clock.unix();
+        let weight_max = self.shared.size_max;
+        let results = batches
+            .iter()
+            .map(|ops| ops.iter().map(|(key, op)| group.apply(key, op, now, weight_max)).collect())
+            .collect();
+        match self.evict(&mut group, now).and_then(|swept| self.commit(group, swept)) {
+            Ok(()) => results,
+            Err(error) => fail_all(&error),
+        }
+    }
+
+    /// Puts the group into the table and tells L1.
+    fn commit(&mut self, mut group: Group<'_>, swept: Swept) -> Result<()> {
+        let touched = std::mem::take(&mut group.touched);
+        let (tally, soonest) = (group.tally, group.soonest);
+        let Some(changes) = group.changes() else { return Ok(()) };
+        let committed = changes.commit(self.shared.sync_always);
+        // Also where its fate is unknown: L1 must not keep what may be out of date.
+        touched.iter().for_each(|key| self.shared.sink.invalidated(key));
+        if let Err(error) = committed {
+            self.fail(&error);
+            return Err(error);
+        }
+        self.tally = tally;
+        self.oldest = swept.oldest;
+        self.soonest = swept.soonest.min(soonest);
+        let counters = &self.shared.counters;
+        counters.dirty.store(true, Relaxed);
+        counters.commits.fetch_add(1, Relaxed);
+        counters.evicted.fetch_add(swept.evicted, Relaxed);
+        counters.expired.fetch_add(swept.expired, Relaxed);
+        self.publish();
+        Ok(())
+    }
+
+    /// Stages the removal of the oldest written until the store is within its bound or the budget is used up.
+    fn evict(&self, group: &mut Group<'_>, now: UnixMs) -> Result<Swept> {
+        let mut swept = self.swept();
+        if group.tally.bytes <= self.shared.size_max {
+            return Ok(swept);
+        }
+        let Some(table) = &self.table else { return Err(unavailable()) };
+        let budget = EVICT_MAX + 2 * group.len();
+        let view = table.view();
+        for row in view.range(Bound::Included(&order_row(self.oldest)), ORDER.1).take(budget) {
+            let (row, key) = row?;
+            let written = written_of(&row)?;
+            swept.oldest = written + 1;
+            let expired = group.expiry_of(&key, written)?.is_some_and(|at| at <= now);
+            if group.remove(&key, written)? {
+                *(if expired { &mut swept.expired } else { &mut swept.evicted }) += 1;
+                group.touched.push(key);
+            }
+            if group.tally.bytes <= self.shared.size_max {
+                break;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Stages the removal of what has expired, within the budget.
+    fn expire(&self, group: &mut Group<'_>, now: UnixMs) -> Result<Swept> {
+        let mut swept = self.swept();
+        let Some(table) = &self.table else { return Err(unavailable()) };
+        let view = table.view();
+        let until = expiry_row(UnixMs(now.0.saturating_add(1)), 0);
+        let from = expiry_row(self.soonest, 0);
+        for row in view.range(Bound::Included(&from), &until).take(SWEEP_MAX) {
+            let (at, written) = expiry_of(&row?.0)?;
+            swept.soonest = at;
+            let Some(key) = view.get(&order_row(written))? else { continue };
+            if group.expiry_of(&key, written)? == Some(at) && group.remove(&key, written)? {
+                swept.expired += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn swept(&self) -> Swept {
+        Swept { oldest: self.oldest, soonest: self.soonest, evicted: 0, expired: 0 }
+    }
+
+    /// What is due now and then: the sweeps, or another attempt to open a table that failed.
+    fn tick(&mut self) {
+        self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
+        let Some(table) = self.table.clone() else { return self.reopen() };
+        let now = self.shared.clock.unix();
+        let mut group = Group::new(&table, self.tally);
+        let swept = self.expire(&mut group, now).and_then(|expired| {
+            let evicted = self.evict(&mut group, now)?;
+            Ok(Swept { oldest: evicted.oldest, evicted: evicted.evicted, expired: expired.expired + evicted.expired, ..expired })
+        });
+        let full = swept.as_ref().is_ok_and(|swept| swept.expired >= SWEEP_MAX as u64 || swept.evicted > 0);
+        match swept.and_then(|swept| self.commit(group, swept)) {
+            // There is more: go on as soon as the writes that wait have had their turn.
+            Ok(()) if full => self.sweep_at_ns = 0,
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "the embedded store could not remove expired entries"),
+        }
+    }
+
+    /// Lets the table catch up before it would halt writes for 100 ms at a time.
+    fn throttle(&self) {
+        let Some(table) = &self.table else { return };
+        for _ in 0..THROTTLE_STEPS {
+            if !table.is_behind() {
+                return;
+            }
+            std::thread::sleep(THROTTLE_STEP);
+        }
+    }
+
+    /// Begins a new, empty generation.
+    fn clear(&mut self) -> Result<()> {
+        if self.table.is_none() {
+            return Err(unavailable());
+        }
+        let table = self.generations.begin_next().map_err(|error| {
+            CacheError::new(Kind::Unavailable, format!("the embedded store could not be cleared: {error}"))
+        })?;
+        let old = self.table.take();
+        self.adopt(table)?;
+        self.shared.sink.flushed();
+        if let Some(old) = old {
+            self.generations.retire(old);
+        }
+        Ok(())
+    }
+
+    /// Makes this the table that reads and writes go to.
+    fn adopt(&mut self, table: Arc<Table>) -> Result<()> {
+        self.tally = match table.get(TALLY_ROW)? {
+            Some(bytes) => Tally::decode(&bytes)?,
+            None => Tally::EMPTY,
+        };
+        self.oldest = 0;
+        self.soonest = UnixMs(0);
+        self.shared.table.store(Some(Arc::clone(&table)));
+        self.table = Some(table);
+        *self.shared.state.lock() = State::Up;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let counters = &self.shared.counters;
+        counters.entries.store(self.tally.entries, Relaxed);
+        counters.bytes.store(self.tally.bytes, Relaxed);
+        counters.oldest.store(self.oldest, Relaxed);
+        counters.next_written.store(self.tally.next_written, Relaxed);
+    }
+
+    /// The table takes no more writes: it is closed, and opened again from what is in its journal.
+    fn fail(&mut self, error: &CacheError) {
+        tracing::error!(%error, "the embedded store failed; it will be opened again");
+        *self.shared.state.lock() = State::Down(error.to_string());
+        self.shared.table.store(None);
+        if let Some(table) = self.table.take() {
+            self.generations.release(table);
+        }
+        self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
+    }
+
+    fn reopen(&mut self) {
+        self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
+        let opened = self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
+        // The last writes before the failure may have taken effect after all.
+        self.shared.sink.flushed();
+        match opened {
+            Ok(()) => tracing::info!("the embedded store is open again"),
+            Err(error) => {
+                tracing::error!(error, "the embedded store cannot be opened again");
+                *self.shared.state.lock() = State::Down(error);
+            }
+        }
+    }
+
+    fn close(mut self) {
+        self.shared.table.store(None);
+        if let Some(table) = self.table.take() {
+            if let Err(error) = table.sync() {
+                tracing::error!(%error, "the embedded store could not hand its last writes to the disk");
+            }
+            self.generations.release(table);
+        }
+    }
+}
+
+fn size(ops: &[(Key, Op)]) -> usize {
+    let of = |op: &Op| match op {
+        Op::Set { value, .. } => value.len(),
+        Op::Append { suffix, .. } => suffix.len(),
+        Op::Delete { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
+    };
+    ops.iter().map(|(key, op)| key.len() + of(op)).sum()
+}
+
+/// The table failed and is not open again.
+pub(super) fn unavailable() -> CacheError {
+    let message = "the embedded store has failed and is being opened again";
+    CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    //! Recounts a store from scratch.
+
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::l2::embedded::rows::{EXPIRIES, RECORDS, Record};
+
+    /// Every record has one order row, an expiry row exactly if it expires, and the tally counts them.
+    pub(in crate::l2::embedded) fn validate(table: &Table) {
+        let view = table.view();
+        let mut expected = HashSet::new();
+        let (mut entries, mut bytes) = (0, 0);
+        for row in view.range(Bound::Included(RECORDS.0), RECORDS.1) {
+            let (row, value) = row.expect("a row");
+            let record = Record::decode(&row, &value).expect("a record");
+            entries += 1;
+            bytes += record.weight();
+            assert_eq!(view.get(&order_row(record.written)).expect("read").as_ref(), Some(&record.key));
+            expected.insert(order_row(record.written));
+            expected.extend(record.expires_at.map(|at| expiry_row(at, record.written)));
+        }
+        let mut found = HashSet::new();
+        for (from, to) in [(ORDER.0, ORDER.1), (EXPIRIES, &b"y"[..])] {
+            found.extend(view.range(Bound::Included(from), to).map(|row| row.expect("a row").0));
+        }
+        assert_eq!(found, expected);
+        let tally = view.get(TALLY_ROW).expect("read").map_or(Tally::EMPTY, |bytes| Tally::decode(&bytes).expect("a tally"));
+        assert_eq!((tally.entries, tally.bytes), (entries, bytes));
+    }
+}
