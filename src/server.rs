@@ -175,7 +175,6 @@ impl Server {
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);
         background.shutdown_timeout(Duration::from_millis(100));
-        self.tier.close();
         Ok(())
     }
 

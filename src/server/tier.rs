@@ -7,9 +7,10 @@ use tokio::runtime::Runtime;
 use super::StartError;
 use crate::{
     cache::{Core, gate, resident::CoreStore},
-    config::Config,
+    config::{Config, Sync},
     l2::{
         Backend, Flavor, Tunables,
+        embedded::{self, Embedded},
         none::NoneBackend,
         redis::{
             self, RedisBackend,
@@ -42,12 +43,27 @@ fn parse(url: &str) -> Result<RedisUrl, StartError> {
     RedisUrl::parse(url).map_err(|error| StartError::Config(format!("l2.url: {error}")))
 }
 
+/// `embedded:DIR` names another place than the data directory's `store`.
+fn open_embedded(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Tier, StartError> {
+    let dir = match config.l2.url.strip_prefix("embedded:") {
+        Some(dir) => dir.into(),
+        None => config.data.dir.join("store"),
+    };
+    let sync = match config.data.sync {
+        Sync::Interval => embedded::Sync::Interval(config.data.sync_interval),
+        Sync::Always => embedded::Sync::Always,
+    };
+    let settings = embedded::Settings { dir, size_max_bytes: config.data.size, sync };
+    let store = Embedded::open(settings, core.clock().clone(), Arc::clone(tunables), gate::sink(core));
+    Ok(Tier::Shared(store.map_err(|error| StartError::Data(error.to_string()))?))
+}
+
 impl Tier {
     /// Opens it for `core`.
     pub(super) fn open(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Self, StartError> {
         match core.flavor() {
             Flavor::None => Ok(Self::Shared(NoneBackend::new(CoreStore::new(core)))),
-            Flavor::Embedded => unimplemented!(),
+            Flavor::Embedded => open_embedded(config, core, tunables),
             Flavor::Redis => {
                 let mut settings = redis::Settings::new(parse(&config.l2.url)?);
                 settings.connections = config.l2.connections;
@@ -67,9 +83,6 @@ impl Tier {
         };
         Some(Link::spawn(settings, core.clock().clone(), gate::sink(core)))
     }
-
-    /// Ends what runs in the background and writes what is not written yet.
-    pub(super) fn close(&self) {}
 
     /// The backend of one worker. Called inside the worker's runtime, because Redis connections live there.
     pub(super) fn backend(&self) -> Arc<dyn Backend> {

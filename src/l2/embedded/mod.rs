@@ -118,7 +118,9 @@ pub enum OpenError {
         known: u32,
     },
     /// Its files cannot be read.
-    #[error("the store in {dir} is damaged ({reason}); move the directory away to begin with an empty store, or restore a copy")]
+    #[error(
+        "the store in {dir} is damaged ({reason}); move the directory away to begin with an empty store, or restore a copy"
+    )]
     Damaged {
         /// The directory.
         dir: PathBuf,
@@ -258,7 +260,8 @@ impl Embedded {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(CacheError::new(Kind::Unknown, "the embedded store stopped in the middle of a write")),
             Err(_) => {
-                let message = format!("the embedded store did not answer within {deadline:?}; the write may still happen");
+                let message =
+                    format!("the embedded store did not answer within {deadline:?}; the write may still happen");
                 Err(CacheError::new(Kind::Unknown, message))
             }
         }

@@ -74,7 +74,8 @@ impl Pool {
 
 /// Too many calls wait for the store.
 pub(super) fn overloaded() -> CacheError {
-    CacheError::new(Kind::Overloaded, "too many calls wait for the embedded store").retry_after(Duration::from_millis(20))
+    CacheError::new(Kind::Overloaded, "too many calls wait for the embedded store")
+        .retry_after(Duration::from_millis(20))
 }
 
 /// The store's threads are gone.

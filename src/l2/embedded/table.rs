@@ -3,12 +3,14 @@
 //! One fjall database with one keyspace a generation of the store. One keyspace, because an idle one holds journals
 //! back (fjall #288), and no `clear()` for the same reason: clearing the store begins a new generation.
 
-use std::{ops::Bound, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use fjall::{
-    Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, compaction::Leveled,
-};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, compaction::Leveled};
 
 use crate::error::{CacheError, Kind, Result};
 
@@ -122,7 +124,9 @@ impl Changes {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         self.batch.durability(Some(mode)).commit().map_err(|error| match error {
             fjall::Error::Poisoned => failed("write", &error),
-            error => CacheError::new(Kind::Unknown, format!("the embedded store failed in the middle of a write: {error}")),
+            error => {
+                CacheError::new(Kind::Unknown, format!("the embedded store failed in the middle of a write: {error}"))
+            }
         })
     }
 }

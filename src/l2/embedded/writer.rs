@@ -52,14 +52,9 @@ const THROTTLE_STEPS: usize = 25;
 /// What the writer is asked to do.
 pub(super) enum Job {
     /// Operations, in order, none of another job between them.
-    Apply {
-        ops: Vec<(Key, Op)>,
-        answer: Answer,
-    },
+    Apply { ops: Vec<(Key, Op)>, answer: Answer },
     /// Remove every key.
-    Clear {
-        answer: oneshot::Sender<Result<()>>,
-    },
+    Clear { answer: oneshot::Sender<Result<()>> },
 }
 
 type Answer = oneshot::Sender<Vec<Result<Applied>>>;
@@ -159,9 +154,8 @@ impl Writer {
     }
 
     fn commit_ops(&mut self, batches: &[Vec<(Key, Op)>]) -> Vec<Vec<Result<Applied>>> {
-        let fail_all = |error: &CacheError| {
-            batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect()
-        };
+        let fail_all =
+            |error: &CacheError| batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect();
         let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
         let mut group = Group::new(&table, self.tally);
         let now = self.shared.clock.unix();
@@ -255,7 +249,12 @@ impl Writer {
         let mut group = Group::new(&table, self.tally);
         let swept = self.expire(&mut group, now).and_then(|expired| {
             let evicted = self.evict(&mut group, now)?;
-            Ok(Swept { oldest: evicted.oldest, evicted: evicted.evicted, expired: expired.expired + evicted.expired, ..expired })
+            Ok(Swept {
+                oldest: evicted.oldest,
+                evicted: evicted.evicted,
+                expired: expired.expired + evicted.expired,
+                ..expired
+            })
         });
         let full = swept.as_ref().is_ok_and(|swept| swept.expired >= SWEEP_MAX as u64 || swept.evicted > 0);
         match swept.and_then(|swept| self.commit(group, swept)) {
@@ -330,7 +329,8 @@ impl Writer {
 
     fn reopen(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
-        let opened = self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
+        let opened =
+            self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
         // The last writes before the failure may have taken effect after all.
         self.shared.sink.flushed();
         match opened {
@@ -396,7 +396,8 @@ pub(super) mod tests {
             found.extend(view.range(Bound::Included(from), to).map(|row| row.expect("a row").0));
         }
         assert_eq!(found, expected);
-        let tally = view.get(TALLY_ROW).expect("read").map_or(Tally::EMPTY, |bytes| Tally::decode(&bytes).expect("a tally"));
+        let tally =
+            view.get(TALLY_ROW).expect("read").map_or(Tally::EMPTY, |bytes| Tally::decode(&bytes).expect("a tally"));
         assert_eq!((tally.entries, tally.bytes), (entries, bytes));
     }
 }

@@ -160,8 +160,11 @@ fn round(negative: bool, numerator: BigUint, denominator: BigUint) -> Option<Ext
 
 /// Quotient, rest and divisor of `numerator / (denominator * 2^exponent)`.
 fn divide(numerator: &BigUint, denominator: &BigUint, exponent: i64) -> (BigUint, BigUint, BigUint) {
-    let (above, below) =
-        if exponent < 0 { (numerator << -exponent, denominator.clone()) } else { (numerator.clone(), denominator << exponent) };
+    let (above, below) = if exponent < 0 {
+        (numerator << -exponent, denominator.clone())
+    } else {
+        (numerator.clone(), denominator << exponent)
+    };
     let quotient = &above / &below;
     let rest = above - &quotient * &below;
     (quotient, rest, below)
@@ -259,7 +262,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_number() {
-        for text in ["", " 1", "1 ", "abc", ".", "+", "1e", "1e+", "1.2.3", "--1", "nan", "1e5000", "1e-5000", "e5", "1,5"] {
+        for text in
+            ["", " 1", "1 ", "abc", ".", "+", "1e", "1e+", "1.2.3", "--1", "nan", "1e5000", "1e-5000", "e5", "1,5"]
+        {
             assert_eq!(kind(text, "1"), Kind::NotANumber, "{text:?}");
             assert_eq!(kind("1", text), Kind::NotANumber, "{text:?}");
         }
