@@ -558,3 +558,39 @@ async fn the_queue_is_bounded_and_what_waits_in_it_too_long_is_never_sent() {
     until("it is up again", || backend.state() == State::Up).await;
     assert_eq!(increment().await, Ok(Applied::Number(sent + 1)));
 }
+
+#[tokio::test]
+async fn what_is_asked_together_goes_as_one_pipeline() {
+    let server = RedisServer::start();
+    let backend = connected(&server, PATIENT).await;
+    let mut observer = server.connect();
+    let mut reads = || {
+        let info: String = ::redis::cmd("INFO").arg("stats").query(&mut observer).expect("INFO answers");
+        let line = info.lines().find_map(|line| line.strip_prefix("total_reads_processed:")).expect("a count");
+        line.parse::<u64>().expect("a number")
+    };
+    let before = reads();
+    let asked = futures_util::future::join_all((0..64).map(|_| read(&backend, "k"))).await;
+    assert!(asked.iter().all(|found| *found == Ok(None)));
+    // The observer's own question is one read as well.
+    let took = reads() - before - 1;
+    assert!((1..=2).contains(&took), "{took} reads for 64 questions");
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_says_so_and_is_tried_again() {
+    let server = RedisServer::start();
+    let mut held = server.connect();
+    let mut limit = |clients: u32| {
+        let mut command = ::redis::cmd("CONFIG");
+        command.arg("SET").arg("maxclients").arg(clients).exec(&mut held).expect("CONFIG SET is allowed");
+    };
+    limit(1);
+    let backend = start(&server, PATIENT);
+    until("the refusal is known", || matches!(backend.state(), State::Down(_))).await;
+    let error = read(&backend, "k").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.message().contains("max number of clients"), "{error}");
+    limit(1000);
+    until("it is up", || backend.state() == State::Up).await;
+}

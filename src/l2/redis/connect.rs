@@ -130,28 +130,45 @@ fn tuned(stream: TcpStream) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// AUTH, SELECT and our name in one pipeline, by hand: the crate's own handshake hides what the server said.
+/// AUTH, SELECT and our name, by hand: the crate's own handshake hides what the server said.
 async fn introduce(opened: &mut Opened, url: &RedisUrl, client_name: &str) -> Result<()> {
+    greet(opened, url).await?;
     let mut pipeline = Pipeline::new();
-    if let Some(password) = url.password() {
-        let auth = pipeline.cmd("AUTH");
-        if let Some(username) = url.username() {
-            auth.arg(username);
-        }
-        auth.arg(password);
-    }
-    pipeline.cmd("SELECT").arg(url.database());
-    let needed = pipeline.len();
-    pipeline.cmd("CLIENT").arg("SETNAME").arg(client_name);
+    // Where Redis is not ready (loading, a replica without its primary) this says so; a user without the right to ask
+    // may still have all that is needed.
+    pipeline.cmd("PING");
     pipeline.cmd("HELLO");
-    let replies = ask(opened, &pipeline).await?;
-    for reply in &replies[..needed] {
-        if let Value::ServerError(error) = reply {
-            return Err(refused(error, url.database()));
-        }
+    pipeline.cmd("CLIENT").arg("SETNAME").arg(client_name);
+    if url.database() != 0 {
+        pipeline.cmd("SELECT").arg(url.database());
     }
-    // The name is for people, and HELLO may be renamed or refused: their errors do not matter.
-    check_version(&replies[needed + 1])
+    let replies = ask(opened, &pipeline).await?;
+    if let Value::ServerError(error) = &replies[0]
+        && errors::from_reply(error).kind() == Kind::Unavailable
+    {
+        return Err(errors::from_reply(error));
+    }
+    check_version(&replies[1])?;
+    match replies.get(3) {
+        Some(Value::ServerError(error)) => Err(refused(error, url.database())),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first command goes alone: a server that turns us away answers only that one, and closes.
+async fn greet(opened: &mut Opened, url: &RedisUrl) -> Result<()> {
+    let mut pipeline = Pipeline::new();
+    match url.password() {
+        None => pipeline.cmd("PING"),
+        Some(password) => pipeline.cmd("AUTH").arg(url.username()).arg(password),
+    };
+    let replies = ask(opened, &pipeline).await?;
+    match &replies[..] {
+        [Value::ServerError(error)] if url.password().is_some() || error.code() != "NOPERM" => {
+            Err(errors::from_reply(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refused(error: &::redis::ServerError, database: i64) -> CacheError {
@@ -185,14 +202,18 @@ fn field<'a>(hello: &'a Value, name: &[u8]) -> Option<&'a str> {
 /// Sends a pipeline while driving the connection; each command has its reply in the result, errors included.
 pub(super) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<Value>> {
     let Opened { connection, driver } = opened;
-    tokio::select! {
+    let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
+    tokio::pin!(replies);
+    let replies = tokio::select! {
         biased;
-        () = driver => Err(CacheError::new(Kind::Unavailable, "Redis closed the connection during the handshake")),
-        replies = connection.send_packed_commands(pipeline, 0, pipeline.len()) => match replies {
-            Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
-            Ok(_) => Err(errors::unexpected("a pipeline")),
-            Err(error) => Err(errors::from_connection(&error)),
-        },
+        replies = &mut replies => replies,
+        // What came before the end is still told; without it this ends as well.
+        () = driver => replies.await,
+    };
+    match replies {
+        Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
+        Ok(_) => Err(errors::unexpected("a pipeline")),
+        Err(error) => Err(errors::from_connection(&error)),
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn from_reply(error: &ServerError) -> CacheError {
         "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN" | "MISCONF" | "NOREPLICAS" => {
             passing(error.code(), detail)
         }
-        "NOAUTH" | "NOPERM" | "WRONGPASS" => no_access(error.code(), detail),
+        "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => no_access(error.code(), detail),
         "MOVED" | "ASK" | "CROSSSLOT" => {
             let message = "this Redis is part of a Redis Cluster, which redis:// does not serve";
             CacheError::new(Kind::Unsupported, message)
@@ -82,7 +82,7 @@ pub(super) fn from_connection(error: &RedisError) -> CacheError {
 
 fn from_code(code: &str, detail: &str) -> CacheError {
     match code {
-        "NOAUTH" | "NOPERM" | "WRONGPASS" => no_access(code, detail),
+        "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => no_access(code, detail),
         _ => match from_text(code, detail) {
             error if error.kind() == Kind::Internal => passing(code, detail),
             error => error,
@@ -127,6 +127,7 @@ mod tests {
             ("NOAUTH Authentication required.", Kind::NoAccess),
             ("NOPERM this user has no permissions to run the 'get' command", Kind::NoAccess),
             ("WRONGPASS invalid username-password pair", Kind::NoAccess),
+            ("DENIED Redis is running in protected mode", Kind::NoAccess),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Kind::WrongType),
             ("ERR value is not an integer or out of range", Kind::NotANumber),
             ("ERR increment or decrement would overflow", Kind::Overflow),

@@ -42,8 +42,8 @@ use crate::{
 
 /// Deadline of SCAN, DBSIZE and RANDOMKEY, which people and sweeps wait for, not request paths.
 const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
-/// Deadline of FLUSHDB.
-const CLEAR_DEADLINE: Duration = Duration::from_secs(30);
+/// Deadline of FLUSHDB ASYNC, which only swaps the database out.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(10);
 /// RANDOMKEY is asked this often in one pipeline when the first answer was one of Terrace's own records.
 const RANDOM_TRIES: usize = 32;
 

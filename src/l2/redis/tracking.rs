@@ -195,10 +195,11 @@ impl Keeper {
             Ok(replies) => replies?,
             Err(_) => return Err(End::Lost(silent())),
         };
-        let [_name, tracking, role, policy] =
-            <[Value; 4]>::try_from(replies).map_err(|_| errors::unexpected("PING"))?;
+        let [_name, tracking, role, pong, policy] =
+            <[Value; 5]>::try_from(replies).map_err(|_| errors::unexpected("a pipeline"))?;
         accepted(&tracking, "CLIENT TRACKING", "+client|tracking")?;
         accepted(&role, "ROLE", "+role")?;
+        accepted(&pong, "PING", "+ping")?;
         check_role(&role)?;
         self.note_policy(&policy);
         // What was read before this moment was read untracked: nothing of it may be kept. Told before the first fence.
@@ -215,6 +216,7 @@ impl Keeper {
             tracking.arg("PREFIX").arg(&prefix[..]);
         }
         pipeline.cmd("ROLE");
+        pipeline.cmd("PING");
         pipeline.add_command(connect::policy_question());
         pipeline
     }
@@ -269,7 +271,7 @@ async fn beat(connection: &mut MultiplexedConnection, ask_role: bool) -> Result<
         Err(_) => return Err(End::Lost(silent())),
     };
     if let Value::ServerError(error) = &reply {
-        return Err(End::Lost(errors::from_reply(error)));
+        return Err(errors::from_reply(error).into());
     }
     if ask_role { check_role(&reply) } else { Ok(()) }
 }
