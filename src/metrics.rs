@@ -61,7 +61,7 @@ metrics! {
     L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that ended in an error of L2.";
     L2_CALLS = "terrace_l2_calls_total", Counter, ["call"], "Calls to L2: read, write; each may carry many keys.";
     L2_LATENCY = "terrace_l2_latency_seconds", Gauge, ["call", "quantile"], "How long calls to L2 took, since start; absent before the first.";
-    L2_LATENCY_SUM = "terrace_l2_latency_seconds_total", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
+    L2_LATENCY_SUM = "terrace_l2_latency_sum_seconds", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
     COHERENCE_OPEN = "terrace_coherence_open", Gauge, [], "1 while L1 may answer.";
     COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
     COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";

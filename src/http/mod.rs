@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -128,8 +128,7 @@ async fn connection(
     mut stop: watch::Receiver<bool>,
     permit: Option<OwnedSemaphorePermit>,
 ) {
-    let open = &edge.node.connections.http;
-    open.fetch_add(1, Relaxed);
+    let counted = Counted::new(&edge.node.connections.http);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -144,8 +143,23 @@ async fn connection(
         served.as_mut().graceful_shutdown();
         let _ended = timeout(CONNECTION_TIMEOUT, served).await;
     }
-    open.fetch_sub(1, Relaxed);
-    drop(permit);
+    drop((counted, permit));
+}
+
+/// Counts a connection as long as it lives.
+struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicU64>) -> Self {
+        open.fetch_add(1, Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Whether `work` ended before `stop` did.

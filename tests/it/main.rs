@@ -11,3 +11,4 @@ mod l2_redis;
 mod l2_redis_link;
 mod nodes;
 mod server;
+mod tidy;

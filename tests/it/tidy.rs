@@ -1,0 +1,318 @@
+//! Guards the architecture: who may import whom, where each outside crate lives, what no file may lack or hold.
+//!
+//! Fails on faults; functions over 70 and files over 500 lines are only printed (`cargo test tidy -- --nocapture`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Who may import whom, downwards only. Types of `config` reach constructors through `server`.
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
+    ("main", &["cli"]),
+    ("lib", &[]),
+    ("cli", &["server", "config", "node", "grpc", "proto", "model", "error", "clock", "glob"]),
+    (
+        "server",
+        &[
+            "grpc", "resp", "http", "jobs", "cache", "l1", "l2", "learn", "config", "node", "metrics", "model",
+            "error", "clock", "glob",
+        ],
+    ),
+    // What it configures, by type.
+    ("config", &["cache", "l1", "l2", "resp", "node", "model", "error", "glob"]),
+    ("grpc", &["cache", "node", "proto", "metrics", "model", "error", "clock", "glob"]),
+    ("resp", &["cache", "node", "metrics", "model", "error", "clock", "glob"]),
+    ("http", &["cache", "node", "metrics", "model", "error", "clock", "glob"]),
+    ("jobs", &["cache", "node", "metrics", "model", "error", "clock", "glob"]),
+    ("cache", &["l1", "l2", "learn", "metrics", "model", "error", "clock", "glob"]),
+    ("l1", &["metrics", "model", "error", "clock", "glob"]),
+    ("l2", &["metrics", "model", "error", "clock", "glob"]),
+    ("learn", &["metrics", "model", "error", "clock", "glob"]),
+    ("node", &["model", "error", "clock"]),
+    ("model", &["error", "clock"]),
+    ("glob", &["error"]),
+    ("error", &[]),
+    ("clock", &[]),
+    ("metrics", &[]),
+];
+
+/// One file that may import more, and why it may.
+const EXCEPTIONS: [(&str, &[&str]); 1] =
+    // A capacity planner: it plays a trace through L1 (and the learner) alone, in process.
+    [("cli/simulate.rs", &["l1", "learn"])];
+
+/// Each outside crate and the folders that are its home: replacing it touches only them.
+const HOMES: [(&str, &[&str]); 20] = [
+    ("redis", &["l2/redis"]),
+    ("fjall", &["l2/embedded"]),
+    ("redb", &["l2/embedded"]),
+    ("bincode", &["l2/codec", "learn/snapshot"]),
+    ("tonic", &["grpc", "cli", "lib.rs"]),
+    ("tonic_health", &["grpc", "cli"]),
+    ("tonic_reflection", &["grpc"]),
+    ("prost", &["grpc", "lib.rs"]),
+    ("axum", &["http"]),
+    ("metrics", &["metrics.rs"]),
+    ("metrics_exporter_prometheus", &["metrics.rs"]),
+    ("metrics_process", &["metrics.rs"]),
+    ("clap", &["cli"]),
+    ("indicatif", &["cli"]),
+    ("zstd", &["cli"]),
+    ("toml", &["config"]),
+    ("bytesize", &["config", "cli"]),
+    ("strsim", &["config"]),
+    ("socket2", &["server"]),
+    ("tikv_jemallocator", &["main.rs"]),
+];
+
+/// Crates whose name is also a module of ours: only `use name` and `::name` speak of the crate.
+const NAMED_AS_MODULES: [&str; 2] = ["redis", "metrics"];
+
+/// Synchronous parts: they are tested with values.
+const SYNCHRONOUS: [&str; 5] = ["l1/", "learn/", "glob.rs", "resp/frame", "l2/codec"];
+
+const FUNCTION_LINES: usize = 70;
+const FILE_LINES: usize = 500;
+
+/// A source file, by its path below `src` or `tests`.
+struct Source {
+    path: String,
+    text: String,
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the sources are there") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(read(&root, path));
+            }
+        }
+    }
+    found.sort_by(|left, right| left.path.cmp(&right.path));
+    found
+}
+
+fn read(root: &Path, path: PathBuf) -> Source {
+    let text = fs::read_to_string(&path).expect("UTF-8");
+    let path = path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned();
+    Source { path, text }
+}
+
+impl Source {
+    /// Without comments, and without the tests at its end: they may import what they like.
+    fn code(&self) -> String {
+        if self.path.ends_with("tests.rs") {
+            return String::new();
+        }
+        let code = self.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+        code.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The module that the file belongs to: the first folder, or the file itself.
+    fn module(&self) -> &str {
+        let first = self.path.split('/').next().unwrap_or_default();
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+fn word(text: &str) -> &str {
+    &text[..text.find(|character| !is_word(character)).unwrap_or(text.len())]
+}
+
+/// The modules of this crate that a piece of code names: `crate::a::...` and `crate::{a::..., b}`.
+fn imports(code: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => modules.extend(listed(list)),
+            None => modules.push(word(rest).to_owned()),
+        }
+    }
+    modules.retain(|module| !module.is_empty() && module.chars().all(|letter| !letter.is_uppercase()));
+    modules
+}
+
+/// The first words of the items of a braced list.
+fn listed(list: &str) -> Vec<String> {
+    let (mut depth, mut item, mut items) = (0, String::new(), Vec::new());
+    for character in list.chars() {
+        match character {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => items.push(std::mem::take(&mut item)),
+            _ => {
+                depth += i32::from(character == '{') - i32::from(character == '}');
+                item.push(character);
+            }
+        }
+    }
+    items.push(item);
+    items.iter().map(|item| word(item.trim()).to_owned()).collect()
+}
+
+fn forbidden_imports(source: &Source) -> Vec<String> {
+    let module = source.module();
+    let row = MAY_IMPORT.iter().find(|(name, _)| *name == module);
+    let Some((_, allowed)) = row else { return vec![format!("{}: tidy.rs does not know {module}", source.path)] };
+    let more = EXCEPTIONS.iter().find(|(path, _)| *path == source.path).map_or(&[][..], |(_, more)| more);
+    let code = source.code();
+    let imported = imports(&code).into_iter();
+    let forbidden =
+        imported.filter(|name| name != module && !allowed.contains(&name.as_str()) && !more.contains(&name.as_str()));
+    forbidden.map(|name| format!("{}: {module} may not import {name}", source.path)).collect()
+}
+
+/// Whether code names an outside crate: `name::` that is no part of a longer path, or `use name`.
+fn names_crate(code: &str, name: &str) -> bool {
+    let absolute = |at: usize| {
+        let before = &code[..at];
+        let outer = before.strip_suffix("::");
+        match outer {
+            Some(outer) => !outer.ends_with(|last| is_word(last) || last == '>'),
+            None if NAMED_AS_MODULES.contains(&name) => before.trim_end().ends_with("use"),
+            None => !before.ends_with(is_word),
+        }
+    };
+    code.match_indices(&format!("{name}::")).any(|(at, _)| absolute(at))
+}
+
+fn homeless_crates(source: &Source) -> Vec<String> {
+    let code = source.code();
+    let away = HOMES
+        .iter()
+        .filter(|(name, homes)| names_crate(&code, name) && !homes.iter().any(|home| source.path.starts_with(home)));
+    away.map(|(name, homes)| format!("{}: {name} lives in {}", source.path, homes.join(", "))).collect()
+}
+
+fn forbidden_words(source: &Source) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !source.text.starts_with("//!") {
+        faults.push(format!("{}: begins without //!", source.path));
+    }
+    // Written so that this file does not hold them.
+    for word in [concat!("#[", "ignore"), concat!("db", "g!("), concat!("to", "do!("), concat!("unimple", "mented!(")] {
+        if source.text.contains(word) {
+            faults.push(format!("{}: holds {word}", source.path));
+        }
+    }
+    if source.text.to_uppercase().contains(concat!("TO", "DO:")) || source.text.contains(concat!("FIX", "ME")) {
+        faults.push(format!("{}: holds a note of unfinished work", source.path));
+    }
+    faults
+}
+
+fn asynchronous_code(source: &Source) -> Vec<String> {
+    let synchronous = SYNCHRONOUS.iter().any(|part| source.path.starts_with(part));
+    let code = if synchronous && source.path != "learn/recorder.rs" { source.code() } else { String::new() };
+    let named = ["tokio::", "std::fs", "std::net", "async fn"].into_iter().filter(|name| code.contains(name));
+    named.map(|name| format!("{}: is synchronous and without I/O, but holds {name}", source.path)).collect()
+}
+
+/// Functions and files that are longer than is good.
+fn long(source: &Source) -> Vec<String> {
+    let lines: Vec<&str> = source.text.lines().collect();
+    let mut found = Vec::new();
+    if lines.len() > FILE_LINES {
+        found.push(format!("{}: {} lines", source.path, lines.len()));
+    }
+    for (start, line) in lines.iter().enumerate() {
+        let begins = line.trim_start().split("fn ").next().is_some_and(|before| {
+            line.contains("fn ")
+                && before.split(' ').all(|word| "pub pub(super) pub(crate) async const ".contains(word))
+        });
+        let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let length = lines[start..].iter().position(|line| *line == end).map_or(0, |at| at + 1);
+        if begins && length > FUNCTION_LINES {
+            found.push(format!("{}:{}: a function of {length} lines", source.path, start + 1));
+        }
+    }
+    found
+}
+
+fn assert_none(faults: Vec<String>) {
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn modules_import_only_downwards() {
+    assert_none(sources("src").iter().flat_map(forbidden_imports).collect());
+}
+
+#[test]
+fn outside_crates_stay_at_home() {
+    assert_none(sources("src").iter().flat_map(homeless_crates).collect());
+}
+
+#[test]
+fn synchronous_parts_stay_synchronous() {
+    assert_none(sources("src").iter().flat_map(asynchronous_code).collect());
+}
+
+#[test]
+fn every_file_says_what_it_is_and_nothing_is_left_over() {
+    let all = ["src", "tests", "benches"].into_iter().filter(|folder| Path::new(folder).exists()).flat_map(sources);
+    assert_none(all.flat_map(|source| forbidden_words(&source)).collect());
+}
+
+#[test]
+fn long_functions_and_files_are_reported() {
+    let all = ["src", "tests", "benches"].into_iter().filter(|folder| Path::new(folder).exists()).flat_map(sources);
+    for line in all.flat_map(|source| long(&source)) {
+        println!("long: {line}");
+    }
+}
+
+fn sample(path: &str, text: &str) -> Source {
+    Source { path: path.into(), text: text.into() }
+}
+
+#[test]
+fn a_forbidden_import_is_found_however_it_is_written() {
+    for text in [
+        "use crate::l1::L1;",
+        "use crate::{\n    cache::Cache,\n    l1::{A, B},\n};",
+        "use crate::{model::{Key, Value}, l1};",
+        "fn f() { crate::l1::fetch(); }",
+    ] {
+        let faults = forbidden_imports(&sample("resp/exec.rs", text));
+        assert_eq!(faults, ["resp/exec.rs: resp may not import l1"], "{text}");
+    }
+    let in_tests = "use crate::cache::Cache;\n#[cfg(test)]\nmod tests {\n    use crate::l1::L1;\n}";
+    assert!(forbidden_imports(&sample("resp/exec.rs", in_tests)).is_empty());
+    assert!(forbidden_imports(&sample("cli/simulate.rs", "use crate::l1::L1;")).is_empty());
+    assert!(!forbidden_imports(&sample("cli/replay.rs", "use crate::l1::L1;")).is_empty());
+}
+
+#[test]
+fn a_crate_away_from_home_is_found() {
+    for text in ["use redis::Cmd;", "let a = ::redis::cmd();"] {
+        assert_eq!(homeless_crates(&sample("cache/read.rs", text)).len(), 1, "{text}");
+        assert!(homeless_crates(&sample("l2/redis/mod.rs", text)).is_empty(), "{text}");
+    }
+    assert_eq!(homeless_crates(&sample("cache/read.rs", "fn f(_: tonic::Status) {}")).len(), 1);
+    // Our own modules of the same name.
+    for text in ["let a = redis::Settings::new();", "use crate::l2::redis::url;", "use crate::metrics::Metrics;"] {
+        assert!(homeless_crates(&sample("server/tier.rs", text)).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn leftovers_and_long_functions_are_found() {
+    let text = format!("fn f() {{ {}1); }}", concat!("db", "g!("));
+    assert_eq!(forbidden_words(&sample("a.rs", &text)).len(), 2, "no //!, and a leftover");
+    let body = "    g();\n".repeat(FUNCTION_LINES);
+    assert_eq!(long(&sample("a.rs", &format!("pub fn f() {{\n{body}}}\n"))).len(), 1);
+    assert!(long(&sample("a.rs", "pub fn f() {\n    g();\n}\n")).is_empty());
+}
