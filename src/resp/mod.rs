@@ -1,11 +1,29 @@
-//! The RESP port.
+//! The RESP port: Redis's protocol over the facade.
+//!
+//! In reading order: [`connection`] receives, runs and answers batch by batch; [`frame`] parses requests in place;
+//! [`table`] is the list of commands, [`command`] finds them in it; [`exec`] has one function for each; [`reply`] writes
+//! replies and knows the text of each error; [`session`] is a client and the registry of all, [`counters`] what INFO
+//! shows.
+
+mod buffers;
+mod command;
+mod connection;
+mod counters;
+mod exec;
+pub mod frame;
+mod process;
+mod reply;
+mod session;
+mod stop;
+mod table;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpStream, sync::watch};
 
 use crate::{cache::Cache, node::Node};
+pub use connection::serve;
+pub use session::Shared;
 
 /// Limits of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]
@@ -32,10 +50,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// What all RESP connections of a server share (client registry and such).
-#[derive(Debug, Default)]
-pub struct Shared {}
-
 /// One worker's RESP edge.
 pub struct Edge {
     /// The facade.
@@ -47,6 +61,3 @@ pub struct Edge {
     /// What all workers' connections share.
     pub shared: Arc<Shared>,
 }
-
-/// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
-pub async fn serve(_stream: TcpStream, _edge: Arc<Edge>, _stop: watch::Receiver<bool>) {}

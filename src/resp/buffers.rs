@@ -1,0 +1,33 @@
+//! Buffers that idle connections do not hold: each thread keeps a few and lends them to whoever is at work.
+
+use std::cell::RefCell;
+
+/// What a buffer begins with, bytes; Redis reads as much at a time.
+pub(super) const BUFFER_BYTES: usize = 16 * 1024;
+/// A buffer that grew beyond this is freed instead of kept.
+const KEPT_MAX_BYTES: usize = 64 * 1024;
+/// Buffers kept by each thread.
+const KEPT_MAX: usize = 64;
+
+thread_local! {
+    static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer.
+#[inline]
+pub(super) fn lend() -> Vec<u8> {
+    KEPT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+}
+
+/// Takes an empty buffer back.
+#[inline]
+pub(super) fn give_back(buffer: Vec<u8>) {
+    if buffer.capacity() > KEPT_MAX_BYTES {
+        return;
+    }
+    KEPT.with_borrow_mut(|kept| {
+        if kept.len() < KEPT_MAX {
+            kept.push(buffer);
+        }
+    });
+}

@@ -1,0 +1,546 @@
+//! One connection: receive, run all requests that are there, answer them with one write, again.
+//!
+//! * The clock is read once after each read from the socket; no timer is armed but before AUTH and while a client that
+//!   does not read holds more than [`OUTPUT_SOFT_MAX_BYTES`].
+//! * A GET that L1 answers is parsed, looked up and answered without waiting and without an allocation.
+//! * GETs that follow each other and are not in L1 are one read below.
+//! * An idle connection holds no buffers.
+//! * While a client does not read its replies its requests go on until the soft limit, as in Redis, because some clients
+//!   send all before they read; then it is not read from any more, and after a while it is closed.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context as TaskContext, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::Instant,
+};
+
+use super::{
+    Edge,
+    buffers::{self, BUFFER_BYTES},
+    command::{self, Context, Found, Run},
+    exec::strings::get_run,
+    frame::{Args, Limits, Next, Requests, TooLong},
+    reply::{Refusal, Reply},
+    session::Session,
+    stop::Stop,
+};
+use crate::{
+    clock::{Tick, stopwatch_ns},
+    model::{KEY_MAX_BYTES, Key},
+};
+
+/// A client whose replies exceed this is closed at once.
+pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
+/// Above this nothing more is run for the client until it reads.
+const OUTPUT_SOFT_MAX_BYTES: usize = 16 << 20;
+/// A client that stays above the soft limit for so long is closed.
+const OUTPUT_SOFT_TIME: Duration = Duration::from_secs(10);
+/// What a client may hold of output while the whole port is over its limit.
+const OUTPUT_OVERLOADED_BYTES: usize = 64 * 1024;
+/// A client that has not authenticated by then is closed.
+const AUTH_TIME: Duration = Duration::from_secs(5);
+/// Requests run before other connections of the worker get their turn.
+const TURN_REQUESTS: usize = 1_000;
+/// Most GETs read below at once.
+const GET_RUN_MAX: usize = 256;
+/// Reads from the socket after the stop: what was received by then is answered.
+const LAST_READS_MAX: usize = 64;
+/// Buffers up to this size are not counted as bytes under way: the limit on connections bounds them.
+const UNCOUNTED_BYTES: usize = 64 * 1024;
+/// Hostile first lines are logged at most so often.
+const HOSTILE_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+const PROTECTED: &str = "DENIED Terrace is running in protected mode because no password is set. In this mode connections \
+                         are only accepted from the loopback interface. Set resp.password_file, or set \
+                         resp.protected_mode = false if the network is trusted.";
+
+/// Serves one connection until it ends; after `stop` turns true it answers what was received and ends.
+pub async fn serve(stream: TcpStream, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let mut connection = Connection::new(stream, edge, stop, peer, local);
+    let ended = connection.run(peer).await;
+    tracing::debug!(%peer, ?ended, "RESP connection ended");
+}
+
+struct Connection {
+    stream: TcpStream,
+    edge: Arc<Edge>,
+    requests: Requests,
+    reply: Reply,
+    session: Session,
+    stop: Stop,
+    limits: Limits,
+    /// Most bytes of output before nothing more is run.
+    output_pause_bytes: usize,
+    /// When the bytes at hand were received.
+    now: Tick,
+    /// GETs answered from L1 that are not counted yet.
+    hits: u64,
+    /// Requests at hand wait until the client has read more.
+    paused: bool,
+    /// Since when the output has been over its soft limit.
+    output_over_since: Option<Instant>,
+    auth_deadline: Option<Instant>,
+    /// Bytes this connection has added to the port's bytes under way.
+    counted_bytes: u64,
+}
+
+/// What came of waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// There are more bytes to parse, or there is room for more replies.
+    Progress,
+    /// The client will send no more.
+    Ended,
+    /// The server stops.
+    Stop,
+}
+
+impl Connection {
+    fn new(
+        stream: TcpStream,
+        edge: Arc<Edge>,
+        stop: watch::Receiver<bool>,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        let now = edge.cache.now();
+        let mut session = Session::new(&edge.shared, peer.to_string(), local.to_string(), now);
+        session.authenticated = edge.settings.load().password.is_none();
+        let auth_deadline = (!session.authenticated).then(|| Instant::now() + AUTH_TIME);
+        Self {
+            stream,
+            edge,
+            requests: Requests::default(),
+            reply: Reply::default(),
+            session,
+            stop: Stop::new(stop),
+            limits: Limits { bulk_max: KEY_MAX_BYTES, before_auth: true },
+            output_pause_bytes: OUTPUT_SOFT_MAX_BYTES,
+            now,
+            hits: 0,
+            paused: false,
+            output_over_since: None,
+            auth_deadline,
+            counted_bytes: 0,
+        }
+    }
+
+    async fn run(&mut self, peer: SocketAddr) -> io::Result<()> {
+        if self.is_protected_from(peer.ip()) {
+            self.reply.error(PROTECTED);
+            return self.flush_and_close().await;
+        }
+        loop {
+            let event = self.wait().await?;
+            if event == Event::Stop {
+                self.answer_what_was_received().await?;
+                return self.flush_and_close().await;
+            }
+            self.run_requests().await;
+            if self.session.closing || event == Event::Ended {
+                return self.flush_and_close().await;
+            }
+            self.send()?;
+        }
+    }
+
+    fn is_protected_from(&self, peer: IpAddr) -> bool {
+        let settings = self.edge.settings.load();
+        settings.protected_mode && settings.password.is_none() && !peer.to_canonical().is_loopback()
+    }
+
+    // --- the socket ---
+
+    /// Waits until there is something to do; sends meanwhile what is pending.
+    async fn wait(&mut self) -> io::Result<Event> {
+        self.let_go_of_idle_buffers();
+        match self.deadline() {
+            None => poll_fn(|task| self.poll(task)).await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, poll_fn(|task| self.poll(task))).await {
+                Ok(event) => event,
+                Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH, or replies not read")),
+            },
+        }
+    }
+
+    /// When waiting ends the connection; nearly always never.
+    fn deadline(&mut self) -> Option<Instant> {
+        if self.session.authenticated {
+            self.auth_deadline = None;
+        }
+        if self.reply.pending().len() <= OUTPUT_SOFT_MAX_BYTES {
+            self.output_over_since = None;
+            return self.auth_deadline;
+        }
+        let since = *self.output_over_since.get_or_insert_with(Instant::now);
+        Some(since + OUTPUT_SOFT_TIME)
+    }
+
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<Event>> {
+        if !self.reply.pending().is_empty() {
+            self.poll_send(task)?;
+            if self.reply.pending().len() > self.output_pause_bytes {
+                return self.stop.poll(task).map(|()| Ok(Event::Stop));
+            }
+        }
+        if self.paused {
+            return Poll::Ready(Ok(Event::Progress));
+        }
+        match self.poll_receive(task) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Event::Ended)),
+            Poll::Ready(received) => Poll::Ready(received.map(|_| Event::Progress)),
+            Poll::Pending => self.stop.poll(task).map(|()| Ok(Event::Stop)),
+        }
+    }
+
+    /// Sends as much as the socket takes; asks to be woken when it takes more.
+    fn poll_send(&mut self, task: &mut TaskContext<'_>) -> io::Result<()> {
+        while !self.reply.pending().is_empty() {
+            match pin!(&mut self.stream).poll_write(task, self.reply.pending()) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(sent)) => self.count_sent(sent),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_receive(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        // No buffer before there are bytes for it.
+        ready!(self.stream.poll_read_ready(task))?;
+        let buffer = self.requests.buffer();
+        if buffer.capacity() == 0 {
+            *buffer = buffers::lend();
+        } else if buffer.capacity() - buffer.len() < BUFFER_BYTES / 4 {
+            buffer.reserve(BUFFER_BYTES);
+        }
+        let received = ready!(pin!(self.stream.read_buf(buffer)).poll(task))?;
+        self.begin_batch(received);
+        Poll::Ready(Ok(received))
+    }
+
+    /// Bytes have come: reads the clock and what a reload may have changed, once for all requests in them.
+    fn begin_batch(&mut self, received: usize) {
+        self.now = self.edge.cache.now();
+        self.session.client.used_at.store(self.now.0, Relaxed);
+        self.session.counters.received_bytes.fetch_add(received as u64, Relaxed);
+        self.count_under_way();
+        let settings = self.edge.settings.load();
+        let overloaded = self.edge.shared.in_flight_bytes.load(Relaxed) > settings.in_flight_max;
+        let value_max = usize::try_from(settings.value_max).unwrap_or(usize::MAX);
+        self.limits = Limits {
+            bulk_max: if overloaded { KEY_MAX_BYTES } else { value_max.max(KEY_MAX_BYTES) },
+            before_auth: !self.session.authenticated,
+        };
+        self.output_pause_bytes = if overloaded { OUTPUT_OVERLOADED_BYTES } else { OUTPUT_SOFT_MAX_BYTES };
+    }
+
+    /// Sends without waiting; what the socket does not take stays for [`Connection::wait`].
+    fn send(&mut self) -> io::Result<()> {
+        if self.reply.pending().is_empty() {
+            return Ok(());
+        }
+        match self.stream.try_write(self.reply.pending()) {
+            Ok(sent) => self.count_sent(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if self.reply.pending().len() > OUTPUT_HARD_MAX_BYTES {
+            return Err(io::Error::other("replies not read exceed the hard limit"));
+        }
+        self.count_under_way();
+        Ok(())
+    }
+
+    #[inline]
+    fn count_sent(&mut self, sent: usize) {
+        self.session.counters.sent_bytes.fetch_add(sent as u64, Relaxed);
+        self.reply.advance(sent);
+    }
+
+    /// Keeps the port's sum of bytes under way, of which small buffers are no part.
+    #[inline]
+    fn count_under_way(&mut self) {
+        let bytes = self.requests.capacity_bytes() + self.reply.capacity_bytes();
+        let bytes = if bytes > UNCOUNTED_BYTES { bytes as u64 } else { 0 };
+        if bytes != self.counted_bytes {
+            let sum = &self.edge.shared.in_flight_bytes;
+            sum.fetch_add(bytes, Relaxed);
+            sum.fetch_sub(self.counted_bytes, Relaxed);
+            self.counted_bytes = bytes;
+            self.session.client.input_bytes.store(self.requests.capacity_bytes(), Relaxed);
+            self.session.client.output_bytes.store(self.reply.capacity_bytes(), Relaxed);
+        }
+    }
+
+    fn let_go_of_idle_buffers(&mut self) {
+        if let Some(buffer) = self.requests.take_idle_buffer() {
+            buffers::give_back(buffer);
+        }
+        if let Some(buffer) = self.reply.take_idle_buffer() {
+            buffers::give_back(buffer);
+        }
+    }
+
+    /// The server stops: what has arrived by now is answered.
+    async fn answer_what_was_received(&mut self) -> io::Result<()> {
+        for _ in 0..LAST_READS_MAX {
+            self.run_requests().await;
+            self.send()?;
+            let buffer = self.requests.buffer();
+            buffer.reserve(BUFFER_BYTES);
+            match self.stream.try_read_buf(buffer) {
+                Ok(0) => break,
+                Ok(received) => self.begin_batch(received),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_and_close(&mut self) -> io::Result<()> {
+        let sent = self.reply.pending().len();
+        let all = async {
+            self.stream.write_all(self.reply.pending()).await?;
+            self.stream.shutdown().await
+        };
+        match tokio::time::timeout(OUTPUT_SOFT_TIME, all).await {
+            Ok(ended) => {
+                self.session.counters.sent_bytes.fetch_add(sent as u64, Relaxed);
+                ended
+            }
+            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    // --- the requests ---
+
+    /// Runs all complete requests at hand, unless the client has too much to read already.
+    async fn run_requests(&mut self) {
+        let begun_ns = stopwatch_ns();
+        self.reply.lend_buffer(buffers::lend);
+        self.paused = true;
+        let mut turn = 0;
+        while !self.session.closing && self.reply.pending().len() <= self.output_pause_bytes {
+            if turn >= TURN_REQUESTS {
+                turn = 0;
+                if self.send().is_err() {
+                    // The next wait reports it.
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            turn += self.run_hits(TURN_REQUESTS - turn);
+            match self.requests.next(self.limits) {
+                Ok(Next::More) => {
+                    self.paused = false;
+                    break;
+                }
+                Ok(Next::Command) => self.run_one().await,
+                Ok(Next::Refused(why)) => self.refuse_request(why),
+                Err(fault) => self.fail(&fault),
+            }
+            turn += 1;
+        }
+        self.count_hits(begun_ns);
+    }
+
+    /// Answers GETs from L1 as long as they stand in front; says how many.
+    #[inline]
+    fn run_hits(&mut self, most: usize) -> usize {
+        if !self.session.reads_plainly() {
+            return 0;
+        }
+        let mut hits = 0;
+        while hits < most && matches!(self.requests.next(self.limits), Ok(Next::Command)) {
+            let Some(key) = key_of_get(self.requests.args()) else { break };
+            let Some(hit) = self.edge.cache.get_resident(key, self.now) else { break };
+            self.reply.bulk(&hit.value);
+            self.requests.consume();
+            hits += 1;
+            if self.reply.pending().len() > self.output_pause_bytes {
+                break;
+            }
+        }
+        self.hits += hits as u64;
+        hits
+    }
+
+    /// The time of a batch that its other commands did not take is that of its GETs.
+    fn count_hits(&mut self, begun_ns: u64) {
+        let hits = std::mem::take(&mut self.hits);
+        if hits > 0 {
+            let calls = self.session.counters.of(command::GET);
+            calls.calls.fetch_add(hits, Relaxed);
+            calls.nanoseconds.fetch_add(stopwatch_ns().saturating_sub(begun_ns), Relaxed);
+            self.session.client.last_command.store(command::GET + 1, Relaxed);
+        }
+    }
+
+    async fn run_one(&mut self) {
+        if self.session.reads_plainly() && key_of_get(self.requests.args()).is_some() {
+            return self.run_gets().await;
+        }
+        if is_hostile(self.requests.args()) {
+            self.session.closing = true;
+            return log_hostile(&self.edge, &self.session.client.address, self.now);
+        }
+        match self.accept() {
+            Ok(found) => self.run_found(found).await,
+            Err(refusal) => self.reply.error(&refusal.message()),
+        }
+        self.requests.consume();
+        self.count_error(None);
+    }
+
+    /// The row of the request at hand, if it may run.
+    fn accept(&mut self) -> Result<Found, Refusal> {
+        let args = self.requests.args();
+        let found = command::resolve(args)?;
+        let refusal = if !found.row.accepts(args.len()) {
+            Refusal::Arity(found.row.name)
+        } else if !self.session.authenticated && !found.row.has("no_auth") {
+            Refusal::text("NOAUTH Authentication required.")
+        } else {
+            return Ok(found);
+        };
+        self.session.counters.of(found.number).rejected.fetch_add(1, Relaxed);
+        Err(refusal)
+    }
+
+    async fn run_found(&mut self, found: Found) {
+        let begun_ns = stopwatch_ns();
+        let (edge, now) = (&*self.edge, self.now);
+        let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row: found.row };
+        let args = self.requests.args();
+        let done = match found.row.run {
+            Run::Now(run) => run(&mut cx, args),
+            Run::Later(run) => run(&mut cx, args).await,
+            Run::Container => Err(Refusal::Arity(found.row.name)),
+        };
+        if let Err(refusal) = done {
+            let _answered = cx.refuse(refusal);
+        }
+        let ended_ns = stopwatch_ns();
+        let calls = self.session.counters.of(found.number);
+        calls.calls.fetch_add(1, Relaxed);
+        calls.nanoseconds.fetch_add(ended_ns.saturating_sub(begun_ns), Relaxed);
+        self.session.client.last_command.store(found.number + 1, Relaxed);
+        self.limits.before_auth = !self.session.authenticated;
+        self.count_error(Some(found.number));
+        if matches!(found.row.run, Run::Later(_)) {
+            self.now = self.edge.cache.now();
+        }
+    }
+
+    /// Reads the GET at hand and those that follow it at once.
+    async fn run_gets(&mut self) {
+        let begun_ns = stopwatch_ns();
+        let mut keys = Vec::new();
+        while let Some(key) = key_of_get(self.requests.args()) {
+            match Key::copied(key) {
+                Ok(key) => keys.push(key),
+                Err(error) if keys.is_empty() => {
+                    self.reply.error(&Refusal::from(error).message());
+                    self.requests.consume();
+                    return self.count_error(Some(command::GET));
+                }
+                // Answered in its turn.
+                Err(_) => break,
+            }
+            self.requests.consume();
+            if keys.len() >= GET_RUN_MAX || !matches!(self.requests.next(self.limits), Ok(Next::Command)) {
+                break;
+            }
+        }
+        let calls = keys.len() as u64;
+        let (edge, now, row) = (&*self.edge, self.now, &super::table::TABLE[command::GET]);
+        let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row };
+        let failed = get_run(&mut cx, keys).await;
+        let counters = self.session.counters.of(command::GET);
+        counters.calls.fetch_add(calls, Relaxed);
+        counters.failed.fetch_add(failed, Relaxed);
+        counters.nanoseconds.fetch_add(stopwatch_ns().saturating_sub(begun_ns), Relaxed);
+        self.session.client.last_command.store(command::GET + 1, Relaxed);
+        self.now = self.edge.cache.now();
+    }
+
+    /// Counts the error the last request was answered with, if it was.
+    fn count_error(&mut self, number: Option<usize>) {
+        if let Some(code) = self.reply.take_error() {
+            self.edge.shared.statistics.error(code);
+            if let Some(number) = number {
+                self.session.counters.of(number).failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn refuse_request(&mut self, why: TooLong) {
+        let settings = self.edge.settings.load();
+        let max = settings.value_max;
+        let text = match why {
+            TooLong::Request => "ERR the request exceeds 67108864 bytes".to_owned(),
+            TooLong::Bulk(length) if length > max => {
+                format!("ERR value of {length} bytes exceeds max_value ({max} bytes)")
+            }
+            TooLong::Bulk(_) => "TRYAGAIN too many bytes of requests and answers are under way".to_owned(),
+        };
+        self.reply.error(&text);
+        self.requests.consume();
+        self.count_error(None);
+    }
+
+    fn fail(&mut self, fault: &str) {
+        self.reply.error(&format!("ERR Protocol error: {fault}"));
+        self.count_error(None);
+        self.session.closing = true;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.edge.shared.in_flight_bytes.fetch_sub(self.counted_bytes, Relaxed);
+    }
+}
+
+/// The key of a GET with the right number of arguments.
+#[inline]
+fn key_of_get(args: Args<'_>) -> Option<&[u8]> {
+    (args.len() == 2 && args.at(0).eq_ignore_ascii_case(b"get")).then(|| args.at(1))
+}
+
+/// A browser or a forged request of one: `POST ...`, `Host: ...`, `GET / HTTP/1.1`.
+fn is_hostile(args: Args<'_>) -> bool {
+    let name = args.at(0);
+    name.eq_ignore_ascii_case(b"post")
+        || name.eq_ignore_ascii_case(b"host:")
+        || args.len() == 3 && name.eq_ignore_ascii_case(b"get") && args.at(2).starts_with(b"HTTP/1")
+}
+
+#[cold]
+fn log_hostile(edge: &Edge, address: &str, now: Tick) {
+    let last = &edge.shared.hostile_logged_at;
+    let before = last.load(Relaxed);
+    let is_due = before == 0 || now.since(Tick(before)) >= HOSTILE_LOG_INTERVAL;
+    if is_due && last.compare_exchange(before, now.0, Relaxed, Relaxed).is_ok() {
+        tracing::warn!(
+            address,
+            "possible attack: POST, Host: or HTTP on the RESP port; somebody may be making a browser talk to it. \
+             Closed. Said at most once a minute"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! What the RESP port counts. Each worker thread has counters of its own, so that counting shares no cache line between
+//! threads; sums are made when somebody asks.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, ThreadId},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::command;
+use crate::clock::Tick;
+
+/// Most codes of errors told apart; a client cannot invent codes, L2 might.
+const CODES_MAX: usize = 128;
+/// Rates are means over at least this long.
+const RATE_WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// Counters of one command.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pub(super) calls: AtomicU64,
+    pub(super) nanoseconds: AtomicU64,
+    /// Refused before it ran.
+    pub(super) rejected: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+/// Counters of one worker.
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) received_bytes: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
+    calls: Box<[Calls]>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            calls: command::numbers().map(|_| Calls::default()).collect(),
+        }
+    }
+}
+
+impl Counters {
+    /// Of the command with this number.
+    #[inline]
+    pub(super) fn of(&self, number: usize) -> &Calls {
+        &self.calls[number]
+    }
+}
+
+/// Sums of one command over all workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CallSums {
+    pub(super) calls: u64,
+    pub(super) nanoseconds: u64,
+    pub(super) rejected: u64,
+    pub(super) failed: u64,
+}
+
+/// Sums over all workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) commands: u64,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
+/// Means over the time between two looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rates {
+    pub(super) commands_per_second: u64,
+    pub(super) received_bytes_per_second: u64,
+    pub(super) sent_bytes_per_second: u64,
+}
+
+#[derive(Debug, Default)]
+struct RateState {
+    since: Option<(Tick, Totals)>,
+    rates: Rates,
+}
+
+/// All counters of the port.
+#[derive(Debug, Default)]
+pub(super) struct Statistics {
+    workers: Mutex<HashMap<ThreadId, Arc<Counters>>>,
+    errors: Mutex<BTreeMap<String, u64>>,
+    rate: Mutex<RateState>,
+}
+
+impl Statistics {
+    /// The counters of this thread.
+    pub(super) fn of_this_thread(&self) -> Arc<Counters> {
+        Arc::clone(self.workers.lock().entry(thread::current().id()).or_default())
+    }
+
+    /// An error with this code was answered.
+    pub(super) fn error(&self, code: &str) {
+        let mut errors = self.errors.lock();
+        if let Some(count) = errors.get_mut(code) {
+            *count += 1;
+        } else if errors.len() < CODES_MAX {
+            errors.insert(code.to_owned(), 1);
+        }
+    }
+
+    /// Errors answered since start, by code.
+    pub(super) fn errors(&self) -> BTreeMap<String, u64> {
+        self.errors.lock().clone()
+    }
+
+    /// Of the command with this number.
+    pub(super) fn calls(&self, number: usize) -> CallSums {
+        let mut sums = CallSums::default();
+        for worker in self.workers.lock().values() {
+            let calls = worker.of(number);
+            sums.calls += calls.calls.load(Relaxed);
+            sums.nanoseconds += calls.nanoseconds.load(Relaxed);
+            sums.rejected += calls.rejected.load(Relaxed);
+            sums.failed += calls.failed.load(Relaxed);
+        }
+        sums
+    }
+
+    /// Of the whole port.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for worker in self.workers.lock().values() {
+            totals.commands += worker.calls.iter().map(|calls| calls.calls.load(Relaxed)).sum::<u64>();
+            totals.received_bytes += worker.received_bytes.load(Relaxed);
+            totals.sent_bytes += worker.sent_bytes.load(Relaxed);
+        }
+        totals
+    }
+
+    /// Means since the look before this one, or since that before it if it was less than a second ago. Nothing runs
+    /// in the background for this.
+    pub(super) fn rates(&self, now: Tick, started_at: Tick) -> Rates {
+        let totals = self.totals();
+        let mut state = self.rate.lock();
+        let (then, before) = state.since.unwrap_or((started_at, Totals::default()));
+        let span = now.since(then);
+        if span >= RATE_WINDOW_MIN {
+            let ms = crate::clock::millis(span);
+            let mean = |now: u64, before: u64| now.saturating_sub(before) * 1000 / ms;
+            state.rates = Rates {
+                commands_per_second: mean(totals.commands, before.commands),
+                received_bytes_per_second: mean(totals.received_bytes, before.received_bytes),
+                sent_bytes_per_second: mean(totals.sent_bytes, before.sent_bytes),
+            };
+            state.since = Some((now, totals));
+        }
+        state.rates
+    }
+}

@@ -1,0 +1,183 @@
+//! Commands about the connection itself: who is there, in which protocol, on which database.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{DATABASES, integer, is};
+use crate::resp::{
+    command::{Context, readable},
+    frame::Args,
+    reply::{Done, Refusal},
+};
+
+/// What HELLO and INFO say Redis's version is: that whose commands and replies are served.
+pub(in crate::resp) const REDIS_VERSION: &str = "7.0.15";
+
+/// PING [message]
+pub(in crate::resp) fn ping(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    match (args.get(1), args.len()) {
+        (None, _) => cx.reply.simple("PONG"),
+        (Some(message), 2) => cx.reply.bulk(message),
+        (Some(_), _) => return Err(Refusal::Arity("ping")),
+    }
+    Ok(())
+}
+
+/// ECHO message
+pub(in crate::resp) fn echo(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    cx.reply.bulk(args.at(1));
+    Ok(())
+}
+
+/// QUIT
+pub(in crate::resp) fn quit(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.ok();
+    cx.session.closing = true;
+    Ok(())
+}
+
+/// SELECT index
+pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let index = integer(args.at(1))?;
+    if i32::try_from(index).is_err() {
+        return Err(Refusal::NotAnInteger);
+    }
+    match u8::try_from(index) {
+        Ok(db) if index < DATABASES => cx.session.select(db),
+        Ok(_) | Err(_) => return Err(Refusal::text("ERR DB index is out of range")),
+    }
+    cx.reply.ok();
+    Ok(())
+}
+
+/// RESET
+pub(in crate::resp) fn reset(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.session.select(0);
+    cx.session.authenticated = cx.edge.settings.load().password.is_none();
+    cx.session.no_touch = false;
+    cx.session.client.names.lock().name.clear();
+    set_protocol(cx, 2);
+    cx.reply.simple("RESET");
+    Ok(())
+}
+
+fn set_protocol(cx: &mut Context<'_>, protocol: u8) {
+    cx.reply.set_resp3(protocol == 3);
+    cx.session.client.protocol.store(protocol, Relaxed);
+}
+
+/// AUTH [username] password
+pub(in crate::resp) fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let (user, password) = match args.len() {
+        2 => (&b"default"[..], args.at(1)),
+        3 => (args.at(1), args.at(2)),
+        _ => return Err(Refusal::Syntax),
+    };
+    if args.len() == 2 && cx.edge.settings.load().password.is_none() {
+        return Err(Refusal::text(
+            "ERR AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?",
+        ));
+    }
+    authenticate(cx, user, password)?;
+    cx.reply.ok();
+    Ok(())
+}
+
+/// As in Redis, any password does for the default user while none is set.
+fn authenticate(cx: &mut Context<'_>, user: &[u8], password: &[u8]) -> Done {
+    let settings = cx.edge.settings.load();
+    let right = settings.password.as_ref().is_none_or(|secret| same(&secret.0, password));
+    if user == b"default" && right {
+        cx.session.authenticated = true;
+        return Ok(());
+    }
+    Err(Refusal::text("WRONGPASS invalid username-password pair or user is disabled."))
+}
+
+/// Compares in a time that does not tell how much of `given` is right.
+fn same(secret: &[u8], given: &[u8]) -> bool {
+    let difference = secret.iter().enumerate().fold(secret.len() ^ given.len(), |difference, (at, byte)| {
+        difference | usize::from(byte ^ given.get(at).copied().unwrap_or(!byte))
+    });
+    difference == 0
+}
+
+/// HELLO [protover [AUTH username password] [SETNAME clientname]]
+pub(in crate::resp) fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let protocol = match args.get(1) {
+        None => None,
+        Some(text) => Some(protocol_version(text)?),
+    };
+    let mut name = None;
+    let mut at = 2;
+    while let Some(option) = args.get(at) {
+        match (args.get(at + 1), args.get(at + 2)) {
+            (Some(user), Some(password)) if is(option, "auth") => {
+                authenticate(cx, user, password)?;
+                at += 3;
+            }
+            (Some(asked), _) if is(option, "setname") => {
+                check_name(asked)?;
+                name = Some(asked);
+                at += 2;
+            }
+            (_, _) => {
+                let option = readable(option, 128);
+                return Err(Refusal::text(format!("ERR Syntax error in HELLO option '{option}'")));
+            }
+        }
+    }
+    if !cx.session.authenticated {
+        return Err(Refusal::text(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+             the same time",
+        ));
+    }
+    if let Some(name) = name {
+        cx.session.client.names.lock().name = name.to_vec();
+    }
+    if let Some(protocol) = protocol {
+        set_protocol(cx, protocol);
+    }
+    introduce(cx);
+    Ok(())
+}
+
+fn protocol_version(text: &[u8]) -> Result<u8, Refusal> {
+    let wrong = || Refusal::text("ERR Protocol version is not an integer or out of range");
+    match integer(text).map_err(|_| wrong())? {
+        2 => Ok(2),
+        3 => Ok(3),
+        _ => Err(Refusal::text("NOPROTO unsupported protocol version")),
+    }
+}
+
+/// As Redis, a name has only printable bytes without blanks, so that CLIENT LIST stays parseable.
+pub(in crate::resp) fn check_name(name: &[u8]) -> Done {
+    if name.iter().all(u8::is_ascii_graphic) {
+        return Ok(());
+    }
+    Err(Refusal::text("ERR Client names cannot contain spaces, newlines or special characters."))
+}
+
+fn introduce(cx: &mut Context<'_>) {
+    let protocol = if cx.reply.resp3() { 3 } else { 2 };
+    let id = cx.session.client.id;
+    let reply = &mut *cx.reply;
+    reply.map(7);
+    let text = |reply: &mut crate::resp::reply::Reply, name: &str, value: &str| {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    };
+    text(reply, "server", "redis");
+    text(reply, "version", REDIS_VERSION);
+    reply.bulk(b"proto");
+    reply.integer(protocol);
+    reply.bulk(b"id");
+    reply.count(id);
+    text(reply, "mode", "standalone");
+    text(reply, "role", "master");
+    reply.bulk(b"modules");
+    reply.array(0);
+}

@@ -1,0 +1,339 @@
+//! INFO: Redis's sections with what Terrace knows of them, and three of its own.
+//!
+//! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
+//! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::Ordering::Relaxed,
+};
+
+use super::connection::REDIS_VERSION;
+use crate::{
+    cache::stats::Snapshot,
+    clock::Tick,
+    node::VERSION,
+    resp::{
+        Edge,
+        command::{self, Context},
+        frame::Args,
+        process,
+        reply::Done,
+    },
+};
+
+/// Where a section is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// In `INFO`, `default`, `all` and `everything`.
+    Default,
+    /// In `all` and `everything`.
+    All,
+    /// In `everything` only; each by name too.
+    Everything,
+}
+
+type Write = fn(&mut Report<'_>);
+
+/// All sections in their order.
+const SECTIONS: &[(&str, &str, Shown, Write)] = &[
+    ("server", "Server", Shown::Default, |report| report.server()),
+    ("clients", "Clients", Shown::Default, |report| report.clients()),
+    ("memory", "Memory", Shown::Default, |report| report.memory()),
+    ("persistence", "Persistence", Shown::Default, |report| report.persistence()),
+    ("stats", "Stats", Shown::Default, |report| report.stats()),
+    ("replication", "Replication", Shown::Default, |report| report.replication()),
+    ("cpu", "CPU", Shown::Default, |report| report.cpu()),
+    ("commandstats", "Commandstats", Shown::All, |report| report.commandstats()),
+    ("errorstats", "Errorstats", Shown::Default, |report| report.errorstats()),
+    ("keyspace", "Keyspace", Shown::Default, |report| report.keyspace()),
+    ("tier_l1", "Tier_l1", Shown::Everything, |report| report.tier_l1()),
+    ("tier_l2", "Tier_l2", Shown::Everything, |report| report.tier_l2()),
+    ("coherence", "Coherence", Shown::Everything, |report| report.coherence()),
+];
+
+/// INFO [section ...]
+pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let wanted = |name: &str, shown: Shown| {
+        let asked = |word: &[u8]| word.eq_ignore_ascii_case(name.as_bytes()) || group(word).is_some_and(|g| shown <= g);
+        if args.len() == 1 { shown == Shown::Default } else { args.from(1).iter().any(asked) }
+    };
+    let sections: Vec<_> = SECTIONS.iter().filter(|(name, _, shown, _)| wanted(name, *shown)).collect();
+    // The only part that asks L2; INFO is answered without it when L2 is away.
+    let keys = match sections.iter().any(|(name, ..)| *name == "keyspace") {
+        true => cx.edge.cache.count().await.ok(),
+        false => None,
+    };
+    let mut report = Report { edge: cx.edge, now: cx.now, text: String::new(), snapshot: cx.edge.cache.snapshot(), keys };
+    for (_, title, _, write) in sections {
+        if !report.text.is_empty() {
+            report.text.push_str("\r\n");
+        }
+        report.line(format_args!("# {title}"));
+        write(&mut report);
+    }
+    let text = report.text;
+    cx.reply.verbatim(&text);
+    Ok(())
+}
+
+/// What a word that is no section's name asks for.
+fn group(word: &[u8]) -> Option<Shown> {
+    match word {
+        word if word.eq_ignore_ascii_case(b"default") => Some(Shown::Default),
+        word if word.eq_ignore_ascii_case(b"all") => Some(Shown::All),
+        word if word.eq_ignore_ascii_case(b"everything") => Some(Shown::Everything),
+        _ => None,
+    }
+}
+
+impl PartialOrd for Shown {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        (*self as u8).partial_cmp(&(*other as u8))
+    }
+}
+
+/// The report under way.
+struct Report<'r> {
+    edge: &'r Edge,
+    now: Tick,
+    text: String,
+    snapshot: Snapshot,
+    keys: Option<u64>,
+}
+
+/// Writes `name:value` lines.
+macro_rules! fields {
+    ($report:expr, $($name:literal: $value:expr),+ $(,)?) => {
+        // Writing to a String cannot fail.
+        $(let _ok = write!($report.text, concat!($name, ":{}\r\n"), $value);)+
+    };
+}
+
+impl Report<'_> {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ok = write!(self.text, "{line}\r\n");
+    }
+
+    fn server(&mut self) {
+        let node = &self.edge.node;
+        let uptime = self.now.since(node.started_at).as_secs();
+        let resp = node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
+        let port = resp.rsplit_once(':').map_or("0", |(_, port)| port);
+        let clock = self.edge.cache.core().clock();
+        fields!(self,
+            "redis_version": REDIS_VERSION,
+            "terrace_version": VERSION,
+            "redis_mode": "standalone",
+            "os": process::operating_system(),
+            "arch_bits": usize::BITS,
+            "multiplexing_api": "epoll",
+            "process_id": std::process::id(),
+            "run_id": node.run_id,
+            "tcp_port": port,
+            "server_time_usec": clock.unix().0.saturating_mul(1000),
+            "uptime_in_seconds": uptime,
+            "uptime_in_days": uptime / 86_400,
+        );
+    }
+
+    fn clients(&mut self) {
+        let connected = self.edge.shared.client_count();
+        fields!(self,
+            "connected_clients": connected,
+            "cluster_connections": 0,
+            "blocked_clients": 0,
+            "tracking_clients": 0,
+        );
+    }
+
+    fn memory(&mut self) {
+        let memory = process::memory();
+        let peak = self.edge.shared.memory_peak_bytes.fetch_max(memory.used_bytes, Relaxed).max(memory.used_bytes);
+        let capacity = self.snapshot.l1.capacity_bytes;
+        fields!(self,
+            "used_memory": memory.used_bytes,
+            "used_memory_human": human(memory.used_bytes),
+            "used_memory_rss": memory.resident_bytes,
+            "used_memory_rss_human": human(memory.resident_bytes),
+            "used_memory_peak": peak,
+            "used_memory_peak_human": human(peak),
+            "used_memory_dataset": self.snapshot.l1.bytes,
+            "maxmemory": capacity,
+            "maxmemory_human": human(capacity),
+            "maxmemory_policy": "allkeys-lru",
+            "mem_fragmentation_ratio": hundredths(memory.resident_bytes, memory.used_bytes),
+            "mem_allocator": process::ALLOCATOR,
+        );
+    }
+
+    fn persistence(&mut self) {
+        fields!(self,
+            "loading": 0,
+            "async_loading": 0,
+            "rdb_changes_since_last_save": 0,
+            "rdb_bgsave_in_progress": 0,
+            "rdb_last_bgsave_status": "ok",
+            "aof_enabled": 0,
+            "aof_rewrite_in_progress": 0,
+            "aof_rewrite_scheduled": 0,
+            "aof_last_bgrewrite_status": "ok",
+            "aof_last_write_status": "ok",
+        );
+    }
+
+    fn stats(&mut self) {
+        let edge = self.edge;
+        let (totals, connections) = (edge.shared.statistics.totals(), &edge.node.connections);
+        let rates = edge.shared.statistics.rates(self.now, edge.node.started_at);
+        let reads = self.snapshot.reads;
+        fields!(self,
+            "total_connections_received": connections.resp_accepted.load(Relaxed),
+            "total_commands_processed": totals.commands,
+            "instantaneous_ops_per_sec": rates.commands_per_second,
+            "total_net_input_bytes": totals.received_bytes,
+            "total_net_output_bytes": totals.sent_bytes,
+            "instantaneous_input_kbps": hundredths(rates.received_bytes_per_second, 1024),
+            "instantaneous_output_kbps": hundredths(rates.sent_bytes_per_second, 1024),
+            "rejected_connections": connections.rejected.load(Relaxed),
+            "sync_full": 0,
+            "sync_partial_ok": 0,
+            "sync_partial_err": 0,
+            "expired_keys": self.snapshot.removals.expired,
+            "evicted_keys": self.snapshot.removals.size,
+            "keyspace_hits": reads.hit_l1 + reads.stale + reads.hit_l2,
+            "keyspace_misses": reads.miss,
+            "pubsub_channels": 0,
+            "pubsub_patterns": 0,
+            "total_error_replies": edge.shared.statistics.errors().values().sum::<u64>(),
+        );
+    }
+
+    fn replication(&mut self) {
+        fields!(self, "role": "master", "connected_slaves": 0, "master_repl_offset": 0);
+    }
+
+    fn cpu(&mut self) {
+        let times = process::cpu_times();
+        fields!(self,
+            "used_cpu_sys": hundredths(times.system_ticks, process::TICKS_PER_SECOND),
+            "used_cpu_user": hundredths(times.user_ticks, process::TICKS_PER_SECOND),
+        );
+    }
+
+    fn commandstats(&mut self) {
+        for number in command::numbers() {
+            let sums = self.edge.shared.statistics.calls(number);
+            if sums.calls + sums.rejected == 0 {
+                continue;
+            }
+            let name = command::name_of(number);
+            let per_call = hundredths(sums.nanoseconds, sums.calls.max(1).saturating_mul(1000));
+            self.line(format_args!(
+                "cmdstat_{name}:calls={},usec={},usec_per_call={per_call},rejected_calls={},failed_calls={}",
+                sums.calls,
+                sums.nanoseconds / 1000,
+                sums.rejected,
+                sums.failed,
+            ));
+        }
+    }
+
+    fn errorstats(&mut self) {
+        for (code, count) in self.edge.shared.statistics.errors() {
+            self.line(format_args!("errorstat_{code}:count={count}"));
+        }
+    }
+
+    /// No tier can say how many of its keys expire, nor when on average: 0, as Redis says of an empty sample.
+    fn keyspace(&mut self) {
+        if let Some(keys) = self.keys.filter(|keys| *keys > 0) {
+            self.line(format_args!("db0:keys={keys},expires=0,avg_ttl=0"));
+        }
+        let resident = self.snapshot.l1.entries;
+        if resident > 0 {
+            self.line(format_args!("db1:keys={resident},expires=0,avg_ttl=0"));
+        }
+    }
+
+    fn tier_l1(&mut self) {
+        let (l1, removals, reads) = (self.snapshot.l1, self.snapshot.removals, self.snapshot.reads);
+        fields!(self,
+            "l1_entries": l1.entries,
+            "l1_bytes": l1.bytes,
+            "l1_capacity_bytes": l1.capacity_bytes,
+            "l1_open": u8::from(self.snapshot.open),
+            "l1_hits": reads.hit_l1,
+            "l1_stale": reads.stale,
+            "l1_hit_rate": rate(reads.l1_hit_rate()),
+            "l1_promoted": reads.promoted,
+            "l1_removed_size": removals.size,
+            "l1_removed_expired": removals.expired,
+            "l1_removed_invalidated": removals.invalidated,
+            "l1_removed_replaced": removals.replaced,
+        );
+    }
+
+    fn tier_l2(&mut self) {
+        let reads = self.snapshot.reads;
+        let state = match &self.snapshot.l2 {
+            crate::cache::State::Connecting => "connecting",
+            crate::cache::State::Up => "up",
+            crate::cache::State::Down(_) => "down",
+        };
+        fields!(self,
+            "l2_flavor": self.snapshot.flavor.name(),
+            "l2_state": state,
+            "l2_hits": reads.hit_l2,
+            "l2_misses": reads.miss,
+            "l2_errors": reads.error,
+            "l2_hit_rate": rate(reads.l2_hit_rate()),
+            "l2_coalesced": reads.coalesced,
+            "l2_flights": self.snapshot.flights,
+        );
+    }
+
+    fn coherence(&mut self) {
+        let refused = self.snapshot.refused.clone().unwrap_or_default().replace(['\r', '\n'], " ");
+        fields!(self,
+            "coherence_l1_open": u8::from(self.snapshot.open),
+            "coherence_refused": refused,
+            "coherence_invalidations": self.snapshot.invalidations,
+            "coherence_link_losses": self.snapshot.reconnects,
+            "coherence_fills_voided": self.snapshot.reads.fills_voided,
+            "coherence_reads_bypassed": self.snapshot.reads.bypassed,
+        );
+    }
+}
+
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "0.0000".to_owned(), |rate| format!("{rate:.4}"))
+}
+
+/// `part / whole` with two places; 0 of 0 is 0.
+fn hundredths(part: u64, whole: u64) -> String {
+    let hundredths = u128::from(part) * 100 / u128::from(whole.max(1));
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// Bytes as Redis writes them for people.
+fn human(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    let unit = UNITS.iter().find(|(size, _)| bytes >= *size);
+    unit.map_or_else(|| format!("{bytes}B"), |(size, name)| format!("{}{name}", hundredths(bytes, *size)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(human(985), "985B");
+        assert_eq!(human(1_008_744), "985.10K");
+        assert_eq!(human(3 << 30), "3.00G");
+        assert_eq!(hundredths(1, 3), "0.33");
+        assert_eq!(hundredths(5, 0), "5.00");
+    }
+}
