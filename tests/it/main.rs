@@ -7,6 +7,7 @@ mod support;
 
 mod grpc_cache;
 mod kill;
+mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;
