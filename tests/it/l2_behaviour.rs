@@ -2,10 +2,11 @@
 //!
 //! An implementation joins with one line at the end of this file and a function that starts it.
 
-mod embedded;
+pub(crate) mod embedded;
 mod expiry;
 mod keys;
 mod numbers;
+mod redis;
 mod values;
 
 use std::{any::Any, sync::Arc, time::Duration};
@@ -43,7 +44,6 @@ pub(crate) enum Time {
     /// By hand.
     Manual(Arc<ManualClock>),
     /// By itself: the clock is another process's.
-    #[expect(dead_code, reason = "for implementations over a real server")]
     Real,
 }
 
@@ -58,7 +58,8 @@ impl Subject {
         match &self.time {
             Time::Manual(clock) => clock.advance(span),
             // Another process's clock cannot be moved; only its passing is waited for.
-            Time::Real => tokio::time::sleep(span).await,
+            // Redis counts a key as expired when its time has passed, not when it has come.
+            Time::Real => tokio::time::sleep(span + Duration::from_millis(2)).await,
         }
     }
 
@@ -171,3 +172,4 @@ macro_rules! behaviour {
 }
 
 behaviour!(over_embedded, crate::l2_behaviour::embedded::start);
+behaviour!(over_redis, crate::l2_behaviour::redis::start);

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod embedded_crash;
 mod grpc_cache;
 mod kill;
 mod l2_behaviour;

@@ -80,7 +80,10 @@ pub(super) async fn longest_keys(s: &Subject) {
     let mut sorted = keys.clone();
     sorted.sort();
     assert_eq!(s.keys(None, 3).await, sorted);
-    assert_eq!(s.apply(&keys[15], Op::Delete { want_old: false }).await, Ok(Applied::Deleted { existed: true, old: None }));
+    assert_eq!(
+        s.apply(&keys[15], Op::Delete { want_old: false }).await,
+        Ok(Applied::Deleted { existed: true, old: None })
+    );
     assert_eq!(s.get(&keys[15]).await, None);
     assert_eq!(s.count().await, 15);
 }
