@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod embedded_crash;
 mod grpc_cache;
 mod kill;
+mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;

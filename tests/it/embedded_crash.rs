@@ -1,0 +1,172 @@
+//! The embedded store killed with SIGKILL in the middle of writes, again and again: what it acknowledged is there.
+//!
+//! The process that is killed is this test binary, started once more for [`child`] alone. `TERRACE_KILLS=200` makes
+//! the run long.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use terrace::{
+    clock::Clock,
+    l2::{
+        Applied, Backend, Batch, Op, ScanRequest,
+        embedded::Embedded,
+        op::{Condition, SetExpiry},
+    },
+    model::Key,
+};
+
+use crate::l2_behaviour::embedded::open;
+
+/// Set for the process that is killed: the directory of its store.
+const DIR_VARIABLE: &str = "TERRACE_TEST_CRASH_DIR";
+/// Set for the process that is killed: its number.
+const ROUND_VARIABLE: &str = "TERRACE_TEST_CRASH_ROUND";
+/// How often to kill, if not the default.
+const KILLS_VARIABLE: &str = "TERRACE_KILLS";
+const KILLS_DEFAULT: u64 = 10;
+/// Clients that write at the same time, so that groups are committed.
+const CLIENTS: u64 = 8;
+/// Acknowledged writes after which the process is killed, at most.
+const ACKNOWLEDGED_MAX: u64 = 3_000;
+
+fn key(name: &str) -> Key {
+    Key::copied(name.as_bytes()).unwrap()
+}
+
+/// Depends on the key, and is of many lengths: one is never taken for another.
+fn value(name: &str) -> Bytes {
+    let length = 20 + name.bytes().map(usize::from).sum::<usize>() % 400;
+    Bytes::from(name.repeat(length / name.len() + 1))
+}
+
+fn set(name: &str) -> Op {
+    Op::Set { value: value(name), expiry: SetExpiry::Never, condition: Condition::Always, want_old: false }
+}
+
+/// Writes until it is killed, and says what was acknowledged. Does nothing in an ordinary run.
+#[tokio::test]
+async fn child() {
+    let (Some(dir), Some(round)) = (env::var_os(DIR_VARIABLE), env::var_os(ROUND_VARIABLE)) else { return };
+    let store = open(Path::new(&dir), Clock::real()).unwrap();
+    let round = round.into_string().unwrap();
+    join_all((0..CLIENTS).map(|client| write_for_ever(&store, &round, client))).await;
+}
+
+async fn write_for_ever(store: &Arc<Embedded>, round: &str, client: u64) {
+    for number in 0u64.. {
+        let name = format!("{round}:{client}:{number}");
+        let counter = key(&format!("counter:{client}"));
+        let ops = vec![(key(&name), set(&name)), (counter, Op::Increment { delta: 1, life_if_new: None })];
+        let results = store.apply(ops, Batch::Atomic).await;
+        let [Ok(Applied::Set { stored: true, .. }), Ok(Applied::Number(count))] = results[..] else {
+            panic!("{results:?}")
+        };
+        // One write for the whole line: a line that arrives has arrived whole.
+        std::io::stdout().lock().write_all(format!("\nacknowledged {name} {client} {count}\n").as_bytes()).unwrap();
+    }
+}
+
+/// What the killed processes acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    names: Vec<String>,
+    /// By client: its last count.
+    counts: BTreeMap<String, i64>,
+}
+
+impl Acknowledged {
+    /// True for a line that says so.
+    fn take(&mut self, line: &str) -> bool {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["acknowledged", name, client, count] = words[..] else { return false };
+        self.names.push(name.to_owned());
+        self.counts.insert(client.to_owned(), count.parse().unwrap());
+        true
+    }
+}
+
+fn start(dir: &Path, round: u64) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["embedded_crash::child", "--exact", "--nocapture", "--test-threads", "1"])
+        .env(DIR_VARIABLE, dir)
+        .env(ROUND_VARIABLE, round.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+/// Kills the process once it has acknowledged `after` writes, and reads all that it said.
+fn run_and_kill(dir: &Path, round: u64, after: u64, acknowledged: &mut Acknowledged) {
+    let mut process = start(dir, round);
+    let lines = BufReader::new(process.stdout.take().unwrap()).split(b'\n');
+    let (mut count, mut killed) = (0, false);
+    for line in lines {
+        count += u64::from(acknowledged.take(&String::from_utf8_lossy(&line.unwrap())));
+        if count == after && !killed {
+            process.kill().unwrap();
+            killed = true;
+        }
+    }
+    process.wait().unwrap();
+    assert!(killed, "round {round} ended by itself after {count} writes");
+}
+
+async fn check(store: &Embedded, names: &[String]) {
+    for chunk in names.chunks(1_000) {
+        let keys: Vec<Key> = chunk.iter().map(|name| key(name)).collect();
+        let found = store.get(&keys, false).await;
+        for (name, found) in chunk.iter().zip(found) {
+            let found = found.unwrap().map(|stored| stored.value.into_bytes());
+            assert_eq!(found, Some(value(name)), "{name} was acknowledged");
+        }
+    }
+}
+
+async fn count_by_scan(store: &Embedded) -> u64 {
+    let mut request = ScanRequest { cursor: 0, pattern: None, count: 10_000, type_name: None };
+    let mut count = 0;
+    loop {
+        let page = store.scan(request.clone()).await.unwrap();
+        count += page.keys.len() as u64;
+        request.cursor = page.cursor;
+        if page.cursor == 0 {
+            return count;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_store_has_all_it_acknowledged() {
+    let kills = env::var_os(KILLS_VARIABLE).map_or(KILLS_DEFAULT, |text| text.into_string().unwrap().parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut acknowledged = Acknowledged::default();
+    for round in 0..kills {
+        let before = acknowledged.names.len();
+        run_and_kill(dir.path(), round, random.u64(1..ACKNOWLEDGED_MAX), &mut acknowledged);
+        let store = open(dir.path(), Clock::real()).unwrap();
+        check(&store, &acknowledged.names[before..]).await;
+        for (client, acknowledged) in &acknowledged.counts {
+            let stored = store.get(&[key(&format!("counter:{client}"))], false).await.remove(0).unwrap().unwrap();
+            let stored: i64 = String::from_utf8_lossy(&stored.value).parse().unwrap();
+            // The last increment may have taken effect without its answer being heard.
+            assert!((*acknowledged..=acknowledged + 1).contains(&stored), "{client}: {acknowledged}, {stored}");
+        }
+    }
+    let store = open(dir.path(), Clock::real()).unwrap();
+    check(&store, &acknowledged.names).await;
+    assert_eq!(store.count().await.unwrap(), count_by_scan(&store).await);
+    println!("{kills} kills, {} writes acknowledged, {:?}", acknowledged.names.len(), store.stats());
+}
