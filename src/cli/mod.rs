@@ -8,6 +8,8 @@ mod health;
 mod log;
 mod serve;
 mod settings;
+mod simulate;
+pub mod trace;
 
 use std::{fmt, process::ExitCode};
 
@@ -33,6 +35,7 @@ enum Command {
     Serve(serve::Args),
     Config(config::Args),
     Health(health::Args),
+    Simulate(simulate::Args),
 }
 
 /// How results are printed.
@@ -96,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
         Command::Health(args) => health::run(args),
+        Command::Simulate(args) => simulate::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
