@@ -210,7 +210,7 @@ impl Keeper {
 
     fn handshake(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("CLIENT").arg("SETNAME").arg(format!("{}-link", self.settings.client_name));
+        pipeline.cmd("CLIENT").arg("SETNAME").arg(&self.settings.client_name);
         let tracking = pipeline.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in tracked_prefixes(&self.settings.prefixes) {
             tracking.arg("PREFIX").arg(&prefix[..]);
