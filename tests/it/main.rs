@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cli;
+mod config;
 mod grpc_cache;
 mod kill;
 mod l2_redis;
