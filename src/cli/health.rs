@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tonic::{Code, transport::Endpoint};
+use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{Failure, Format, Result, say};
+use crate::grpc::client;
 
 /// Ask a running server how it is: exit code 0 if it is well, 1 if not.
 ///
@@ -61,16 +62,14 @@ fn print(args: &Args, health: &Health) {
 }
 
 async fn ask(server: &str) -> Result<Health> {
-    let endpoint = Endpoint::from_shared(format!("http://{server}"))
-        .map_err(|_| Failure::new(format_args!("{server:?} is not an address: give host:port")))?;
-    let channel = endpoint.connect().await.map_err(|error| unreachable(server, &error))?;
+    let channel = client::connect(server).await.map_err(|error| unreachable(server, &error))?;
     let mut client = HealthClient::new(channel);
     let ready = serving(&mut client, "", server).await?;
     let l2 = serving(&mut client, "terrace.l2", server).await?;
     Ok(Health { ready, l2 })
 }
 
-async fn serving(client: &mut HealthClient<tonic::transport::Channel>, service: &str, server: &str) -> Result<bool> {
+async fn serving(client: &mut HealthClient<Channel>, service: &str, server: &str) -> Result<bool> {
     match client.check(HealthCheckRequest { service: service.into() }).await {
         Ok(response) => Ok(response.into_inner().status() == ServingStatus::Serving),
         // A server without an L2 need not know of it.

@@ -6,10 +6,10 @@ use crate::model::KEY_MAX_BYTES;
 /// Room for the key and the framing of a message beside the value, bytes.
 const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
 
-/// Finds settings that do not go together. `place` says where a key was set.
-pub(super) fn rules(config: &Config, place: impl Fn(&str) -> String) -> Vec<Fault> {
+/// Finds settings that do not go together. `fault_at` knows where a key was set.
+pub(super) fn rules(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut fault = |key: &str, message: String| faults.push(Fault { at: place(key), message });
+    let mut fault = |key: &str, message: String| faults.push(fault_at(key, message));
     let addresses =
         [("grpc.addr", &config.grpc.addr), ("resp.addr", &config.resp.addr), ("http.addr", &config.http.addr)];
     let addresses = addresses.map(|(key, text)| (key, text, Address::parse(text)));

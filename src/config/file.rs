@@ -38,17 +38,19 @@ pub(super) struct PolicyTable {
 pub(super) struct Contents {
     pub entries: Vec<Entry>,
     pub policies: Vec<PolicyTable>,
+    /// What is no TOML, or not of this shape.
+    pub faults: Vec<Fault>,
 }
 
-/// Reads `path`; what is wrong goes to `faults`, the rest is returned.
-pub(super) fn read(path: &Path, faults: &mut Vec<Fault>) -> Contents {
-    match text_of(path) {
-        Ok(text) => parse(&text, path, faults),
-        Err(message) => {
-            faults.push(Fault { at: path.display().to_string(), message });
-            Contents::default()
-        }
-    }
+/// Reads what can be read of `path`.
+pub(super) fn read(path: &Path) -> Contents {
+    text_of(path).map_or_else(
+        |message| {
+            let fault = Fault { at: path.display().to_string(), message, line: 0 };
+            Contents { faults: vec![fault], ..Contents::default() }
+        },
+        |text| parse(&text, path),
+    )
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -75,21 +77,20 @@ impl Lines<'_> {
     }
 
     fn fault(&self, span: &Range<usize>, message: impl Into<String>) -> Fault {
-        Fault { at: self.source(span).place(), message: message.into() }
+        self.source(span).fault(message)
     }
 }
 
-fn parse(text: &str, path: &Path, faults: &mut Vec<Fault>) -> Contents {
+fn parse(text: &str, path: &Path) -> Contents {
     let lines = Lines { text, path: Arc::new(path.to_path_buf()) };
     let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        faults.push(lines.fault(&error.span().unwrap_or_default(), error.message().replace('\n', ", ")));
-    }
-    let mut contents = Contents::default();
+    let fault =
+        |error: &toml::de::Error| lines.fault(&error.span().unwrap_or_default(), error.message().replace('\n', ", "));
+    let mut contents = Contents { faults: errors.iter().map(fault).collect(), ..Contents::default() };
     for (key, value) in document.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
-            ("policy", DeValue::Array(tables)) => contents.policies = policies(tables, &lines, faults),
-            ("policy", _) => faults.push(lines.fault(&value.span(), "policy is not a list: write [[policy]]")),
+            ("policy", DeValue::Array(tables)) => contents.policies = policies(tables, &lines, &mut contents.faults),
+            ("policy", _) => contents.faults.push(lines.fault(&value.span(), "policy is not a list: write [[policy]]")),
             (section, DeValue::Table(table)) => flatten(section, table, &lines, &mut contents.entries),
             (key, other) => contents.entries.push(entry(key.into(), other, &value.span(), &lines)),
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
 use super::Address;
 use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX};
 
@@ -372,11 +374,12 @@ pub(super) struct LogFilter;
 
 impl Form<String> for LogFilter {
     fn read(&self, raw: &Raw) -> Result<String, String> {
-        let text = raw.text("a log level")?;
-        match tracing_subscriber::EnvFilter::try_new(text) {
-            Ok(_) if !text.trim().is_empty() => Ok(text.into()),
-            Ok(_) | Err(_) => Err(raw.not("a log level (error, warn, info, debug, trace, off) or directives")),
-        }
+        const WANTED: &str = "a log level (error, warn, info, debug, trace, off) or directives such as info,h2=warn";
+        let text = raw.text(WANTED)?;
+        // The filter takes a bare word that is no level for a target, and would then log nothing else.
+        let known = |part: &str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
+        let valid = text.split(',').all(known) && EnvFilter::try_new(text).is_ok();
+        if valid { Ok(text.into()) } else { Err(raw.not(WANTED)) }
     }
 
     fn show(&self, value: &String) -> String {

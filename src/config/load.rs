@@ -26,6 +26,14 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Something is wrong with what stands there.
+    pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
+        let line = if let Self::File { line, .. } = self { *line } else { 0 };
+        Fault { at: self.place(), message: message.into(), line }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,6 +52,8 @@ pub struct Fault {
     pub at: String,
     /// What was wrong and what would be right.
     pub message: String,
+    /// Line of the file, to put faults in their order; 0 elsewhere.
+    pub(super) line: usize,
 }
 
 impl fmt::Display for Fault {
@@ -115,20 +125,15 @@ pub fn environment() -> Vec<(String, String)> {
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     let mut loading = Loading::default();
     let named = || sources.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
-    let contents = match sources.file.clone().or_else(named) {
-        Some(path) => file::read(&path, &mut loading.faults),
-        None => file::Contents::default(),
+    let policies = match sources.file.clone().or_else(named) {
+        Some(path) => loading.set_file(file::read(&path)),
+        None => Vec::new(),
     };
-    for entry in contents.entries {
-        loading.set_by_key(&entry.key, &entry.raw, entry.source);
-    }
     loading.set_variables(&sources.environment);
     for flag in &sources.flags {
         loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), Source::Flag(flag.flag.clone()));
     }
-    let (policies, shown) = policy::read(&contents.policies, &mut loading.faults);
-    loading.config.policies = policies;
-    loading.finish(shown)
+    loading.finish(policies)
 }
 
 #[derive(Default)]
@@ -140,19 +145,32 @@ struct Loading {
 }
 
 impl Loading {
+    /// Takes over a file; returns how its policies are shown. Its faults stand in the order of its lines.
+    fn set_file(&mut self, contents: file::Contents) -> Vec<Setting> {
+        let mut faults = contents.faults;
+        for entry in contents.entries {
+            self.set_by_key(&entry.key, &entry.raw, entry.source);
+        }
+        let (policies, shown) = policy::read(&contents.policies, &mut faults);
+        self.config.policies = policies;
+        self.faults.append(&mut faults);
+        self.faults.sort_by_key(|fault| fault.line);
+        shown
+    }
+
     fn set_by_key(&mut self, key: &str, raw: &Raw, source: Source) {
         match Row::find(key) {
             Some(row) => self.set(row, raw, source),
             None => {
                 let hint = nearest(key, Row::all().iter().map(|row| row.key.to_owned()));
-                self.faults.push(Fault { at: source.place(), message: format!("unknown key {key}{hint}") });
+                self.faults.push(source.fault(format!("unknown key {key}{hint}")));
             }
         }
     }
 
     fn set(&mut self, row: &'static Row, raw: &Raw, source: Source) {
         if let Err(reason) = (row.set)(&mut self.config, raw) {
-            self.faults.push(Fault { at: source.place(), message: format!("{}: {reason}", row.key) });
+            self.faults.push(source.fault(format!("{}: {reason}", row.key)));
         }
         self.sources.insert(row.key, source);
     }
@@ -176,8 +194,8 @@ impl Loading {
         // Rules between settings are only judged when each is readable: they would speak of values nobody wrote.
         if self.faults.is_empty() {
             let sources = &self.sources;
-            let place = |key: &str| sources.get(key).unwrap_or(&Source::Default).place();
-            self.faults = check::rules(&self.config, place);
+            let fault = |key: &str, message| sources.get(key).unwrap_or(&Source::Default).fault(message);
+            self.faults = check::rules(&self.config, fault);
         }
         if self.faults.is_empty() {
             self.try_password();
@@ -193,8 +211,8 @@ impl Loading {
     /// Whether the password can be had, before any port is bound.
     fn try_password(&mut self) {
         if let Err(message) = self.config.resp.password() {
-            let place = self.sources.get("resp.password_file").unwrap_or(&Source::Default).place();
-            self.faults.push(Fault { at: place, message });
+            let source = self.sources.get("resp.password_file").unwrap_or(&Source::Default);
+            self.faults.push(source.fault(message));
         }
     }
 

@@ -108,7 +108,7 @@ pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Poli
     let (mut policies, mut settings) = (Vec::new(), Vec::new());
     if let Some(extra) = tables.get(POLICIES_MAX) {
         let message = format!("{} policies; at most {POLICIES_MAX} are allowed", tables.len());
-        faults.push(Fault { at: extra.source.place(), message });
+        faults.push(extra.source.fault(message));
     }
     for table in tables {
         let policy = read_one(table, faults);
@@ -123,19 +123,19 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
     let mut policy = Policy { matches: everything, default_ttl: None, max_ttl: None, max_value: None, l1: true };
     for entry in &table.entries {
         if let Err(message) = set(&mut policy, entry) {
-            faults.push(Fault { at: entry.source.place(), message });
+            faults.push(entry.source.fault(message));
         }
     }
     if !table.entries.iter().any(|entry| entry.key == "match") {
-        let message = "policy: match is missing; give a pattern such as \"session:*\"".into();
-        faults.push(Fault { at: table.source.place(), message });
+        let message = "policy: match is missing; give a pattern such as \"session:*\"";
+        faults.push(table.source.fault(message));
     }
     if let (Some(default), Some(most)) = (policy.default_ttl, policy.max_ttl)
         && default > most
     {
         let message =
             format!("policy: default_ttl {} is over max_ttl {}", TTL.show(&Some(default)), TTL.show(&Some(most)));
-        faults.push(Fault { at: table.source.place(), message });
+        faults.push(table.source.fault(message));
     }
     policy
 }

@@ -423,11 +423,7 @@ fn printable(byte: u8) -> char {
 }
 
 #[cold]
-fn number_of_line(
-    line: &[u8],
-    from: usize,
-    too_long: &'static str,
-) -> Result<Option<(Option<i64>, usize)>, Fault> {
+fn number_of_line(line: &[u8], from: usize, too_long: &'static str) -> Result<Option<(Option<i64>, usize)>, Fault> {
     match memchr::memchr(b'\r', &line[..line.len().min(LINE_MAX_BYTES + 1)]) {
         None if line.len() > LINE_MAX_BYTES => Err(too_long.into()),
         None => Ok(None),

@@ -263,96 +263,134 @@ pub(super) const TABLE: &[Row] = &[
 ];
 
 /// Subcommands of CLIENT.
-const CLIENT: &[Row] = &[
-    Row::new("client|getname", 2, Run::Now(client::getname))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "2.6.9", "O(1)", "Get the current connection name"),
-    Row::new("client|help", 2, Run::Now(catalog::help))
-        .flags("loading stale")
-        .categories("slow connection")
-        .doc("connection", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
-    Row::new("client|id", 2, Run::Now(client::id))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "5.0.0", "O(1)", "Returns the client ID for the current connection"),
-    Row::new("client|info", 2, Run::Now(client::info))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .tips("nondeterministic_output")
-        .doc("connection", "6.2.0", "O(1)", "Returns information about the current client connection."),
-    Row::new("client|list", -2, Run::Now(client::list))
-        .flags("admin noscript loading stale")
-        .categories("admin slow dangerous connection")
-        .tips("nondeterministic_output")
-        .doc("connection", "2.4.0", "O(N) where N is the number of client connections", "Get the list of client connections"),
-    Row::new("client|maint_notifications", -3, Run::Now(client::maint_notifications))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "8.0.0", "O(1)", "Refused: there are no maintenance events"),
-    Row::new("client|no-evict", 3, Run::Now(client::no_evict))
-        .flags("admin noscript loading stale")
-        .categories("admin slow dangerous connection")
-        .doc("connection", "7.0.0", "O(1)", "Set client eviction mode for the current connection"),
-    Row::new("client|no-touch", 3, Run::Now(client::no_touch))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "7.2.0", "O(1)", "Accepted: Terrace's inspection never touches"),
-    Row::new("client|setinfo", 4, Run::Now(client::setinfo))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "7.2.0", "O(1)", "Set the name or version of the client library"),
-    Row::new("client|setname", 3, Run::Now(client::setname))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "2.6.9", "O(1)", "Set the current connection name"),
-    Row::new("client|tracking", -3, Run::Now(client::tracking))
-        .flags("noscript loading stale")
-        .categories("slow connection")
-        .doc("connection", "6.0.0", "O(1)", "Refused: Terrace does not track what clients keep"),
-];
+const CLIENT: &[Row] =
+    &[
+        Row::new("client|getname", 2, Run::Now(client::getname))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "2.6.9", "O(1)", "Get the current connection name"),
+        Row::new("client|help", 2, Run::Now(catalog::help)).flags("loading stale").categories("slow connection").doc(
+            "connection",
+            "5.0.0",
+            "O(1)",
+            "Show helpful text about the different subcommands",
+        ),
+        Row::new("client|id", 2, Run::Now(client::id))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "5.0.0", "O(1)", "Returns the client ID for the current connection"),
+        Row::new("client|info", 2, Run::Now(client::info))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .tips("nondeterministic_output")
+            .doc("connection", "6.2.0", "O(1)", "Returns information about the current client connection."),
+        Row::new("client|list", -2, Run::Now(client::list))
+            .flags("admin noscript loading stale")
+            .categories("admin slow dangerous connection")
+            .tips("nondeterministic_output")
+            .doc(
+                "connection",
+                "2.4.0",
+                "O(N) where N is the number of client connections",
+                "Get the list of client connections",
+            ),
+        Row::new("client|maint_notifications", -3, Run::Now(client::maint_notifications))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "8.0.0", "O(1)", "Refused: there are no maintenance events"),
+        Row::new("client|no-evict", 3, Run::Now(client::no_evict))
+            .flags("admin noscript loading stale")
+            .categories("admin slow dangerous connection")
+            .doc("connection", "7.0.0", "O(1)", "Set client eviction mode for the current connection"),
+        Row::new("client|no-touch", 3, Run::Now(client::no_touch))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "7.2.0", "O(1)", "Accepted: Terrace's inspection never touches"),
+        Row::new("client|setinfo", 4, Run::Now(client::setinfo))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "7.2.0", "O(1)", "Set the name or version of the client library"),
+        Row::new("client|setname", 3, Run::Now(client::setname))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "2.6.9", "O(1)", "Set the current connection name"),
+        Row::new("client|tracking", -3, Run::Now(client::tracking))
+            .flags("noscript loading stale")
+            .categories("slow connection")
+            .doc("connection", "6.0.0", "O(1)", "Refused: Terrace does not track what clients keep"),
+    ];
 
 /// Subcommands of COMMAND.
-const COMMAND: &[Row] = &[
-    Row::new("command|count", 2, Run::Now(catalog::count))
-        .flags("loading stale")
-        .categories("slow connection")
-        .doc("server", "2.8.13", "O(1)", "Get total number of Redis commands"),
-    Row::new("command|docs", -2, Run::Now(catalog::docs))
-        .flags("loading stale")
-        .categories("slow connection")
-        .tips("nondeterministic_output_order")
-        .doc("server", "7.0.0", "O(N) where N is the number of commands to look up", "Get array of specific Redis command documentation"),
-    Row::new("command|getkeys", -4, Run::Now(catalog::getkeys))
-        .flags("loading stale")
-        .categories("slow connection")
-        .doc("server", "2.8.13", "O(N) where N is the number of arguments to the command", "Extract keys given a full Redis command"),
-    Row::new("command|help", 2, Run::Now(catalog::help))
-        .flags("loading stale")
-        .categories("slow connection")
-        .doc("server", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
-    Row::new("command|info", -2, Run::Now(catalog::info))
-        .flags("loading stale")
-        .categories("slow connection")
-        .tips("nondeterministic_output_order")
-        .doc("server", "2.8.13", "O(N) where N is the number of commands to look up", "Get array of specific Redis command details, or all when no argument is given."),
-    Row::new("command|list", -2, Run::Now(catalog::list))
-        .flags("loading stale")
-        .categories("slow connection")
-        .tips("nondeterministic_output_order")
-        .doc("server", "7.0.0", "O(N) where N is the total number of Redis commands", "Get an array of Redis command names"),
-];
+const COMMAND: &[Row] =
+    &[
+        Row::new("command|count", 2, Run::Now(catalog::count))
+            .flags("loading stale")
+            .categories("slow connection")
+            .doc("server", "2.8.13", "O(1)", "Get total number of Redis commands"),
+        Row::new("command|docs", -2, Run::Now(catalog::docs))
+            .flags("loading stale")
+            .categories("slow connection")
+            .tips("nondeterministic_output_order")
+            .doc(
+                "server",
+                "7.0.0",
+                "O(N) where N is the number of commands to look up",
+                "Get array of specific Redis command documentation",
+            ),
+        Row::new("command|getkeys", -4, Run::Now(catalog::getkeys))
+            .flags("loading stale")
+            .categories("slow connection")
+            .doc(
+                "server",
+                "2.8.13",
+                "O(N) where N is the number of arguments to the command",
+                "Extract keys given a full Redis command",
+            ),
+        Row::new("command|help", 2, Run::Now(catalog::help)).flags("loading stale").categories("slow connection").doc(
+            "server",
+            "5.0.0",
+            "O(1)",
+            "Show helpful text about the different subcommands",
+        ),
+        Row::new("command|info", -2, Run::Now(catalog::info))
+            .flags("loading stale")
+            .categories("slow connection")
+            .tips("nondeterministic_output_order")
+            .doc(
+                "server",
+                "2.8.13",
+                "O(N) where N is the number of commands to look up",
+                "Get array of specific Redis command details, or all when no argument is given.",
+            ),
+        Row::new("command|list", -2, Run::Now(catalog::list))
+            .flags("loading stale")
+            .categories("slow connection")
+            .tips("nondeterministic_output_order")
+            .doc(
+                "server",
+                "7.0.0",
+                "O(N) where N is the total number of Redis commands",
+                "Get an array of Redis command names",
+            ),
+    ];
 
 /// Subcommands of CONFIG.
 const CONFIG: &[Row] = &[
     Row::new("config|get", -3, Run::Now(server::config_get))
         .flags("admin noscript loading stale")
         .categories("admin slow dangerous")
-        .doc("server", "2.0.0", "O(N) when N is the number of configuration parameters provided", "Get the values of configuration parameters"),
-    Row::new("config|help", 2, Run::Now(catalog::help))
-        .flags("loading stale")
-        .categories("slow")
-        .doc("server", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
+        .doc(
+            "server",
+            "2.0.0",
+            "O(N) when N is the number of configuration parameters provided",
+            "Get the values of configuration parameters",
+        ),
+    Row::new("config|help", 2, Run::Now(catalog::help)).flags("loading stale").categories("slow").doc(
+        "server",
+        "5.0.0",
+        "O(1)",
+        "Show helpful text about the different subcommands",
+    ),
 ];
 
 /// How many rows there are, subcommands included.

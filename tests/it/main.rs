@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cli;
+mod config;
 mod embedded_crash;
 mod grpc_cache;
 mod kill;

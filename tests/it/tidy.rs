@@ -43,7 +43,7 @@ const EXCEPTIONS: [(&str, &[&str]); 1] =
     [("cli/simulate.rs", &["l1", "learn"])];
 
 /// Each outside crate and the folders that are its home: replacing it touches only them.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
@@ -62,7 +62,6 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("toml", &["config"]),
     ("bytesize", &["config", "cli"]),
     ("strsim", &["config"]),
-    ("socket2", &["server"]),
     ("tikv_jemallocator", &["main.rs"]),
 ];
 
@@ -234,7 +233,9 @@ fn long(source: &Source) -> Vec<String> {
         });
         let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
         let length = lines[start..].iter().position(|line| *line == end).map_or(0, |at| at + 1);
-        if begins && length > FUNCTION_LINES {
+        // A method of a trait may have no body.
+        let signature = lines[start..].iter().find(|line| line.ends_with('{') || line.ends_with(';'));
+        if begins && signature.is_some_and(|line| line.ends_with('{')) && length > FUNCTION_LINES {
             found.push(format!("{}:{}: a function of {length} lines", source.path, start + 1));
         }
     }

@@ -3,8 +3,11 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
 };
+
+use super::eventually;
 
 /// A `terrace serve` on free ports.
 pub struct Process {
@@ -12,6 +15,7 @@ pub struct Process {
     pub grpc: String,
     pub resp: String,
     pub http: String,
+    log: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -34,18 +38,39 @@ impl Process {
             panic!("terrace did not become ready; it printed {lines:?} and {errors}");
         }
         // Whoever reads nothing would stop a server that logs much.
-        let mut stderr = child.stderr.take().expect("piped");
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let keep = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                keep.lock().expect("no panic").push_str(&(line + "\n"));
+            }
+        });
         let address = |name: &str| {
             let line = lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.trim().to_owned()
         };
-        Self { grpc: address("grpc "), resp: address("resp "), http: address("http "), child }
+        Self { grpc: address("grpc "), resp: address("resp "), http: address("http "), log, child }
     }
 
     /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        eventually("the process ends", || {
+            ended = self.child.try_wait().expect("a child");
+            ended.is_some()
+        });
+        ended.expect("it has ended")
     }
 
     /// SIGKILL, and waits until the process is gone.

@@ -136,8 +136,7 @@ pub(in crate::resp) fn docs(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 
 fn document(reply: &mut Reply, row: &Row) {
     reply.bulk(row.name.as_bytes());
-    let fields =
-        [("summary", row.summary), ("since", row.since), ("group", row.group), ("complexity", row.complexity)];
+    let fields = [("summary", row.summary), ("since", row.since), ("group", row.group), ("complexity", row.complexity)];
     let fields = fields.iter().filter(|(_, text)| !text.is_empty());
     reply.map(fields.clone().count() + usize::from(!row.subcommands.is_empty()));
     for (name, text) in fields {

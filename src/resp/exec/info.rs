@@ -3,10 +3,7 @@
 //! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
 //! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
 
-use std::{
-    fmt::Write as _,
-    sync::atomic::Ordering::Relaxed,
-};
+use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
 use super::connection::REDIS_VERSION;
 use crate::{
@@ -64,7 +61,8 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         true => cx.edge.cache.count().await.ok(),
         false => None,
     };
-    let mut report = Report { edge: cx.edge, now: cx.now, text: String::new(), snapshot: cx.edge.cache.snapshot(), keys };
+    let mut report =
+        Report { edge: cx.edge, now: cx.now, text: String::new(), snapshot: cx.edge.cache.snapshot(), keys };
     for (_, title, _, write) in sections {
         if !report.text.is_empty() {
             report.text.push_str("\r\n");
