@@ -1,6 +1,6 @@
 //! Looks that change and count nothing: descriptions, scans, sizes; and the clearing of everything.
 
-use super::{Cache, State};
+use super::Cache;
 use crate::{
     error::Result,
     glob::Glob,
@@ -117,6 +117,6 @@ impl Cache {
     /// Whether reads can be answered at all: L2 has been reached once since start.
     #[must_use]
     pub fn l2_reached(&self) -> bool {
-        self.l2.state() != State::Connecting
+        self.l2.reached()
     }
 }

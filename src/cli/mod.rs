@@ -24,7 +24,8 @@ const EXIT_UNAVAILABLE: u8 = 69;
 
 /// A shared cache server: gRPC in front, memory over Redis or an embedded store.
 #[derive(Debug, Parser)]
-#[command(name = "terrace", version)]
+// Of a flag given twice the last counts, so that arguments can be added to those of a container image.
+#[command(name = "terrace", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

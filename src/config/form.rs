@@ -377,7 +377,8 @@ impl Form<String> for LogFilter {
         const WANTED: &str = "a log level (error, warn, info, debug, trace, off) or directives such as info,h2=warn";
         let text = raw.text(WANTED)?;
         // The filter takes a bare word that is no level for a target, and would then log nothing else.
-        let known = |part: &str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
+        let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        let known = |part: &str| part.contains(['=', '[']) || level(part.trim());
         let valid = text.split(',').all(known) && EnvFilter::try_new(text).is_ok();
         if valid { Ok(text.into()) } else { Err(raw.not(WANTED)) }
     }

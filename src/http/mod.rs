@@ -195,6 +195,9 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     match edge.cache.l2_state() {
         L2State::Up => (StatusCode::OK, "ready\n".into()),
         L2State::Connecting => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first contact with L2\n".into()),
+        L2State::Down(why) if !edge.cache.l2_reached() => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the first contact with L2: {why}\n"))
+        }
         L2State::Down(why) if edge.ready_requires_l2.load(Relaxed) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("L2 is away: {why}\n"))
         }

@@ -189,6 +189,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether the store answered last time, and why not.
     fn state(&self) -> State;
+
+    /// Whether the store has answered once since start, even if it does not now.
+    fn reached(&self) -> bool {
+        self.state() != State::Connecting
+    }
 }
 
 /// What the last contact with L2 said.

@@ -138,6 +138,8 @@ enum Contact {
 #[derive(Debug)]
 struct Shared {
     up: AtomicBool,
+    /// Redis has answered once since start.
+    reached: AtomicBool,
     contact: Mutex<Contact>,
     /// Commands in the queue.
     queued: AtomicUsize,
@@ -150,6 +152,7 @@ struct Shared {
 impl Shared {
     fn set(&self, contact: Contact) {
         let up = matches!(contact, Contact::Up);
+        self.reached.fetch_or(up, Ordering::Relaxed);
         *self.contact.lock() = contact;
         self.up.store(up, Ordering::Release);
     }
@@ -193,6 +196,7 @@ impl Lane {
         let (queue, calls) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             up: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
             contact: Mutex::new(Contact::Connecting),
             queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
@@ -209,6 +213,10 @@ impl Lane {
             Contact::Up => State::Up,
             Contact::Down(error) => State::Down(error.message().to_owned()),
         }
+    }
+
+    pub(super) fn reached(&self) -> bool {
+        self.shared.reached.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_up(&self) -> bool {

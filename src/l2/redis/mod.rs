@@ -278,4 +278,8 @@ impl Backend for RedisBackend {
         }
         states().find(is_down).unwrap_or(State::Connecting)
     }
+
+    fn reached(&self) -> bool {
+        self.lanes.iter().any(Lane::reached)
+    }
 }
