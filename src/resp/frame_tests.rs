@@ -1,1 +1,3 @@
+//! The frame parser, by value: every split, hostile lengths, limits.
+
 
