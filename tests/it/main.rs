@@ -6,6 +6,7 @@
 mod support;
 
 mod embedded_crash;
+mod embedded_store;
 mod grpc_cache;
 mod kill;
 mod l2_behaviour;
