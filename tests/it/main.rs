@@ -8,6 +8,7 @@ mod support;
 mod cli;
 mod config;
 mod embedded_crash;
+mod embedded_store;
 mod grpc_cache;
 mod kill;
 mod l2_behaviour;

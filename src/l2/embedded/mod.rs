@@ -8,6 +8,8 @@ mod pool;
 mod reader;
 mod rows;
 mod table;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{

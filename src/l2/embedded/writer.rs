@@ -367,37 +367,3 @@ pub(super) fn unavailable() -> CacheError {
     let message = "the embedded store has failed and is being opened again";
     CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
 }
-
-#[cfg(test)]
-pub(super) mod tests {
-    //! Recounts a store from scratch.
-
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::l2::embedded::rows::{EXPIRIES, RECORDS, Record};
-
-    /// Every record has one order row, an expiry row exactly if it expires, and the tally counts them.
-    pub(in crate::l2::embedded) fn validate(table: &Table) {
-        let view = table.view();
-        let mut expected = HashSet::new();
-        let (mut entries, mut bytes) = (0, 0);
-        for row in view.range(Bound::Included(RECORDS.0), RECORDS.1) {
-            let (row, value) = row.expect("a row");
-            let record = Record::decode(&row, &value).expect("a record");
-            entries += 1;
-            bytes += record.weight();
-            assert_eq!(view.get(&order_row(record.written)).expect("read").as_ref(), Some(&record.key));
-            expected.insert(order_row(record.written));
-            expected.extend(record.expires_at.map(|at| expiry_row(at, record.written)));
-        }
-        let mut found = HashSet::new();
-        for (from, to) in [(ORDER.0, ORDER.1), (EXPIRIES, &b"y"[..])] {
-            found.extend(view.range(Bound::Included(from), to).map(|row| row.expect("a row").0));
-        }
-        assert_eq!(found, expected);
-        let tally =
-            view.get(TALLY_ROW).expect("read").map_or(Tally::EMPTY, |bytes| Tally::decode(&bytes).expect("a tally"));
-        assert_eq!((tally.entries, tally.bytes), (entries, bytes));
-    }
-}

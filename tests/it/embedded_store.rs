@@ -1,0 +1,374 @@
+//! The embedded store's own promises: what survives a restart, who may open a directory, the bound, the sweep, what
+//! it tells L1.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use terrace::{
+    clock::{Clock, Tick},
+    error::{CacheError, Kind},
+    l2::{
+        Applied, Backend, Batch, Deadlines, InvalidationSink, Op, State, Tunables,
+        embedded::{Embedded, OpenError, SIZE_MAX_LEAST, Settings, Sync},
+        op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
+    },
+    model::Key,
+};
+
+use crate::{
+    l2_behaviour::{
+        embedded::{Deaf, open},
+        tunables,
+    },
+    support::eventually,
+};
+
+fn key(name: &str) -> Key {
+    Key::copied(name.as_bytes()).unwrap()
+}
+
+fn set(value: &[u8], expiry: SetExpiry) -> Op {
+    Op::Set { value: Bytes::copy_from_slice(value), expiry, condition: Condition::Always, want_old: false }
+}
+
+async fn put(store: &Embedded, name: &str, value: &[u8]) {
+    let done = store.apply(vec![(key(name), set(value, SetExpiry::Never))], Batch::Independent).await;
+    assert_eq!(done, [Ok(Applied::Set { stored: true, old: None })], "{name}");
+}
+
+async fn get(store: &Embedded, name: &str) -> Option<Bytes> {
+    store.get(&[key(name)], false).await.remove(0).unwrap().map(|stored| stored.value.into_bytes())
+}
+
+fn open_with(dir: &Path, clock: Clock, change: impl FnOnce(&mut Settings)) -> Arc<Embedded> {
+    let mut settings = Settings::new(dir);
+    change(&mut settings);
+    Embedded::open(settings, clock, tunables(), Arc::new(Deaf)).unwrap()
+}
+
+#[tokio::test]
+async fn everything_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, time) = Clock::manual();
+    let store = open(dir.path(), clock.clone()).unwrap();
+    put(&store, "ever", b"1").await;
+    let long = "l".repeat(5_000);
+    put(&store, &long, b"2").await;
+    let mortal = set(b"3", SetExpiry::In(Duration::from_secs(10)));
+    store.apply(vec![(key("mortal"), mortal.clone()), (key("mortal2"), mortal)], Batch::Atomic).await;
+    let before = store.stats();
+    drop(store);
+    let store = open(dir.path(), clock.clone()).unwrap();
+    assert_eq!((store.stats().entries, store.stats().bytes), (before.entries, before.bytes));
+    assert_eq!(store.count().await, Ok(4));
+    assert_eq!(store.state(), State::Up);
+    assert_eq!(get(&store, "ever").await, Some(Bytes::from("1")));
+    assert_eq!(get(&store, &long).await, Some(Bytes::from("2")));
+    assert_eq!(get(&store, "mortal").await, Some(Bytes::from("3")));
+    drop(store);
+    time.advance(Duration::from_secs(10));
+    let store = open(dir.path(), clock).unwrap();
+    assert_eq!(get(&store, "mortal").await, None);
+    eventually("what expired while the store was closed is removed", || store.stats().entries == 2);
+}
+
+#[tokio::test]
+async fn synced_before_each_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), Clock::real(), |settings| settings.sync = Sync::Always);
+    put(&store, "key", b"value").await;
+    assert_eq!(get(&store, "key").await, Some(Bytes::from("value")));
+}
+
+#[test]
+fn two_servers_cannot_have_one_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path(), Clock::real()).unwrap();
+    let error = open(dir.path(), Clock::real()).err().unwrap();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+    drop(first);
+    open(dir.path(), Clock::real()).unwrap();
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), Clock::real()).unwrap());
+    for text in ["terrace-store 2 1\n", "terrace-store 9 with more to say\n"] {
+        fs::write(dir.path().join("FORMAT"), text).unwrap();
+        let error = open(dir.path(), Clock::real()).err().unwrap();
+        assert!(matches!(error, OpenError::Newer { known: 1, .. }), "{error}");
+        assert!(error.to_string().contains(&format!("format {}", &text[14..15])), "{error}");
+    }
+    fs::write(dir.path().join("FORMAT"), "terrace-store 1 1\n").unwrap();
+    open(dir.path(), Clock::real()).unwrap();
+}
+
+#[tokio::test]
+async fn an_older_format_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    put(&store, "key", b"value").await;
+    drop(store);
+    fs::write(dir.path().join("FORMAT"), "terrace-store 0 1\n").unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    assert_eq!(get(&store, "key").await, None, "it is never read as if it were of today");
+    assert!(dir.path().join("aside-v0-1").is_dir());
+    put(&store, "key", b"new").await;
+    drop(store);
+    let store = open(dir.path(), Clock::real()).unwrap();
+    assert_eq!(get(&store, "key").await, Some(Bytes::from("new")));
+    assert!(dir.path().join("aside-v0-1").is_dir(), "it is the operator's to delete");
+}
+
+#[test]
+fn other_directories_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
+    let error = open(dir.path(), Clock::real()).err().unwrap();
+    assert!(matches!(&error, OpenError::NotAStore { found, .. } if found == "thesis.tex"), "{error}");
+    let file = dir.path().join("thesis.tex");
+    let error = open(&file, Clock::real()).err().unwrap();
+    assert!(matches!(error, OpenError::NotUsable { .. }), "{error}");
+    let error = open(Path::new("/proc/terrace"), Clock::real()).err().unwrap();
+    assert!(matches!(error, OpenError::NotUsable { .. }), "{error}");
+    assert!(error.to_string().contains("/proc/terrace"), "{error}");
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[tokio::test]
+async fn damage_is_named_and_nothing_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    put(&store, "key", b"value").await;
+    drop(store);
+    let mut refused = 0;
+    for file in files(dir.path()) {
+        let whole = fs::read(&file).unwrap();
+        if file.ends_with("LOCK") || file.ends_with("lock") {
+            continue;
+        }
+        for damaged in [&b""[..], &[0x5a; 4096]] {
+            fs::write(&file, damaged).unwrap();
+            match open(dir.path(), Clock::real()) {
+                // What is damaged may not be needed any more; then the entry is there, or reading it is an error.
+                Ok(store) => drop(store),
+                Err(error) => {
+                    assert!(matches!(error, OpenError::Damaged { .. } | OpenError::Newer { .. }), "{file:?}: {error}");
+                    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        fs::write(&file, whole).unwrap();
+    }
+    assert!(refused > 0);
+}
+
+/// A small store with entries of about 1 KiB, and how many of them fit.
+async fn filled(dir: &Path, clock: Clock, entries: usize) -> Arc<Embedded> {
+    let store = open_with(dir, clock, |settings| settings.size_max_bytes = SIZE_MAX_LEAST);
+    for number in 0..entries {
+        put(&store, &format!("key:{number}"), &[b'x'; 1_000]).await;
+        assert!(store.stats().bytes <= SIZE_MAX_LEAST, "the bound holds after every write");
+    }
+    store
+}
+
+#[tokio::test]
+async fn the_oldest_written_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), Clock::real(), 500).await;
+    assert_eq!(store.stats().evicted, 0);
+    // Written again: young. Given another expiry, or read: as old as before.
+    put(&store, "key:0", &[b'y'; 1_000]).await;
+    let expire =
+        Op::Expire { expiry: NewExpiry::In(Duration::from_secs(1_000)), only: ExpireOnly::ALWAYS, want_value: false };
+    store.apply(vec![(key("key:1"), expire)], Batch::Independent).await;
+    get(&store, "key:2").await;
+    for number in 500..1_200 {
+        put(&store, &format!("key:{number}"), &[b'x'; 1_000]).await;
+    }
+    let stats = store.stats();
+    assert!(stats.bytes <= SIZE_MAX_LEAST && stats.bytes > SIZE_MAX_LEAST - 5_000, "{stats:?}");
+    assert_eq!(stats.evicted, 1_200 - stats.entries, "{stats:?}");
+    for number in 0..1_200 {
+        let is_young = number == 0 || number > 1_200 - stats.entries;
+        assert_eq!(get(&store, &format!("key:{number}")).await.is_some(), is_young, "key:{number} of {stats:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_again_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), Clock::real(), 100).await;
+    for number in 100..3_000 {
+        put(&store, &format!("key:{number}"), &[b'x'; 1_000]).await;
+        put(&store, "key:0", format!("{number}").as_bytes()).await;
+    }
+    assert_eq!(get(&store, "key:0").await, Some(Bytes::from("2999")));
+    assert!(store.stats().evicted > 1_000);
+}
+
+#[tokio::test]
+async fn a_smaller_bound_is_reached_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    for number in 0..3_000 {
+        put(&store, &format!("key:{number}"), &[b'x'; 1_000]).await;
+    }
+    drop(store);
+    let store = open_with(dir.path(), Clock::real(), |settings| settings.size_max_bytes = SIZE_MAX_LEAST);
+    eventually("the store comes down to its bound", || store.stats().bytes <= SIZE_MAX_LEAST);
+    assert_eq!(get(&store, "key:0").await, None);
+    assert!(get(&store, "key:2999").await.is_some());
+}
+
+#[tokio::test]
+async fn an_entry_over_the_bound_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), Clock::real(), 10).await;
+    let value = vec![0; usize::try_from(SIZE_MAX_LEAST).unwrap()];
+    let done = store.apply(vec![(key("large"), set(&value, SetExpiry::Never))], Batch::Independent).await;
+    assert_eq!(done[0].as_ref().map_err(CacheError::kind), Err(Kind::TooLarge));
+    assert_eq!(store.stats().entries, 10);
+}
+
+#[tokio::test]
+async fn what_expired_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, time) = Clock::manual();
+    let store = open(dir.path(), clock).unwrap();
+    put(&store, "ever", b"value").await;
+    let empty = store.stats().bytes;
+    let entry =
+        |number: u64| (key(&format!("{number}")), set(b"value", SetExpiry::In(Duration::from_secs(number / 100 + 1))));
+    store.apply((0..5_000).map(entry).collect(), Batch::Independent).await;
+    time.advance(Duration::from_secs(10));
+    eventually("a part has gone", || store.stats().expired == 1_000);
+    assert_eq!(store.count().await, Ok(4_001));
+    // A life that was cut short, and one that was prolonged.
+    let expire = |seconds| Op::Expire {
+        expiry: NewExpiry::In(Duration::from_secs(seconds)),
+        only: ExpireOnly::ALWAYS,
+        want_value: false,
+    };
+    store.apply(vec![(key("4999"), expire(1)), (key("1000"), expire(10_000))], Batch::Independent).await;
+    time.advance(Duration::from_secs(1));
+    eventually("what was cut short has gone", || store.stats().expired == 1_100);
+    time.advance(Duration::from_secs(100));
+    eventually("the rest has gone", || store.stats().entries == 2);
+    assert!(get(&store, "1000").await.is_some());
+    let left = store.stats();
+    assert!(left.bytes < 3 * empty && left.evicted == 0, "{left:?}");
+}
+
+/// Writes down what it hears.
+#[derive(Default)]
+struct Listener {
+    heard: Mutex<Vec<String>>,
+}
+
+impl Listener {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.heard.lock().unwrap())
+    }
+}
+
+impl InvalidationSink for Listener {
+    fn invalidated(&self, key: &[u8]) {
+        self.heard.lock().unwrap().push(String::from_utf8_lossy(key).into_owned());
+    }
+    fn flushed(&self) {
+        self.heard.lock().unwrap().push("<all>".into());
+    }
+    fn lost(&self, _why: &str) {}
+    fn proven(&self, _until: Tick) {}
+    fn refused(&self, _why: &str) {}
+}
+
+#[tokio::test]
+async fn l1_hears_of_each_change_before_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = Arc::new(Listener::default());
+    let mut settings = Settings::new(dir.path());
+    settings.size_max_bytes = SIZE_MAX_LEAST;
+    let store = Embedded::open(settings, Clock::real(), tunables(), Arc::clone(&listener) as _).unwrap();
+    put(&store, "a", b"value").await;
+    assert_eq!(listener.take(), ["a"]);
+    let unchanged =
+        Op::Set { value: Bytes::new(), expiry: SetExpiry::Never, condition: Condition::IfAbsent, want_old: false };
+    store.apply(vec![(key("a"), unchanged), (key("b"), Op::Delete { want_old: false })], Batch::Atomic).await;
+    assert_eq!(listener.take(), [""; 0], "nothing changed");
+    put(&store, "large", &vec![0; 1_000_000]).await;
+    assert_eq!(listener.take(), ["large"]);
+    put(&store, "large2", &vec![0; 1_000_000]).await;
+    assert_eq!(listener.take(), ["large2", "a", "large"], "what was evicted, too");
+    store.clear().await.unwrap();
+    assert_eq!(listener.take(), ["<all>"]);
+    // A caller that goes away after its write was taken.
+    let write = store.apply(vec![(key("c"), set(b"value", SetExpiry::Never))], Batch::Independent);
+    assert!(futures_util::FutureExt::now_or_never(write).is_none());
+    eventually("L1 hears of a write whose caller has gone", || listener.take() == ["c"]);
+    assert!(get(&store, "c").await.is_some());
+}
+
+#[tokio::test]
+async fn a_clear_gives_the_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    for number in 0..50 {
+        put(&store, &format!("key:{number}"), &vec![number; 1_000_000]).await;
+    }
+    store.clear().await.unwrap();
+    put(&store, "after", b"value").await;
+    eventually("the old generation is deleted", || {
+        let tables = fs::read_dir(dir.path()).unwrap();
+        tables.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("table-")).count() == 1
+    });
+    drop(store);
+    let store = open(dir.path(), Clock::real()).unwrap();
+    assert_eq!(store.count().await, Ok(1));
+    assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
+}
+
+#[tokio::test]
+async fn a_late_answer_is_an_error_of_its_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = Deadlines { read: Duration::ZERO, write: Duration::ZERO };
+    let tunables = Tunables::new(none, 1 << 20);
+    let store = Embedded::open(Settings::new(dir.path()), Clock::real(), tunables, Arc::new(Deaf)).unwrap();
+    let kinds = |results: Vec<Result<Applied, CacheError>>| results[0].as_ref().map(|_| ()).map_err(CacheError::kind);
+    let mut seen = HashMap::new();
+    for _ in 0..200 {
+        let result = store.apply(vec![(key("a"), set(b"value", SetExpiry::Never))], Batch::Independent).await;
+        *seen.entry(kinds(result)).or_insert(0) += 1;
+    }
+    assert!(seen.contains_key(&Err(Kind::Unknown)), "{seen:?}");
+    assert!(seen.keys().all(|kind| matches!(kind, Ok(()) | Err(Kind::Unknown))), "{seen:?}");
+    let many: Vec<Key> = (0..1_000).map(|number| key(&format!("{number}"))).collect();
+    let mut late = 0;
+    for _ in 0..200 {
+        for result in store.get(&many, false).await {
+            late += usize::from(result.is_err());
+            assert!(matches!(result.map_err(|error| error.kind()), Ok(_) | Err(Kind::DeadlineExceeded)));
+        }
+    }
+    assert!(late > 0);
+}
