@@ -54,6 +54,9 @@ const JOIN_MAX: usize = 128;
 /// command of somebody else must not cost a reconnection, a half-open link must not cost more than a second.
 const STALL_GRACE: Duration = Duration::from_secs(1);
 
+/// When a caller may try again after a connection was lost or fell behind: about two attempts to connect.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// The commands of one call; nearly always one or two.
 pub(super) type Commands = SmallVec<[Cmd; 2]>;
 /// Their replies, in order; error replies are among them.
@@ -251,9 +254,7 @@ impl Lane {
             Ok(Err(_)) if withdraw.was_sent() => Err(unknown("the connection to Redis was lost")),
             Ok(Err(_)) => Err(lost()),
             Err(_) if withdraw.was_sent() => Err(unknown("Redis did not answer within the write deadline")),
-            Err(_) if access == Access::Write => {
-                Err(CacheError::new(Kind::Unavailable, "Redis is behind; the write was withdrawn before it was sent"))
-            }
+            Err(_) if access == Access::Write => Err(withdrawn()),
             Err(_) => Err(CacheError::new(Kind::DeadlineExceeded, "Redis did not answer within the read deadline")),
         }
     }
@@ -282,7 +283,12 @@ fn weight(command: &Cmd) -> usize {
 }
 
 fn lost() -> CacheError {
-    CacheError::new(Kind::Unavailable, "the connection to Redis was lost").retry_after(Duration::from_millis(100))
+    CacheError::new(Kind::Unavailable, "the connection to Redis was lost").retry_after(RETRY_AFTER)
+}
+
+fn withdrawn() -> CacheError {
+    let message = "Redis is behind; the write was withdrawn before it was sent";
+    CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
 fn unknown(why: &str) -> CacheError {
