@@ -38,6 +38,7 @@ use super::{
 use crate::{
     clock::{Tick, stopwatch_ns},
     model::{KEY_MAX_BYTES, Key},
+    node::Held,
 };
 
 /// A client whose replies exceed this is closed at once.
@@ -92,7 +93,8 @@ struct Connection {
     /// Since when the output has been over its soft limit.
     output_over_since: Option<Instant>,
     auth_deadline: Option<Instant>,
-    /// Bytes this connection has added to the port's bytes under way.
+    /// Its part of the bytes under way on all ports.
+    under_way: Option<Held>,
     counted_bytes: u64,
 }
 
@@ -133,6 +135,7 @@ impl Connection {
             paused: false,
             output_over_since: None,
             auth_deadline,
+            under_way: None,
             counted_bytes: 0,
         }
     }
@@ -239,7 +242,7 @@ impl Connection {
         self.session.counters.received_bytes.fetch_add(received as u64, Relaxed);
         self.count_under_way();
         let settings = self.edge.settings.load();
-        let overloaded = self.edge.shared.in_flight_bytes.load(Relaxed) > settings.in_flight_max;
+        let overloaded = self.edge.node.in_flight.bytes() > settings.in_flight_max;
         let value_max = usize::try_from(settings.value_max).unwrap_or(usize::MAX);
         self.limits = Limits {
             bulk_max: if overloaded { KEY_MAX_BYTES } else { value_max.max(KEY_MAX_BYTES) },
@@ -271,16 +274,15 @@ impl Connection {
         self.reply.advance(sent);
     }
 
-    /// Keeps the port's sum of bytes under way, of which small buffers are no part.
+    /// Keeps the server's sum of bytes under way, of which small buffers are no part.
     #[inline]
     fn count_under_way(&mut self) {
         let bytes = self.requests.capacity_bytes() + self.reply.capacity_bytes();
         let bytes = if bytes > UNCOUNTED_BYTES { bytes as u64 } else { 0 };
         if bytes != self.counted_bytes {
-            let sum = &self.edge.shared.in_flight_bytes;
-            sum.fetch_add(bytes, Relaxed);
-            sum.fetch_sub(self.counted_bytes, Relaxed);
             self.counted_bytes = bytes;
+            // Counted, not asked for: what is under way already is bounded by pausing clients, not by failing them.
+            self.under_way = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
             self.session.client.input_bytes.store(self.requests.capacity_bytes(), Relaxed);
             self.session.client.output_bytes.store(self.reply.capacity_bytes(), Relaxed);
         }
@@ -508,12 +510,6 @@ impl Connection {
         self.reply.error(&format!("ERR Protocol error: {fault}"));
         self.count_error(None);
         self.session.closing = true;
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.edge.shared.in_flight_bytes.fetch_sub(self.counted_bytes, Relaxed);
     }
 }
 

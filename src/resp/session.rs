@@ -84,8 +84,6 @@ pub struct Shared {
     next_id: AtomicU64,
     clients: Mutex<BTreeMap<u64, Arc<Client>>>,
     pub(super) statistics: Statistics,
-    /// Bytes of requests and answers under way, those of small buffers not counted.
-    pub(super) in_flight_bytes: AtomicU64,
     /// When a hostile first line was last logged; 0 never.
     pub(super) hostile_logged_at: AtomicU64,
     /// Most bytes of memory seen.
