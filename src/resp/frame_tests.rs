@@ -1,3 +1,1 @@
 //! The frame parser, by value: every split, hostile lengths, limits.
-
-
