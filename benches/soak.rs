@@ -3,9 +3,9 @@
 //! Each client has a connection of its own and works through the same mix: 80 % reads, 20 % writes over 20,000 keys of
 //! 16 B to 1 KiB. Prints operations, errors, and the server's memory when all were connected and at the end.
 
-#[path = "../tests/support/process.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared with the tests, which use all of it")]
-mod process;
+#[path = "../tests/support/mod.rs"]
+#[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
+mod support;
 
 use std::{
     sync::{
@@ -98,7 +98,7 @@ async fn main() {
     let clients = numbers.first().copied().unwrap_or(1000);
     let seconds = numbers.get(1).copied().unwrap_or(60);
     let directory = tempfile::tempdir().expect("a directory");
-    let server = process::Process::start(directory.path(), &[]);
+    let server = support::process::Process::start(directory.path(), &[]);
     let tally = Arc::new(Tally::default());
     let mut tasks = Vec::new();
     for seed in 0..clients {
