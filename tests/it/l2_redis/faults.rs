@@ -203,10 +203,10 @@ async fn a_server_that_is_full_says_so_and_is_tried_again() {
     };
     limit(1);
     let backend = start(&server, PATIENT);
-    until("the refusal is known", || matches!(backend.state(), State::Down(_))).await;
-    let error = read(&backend, "k").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable);
-    assert!(error.message().contains("max number of clients"), "{error}");
+    // Redis closes without reading, so that now and then only a broken pipe is left of its answer.
+    let says = |state| matches!(state, State::Down(why) if why.contains("max number of clients"));
+    until("the refusal is told", || says(backend.state())).await;
+    assert_eq!(read(&backend, "k").await.unwrap_err().kind(), Kind::Unavailable);
     limit(1000);
     until("it is up", || backend.state() == State::Up).await;
 }
