@@ -10,5 +10,6 @@ mod kill;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;
+mod resp_compat;
 mod server;
 mod tidy;
