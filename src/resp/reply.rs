@@ -221,11 +221,6 @@ impl Reply {
         self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
-    /// Nil where an array would stand.
-    pub(super) fn null_array(&mut self) {
-        self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"*-1\r\n" });
-    }
-
     /// `len` elements follow.
     pub(super) fn array(&mut self, len: usize) {
         self.header(b'*', len);
@@ -269,7 +264,6 @@ mod tests {
     fn each_type_in_both_protocols() {
         assert_eq!(bytes(false, Reply::null), b"$-1\r\n");
         assert_eq!(bytes(true, Reply::null), b"_\r\n");
-        assert_eq!(bytes(false, Reply::null_array), b"*-1\r\n");
         assert_eq!(bytes(false, |r| r.map(2)), b"*4\r\n");
         assert_eq!(bytes(true, |r| r.map(2)), b"%2\r\n");
         assert_eq!(bytes(false, |r| r.set(2)), b"*2\r\n");

@@ -15,5 +15,6 @@ mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;
+mod resp_compat;
 mod server;
 mod tidy;

@@ -35,7 +35,7 @@ pub(in crate::resp) fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     for name in args.from(2).iter() {
         match row_of(name) {
             Some(row) => describe(cx.reply, row),
-            None => cx.reply.null_array(),
+            None => cx.reply.null(),
         }
     }
     Ok(())
@@ -66,16 +66,16 @@ fn describe(reply: &mut Reply, row: &Row) {
     describe_legacy_range(reply, row.keys);
     reply.set(words(row.categories).count());
     words(row.categories).for_each(|category| reply.status(&format!("@{category}")));
-    reply.array(words(row.tips).count());
+    reply.set(words(row.tips).count());
     words(row.tips).for_each(|tip| reply.bulk(tip.as_bytes()));
     match row.keys {
-        None => reply.array(0),
+        None => reply.set(0),
         Some(spec) => {
-            reply.array(1);
+            reply.set(1);
             describe_keys(reply, spec);
         }
     }
-    reply.array(row.subcommands.len());
+    reply.set(row.subcommands.len());
     for subcommand in row.subcommands {
         describe(reply, subcommand);
     }
@@ -164,7 +164,8 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         2 => TABLE.iter().filter(&filter).collect(),
         _ => TABLE.iter().chain(subcommands).filter(&filter).collect(),
     };
-    cx.reply.set(rows.len());
+    // As in Redis, the whole list is a set and a part of it an array.
+    if args.len() == 2 { cx.reply.set(rows.len()) } else { cx.reply.array(rows.len()) }
     for row in rows {
         cx.reply.bulk(row.name.as_bytes());
     }

@@ -39,7 +39,7 @@ pub(in crate::resp) fn quit(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
 pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let index = integer(args.at(1))?;
     if i32::try_from(index).is_err() {
-        return Err(Refusal::NotAnInteger);
+        return Err(Refusal::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
     }
     match u8::try_from(index) {
         Ok(db) if index < DATABASES => cx.session.select(db),

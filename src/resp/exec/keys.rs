@@ -91,10 +91,16 @@ pub(in crate::resp) async fn scan(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-/// As C's `strtoul` reads a whole text without leading blanks.
+/// As C's `strtoul` reads a whole text without leading blanks: nothing is 0, a sign is allowed.
 fn cursor(text: &[u8]) -> Result<u64, Refusal> {
-    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    number.ok_or(Refusal::text("ERR invalid cursor"))
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits));
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
+    let number = number.filter(|_| !(negative && digits.starts_with(b"+")));
+    let number = number.ok_or(Refusal::text("ERR invalid cursor"))?;
+    Ok(if negative { number.wrapping_neg() } else { number })
 }
 
 fn scan_request(cursor: u64, options: Args<'_>) -> Result<ScanRequest, Refusal> {

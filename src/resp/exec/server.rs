@@ -42,20 +42,33 @@ pub(in crate::resp) async fn flush(cx: &mut Context<'_>, args: Args<'_>) -> Done
 
 /// CONFIG GET pattern [pattern ...]: Redis's names for what tools ask, and Terrace's own settings.
 pub(in crate::resp) fn config_get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let patterns = args.from(2).iter().map(lower_glob).collect::<Result<Vec<_>, _>>()?;
-    let mut parameters = parameters(cx);
-    parameters.retain(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name.to_ascii_lowercase().as_bytes())));
-    cx.reply.map(parameters.len());
-    for (name, value) in &parameters {
-        cx.reply.bulk(name.as_bytes());
+    let patterns = args.from(2).iter().map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
+    let found: Vec<(Vec<u8>, String)> = parameters(cx)
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let pattern = patterns.iter().find(|pattern| pattern.glob.matches(name.as_bytes()))?;
+            Some((pattern.literal.clone().unwrap_or(name.into_bytes()), value))
+        })
+        .collect();
+    cx.reply.map(found.len());
+    for (name, value) in &found {
+        cx.reply.bulk(name);
         cx.reply.bulk(value.as_bytes());
     }
     Ok(())
 }
 
-/// Names match in any case.
-fn lower_glob(pattern: &[u8]) -> Result<Glob, Refusal> {
-    Ok(Glob::new(&pattern.to_ascii_lowercase())?)
+/// A pattern for names in any case; a name without a wildcard is shown as it was asked for.
+struct Pattern {
+    glob: Glob,
+    literal: Option<Vec<u8>>,
+}
+
+impl Pattern {
+    fn new(text: &[u8]) -> Result<Self, Refusal> {
+        let is_literal = !text.iter().any(|byte| b"[*?".contains(byte));
+        Ok(Self { glob: Glob::new(&text.to_ascii_lowercase())?, literal: is_literal.then(|| text.to_vec()) })
+    }
 }
 
 fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {

@@ -1,0 +1,391 @@
+//! The same bytes to a real redis-server and to Terrace, the replies compared as bytes: over `none`, the embedded store
+//! and Redis, in RESP2 and RESP3.
+//!
+//! Each case is sent as one pipeline on a connection of its own, after FLUSHALL and before QUIT, and everything that
+//! comes back until the server closes is compared. What differs from Redis 7.0 on purpose stands in [`EXCEPTIONS`]
+//! with its reason, and is checked to differ: an exception that is none any more fails.
+
+use std::{
+    fmt::Write as _,
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use terrace::config::Config;
+
+use crate::support::{
+    PATIENCE, eventually,
+    redis::RedisServer,
+    terrace::{Terrace, config},
+};
+
+/// Command sequences. Words are separated by blanks, sequences of a case by ` | `; `''` is an empty word, `\r`, `\n`,
+/// `\0`, `\xff` and `\_` (a blank) stand for the bytes.
+const CASES: &[&str] = &[
+    // connection
+    "PING",
+    "ping hello",
+    "PING a b",
+    "ECHO hello | ECHO",
+    r"ECHO \0\r\n\xff",
+    "ECHO ''",
+    "SELECT 0 | SELECT 2 | SELECT 15 | SELECT -1 | SELECT abc | SELECT 99999999999 | SELECT",
+    "HELLO 1 | HELLO 4 | HELLO abc | HELLO 2 AUTH | HELLO 2 FOO bar | HELLO 2 SETNAME a\\_b",
+    "HELLO 3 AUTH default | HELLO 2 AUTH nobody secret",
+    "AUTH secret | AUTH a b c d | AUTH",
+    "AUTH default anything | AUTH nobody x",
+    "CLIENT SETNAME me | CLIENT GETNAME | CLIENT SETNAME '' | CLIENT GETNAME",
+    "CLIENT GETNAME | CLIENT SETNAME a\\_b | CLIENT SETNAME a\\nb | CLIENT GETNAME",
+    "CLIENT | CLIENT FOO | CLIENT GETNAME x | CLIENT SETNAME | CLIENT ID x",
+    "CLIENT NO-EVICT on | CLIENT NO-EVICT off | CLIENT NO-EVICT x | CLIENT NO-EVICT",
+    "CLIENT LIST TYPE foo | CLIENT LIST ID x | CLIENT LIST FOO | CLIENT LIST TYPE pubsub | CLIENT LIST TYPE replica",
+    "CLIENT LIST ID 999999999",
+    "CLIENT SETNAME n | RESET | CLIENT GETNAME | PING",
+    "RESET x",
+    // errors of any command
+    "FOO | FOO a b c | foo\\r\\nbar x\\ny",
+    "FOO aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \
+     bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb c d",
+    "GET | GET a b | SET a | MGET | DEL | EXPIRE a | TTL | INCRBY a | GETRANGE a 1 | SETEX a 1",
+    "CONFIG | CONFIG GET | CONFIG FOO | COMMAND FOO | COMMAND COUNT x",
+    // SET and GET
+    "SET k v | GET k | get K | GET missing",
+    r"SET \0\xff\r\n binary\0\xff\r\n | GET \0\xff\r\n",
+    "SET k '' | GET k | STRLEN k | EXISTS k",
+    "SET k v NX | SET k w NX | GET k | SET k x XX | GET k | SET none v XX | GET none",
+    "SET k v GET | SET k w GET | GET k | SET k x NX GET | GET k | SET none v XX GET | SET n2 v NX GET | GET n2",
+    "SET k v EX 100 | TTL k | SET k v | TTL k | SET k v PX 100000 | TTL k | SET k w KEEPTTL | TTL k | GET k",
+    "SET k v EXAT 4102444800 | EXPIRETIME k | PEXPIRETIME k | SET k v PXAT 4102444800123 | PEXPIRETIME k",
+    "SET k v EXAT 4102444800 | EXPIRETIME k | SET k v PXAT 4102444800500 | EXPIRETIME k",
+    "SET k v EXAT 1 | GET k | SET k v | SET k w PXAT 1 | GET k | EXISTS k",
+    "SET k v EX 0 | SET k v EX -1 | SET k v PX 0 | SET k v EXAT 0 | SET k v PXAT -5 | GET k",
+    "SET k v EX abc | SET k v EX 1.5 | SET k v EX '' | SET k v EX 9223372036854775807 | SET k v PX 9223372036854775807",
+    "SET k v EX 9223372036854775 | SET k v EXAT 9223372036854776 | SET k v EX 99999999999999999999",
+    "SET k v EX | SET k v NX XX | SET k v XX NX | SET k v FOO | SET k v EX 10 PX 10 | SET k v EX 10 KEEPTTL",
+    "SET k v KEEPTTL EX 10 | SET k v PERSIST | SET k v NX NX | SET k v EX 10 EX 100 | TTL k | SET k v GET GET",
+    "SET k v nx ex 100 | TTL k | SET k w ex 50 xx get | TTL k | SET k v EX NX",
+    "SETEX k 100 v | TTL k | GET k | SETEX k 0 v | SETEX k -1 v | SETEX k x v | SETEX k 9223372036854775807 v",
+    "PSETEX k 100000 v | TTL k | PSETEX k 0 v | PSETEX k x v | PSETEX k 9223372036854775807 v",
+    "SETNX k v | SETNX k w | GET k",
+    "MSET a 1 b 2 | MGET a b c a | MSET a 1 b | MSET a | MSET a 1 a 2 | GET a",
+    "SET k v EX 100 | MSET k w | TTL k | SETNX k x | GET k",
+    "SET k v | GETDEL k | GETDEL k | EXISTS k",
+    "GETEX k | SET k v | GETEX k | TTL k | GETEX k EX 100 | TTL k | GETEX k PERSIST | TTL k | GETEX k PX 100000 | TTL k",
+    "SET k v | GETEX k EXAT 4102444800 | EXPIRETIME k | GETEX k PXAT 4102444800123 | PEXPIRETIME k | GETEX k | PEXPIRETIME k",
+    "SET k v | GETEX k EXAT 1 | EXISTS k | SET k v | GETEX k PXAT 1 | GET k",
+    "GETEX none EX 0 | GETEX none EX abc | SET k v | GETEX k EX 0 | GETEX k EX abc | GETEX k EX -1 | GETEX k PX 0",
+    "SET k v | GETEX k FOO | GETEX k EX | GETEX k EX 10 PX 10 | GETEX k EX 10 PERSIST | GETEX k NX | GETEX k KEEPTTL",
+    "SET k v | GETEX k GET | GETEX k PERSIST EX 10 | GETEX k EX 9223372036854775807 | GET k",
+    "APPEND k abc | APPEND k def | GET k | APPEND k '' | STRLEN k | APPEND",
+    "SET k v EX 100 | APPEND k w | TTL k | GET k",
+    "SET k This\\_is\\_a\\_string | GETRANGE k 0 3 | GETRANGE k -3 -1 | GETRANGE k 0 -1 | GETRANGE k 10 100",
+    "SET k Hello | GETRANGE k 5 3 | GETRANGE k -1 -5 | GETRANGE k -100 2 | GETRANGE k 100 200 | GETRANGE k -100 -90",
+    "SET k Hello | GETRANGE k a 1 | GETRANGE k 1 b | GETRANGE none 0 -1 | SUBSTR k 1 2 | GETRANGE k 0 0 | SUBSTR k 1",
+    "SET k Hello | GETRANGE k -9223372036854775808 9223372036854775807 | GETRANGE k 0 -9223372036854775808",
+    "STRLEN none | SET k hello | STRLEN k",
+    // keys
+    "SET a 1 | SET b 2 | DEL a b c | EXISTS a b | DEL a",
+    "SET a 1 | DEL a a a | SET a 1 | EXISTS a a a | UNLINK a | UNLINK a | EXISTS a",
+    "SET a 1 | TYPE a | TYPE none | TYPE",
+    "SET a 1 | TTL a | PTTL a | TTL none | PTTL none | EXPIRETIME a | EXPIRETIME none | PEXPIRETIME a | PEXPIRETIME none",
+    "DBSIZE | SET a 1 | SET b 1 | DBSIZE | FLUSHDB | DBSIZE | FLUSHALL ASYNC | FLUSHDB SYNC | FLUSHALL FOO | FLUSHDB a b",
+    "RANDOMKEY | SET only 1 | RANDOMKEY",
+    "KEYS * | SET user:1 a | KEYS * | KEYS user:? | KEYS x* | KEYS | KEYS user:[12]",
+    "SCAN 0 | SET k v | SCAN 0 | SCAN 0 MATCH k* | SCAN 0 MATCH x* | SCAN 0 COUNT 100 | SCAN 0 TYPE string",
+    "SET k v | SCAN 0 TYPE hash | SCAN 0 TYPE STRING | SCAN 0 MATCH * COUNT 5 TYPE string",
+    "SCAN abc | SCAN -x | SCAN 0 COUNT 0 | SCAN 0 COUNT -1 | SCAN 0 COUNT abc | SCAN 0 FOO | SCAN 0 MATCH | SCAN 0 FOO x",
+    "SCAN 18446744073709551616 | SCAN '' | SCAN \\_1 | SCAN 1x | SCAN -0 | SCAN +0 | SCAN -+0",
+    // expiry
+    "EXPIRE none 10 | SET k v | EXPIRE k 100 | TTL k | PEXPIRE k 200000 | TTL k | PERSIST k | TTL k | PERSIST k | PERSIST none",
+    "SET k v | EXPIREAT k 4102444800 | EXPIRETIME k | PEXPIREAT k 4102444800123 | PEXPIRETIME k",
+    "SET k v | EXPIRE k 0 | EXISTS k | SET k v | EXPIRE k -1 | GET k | SET k v | PEXPIRE k -100 | GET k",
+    "SET k v | EXPIREAT k 1 | GET k | SET k v | PEXPIREAT k 0 | GET k | SET k v | EXPIREAT k -1 | GET k",
+    "SET k v | EXPIRE k abc | EXPIRE k 1.5 | EXPIRE k 9223372036854775807 | EXPIRE k -9223372036854775808 | TTL k",
+    "SET k v | PEXPIRE k 9223372036854775807 | EXPIRE k 9223372036854775",
+    "SET k v | EXPIRE k 100 NX | EXPIRE k 200 NX | TTL k | EXPIRE k 200 XX | TTL k | PERSIST k | EXPIRE k 100 XX | TTL k",
+    "SET k v | EXPIRE k 100 GT | TTL k | EXPIRE k 100 LT | TTL k | EXPIRE k 50 GT | TTL k | EXPIRE k 200 GT | TTL k",
+    "SET k v EX 200 | EXPIRE k 300 LT | EXPIRE k 50 LT | TTL k | EXPIRE k 50 XX GT | EXPIRE k 100 XX GT | TTL k",
+    "SET k v | EXPIRE k 10 FOO | EXPIRE k 10 NX XX | EXPIRE k 10 NX GT | EXPIRE k 10 GT LT | EXPIRE k 10 NX LT | TTL k",
+    "SET k v | EXPIRE k abc FOO | EXPIRE none abc | EXPIRE k 10 nx nx | TTL k | PEXPIREAT k 4102444800123 gt | TTL none",
+    // numbers
+    "INCR n | INCR n | DECR n | INCRBY n 10 | DECRBY n 3 | GET n | INCRBY n -20 | GET n",
+    "SET n abc | INCR n | SET n '' | INCR n | SET n \\_1 | INCR n | SET n 1\\_ | INCR n | SET n +1 | INCR n | SET n 01 | INCR n",
+    "SET n 9223372036854775807 | INCR n | SET n -9223372036854775808 | DECR n | DECRBY n -9223372036854775808",
+    "INCRBY n abc | DECRBY n abc | INCRBY n 1.5 | INCRBY n 9223372036854775808 | DECRBY n 9223372036854775807 | GET n",
+    "SET n 10 EX 100 | INCR n | TTL n | INCRBYFLOAT n 0.5 | TTL n",
+    "INCRBYFLOAT f 0.1 | INCRBYFLOAT f 0.2 | GET f | INCRBYFLOAT f -0.3 | INCRBYFLOAT f 5.0e3 | INCRBYFLOAT f 1e-5",
+    "SET f 10.50 | INCRBYFLOAT f 0.1 | SET f 3.0e3 | INCRBYFLOAT f 200 | SET f 10 | INCRBYFLOAT f 0 | INCRBYFLOAT f 1.",
+    "INCRBYFLOAT f abc | INCRBYFLOAT f '' | INCRBYFLOAT f \\_1 | INCRBYFLOAT f nan | INCRBYFLOAT f inf | INCRBYFLOAT f -inf",
+    "SET f abc | INCRBYFLOAT f 1 | SET f '' | INCRBYFLOAT f 1 | SET f 1e5 | INCRBYFLOAT f 1 | INCRBYFLOAT f +1 | INCR f",
+    "INCRBYFLOAT f 100000000000000000 | INCRBYFLOAT f 1 | INCRBYFLOAT g 3.14159265358979323846 | INCRBYFLOAT g -1",
+    // COMMAND
+    "COMMAND GETKEYS get k | COMMAND GETKEYS MSET a 1 b 2 | COMMAND GETKEYS mget a b c | COMMAND GETKEYS del a",
+    "COMMAND GETKEYS ping x | COMMAND GETKEYS foo x | COMMAND GETKEYS get | COMMAND GETKEYS get a b | COMMAND GETKEYS",
+    "COMMAND INFO foo | COMMAND INFO get foo set | COMMAND DOCS foo | COMMAND LIST FILTERBY MODULE x | COMMAND LIST x",
+    "COMMAND LIST FILTERBY PATTERN getr* | COMMAND LIST FILTERBY FOO x | COMMAND INFO client|id config|get command|list",
+    // CONFIG GET of what tools ask
+    "CONFIG GET save | CONFIG GET appendonly | CONFIG GET databases | CONFIG GET nosuch | CONFIG GET DATABASES",
+];
+
+/// Bytes as they are, before QUIT.
+const RAW: &[&[u8]] = &[
+    b"PING\r\n",
+    b"PING\n",
+    b"\r\n\r\nPING\r\n",
+    b"  PING   \r\n",
+    b"SET k \"a b\\x41\\n\\\"\" \r\nGET k\r\n",
+    b"SET k 'a \\'b\\n'\r\nGET k\r\n",
+    b"SET k \"unbalanced\r\n",
+    b"SET k \"a\"b\r\n",
+    b"SET k 'x\r\n",
+    b"SET \"\" v\r\nECHO \"\"\r\n",
+    b"ping\r\n*1\r\n$4\r\nPING\r\nping\r\n",
+    b"*0\r\nPING\r\n",
+    b"*-1\r\nPING\r\n",
+    b"*1\r\n$4\r\nPINGxx*1\r\n$4\r\nPING\r\n",
+    b"*abc\r\n",
+    b"*\r\n",
+    b"*1x\r\n",
+    b"*01\r\n",
+    b"*99999999999999999999\r\n",
+    b"*3000000000\r\n",
+    b"*2\r\n$3\r\nGET\r\n:1\r\n",
+    b"*1\r\n+PING\r\n",
+    b"*1\r\nPING\r\n",
+    b"*1\r\n\r\n\r\n",
+    b"*1\r\n$-1\r\n",
+    b"*1\r\n$abc\r\n",
+    b"*1\r\n$\r\n",
+    b"*1\r\n$+4\r\nPING\r\n",
+    b"*1\r\n$04\r\nPING\r\n",
+    b"*1\r\n$536870913\r\n",
+    b"*1\r\n$99999999999999999999\r\n",
+    b"*1\r\n$0\r\n\r\n",
+    b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
+    b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nGET\r\n$-5\r\n",
+    b"$4\r\nPING\r\n",
+    b"POST / HTTP/1.1\r\n",
+    b"Host: example.org\r\n",
+    b"foo\xff\xfe\r\n",
+];
+
+/// How Terrace differs from Redis 7.0, and why.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("SET '' v | GET ''", "a key has 1 to 65536 bytes"),
+    ("GET __terrace:x", "Terrace's own records are not for clients"),
+    ("SET k v | PEXPIREAT k 9223372036854775807 | PEXPIRETIME k", "hundreds of years from now is never"),
+    ("INCRBYFLOAT f 0x10", "numbers are decimal"),
+    ("CLIENT SETINFO LIB-NAME x", "of Redis 7.2, sent by every current client"),
+    ("CLIENT NO-TOUCH on", "of Redis 7.2"),
+    ("CLIENT TRACKING on", "nothing is announced to clients"),
+    ("CLIENT MAINT_NOTIFICATIONS on", "refused by name"),
+    ("CLIENT KILL ID 1", "not served"),
+    ("CLIENT HELP", "made from the table"),
+    ("COMMAND HELP", "made from the table"),
+    ("CONFIG HELP", "made from the table"),
+    ("COMMAND", "only the commands there are"),
+    ("COMMAND COUNT", "only the commands there are"),
+    ("COMMAND LIST", "only the commands there are"),
+    ("COMMAND DOCS get", "without history and arguments"),
+    ("COMMAND INFO client", "only the subcommands there are"),
+    ("CONFIG GET maxmemory", "that of L1"),
+    ("CONFIG SET maxmemory 1", "settings change with the configuration file"),
+    ("INFO server", "Terrace's own"),
+    ("CLIENT INFO", "another client"),
+    ("HELLO", "another client id"),
+    ("MULTI", "not served"),
+    ("OBJECT ENCODING k", "not served"),
+    ("LPUSH l a", "not served"),
+];
+
+/// Commands whose COMMAND INFO is Redis's to the byte.
+const DESCRIBED: &str = "ping echo quit hello auth select reset info dbsize flushdb flushall get mget getrange substr strlen \
+                         set setex psetex setnx mset getdel getex append incr decr incrby decrby incrbyfloat del unlink \
+                         exists type scan keys randomkey ttl pttl expiretime pexpiretime expire pexpire expireat \
+                         pexpireat persist";
+
+fn unescape(word: &str) -> Vec<u8> {
+    if word == "''" {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    let mut rest = word;
+    while let Some(first) = rest.chars().next() {
+        let escapes: [(&str, &[u8]); 5] =
+            [("\\r", b"\r"), ("\\n", b"\n"), ("\\0", b"\0"), ("\\xff", b"\xff"), ("\\_", b" ")];
+        let (bytes, after) = escapes
+            .iter()
+            .find_map(|(escape, byte)| rest.strip_prefix(escape).map(|after| (byte.to_vec(), after)))
+            .unwrap_or_else(|| (first.to_string().into_bytes(), &rest[first.len_utf8()..]));
+        out.extend(bytes);
+        rest = after;
+    }
+    out
+}
+
+/// One command as a client library sends it.
+pub(crate) fn request(command: &str) -> Vec<u8> {
+    let words: Vec<Vec<u8>> = command.split_whitespace().map(unescape).collect();
+    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        out.extend(format!("${}\r\n", word.len()).as_bytes());
+        out.extend(word);
+        out.extend(b"\r\n");
+    }
+    out
+}
+
+fn pipeline(case: &str, protocol: u8) -> Vec<u8> {
+    let mut bytes = if protocol == 3 { request("HELLO 3") } else { Vec::new() };
+    bytes.extend(request("FLUSHALL"));
+    bytes.extend(case.split(" | ").flat_map(request));
+    bytes.extend(request("QUIT"));
+    bytes
+}
+
+/// Sends all, and returns all that comes until the server closes.
+pub(crate) fn converse(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut replies = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut replies) {
+        // A server that closes with bytes unread resets the connection.
+        let sent = bytes.escape_ascii();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error} from {address} after {sent}");
+    }
+    replies
+}
+
+/// The replies without the map of HELLO, whose id differs.
+fn after_hello(replies: Vec<u8>, protocol: u8) -> Vec<u8> {
+    const END: &[u8] = b"$7\r\nmodules\r\n*0\r\n";
+    if protocol == 2 {
+        return replies;
+    }
+    let at = replies.windows(END.len()).position(|window| window == END).expect("HELLO is answered with its map");
+    replies[at + END.len()..].to_vec()
+}
+
+struct Pair {
+    redis: RedisServer,
+    terrace: Terrace,
+}
+
+impl Pair {
+    fn new(config: Config) -> Self {
+        let pair = Self { redis: RedisServer::start_with(&["--databases", "2"]), terrace: Terrace::start(config) };
+        eventually("Terrace's L2 answers", || converse(pair.terrace.resp(), b"DBSIZE\r\nQUIT\r\n").starts_with(b":"));
+        pair
+    }
+
+    fn differences(&self, what: &str, bytes: &[u8], protocol: u8) -> Option<String> {
+        let wanted = after_hello(converse(&format!("127.0.0.1:{}", self.redis.port()), bytes), protocol);
+        let got = after_hello(converse(self.terrace.resp(), bytes), protocol);
+        let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", " ");
+        (wanted != got).then(|| format!("RESP{protocol} {what}\n  redis:   {}\n  terrace: {}\n", show(&wanted), show(&got)))
+    }
+
+    fn compare_cases(&self, cases: &[&str]) {
+        let mut faults = String::new();
+        for case in cases {
+            for protocol in [2, 3] {
+                let fault = self.differences(case, &pipeline(case, protocol), protocol);
+                faults.extend(fault);
+            }
+        }
+        assert!(faults.is_empty(), "{faults}");
+    }
+}
+
+/// A slow machine is no difference.
+fn patient(config: &mut Config) {
+    config.l2.read_timeout = PATIENCE;
+    config.l2.write_timeout = PATIENCE;
+}
+
+fn over_redis(below: &RedisServer) -> Config {
+    let mut config = config();
+    config.l2.url = below.url();
+    config.resp.flush = Some(true);
+    patient(&mut config);
+    config
+}
+
+#[test]
+fn replies_are_redis_s_over_none() {
+    Pair::new(config()).compare_cases(CASES);
+}
+
+#[test]
+fn replies_are_redis_s_over_the_embedded_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.l2.url = "embedded".into();
+    config.data.dir = dir.path().into();
+    patient(&mut config);
+    Pair::new(config).compare_cases(CASES);
+}
+
+#[test]
+fn replies_are_redis_s_over_redis() {
+    let below = RedisServer::start();
+    Pair::new(over_redis(&below)).compare_cases(CASES);
+}
+
+#[test]
+fn keys_of_another_type_are_refused_as_redis_does() {
+    let below = RedisServer::start();
+    let pair = Pair::new(over_redis(&below));
+    let cases = [
+        "GET l | STRLEN l | GETRANGE l 0 1 | GETDEL l | GETEX l | GETEX l EX 10 | APPEND l x | TYPE l | EXISTS l | TTL l",
+        "INCR l | INCRBYFLOAT l 1 | SET l v GET | SETNX l v | MGET l none | EXPIRE l 100 | TTL l | PERSIST l | TYPE l",
+        "SCAN 0 TYPE list | SCAN 0 TYPE string | DEL l | EXISTS l",
+        "SET l v | GET l | TYPE l",
+    ];
+    for case in cases {
+        for protocol in [2, 3] {
+            pair.redis.run("FLUSHALL");
+            below.run("FLUSHALL");
+            pair.redis.run("RPUSH l a b");
+            below.run("RPUSH l a b");
+            let mut bytes = if protocol == 3 { request("HELLO 3") } else { Vec::new() };
+            bytes.extend(case.split(" | ").flat_map(request));
+            bytes.extend(request("QUIT"));
+            let fault = pair.differences(case, &bytes, protocol);
+            assert!(fault.is_none(), "{}", fault.unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_proper_requests_are_answered_as_redis_does() {
+    let pair = Pair::new(config());
+    let mut faults = String::new();
+    for raw in RAW {
+        let mut bytes = raw.to_vec();
+        bytes.extend(b"\r\nQUIT\r\n");
+        faults.extend(pair.differences(&raw.escape_ascii().to_string(), &bytes, 2));
+    }
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn commands_are_described_as_redis_does() {
+    let pair = Pair::new(config());
+    let cases: Vec<String> = DESCRIBED.split_whitespace().map(|name| format!("COMMAND INFO {name}")).collect();
+    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    pair.compare_cases(&cases);
+}
+
+#[test]
+fn each_exception_still_is_one() {
+    let pair = Pair::new(config());
+    let mut same = String::new();
+    for (case, reason) in EXCEPTIONS {
+        if pair.differences(case, &pipeline(case, 2), 2).is_none() {
+            writeln!(same, "{case}: {reason}").unwrap();
+        }
+    }
+    assert!(same.is_empty(), "these are answered as Redis does:\n{same}");
+}
