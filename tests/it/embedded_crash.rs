@@ -54,6 +54,7 @@ fn set(name: &str) -> Op {
 
 /// Writes until it is killed, and says what was acknowledged. Does nothing in an ordinary run.
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "tests have no configuration of their own")]
 async fn child() {
     let (Some(dir), Some(round)) = (env::var_os(DIR_VARIABLE), env::var_os(ROUND_VARIABLE)) else { return };
     let store = open(Path::new(&dir), Clock::real()).unwrap();

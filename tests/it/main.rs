@@ -10,6 +10,7 @@ mod config;
 mod embedded_crash;
 mod embedded_store;
 mod grpc_cache;
+mod http;
 mod kill;
 mod l2_behaviour;
 mod l2_redis;

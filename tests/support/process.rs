@@ -7,8 +7,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::eventually;
-
 /// A `terrace serve` on free ports.
 pub struct Process {
     child: Child,
@@ -63,14 +61,9 @@ impl Process {
         self.log.lock().expect("no panic").clone()
     }
 
-    /// Waits until it has ended by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        let mut ended = None;
-        eventually("the process ends", || {
-            ended = self.child.try_wait().expect("a child");
-            ended.is_some()
-        });
-        ended.expect("it has ended")
+    /// How it has ended by itself, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// SIGKILL, and waits until the process is gone.

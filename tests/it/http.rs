@@ -1,0 +1,220 @@
+//! The HTTP port: the page of metrics tells what happened, health tells what holds, and no client can hold it up.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use terrace::{
+    config::Config,
+    grpc::client::{CacheClient, InsightClient},
+    metrics::{ALL, Kind},
+    proto::{GetManyRequest, GetRequest, GetStatsRequest, GetStatsResponse, SetRequest},
+};
+
+use crate::support::{
+    PATIENCE, eventually,
+    grpc::{block_on, connect},
+    redis::RedisServer,
+    terrace::{Terrace, config},
+};
+
+/// Sends bytes, returns all that comes until the server closes.
+fn exchange(address: &str, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    // A refused request may end in a reset, after the answer.
+    let _reset = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Status and body of a GET.
+fn get(address: &str, path: &str) -> (u16, String) {
+    let answer = exchange(address, format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+/// The samples of the page, by name and labels.
+fn samples(address: &str) -> HashMap<String, f64> {
+    let (status, page) = get(address, "/metrics");
+    assert_eq!(status, 200);
+    let lines = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(name, value)| (name.into(), value.parse().unwrap()))
+        .collect()
+}
+
+/// What the page and `GetStats` both tell.
+fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
+    let (reads, l1, l2) = (stats.reads.unwrap(), stats.l1.unwrap(), stats.l2.clone().unwrap());
+    let (coherence, connections) = (stats.coherence.unwrap(), stats.connections.unwrap());
+    vec![
+        ("terrace_reads_total{outcome=\"hit_l1\"}", reads.hit_l1),
+        ("terrace_reads_total{outcome=\"stale\"}", reads.stale),
+        ("terrace_reads_total{outcome=\"hit_l2\"}", reads.hit_l2),
+        ("terrace_reads_total{outcome=\"miss\"}", reads.miss),
+        ("terrace_reads_total{outcome=\"error\"}", reads.error),
+        ("terrace_reads_coalesced_total", reads.coalesced),
+        ("terrace_l1_entries", l1.entries),
+        ("terrace_l1_bytes", l1.bytes),
+        ("terrace_l1_capacity_bytes", l1.capacity_bytes),
+        ("terrace_l1_removed_total{cause=\"size\"}", l1.removed_size),
+        ("terrace_l1_removed_total{cause=\"expired\"}", l1.removed_expired),
+        ("terrace_l1_removed_total{cause=\"invalidated\"}", l1.removed_invalidated),
+        ("terrace_l1_removed_total{cause=\"replaced\"}", l1.removed_replaced),
+        ("terrace_l1_promoted_total", l1.promoted),
+        ("terrace_l1_fills_voided_total", l1.fills_voided),
+        ("terrace_l2_up", l2.up.into()),
+        ("terrace_l2_keys_read_total", l2.reads),
+        ("terrace_l2_ops_written_total", l2.writes),
+        ("terrace_l2_errors_total", l2.errors),
+        ("terrace_coherence_open", coherence.open.into()),
+        ("terrace_coherence_invalidations_total", coherence.invalidations),
+        ("terrace_coherence_reconnects_total", coherence.reconnects),
+        ("terrace_coherence_bypassed_total", coherence.bypassed),
+        ("terrace_connections{port=\"grpc\"}", connections.grpc),
+        ("terrace_connections_rejected_total", connections.rejected),
+    ]
+}
+
+fn over_redis(redis: &RedisServer) -> Config {
+    let mut config = config();
+    config.l2.url = redis.url();
+    config
+}
+
+#[test]
+#[expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "counters of a test are small whole numbers")]
+fn the_page_tells_what_happened_as_get_stats_does() {
+    let redis = RedisServer::start();
+    let server = Terrace::start(over_redis(&redis));
+    block_on(async {
+        let channel = connect(server.grpc()).await;
+        let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel));
+        eventually("L1 is open", || samples(server.http())["terrace_coherence_open"] == 1.0);
+        for key in ["a", "b", "c"] {
+            let request = SetRequest { key: key.into(), value: "value".into(), ..SetRequest::default() };
+            cache.set(request).await.unwrap();
+        }
+        let keys = ["a", "b", "c", "nowhere"].map(Into::into).to_vec();
+        for _ in 0..2 {
+            cache.get_many(GetManyRequest { keys: keys.clone(), options: None }).await.unwrap();
+        }
+        cache.get(GetRequest { key: "a".into(), options: None }).await.unwrap();
+        let stats = insight.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let page = samples(server.http());
+        let reads = stats.reads.unwrap();
+        assert_eq!(reads.hit_l1 + reads.hit_l2 + reads.miss, 9, "{reads:?}");
+        assert_eq!(reads.miss, 2);
+        assert!(reads.hit_l2 >= 3, "the first read of each comes from Redis: {reads:?}");
+        for (name, value) in shared_numbers(&stats) {
+            assert_eq!(page.get(name), Some(&(value as f64)), "{name}");
+        }
+        assert!(page["terrace_l2_calls_total{call=\"read\"}"] >= 1.0);
+        assert!(page["terrace_l2_latency_seconds{call=\"read\",quantile=\"0.99\"}"] > 0.0);
+        assert!(page["process_resident_memory_bytes"] > 1e6 && page["process_open_fds"] > 3.0);
+    });
+}
+
+#[test]
+fn every_metric_is_on_the_page_with_its_meaning() {
+    let server = Terrace::start(config());
+    block_on(async {
+        // A write gives latencies their first sample.
+        let mut cache = CacheClient::new(connect(server.grpc()).await);
+        cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
+    });
+    let (_, page) = get(server.http(), "/metrics");
+    for metric in ALL {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        assert!(page.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{} is missing", metric.name);
+        assert!(page.contains(&format!("# HELP {} {}\n", metric.name, metric.doc)), "{} is unexplained", metric.name);
+        assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+        let labels = page.lines().find(|line| line.starts_with(&format!("{}{{", metric.name)));
+        for label in metric.labels {
+            assert!(labels.is_some_and(|line| line.contains(&format!("{label}=\""))), "{} lacks {label}", metric.name);
+        }
+    }
+}
+
+#[test]
+fn two_servers_of_one_process_do_not_mix() {
+    let (busy, idle) = (Terrace::start(config()), Terrace::start(config()));
+    block_on(async {
+        let mut cache = CacheClient::new(connect(busy.grpc()).await);
+        cache.get(GetRequest { key: "a".into(), options: None }).await.unwrap();
+    });
+    let misses = |server: &Terrace| samples(server.http())["terrace_reads_total{outcome=\"miss\"}"] as u64;
+    assert_eq!((misses(&busy), misses(&idle)), (1, 0));
+}
+
+#[test]
+fn ready_from_the_first_contact_with_l2_and_degraded_when_it_is_lost() {
+    let mut redis = RedisServer::start();
+    let server = Terrace::start(over_redis(&redis));
+    let ready = || get(server.http(), "/readyz");
+    eventually("the server is ready", || ready() == (200, "ready\n".into()));
+    redis.kill();
+    eventually("the server is degraded", || ready().1.starts_with("degraded: L2 is away: "));
+    assert_eq!(ready().0, 200);
+
+    let mut strict = over_redis(&redis);
+    strict.http.ready_requires_l2 = true;
+    server.reload(strict);
+    eventually("it is no longer ready", || ready().0 == 503);
+    assert!(ready().1.starts_with("L2 is away: "), "{}", ready().1);
+    assert_eq!(get(server.http(), "/healthz"), (200, "ok\n".into()), "it is alive all the same");
+}
+
+#[test]
+fn not_ready_before_the_first_contact_with_l2() {
+    let mut config = config();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    config.l2.url = format!("redis://{nobody}");
+    let server = Terrace::start(config);
+    // Also after the first tries have failed.
+    eventually("it says why", || get(server.http(), "/readyz").1.contains("first contact with L2: "));
+    assert_eq!(get(server.http(), "/readyz").0, 503);
+    assert_eq!(get(server.http(), "/healthz").0, 200);
+}
+
+#[test]
+fn other_paths_and_methods_are_told_what_there_is() {
+    let server = Terrace::start(config());
+    let (status, body) = get(server.http(), "/nope");
+    assert!(status == 404 && body.contains("/metrics") && body.contains("/readyz"), "{body}");
+    let post = b"POST /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+    assert!(exchange(server.http(), post).starts_with("HTTP/1.1 405 "));
+}
+
+#[test]
+fn hostile_heads_are_refused_and_others_are_served() {
+    let server = Terrace::start(config());
+    let many: String = (0..100).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let many = exchange(server.http(), format!("GET /healthz HTTP/1.1\r\n{many}\r\n").as_bytes());
+    assert!(many.starts_with("HTTP/1.1 431 "), "{many}");
+    let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 * 1024));
+    let long = exchange(server.http(), long.as_bytes());
+    assert!(long.is_empty() || long.starts_with("HTTP/1.1 431 "), "{long}");
+    let noise = exchange(server.http(), b"\x16\x03\x01\x00\xa5\x01\x00\x00\r\n\r\n");
+    assert!(noise.is_empty() || noise.starts_with("HTTP/1.1 400 "), "{noise}");
+    assert_eq!(get(server.http(), "/healthz").0, 200);
+}
+
+#[test]
+fn a_drain_is_not_held_up_by_idle_connections() {
+    let mut server = Terrace::start(config());
+    let silent = TcpStream::connect(server.http()).unwrap();
+    eventually("both connections are counted", || samples(server.http())["terrace_connections{port=\"http\"}"] >= 2.0);
+    server.begin_stop();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!((&silent).read(&mut [0; 8]).unwrap(), 0, "it is closed");
+}
