@@ -68,7 +68,7 @@ pub enum Sync {
 /// What may be written for [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
 /// What may be written for [`PolicyKind`].
-const L1_POLICY: &[(&str, PolicyKind)] = &[("lru", PolicyKind::Lru)];
+const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
 settings! {
     /// `[server]`: the process.
@@ -120,7 +120,7 @@ settings! {
         /// Bound on the weight of all entries: keys, values and everything kept for them.
         size: u64 = 256 * MIB, Size(64 * KIB, 16 * TIB);
         /// What goes when room is needed.
-        policy: PolicyKind = PolicyKind::Lru, Choice(L1_POLICY);
+        policy: PolicyKind = PolicyKind::Learned, Choice(L1_POLICY);
         /// Bound on the number of entries.
         max_entries: Option<u64> = None, Maybe("none", Count(1, 1_000_000_000_000));
         /// Over Redis, no copy is older than this.

@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = bytes)]
     l1_size: Vec<Capacity>,
     /// What goes when room is needed.
-    #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "lru")]
+    #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "learned")]
     l1_policy: Vec<Policy>,
     /// Which expiry entries get: none, the trace's, or one for all in seconds.
     #[arg(long, value_name = "ignore|recorded|SECONDS", value_parser = ttl, default_value = "ignore")]
@@ -55,6 +55,8 @@ pub(super) struct Args {
 /// As the command line names policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Policy {
+    /// What is least worth keeping, as learned from the traffic itself.
+    Learned,
     /// The least recently used goes.
     Lru,
 }
@@ -62,12 +64,14 @@ enum Policy {
 impl Policy {
     fn kind(self) -> PolicyKind {
         match self {
+            Self::Learned => PolicyKind::Learned,
             Self::Lru => PolicyKind::Lru,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
+            Self::Learned => "learned",
             Self::Lru => "lru",
         }
     }

@@ -89,9 +89,11 @@ impl Trace {
     fn read(&mut self) -> Result<Option<Request>, String> {
         self.buffer.clear();
         let mut bounded = io::Read::take(&mut self.lines, LINE_MAX_BYTES as u64 + 1);
-        let read = bounded.read_until(b'\n', &mut self.buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the file is cut short: its compressed data ends early".to_owned(),
-            _ => format!("the file cannot be read on: {error}"),
+        let read = bounded.read_until(b'\n', &mut self.buffer).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                return "the file is cut short: its compressed data ends early".to_owned();
+            }
+            format!("the file cannot be read on: {error}")
         })?;
         if read == 0 {
             return Ok(None);

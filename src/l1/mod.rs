@@ -24,7 +24,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use policy::Lru;
+use policy::{Learned, Lru};
 use tier::Tier;
 pub use types::{
     Change, Current, Epoch, Fill, Filled, Hit, Leased, PolicyKind, Removals, Resident, Settings, Token, Usage,
@@ -45,7 +45,9 @@ const SHARD_BYTES_MAX: u64 = 256 << 20;
 /// The memory tier.
 pub struct L1(Engine);
 
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Engine {
+    Learned(Tier<Learned>),
     Lru(Tier<Lru>),
 }
 
@@ -53,6 +55,7 @@ enum Engine {
 macro_rules! tier {
     ($self:ident, $tier:ident => $call:expr) => {
         match &$self.0 {
+            Engine::Learned($tier) => $call,
             Engine::Lru($tier) => $call,
         }
     };
@@ -76,6 +79,7 @@ impl L1 {
     pub fn with_shards(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
         let shards = shards.clamp(1, 1 << 16).next_power_of_two();
         Self(match settings.policy {
+            PolicyKind::Learned => Engine::Learned(Tier::new(settings, shards, seed)),
             PolicyKind::Lru => Engine::Lru(Tier::new(settings, shards, seed)),
         })
     }

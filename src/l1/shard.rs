@@ -121,9 +121,7 @@ impl<P: Policy> Shard<P> {
         let at = self.policy.victim(&self.slots, shared, is_dead)?;
         let slot = self.slots.get(at)?;
         let (hash, was_over) = (slot.hash, slot.is_over(now));
-        if !was_over {
-            self.policy.evicted(slot, shared);
-        }
+        self.policy.gone(slot, &self.slots);
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
         let weight = Self::weight_of(&record);
@@ -158,10 +156,13 @@ impl<P: Policy> Shard<P> {
         self.policy.place(&self.slots, at, shared);
     }
 
-    /// Removes the entry at `at`.
-    pub(super) fn remove(&mut self, at: usize) -> Option<Gone> {
+    /// Removes the entry at `at`; with `for_good` it is not replaced by a newer value.
+    pub(super) fn remove(&mut self, at: usize, for_good: bool) -> Option<Gone> {
         let slot = self.slots.get(at)?;
         let (hash, was_over) = (slot.hash, slot.is_over(self.slots.now()));
+        if for_good {
+            self.policy.gone(slot, &self.slots);
+        }
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
         self.close(at);
@@ -198,7 +199,7 @@ impl<P: Policy> Shard<P> {
         let mut at = ((block + 1) * BLOCK).min(self.slots.len());
         while at > block * BLOCK && gone.len() < full {
             let over = self.slots.get(at - 1).is_some_and(&is_over_with);
-            match over.then(|| self.remove(at - 1)).flatten() {
+            match over.then(|| self.remove(at - 1, true)).flatten() {
                 Some(record) => {
                     gone.push(record);
                     at = at.min(self.slots.len());

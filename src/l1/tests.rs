@@ -11,7 +11,7 @@ use fastrand::Rng;
 use super::*;
 use crate::{error::CacheError, error::Kind, model::Value};
 
-const POLICIES: [PolicyKind; 1] = [PolicyKind::Lru];
+const POLICIES: [PolicyKind; 2] = [PolicyKind::Learned, PolicyKind::Lru];
 const EPOCH: Epoch = Epoch(1);
 
 fn key(number: u64) -> Key {
@@ -233,7 +233,7 @@ fn random_operations_under_a_bound_on_entries_agree_with_the_model() {
 fn random_operations_with_values_up_to_4_mib_keep_the_byte_bound() {
     each_policy(|policy, seed| {
         let mut pair = Pair::new(settings(policy, 36 << 20, None), seed, 300, 4 << 20);
-        (0..1_500).for_each(|_| pair.step());
+        (0..600).for_each(|_| pair.step());
         for number in 1_000..1_030 {
             assert_eq!(put(&pair.l1, &key(number), forever(&vec![1; 2 << 20]), pair.now), Filled::Inserted);
             assert!(pair.l1.usage().bytes <= pair.l1.usage().capacity_bytes);

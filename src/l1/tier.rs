@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::{
     budget::Budget,
-    policy::Policy,
+    policy::{Frame, Policy},
     shard::{Arrival, Gone, Shard},
     slot::Lifetime,
     types::{Epoch, Fill, Settings},
@@ -69,12 +69,17 @@ struct Place {
 
 impl<P: Policy> Tier<P> {
     pub(super) fn new(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
-        let new_cell =
-            || Cell { bytes: AtomicU64::new(0), entries: AtomicU64::new(0), shard: RwLock::new(Shard::new(P::new())) };
+        let weighed = settings.capacity_bytes != u64::MAX;
+        let frame = Frame { shards, weighed, seed: seed.unwrap_or_else(|| fastrand::u64(..)) };
+        let new_cell = |shard| Cell {
+            bytes: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            shard: RwLock::new(Shard::new(P::new(frame, shard))),
+        };
         Self {
-            cells: (0..shards).map(|_| CachePadded::new(new_cell())).collect(),
+            cells: (0..shards).map(|shard| CachePadded::new(new_cell(shard))).collect(),
             budget: Budget::new(&settings),
-            shared: P::share(),
+            shared: P::share(frame),
             hasher: match seed {
                 Some(seed) => SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
                 None => SeedableRandomState::random(),
@@ -148,7 +153,7 @@ impl<P: Policy> Tier<P> {
     fn replace(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> Option<u32> {
         let at = shard.find(place.hash, key)?;
         let count = shard.slot(at).map(|slot| slot.count());
-        let gone = shard.remove(at)?;
+        let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
         self.account(gone, cause, dropped);
         count

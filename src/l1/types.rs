@@ -18,6 +18,8 @@ pub struct Settings {
 /// What goes when room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyKind {
+    /// What is least worth keeping, as learned from this cache's own traffic.
+    Learned,
     /// The least recently used.
     Lru,
 }

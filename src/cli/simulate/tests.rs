@@ -46,7 +46,7 @@ fn bytes_count_by_weight_and_what_is_too_large_is_never_kept() {
 
 #[test]
 fn json_lines_have_the_fields_that_were_promised() {
-    let runs = played("0,a,1\n1,a,1\n", "--entries 2 --l1-size 1MiB");
+    let runs = played("0,a,1\n1,a,1\n", "--entries 2 --l1-size 1MiB --l1-policy lru");
     assert_eq!(
         runs[0].json("t"),
         json!({ "trace": "t", "policy": "lru", "entries": 2, "requests": 2, "misses": 1, "miss_ratio": 0.5 })

@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use super::Policy;
+use super::{Frame, Policy};
 use crate::l1::slot::{Slot, Slots};
 
 /// Stamps are renumbered when the counter gets here: it must never wrap, and what is left above is enough for any number
@@ -65,9 +65,9 @@ impl Policy for Lru {
     /// Up to two pairs an entry.
     const OVERHEAD_BYTES: u64 = 12;
 
-    fn share() {}
+    fn share(_frame: Frame) {}
 
-    fn new() -> Self {
+    fn new(_frame: Frame, _shard: usize) -> Self {
         Self { clock: AtomicU32::new(0), queue: BinaryHeap::new() }
     }
 
@@ -95,7 +95,7 @@ impl Policy for Lru {
         None
     }
 
-    fn evicted(&mut self, _slot: &Slot, _shared: &()) {}
+    fn gone(&mut self, _slot: &Slot, _slots: &Slots) {}
 
     fn place(&mut self, slots: &Slots, at: usize, _shared: &()) {
         if let Some(slot) = slots.get(at) {

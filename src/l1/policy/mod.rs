@@ -2,13 +2,26 @@
 //!
 //! A policy sees a shard's dense slots. A hit happens under the shared lock and may only touch atomics; all else happens
 //! under the exclusive one. The order of one insertion: [`Policy::arrive`], then [`Policy::victim`] and
-//! [`Policy::evicted`] as often as room is lacking, then [`Policy::place`].
+//! [`Policy::gone`] as often as room is lacking, then [`Policy::place`].
 
+mod learned;
 mod lru;
 
+pub(super) use learned::Learned;
 pub(super) use lru::Lru;
 
 use super::slot::{Slot, Slots};
+
+/// What the shards of one L1 have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    /// Shards.
+    pub(super) shards: usize,
+    /// Whether entries differ in weight; if not, only their number counts.
+    pub(super) weighed: bool,
+    /// For what is drawn by lot.
+    pub(super) seed: u64,
+}
 
 /// What goes when room is needed.
 pub(super) trait Policy: Send + Sync + Sized + 'static {
@@ -19,10 +32,10 @@ pub(super) trait Policy: Send + Sync + Sized + 'static {
     const OVERHEAD_BYTES: u64;
 
     /// The shared part.
-    fn share() -> Self::Shared;
+    fn share(frame: Frame) -> Self::Shared;
 
     /// The part of one shard.
-    fn new() -> Self;
+    fn new(frame: Frame, shard: usize) -> Self;
 
     /// An entry was used. Under the shared lock.
     fn hit(&self, slot: &Slot, shared: &Self::Shared);
@@ -34,8 +47,8 @@ pub(super) trait Policy: Send + Sync + Sized + 'static {
     /// The entry to go; `is_dead` tells those that are of no use already. `None` only if there is none.
     fn victim(&mut self, slots: &Slots, shared: &Self::Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize>;
 
-    /// This live entry goes for want of room.
-    fn evicted(&mut self, slot: &Slot, shared: &Self::Shared);
+    /// This entry goes, for whatever reason but a newer value of the same key.
+    fn gone(&mut self, slot: &Slot, slots: &Slots);
 
     /// The entry that arrived stands at `at`.
     fn place(&mut self, slots: &Slots, at: usize, shared: &Self::Shared);

@@ -94,7 +94,7 @@ impl<P: Policy> Tier<P> {
 
     fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> bool {
         let Some(at) = shard.find(place.hash, key) else { return false };
-        let Some(gone) = shard.remove(at) else { return false };
+        let Some(gone) = shard.remove(at, true) else { return false };
         self.account(gone, RemovalCause::Invalidated, dropped);
         true
     }

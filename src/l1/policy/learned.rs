@@ -1,0 +1,244 @@
+//! Eviction by learned value: what an entry is worth is learned from what really happens in this cache.
+//!
+//! A descendant of LHD (Beckmann, Chen, Cidon, NSDI 2018). Each entry carries when it was last used, counted in
+//! insertions of its shard, and how often. Tables pooled over all shards learn how likely an entry of that use class and
+//! age is to be used again for the time it stays; [`model`] turns them into values. Eviction looks at [`SCAN`] entries
+//! and drops the one of least value. Where counts say nothing, the value depends on age alone, which is LRU: that is why
+//! no traffic makes it much worse than LRU. It keeps no queues, and a hit writes at most two relaxed words.
+//!
+//! A key that is used again within the *quiet* time after its last use writes nothing: such bursts say nothing about
+//! the time after, and a hot key's line stays shared between cores.
+
+mod ghost;
+mod model;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam_utils::CachePadded;
+use fastrand::Rng;
+use parking_lot::Mutex;
+
+use self::{
+    ghost::{Ghost, Seen},
+    model::{CELLS, Model, Values, cell},
+};
+use super::{Frame, Policy};
+use crate::l1::slot::{Slot, Slots};
+
+/// Entries that compete for staying at each eviction. 8 cost one point of the mean miss ratio, 32 gain none.
+const SCAN: usize = 16;
+/// Of these, how many are counted as samples of what lies in the cache.
+const SAMPLES: usize = 4;
+/// Quiet time: this part of the shard's entries, in insertions.
+const QUIET_PART: u32 = 32;
+/// Values are computed anew each time so many insertions happened, per cached entry: a quarter.
+const PERIOD_PART: u64 = 4;
+/// But not more often than this: it takes some 10 µs.
+const PERIOD_MIN: u64 = 256;
+
+/// What one shard has seen since the last computation. Hits add under the shared lock, so one of two concurrent ones
+/// may be lost.
+struct Tally {
+    hit: [AtomicU64; CELLS],
+    room: [AtomicU64; CELLS],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { hit: std::array::from_fn(|_| AtomicU64::new(0)), room: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+/// Adds without a locked instruction: the counts are statistics.
+#[inline]
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+/// What all shards share.
+pub(in crate::l1) struct Shared {
+    values: Values,
+    model: Mutex<Model>,
+    tallies: Box<[CachePadded<Tally>]>,
+    /// Insertions since the values were computed.
+    insertions: CachePadded<AtomicU64>,
+}
+
+impl Shared {
+    /// Counts an insertion; computes the values when it is time.
+    fn count_insertion(&self, shard_entries: usize) {
+        let insertions = self.insertions.fetch_add(1, Relaxed) + 1;
+        let entries = (shard_entries * self.tallies.len()) as u64;
+        if insertions < (entries / PERIOD_PART).max(PERIOD_MIN) {
+            return;
+        }
+        // Whoever comes second goes on with the old values.
+        if let Some(mut model) = self.model.try_lock() {
+            self.insertions.store(0, Relaxed);
+            for tally in &self.tallies {
+                model.take_in(
+                    tally.hit.iter().map(|count| count.swap(0, Relaxed)),
+                    tally.room.iter().map(|count| count.swap(0, Relaxed)),
+                );
+            }
+            model.publish(&self.values);
+        }
+    }
+}
+
+/// The policy's part in one shard.
+pub(in crate::l1) struct Learned {
+    shard: usize,
+    weighed: bool,
+    /// Insertions so far.
+    tick: u32,
+    quiet: u32,
+    hand: usize,
+    /// Whether the arrival under way has been used to sample what lies in the cache.
+    has_sampled: bool,
+    ghost: Ghost,
+    rng: Rng,
+}
+
+impl Learned {
+    #[inline]
+    fn age(&self, last: u32) -> u32 {
+        self.tick.wrapping_sub(last)
+    }
+
+    /// The cell of a resident.
+    #[inline]
+    fn cell_of(&self, slot: &Slot) -> usize {
+        cell(slot.count(), self.age(slot.last.load(Relaxed)))
+    }
+
+    fn tally<'a>(&self, shared: &'a Shared) -> &'a Tally {
+        &shared.tallies[self.shard]
+    }
+
+    /// A sample of the ghosts: how much room they would take, by cell.
+    fn sample_ghost(&mut self, shared: &Shared) {
+        let Some(Seen { count, last }) = self.ghost.draw(&mut self.rng) else { return };
+        add(&self.tally(shared).room[cell(count, self.age(last))], self.ghost.places() as u64);
+    }
+
+    fn sample_resident(&self, slots: &Slots, at: usize, shared: &Shared) {
+        if let Some(slot) = slots.get(at) {
+            // Each of four samples stands for a quarter of the entries.
+            add(&self.tally(shared).room[self.cell_of(slot)], (slots.len() / SAMPLES).max(1) as u64);
+        }
+    }
+
+    fn worth(&self, slot: &Slot, shared: &Shared) -> f32 {
+        let value = shared.values.at(self.cell_of(slot));
+        if self.weighed { value * model::per_size(slot.size_class()) } else { value }
+    }
+}
+
+impl Policy for Learned {
+    type Shared = Shared;
+
+    /// Two ghosts an entry.
+    const OVERHEAD_BYTES: u64 = ghost::BYTES_PER_ENTRY;
+
+    fn share(frame: Frame) -> Shared {
+        let mut model = Model::default();
+        let values = Values::default();
+        model.publish(&values);
+        Shared {
+            values,
+            model: Mutex::new(model),
+            tallies: (0..frame.shards).map(|_| CachePadded::default()).collect(),
+            insertions: CachePadded::default(),
+        }
+    }
+
+    fn new(frame: Frame, shard: usize) -> Self {
+        Self {
+            shard,
+            weighed: frame.weighed,
+            tick: 0,
+            quiet: 0,
+            hand: 0,
+            has_sampled: false,
+            ghost: Ghost::default(),
+            rng: Rng::with_seed(frame.seed.wrapping_add(shard as u64)),
+        }
+    }
+
+    #[inline]
+    fn hit(&self, slot: &Slot, shared: &Shared) {
+        let age = self.age(slot.last.load(Relaxed));
+        if age < self.quiet {
+            return;
+        }
+        add(&self.tally(shared).hit[cell(slot.count(), age)], 1);
+        slot.last.store(self.tick, Relaxed);
+        slot.count_up();
+    }
+
+    fn arrive(&mut self, hash: u32, carried: Option<u32>, slots: &Slots, shared: &Shared) -> u32 {
+        self.tick = self.tick.wrapping_add(1);
+        self.quiet = slots.len() as u32 / QUIET_PART;
+        self.has_sampled = false;
+        let seen = self.ghost.take(hash, self.tick);
+        if let Some(Seen { count, last }) = seen {
+            add(&self.tally(shared).hit[cell(count, self.age(last))], 1);
+        }
+        self.sample_ghost(shared);
+        shared.count_insertion(slots.len());
+        seen.map(|seen| seen.count + 1).or(carried).unwrap_or(0)
+    }
+
+    fn victim(&mut self, slots: &Slots, shared: &Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize> {
+        let mut least: Option<(f32, u32, usize)> = None;
+        for step in 0..SCAN.min(slots.len()) {
+            if self.hand >= slots.len() {
+                self.hand = 0;
+            }
+            let at = self.hand;
+            self.hand += 1;
+            if !self.has_sampled && step < SAMPLES {
+                self.sample_resident(slots, at, shared);
+            }
+            let slot = slots.get(at)?;
+            if is_dead(slot) {
+                return Some(at);
+            }
+            let (worth, age) = (self.worth(slot, shared), self.age(slot.last.load(Relaxed)));
+            if least.is_none_or(|(least, oldest, _)| worth < least || (worth == least && age > oldest)) {
+                least = Some((worth, age, at));
+            }
+        }
+        self.has_sampled = true;
+        least.map(|(_, _, at)| at)
+    }
+
+    fn gone(&mut self, slot: &Slot, slots: &Slots) {
+        let seen = Seen { count: slot.count(), last: slot.last.load(Relaxed) };
+        self.ghost.put(slot.hash, seen, self.tick, slots.len());
+    }
+
+    fn place(&mut self, slots: &Slots, at: usize, shared: &Shared) {
+        if let Some(slot) = slots.get(at) {
+            slot.last.store(self.tick, Relaxed);
+        }
+        if !self.has_sampled {
+            for _ in 0..SAMPLES {
+                let drawn = self.rng.usize(..slots.len().max(1));
+                self.sample_resident(slots, drawn, shared);
+            }
+        }
+    }
+
+    fn moved(&mut self, _slots: &Slots, _to: usize) {}
+
+    fn clear(&mut self) {
+        self.ghost = Ghost::default();
+        self.hand = 0;
+    }
+
+    fn validate(&self, slots: &Slots) -> Result<(), String> {
+        self.ghost.validate(slots.len())
+    }
+}

@@ -1,0 +1,189 @@
+//! From what was seen to what an entry is worth.
+//!
+//! Cells are pairs of a use class and an age bucket. For each, `hit` counts uses at that age and `room` how long entries
+//! were of that age, in entry-insertions; `hit / room` is the rate of uses. A cell's value is the best, over all ages at
+//! which one might stop waiting, of the chance of a use until then over the time stayed until then: a Gittins index. The
+//! plain rate is much worse where an entry is used long after a time without uses.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+/// Classes of use counts: 0, 1 to 2, 3 to 6, 7 to 14, 15.
+const CLASSES: usize = 5;
+/// Buckets of ages: by bit length.
+const BUCKETS: usize = 31;
+/// Cells of a table.
+pub(super) const CELLS: usize = CLASSES * BUCKETS;
+/// What stays of the past at each computation.
+const DECAY: f64 = 0.98;
+/// Rate of uses at age `a`, before anything is known: this over `a`. Falling with age, it makes the cache LRU.
+const PRIOR_RATE: f64 = 0.3;
+/// How much more a class is used than the one below, before anything is known.
+const PRIOR_CLASS: f64 = 2.0;
+
+/// The cell of a use count and an age.
+#[inline]
+pub(super) fn cell(count: u32, age: u32) -> usize {
+    let class = ((count + 1).ilog2() as usize).min(CLASSES - 1);
+    let bucket = ((32 - age.leading_zeros()) as usize).min(BUCKETS - 1);
+    class * BUCKETS + bucket
+}
+
+/// What a value is multiplied by for a size class: one over the square root of the size.
+#[inline]
+pub(super) fn per_size(size_class: usize) -> f32 {
+    static FACTORS: LazyLock<[f32; 256]> =
+        LazyLock::new(|| std::array::from_fn(|class| (-(class as f32) / 8.0).exp2()));
+    FACTORS[size_class & 0xFF]
+}
+
+/// The values in force, by cell.
+pub(super) struct Values([AtomicU32; CELLS]);
+
+impl Default for Values {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+    }
+}
+
+impl Values {
+    #[inline]
+    pub(super) fn at(&self, cell: usize) -> f32 {
+        f32::from_bits(self.0[cell].load(Relaxed))
+    }
+}
+
+/// What was seen, pooled and decayed.
+pub(super) struct Model {
+    hit: [f64; CELLS],
+    room: [f64; CELLS],
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { hit: [0.0; CELLS], room: [0.0; CELLS] }
+    }
+}
+
+/// First age of a bucket and how many ages it has.
+fn span(bucket: usize) -> (f64, f64) {
+    match bucket {
+        0 => (0.0, 1.0),
+        _ => ((1_u64 << (bucket - 1)) as f64, (1_u64 << (bucket - 1)) as f64),
+    }
+}
+
+impl Model {
+    /// Adds what a shard saw.
+    pub(super) fn take_in(&mut self, hit: impl Iterator<Item = u64>, room: impl Iterator<Item = u64>) {
+        self.hit.iter_mut().zip(hit).for_each(|(sum, more)| *sum += more as f64);
+        self.room.iter_mut().zip(room).for_each(|(sum, more)| *sum += more as f64);
+    }
+
+    /// Computes the values anew and lets the past fade.
+    pub(super) fn publish(&mut self, values: &Values) {
+        let rates = self.rates();
+        for class in 0..CLASSES {
+            let row = &rates[class * BUCKETS..][..BUCKETS];
+            for (bucket, value) in gittins(row).into_iter().enumerate() {
+                values.0[class * BUCKETS + bucket].store((value as f32).to_bits(), Relaxed);
+            }
+        }
+        self.hit.iter_mut().chain(&mut self.room).for_each(|sum| *sum *= DECAY);
+    }
+
+    /// Rate of uses by cell. What is seldom seen leans on its bucket over all classes times its class over all buckets.
+    fn rates(&self) -> [f64; CELLS] {
+        let by_bucket: [f64; BUCKETS] = std::array::from_fn(|bucket| self.bucket_rate(bucket));
+        let by_class = self.class_factors(&by_bucket);
+        std::array::from_fn(|cell| {
+            let (class, bucket) = (cell / BUCKETS, cell % BUCKETS);
+            (self.hit[cell] + 1.0) / (self.room[cell] + 1.0 / (by_class[class] * by_bucket[bucket]))
+        })
+    }
+
+    fn bucket_rate(&self, bucket: usize) -> f64 {
+        let (first, ages) = span(bucket);
+        let prior = PRIOR_RATE / (first + ages / 2.0);
+        let cells = || (0..CLASSES).map(|class| class * BUCKETS + bucket);
+        let hits: f64 = cells().map(|cell| self.hit[cell]).sum();
+        let room: f64 = cells().map(|cell| self.room[cell]).sum();
+        (hits + 1.0) / (room + 1.0 / prior)
+    }
+
+    /// How much more or less than all together each class is used.
+    fn class_factors(&self, by_bucket: &[f64; BUCKETS]) -> [f64; CLASSES] {
+        let mut factors = [0.0; CLASSES];
+        let mut prior = 1.0;
+        for (class, factor) in factors.iter_mut().enumerate() {
+            let row = class * BUCKETS..(class + 1) * BUCKETS;
+            let hits: f64 = self.hit[row.clone()].iter().sum();
+            let expected: f64 = self.room[row].iter().zip(by_bucket).map(|(room, rate)| room * rate).sum();
+            *factor = (hits + 1.0) / (expected + 1.0 / prior);
+            prior = *factor * PRIOR_CLASS;
+        }
+        factors
+    }
+}
+
+/// The value of each bucket of one class: the best ratio of the chance of a use to the time stayed.
+fn gittins(rates: &[f64]) -> [f64; BUCKETS] {
+    // By bucket: the chance to pass it unused.
+    let passed: [f64; BUCKETS] = std::array::from_fn(|bucket| (-rates[bucket] * span(bucket).1).exp());
+    std::array::from_fn(|from| {
+        let (mut unused, mut used, mut stayed, mut best) = (1.0, 0.0, 0.0, 0.0_f64);
+        for bucket in from..BUCKETS {
+            let uses = unused * (1.0 - passed[bucket]);
+            used += uses;
+            stayed += uses / rates[bucket];
+            unused *= passed[bucket];
+            best = best.max(used / stayed);
+        }
+        best
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_rise_with_count_and_age() {
+        assert_eq!(cell(0, 0), 0);
+        assert_eq!([0, 1, 2, 3, 6, 7, 14, 15].map(|count| cell(count, 0) / BUCKETS), [0, 1, 1, 2, 2, 3, 3, 4]);
+        assert_eq!([0, 1, 2, 3, 4, u32::MAX].map(|age| cell(0, age)), [0, 1, 2, 2, 3, BUCKETS - 1]);
+    }
+
+    #[test]
+    fn before_anything_is_seen_the_older_is_worth_less_and_the_more_used_more() {
+        let values = Values::default();
+        Model::default().publish(&values);
+        for class in 0..CLASSES {
+            for bucket in 1..BUCKETS {
+                let at = class * BUCKETS + bucket;
+                assert!(values.at(at) <= values.at(at - 1), "class {class} bucket {bucket}");
+                assert!(class == 0 || values.at(at) > values.at(at - BUCKETS), "class {class} bucket {bucket}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_used_after_a_pause_keeps_its_value_through_the_pause() {
+        let (mut model, values) = (Model::default(), Values::default());
+        // Class 0 is used at ages of 512 to 1,023 only.
+        model.room.iter_mut().take(BUCKETS).enumerate().for_each(|(bucket, room)| *room = 1_000.0 * span(bucket).1);
+        model.hit[10] = 900.0;
+        model.publish(&values);
+        assert!(values.at(9) > 10.0 * values.at(11), "waiting is worth it before, not after");
+        assert!(values.at(10) > values.at(9));
+    }
+
+    #[test]
+    fn per_size_is_one_over_the_root() {
+        let class = |bytes: u64| usize::from(crate::l1::slot::size_class(bytes));
+        let ratio = per_size(class(64)) / per_size(class(6_400));
+        assert!((ratio - 10.0).abs() < 1.0, "{ratio}");
+    }
+}
