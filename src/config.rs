@@ -67,6 +67,8 @@ pub enum Sync {
 
 /// What may be written for [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
+/// What may be written for `resp.flush`.
+const FLUSH: &[(&str, Option<bool>)] = &[("auto", None), ("allow", Some(true)), ("refuse", Some(false))];
 /// What may be written for [`PolicyKind`].
 const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
@@ -106,7 +108,7 @@ settings! {
         /// Refuse peers that are not loopback while there is no password.
         protected_mode: bool = true, Flag, reloadable;
         /// Whether FLUSHDB and FLUSHALL are served; auto: over embedded and none, not over Redis, which others share.
-        flush: Option<bool> = None, Maybe("auto", Flag), reloadable;
+        flush: Option<bool> = None, Choice(FLUSH), reloadable;
     }
     /// `[http]`: the port for metrics and health.
     http: Http {

@@ -15,6 +15,7 @@ packages_missing() {
     have redis-cli || printf ' redis-tools'
     have cc || printf ' gcc libc6-dev'
     have make || printf ' make'
+    have curl || printf " curl"
 }
 
 install_packages() {

@@ -16,6 +16,7 @@ mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;
+mod readme;
 mod resp_compat;
 mod server;
 mod tidy;
