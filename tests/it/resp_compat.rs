@@ -283,7 +283,8 @@ impl Pair {
         let wanted = after_hello(converse(&format!("127.0.0.1:{}", self.redis.port()), bytes), protocol);
         let got = after_hello(converse(self.terrace.resp(), bytes), protocol);
         let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", " ");
-        (wanted != got).then(|| format!("RESP{protocol} {what}\n  redis:   {}\n  terrace: {}\n", show(&wanted), show(&got)))
+        (wanted != got)
+            .then(|| format!("RESP{protocol} {what}\n  redis:   {}\n  terrace: {}\n", show(&wanted), show(&got)))
     }
 
     fn compare_cases(&self, cases: &[&str]) {

@@ -165,7 +165,11 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         _ => TABLE.iter().chain(subcommands).filter(&filter).collect(),
     };
     // As in Redis, the whole list is a set and a part of it an array.
-    if args.len() == 2 { cx.reply.set(rows.len()) } else { cx.reply.array(rows.len()) }
+    if args.len() == 2 {
+        cx.reply.set(rows.len())
+    } else {
+        cx.reply.array(rows.len())
+    }
     for row in rows {
         cx.reply.bulk(row.name.as_bytes());
     }
