@@ -13,7 +13,7 @@ use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op},
-    model::Key,
+    model::{Key, Outcome},
 };
 
 /// Keys whose copies are dropped now and when this goes.
@@ -50,6 +50,25 @@ impl Cache {
     pub async fn write(&self, key: Key, op: Op) -> Result<Applied> {
         let mut results = self.write_many(vec![(key, op)], Batch::Independent).await;
         results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a write without a result")))
+    }
+
+    /// As [`Cache::write`], for an operation that is a user read as well (GETDEL, GETEX): counts its outcome.
+    ///
+    /// # Errors
+    /// As [`Cache::write`].
+    pub async fn read_and_write(&self, key: Key, op: Op) -> Result<Applied> {
+        let result = self.write(key, op).await;
+        let found = match self.core.flavor {
+            Flavor::Redis | Flavor::Embedded => Outcome::HitL2,
+            Flavor::None => Outcome::HitL1,
+        };
+        let outcome = match &result {
+            Ok(Applied::Deleted { existed: true, .. } | Applied::Expired { found: true, .. }) => found,
+            Ok(_) => Outcome::Miss,
+            Err(_) => Outcome::Error,
+        };
+        self.counters.outcome(outcome, false);
+        result
     }
 
     /// Applies operations in one pipeline; one result per operation, in order. An atomic batch with a faulty

@@ -190,11 +190,10 @@ impl Requests {
                     Begun::Starved => return Ok(self.starved()),
                 }
             }
-            match self.elements(limits)? {
-                Some(next) => return Ok(next),
-                // Bytes are to be skipped.
-                None => {}
+            if let Some(next) = self.elements(limits)? {
+                return Ok(next);
             }
+            // Else bytes are to be skipped.
         }
     }
 

@@ -152,9 +152,12 @@ fn document(reply: &mut Reply, row: &Row) {
     }
 }
 
+/// Which rows to list.
+type Filter = Box<dyn Fn(&&Row) -> bool>;
+
 /// COMMAND LIST [FILTERBY MODULE name|ACLCAT category|PATTERN pattern]
 pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let filter: Box<dyn Fn(&&Row) -> bool> = match (args.len(), args.get(2), args.get(3), args.get(4)) {
+    let filter: Filter = match (args.len(), args.get(2), args.get(3), args.get(4)) {
         (2, ..) => Box::new(|_| true),
         (5, Some(by), Some(kind), Some(value)) if is(by, "filterby") => filter(kind, value)?,
         (..) => return Err(Refusal::Syntax),
@@ -176,7 +179,7 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-fn filter(kind: &[u8], value: &[u8]) -> Result<Box<dyn Fn(&&Row) -> bool>, Refusal> {
+fn filter(kind: &[u8], value: &[u8]) -> Result<Filter, Refusal> {
     match kind {
         // There are no modules.
         kind if is(kind, "module") => Ok(Box::new(|_| false)),

@@ -118,10 +118,9 @@ pub(in crate::resp) async fn persist(cx: &mut Context<'_>, args: Args<'_>) -> Do
 }
 
 async fn apply(cx: &mut Context<'_>, key: &[u8], expiry: NewExpiry, only: ExpireOnly) -> Result<bool, Refusal> {
-    match cx.write(key, Op::Expire { expiry, only, want_value: false }).await? {
-        Applied::Expired { applied, .. } => Ok(applied),
-        _ => Err(mismatched().into()),
-    }
+    let applied = cx.write(key, Op::Expire { expiry, only, want_value: false }).await?;
+    let Applied::Expired { applied, .. } = applied else { return Err(mismatched()) };
+    Ok(applied)
 }
 
 #[cfg(test)]

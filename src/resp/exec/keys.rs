@@ -51,10 +51,8 @@ async fn delete(cx: &Context<'_>, keys: &[Key]) -> Result<u64, Refusal> {
     let ops = keys.iter().map(|key| (key.clone(), Op::Delete { want_old: false })).collect();
     let mut deleted = 0;
     for result in cx.edge.cache.write_many(ops, Batch::Independent).await {
-        match result? {
-            Applied::Deleted { existed, .. } => deleted += u64::from(existed),
-            _ => return Err(mismatched().into()),
-        }
+        let Applied::Deleted { existed, .. } = result? else { return Err(mismatched()) };
+        deleted += u64::from(existed);
     }
     Ok(deleted)
 }

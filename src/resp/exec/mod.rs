@@ -39,8 +39,8 @@ fn keys_of(args: Args<'_>) -> Result<Vec<Key>> {
 }
 
 /// A result that does not belong to the operation that was asked for.
-fn mismatched() -> CacheError {
-    CacheError::new(Kind::Internal, "internal error: a result of another operation")
+fn mismatched() -> Refusal {
+    CacheError::new(Kind::Internal, "internal error: a result of another operation").into()
 }
 
 impl Context<'_> {
@@ -56,6 +56,15 @@ impl Context<'_> {
     async fn write(&mut self, key: &[u8], op: Op) -> std::result::Result<Applied, Refusal> {
         self.must_be_logical()?;
         Ok(self.edge.cache.write(Key::copied(key)?, op).await?)
+    }
+
+    /// Applies a write that is a read as well; counted as one unless the client's reads are inspection.
+    async fn read_and_write(&mut self, key: &[u8], op: Op) -> std::result::Result<Applied, Refusal> {
+        if self.session.no_touch {
+            return self.write(key, op).await;
+        }
+        self.must_be_logical()?;
+        Ok(self.edge.cache.read_and_write(Key::copied(key)?, op).await?)
     }
 
     /// Describes a key of the selected database; changes and counts nothing.

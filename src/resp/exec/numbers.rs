@@ -30,10 +30,9 @@ pub(in crate::resp) async fn decrby(cx: &mut Context<'_>, args: Args<'_>) -> Don
 }
 
 async fn add(cx: &mut Context<'_>, key: &[u8], delta: i64) -> Done {
-    match cx.write(key, Op::Increment { delta, life_if_new: None }).await? {
-        Applied::Number(number) => cx.reply.integer(number),
-        _ => return Err(mismatched().into()),
-    }
+    let applied = cx.write(key, Op::Increment { delta, life_if_new: None }).await?;
+    let Applied::Number(number) = applied else { return Err(mismatched()) };
+    cx.reply.integer(number);
     Ok(())
 }
 
@@ -41,10 +40,8 @@ async fn add(cx: &mut Context<'_>, key: &[u8], delta: i64) -> Done {
 pub(in crate::resp) async fn incrbyfloat(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     check_decimal(args.at(2))?;
     let op = Op::IncrementFloat { delta: Bytes::copy_from_slice(args.at(2)), life_if_new: None };
-    match cx.write(args.at(1), op).await? {
-        Applied::Decimal(number) => cx.reply.bulk(&number),
-        _ => return Err(mismatched().into()),
-    }
+    let Applied::Decimal(number) = cx.write(args.at(1), op).await? else { return Err(mismatched()) };
+    cx.reply.bulk(&number);
     Ok(())
 }
 

@@ -226,10 +226,8 @@ async fn put(
     want_old: bool,
 ) -> Result<(bool, Option<Value>), Refusal> {
     let op = Op::Set { value: Bytes::copy_from_slice(value), expiry, condition, want_old };
-    match cx.write(key, op).await? {
-        Applied::Set { stored, old } => Ok((stored, old)),
-        _ => Err(mismatched().into()),
-    }
+    let Applied::Set { stored, old } = cx.write(key, op).await? else { return Err(mismatched()) };
+    Ok((stored, old))
 }
 
 /// SETEX key seconds value, PSETEX key milliseconds value
@@ -268,10 +266,9 @@ pub(in crate::resp) async fn mset(cx: &mut Context<'_>, args: Args<'_>) -> Done 
 
 /// GETDEL key
 pub(in crate::resp) async fn getdel(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    match cx.write(args.at(1), Op::Delete { want_old: true }).await? {
-        Applied::Deleted { old, .. } => cx.reply.bulk_or_null(old.as_deref()),
-        _ => return Err(mismatched().into()),
-    }
+    let applied = cx.read_and_write(args.at(1), Op::Delete { want_old: true }).await?;
+    let Applied::Deleted { old, .. } = applied else { return Err(mismatched()) };
+    cx.reply.bulk_or_null(old.as_deref());
     Ok(())
 }
 
@@ -286,10 +283,7 @@ pub(in crate::resp) async fn getex(cx: &mut Context<'_>, args: Args<'_>) -> Done
         None => (NewExpiry::Keep, None),
     };
     let op = Op::Expire { expiry, only: ExpireOnly::ALWAYS, want_value: true };
-    let value = match cx.write(args.at(1), op).await? {
-        Applied::Expired { value, .. } => value,
-        _ => return Err(mismatched().into()),
-    };
+    let Applied::Expired { value, .. } = cx.read_and_write(args.at(1), op).await? else { return Err(mismatched()) };
     if let (Some(fault), Some(_)) = (fault, &value) {
         return Err(fault);
     }
@@ -308,10 +302,8 @@ fn new_expiry(cx: &Context<'_>, text: &[u8], unit: Unit, start: Start) -> Result
 /// APPEND key value
 pub(in crate::resp) async fn append(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let op = Op::Append { suffix: Bytes::copy_from_slice(args.at(2)), life_if_new: None, length_max: u64::MAX };
-    match cx.write(args.at(1), op).await? {
-        Applied::Length(length) => cx.reply.count(length),
-        _ => return Err(mismatched().into()),
-    }
+    let Applied::Length(length) = cx.write(args.at(1), op).await? else { return Err(mismatched()) };
+    cx.reply.count(length);
     Ok(())
 }
 
