@@ -1,3 +1,5 @@
+//! The frame parser, by value: every split, hostile lengths, limits.
+
 use super::*;
 
 const LIMITS: Limits = Limits { bulk_max: 1000, before_auth: false };
