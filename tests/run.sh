@@ -1,7 +1,7 @@
 #!/bin/sh
 # All checks of Terrace, from a fresh clone: format, lints, tests, dependencies. This is what CI runs (.ci/run).
 #
-# Needs cargo (Rust 1.89 or newer, with rustfmt and clippy) and a C compiler (jemalloc, zstd). Redis for the tests is
+# Needs cargo (Rust 1.90 or newer, with rustfmt and clippy) and a C compiler (jemalloc, zstd). Redis for the tests is
 # installed here when we may; nothing has to run beforehand, and every server that the tests start uses a port of its own.
 set -eu
 cd "$(dirname "$0")/.."
@@ -44,7 +44,7 @@ MESSAGE
 
 check_toolchain() {
     if ! have cargo; then
-        echo "cargo is missing: install Rust 1.89 or newer from https://rustup.rs" >&2
+        echo "cargo is missing: install Rust 1.90 or newer from https://rustup.rs" >&2
         exit 1
     fi
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then

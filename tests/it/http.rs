@@ -121,6 +121,47 @@ fn the_page_tells_what_happened_as_get_stats_does() {
     });
 }
 
+/// The fields of INFO that the page has too, by the name of the sample.
+const INFO_FIELDS: [(&str, &str); 8] = [
+    ("keyspace_misses", "terrace_reads_total{outcome=\"miss\"}"),
+    ("l1_hits", "terrace_reads_total{outcome=\"hit_l1\"}"),
+    ("l1_entries", "terrace_l1_entries"),
+    ("l1_bytes", "terrace_l1_bytes"),
+    ("l1_capacity_bytes", "terrace_l1_capacity_bytes"),
+    ("l1_promoted", "terrace_l1_promoted_total"),
+    ("l1_removed_invalidated", "terrace_l1_removed_total{cause=\"invalidated\"}"),
+    ("connected_clients", "terrace_connections{port=\"resp\"}"),
+];
+
+#[test]
+#[expect(clippy::float_cmp, reason = "counters of a test are small whole numbers")]
+fn the_page_tells_what_info_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.l2.url = "embedded".into();
+    config.data.dir = folder.path().into();
+    let server = Terrace::start(config);
+    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    redis::cmd("MSET").arg(&["a", "1", "b", "2", "c", "3"]).exec(&mut client).unwrap();
+    for _ in 0..3 {
+        redis::cmd("MGET").arg(&["a", "b", "nowhere"]).exec(&mut client).unwrap();
+    }
+    redis::cmd("DEL").arg("a").exec(&mut client).unwrap();
+    let info: String = redis::cmd("INFO").arg("everything").query(&mut client).unwrap();
+    let page = samples(server.http());
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("INFO has {name}")).parse::<f64>().unwrap()
+    };
+    for (name, sample) in INFO_FIELDS {
+        assert_eq!(field(name), page[sample], "{name} and {sample}");
+    }
+    let hits =
+        ["hit_l1", "stale", "hit_l2"].map(|outcome| page[&format!("terrace_reads_total{{outcome=\"{outcome}\"}}")]);
+    assert_eq!(field("keyspace_hits"), hits.iter().sum::<f64>());
+    assert_eq!((field("keyspace_hits"), field("keyspace_misses"), field("l1_hits")), (6.0, 3.0, 4.0));
+}
+
 #[test]
 fn every_metric_is_on_the_page_with_its_meaning() {
     let server = Terrace::start(config());
