@@ -18,5 +18,6 @@ mod l2_redis_link;
 mod nodes;
 mod readme;
 mod resp_compat;
+mod resp_port;
 mod server;
 mod tidy;

@@ -1,0 +1,109 @@
+//! RESP GET answered from L1 against redis-server: server CPU per operation at pipeline 1, 16 and 64.
+//!
+//! Both servers run as processes of their own with the same keys; `redis-benchmark` drives them in turn, and what each
+//! server's threads spent on the CPU meanwhile is read from `/proc`. Prints ours, the yardstick and the ratio: the
+//! median of several interleaved rounds.
+//!
+//! `cargo bench --bench resp [-- --rounds N] [--clients N] [--workers N]`
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
+
+use support::{process::Process, redis::RedisServer};
+
+/// Keys asked for, all there; as `redis-benchmark -r` names them.
+const KEYS: usize = 10_000;
+/// Bytes of each value.
+const VALUE_BYTES: usize = 100;
+/// Pipeline and requests of a round: each takes a few seconds.
+const RUNS: [(u32, u32); 3] = [(1, 300_000), (16, 3_000_000), (64, 6_000_000)];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let option = |name: &str, default: usize| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
+    };
+    let (rounds, clients, workers) = (option("--rounds", 5), option("--clients", 50), option("--workers", 0));
+
+    let redis = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let configuration = dir.path().join("terrace.toml");
+    fs::write(&configuration, format!("[server]\nworkers = {workers}\n")).expect("the directory is writable");
+    let configuration = configuration.to_str().expect("a path in UTF-8");
+    let terrace = Process::start(dir.path(), &["--l2", "none", "--config", configuration]);
+    let ours = Target { address: terrace.resp.clone(), pid: terrace.id() };
+    let yardstick = Target { address: format!("127.0.0.1:{}", redis.port()), pid: redis.pid() };
+    ours.fill();
+    yardstick.fill();
+
+    println!("RESP GET, {VALUE_BYTES} B, {clients} clients, median of {rounds}: server CPU in ns per operation");
+    for (pipeline, requests) in RUNS {
+        let mut measured = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            measured.0.push(ours.cpu_ns_per_get(pipeline, requests, clients));
+            measured.1.push(yardstick.cpu_ns_per_get(pipeline, requests, clients));
+        }
+        let (ours, yardstick) = (median(measured.0), median(measured.1));
+        println!("pipeline {pipeline:2}: ours {ours:7.0}  redis-server {yardstick:7.0}  ratio {:.2}", ours / yardstick);
+    }
+}
+
+struct Target {
+    address: String,
+    pid: u32,
+}
+
+impl Target {
+    fn port(&self) -> &str {
+        self.address.rsplit_once(':').expect("host and port").1
+    }
+
+    /// Sets all keys, in one pipeline.
+    fn fill(&self) {
+        let value = "x".repeat(VALUE_BYTES);
+        let request = |number| format!("SET key:{number:012} {value}\r\n");
+        let mut requests: String = (0..KEYS).map(request).collect();
+        requests.push_str("QUIT\r\n");
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.write_all(requests.as_bytes()).expect("the server reads");
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).expect("the server answers");
+        assert_eq!(replies, "+OK\r\n".repeat(KEYS + 1));
+    }
+
+    fn cpu_ns_per_get(&self, pipeline: u32, requests: u32, clients: usize) -> f64 {
+        let before = cpu_ns(self.pid);
+        let status = Command::new("redis-benchmark")
+            .args(["-p", self.port(), "-t", "get", "-q", "-r", &KEYS.to_string()])
+            .args(["-P", &pipeline.to_string(), "-n", &requests.to_string(), "-c", &clients.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("redis-benchmark is installed");
+        assert!(status.success());
+        (cpu_ns(self.pid) - before) / f64::from(requests)
+    }
+}
+
+/// Time that all threads of a process have spent on a CPU.
+fn cpu_ns(pid: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
+    let of_task = |task: fs::DirEntry| {
+        let schedule = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedule.split(' ').next()?.parse::<f64>().ok()
+    };
+    tasks.filter_map(Result::ok).filter_map(of_task).sum()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
