@@ -6,6 +6,7 @@
 mod config;
 mod health;
 mod log;
+mod replay;
 mod serve;
 mod settings;
 mod simulate;
@@ -36,6 +37,7 @@ enum Command {
     Serve(serve::Args),
     Config(config::Args),
     Health(health::Args),
+    Replay(replay::Args),
     Simulate(simulate::Args),
 }
 
@@ -100,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
         Command::Health(args) => health::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
     };
     match done {

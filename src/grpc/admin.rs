@@ -62,13 +62,10 @@ async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> 
 
 /// The request, which has to come within the deadline of a unary call.
 async fn received(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<ScanKeysRequest, Status> {
-    let (message_max, timeout) = {
-        let settings = edge.settings.load();
-        (settings.message_max, settings.timeout)
-    };
-    let mut inbound = Inbound::new(request, message_max);
-    let mut deadline = Deadline::new(timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
-    match deadline.limit(inbound.message(&edge.node.in_flight)).await {
+    let settings = edge.settings.load_full();
+    let mut inbound = Inbound::new(request, settings.message_max);
+    let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
+    match deadline.limit(inbound.message(&edge.node.in_flight, settings.in_flight_max)).await {
         Some(received) => unary::decode(received?.0),
         None => Err(convert::status(&deadline.exceeded())),
     }

@@ -1,4 +1,5 @@
-//! One HTTP/2 connection with its limits, from its first byte to its last answer.
+//! One HTTP/2 connection with its limits, from its first byte to its last answer. TCP_NODELAY and TCP's keepalive are
+//! set by whoever accepts.
 
 use std::{
     io,
@@ -10,7 +11,6 @@ use std::{
 
 use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
@@ -38,7 +38,6 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 /// Pings find peers that are gone without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// After about this long clients are asked to connect again, so that they spread over nodes that came later.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 /// Spread of the age, so that clients that came together do not go together.
@@ -46,10 +45,6 @@ const AGE_JITTER: Duration = Duration::from_secs(3 * 60);
 
 /// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
 pub async fn serve(stream: TcpStream, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
-    if let Err(error) = prepare(&stream) {
-        tracing::debug!(%error, "a gRPC connection went before it was served");
-        return;
-    }
     let opened = tokio::select! {
         opened = timeout(PREFACE_TIMEOUT, open(stream)) => opened,
         _ = stop.wait_for(|stop| *stop) => return,
@@ -59,11 +54,6 @@ pub async fn serve(stream: TcpStream, edge: Arc<Edge>, mut stop: watch::Receiver
         Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection did not begin with HTTP/2"),
         Err(_elapsed) => tracing::debug!("a gRPC connection was silent for {PREFACE_TIMEOUT:?}"),
     }
-}
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))
 }
 
 /// Reads the preface, and returns the connection with the preface before it again: hyper waits for it without a limit.

@@ -39,28 +39,38 @@ impl Inbound {
     /// The message, if all of it has come already.
     pub(super) fn take_now(&mut self) -> Option<Result<Bytes, Status>> {
         let mut context = Context::from_waker(std::task::Waker::noop());
-        match self.poll_message(&mut context, None) {
+        // What is here already is held back by the connection's window.
+        match self.poll_message(&mut context, &mut |_| Ok(())) {
             Poll::Ready(message) => Some(message),
             Poll::Pending => None,
         }
     }
 
-    /// The message; what comes in is counted.
-    pub(super) async fn message(&mut self, in_flight: &InFlight) -> Result<(Bytes, Option<Held>), Status> {
+    /// The message; what comes in is counted, and refused when all connections together hold too much.
+    pub(super) async fn message(&mut self, in_flight: &InFlight, max: u64) -> Result<(Bytes, Option<Held>), Status> {
         let mut held = load::hold(in_flight, self.len());
-        let message = std::future::poll_fn(|context| self.poll_message(context, held.as_mut())).await?;
+        let mut count = |bytes: usize| {
+            if let Some(held) = &mut held {
+                held.grow(bytes as u64);
+            }
+            load::check(in_flight, max).map_err(|error| convert::status(&error))
+        };
+        count(0)?;
+        let message = std::future::poll_fn(|context| self.poll_message(context, &mut count)).await?;
         Ok((message, held))
     }
 
-    fn poll_message(&mut self, context: &mut Context<'_>, mut held: Option<&mut Held>) -> Poll<Result<Bytes, Status>> {
+    fn poll_message(
+        &mut self,
+        context: &mut Context<'_>,
+        count: &mut impl FnMut(usize) -> Result<(), Status>,
+    ) -> Poll<Result<Bytes, Status>> {
         while !self.body.is_end_stream() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     // Trailers of a request mean nothing.
                     let Ok(data) = frame.into_data() else { continue };
-                    if let Some(held) = &mut held {
-                        held.grow(data.len() as u64);
-                    }
+                    count(data.len())?;
                     self.take(data)?;
                 }
                 Some(Err(error)) => {

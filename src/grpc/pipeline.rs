@@ -19,11 +19,13 @@ use tonic::{Code, Status, codec::Streaming};
 use tonic_prost::ProstDecoder;
 
 use super::{
-    Edge, convert, load, service,
+    Edge, convert, load,
+    service::{self, item_len},
     stream::{self, Output},
     unary::Call,
 };
 use crate::{
+    clock::Tick,
     error::{CacheError, Kind, Result},
     node::Held,
     proto::{
@@ -58,6 +60,8 @@ struct Pump {
     /// Results that wait to be sent.
     answered: Vec<OperationResult>,
     answered_bytes: usize,
+    /// Most bytes of a message, as of the last batch.
+    message_max: usize,
     /// Counts what runs and what waits.
     held: Option<Held>,
     /// How the stream ends.
@@ -74,6 +78,7 @@ impl Pump {
             running_bytes: 0,
             answered: Vec::new(),
             answered_bytes: 0,
+            message_max: 0,
             held: None,
             end: None,
         }
@@ -119,19 +124,21 @@ impl Pump {
     /// Begins the operations of a batch; those that need not wait are done at once.
     fn start(&mut self, batch: PipelineRequest) {
         let settings = self.edge.settings.load();
+        self.message_max = settings.message_max;
+        let now = self.edge.cache.now();
         let fault = service::check_batch(batch.operations.len(), "operations")
             .and_then(|()| load::check(&self.edge.node.in_flight, settings.in_flight_max))
             .err();
         for operation in batch.operations {
             match &fault {
                 Some(fault) => self.push(failed(operation.id, fault)),
-                None => self.begin(operation),
+                None => self.begin(operation, now),
             }
         }
     }
 
-    fn begin(&mut self, operation: Operation) {
-        if let Some(result) = self.edge.answer_now(&operation) {
+    fn begin(&mut self, operation: Operation, now: Tick) {
+        if let Some(result) = self.edge.answer_now(&operation, now) {
             return self.push(result);
         }
         let request_bytes = operation.encoded_len();
@@ -152,37 +159,43 @@ impl Pump {
     }
 
     fn push(&mut self, mut result: OperationResult) {
-        let message_max = self.edge.settings.load().message_max;
-        if item_len(&result) > message_max {
-            let message = format!("no room in a message; grpc.max_message is {message_max} bytes");
+        let mut len = item_len(&result);
+        if len > self.message_max {
+            let message = format!("no room in a message; grpc.max_message is {} bytes", self.message_max);
             result = failed(result.id, &CacheError::new(Kind::TooLarge, message));
+            len = item_len(&result);
         }
-        self.answered_bytes += item_len(&result);
+        self.answered_bytes += len;
         self.answered.push(result);
     }
 
     /// All results that are ready, as far as one message takes them.
     fn message(&mut self) -> Result<Bytes, Status> {
-        let settings = self.edge.settings.load();
-        let mut room = settings.message_max;
-        let fits = |result: &&OperationResult| {
-            let fits = room.checked_sub(item_len(result));
-            room = fits.unwrap_or(0);
-            fits.is_some()
-        };
-        let count = self.answered.iter().take_while(fits).count().max(1);
-        let rest = self.answered.split_off(count);
+        let rest = if self.answered_bytes <= self.message_max { Vec::new() } else { self.split_off() };
         let results = std::mem::replace(&mut self.answered, rest);
         self.answered_bytes = self.answered.iter().map(item_len).sum();
         stream::frame(&self.edge, &PipelineResponse { results })
+    }
+
+    /// What the next message does not take.
+    fn split_off(&mut self) -> Vec<OperationResult> {
+        let mut room = self.message_max;
+        let fits = |result: &&OperationResult| {
+            let left = room.checked_sub(item_len(*result));
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        // At least one: each alone fits, unless a reload has made messages smaller since.
+        let count = self.answered.iter().take_while(fits).count().max(1);
+        self.answered.split_off(count)
     }
 }
 
 impl Edge {
     /// The result of a Get that L1 can answer.
-    fn answer_now(&self, operation: &Operation) -> Option<OperationResult> {
+    fn answer_now(&self, operation: &Operation, now: Tick) -> Option<OperationResult> {
         let Some(Asked::Get(request)) = &operation.operation else { return None };
-        let response = self.get_now(request)?;
+        let response = self.get_now(request, now)?;
         Some(OperationResult { id: operation.id, result: Some(Answered::Get(response)) })
     }
 
@@ -203,12 +216,6 @@ impl Edge {
 
 fn failed(id: u64, error: &CacheError) -> OperationResult {
     OperationResult { id, result: Some(Answered::Error(convert::item_error(error))) }
-}
-
-/// Bytes that a result takes in a message: tag, length and itself.
-fn item_len(result: &OperationResult) -> usize {
-    let len = result.encoded_len();
-    1 + prost::length_delimiter_len(len) + len
 }
 
 /// tonic's word for a message that cannot be read, in ours.

@@ -1,10 +1,12 @@
 //! The methods of `terrace.v1.Cache`: check, convert, call the facade, convert.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{BATCH_MAX, Edge, convert};
 use crate::{
-    cache::{Applied, Batch, ExpireOnly, Op, Read},
+    cache::{Applied, Batch, ExpireOnly, Op, Read, ReadOptions},
+    clock::Tick,
     error::{CacheError, Kind, Result},
     model::{self, Key},
     proto::{
@@ -15,18 +17,14 @@ use crate::{
     },
 };
 
-/// Bytes kept back in an answer of GetMany for each key, so that each can at least have its error.
-const ITEM_ERROR_BYTES: usize = 128;
-
 impl Edge {
-    /// A user's Get, if L1 can answer it: the hot path.
+    /// A user's Get at `now`, if L1 can answer it: the hot path.
     #[inline]
-    pub(super) fn get_now(&self, request: &GetRequest) -> Option<GetResponse> {
+    pub(super) fn get_now(&self, request: &GetRequest, now: Tick) -> Option<GetResponse> {
         let options = convert::read_options(request.options).ok()?;
         if !options.is_user() || model::check_key(&request.key).is_err() {
             return None;
         }
-        let now = self.cache.now();
         let hit = self.cache.get_resident(&request.key, now)?;
         Some(convert::get_response(Read::Found(hit.found(now)), options.want_meta))
     }
@@ -40,11 +38,36 @@ impl Edge {
     pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
         check_batch(request.keys.len(), "keys")?;
         let options = convert::read_options(request.options)?;
-        let (keys, faults) = split(request.keys, Key::new);
-        let reads = self.cache.get_many(keys, options).await;
-        let mut room = Room::new(self.settings.load().message_max, reads.len() + faults.len());
-        let results = merge(reads, faults).map(|read| room.admit(convert::get_many_result(read, options.want_meta)));
-        Ok(GetManyResponse { results: results.collect() })
+        let (mut results, absent) = self.look_up(request.keys, options);
+        if !absent.is_empty() {
+            let (places, keys): (Vec<usize>, Vec<Key>) = absent.into_iter().unzip();
+            let reads = self.cache.get_many(keys, options).await;
+            for (at, read) in places.into_iter().zip(reads) {
+                results[at] = convert::get_many_result(read, options.want_meta);
+            }
+        }
+        fit(&mut results, self.settings.load().message_max);
+        Ok(GetManyResponse { results })
+    }
+
+    /// What can be answered at once: a user's hits and bad keys. The rest with their places.
+    fn look_up(&self, keys: Vec<Bytes>, options: ReadOptions) -> (Vec<GetManyResult>, Vec<(usize, Key)>) {
+        let now = self.cache.now();
+        let mut absent = Vec::new();
+        let results = keys.into_iter().enumerate().map(|(at, key)| {
+            let read = match Key::new(key) {
+                Ok(key) => match options.is_user().then(|| self.cache.get_resident(&key, now)).flatten() {
+                    Some(hit) => Ok(Read::Found(hit.found(now))),
+                    None => {
+                        absent.push((at, key));
+                        return GetManyResult::default();
+                    }
+                },
+                Err(fault) => Err(fault),
+            };
+            convert::get_many_result(read, options.want_meta)
+        });
+        (results.collect(), absent)
     }
 
     pub(super) async fn set(&self, request: SetRequest) -> Result<SetResponse> {
@@ -180,40 +203,51 @@ fn merge<T>(results: Vec<Result<T>>, faults: Vec<(usize, CacheError)>) -> impl I
     })
 }
 
-/// Room in an answer. What no longer fits becomes an error of its own; the others stand.
-struct Room {
-    left: usize,
-    message_max: usize,
+/// Makes an answer fit: what finds no room any more becomes an error of its own; the others stand.
+fn fit(results: &mut [GetManyResult], message_max: usize) {
+    if results.iter().map(item_len).sum::<usize>() <= message_max {
+        return;
+    }
+    let message = format!("no room in this answer; grpc.max_message is {message_max} bytes");
+    let full = convert::get_many_result(Err(CacheError::new(Kind::TooLarge, message)), false);
+    let mut left = message_max.saturating_sub(results.len() * item_len(&full));
+    for result in results {
+        let more = item_len(result).saturating_sub(item_len(&full));
+        match left.checked_sub(more) {
+            Some(rest) => left = rest,
+            None => result.clone_from(&full),
+        }
+    }
 }
 
-impl Room {
-    fn new(message_max: usize, items: usize) -> Self {
-        Self { left: message_max.saturating_sub(items * ITEM_ERROR_BYTES), message_max }
-    }
-
-    fn admit(&mut self, result: GetManyResult) -> GetManyResult {
-        let len = result.encoded_len();
-        if len <= ITEM_ERROR_BYTES {
-            return result;
-        }
-        match self.left.checked_sub(len) {
-            Some(left) => {
-                self.left = left;
-                result
-            }
-            None => convert::get_many_result(Err(self.full()), false),
-        }
-    }
-
-    fn full(&self) -> CacheError {
-        let message = format!("no room in this answer; grpc.max_message is {} bytes", self.message_max);
-        CacheError::new(Kind::TooLarge, message)
-    }
+/// Bytes that an item of a repeated field takes: a tag of one byte, its length, itself.
+pub(super) fn item_len(item: &impl Message) -> usize {
+    let len = item.encoded_len();
+    1 + prost::length_delimiter_len(len) + len
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{Found, Tier, get_many_result};
+
+    #[test]
+    fn an_answer_is_made_to_fit_and_no_smaller() {
+        let found = |len: usize| GetManyResult {
+            result: Some(get_many_result::Result::Found(Found {
+                value: vec![0; len].into(),
+                tier: Tier::L1.into(),
+                ..Found::default()
+            })),
+        };
+        for (len, message_max, fitting) in [(100, 100_000, 100), (1000, 50_000, 46), (100_000, 16_384, 0)] {
+            let mut results = vec![found(len); 100];
+            fit(&mut results, message_max);
+            let found = |item: &&GetManyResult| matches!(item.result, Some(get_many_result::Result::Found(_)));
+            assert_eq!(results.iter().filter(found).count(), fitting);
+            assert!(GetManyResponse { results }.encoded_len() <= message_max);
+        }
+    }
 
     #[test]
     fn faults_go_back_into_their_places() {

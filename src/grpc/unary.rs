@@ -91,7 +91,7 @@ pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
         Ok(request) => request,
         Err(status) => return Call::ready(status.into_http()),
     };
-    match edge.get_now(&request) {
+    match edge.get_now(&request, edge.cache.now()) {
         Some(found) => Call::ready(shed_or_send(edge, &found)),
         None => Call::Pending(Box::pin(decoded(Arc::clone(edge), inbound, request))),
     }
@@ -143,14 +143,10 @@ where
     M: Message + Default,
     F: Future<Output = Result<R>> + Send,
 {
-    let (timeout, in_flight_max) = {
-        let settings = edge.settings.load();
-        (settings.timeout, settings.in_flight_max)
-    };
-    let in_flight = &edge.node.in_flight;
-    load::check(in_flight, in_flight_max).map_err(|error| convert::status(&error))?;
-    let mut deadline = Deadline::new(timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
-    let Some(received) = deadline.limit(inbound.message(in_flight)).await else {
+    let settings = edge.settings.load_full();
+    let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
+    let message = inbound.message(&edge.node.in_flight, settings.in_flight_max);
+    let Some(received) = deadline.limit(message).await else {
         return Err(convert::status(&deadline.exceeded()));
     };
     let (message, _held) = received?;

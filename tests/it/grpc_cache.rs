@@ -159,25 +159,24 @@ fn delete_counts_what_was_there() {
 
 #[test]
 fn touch_changes_the_ttl_when_its_condition_holds() {
+    async fn asked(client: &mut Client, ttl_ms: Option<i64>, only: TouchOnly) -> (bool, bool) {
+        let request = TouchRequest { key: "k".into(), ttl_ms, only: only.into() };
+        let answer = client.touch(request).await.unwrap().into_inner();
+        (answer.found, answer.applied)
+    }
     with_client(async |mut client| {
-        let touch = |ttl_ms, only: TouchOnly| TouchRequest { key: "k".into(), ttl_ms, only: only.into() };
-        let mut asked = async |request| {
-            let answer = client.touch(request).await.unwrap().into_inner();
-            (answer.found, answer.applied)
-        };
-        assert_eq!(asked(touch(Some(1000), TouchOnly::Always)).await, (false, false));
-        drop(asked);
+        assert_eq!(asked(&mut client, Some(1000), TouchOnly::Always).await, (false, false));
         stored(&mut client, set("k", "v")).await;
-        let mut asked = async |request| {
-            let answer = client.touch(request).await.unwrap().into_inner();
-            (answer.found, answer.applied)
-        };
-        assert_eq!(asked(touch(None, TouchOnly::Always)).await, (true, true), "it has no TTL, as asked");
-        assert_eq!(asked(touch(Some(60_000), TouchOnly::IfLonger)).await, (true, false), "no TTL is longer than any");
-        assert_eq!(asked(touch(Some(60_000), TouchOnly::IfShorter)).await, (true, true));
-        assert_eq!(asked(touch(Some(90_000), TouchOnly::IfShorter)).await, (true, false));
-        assert_eq!(asked(touch(Some(90_000), TouchOnly::IfLonger)).await, (true, true));
-        assert_eq!(asked(touch(None, TouchOnly::IfLonger)).await, (true, true));
+        for (ttl_ms, only, applied, why) in [
+            (None, TouchOnly::Always, true, "it has no TTL, as asked"),
+            (Some(60_000), TouchOnly::IfLonger, false, "no TTL is longer than any"),
+            (Some(60_000), TouchOnly::IfShorter, true, "no TTL is longer than any"),
+            (Some(90_000), TouchOnly::IfShorter, false, "it is longer"),
+            (Some(90_000), TouchOnly::IfLonger, true, "it is longer"),
+            (None, TouchOnly::IfLonger, true, "no TTL is longer than any"),
+        ] {
+            assert_eq!(asked(&mut client, ttl_ms, only).await, (true, applied), "{ttl_ms:?} {only:?}: {why}");
+        }
     });
 }
 

@@ -1,0 +1,241 @@
+//! `terrace replay`: plays a trace against a running server over gRPC: get, and on a miss set a value of that size.
+//!
+//! The trace is read twice: first to see that it is whole and what it holds, so that a damaged one disturbs no server;
+//! then to play it. Requests go to [`lane`]s, each of which has one request under way. A caller always has the same
+//! lane, so its requests stay on one connection and in order; those without a caller go round.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
+
+use super::{
+    Failure, Format, Result,
+    trace::{Request, Trace},
+};
+use crate::{
+    clock::stopwatch_ns,
+    grpc::client::{self, AdminClient},
+    proto::GetConfigRequest,
+};
+use lane::{Lane, Limits, Tally};
+
+mod lane;
+mod report;
+
+/// Connections for a trace whose requests name their callers; without callers one, to keep the trace's order.
+const CONNECTIONS_WITH_CALLERS: usize = 8;
+/// Requests that wait at each lane: enough to keep it busy while others are given theirs.
+const LANE_QUEUE: usize = 64;
+/// Most connections and most requests under way on each: a server takes 10,000 and 256.
+const CONNECTIONS_MAX: u64 = 1_000;
+const IN_FLIGHT_MAX: u64 = 256;
+/// A server's default, for one that does not tell.
+const VALUE_MAX_BYTES: u64 = 8 << 20;
+
+/// Play a trace against a running server: get each key, and on a miss set a value of the recorded size.
+///
+/// Prints at the end: trace, requests (Gets sent), errors (calls that failed), skipped (requests over the server's
+/// limits), seconds, per_second, p50_us, p99_us, p999_us (of the Gets), hit_l1, hit_l2, miss, and bytes (of values read
+/// and set).
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The trace: lines of timestamp_seconds,key,size[,ttl[,caller]], plain or zstd.
+    #[arg(value_name = "FILE")]
+    trace: PathBuf,
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// How fast: max, or a multiple of the trace's own time (1 = real time).
+    #[arg(long, value_name = "max|FACTOR", default_value = "max", value_parser = speed)]
+    speed: Speed,
+    /// Connections; a caller stays on one. Default: 8 for a trace with callers, else 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_MAX))]
+    connections: Option<u64>,
+    /// Requests under way on each connection. A caller has one under way.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=IN_FLIGHT_MAX))]
+    in_flight: u64,
+    /// TTL of the values that are set: none (the server's policies decide), or the trace's.
+    #[arg(long, value_enum, default_value = "ignore")]
+    ttl: Ttl,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Where TTLs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Ttl {
+    /// Values are set without a TTL.
+    Ignore,
+    /// Values are set with the TTL of their line, where it has one.
+    Recorded,
+}
+
+/// How fast the trace is played.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Speed {
+    Max,
+    Times(f64),
+}
+
+/// What the trace holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Census {
+    requests: u64,
+    callers: bool,
+    first_ms: u64,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let census = census(&args.trace)?;
+    let connections = args.connections.unwrap_or(if census.callers { CONNECTIONS_WITH_CALLERS as u64 } else { 1 });
+    let runtime = runtime(connections).map_err(Failure::new)?;
+    let (tally, seconds) = runtime.block_on(play(&args, census, connections))?;
+    report::print(&Trace::name(&args.trace), &tally, seconds, args.format);
+    match &tally.first_error {
+        None => Ok(()),
+        Some(error) => Err(Failure::new(format_args!("{} calls failed, the first with: {error}", tally.errors))),
+    }
+}
+
+/// One connection is driven best by the thread that waits for it.
+fn runtime(connections: u64) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match connections {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
+}
+
+/// Reads the whole trace, so that a fault in it is found before the first request.
+fn census(path: &Path) -> Result<Census> {
+    let mut census = Census::default();
+    for request in Trace::open(path).map_err(Failure::new)? {
+        let request = request.map_err(Failure::new)?;
+        if census.requests == 0 {
+            census.first_ms = request.at_ms;
+        }
+        census.requests += 1;
+        census.callers |= request.caller.is_some();
+    }
+    Ok(census)
+}
+
+/// Plays the trace; what happened, and in how many seconds.
+async fn play(args: &Args, census: Census, connections: u64) -> Result<(Tally, f64)> {
+    let lanes = lanes(args, connections).await?;
+    let progress = progress(census.requests);
+    let mut senders = Vec::new();
+    let mut players = Vec::new();
+    for lane in lanes {
+        let (sender, requests) = mpsc::channel(LANE_QUEUE);
+        senders.push(sender);
+        players.push(tokio::spawn(lane.play(requests, progress.clone())));
+    }
+    let begun_ns = stopwatch_ns();
+    deal(args, census, senders).await?;
+    let mut tally = Tally::default();
+    for player in players {
+        tally.add(&player.await.map_err(Failure::new)?);
+    }
+    let seconds = Duration::from_nanos(stopwatch_ns() - begun_ns).as_secs_f64();
+    progress.finish_and_clear();
+    Ok((tally, seconds))
+}
+
+/// `in_flight` lanes on each connection.
+async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
+    let mut lanes = Vec::new();
+    for _ in 0..connections {
+        let unreachable = |error| Failure::new(format_args!("{} cannot be reached: {error}", args.server));
+        let channel = client::connect(&args.server).await.map_err(unreachable)?;
+        let limits = match lanes.first() {
+            Some(Lane { limits, .. }) => *limits,
+            None => Limits { value_max: value_max(AdminClient::new(channel.clone())).await?, ttl: args.ttl },
+        };
+        lanes.extend((0..args.in_flight).map(|_| Lane::new(channel.clone(), limits)));
+    }
+    Ok(lanes)
+}
+
+/// The server's own `server.max_value`.
+async fn value_max(mut admin: AdminClient<tonic::transport::Channel>) -> Result<u64> {
+    let asked = admin.get_config(GetConfigRequest {}).await;
+    let config =
+        asked.map_err(|status| Failure::new(format_args!("the server does not answer: {status}")))?.into_inner();
+    let told = config.entries.iter().find(|entry| entry.key == "server.max_value");
+    // Printed as in a file: a quoted size or a number of bytes.
+    let size = told.and_then(|entry| entry.value.trim_matches('"').parse::<bytesize::ByteSize>().ok());
+    Ok(size.map_or(VALUE_MAX_BYTES, |size| size.as_u64()))
+}
+
+/// Hands each request to its lane, at its time.
+async fn deal(args: &Args, census: Census, lanes: Vec<mpsc::Sender<Request>>) -> Result {
+    let begun = tokio::time::Instant::now();
+    let mut next = 0;
+    for request in Trace::open(&args.trace).map_err(Failure::new)? {
+        let request = request.map_err(Failure::new)?;
+        if let Speed::Times(factor) = args.speed {
+            let at = Duration::from_millis(request.at_ms.saturating_sub(census.first_ms)).div_f64(factor);
+            tokio::time::sleep_until(begun + at).await;
+        }
+        let lane = match &request.caller {
+            Some(caller) => lane_of(caller, lanes.len()),
+            None => next,
+        };
+        next = (next + 1) % lanes.len();
+        // A lane ends only with its queue.
+        lanes[lane].send(request).await.map_err(|_| Failure::new("a connection's task has ended"))?;
+    }
+    Ok(())
+}
+
+/// The lane of a caller: always the same.
+fn lane_of(caller: &[u8], lanes: usize) -> usize {
+    let hash = lane::caller_hash(caller, 0);
+    usize::try_from(hash % lanes as u64).unwrap_or(0)
+}
+
+/// On a terminal a bar on stderr; else nothing.
+fn progress(requests: u64) -> ProgressBar {
+    let bar = ProgressBar::new(requests);
+    match ProgressStyle::with_template("{bar:40} {percent}% {human_pos}/{human_len} {per_sec} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn speed(text: &str) -> std::result::Result<Speed, String> {
+    match (text, text.parse::<f64>()) {
+        ("max", _) => Ok(Speed::Max),
+        (_, Ok(factor)) if (1e-6..=1e6).contains(&factor) => Ok(Speed::Times(factor)),
+        (_, Ok(_) | Err(_)) => Err(format!("{text:?} is not max or a factor such as 1 or 0.5")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_max_or_a_factor() {
+        assert_eq!(speed("max"), Ok(Speed::Max));
+        assert_eq!(speed("1"), Ok(Speed::Times(1.0)));
+        for text in ["0", "-1", "fast", "NaN", "inf", ""] {
+            assert!(speed(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_caller_keeps_its_lane_and_callers_spread() {
+        let lanes: Vec<usize> = (0..100).map(|n| lane_of(format!("caller-{n}").as_bytes(), 8)).collect();
+        assert_eq!(lanes, (0..100).map(|n| lane_of(format!("caller-{n}").as_bytes(), 8)).collect::<Vec<_>>());
+        for lane in 0..8 {
+            assert!(lanes.contains(&lane), "nobody has lane {lane}");
+        }
+    }
+}
