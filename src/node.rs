@@ -1,5 +1,7 @@
 //! What this process is, for whoever shows it: version, run id, addresses, configuration, connections.
 
+mod pulse;
+
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -7,6 +9,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
+pub use self::pulse::{Pulse, Pulses};
 use crate::clock::{Clock, Tick};
 
 /// The version of Terrace.
@@ -27,6 +30,8 @@ pub struct Node {
     pub connections: Connections,
     /// Requests and answers under way on all ports.
     pub in_flight: InFlight,
+    /// Whether the workers move.
+    pub pulses: Pulses,
     /// The server no longer takes new work.
     pub draining: std::sync::atomic::AtomicBool,
 }
@@ -123,6 +128,7 @@ impl Node {
             settings: ArcSwap::from_pointee(settings),
             connections: Connections::default(),
             in_flight: InFlight::default(),
+            pulses: Pulses::default(),
             draining: std::sync::atomic::AtomicBool::new(false),
         }
     }

@@ -162,6 +162,7 @@ impl Server {
         };
         let _link = self.tier.link(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::watch::run(live.http.cache.clone()));
         background.block_on(async {
             for _ in 0..self.workers {
                 beginnings.recv().await;

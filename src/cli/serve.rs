@@ -22,7 +22,7 @@ use crate::{
 /// Serve: gRPC, RESP (redis-cli) and HTTP ports over memory and Redis or an embedded store.
 ///
 /// Prints one line for each bound address, then `ready`; logs go to stderr. SIGTERM and SIGINT drain: no new
-/// connections, what runs is finished, exit code 0; a second one ends at once. SIGHUP rereads the configuration file.
+/// connections, what runs is finished, exit code 0. SIGHUP rereads the configuration file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -100,15 +100,14 @@ async fn listen(
     }
 }
 
-/// The first signal drains, the second ends.
+/// The first signal drains. Further ones change nothing: process groups and supervisors often deliver one twice, and
+/// the drain has a deadline.
 fn drain(stop: Option<oneshot::Sender<()>>) {
-    let Some(stop) = stop else {
-        tracing::warn!("a second signal: ending without the rest of the drain");
-        std::process::exit(1);
-    };
-    tracing::info!("draining");
-    // If nobody waits any more, the server has already ended.
-    let _stopping = stop.send(());
+    if let Some(stop) = stop {
+        tracing::info!("draining");
+        // If nobody waits any more, the server has already ended.
+        let _stopping = stop.send(());
+    }
 }
 
 /// Rereads the file.

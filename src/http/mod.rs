@@ -50,6 +50,8 @@ const BODY_MAX_BYTES: usize = 0;
 /// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
+/// A worker that did not move for so long hangs: they beat every second, and no piece of work takes as long.
+const STALL: Duration = Duration::from_secs(10);
 /// How often the exporter of metrics tidies up.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -173,7 +175,7 @@ async fn until(work: impl Future, stop: impl Future) -> bool {
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
@@ -184,6 +186,16 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     let page = page::render(&shared.metrics, &shared.edge.cache, &shared.edge.node);
     ([(header::CONTENT_TYPE, TEXT)], page).into_response()
+}
+
+/// 200 while every worker moves.
+async fn alive(State(shared): State<Shared>) -> (StatusCode, String) {
+    let edge = &shared.edge;
+    let silent = edge.node.pulses.oldest().map_or(Duration::ZERO, |beat| edge.cache.now().since(beat));
+    if silent > STALL {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("a worker has not moved for {} s\n", silent.as_secs()));
+    }
+    (StatusCode::OK, "ok\n".into())
 }
 
 /// 200 from the first contact with L2 until the drain; an L2 lost later leaves it 200, unless it is required.

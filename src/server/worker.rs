@@ -1,9 +1,9 @@
 //! One worker: a thread with its own runtime, connections, and L2 connections, so that a request wakes no other thread.
 
-use std::{net::TcpListener as StdListener, sync::Arc, thread};
+use std::{net::TcpListener as StdListener, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
 
 use super::{
     StartError,
@@ -13,9 +13,12 @@ use super::{
 use crate::{
     cache::{Cache, Core},
     grpc,
-    node::Node,
+    node::{Node, Pulse},
     resp,
 };
+
+/// Often enough that a worker that hangs is seen within seconds, and nothing in cost.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a worker is made from.
 #[derive(Clone)]
@@ -57,8 +60,20 @@ async fn run(plan: Plan, grpc: StdListener, resp: StdListener, ready: impl FnOnc
         }
     };
     let cache = Cache::new(Arc::clone(&plan.core), plan.tier.backend());
+    // Ends with this runtime.
+    tokio::spawn(beat(plan.node.pulses.begin(cache.now()), cache.clone()));
     ready();
     tokio::join!(serve_grpc(&plan, cache.clone(), grpc), serve_resp(&plan, cache, resp));
+}
+
+/// Shows that this worker moves.
+async fn beat(pulse: Pulse, cache: Cache) {
+    let mut every = tokio::time::interval(BEAT_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        pulse.beat(cache.now());
+    }
 }
 
 async fn serve_grpc(plan: &Plan, cache: Cache, listener: TcpListener) {

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::support::{eventually, process::Process};
+use crate::support::{eventually, process::Process, redis::RedisServer};
 
 fn terrace(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_terrace")).args(args).stdin(Stdio::null()).output().expect("the binary runs")
@@ -144,6 +144,7 @@ fn health_is_not_ready_before_the_first_contact_with_l2() {
     let output = terrace(&["health", "--server", &server.grpc, "--ready"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("not ready, L2 down"), "{}", stdout(&output));
+    eventually("the log says so", || server.log().contains("L2 cannot be reached; serving, but not ready"));
 }
 
 #[test]
@@ -183,4 +184,18 @@ fn sighup_takes_over_what_may_change_names_what_may_not_and_survives_a_faulty_fi
     write("[server]\nlog = \"off\"\n");
     signal(&server, "HUP");
     assert_eq!(terrace(&["health", "--server", &server.grpc, "--ready"]).status.code(), Some(0), "it still serves");
+}
+
+#[test]
+fn the_log_tells_once_that_l2_is_lost_and_found() {
+    let mut redis = RedisServer::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Process::start(folder.path(), &["--l2", &redis.url()]);
+    let told = |part: &str| server.log().matches(part).count();
+    eventually("it is ready", || terrace(&["health", "--server", &server.grpc, "--ready"]).status.success());
+    redis.kill();
+    eventually("the loss is told", || told("L2 is away") == 1);
+    redis.restart();
+    eventually("the return is told", || told("L2 answers again") == 1);
+    assert_eq!((told("L2 is away"), told("L2 cannot be reached")), (1, 0), "{}", server.log());
 }

@@ -4,9 +4,11 @@ use std::{
     collections::HashMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    time::Duration,
 };
 
 use terrace::{
+    clock::Clock,
     config::Config,
     grpc::client::{CacheClient, InsightClient},
     metrics::{ALL, Kind},
@@ -225,6 +227,20 @@ fn not_ready_before_the_first_contact_with_l2() {
     eventually("it says why", || get(server.http(), "/readyz").1.contains("first contact with L2: "));
     assert_eq!(get(server.http(), "/readyz").0, 503);
     assert_eq!(get(server.http(), "/healthz").0, 200);
+}
+
+#[test]
+fn alive_only_while_the_workers_move() {
+    let (clock, time) = Clock::manual();
+    let server = Terrace::start_at(config(), clock);
+    let alive = || get(server.http(), "/healthz");
+    assert_eq!(alive(), (200, "ok\n".into()));
+    // Workers beat every second; until then the time that has passed looks as if they stood still.
+    eventually("silent workers are told of", || {
+        time.advance(Duration::from_secs(60));
+        alive() == (503, "a worker has not moved for 60 s\n".into())
+    });
+    eventually("they move again", || alive().0 == 200);
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! Logs when L2 is lost and found, and why L1 stays closed although Redis answers: once for each change.
+
+use std::time::Duration;
+
+use crate::cache::{Cache, State};
+
+/// How often it looks: an operator hears of a loss within this; shorter ones are in the counters only.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Watches until it is dropped.
+pub async fn run(cache: Cache) {
+    let (mut l2, mut l1) = (None, None);
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        tell_l2(&cache, &mut l2);
+        tell_l1(&cache, &mut l1);
+    }
+}
+
+/// `told` is whether L2 was up when that was told last.
+fn tell_l2(cache: &Cache, told: &mut Option<bool>) {
+    match (cache.l2_state(), *told) {
+        (State::Connecting, _) | (State::Up, Some(true)) | (State::Down(_), Some(false)) => {}
+        (State::Up, before) => {
+            *told = Some(true);
+            if before.is_some() {
+                tracing::info!("L2 answers again");
+            }
+        }
+        (State::Down(why), _) => {
+            *told = Some(false);
+            if cache.l2_reached() {
+                tracing::warn!(why, "L2 is away");
+            } else {
+                tracing::warn!(why, "L2 cannot be reached; serving, but not ready before it answers");
+            }
+        }
+    }
+}
+
+/// `told` is the reason that was told last.
+fn tell_l1(cache: &Cache, told: &mut Option<String>) {
+    let (_, refused) = cache.l1_open();
+    if let Some(why) = refused.as_ref().filter(|_| refused != *told) {
+        tracing::warn!(why, "L1 stays closed: Redis refuses what keeping it true needs; reads go to Redis");
+    }
+    *told = refused;
+}
