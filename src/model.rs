@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::{CacheError, Kind, Result};
 
 mod record;
-pub(crate) use record::Record;
+pub(crate) use record::{Lifetime, Record};
 
 /// Longest key, bytes. Fixed: L1 and the embedded store rely on it.
 pub const KEY_MAX_BYTES: usize = 64 * 1024;

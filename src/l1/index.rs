@@ -1,51 +1,206 @@
-//! From a key's hash to the place of its slot: four bytes and a control byte an entry.
+//! From a key's hash to the place of its slot, in little more than five bytes an entry.
 //!
-//! The index keeps no hashes; whoever changes it says how to find an entry's hash by its place.
+//! Buckets of one cache line: 15 words for entries, each eight bits of the hash and 24 of the place, and one word that
+//! counts the entries which did not fit here and went on to a later bucket. A search ends at the first bucket that
+//! nobody went past, so a removal leaves no tombstone and needs to know no hash but its own. The table grows by a
+//! quarter, not by doubling: half-empty tables are memory that somebody pays for.
 
-use hashbrown::HashTable;
+/// Words of a bucket that hold entries.
+const WAYS: usize = 15;
+/// The word that counts those who went past.
+const PASSED: usize = WAYS;
+/// Bits of a word that are the place.
+const PLACE_BITS: u32 = 24;
+/// Entries a table takes at most: their places must fit.
+pub(super) const ENTRIES_MAX: usize = 1 << PLACE_BITS;
+/// Eighths of the words that are filled before the table grows.
+const LOAD_EIGHTHS: usize = 7;
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Bucket([u32; WAYS + 1]);
 
 /// Places by hash.
 #[derive(Default)]
-pub(super) struct Index(HashTable<u32>);
+pub(super) struct Index {
+    buckets: Vec<Bucket>,
+    entries: usize,
+}
 
-/// The table takes its bucket from the low bits and its tag from the high ones; 32 bits are spread over both.
+/// What a word holds of a hash; never 0, which is an empty word.
 #[inline]
-pub(super) fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+fn tag(hash: u32) -> u32 {
+    (hash & 0xFF).max(1) << PLACE_BITS
+}
+
+fn place(word: u32) -> usize {
+    (word & ((1 << PLACE_BITS) - 1)) as usize
 }
 
 impl Index {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.entries
+    }
+
+    /// The bucket where a hash belongs; the tag has the low bits, this takes the high ones.
+    #[inline]
+    fn home(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
+    }
+
+    #[inline]
+    fn next(&self, bucket: usize) -> usize {
+        if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
     /// The place with this hash that `is_it`.
     #[inline]
     pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
-        self.0.find(spread(hash), |&at| is_it(at as usize)).map(|&at| at as usize)
+        let wanted = tag(hash);
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = self.buckets.get(at)?;
+            let mut matches = matching(bucket, wanted);
+            while matches != 0 {
+                let found = place(bucket.0[matches.trailing_zeros() as usize & WAYS]);
+                if is_it(found) {
+                    return Some(found);
+                }
+                matches &= matches - 1;
+            }
+            if bucket.0[PASSED] == 0 {
+                return None;
+            }
+            at = self.next(at);
+        }
+        None
     }
 
-    /// Adds a place that is not there.
+    /// Adds a place that is not there. `hash_of` tells the hashes of the entries that are there already.
     pub(super) fn insert(&mut self, hash: u32, at: usize, hash_of: impl Fn(usize) -> u32) {
-        self.0.insert_unique(spread(hash), at as u32, |&at| spread(hash_of(at as usize)));
+        if self.entries >= self.buckets.len() * WAYS / 8 * LOAD_EIGHTHS {
+            let buckets = self.buckets.len() + (self.buckets.len() / 4).max(1);
+            self.rebuild(buckets, hash_of);
+        }
+        self.add(hash, at);
+    }
+
+    fn add(&mut self, hash: u32, place: usize) {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &mut self.buckets[at].0;
+            if let Some(free) = bucket[..WAYS].iter_mut().find(|word| **word == 0) {
+                *free = tag(hash) | place as u32;
+                self.entries += 1;
+                return;
+            }
+            bucket[PASSED] += 1;
+            at = self.next(at);
+        }
     }
 
     /// Removes a place.
     pub(super) fn remove(&mut self, hash: u32, at: usize) {
-        if let Ok(found) = self.0.find_entry(spread(hash), |&there| there as usize == at) {
-            found.remove();
+        if let Some((bucket, way)) = self.word(hash, at) {
+            self.buckets[bucket].0[way] = 0;
+            self.entries -= 1;
+            let mut passed = self.home(hash);
+            while passed != bucket {
+                self.buckets[passed].0[PASSED] -= 1;
+                passed = self.next(passed);
+            }
         }
     }
 
     /// An entry moved.
     pub(super) fn relocate(&mut self, hash: u32, from: usize, to: usize) {
-        if let Some(at) = self.0.find_mut(spread(hash), |&there| there as usize == from) {
-            *at = to as u32;
+        if let Some((bucket, way)) = self.word(hash, from) {
+            self.buckets[bucket].0[way] = tag(hash) | to as u32;
         }
     }
 
-    /// Gives memory back that `len` entries do not need.
+    /// Where the word of a place stands.
+    fn word(&self, hash: u32, at: usize) -> Option<(usize, usize)> {
+        let wanted = tag(hash) | at as u32;
+        let mut bucket = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            if let Some(way) = self.buckets[bucket].0[..WAYS].iter().position(|&word| word == wanted) {
+                return Some((bucket, way));
+            }
+            bucket = self.next(bucket);
+        }
+        None
+    }
+
+    /// Gives memory back that few entries do not need.
     pub(super) fn shrink(&mut self, hash_of: impl Fn(usize) -> u32) {
-        self.0.shrink_to(self.0.len(), |&at| spread(hash_of(at as usize)));
+        self.rebuild(self.entries * 8 / LOAD_EIGHTHS / WAYS + 1, hash_of);
+    }
+
+    /// The same entries, whose places are 0 to their number, in so many buckets.
+    fn rebuild(&mut self, buckets: usize, hash_of: impl Fn(usize) -> u32) {
+        let places: Vec<usize> = self.places().collect();
+        self.buckets = vec![Bucket([0; WAYS + 1]); buckets];
+        self.entries = 0;
+        places.into_iter().for_each(|at| self.add(hash_of(at), at));
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        self.buckets.iter().flat_map(|bucket| &bucket.0[..WAYS]).filter(|&&word| word != 0).map(|&word| place(word))
+    }
+}
+
+/// A bit for each word with this tag.
+#[inline]
+fn matching(bucket: &Bucket, wanted: u32) -> u32 {
+    let hits = bucket.0[..WAYS].iter().enumerate();
+    hits.fold(0, |mask, (way, word)| mask | u32::from((word ^ wanted) >> PLACE_BITS == 0) << way)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hashes chosen to collide in bucket and tag.
+    fn hash(place: usize) -> u32 {
+        (place as u32 % 50).wrapping_mul(0x9E37_79B9) & 0xF000_0003
+    }
+
+    #[test]
+    fn places_are_found_after_growth_removal_and_moves() {
+        let seed = fastrand::u64(..);
+        eprintln!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (mut index, mut there) = (Index::default(), std::collections::BTreeSet::new());
+        for _ in 0..20_000 {
+            let at = rng.usize(..1_000);
+            if there.remove(&at) {
+                index.remove(hash(at), at);
+            } else {
+                index.insert(hash(at), at, hash);
+                there.insert(at);
+            }
+            let probe = rng.usize(..1_000);
+            assert_eq!(index.find(hash(probe), |found| found == probe).is_some(), there.contains(&probe));
+            assert_eq!(index.len(), there.len());
+        }
+        index.shrink(hash);
+        assert!(there.iter().all(|&at| index.find(hash(at), |found| found == at) == Some(at)));
+        there.iter().for_each(|&at| index.remove(hash(at), at));
+        assert!(index.buckets.iter().all(|bucket| bucket.0 == [0; WAYS + 1]), "nothing is left, not even a count");
+    }
+
+    #[test]
+    fn it_takes_little_more_than_five_bytes_an_entry() {
+        let mix = |at: usize| (at as u32).wrapping_mul(0x9E37_79B9) ^ (at as u32).wrapping_mul(0x85EB_CA6B) >> 7;
+        let (mut index, mut bytes, mut steps) = (Index::default(), 0.0, 0.0);
+        for at in 0..60_000 {
+            index.insert(mix(at), at, mix);
+            if at > 20_000 {
+                bytes += (index.buckets.len() * size_of::<Bucket>()) as f64 / at as f64;
+                steps += 1.0;
+            }
+        }
+        assert!(bytes / steps < 5.6, "{}", bytes / steps);
     }
 }

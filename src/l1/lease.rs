@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use hashbrown::HashTable;
 
-use super::index::spread;
 use super::types::{Epoch, Token};
 use crate::model::Key;
 
@@ -17,6 +16,11 @@ struct Lease {
     hash: u32,
     token: Token,
     epoch: Epoch,
+}
+
+/// The table takes its bucket from the low bits and its tag from the high ones; 32 bits are spread over both.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// The leases of a shard.

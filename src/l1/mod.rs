@@ -13,6 +13,7 @@
 //! goes. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
 
 mod budget;
+mod hash;
 mod index;
 mod lease;
 mod policy;

@@ -4,20 +4,21 @@
 //! of their weights; there are no gaps between slots while the lock is free.
 
 use super::{
-    index::Index,
+    hash::Hasher,
+    index::{ENTRIES_MAX, Index},
     lease::Leases,
     policy::Policy,
-    slot::{BLOCK, Lifetime, Slot, Slots, size_class},
+    slot::{BLOCK, EPOCHS, Slot, Slots, size_class},
     types::{Epoch, Hit, Resident},
 };
 use crate::{
     clock::Tick,
-    model::{Record, Value},
+    model::{Lifetime, Record, Value},
 };
 
-/// Bytes an entry takes beside its allocation and the policy's share: its slot (24), its share of the index (4 and a
-/// control byte at a mean load of two thirds: 8) and of the blocks' deadlines and spare slots (2).
-pub(super) const SLOT_BYTES: u64 = 24 + 8 + 2;
+/// Bytes an entry takes beside its allocation and the policy's share: its slot (16) and its share of the index (5.4 on
+/// average) and of the blocks' deadlines (an eighth).
+const SLOT_BYTES: u64 = 16 + 6;
 
 /// One shard.
 pub(super) struct Shard<P> {
@@ -26,17 +27,21 @@ pub(super) struct Shard<P> {
     pub(super) leases: Leases,
     policy: P,
     bytes: u64,
+    hasher: Hasher,
+    /// Oldest epoch that an entry may be of. Slots know an epoch modulo [`EPOCHS`], so none may be as old as that.
+    oldest: u32,
+    /// Newest epoch that an entry came in with; older ones are not let in.
+    newest: u32,
 }
 
 /// A new entry on its way in.
 pub(super) struct Arrival {
     pub(super) record: Record,
     pub(super) hash: u32,
-    pub(super) life: Lifetime,
     pub(super) epoch: Epoch,
     pub(super) weight: u64,
-    /// Use count it comes in with.
-    pub(super) count: u32,
+    /// What the policy knows of it already.
+    pub(super) mark: u32,
 }
 
 /// An entry that went, still holding its memory: dropped after the lock is.
@@ -47,8 +52,17 @@ pub(super) struct Gone {
 }
 
 impl<P: Policy> Shard<P> {
-    pub(super) fn new(policy: P) -> Self {
-        Self { slots: Slots::default(), index: Index::default(), leases: Leases::default(), policy, bytes: 0 }
+    pub(super) fn new(policy: P, hasher: Hasher) -> Self {
+        Self {
+            slots: Slots::default(),
+            index: Index::default(),
+            leases: Leases::default(),
+            policy,
+            bytes: 0,
+            hasher,
+            oldest: 0,
+            newest: 0,
+        }
     }
 
     /// What an entry weighs in all.
@@ -76,17 +90,46 @@ impl<P: Policy> Shard<P> {
     /// Where the key's entry stands, live or not.
     #[inline]
     pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<usize> {
-        let is_it = |at: usize| {
-            let slot = self.slots.get(at);
-            slot.is_some_and(|slot| slot.hash == hash && slot.record().is_some_and(|record| record.key() == key))
-        };
+        let is_it = |at: usize| self.slots.get(at).and_then(Slot::record).is_some_and(|record| record.key() == key);
         self.index.find(hash, is_it)
     }
 
     /// The key's slot if it may be answered.
     #[inline]
     pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epoch: Epoch) -> Option<&Slot> {
-        self.slots.get(self.find(hash, key)?).filter(|slot| slot.is_live(now, epoch))
+        let slot = self.slots.get(self.find(hash, key)?)?;
+        (epoch.0.wrapping_sub(self.oldest) < EPOCHS && slot.is_live(now, epoch)).then_some(slot)
+    }
+
+    /// Whether an entry of this epoch would be of the past already.
+    pub(super) fn is_past(&self, epoch: Epoch) -> bool {
+        (epoch.0.wrapping_sub(self.newest) as i32) < 0
+    }
+
+    /// Lets in nothing older than this from now on.
+    pub(super) fn step_to(&mut self, epoch: Epoch) {
+        if !self.is_past(epoch) {
+            self.newest = epoch.0;
+        }
+    }
+
+    /// Nothing older than this is left.
+    pub(super) fn forget_before(&mut self, epoch: Epoch) {
+        self.oldest = epoch.0;
+    }
+
+    /// Whether entries may be so old that their epochs could no longer be told from this one's.
+    pub(super) fn spans_too_many_epochs(&self, epoch: Epoch) -> bool {
+        epoch.0.wrapping_sub(self.oldest) >= EPOCHS
+    }
+
+    /// Whether places for entries are used up: the index cannot tell more.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= ENTRIES_MAX
+    }
+
+    fn hash_at(&self, at: usize) -> u32 {
+        self.slots.get(at).map_or(0, |slot| self.hasher.of_slot(slot))
     }
 
     /// Counts a use.
@@ -103,13 +146,13 @@ impl<P: Policy> Shard<P> {
         let record = slot.record()?;
         Some(Resident {
             hit: hit(record, now),
-            deadline: slot.deadline(now),
+            deadline: record.deadline(now),
             used_at: record.used_at(now),
             weight_bytes: Self::weight_of(record),
         })
     }
 
-    /// Tells the policy that an entry comes in, before room is made for it; the use count it comes in with.
+    /// Tells the policy that an entry comes in, before room is made for it; the mark it comes in with.
     pub(super) fn announce(&mut self, hash: u32, carried: Option<u32>, shared: &P::Shared) -> u32 {
         self.policy.arrive(hash, carried, &self.slots, shared)
     }
@@ -120,8 +163,8 @@ impl<P: Policy> Shard<P> {
         let is_dead = |slot: &Slot| slot.is_over(now) || slot.is_of_other_epoch(epoch);
         let at = self.policy.victim(&self.slots, shared, is_dead)?;
         let slot = self.slots.get(at)?;
-        let (hash, was_over) = (slot.hash, slot.is_over(now));
-        self.policy.gone(slot, &self.slots);
+        let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(now));
+        self.policy.gone(hash, slot, &self.slots);
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
         let weight = Self::weight_of(&record);
@@ -132,17 +175,13 @@ impl<P: Policy> Shard<P> {
     /// Closes a hole that [`Shard::evict`] left.
     pub(super) fn close(&mut self, at: usize) {
         let Some(from) = self.slots.close(at) else { return };
-        if let Some(slot) = self.slots.get(at) {
-            self.index.relocate(slot.hash, from, at);
-        }
+        self.index.relocate(self.hash_at(at), from, at);
         self.policy.moved(&self.slots, at);
     }
 
     /// Puts an entry in whose room is reserved, into the hole if there is one.
     pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) {
-        let mut slot = Slot::new(arrival.record, arrival.hash, arrival.epoch, size_class(arrival.weight));
-        slot.set_lifetime(arrival.life, self.slots.now());
-        slot.set_count(arrival.count);
+        let slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
         let at = match hole {
             Some(at) => {
                 self.slots.refill(at, slot);
@@ -150,18 +189,18 @@ impl<P: Policy> Shard<P> {
             }
             None => self.slots.push(slot),
         };
-        let slots = &self.slots;
-        self.index.insert(arrival.hash, at, |at| slots.get(at).map_or(0, |slot| slot.hash));
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index.insert(arrival.hash, at, |at| slots.get(at).map_or(0, |slot| hasher.of_slot(slot)));
         self.bytes += arrival.weight;
-        self.policy.place(&self.slots, at, shared);
+        self.policy.place(&self.slots, at, arrival.mark, shared);
     }
 
     /// Removes the entry at `at`; with `for_good` it is not replaced by a newer value.
     pub(super) fn remove(&mut self, at: usize, for_good: bool) -> Option<Gone> {
         let slot = self.slots.get(at)?;
-        let (hash, was_over) = (slot.hash, slot.is_over(self.slots.now()));
+        let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(self.slots.now()));
         if for_good {
-            self.policy.gone(slot, &self.slots);
+            self.policy.gone(hash, slot, &self.slots);
         }
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
@@ -213,21 +252,26 @@ impl<P: Policy> Shard<P> {
     /// Gives back memory that few entries do not need.
     pub(super) fn shrink(&mut self) {
         if self.slots.shrink() {
-            let slots = &self.slots;
-            self.index.shrink(|at| slots.get(at).map_or(0, |slot| slot.hash));
+            let (slots, hasher) = (&self.slots, &self.hasher);
+            self.index.shrink(|at| slots.get(at).map_or(0, |slot| hasher.of_slot(slot)));
         }
     }
 
     /// Empties it; the entries are handed over so that they are freed without the lock.
     pub(super) fn clear(&mut self) -> (Slots, u64) {
-        self.index = Index::default();
         self.leases.clear();
+        self.empty()
+    }
+
+    /// Empties it but for the leases.
+    pub(super) fn empty(&mut self) -> (Slots, u64) {
+        self.index = Index::default();
         self.policy.clear();
         (std::mem::take(&mut self.slots), std::mem::take(&mut self.bytes))
     }
 
     /// Recounts everything from scratch.
-    pub(super) fn validate(&self, hash_of: impl Fn(&[u8]) -> u32) -> Result<(), String> {
+    pub(super) fn validate(&self, is_here: impl Fn(&[u8]) -> bool) -> Result<(), String> {
         self.slots.validate()?;
         if self.index.len() != self.slots.len() {
             return Err(format!("{} entries, {} in the index", self.slots.len(), self.index.len()));
@@ -236,7 +280,7 @@ impl<P: Policy> Shard<P> {
         for (at, slot) in self.slots.all().iter().enumerate() {
             let Some(record) = slot.record() else { continue };
             bytes += Self::weight_of(record);
-            if hash_of(record.key()) != slot.hash || self.find(slot.hash, record.key()) != Some(at) {
+            if !is_here(record.key()) || self.find(self.hasher.of_slot(slot), record.key()) != Some(at) {
                 return Err(format!("entry {at} is not found by its key"));
             }
         }

@@ -1,121 +1,100 @@
-//! The dense array of a shard's entries: what a hit checks and a victim search compares, 24 bytes an entry.
+//! The dense array of a shard's entries: what the index points to and a victim search compares, 16 bytes an entry.
 //!
 //! Entries stand without gaps: a removal moves the last one into the hole. So sampling needs no second try, memory can
 //! shrink, and a scan from the top down meets every entry that stays (a move only ever goes downwards).
 //!
 //! Expiry needs no list: each block of 64 entries knows its soonest deadline or an earlier time. A sweep looks at these
 //! and opens the blocks that are due; a million entries that expire together are found without a step per entry before.
+//! What a slot knows of its deadline is for the sweep alone; whether an entry may be answered, its record says.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
-use crate::{clock::Tick, l1::types::Epoch, model::Record};
+use crate::{
+    clock::Tick,
+    l1::types::Epoch,
+    model::{Lifetime, Record},
+};
 
 /// Entries that share one soonest deadline. 64: a block is read in half a microsecond, and the deadlines cost 1 bit
 /// an entry.
 pub(super) const BLOCK: usize = 64;
-/// `due` counts units of 16 ms, so that 32 bits reach half a year both ways; the fraction stands in the record.
-const UNIT_SHIFT: u32 = 4;
-/// Furthest `due` from now, units: half the range that wrapping comparison has.
-const DUE_MAX: u64 = 1 << 30;
+/// `due` counts units of 1,024 ms.
+const UNIT_SHIFT: u32 = 10;
+/// Furthest `due` from now, units: half of what wrapping comparison in 16 bits can tell, 4.6 h. A sweep that finds an
+/// entry alive then sets it anew.
+const DUE_MAX: u64 = 1 << 14;
+/// Epochs that a slot tells apart; the shard sees to it that no more are among its entries.
+pub(super) const EPOCHS: u32 = 128;
 
 /// One entry.
 pub(super) struct Slot {
     record: Option<Record>,
-    /// The policy's: when it was last used, in the policy's count.
-    pub(super) last: AtomicU32,
-    /// [`STATE`] fields.
-    state: AtomicU32,
-    /// Deadline in units, wrapping, rounded down.
-    due: u32,
-    /// What the index files it under.
-    pub(super) hash: u32,
+    /// What the policy keeps of it.
+    pub(super) mark: AtomicU32,
+    /// From the low end: deadline in units, wrapping, rounded down (16 bits), epoch (7), size class (7), whether it has a
+    /// deadline.
+    state: u32,
 }
 
-// Fields of `state`, from the low end: use count (4 bits), size class (8), epoch (16), flags.
-const COUNT_MASK: u32 = 0xF;
-const SIZE_SHIFT: u32 = 4;
-const EPOCH_SHIFT: u32 = 12;
-/// It has a deadline at all.
-const TIMED: u32 = 1 << 28;
-/// Its deadline is the key's own expiry, which the record has in full.
-const OWN_EXPIRY: u32 = 1 << 29;
-
-/// When a copy ends.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lifetime {
-    pub(super) expires_at: Tick,
-    pub(super) deadline: Tick,
-}
+const EPOCH_SHIFT: u32 = 16;
+const SIZE_SHIFT: u32 = 23;
+const SIZE_MAX: u8 = 0x7F;
+const TIMED: u32 = 1 << 30;
 
 impl Slot {
     /// A slot for a record; `size_class` as [`size_class`] gives it.
-    pub(super) fn new(record: Record, hash: u32, epoch: Epoch, size_class: u8) -> Self {
-        let state = u32::from(size_class) << SIZE_SHIFT | (epoch.0 & 0xFFFF) << EPOCH_SHIFT;
-        Self { record: Some(record), last: AtomicU32::new(0), state: AtomicU32::new(state), due: 0, hash }
+    pub(super) fn new(record: Record, epoch: Epoch, size_class: u8, now: Tick) -> Self {
+        let state = u32::from(size_class.min(SIZE_MAX)) << SIZE_SHIFT | epoch.0 % EPOCHS << EPOCH_SHIFT;
+        let mut slot = Self { record: Some(record), mark: AtomicU32::new(0), state };
+        slot.rearm(now);
+        slot
     }
 
-    /// Sets when it ends.
-    pub(super) fn set_lifetime(&mut self, life: Lifetime, now: Tick) {
-        let deadline = life.deadline.min(life.expires_at);
-        let state = self.state.get_mut();
-        *state &= !(TIMED | OWN_EXPIRY);
+    /// Notes anew when a sweep has to look at it.
+    fn rearm(&mut self, now: Tick) {
+        let deadline = self.record.as_ref().map_or(Tick::FAR, |record| record.deadline(now));
+        self.state &= !(TIMED | 0xFFFF);
         if deadline != Tick::FAR {
-            *state |= TIMED;
-        }
-        if deadline == life.expires_at {
-            *state |= OWN_EXPIRY;
-        }
-        let due = (deadline.0 >> UNIT_SHIFT).min((now.0 >> UNIT_SHIFT) + DUE_MAX);
-        self.due = due as u32;
-        if let Some(record) = &self.record {
-            record.set_life(life.expires_at, deadline.0);
+            let due = (deadline.0 >> UNIT_SHIFT).min((now.0 >> UNIT_SHIFT) + DUE_MAX);
+            self.state |= TIMED | due as u32 & 0xFFFF;
         }
     }
 
-    /// Whether it may be answered at `now` in `epoch`.
+    /// Whether it may be answered at `now` in `epoch`, which is one of the last [`EPOCHS`].
     #[inline]
     pub(super) fn is_live(&self, now: Tick, epoch: Epoch) -> bool {
-        let state = self.state.load(Relaxed);
-        (state >> EPOCH_SHIFT) & 0xFFFF == epoch.0 & 0xFFFF && !self.is_over_with(state, now)
+        !self.is_of_other_epoch(epoch) && self.record.as_ref().is_some_and(|record| !record.is_over(now))
     }
 
     /// Whether it was made in another epoch than this.
     #[inline]
     pub(super) fn is_of_other_epoch(&self, epoch: Epoch) -> bool {
-        self.state.load(Relaxed) >> EPOCH_SHIFT & 0xFFFF != epoch.0 & 0xFFFF
+        self.state >> EPOCH_SHIFT & (EPOCHS - 1) != epoch.0 % EPOCHS
     }
 
-    /// Whether its deadline has passed.
+    /// Units until it is due; not positive when that may have passed.
+    #[inline]
+    fn units_left(&self, now: Tick) -> i16 {
+        (self.state as u16).wrapping_sub((now.0 >> UNIT_SHIFT) as u16) as i16
+    }
+
+    /// Whether its deadline has passed. Reads the record only if that may be.
     #[inline]
     pub(super) fn is_over(&self, now: Tick) -> bool {
-        self.is_over_with(self.state.load(Relaxed), now)
+        self.state & TIMED != 0
+            && self.units_left(now) <= 0
+            && self.record.as_ref().is_some_and(|record| record.is_over(now))
     }
 
-    #[inline]
-    fn is_over_with(&self, state: u32, now: Tick) -> bool {
-        let units_left = self.due.wrapping_sub((now.0 >> UNIT_SHIFT) as u32) as i32;
-        if state & TIMED == 0 || units_left > 0 {
-            return false;
-        }
-        now >= self.deadline(now)
-    }
-
-    /// When it ends; exact unless that is half a year away.
-    pub(super) fn deadline(&self, now: Tick) -> Tick {
-        let state = self.state.load(Relaxed);
-        let (true, Some(record)) = (state & TIMED != 0, &self.record) else { return Tick::FAR };
-        if state & OWN_EXPIRY != 0 {
-            return record.expires_at();
-        }
-        let now_units = now.0 >> UNIT_SHIFT;
-        let ahead = i64::from(self.due.wrapping_sub(now_units as u32) as i32);
-        Tick(now_units.saturating_add_signed(ahead) << UNIT_SHIFT | record.fraction())
-    }
-
-    /// The block's soonest deadline is never after this: when a sweep must look at it again.
+    /// When a sweep has to look at it: never after its deadline.
     fn due_at(&self, now: Tick) -> Tick {
-        let deadline = self.deadline(now);
-        if deadline == Tick::FAR { deadline } else { deadline.min(Tick(now.0 + (DUE_MAX << UNIT_SHIFT))) }
+        if self.state & TIMED == 0 {
+            return Tick::FAR;
+        }
+        match self.units_left(now) {
+            left if left > 0 => Tick(((now.0 >> UNIT_SHIFT) + left as u64) << UNIT_SHIFT),
+            _ => self.record.as_ref().map_or(Tick::FAR, |record| record.deadline(now)),
+        }
     }
 
     #[inline]
@@ -123,30 +102,10 @@ impl Slot {
         self.record.as_ref()
     }
 
-    /// How often it was used, saturating at 15.
-    #[inline]
-    pub(super) fn count(&self) -> u32 {
-        self.state.load(Relaxed) & COUNT_MASK
-    }
-
-    /// Adds a use. One of two concurrent ones may be lost.
-    #[inline]
-    pub(super) fn count_up(&self) {
-        let state = self.state.load(Relaxed);
-        if state & COUNT_MASK != COUNT_MASK {
-            self.state.store(state + 1, Relaxed);
-        }
-    }
-
-    pub(super) fn set_count(&mut self, count: u32) {
-        let state = self.state.get_mut();
-        *state = *state & !COUNT_MASK | count.min(COUNT_MASK);
-    }
-
     /// Its size in quarter doublings.
     #[inline]
     pub(super) fn size_class(&self) -> usize {
-        (self.state.load(Relaxed) >> SIZE_SHIFT & 0xFF) as usize
+        (self.state >> SIZE_SHIFT) as usize & usize::from(SIZE_MAX)
     }
 }
 
@@ -238,7 +197,11 @@ impl Slots {
 
     /// Changes when an entry ends.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
-        self.slots[at].set_lifetime(life, self.now);
+        let slot = &mut self.slots[at];
+        if let Some(record) = &slot.record {
+            record.set_life(life);
+        }
+        slot.rearm(self.now);
         self.note_deadline(at);
     }
 
@@ -259,7 +222,13 @@ impl Slots {
         let now = self.now;
         let Some(soonest) = self.soonest.get_mut(block) else { return };
         let end = ((block + 1) * BLOCK).min(self.slots.len());
-        *soonest = self.slots[block * BLOCK..end].iter().map(|slot| slot.due_at(now)).min().unwrap_or(Tick::FAR);
+        *soonest = Tick::FAR;
+        for slot in &mut self.slots[block * BLOCK..end] {
+            if slot.units_left(now) <= 0 {
+                slot.rearm(now);
+            }
+            *soonest = slot.due_at(now).min(*soonest);
+        }
     }
 
     /// Gives memory back when less than a quarter of it is used. Returns whether it did.
@@ -294,29 +263,28 @@ mod tests {
     use super::*;
 
     fn slot(expires_at: u64, deadline: u64, now: u64) -> Slot {
-        let mut slot = Slot::new(Record::new(b"k", b"v", Tick(now)), 1, Epoch(3), 0);
-        slot.set_lifetime(Lifetime { expires_at: Tick(expires_at), deadline: Tick(deadline) }, Tick(now));
-        slot
+        let life = Lifetime { expires_at: Tick(expires_at), deadline: Tick(deadline) };
+        Slot::new(Record::new(b"k", b"v", life, Tick(now)), Epoch(3), 0, Tick(now))
     }
 
     #[test]
-    fn deadlines_hold_to_the_millisecond() {
-        for (expires_at, deadline) in [(1_005, 1_005), (9_999, 1_005), (u64::MAX, 1_023), (1_024, 1_024)] {
-            let slot = slot(expires_at, deadline, 10);
-            assert_eq!(slot.deadline(Tick(500)), Tick(deadline));
-            assert!(!slot.is_over(Tick(deadline - 1)), "{deadline}");
-            assert!(slot.is_over(Tick(deadline)), "{deadline}");
-            assert!(slot.is_over(Tick(deadline + 1_000_000)), "{deadline}");
+    fn a_slot_is_over_when_its_record_is_and_due_not_later() {
+        for deadline in [1_005, 1_023, 1_024, 900_000] {
+            let slot = slot(deadline, deadline, 10);
+            assert!(!slot.is_over(Tick(deadline - 1)) && slot.is_over(Tick(deadline)), "{deadline}");
+            assert!(slot.due_at(Tick(10)) <= Tick(deadline) && slot.due_at(Tick(deadline)) <= Tick(deadline));
         }
     }
 
     #[test]
-    fn what_never_ends_and_what_ends_in_a_thousand_years_lives() {
+    fn what_never_ends_and_what_ends_in_a_hundred_years_lives() {
         let year_ms = 365 * 86_400_000;
         assert!(!slot(u64::MAX, u64::MAX, 10).is_over(Tick(u64::MAX - 1)));
-        let far = slot(400 * year_ms, 400 * year_ms, 10);
-        assert!(!far.is_over(Tick(10)) && !far.is_over(Tick(year_ms)));
-        assert!(far.due_at(Tick(10)) < Tick(year_ms), "a sweep looks at it in time to set it anew");
+        let far = slot(100 * year_ms, 100 * year_ms, 10);
+        for now in [10, 20_000_000, year_ms] {
+            assert!(far.is_live(Tick(now), Epoch(3)) && !far.is_over(Tick(now)), "{now}");
+        }
+        assert!(far.due_at(Tick(10)) < Tick(86_400_000), "a sweep looks at it in time to set it anew");
     }
 
     #[test]

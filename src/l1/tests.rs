@@ -134,7 +134,11 @@ impl Pair {
             Filled::TooLarge => assert!(live && value.len() as u64 > self.l1.usage().capacity_bytes / 16),
         }
         if filled == Filled::Inserted {
-            assert_eq!(self.l1.peek(&key(number), self.now, EPOCH).map(|r| r.deadline), Some(deadline));
+            let told = self.l1.peek(&key(number), self.now, EPOCH).map_or(Tick::ZERO, |resident| resident.deadline);
+            assert!(
+                told <= deadline && deadline.since(told) <= deadline.since(self.now) / 128,
+                "{told:?} of {deadline:?}"
+            );
             self.known.insert(number, Known { value, deadline });
         }
     }

@@ -10,20 +10,19 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
-use foldhash::{SharedSeed, fast::SeedableRandomState};
 use parking_lot::{RwLock, RwLockWriteGuard};
 use smallvec::SmallVec;
 
 use super::{
     budget::Budget,
+    hash::Hasher,
     policy::{Frame, Policy},
     shard::{Arrival, Gone, Shard},
-    slot::Lifetime,
     types::{Epoch, Fill, Settings},
 };
 use crate::{
     clock::Tick,
-    model::{Record, RemovalCause},
+    model::{Lifetime, Record, RemovalCause},
 };
 
 mod ops;
@@ -48,7 +47,7 @@ pub(super) struct Tier<P: Policy> {
     cells: Box<[CachePadded<Cell<P>>]>,
     budget: Budget,
     shared: P::Shared,
-    hasher: SeedableRandomState,
+    hasher: Hasher,
     share_bytes: u64,
     share_entries: u64,
     entry_max_bytes: u64,
@@ -71,19 +70,17 @@ impl<P: Policy> Tier<P> {
     pub(super) fn new(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
         let weighed = settings.capacity_bytes != u64::MAX;
         let frame = Frame { shards, weighed, seed: seed.unwrap_or_else(|| fastrand::u64(..)) };
+        let hasher = Hasher::new(seed);
         let new_cell = |shard| Cell {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
-            shard: RwLock::new(Shard::new(P::new(frame, shard))),
+            shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone())),
         };
         Self {
             cells: (0..shards).map(|shard| CachePadded::new(new_cell(shard))).collect(),
             budget: Budget::new(&settings),
             shared: P::share(frame),
-            hasher: match seed {
-                Some(seed) => SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
-                None => SeedableRandomState::random(),
-            },
+            hasher,
             share_bytes: (settings.capacity_bytes / shards as u64).max(1),
             share_entries: settings.max_entries.map_or(u64::MAX, |max| max.div_ceil(shards as u64)),
             entry_max_bytes: settings.capacity_bytes / 8,
@@ -95,10 +92,7 @@ impl<P: Policy> Tier<P> {
 
     #[inline]
     fn place(&self, key: &[u8]) -> Place {
-        use std::hash::{BuildHasher, Hasher};
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        let hash = hasher.finish();
+        let hash = self.hasher.of(key);
         Place { cell: hash as usize & (self.cells.len() - 1), hash: (hash >> 32) as u32 }
     }
 
@@ -128,7 +122,7 @@ impl<P: Policy> Tier<P> {
     /// most: the room for it comes from all shards alike.
     fn is_over_share(&self, shard: &Shard<P>, weight: u64) -> bool {
         let bytes = shard.bytes().saturating_add(weight.min(self.share_bytes / 8));
-        bytes > self.share_bytes || shard.len() as u64 >= self.share_entries
+        bytes > self.share_bytes || shard.is_full() || shard.len() as u64 >= self.share_entries
     }
 
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
@@ -139,24 +133,38 @@ impl<P: Policy> Tier<P> {
             return false;
         }
         shard.advance(now);
+        self.enter(shard, epoch);
         let carried = self.replace(place, shard, key, dropped);
-        let count = shard.announce(place.hash, carried, &self.shared);
+        let mark = shard.announce(place.hash, carried, &self.shared);
         let Some(hole) = self.make_room(place.cell, shard, weight, epoch, dropped) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
-        let record = Record::new(key, &fill.value, now);
-        let arrival = Arrival { record, hash: place.hash, life, epoch, weight, count };
+        let record = Record::new(key, &fill.value, life, now);
+        let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
         shard.insert(arrival, hole.at, &self.shared);
         true
     }
 
-    /// Removes the entry that a new one replaces; its use count, if it was live.
+    /// Prepares a shard for an entry of this epoch. Where so many epochs have passed since a full sweep that the oldest
+    /// entries' could be taken for it, the shard is emptied; its memory is freed here, under the lock, but this takes a
+    /// flood of flushes.
+    fn enter(&self, shard: &mut Shard<P>, epoch: Epoch) {
+        shard.step_to(epoch);
+        if shard.spans_too_many_epochs(epoch) {
+            let (slots, bytes) = shard.empty();
+            self.budget.release(slots.len() as u64, bytes);
+            self.budget.count(RemovalCause::Invalidated, slots.len() as u64);
+            shard.forget_before(epoch);
+        }
+    }
+
+    /// Removes the entry that a new one replaces; the policy's mark on it.
     fn replace(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> Option<u32> {
         let at = shard.find(place.hash, key)?;
-        let count = shard.slot(at).map(|slot| slot.count());
+        let mark = shard.slot(at).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
         self.account(gone, cause, dropped);
-        count
+        mark
     }
 
     /// Reserves room for `weight`, evicting as needed. `None` if there is nothing to evict.
@@ -169,7 +177,7 @@ impl<P: Policy> Tier<P> {
         dropped: &mut Dropped,
     ) -> Option<Room> {
         let mut hole = None;
-        while !self.budget.try_reserve(weight) {
+        while shard.is_full() || !self.budget.try_reserve(weight) {
             if let Some(at) = hole.take() {
                 shard.close(at);
             }

@@ -100,37 +100,60 @@ pub(in crate::l1) struct Learned {
     rng: Rng,
 }
 
+/// What a slot's mark holds: use count (4 bits, saturating) and the tick of the last use (28 bits, wrapping).
+#[derive(Clone, Copy)]
+struct Mark(u32);
+
+impl Mark {
+    const COUNT_MAX: u32 = 0xF;
+
+    #[inline]
+    fn new(count: u32, tick: u32) -> Self {
+        Self(tick << 4 | count.min(Self::COUNT_MAX))
+    }
+
+    #[inline]
+    fn of(slot: &Slot) -> Self {
+        Self(slot.mark.load(Relaxed))
+    }
+
+    #[inline]
+    fn count(self) -> u32 {
+        self.0 & Self::COUNT_MAX
+    }
+
+    /// Insertions from the last use to `tick`.
+    #[inline]
+    fn age(self, tick: u32) -> u32 {
+        tick.wrapping_sub(self.0 >> 4) & (u32::MAX >> 4)
+    }
+
+    #[inline]
+    fn cell(self, tick: u32) -> usize {
+        cell(self.count(), self.age(tick))
+    }
+}
+
 impl Learned {
-    #[inline]
-    fn age(&self, last: u32) -> u32 {
-        self.tick.wrapping_sub(last)
-    }
-
-    /// The cell of a resident.
-    #[inline]
-    fn cell_of(&self, slot: &Slot) -> usize {
-        cell(slot.count(), self.age(slot.last.load(Relaxed)))
-    }
-
     fn tally<'a>(&self, shared: &'a Shared) -> &'a Tally {
         &shared.tallies[self.shard]
     }
 
     /// A sample of the ghosts: how much room they would take, by cell.
     fn sample_ghost(&mut self, shared: &Shared) {
-        let Some(Seen { count, last }) = self.ghost.draw(&mut self.rng) else { return };
-        add(&self.tally(shared).room[cell(count, self.age(last))], self.ghost.places() as u64);
+        let Some(Seen { count, age }) = self.ghost.draw(&mut self.rng, self.tick) else { return };
+        add(&self.tally(shared).room[cell(count, age)], self.ghost.places() as u64);
     }
 
     fn sample_resident(&self, slots: &Slots, at: usize, shared: &Shared) {
         if let Some(slot) = slots.get(at) {
             // Each of four samples stands for a quarter of the entries.
-            add(&self.tally(shared).room[self.cell_of(slot)], (slots.len() / SAMPLES).max(1) as u64);
+            add(&self.tally(shared).room[Mark::of(slot).cell(self.tick)], (slots.len() / SAMPLES).max(1) as u64);
         }
     }
 
     fn worth(&self, slot: &Slot, shared: &Shared) -> f32 {
-        let value = shared.values.at(self.cell_of(slot));
+        let value = shared.values.at(Mark::of(slot).cell(self.tick));
         if self.weighed { value * model::per_size(slot.size_class()) } else { value }
     }
 }
@@ -138,7 +161,6 @@ impl Learned {
 impl Policy for Learned {
     type Shared = Shared;
 
-    /// Two ghosts an entry.
     const OVERHEAD_BYTES: u64 = ghost::BYTES_PER_ENTRY;
 
     fn share(frame: Frame) -> Shared {
@@ -168,13 +190,13 @@ impl Policy for Learned {
 
     #[inline]
     fn hit(&self, slot: &Slot, shared: &Shared) {
-        let age = self.age(slot.last.load(Relaxed));
+        let mark = Mark::of(slot);
+        let age = mark.age(self.tick);
         if age < self.quiet {
             return;
         }
-        add(&self.tally(shared).hit[cell(slot.count(), age)], 1);
-        slot.last.store(self.tick, Relaxed);
-        slot.count_up();
+        add(&self.tally(shared).hit[cell(mark.count(), age)], 1);
+        slot.mark.store(Mark::new(mark.count() + 1, self.tick).0, Relaxed);
     }
 
     fn arrive(&mut self, hash: u32, carried: Option<u32>, slots: &Slots, shared: &Shared) -> u32 {
@@ -182,12 +204,12 @@ impl Policy for Learned {
         self.quiet = slots.len() as u32 / QUIET_PART;
         self.has_sampled = false;
         let seen = self.ghost.take(hash, self.tick);
-        if let Some(Seen { count, last }) = seen {
-            add(&self.tally(shared).hit[cell(count, self.age(last))], 1);
+        if let Some(Seen { count, age }) = seen {
+            add(&self.tally(shared).hit[cell(count, age)], 1);
         }
         self.sample_ghost(shared);
         shared.count_insertion(slots.len());
-        seen.map(|seen| seen.count + 1).or(carried).unwrap_or(0)
+        seen.map(|seen| seen.count + 1).or(carried.map(|mark| Mark(mark).count())).unwrap_or(0)
     }
 
     fn victim(&mut self, slots: &Slots, shared: &Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize> {
@@ -205,7 +227,7 @@ impl Policy for Learned {
             if is_dead(slot) {
                 return Some(at);
             }
-            let (worth, age) = (self.worth(slot, shared), self.age(slot.last.load(Relaxed)));
+            let (worth, age) = (self.worth(slot, shared), Mark::of(slot).age(self.tick));
             if least.is_none_or(|(least, oldest, _)| worth < least || (worth == least && age > oldest)) {
                 least = Some((worth, age, at));
             }
@@ -214,14 +236,15 @@ impl Policy for Learned {
         least.map(|(_, _, at)| at)
     }
 
-    fn gone(&mut self, slot: &Slot, slots: &Slots) {
-        let seen = Seen { count: slot.count(), last: slot.last.load(Relaxed) };
-        self.ghost.put(slot.hash, seen, self.tick, slots.len());
+    fn gone(&mut self, hash: u32, slot: &Slot, slots: &Slots) {
+        let mark = Mark::of(slot);
+        let seen = Seen { count: mark.count(), age: mark.age(self.tick) };
+        self.ghost.put(hash, seen, self.tick, slots.len());
     }
 
-    fn place(&mut self, slots: &Slots, at: usize, shared: &Shared) {
+    fn place(&mut self, slots: &Slots, at: usize, told: u32, shared: &Shared) {
         if let Some(slot) = slots.get(at) {
-            slot.last.store(self.tick, Relaxed);
+            slot.mark.store(Mark::new(told, self.tick).0, Relaxed);
         }
         if !self.has_sampled {
             for _ in 0..SAMPLES {
@@ -238,7 +261,7 @@ impl Policy for Learned {
         self.hand = 0;
     }
 
-    fn validate(&self, slots: &Slots) -> Result<(), String> {
-        self.ghost.validate(slots.len())
+    fn validate(&self, _slots: &Slots) -> Result<(), String> {
+        self.ghost.validate()
     }
 }

@@ -29,22 +29,22 @@ impl Lru {
             self.refile(slots);
         }
         if let Some(slot) = slots.get(at) {
-            self.queue.push(Reverse((slot.last.load(Relaxed), at as u32)));
+            self.queue.push(Reverse((slot.mark.load(Relaxed), at as u32)));
         }
     }
 
     /// One pair an entry again.
     fn refile(&mut self, slots: &Slots) {
         let pairs = slots.all().iter().enumerate();
-        self.queue = pairs.map(|(at, slot)| Reverse((slot.last.load(Relaxed), at as u32))).collect();
+        self.queue = pairs.map(|(at, slot)| Reverse((slot.mark.load(Relaxed), at as u32))).collect();
     }
 
     /// Gives the entries the stamps 0, 1, 2 ... in their order.
     fn renumber(&mut self, slots: &Slots) {
         let mut order: Vec<&Slot> = slots.all().iter().collect();
-        order.sort_by_key(|slot| slot.last.load(Relaxed));
+        order.sort_by_key(|slot| slot.mark.load(Relaxed));
         for (stamp, slot) in order.iter().enumerate() {
-            slot.last.store(stamp as u32, Relaxed);
+            slot.mark.store(stamp as u32, Relaxed);
         }
         self.clock.store(order.len() as u32, Relaxed);
         self.refile(slots);
@@ -54,7 +54,7 @@ impl Lru {
         // At the very end of the range hits stop counting until the next insertion renumbers; the margin is for threads
         // that pass the check together.
         if self.clock.load(Relaxed) < u32::MAX - 65_536 {
-            slot.last.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+            slot.mark.store(self.clock.fetch_add(1, Relaxed), Relaxed);
         }
     }
 }
@@ -87,7 +87,7 @@ impl Policy for Lru {
         while let Some(Reverse((stamp, place))) = self.queue.pop() {
             let at = place as usize;
             let Some(slot) = slots.get(at) else { continue };
-            if slot.last.load(Relaxed) == stamp {
+            if slot.mark.load(Relaxed) == stamp {
                 return Some(at);
             }
             self.file(slots, at);
@@ -95,9 +95,9 @@ impl Policy for Lru {
         None
     }
 
-    fn gone(&mut self, _slot: &Slot, _slots: &Slots) {}
+    fn gone(&mut self, _hash: u32, _slot: &Slot, _slots: &Slots) {}
 
-    fn place(&mut self, slots: &Slots, at: usize, _shared: &()) {
+    fn place(&mut self, slots: &Slots, at: usize, _told: u32, _shared: &()) {
         if let Some(slot) = slots.get(at) {
             self.stamp(slot);
         }
@@ -117,7 +117,7 @@ impl Policy for Lru {
         for Reverse((stamp, place)) in &self.queue {
             let at = *place as usize;
             if let Some(slot) = slots.get(at)
-                && *stamp <= slot.last.load(Relaxed)
+                && *stamp <= slot.mark.load(Relaxed)
             {
                 filed[at] = true;
             }

@@ -40,18 +40,18 @@ pub(super) trait Policy: Send + Sync + Sized + 'static {
     /// An entry was used. Under the shared lock.
     fn hit(&self, slot: &Slot, shared: &Self::Shared);
 
-    /// An entry with this hash is about to come in; `carried` is the count of the one it replaces. Returns the use
-    /// count it comes in with.
+    /// An entry with this hash is about to come in; `carried` is the mark of the one it replaces. Returns what
+    /// [`Policy::place`] is to be told.
     fn arrive(&mut self, hash: u32, carried: Option<u32>, slots: &Slots, shared: &Self::Shared) -> u32;
 
     /// The entry to go; `is_dead` tells those that are of no use already. `None` only if there is none.
     fn victim(&mut self, slots: &Slots, shared: &Self::Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize>;
 
     /// This entry goes, for whatever reason but a newer value of the same key.
-    fn gone(&mut self, slot: &Slot, slots: &Slots);
+    fn gone(&mut self, hash: u32, slot: &Slot, slots: &Slots);
 
-    /// The entry that arrived stands at `at`.
-    fn place(&mut self, slots: &Slots, at: usize, shared: &Self::Shared);
+    /// The entry that arrived stands at `at`; `told` is what [`Policy::arrive`] returned.
+    fn place(&mut self, slots: &Slots, at: usize, told: u32, shared: &Self::Shared);
 
     /// An entry was moved to `to`.
     fn moved(&mut self, slots: &Slots, to: usize);

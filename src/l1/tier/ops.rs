@@ -9,10 +9,9 @@ use crate::{
     l1::{
         policy::Policy,
         shard::{Shard, hit},
-        slot::Lifetime,
         types::{Change, Current, Epoch, Fill, Filled, Hit, Leased, Resident, Token},
     },
-    model::{Key, RemovalCause},
+    model::{Key, Lifetime, RemovalCause},
 };
 
 impl<P: Policy> Tier<P> {
@@ -56,7 +55,7 @@ impl<P: Policy> Tier<P> {
         let mut dropped = Dropped::new();
         let mut shard = self.write(place.cell);
         let Some(leased_in) = shard.leases.end(place.hash, key, token) else { return Filled::Voided };
-        if leased_in != epoch {
+        if leased_in != epoch || shard.is_past(epoch) {
             return Filled::Voided;
         }
         if now >= fill.deadline.min(fill.expires_at) {

@@ -46,10 +46,16 @@ impl<P: Policy> Tier<P> {
         let mut removed = 0;
         for step in 0..self.cells.len() {
             let cell = (start + step) & (self.cells.len() - 1);
+            if all {
+                self.write(cell).step_to(epoch);
+            }
             removed += self.sweep_cell(cell, now, epoch, all, budget - removed);
             if removed >= budget {
                 self.sweep_from.store(cell, Relaxed);
                 return removed;
+            }
+            if all {
+                self.write(cell).forget_before(epoch);
             }
         }
         self.sweep_from.store(start.wrapping_add(1) & (self.cells.len() - 1), Relaxed);
@@ -158,8 +164,7 @@ impl<P: Policy> Tier<P> {
         let (mut entries, mut bytes) = (0, 0);
         for (cell, padded) in self.cells.iter().enumerate() {
             let shard = padded.shard.read();
-            let hash_of = |key: &[u8]| if self.place(key).cell == cell { self.place(key).hash } else { !0 };
-            shard.validate(hash_of).map_err(|fault| format!("shard {cell}: {fault}"))?;
+            shard.validate(|key| self.place(key).cell == cell).map_err(|fault| format!("shard {cell}: {fault}"))?;
             let noted = (padded.entries.load(Relaxed), padded.bytes.load(Relaxed));
             if noted != (shard.len() as u64, shard.bytes()) {
                 return Err(format!("shard {cell}: noted {noted:?}, is {:?}", (shard.len(), shard.bytes())));

@@ -1,67 +1,89 @@
 //! Fingerprints of keys that went: how often and when each was last used.
 //!
-//! A table of sets of eight places, twice as many places as the shard has entries. A new ghost takes an empty place of
-//! its set, else that of the oldest. It is made when the first entry goes and made anew when the number of entries has
-//! changed much: what it knew is lost then, which costs a few misses.
+//! A table of sets of eight places, twice as many places as the shard has entries. A new ghost takes an empty place
+//! of its set, else that of the oldest. The table is made when the first entry goes, and made anew when the number of
+//! entries has changed much: what it knew is lost then, which costs a few misses.
 
 use fastrand::Rng;
 
-/// Places of a set: one cache line.
+/// Places of a set.
 const WAYS: usize = 8;
-/// Places per cached entry.
+/// Places per cached entry. With 1.5 the mean miss ratio over LRU's at 10 % is 0.004 higher, with 1 0.007.
 const PLACES_PER_ENTRY: usize = 2;
 /// What the table costs per cached entry.
-pub(super) const BYTES_PER_ENTRY: u64 = (PLACES_PER_ENTRY * size_of::<u64>()) as u64;
+pub(super) const BYTES_PER_ENTRY: u64 = (PLACES_PER_ENTRY * size_of::<u32>()) as u64;
+
+// Fields of a place, from the low end; 0 is empty.
+/// Last use, in units of [`Ghost::shift`] insertions, wrapping.
+const LAST_BITS: u32 = 14;
+const LAST_MASK: u32 = (1 << LAST_BITS) - 1;
+/// Use count.
+const COUNT_MASK: u32 = 0xF;
+/// Fingerprint, never 0: one in 2,000 new keys is taken for one that was here.
+const PRINT_SHIFT: u32 = LAST_BITS + 4;
 
 /// What is known of a key that went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Use count.
     pub(super) count: u32,
-    pub(super) last: u32,
+    /// Insertions since the last use.
+    pub(super) age: u32,
 }
 
-/// The ghosts of a shard. A place holds fingerprint (28 bits, never 0), count (4) and last use (32); 0 is empty.
+/// The ghosts of a shard.
 #[derive(Default)]
 pub(super) struct Ghost {
-    places: Vec<u64>,
+    places: Vec<u32>,
+    /// Ages are kept in units of this power of two: a 256th to a 512th of the entries.
+    shift: u32,
 }
 
 impl Ghost {
     /// The places of a hash; none while there is no table.
-    fn set_of(&mut self, hash: u32) -> &mut [u64] {
+    fn set_of(&mut self, hash: u32) -> &mut [u32] {
         let sets = self.places.len() / WAYS;
         let set = ((u64::from(hash) * sets as u64) >> 32) as usize;
         self.places.get_mut(set * WAYS..(set + 1) * WAYS).unwrap_or_default()
     }
 
-    fn print(hash: u32) -> u64 {
-        u64::from(hash & 0x0FFF_FFFF).max(1) << 36
+    fn print(hash: u32) -> u32 {
+        (hash & 0x3FFF).max(1) << PRINT_SHIFT
     }
 
     pub(super) fn places(&self) -> usize {
         self.places.len()
     }
 
-    /// Removes the ghost of a key that comes back, and tells what it knew.
-    pub(super) fn take(&mut self, hash: u32, _tick: u32) -> Option<Seen> {
-        let place = self.set_of(hash).iter_mut().find(|place| **place >> 36 == Self::print(hash) >> 36)?;
-        Some(unpack(std::mem::take(place)))
+    fn unpack(&self, place: u32, tick: u32) -> Seen {
+        let units = (tick >> self.shift).wrapping_sub(place) & LAST_MASK;
+        Seen { count: place >> LAST_BITS & COUNT_MASK, age: units << self.shift }
     }
 
-    /// Notes a key that went; `entries` is how many the shard holds.
+    /// Removes the ghost of a key that comes back, and tells what it knew.
+    pub(super) fn take(&mut self, hash: u32, tick: u32) -> Option<Seen> {
+        let print = Self::print(hash);
+        let place = self.set_of(hash).iter_mut().find(|place| **place >> PRINT_SHIFT == print >> PRINT_SHIFT)?;
+        let place = std::mem::take(place);
+        Some(self.unpack(place, tick))
+    }
+
+    /// Notes a key that went; `entries` is how many the shard holds. An age past half the range is cut to that.
     pub(super) fn put(&mut self, hash: u32, seen: Seen, tick: u32, entries: usize) {
         self.fit(entries);
-        let age = |place: &u64| if *place == 0 { u32::MAX } else { tick.wrapping_sub(unpack(*place).last) };
-        let oldest = self.set_of(hash).iter_mut().max_by_key(|place| age(place));
-        if let Some(place) = oldest {
-            *place = Self::print(hash) | u64::from(seen.count & 0xF) << 32 | u64::from(seen.last);
+        let now = tick >> self.shift;
+        let units = (seen.age >> self.shift).min(LAST_MASK / 2);
+        let last = now.wrapping_sub(units) & LAST_MASK;
+        let age = |place: &u32| if *place == 0 { u32::MAX } else { now.wrapping_sub(*place) & LAST_MASK };
+        if let Some(oldest) = self.set_of(hash).iter_mut().max_by_key(|place| age(place)) {
+            *oldest = Self::print(hash) | (seen.count & COUNT_MASK) << LAST_BITS | last;
         }
     }
 
     /// Any place; what it holds.
-    pub(super) fn draw(&self, rng: &mut Rng) -> Option<Seen> {
+    pub(super) fn draw(&self, rng: &mut Rng, tick: u32) -> Option<Seen> {
         let place = *self.places.get(rng.usize(..self.places.len().max(1)))?;
-        (place != 0).then(|| unpack(place))
+        (place != 0).then(|| self.unpack(place, tick))
     }
 
     /// Makes the table anew when it is far too small or large.
@@ -69,14 +91,45 @@ impl Ghost {
         let wanted = (entries * PLACES_PER_ENTRY).next_multiple_of(WAYS).max(WAYS);
         if wanted > self.places.len() + self.places.len() / 2 || wanted < self.places.len() / 4 {
             self.places = vec![0; wanted];
+            self.shift = entries.max(256).ilog2() - 8;
         }
     }
 
-    pub(super) fn validate(&self, _entries: usize) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), String> {
         if self.places.len().is_multiple_of(WAYS) { Ok(()) } else { Err("a set of ghosts is not whole".to_owned()) }
     }
 }
 
-fn unpack(place: u64) -> Seen {
-    Seen { count: (place >> 32 & 0xF) as u32, last: place as u32 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_comes_back_is_known_once() {
+        let mut ghost = Ghost::default();
+        ghost.put(7, Seen { count: 3, age: 10 }, 1_000, 100);
+        assert_eq!(ghost.take(8, 1_005), None);
+        assert_eq!(ghost.take(7, 1_005), Some(Seen { count: 3, age: 15 }));
+        assert_eq!(ghost.take(7, 1_005), None);
+    }
+
+    #[test]
+    fn the_oldest_of_a_full_set_goes() {
+        let mut ghost = Ghost::default();
+        (1..=9).for_each(|n| ghost.put(n, Seen { count: 0, age: 20 - n }, 1_000 + n, 4));
+        assert_eq!(ghost.places(), WAYS);
+        assert_eq!(ghost.take(1, 1_010), None);
+        assert_eq!((2..=9).filter(|&n| ghost.take(n, 1_010).is_some()).count(), 8);
+    }
+
+    #[test]
+    fn ages_are_right_to_a_hundredth_of_the_entries_and_cut_at_many_times_them() {
+        let mut ghost = Ghost::default();
+        let entries = 100_000;
+        for (age, least, most) in [(50_000, 49_600, 50_400), (u32::MAX / 2, 16 * entries, 40 * entries)] {
+            ghost.put(7, Seen { count: 0, age }, u32::MAX - 5, entries as usize);
+            let seen = ghost.take(7, 10).expect("it is there");
+            assert!((least..=most).contains(&seen.age), "{age} came back as {}", seen.age);
+        }
+    }
 }
