@@ -87,7 +87,8 @@ fn over(redis: &RedisServer) -> Terrace {
 #[test]
 fn every_split_gives_the_same_replies() {
     let terrace = Terrace::start(config());
-    let commands = "SET k \\r\\n\\0 | GET k | MGET k none k | PING | FOO bar | INCR k | GETRANGE k 0 0 | SET n 1 | INCR n | QUIT";
+    let commands =
+        "SET k \\r\\n\\0 | GET k | MGET k none k | PING | FOO bar | INCR k | GETRANGE k 0 0 | SET n 1 | INCR n | QUIT";
     let mut bytes: Vec<u8> = b"ping\r\nset i \"a b\"\r\n".to_vec();
     bytes.extend(commands.split(" | ").flat_map(request));
     let whole = converse(terrace.resp(), &bytes);

@@ -1,3 +1,5 @@
+//! The parser with values: every split, hostile lengths, what it keeps.
+
 //! The frame parser, by value: every split, hostile lengths, limits.
 
 use super::*;
@@ -17,7 +19,7 @@ fn parse(bytes: &[u8], size: usize, limits: Limits) -> (Vec<Vec<Vec<u8>>>, Optio
                 Ok(Next::Refused(why)) => found.push(vec![format!("{why:?}").into_bytes()]),
                 Err(fault) => return (found, Some(fault.into_owned())),
             }
-            assert_eq!(requests.next(limits).is_ok(), true, "the same again until it is consumed");
+            assert!(requests.next(limits).is_ok(), "the same again until it is consumed");
             requests.consume();
         }
     }
@@ -25,7 +27,10 @@ fn parse(bytes: &[u8], size: usize, limits: Limits) -> (Vec<Vec<Vec<u8>>>, Optio
 }
 
 fn words(found: &[Vec<Vec<u8>>]) -> Vec<String> {
-    found.iter().map(|args| args.iter().map(|arg| arg.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")).collect()
+    found
+        .iter()
+        .map(|args| args.iter().map(|arg| arg.escape_ascii().to_string()).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 fn fault(bytes: &[u8]) -> String {
@@ -41,15 +46,7 @@ fn every_split_gives_the_same_requests() {
     bytes.extend(b"\r\n*3\r\n$1\r\na\r\n$1500\r\n");
     bytes.extend([b'y'; 1500]);
     bytes.extend(b"\r\n$1\r\nb\r\nPING\n");
-    let wanted = [
-        "GET k",
-        "PING",
-        "set k a\\r\\x00 b c",
-        "SET  0123\\r\\n456789",
-        "Bulk(2000)",
-        "Bulk(1500)",
-        "PING",
-    ];
+    let wanted = ["GET k", "PING", "set k a\\r\\x00 b c", "SET  0123\\r\\n456789", "Bulk(2000)", "Bulk(1500)", "PING"];
     for size in (1..200).chain([bytes.len()]) {
         let (found, fault) = parse(&bytes, size, LIMITS);
         assert_eq!((words(&found), fault), (wanted.map(str::to_owned).to_vec(), None), "pieces of {size}");
