@@ -7,6 +7,7 @@
 //! `cargo bench --bench resp [-- --rounds N] [--clients N] [--workers N]`
 
 #[path = "../tests/support/mod.rs"]
+#[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
 
 use std::{

@@ -6,6 +6,8 @@
 //! skipped as it arrives and ends as [`Next::Refused`], because a bad command must not end its connection. Only what
 //! Redis calls a protocol error ends it.
 
+mod words;
+
 use std::{borrow::Cow, ops::Index};
 
 use crate::cache::op::parse_integer;
@@ -387,7 +389,7 @@ impl Requests {
         let text = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
         self.scratch.clear();
         self.spans.clear();
-        if !split_line(text, &mut self.scratch, &mut self.spans) {
+        if !words::split_line(text, &mut self.scratch, &mut self.spans) {
             return Err("unbalanced quotes in request".into());
         }
         if limits.before_auth && self.spans.len() > ELEMENTS_BEFORE_AUTH_MAX.unsigned_abs() as usize {
@@ -432,107 +434,5 @@ fn number_of_line(line: &[u8], from: usize, too_long: &'static str) -> Result<Op
     }
 }
 
-/// Splits a line as Redis's `sdssplitargs` does: blanks separate, double quotes know escapes, single quotes only `\'`.
-/// False for unbalanced quotes.
-fn split_line(line: &[u8], out: &mut Vec<u8>, spans: &mut Vec<Span>) -> bool {
-    // As in C, the line ends at NUL.
-    let line = &line[..memchr::memchr(0, line).unwrap_or(line.len())];
-    let mut at = 0;
-    loop {
-        while line.get(at).is_some_and(|byte| is_blank(*byte)) {
-            at += 1;
-        }
-        if at >= line.len() {
-            return true;
-        }
-        let start = out.len();
-        match split_word(line, at, out) {
-            Some(next) => at = next,
-            None => return false,
-        }
-        spans.push(Span::new(start, out.len()));
-    }
-}
-
-fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
-}
-
-/// One word; where it ends, or `None` for unbalanced quotes.
-fn split_word(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Option<usize> {
-    while let Some(&byte) = line.get(at) {
-        match byte {
-            b'"' => return quoted(line, at + 1, out, double_quoted),
-            b'\'' => return quoted(line, at + 1, out, single_quoted),
-            byte if is_blank(byte) => return Some(at),
-            byte => out.push(byte),
-        }
-        at += 1;
-    }
-    Some(at)
-}
-
-/// The rest of a quoted word. A closing quote must be followed by a blank or the end.
-fn quoted(
-    line: &[u8],
-    mut at: usize,
-    out: &mut Vec<u8>,
-    step: fn(&[u8], &mut Vec<u8>) -> Option<usize>,
-) -> Option<usize> {
-    loop {
-        match step(line.get(at..)?, out)? {
-            0 => break,
-            taken => at += taken,
-        }
-    }
-    let after = at + 1;
-    line.get(after).is_none_or(|byte| is_blank(*byte)).then_some(after)
-}
-
-/// Takes one (perhaps escaped) byte; 0 at the closing quote, `None` at the end of the line.
-fn double_quoted(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-    let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    match rest {
-        [b'\\', b'x', high, low, ..] if hex(high).is_some() && hex(low).is_some() => {
-            out.push(hex(high)? * 16 + hex(low)?);
-            Some(4)
-        }
-        [b'\\', escaped, ..] => {
-            out.push(match escaped {
-                b'n' => b'\n',
-                b'r' => b'\r',
-                b't' => b'\t',
-                b'b' => 0x08,
-                b'a' => 0x07,
-                other => *other,
-            });
-            Some(2)
-        }
-        [b'"', ..] => Some(0),
-        [byte, ..] => {
-            out.push(*byte);
-            Some(1)
-        }
-        [] => None,
-    }
-}
-
-/// As [`double_quoted`], where only the quote itself can be escaped.
-fn single_quoted(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-    match rest {
-        [b'\\', b'\'', ..] => {
-            out.push(b'\'');
-            Some(2)
-        }
-        [b'\'', ..] => Some(0),
-        [byte, ..] => {
-            out.push(*byte);
-            Some(1)
-        }
-        [] => None,
-    }
-}
-
 #[cfg(test)]
-#[path = "frame_tests.rs"]
 mod tests;

@@ -1,3 +1,5 @@
+//! The parser with values: every split, hostile lengths, what it keeps.
+
 //! The frame parser, by value: every split, hostile lengths, limits.
 
 use super::*;
@@ -17,7 +19,7 @@ fn parse(bytes: &[u8], size: usize, limits: Limits) -> (Vec<Vec<Vec<u8>>>, Optio
                 Ok(Next::Refused(why)) => found.push(vec![format!("{why:?}").into_bytes()]),
                 Err(fault) => return (found, Some(fault.into_owned())),
             }
-            assert_eq!(requests.next(limits).is_ok(), true, "the same again until it is consumed");
+            assert!(requests.next(limits).is_ok(), "the same again until it is consumed");
             requests.consume();
         }
     }
