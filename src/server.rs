@@ -147,7 +147,7 @@ impl Server {
     ) -> Result<(), StartError> {
         let background = background_runtime()?;
         let (stopper, stopped) = watch::channel(false);
-        let plan = self.plan(stopped.clone())?;
+        let plan = self.plan(stopped)?;
         let (begun, mut beginnings) = mpsc::channel::<()>(self.workers);
         let workers = self.start_workers(&plan, &begun)?;
         drop(begun);
@@ -158,7 +158,7 @@ impl Server {
             tunables: Arc::clone(&self.tunables),
             grpc: Arc::clone(&plan.grpc),
             resp: Arc::clone(&plan.resp),
-            http: self.start_http(&background, &plan, stopped)?,
+            http: self.start_http(&background, &plan)?,
         };
         let _link = self.tier.link(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
@@ -210,12 +210,7 @@ impl Server {
         Ok(threads)
     }
 
-    fn start_http(
-        &mut self,
-        background: &Runtime,
-        plan: &Plan,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Arc<http::Edge>, StartError> {
+    fn start_http(&mut self, background: &Runtime, plan: &Plan) -> Result<Arc<http::Edge>, StartError> {
         let _inside = background.enter();
         let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
         let listener = tokio::net::TcpListener::from_std(socket)
@@ -225,7 +220,7 @@ impl Server {
             node: Arc::clone(&self.node),
             ready_requires_l2: AtomicBool::new(self.config.http.ready_requires_l2),
         });
-        background.spawn(http::serve(listener, Arc::clone(&edge), stop));
+        background.spawn(http::serve(listener, Arc::clone(&edge)));
         Ok(edge)
     }
 }

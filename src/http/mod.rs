@@ -5,8 +5,6 @@
 mod page;
 
 use std::{
-    future::Future,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -28,8 +26,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{interval, sleep, timeout},
 };
 
@@ -76,24 +73,19 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// Serves until `stop` turns true and what runs has ended.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
+/// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
+pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
     let metrics = Arc::new(Metrics::default());
     let router = router(Shared { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics) });
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut running = JoinSet::new();
     let (mut upkeep, mut backoff) = (interval(UPKEEP_EVERY), BACKOFF_MIN);
-    let mut stopping = stop.clone();
     loop {
         tokio::select! {
-            biased;
-            () = stopped(&mut stopping) => break,
-            Some(_) = running.join_next() => {}
             _ = upkeep.tick() => metrics.upkeep(),
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
                     backoff = BACKOFF_MIN;
-                    running.spawn(connection(stream, router.clone(), Arc::clone(&edge), stop.clone(), permit));
+                    tokio::spawn(connection(stream, router.clone(), Arc::clone(&edge), permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, backoff_ms = backoff.as_millis(), "cannot accept on the HTTP port");
@@ -103,12 +95,6 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: watch::Receiver
             },
         }
     }
-    while running.join_next().await.is_some() {}
-}
-
-/// Ends when the drain begins, or when the server is gone.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _stop = stop.wait_for(|stop| *stop).await;
 }
 
 /// Waits for room, then for a client. Nothing is lost when it is dropped: an accepted stream is returned at once.
@@ -122,14 +108,8 @@ async fn accept(
     Ok((stream, permit))
 }
 
-/// Serves one connection; when `stop` turns true, the request under way is the last.
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    edge: Arc<Edge>,
-    mut stop: watch::Receiver<bool>,
-    permit: Option<OwnedSemaphorePermit>,
-) {
+/// Serves one connection, for a limited time.
+async fn connection(stream: TcpStream, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
     let counted = Counted::new(&edge.node.connections.http);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -137,14 +117,8 @@ async fn connection(
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = pin!(served);
-    let until_stop = until(served.as_mut(), stopped(&mut stop));
     // How a connection ends is the client's affair: closed, timed out or malformed, nothing here has to change.
-    let ended = timeout(CONNECTION_TIMEOUT, until_stop).await;
-    if ended == Ok(false) {
-        served.as_mut().graceful_shutdown();
-        let _ended = timeout(CONNECTION_TIMEOUT, served).await;
-    }
+    let _ended = timeout(CONNECTION_TIMEOUT, served).await;
     drop((counted, permit));
 }
 
@@ -161,14 +135,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Whether `work` ended before `stop` did.
-async fn until(work: impl Future, stop: impl Future) -> bool {
-    tokio::select! {
-        _ = work => true,
-        _ = stop => false,
     }
 }
 

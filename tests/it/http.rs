@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -267,11 +268,11 @@ fn hostile_heads_are_refused_and_others_are_served() {
 }
 
 #[test]
-fn a_drain_is_not_held_up_by_idle_connections() {
-    let mut server = Terrace::start(config());
-    let silent = TcpStream::connect(server.http()).unwrap();
-    eventually("both connections are counted", || samples(server.http())["terrace_connections{port=\"http\"}"] >= 2.0);
-    server.begin_stop();
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!((&silent).read(&mut [0; 8]).unwrap(), 0, "it is closed");
+fn during_a_drain_it_says_so_and_still_serves() {
+    let server = Terrace::start(config());
+    assert_eq!(get(server.http(), "/readyz").0, 200);
+    server.node.draining.store(true, Ordering::Relaxed);
+    assert_eq!(get(server.http(), "/readyz"), (503, "draining\n".into()));
+    assert_eq!(get(server.http(), "/healthz").0, 200);
+    assert!(samples(server.http())["terrace_draining"] > 0.0);
 }
