@@ -4,6 +4,8 @@
 //! transaction or script with the same meaning for each [`Op`], and one behaviour test suite runs over all three.
 
 pub mod decimal;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

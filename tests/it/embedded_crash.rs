@@ -24,7 +24,7 @@ use terrace::{
     model::Key,
 };
 
-use crate::l2_behaviour::embedded::open;
+use crate::{l2_behaviour::embedded::open, support::setting_from_environment};
 
 /// Set for the process that is killed: the directory of its store.
 const DIR_VARIABLE: &str = "TERRACE_TEST_CRASH_DIR";
@@ -54,11 +54,13 @@ fn set(name: &str) -> Op {
 
 /// Writes until it is killed, and says what was acknowledged. Does nothing in an ordinary run.
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "tests have no configuration of their own")]
 async fn child() {
-    let (Some(dir), Some(round)) = (env::var_os(DIR_VARIABLE), env::var_os(ROUND_VARIABLE)) else { return };
+    let dir: String = setting_from_environment(DIR_VARIABLE, String::new());
+    if dir.is_empty() {
+        return;
+    }
     let store = open(Path::new(&dir), Clock::real()).unwrap();
-    let round = round.into_string().unwrap();
+    let round: String = setting_from_environment(ROUND_VARIABLE, String::new());
     join_all((0..CLIENTS).map(|client| write_for_ever(&store, &round, client))).await;
 }
 
@@ -148,7 +150,7 @@ async fn count_by_scan(store: &Embedded) -> u64 {
 
 #[tokio::test]
 async fn a_killed_store_has_all_it_acknowledged() {
-    let kills = env::var_os(KILLS_VARIABLE).map_or(KILLS_DEFAULT, |text| text.into_string().unwrap().parse().unwrap());
+    let kills = setting_from_environment(KILLS_VARIABLE, KILLS_DEFAULT);
     let dir = tempfile::tempdir().unwrap();
     let seed = fastrand::u64(..);
     println!("seed {seed}");

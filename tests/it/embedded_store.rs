@@ -181,6 +181,32 @@ async fn damage_is_named_and_nothing_panics() {
     assert!(refused > 0);
 }
 
+/// What a power cut may leave: a page of the last batch is missing, the batch's end is there.
+#[tokio::test]
+async fn a_torn_journal_loses_its_last_writes_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    for number in 0..100 {
+        put(&store, &format!("key:{number}"), format!("value-{number}-").repeat(10).as_bytes()).await;
+    }
+    drop(store);
+    let journal = files(dir.path()).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap();
+    let mut bytes = fs::read(&journal).unwrap();
+    let torn = bytes.windows(9).rposition(|window| window == b"value-97-").unwrap();
+    bytes[torn..torn + 4].fill(0);
+    fs::write(&journal, bytes).unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    for number in 0..100 {
+        assert_eq!(get(&store, &format!("key:{number}")).await.is_some(), number < 97, "key:{number}");
+    }
+    assert_eq!(store.count().await, Ok(97));
+    put(&store, "after", b"value").await;
+    drop(store);
+    let store = open(dir.path(), Clock::real()).unwrap();
+    assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
+    assert_eq!(store.count().await, Ok(98));
+}
+
 /// A small store with entries of about 1 KiB, and how many of them fit.
 async fn filled(dir: &Path, clock: Clock, entries: usize) -> Arc<Embedded> {
     let store = open_with(dir, clock, |settings| settings.size_max_bytes = SIZE_MAX_LEAST);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{OpenError, directory::Directory, table::Table};
+use super::{OpenError, directory::Directory, mend, table::Table};
 
 /// Longest wait for reads that still use a table that is to be closed: they last milliseconds.
 const RELEASE_STEPS: usize = 2_000;
@@ -103,7 +103,7 @@ fn build(path: &Path) -> io::Result<()> {
 
 /// A table that cannot be read is an error, also where the crate below panics about it.
 fn open_table(path: &Path) -> Result<Arc<Table>, String> {
-    match catch_unwind(AssertUnwindSafe(|| Table::open(path))) {
+    match catch_unwind(AssertUnwindSafe(|| mend::open(path))) {
         Ok(Ok(table)) => Ok(table),
         Ok(Err(error)) => Err(error.to_string()),
         Err(panic) => Err(panic_text(panic.as_ref())),

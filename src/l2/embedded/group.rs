@@ -167,10 +167,10 @@ impl Staged {
             // A copy: the key may be a part of the buffer that it came in.
             changes.put(order_row(record.written), Bytes::copy_from_slice(&record.key));
         }
-        if let Some(at) = record.expires_at {
-            if self.before != Some(Stamp::of(record)) {
-                changes.put(expiry_row(at, record.written), Bytes::new());
-            }
+        if let Some(at) = record.expires_at
+            && self.before != Some(Stamp::of(record))
+        {
+            changes.put(expiry_row(at, record.written), Bytes::new());
         }
     }
 }

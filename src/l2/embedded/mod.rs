@@ -4,6 +4,7 @@ mod cursors;
 mod directory;
 mod generation;
 mod group;
+mod mend;
 mod pool;
 mod reader;
 mod rows;
@@ -187,6 +188,8 @@ struct Counters {
     expired: AtomicU64,
     commits: AtomicU64,
     slow_reads: AtomicU64,
+    /// How slow the last reads were.
+    slow_score: AtomicU64,
     /// [`stopwatch_ns`](crate::clock::stopwatch_ns) until when reads go to the pool.
     slow_until_ns: AtomicU64,
     /// Something was committed since the last sync.

@@ -1,8 +1,9 @@
 //! Reads: on the thread of the caller while the data proves to be in memory, else on the pool.
 //!
 //! A point read that finds its block in the cache takes about 4 µs; handing it to another thread and back costs more
-//! than that in CPU alone. A read that waits for the disk would hold up everything else on its thread, so the first
-//! one that takes longer than [`SLOW_NS`] sends all reads to the pool for [`POOL_NS`]; then one tries again.
+//! than that in CPU alone. A read that waits for the disk would hold up everything else on its thread, so a second
+//! read within a few that takes longer than [`SLOW_NS`] sends all reads to the pool for [`POOL_NS`]; then they try
+//! again. One alone says nothing: the thread may have lost its core for a moment.
 
 use std::{ops::Bound, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -24,7 +25,11 @@ use crate::{
 
 /// A read that took longer waited for the disk, nanoseconds.
 const SLOW_NS: u64 = 1_000_000;
-/// How long the pool reads then, nanoseconds: at most one slow read in this time holds up a worker.
+/// What a slow read adds to the score; a quick one takes 1 off.
+const SLOW_SCORE: u64 = 16;
+/// The score at which the pool takes over: two slow reads with fewer than 16 quick ones between them.
+const POOL_SCORE: u64 = 17;
+/// How long the pool reads then, nanoseconds: about two slow reads in this time hold up a worker.
 const POOL_NS: u64 = 100_000_000;
 /// Keys of a call that is answered on the caller's thread, 4 µs each.
 const INLINE_KEYS_MAX: usize = 16;
@@ -69,14 +74,24 @@ impl Shared {
         until != 0 && stopwatch_ns() < until
     }
 
-    /// Runs a read here, and closes this way if it was slow.
+    /// Runs a read here, and closes this way if reads prove slow. Threads may overwrite one another's score: it is
+    /// approximate.
     fn watched<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
         let began = stopwatch_ns();
         let result = read(self);
         let ended = stopwatch_ns();
-        if ended.saturating_sub(began) > SLOW_NS {
-            self.counters.slow_reads.fetch_add(1, Relaxed);
-            self.counters.slow_until_ns.store(ended + POOL_NS, Relaxed);
+        let counters = &self.counters;
+        let score = counters.slow_score.load(Relaxed);
+        if ended.saturating_sub(began) <= SLOW_NS {
+            if score > 0 {
+                counters.slow_score.store(score - 1, Relaxed);
+            }
+            return result;
+        }
+        counters.slow_reads.fetch_add(1, Relaxed);
+        counters.slow_score.store((score + SLOW_SCORE).min(2 * SLOW_SCORE), Relaxed);
+        if score + SLOW_SCORE >= POOL_SCORE {
+            counters.slow_until_ns.store(ended + POOL_NS, Relaxed);
         }
         result
     }

@@ -122,11 +122,12 @@ impl Changes {
     /// what becomes of these changes shows then.
     pub(super) fn commit(self, sync: bool) -> Result<()> {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        self.batch.durability(Some(mode)).commit().map_err(|error| match error {
-            fjall::Error::Poisoned => failed("write", &error),
-            error => {
-                CacheError::new(Kind::Unknown, format!("the embedded store failed in the middle of a write: {error}"))
+        self.batch.durability(Some(mode)).commit().map_err(|error| {
+            if matches!(error, fjall::Error::Poisoned) {
+                // It failed before: nothing was done now.
+                return failed("write", &error);
             }
+            CacheError::new(Kind::Unknown, format!("the embedded store failed in the middle of a write: {error}"))
         })
     }
 }
