@@ -44,7 +44,7 @@ const TIMED: u32 = 1 << 30;
 impl Slot {
     /// A slot for a record; `size_class` as [`size_class`] gives it.
     pub(super) fn new(record: Record, epoch: Epoch, size_class: u8, now: Tick) -> Self {
-        let state = u32::from(size_class.min(SIZE_MAX)) << SIZE_SHIFT | epoch.0 % EPOCHS << EPOCH_SHIFT;
+        let state = (u32::from(size_class.min(SIZE_MAX)) << SIZE_SHIFT) | ((epoch.0 % EPOCHS) << EPOCH_SHIFT);
         let mut slot = Self { record: Some(record), mark: AtomicU32::new(0), state };
         slot.rearm(now);
         slot
