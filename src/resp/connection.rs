@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    Edge,
+    Edge, Settings,
     buffers::{self, BUFFER_BYTES},
     frame::{Limits, Requests},
     reply::Reply,
@@ -131,27 +131,24 @@ impl Connection {
     }
 
     async fn run(&mut self, peer: SocketAddr) -> io::Result<()> {
-        if self.is_protected_from(peer.ip()) {
+        if is_refused(&self.edge.settings.load(), peer.ip()) {
             self.reply.error(PROTECTED);
             return self.flush_and_close().await;
         }
         loop {
             let event = self.wait().await?;
-            if event == Event::Stop {
+            if event == Event::Progress {
+                self.run_requests().await;
+                self.send()?;
+            }
+            if self.session.closing {
+                return self.flush_and_close().await;
+            }
+            if event != Event::Progress || self.stop.is_wanted() {
                 self.answer_what_was_received().await?;
                 return self.flush_and_close().await;
             }
-            self.run_requests().await;
-            if self.session.closing || event == Event::Ended {
-                return self.flush_and_close().await;
-            }
-            self.send()?;
         }
-    }
-
-    fn is_protected_from(&self, peer: IpAddr) -> bool {
-        let settings = self.edge.settings.load();
-        settings.protected_mode && settings.password.is_none() && !peer.to_canonical().is_loopback()
     }
 
     /// Waits until there is something to do; sends meanwhile what is pending.
@@ -285,35 +282,68 @@ impl Connection {
         }
     }
 
-    /// The server stops: what has arrived by now is answered.
+    /// The last requests: what has arrived by now is answered.
     async fn answer_what_was_received(&mut self) -> io::Result<()> {
-        for _ in 0..LAST_READS_MAX {
+        let mut reads = 0;
+        loop {
             self.run_requests().await;
-            self.send()?;
+            self.flush().await?;
+            if self.session.closing || reads == LAST_READS_MAX {
+                return Ok(());
+            }
+            if self.paused {
+                continue;
+            }
+            reads += 1;
             let buffer = self.requests.buffer();
             buffer.reserve(BUFFER_BYTES);
             match self.stream.try_read_buf(buffer) {
-                Ok(0) => break,
+                Ok(0) => return Ok(()),
                 Ok(received) => self.begin_batch(received),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Sends all that is pending, as long as the client reads.
+    async fn flush(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + OUTPUT_SOFT_TIME;
+        while !self.reply.pending().is_empty() {
+            let sending = poll_fn(|task| {
+                self.poll_send(task)?;
+                if self.reply.pending().is_empty() { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+            });
+            tokio::time::timeout_at(deadline, sending).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
         }
         Ok(())
     }
 
     async fn flush_and_close(&mut self) -> io::Result<()> {
-        let sent = self.reply.pending().len();
-        let all = async {
-            self.stream.write_all(self.reply.pending()).await?;
-            self.stream.shutdown().await
-        };
-        match tokio::time::timeout(OUTPUT_SOFT_TIME, all).await {
-            Ok(ended) => {
-                self.session.counters.sent_bytes.fetch_add(sent as u64, Relaxed);
-                ended
-            }
-            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        self.flush().await?;
+        self.stream.shutdown().await
+    }
+}
+
+/// Protected mode: without a password only this machine is served.
+fn is_refused(settings: &Settings, peer: IpAddr) -> bool {
+    settings.protected_mode && settings.password.is_none() && !peer.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::Secret;
+
+    #[test]
+    fn protected_mode_serves_this_machine_only() {
+        let settings = Settings { password: None, protected_mode: true, flush: true, value_max: 1, in_flight_max: 1 };
+        let refused = |settings: &Settings, peer: &str| is_refused(settings, peer.parse().unwrap());
+        for (peer, wanted) in [("127.0.0.1", false), ("::1", false), ("::ffff:127.0.0.1", false), ("10.0.0.1", true)] {
+            assert_eq!(refused(&settings, peer), wanted, "{peer}");
         }
+        let with_password = Settings { password: Some(Secret(b"x".to_vec())), ..settings.clone() };
+        assert!(!refused(&with_password, "10.0.0.1"));
+        assert!(!refused(&Settings { protected_mode: false, ..settings }, "10.0.0.1"));
     }
 }

@@ -26,6 +26,16 @@ impl Stop {
         Self { receiver, wait, registered: None }
     }
 
+    /// Whether the server stops, for a connection that never waits.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        match self.receiver.has_changed() {
+            Ok(false) => false,
+            Ok(true) => *self.receiver.borrow(),
+            Err(_gone) => true,
+        }
+    }
+
     /// Ready once the server stops. Not to be polled after that.
     #[inline]
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {

@@ -119,6 +119,7 @@ impl Connection {
 
     async fn run_found(&mut self, found: Found) {
         let begun_ns = stopwatch_ns();
+        self.session.client.last_command.store(found.number + 1, Relaxed);
         let (edge, now) = (&*self.edge, self.now);
         let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row: found.row };
         let args = self.requests.args();
@@ -134,7 +135,6 @@ impl Connection {
         let calls = self.session.counters.of(found.number);
         calls.calls.fetch_add(1, Relaxed);
         calls.nanoseconds.fetch_add(ended_ns.saturating_sub(begun_ns), Relaxed);
-        self.session.client.last_command.store(found.number + 1, Relaxed);
         self.limits.before_auth = !self.session.authenticated;
         self.count_error(Some(found.number));
         if matches!(found.row.run, Run::Later(_)) {
