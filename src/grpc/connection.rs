@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     sync::watch,
+    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
@@ -75,7 +76,7 @@ async fn open(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unp
 
 async fn run(io: impl AsyncRead + AsyncWrite + Unpin, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let router = Router { edge, stop: stop.clone() };
-    let mut connection = std::pin::pin!(builder().serve_connection(TokioIo::new(io), router));
+    let mut connection = pin!(builder().serve_connection(TokioIo::new(io), router));
     let end = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         // Also when its sender is gone: then nobody could stop us later.
@@ -118,14 +119,16 @@ fn age() -> Duration {
 
 /// Polls a call once where it arrives and spawns a task only for one that has to wait: most are answered from memory.
 ///
-/// The first poll gets a waker that wakes nobody; the task polls again as it begins, which leaves the right one.
+/// The first poll gets a waker that wakes nobody; the task polls again as it begins, which leaves the right one. Each
+/// call uses up some of the connection's turn, so that a busy one does not keep its worker from the others.
 #[derive(Debug, Clone, Copy)]
 struct Inline;
 
 impl<F: Future<Output = ()> + Send + Unpin + 'static> Executor<F> for Inline {
     fn execute(&self, mut call: F) {
         let mut context = Context::from_waker(Waker::noop());
-        if Pin::new(&mut call).poll(&mut context).is_pending() {
+        let has_turn = pin!(consume_budget()).poll(&mut context).is_ready();
+        if !has_turn || Pin::new(&mut call).poll(&mut context).is_pending() {
             tokio::spawn(call);
         }
     }

@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::{
-    Edge,
+    Edge, Settings,
     answer::{self, Answer},
     convert,
     deadline::Deadline,
@@ -92,7 +92,7 @@ pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
         Err(status) => return Call::ready(status.into_http()),
     };
     match edge.get_now(&request, edge.cache.now()) {
-        Some(found) => Call::ready(shed_or_send(edge, &found)),
+        Some(found) => Call::ready(shed_or_send(edge, &settings, &found)),
         None => Call::Pending(Box::pin(decoded(Arc::clone(edge), inbound, request))),
     }
 }
@@ -103,13 +103,14 @@ async fn get_later(edge: Arc<Edge>, request: GetRequest) -> Result<GetResponse> 
 
 /// Get, when its message has come and L1 has no answer.
 async fn decoded(edge: Arc<Edge>, inbound: Inbound, request: GetRequest) -> Response<Answer> {
+    let settings = edge.settings.load_full();
     let _held = load::hold(&edge.node.in_flight, request.encoded_len());
     let run = async {
-        let mut deadline = Deadline::new(edge.settings.load().timeout, &inbound.headers)?;
+        let mut deadline = Deadline::new(settings.timeout, &inbound.headers)?;
         deadline.limit(edge.get(request)).await.unwrap_or_else(|| Err(deadline.exceeded()))
     };
     match run.await {
-        Ok(response) => shed_or_send(&edge, &response),
+        Ok(response) => shed_or_send(&edge, &settings, &response),
         Err(error) => answer::failed(&error),
     }
 }
@@ -125,16 +126,18 @@ where
     R: Message,
     F: Future<Output = Result<R>> + Send,
 {
-    let result = run(&edge, &mut inbound, effect, method).await;
+    let settings = edge.settings.load_full();
+    let result = run(&edge, &settings, &mut inbound, effect, method).await;
     match (result, effect) {
-        (Ok(response), Effect::Reads) => shed_or_send(&edge, &response),
-        (Ok(response), Effect::Writes) => send(&edge, &response),
+        (Ok(response), Effect::Reads) => shed_or_send(&edge, &settings, &response),
+        (Ok(response), Effect::Writes) => send(&edge, &settings, &response),
         (Err(status), _) => status.into_http(),
     }
 }
 
 async fn run<M, R, F>(
     edge: &Arc<Edge>,
+    settings: &Settings,
     inbound: &mut Inbound,
     effect: Effect,
     method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
@@ -143,7 +146,6 @@ where
     M: Message + Default,
     F: Future<Output = Result<R>> + Send,
 {
-    let settings = edge.settings.load_full();
     let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
     let message = inbound.message(&edge.node.in_flight, settings.in_flight_max);
     let Some(received) = deadline.limit(message).await else {
@@ -167,15 +169,15 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> 
 }
 
 /// Answers a read, unless too much is under way already.
-fn shed_or_send(edge: &Edge, message: &impl Message) -> Response<Answer> {
-    match load::check(&edge.node.in_flight, edge.settings.load().in_flight_max) {
-        Ok(()) => send(edge, message),
+fn shed_or_send(edge: &Edge, settings: &Settings, message: &impl Message) -> Response<Answer> {
+    match load::check(&edge.node.in_flight, settings.in_flight_max) {
+        Ok(()) => send(edge, settings, message),
         Err(error) => answer::failed(&error),
     }
 }
 
-fn send(edge: &Edge, message: &impl Message) -> Response<Answer> {
-    match answer::frame(message, edge.settings.load().message_max, &edge.node.in_flight) {
+fn send(edge: &Edge, settings: &Settings, message: &impl Message) -> Response<Answer> {
+    match answer::frame(message, settings.message_max, &edge.node.in_flight) {
         Ok(data) => answer::succeeded(data),
         Err(error) => answer::failed(&error),
     }

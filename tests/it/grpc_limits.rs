@@ -133,6 +133,20 @@ fn more_calls_than_streams_wait_their_turn() {
 }
 
 #[test]
+fn headers_over_their_limit_fail_the_call_alone() {
+    let server = Terrace::start(config());
+    block_on(async {
+        let mut client = CacheClient::new(connect(server.grpc()).await);
+        let get = || GetRequest { key: "k".into(), options: None };
+        for (len, is_taken) in [(4_000, true), (10_000, false), (4_000, true)] {
+            let mut request = Request::new(get());
+            request.metadata_mut().insert("x-large", "v".repeat(len).parse().unwrap());
+            assert_eq!(client.get(request).await.is_ok(), is_taken, "a header of {len} bytes");
+        }
+    });
+}
+
+#[test]
 fn an_unreadable_timeout_is_named() {
     let server = Terrace::start(config());
     block_on(async {
