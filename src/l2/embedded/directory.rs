@@ -6,8 +6,8 @@
 //! table-7/      the current generation
 //! aside-v0-7/   one of an older format that cannot be read any more; left to the operator
 //! ```
-//! A generation is first built under another name and then renamed, so that one that stands under its name is whole.
-//! What is neither current nor set aside is removed when the store is opened.
+//! A clear builds the next generation beside the current one and then names it in FORMAT. What is neither current nor
+//! set aside is removed when the store is opened.
 
 use std::{
     fs::{self, File, TryLockError},

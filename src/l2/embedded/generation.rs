@@ -1,9 +1,10 @@
 //! Opens and closes the generations of the store.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
@@ -14,6 +15,8 @@ use super::{OpenError, directory::Directory, mend, table::Table};
 /// Longest wait for reads that still use a table that is to be closed: they last milliseconds.
 const RELEASE_STEPS: usize = 2_000;
 const RELEASE_STEP: Duration = Duration::from_millis(5);
+/// A table with this file in it was not finished.
+const UNFINISHED: &str = "UNFINISHED";
 
 /// The directory, and the threads that remove what is no longer current.
 pub(super) struct Generations {
@@ -34,17 +37,15 @@ impl Generations {
     /// Opens the current generation, which is created if it is missing.
     pub(super) fn open_current(&self) -> Result<Arc<Table>, String> {
         let path = self.directory.table();
-        if !path.exists() {
-            build(&path).map_err(|error| error.to_string())?;
+        if path.exists() && !path.join(UNFINISHED).exists() {
+            return open_table(&path);
         }
-        open_table(&path)
+        build(&path).map_err(|error| error.to_string())
     }
 
     /// Begins the next generation and makes it the current one.
     pub(super) fn begin_next(&mut self) -> io::Result<Arc<Table>> {
-        let path = self.directory.next_table();
-        build(&path)?;
-        let table = open_table(&path).map_err(io::Error::other)?;
+        let table = build(&self.directory.next_table())?;
         self.directory.advance()?;
         Ok(table)
     }
@@ -91,14 +92,19 @@ fn close(mut table: Arc<Table>) {
     tracing::warn!("a table of the embedded store is still being read");
 }
 
-/// Creates an empty table under another name first: a start that is killed in the middle leaves nothing half made.
-fn build(path: &Path) -> io::Result<()> {
-    let draft = PathBuf::from(format!("{}.new", path.display()));
-    if draft.exists() {
-        fs::remove_dir_all(&draft)?;
+/// Creates an empty table. A mark stands in it meanwhile: what is killed in the middle is begun anew, not opened.
+fn build(path: &Path) -> io::Result<Arc<Table>> {
+    if path.exists() {
+        fs::remove_dir_all(path)?;
     }
-    drop(open_table(&draft).map_err(io::Error::other)?);
-    fs::rename(&draft, path)
+    fs::create_dir(path)?;
+    let mark = path.join(UNFINISHED);
+    File::create(&mark)?;
+    let table = open_table(path).map_err(io::Error::other)?;
+    fs::remove_file(&mark)?;
+    // If the mark came back after a power cut, a table full of writes would be taken for an unfinished one.
+    File::open(path)?.sync_all()?;
+    Ok(table)
 }
 
 /// A table that cannot be read is an error, also where the crate below panics about it.

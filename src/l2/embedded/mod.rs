@@ -1,4 +1,49 @@
 //! The embedded store: an ordered, crash-safe table in a directory that this process alone writes.
+//!
+//! # How it works
+//! * One thread, the `writer`, makes all changes: it takes the calls that wait, applies them in order to a `group`,
+//!   commits the group with one write to the journal, tells L1 which keys changed, and answers. That is what makes
+//!   conditions, increments and batches atomic: there are no key locks to take. Many callers share one commit.
+//! * Reads see the table between two commits. They run on the caller's thread while the data proves to be in memory
+//!   (4 µs each), else on the two threads of the `pool`; so do scans and calls with more than 16 keys.
+//! * `rows` says what is stored: each entry with the number of its write, a queue by that number for eviction, a
+//!   calendar for expiry, and a tally of entries and bytes in the same commits. So [`count`](Backend::count) is one
+//!   load, opening counts nothing, and what is over the bound or out of time is found without a search.
+//! * `table` is all that knows fjall. [`clear`](Backend::clear) begins a new `generation` and deletes the old one.
+//!
+//! # What it promises
+//! * An answered write is in the hands of the system: a killed process loses none. With [`Sync::Interval`] a thread
+//!   forces the journal to the disk each interval, so a power cut loses at most that; with [`Sync::Always`] none. A
+//!   journal whose last pages a power cut tore is cut before them (`mend`).
+//! * [`Stats::bytes`] counts what is alive: key, value and everything stored beside them. It is within
+//!   [`Settings::size_max_bytes`] after every commit (a store that is opened with a smaller bound comes down to it in
+//!   the background); the oldest written go first. On the disk there is more: see below.
+//! * An expired entry is never returned; its space is taken back within a second (10,000 a second, 1,000 at a time).
+//! * When the disk is full or fails, calls end `Unavailable` and the table is opened again each second until it works.
+//! * Deadlines: [`Tunables`]. A read on the caller's thread cannot be cut short; the second slow one sends the
+//!   others to the pool.
+//!
+//! # Why fjall, in figures
+//! Measured with 100 B values, 21 B keys and these rows in both, half a million entries, on 2 cores that others used,
+//! on a virtual disk whose fsync takes 0.2 ms (a real one: 1 to 10). redb can only make a commit that survives a kill
+//! by fsync, so each write waits for one; the third column is redb with commits that do not, a journal of our own
+//! beside it and a durable commit each second.
+//!
+//! | | fjall 3.1 | redb 4.4 | redb 4.4 and a journal |
+//! |---|---|---|---|
+//! | overwrites/s, groups of 1 / 16 / 128 | 52 k / 67 k / 66 k | 2.2 k / 4.2 k / 10 k | 14 k / 38 k / 36 k |
+//! | CPU of an overwrite, groups of 16 | 19 µs | 53 µs | 24 µs |
+//! | new keys/s, groups of 128 | 190 k | 169 k | 101 k |
+//! | get, cached / of an absent key | 4.0 / 1.3 µs | 3.7 / 3.3 µs | 3.8 / 3.4 µs |
+//! | kill -9 among writes, 60 times: keys lost | 0 of 2.98 M | 0 of 0.32 M | |
+//! | open after a kill, median / worst | 0.51 / 0.95 s | 0.03 / 0.06 s | |
+//! | churn at 256 MiB alive: ops/s, disk | 42 to 82 k, 424 MB | (512 MiB:) 17 to 43 k, 573 MB | 24 to 45 k, 835 MB |
+//! | longest commit, resident memory in that churn | 220 ms, 213 MB | 34 ms, 70 MB | 310 ms, 75 MB |
+//!
+//! fjall does what is promised with a write and no fsync, and is fastest; redb is the steadier one on the disk and in
+//! memory. Its files of 8 MiB instead of 64 (685 MB in the churn above), ordinary tombstones and a pause of the writer
+//! before fjall halts (100 ms at a time) make up for the most of that. With 4 KiB values the space taken by what is dead
+//! but not compacted is larger, because tombstones are small and levels are sized by bytes.
 
 mod cursors;
 mod directory;
