@@ -9,6 +9,7 @@ use std::{
     fmt::Write as _,
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
 };
 
 use terrace::config::Config;
@@ -16,6 +17,7 @@ use terrace::config::Config;
 use crate::support::{
     PATIENCE, eventually,
     redis::RedisServer,
+    setting_from_environment,
     terrace::{Terrace, config},
 };
 
@@ -305,6 +307,14 @@ fn patient(config: &mut Config) {
     config.l2.write_timeout = PATIENCE;
 }
 
+fn embedded(dir: &Path) -> Config {
+    let mut config = config();
+    config.l2.url = "embedded".into();
+    config.data.dir = dir.into();
+    patient(&mut config);
+    config
+}
+
 fn over_redis(below: &RedisServer) -> Config {
     let mut config = config();
     config.l2.url = below.url();
@@ -321,17 +331,84 @@ fn replies_are_redis_s_over_none() {
 #[test]
 fn replies_are_redis_s_over_the_embedded_store() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = config();
-    config.l2.url = "embedded".into();
-    config.data.dir = dir.path().into();
-    patient(&mut config);
-    Pair::new(config).compare_cases(CASES);
+    Pair::new(embedded(dir.path())).compare_cases(CASES);
 }
 
 #[test]
 fn replies_are_redis_s_over_redis() {
     let below = RedisServer::start();
     Pair::new(over_redis(&below)).compare_cases(CASES);
+}
+
+/// A random command over few keys, so that commands meet; expiries are absolute, so that no answer depends on the time.
+/// (No DBSIZE: Redis counts what has expired and was not removed yet.)
+fn random_command(random: &mut fastrand::Rng) -> String {
+    let mut pick = |words: &[&str]| words[random.usize(..words.len())].to_owned();
+    let values = ["1", "-7", "9223372036854775807", "0.5", "abc", "''", "1e3", "\\xff\\0", "10", "+1", "007"];
+    let (key, other, value) = (pick(&["a", "b", "c"]), pick(&["a", "b", "c"]), pick(&values));
+    let at = pick(&["4102444800", "4202444800", "1", "0", "-1", "x"]);
+    let option = pick(&["", "NX", "XX", "GET", "KEEPTTL", "NX GET", "XX GET", "PERSIST", "FOO", "nx xx"]);
+    let only = pick(&["", "NX", "XX", "GT", "LT", "XX GT", "NX LT", "FOO"]);
+    let (start, end) = (pick(&["0", "-1", "1", "-100", "100", "x"]), pick(&["0", "-1", "2", "-3", "100"]));
+    let templates = [
+        format!("SET {key} {value} {option}"),
+        format!("SET {key} {value} EXAT {at} {option}"),
+        format!("SET {key} {value} PXAT {at}123"),
+        format!("GET {key}"),
+        format!("MGET {key} {other} none"),
+        format!("MSET {key} {value} {other} 1"),
+        format!("SETNX {key} {value}"),
+        format!("GETDEL {key}"),
+        format!("GETEX {key}"),
+        format!("GETEX {key} EXAT {at}"),
+        format!("GETEX {key} {option}"),
+        format!("APPEND {key} {value}"),
+        format!("STRLEN {key}"),
+        format!("GETRANGE {key} {start} {end}"),
+        format!("DEL {key} {other}"),
+        format!("EXISTS {key} {other}"),
+        format!("TYPE {key}"),
+        format!("EXPIRETIME {key}"),
+        format!("PEXPIRETIME {key}"),
+        format!("EXPIREAT {key} {at} {only}"),
+        format!("PEXPIREAT {key} {at}000 {only}"),
+        format!("PERSIST {key}"),
+        format!("INCR {key}"),
+        format!("DECR {key}"),
+        format!("INCRBY {key} {value}"),
+        format!("DECRBY {key} {value}"),
+        format!("INCRBYFLOAT {key} {value}"),
+    ];
+    templates[random.usize(..templates.len())].clone()
+}
+
+fn compare_random_sequences(pair: &Pair) {
+    let seed = setting_from_environment("TERRACE_TEST_SEED", fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..60 {
+        let commands: Vec<String> = (0..50).map(|_| random_command(&mut random)).collect();
+        let protocol = random.u8(2..4);
+        let case = commands.join(" | ");
+        let fault = pair.differences(&case, &pipeline(&case, protocol), protocol);
+        assert!(fault.is_none(), "TERRACE_TEST_SEED={seed}\n{}", fault.unwrap_or_default());
+    }
+}
+
+#[test]
+fn random_sequences_are_answered_as_redis_does_over_none() {
+    compare_random_sequences(&Pair::new(config()));
+}
+
+#[test]
+fn random_sequences_are_answered_as_redis_does_over_the_embedded_store() {
+    let dir = tempfile::tempdir().unwrap();
+    compare_random_sequences(&Pair::new(embedded(dir.path())));
+}
+
+#[test]
+fn random_sequences_are_answered_as_redis_does_over_redis() {
+    let below = RedisServer::start();
+    compare_random_sequences(&Pair::new(over_redis(&below)));
 }
 
 #[test]
