@@ -41,9 +41,17 @@
 //! | longest commit, resident memory in that churn | 220 ms, 213 MB | 34 ms, 70 MB | 310 ms, 75 MB |
 //!
 //! fjall does what is promised with a write and no fsync, and is fastest; redb is the steadier one on the disk and in
-//! memory. Its files of 8 MiB instead of 64 (685 MB in the churn above), ordinary tombstones and a pause of the writer
-//! before fjall halts (100 ms at a time) make up for the most of that. With 4 KiB values the space taken by what is dead
-//! but not compacted is larger, because tombstones are small and levels are sized by bytes.
+//! memory. Files of 8 MiB instead of 64 (685 MB in the churn above), ordinary tombstones, a pause of the writer before
+//! fjall halts it (100 ms at a time) and a flush in quiet times make up for most of that.
+//!
+//! # What it takes
+//! * On the disk: with new keys at full speed for minutes at most 2.6 times the bound (334 MB at 128 MiB of 100 B values,
+//!   640 MB at 256 MiB of 4 KiB values), journals of 64 to 128 MiB included; 1.4 to 1.8 times in quiet times. What is
+//!   dead goes when its files are compacted, and tombstones of large values are too small to call for that early.
+//! * In memory: 160 to 240 MB under that load, whatever the size: 64 MiB of blocks, up to five write buffers of 16 MiB.
+//! * To open: an empty store 0.2 s on a machine with six busy neighbours, most of it some ten fsyncs; after a kill the
+//!   journal is read again, up to 64 MiB, 0.5 s.
+//! * CPU: 20 µs for a write, shared between the writer and compaction; 4 to 6 µs for a read.
 
 mod cursors;
 mod directory;
@@ -92,6 +100,8 @@ use writer::{Job, Writer};
 /// Calls with writes that wait for the writer. At 50 thousand a second the last of them waits 80 ms, less than the
 /// deadline of a write.
 const WRITES_WAITING_MAX: usize = 4096;
+/// A clear may take longer than other writes: it creates files and waits for the disk some ten times.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
 /// The default of [`Settings::size_max_bytes`].
 pub const SIZE_MAX_DEFAULT: u64 = 4 << 30;
 /// The default interval of [`Sync::Interval`].
@@ -298,14 +308,13 @@ impl Embedded {
         }
     }
 
-    /// Hands a job to the writer and waits for its answer by the deadline of writes.
-    async fn write<T>(&self, job: Job, answered: oneshot::Receiver<T>) -> Result<T> {
+    /// Hands a job to the writer and waits for its answer no longer than `deadline`.
+    async fn write<T>(&self, job: Job, answered: oneshot::Receiver<T>, deadline: Duration) -> Result<T> {
         match self.writes.as_ref().map(|writes| writes.try_send(job)) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => return Err(overloaded()),
             Some(Err(TrySendError::Disconnected(_))) | None => return Err(stopped()),
         }
-        let deadline = self.shared.tunables.deadlines().write;
         match timeout(deadline, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(CacheError::new(Kind::Unknown, "the embedded store stopped in the middle of a write")),
@@ -368,7 +377,8 @@ impl Backend for Embedded {
         async move {
             let count = ops.len();
             let (answer, answered) = oneshot::channel();
-            match self.write(Job::Apply { ops, answer }, answered).await {
+            let deadline = self.shared.tunables.deadlines().write;
+            match self.write(Job::Apply { ops, answer }, answered, deadline).await {
                 Ok(results) => results,
                 Err(error) => vec![Err(error); count],
             }
@@ -395,7 +405,8 @@ impl Backend for Embedded {
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         async move {
             let (answer, answered) = oneshot::channel();
-            self.write(Job::Clear { answer }, answered).await?
+            let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
+            self.write(Job::Clear { answer }, answered, deadline).await?
         }
         .boxed()
     }

@@ -4,6 +4,7 @@
 //! back (fjall #288), and no `clear()` for the same reason: clearing the store begins a new generation.
 
 use std::{
+    fs, io,
     ops::Bound,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +24,8 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 const FILE_BYTES: u64 = 8 << 20;
 /// Journals together, bytes: bounds the time of recovery and the disk they take.
 const JOURNALS_BYTES: u64 = 128 << 20;
+/// Less than this is left to the next writes, bytes.
+const GARBAGE_BYTES: u64 = 32 << 20;
 /// One flushes, one compacts.
 const BACKGROUND_THREADS: usize = 2;
 /// The keyspace.
@@ -94,10 +97,33 @@ impl Table {
         self.database.disk_space().unwrap_or(0)
     }
 
+    /// Whether files of compactions that are done take up room that [`Table::collect`] gives back.
+    pub(super) fn has_garbage(&self) -> bool {
+        disk_bytes(self.rows.path()) > self.rows.disk_space() + GARBAGE_BYTES
+    }
+
+    /// fjall deletes the files that compactions have replaced only when a write buffer is full: after the last write
+    /// of a busy time they would stay, up to twice the live data. So a buffer with little in it is made to count as
+    /// full. What a write has put into the table before is needed for that.
+    pub(super) fn collect(&self) -> Result<()> {
+        self.rows.rotate_memtable().map(|_| ()).map_err(|error| failed("flush", &error))
+    }
+
     /// Whether writes come faster than the disk takes them: with four of these waiting fjall sleeps 100 ms a commit.
     pub(super) fn is_behind(&self) -> bool {
         self.rows.sealed_memtable_count() >= 3
     }
+}
+
+/// Bytes of the files in a directory and below; what vanishes meanwhile counts nothing.
+fn disk_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let of = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        let file = entry.metadata()?;
+        io::Result::Ok(if file.is_dir() { disk_bytes(&entry.path()) } else { file.len() })
+    };
+    entries.map(|entry| of(entry).unwrap_or(0)).sum()
 }
 
 fn failed(what: &str, error: &fjall::Error) -> CacheError {

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
@@ -42,6 +43,10 @@ const SWEEP_MAX: usize = 1_000;
 /// Entries that one group may evict beyond two for each row it looked at, so that a store that was opened with a
 /// smaller bound comes down to it without a long halt.
 const EVICT_MAX: usize = 1_000;
+/// Sweeps without a commit after which space is taken back: 5 s.
+const COLLECT_SWEEPS: u64 = 50;
+/// Attempts in one quiet time: each may set off a compaction that leaves something for the next.
+const COLLECT_ATTEMPTS: u64 = 6;
 /// Time between two attempts to open a table that failed.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// While the table is behind with flushing, writes wait in steps of this ...
@@ -65,6 +70,8 @@ pub(super) struct Writer {
     generations: Generations,
     /// `None` while the table has failed and is not open again.
     table: Option<Arc<Table>>,
+    /// The one that failed, until it is closed.
+    failed: Option<Arc<Table>>,
     tally: Tally,
     /// No order row below this number: where eviction begins to look, past the rows it removed before.
     oldest: u64,
@@ -72,6 +79,8 @@ pub(super) struct Writer {
     soonest: UnixMs,
     /// [`stopwatch_ns`] of the next sweep.
     sweep_at_ns: u64,
+    /// Sweeps since the last commit.
+    idle_sweeps: u64,
 }
 
 /// Where the sweeps have come to, taken over when their group is committed.
@@ -89,10 +98,12 @@ impl Writer {
             shared,
             generations,
             table: None,
+            failed: None,
             tally: Tally::EMPTY,
             oldest: 0,
             soonest: UnixMs(0),
             sweep_at_ns: 0,
+            idle_sweeps: 0,
         };
         writer.adopt(table)?;
         Ok(writer)
@@ -185,6 +196,7 @@ impl Writer {
         self.tally = tally;
         self.oldest = swept.oldest;
         self.soonest = swept.soonest.min(soonest);
+        self.idle_sweeps = 0;
         let counters = &self.shared.counters;
         counters.dirty.store(true, Relaxed);
         counters.commits.fetch_add(1, Relaxed);
@@ -263,6 +275,22 @@ impl Writer {
             Ok(()) => {}
             Err(error) => tracing::error!(%error, "the embedded store could not remove expired entries"),
         }
+        self.collect(&table);
+    }
+
+    /// Takes space back while nobody writes: see [`Table::collect`].
+    fn collect(&mut self, table: &Table) {
+        self.idle_sweeps += 1;
+        let due =
+            self.idle_sweeps.is_multiple_of(COLLECT_SWEEPS) && self.idle_sweeps <= COLLECT_SWEEPS * COLLECT_ATTEMPTS;
+        if !due || !table.has_garbage() {
+            return;
+        }
+        let mut same = table.changes();
+        same.put(Bytes::from_static(TALLY_ROW), self.tally.encode());
+        if let Err(error) = same.commit(false).and_then(|()| table.collect()) {
+            tracing::error!(%error, "the embedded store could not take space back");
+        }
     }
 
     /// Lets the table catch up before it would halt writes for 100 ms at a time.
@@ -321,14 +349,16 @@ impl Writer {
         tracing::error!(%error, "the embedded store failed; it will be opened again");
         *self.shared.state.lock() = State::Down(error.to_string());
         self.shared.table.store(None);
-        if let Some(table) = self.table.take() {
-            self.generations.release(table);
-        }
+        // Closed later: the caller is still using it.
+        self.failed = self.table.take();
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
     }
 
     fn reopen(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
+        if let Some(failed) = self.failed.take() {
+            self.generations.release(failed);
+        }
         let opened =
             self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
         // The last writes before the failure may have taken effect after all.
@@ -349,6 +379,9 @@ impl Writer {
                 tracing::error!(%error, "the embedded store could not hand its last writes to the disk");
             }
             self.generations.release(table);
+        }
+        if let Some(failed) = self.failed.take() {
+            self.generations.release(failed);
         }
     }
 }
