@@ -1,6 +1,9 @@
 //! L1 as the store, for `l2 = "none"`: what [`crate::l2::none`] asks for, over L1.
 
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::Core;
 use crate::{
@@ -15,21 +18,40 @@ use crate::{
     model::{Key, Life},
 };
 
+/// How far the two clocks may seem to have moved against each other without the wall clock having been set: each is cut
+/// to whole milliseconds at its own moment, and they are read one after the other.
+const JITTER_MS: u64 = 2;
+
 /// L1 behind the trait of the `none` backend. Holds the core weakly: the core's workers hold the backend.
-pub struct CoreStore(Weak<Core>);
+pub struct CoreStore {
+    core: Weak<Core>,
+    /// Wall clock less monotonic clock. Kept, so that an expiry is read back as it was set, to the millisecond.
+    offset_ms: AtomicU64,
+}
 
 impl CoreStore {
     /// Over the L1 of `core`.
     #[must_use]
     pub fn new(core: &Arc<Core>) -> Self {
-        Self(Arc::downgrade(core))
+        Self { core: Arc::downgrade(core), offset_ms: AtomicU64::new(0) }
+    }
+
+    /// Both clocks, as far apart as they were before unless the wall clock was set.
+    fn times(&self, core: &Core) -> (Tick, UnixMs) {
+        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let (kept, seen) = (self.offset_ms.load(Relaxed), unix.0.saturating_sub(now.0));
+        if kept.abs_diff(seen) <= JITTER_MS {
+            return (now, UnixMs(now.0 + kept));
+        }
+        self.offset_ms.store(seen, Relaxed);
+        (now, unix)
     }
 }
 
 impl Resident for CoreStore {
     fn apply(&self, key: &Key, op: &Op) -> Result<Applied> {
-        let Some(core) = self.0.upgrade() else { return Err(stopped()) };
-        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let Some(core) = self.core.upgrade() else { return Err(stopped()) };
+        let (now, unix) = self.times(&core);
         let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
         let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
         core.l1.update(key, now, core.gate.epoch(), |current| {
@@ -46,8 +68,8 @@ impl Resident for CoreStore {
     }
 
     fn describe(&self, key: &Key) -> Option<Described> {
-        let core = self.0.upgrade()?;
-        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let core = self.core.upgrade()?;
+        let (now, unix) = self.times(&core);
         let hit = core.l1.peek(key, now, core.gate.epoch())?.hit;
         let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
         Some(Described {
@@ -59,7 +81,7 @@ impl Resident for CoreStore {
     }
 
     fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage {
-        let Some(core) = self.0.upgrade() else { return ScanPage::default() };
+        let Some(core) = self.core.upgrade() else { return ScanPage::default() };
         let mut keys = Vec::new();
         let cursor = core.l1.scan(cursor, count, core.clock.now(), core.gate.epoch(), |key, _| {
             if keep(key) {
@@ -70,16 +92,16 @@ impl Resident for CoreStore {
     }
 
     fn count(&self) -> u64 {
-        self.0.upgrade().map_or(0, |core| core.l1.usage().entries)
+        self.core.upgrade().map_or(0, |core| core.l1.usage().entries)
     }
 
     fn random_key(&self) -> Option<Key> {
-        let core = self.0.upgrade()?;
+        let core = self.core.upgrade()?;
         core.l1.random_key(fastrand::u64(..), core.clock.now(), core.gate.epoch())
     }
 
     fn clear(&self) {
-        if let Some(core) = self.0.upgrade() {
+        if let Some(core) = self.core.upgrade() {
             core.l1.clear();
         }
     }
