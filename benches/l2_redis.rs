@@ -1,4 +1,5 @@
-//! Client CPU of reads from Redis: `cargo bench --bench l2_redis -- [operations]` (default 400,000 a row).
+//! Client CPU of reads from Redis: `cargo bench --bench l2_redis -- [operations] [callers]` (default 400,000 a row, and
+//! 1, 8, 64 and 256 callers). With callers given only Terrace's own rows are measured, for a profiler.
 //!
 //! One current-thread runtime, as in a worker; so many callers at once, each with one read under way; a redis-server of
 //! its own on loopback. Prints CPU time of this process per operation for Terrace's coalesced pipelines and, as
@@ -25,18 +26,22 @@ use terrace::{
 const KEYS: usize = 10_000;
 
 fn main() {
-    let arg = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
-    let operations: usize = arg.unwrap_or(400_000);
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let operations = numbers.first().copied().unwrap_or(400_000);
     let server = RedisServer::start();
     server.ask::<()>(&[b"EVAL", b"for i=0,9999 do redis.call('SET', 'k'..i, string.rep('v', 100)) end", b"0"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     println!("{:<44} {:>8} {:>12} {:>12}", "100 B values", "callers", "CPU µs/op", "wall µs/op");
+    if let Some(&callers) = numbers.get(1) {
+        return runtime.block_on(measure_ours(&server, callers, operations));
+    }
     for callers in [1, 8, 64, 256] {
-        runtime.block_on(compare(&server, callers, operations));
+        runtime.block_on(measure_ours(&server, callers, operations));
+        runtime.block_on(measure_crate(&server, callers, operations));
     }
 }
 
-async fn compare(server: &RedisServer, callers: usize, operations: usize) {
+async fn measure_ours(server: &RedisServer, callers: usize, operations: usize) {
     let settings = Settings::new(RedisUrl::parse(&server.url()).expect("a URL"));
     let deadline = Duration::from_secs(30);
     let tunables = Tunables::new(Deadlines { read: deadline, write: deadline }, 1 << 20);
@@ -44,13 +49,16 @@ async fn compare(server: &RedisServer, callers: usize, operations: usize) {
     while backend.state() != State::Up {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let client = Client::open(server.url()).expect("a client");
-    let crates = client.get_multiplexed_async_connection().await.expect("a connection");
     for with_life in [false, true] {
         let name = if with_life { "Terrace, PTTL and GET" } else { "Terrace, GET" };
         let read = |caller, rounds| ours(Arc::clone(&backend), with_life, caller, rounds);
         measure(name, callers, operations, read).await;
     }
+}
+
+async fn measure_crate(server: &RedisServer, callers: usize, operations: usize) {
+    let client = Client::open(server.url()).expect("a client");
+    let crates = client.get_multiplexed_async_connection().await.expect("a connection");
     measure("redis crate, multiplexed, GET", callers, operations, |caller, rounds| {
         implicit(crates.clone(), caller, rounds)
     })

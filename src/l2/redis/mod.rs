@@ -9,6 +9,16 @@
 //! set anew in between would lend its longer life to the old value. A key replaced between PTTL and GET is announced on
 //! the invalidation link, which voids the fill's lease; a life of 0 (key gone at PTTL, there at GET) is never kept.
 //!
+//! **Cost** of a read, CPU of the caller's thread, values of 100 B on loopback, one current-thread runtime, two cores shared
+//! with other work (`cargo bench --bench l2_redis`): 64 callers at once 1.45 µs (GET) and 2.05 µs (PTTL and GET), 256
+//! callers 1.50 and 2.10, 8 callers 2.3 and 2.8, one caller alone 8.3 and 8.9. The redis crate's own multiplexing takes
+//! 1.6 to 1.9 µs with 64 callers, 2.2 with 8 and 6.6 with one (it has neither deadline nor bound there), its explicit
+//! pipelines of 16 take 0.75. What remains above those is the caller's own task, its timer and its reply channel.
+//!
+//! **Sentinel and Cluster** fit in here: a lane opens its connection anew through `connect::data` for each attempt, which is
+//! where a Sentinel would be asked for the primary; a Cluster is one group of lanes and one link per primary, chosen by
+//! the key's slot in [`RedisBackend`].
+//!
 //! **SWAPDB** pushes no invalidation (Redis 7.0): with it, L1 shows the old database for up to `l1.max_age`. Deny it in
 //! the ACL of everybody who shares a Redis with Terrace (`-swapdb`).
 
