@@ -2,7 +2,6 @@
 //! it tells L1.
 
 use std::{
-    collections::HashMap,
     fs,
     path::Path,
     sync::{Arc, Mutex},
@@ -14,7 +13,7 @@ use terrace::{
     clock::{Clock, Tick},
     error::{CacheError, Kind},
     l2::{
-        Applied, Backend, Batch, Deadlines, InvalidationSink, Op, State, Tunables,
+        Applied, Backend, Batch, Deadlines, InvalidationSink, Op, ScanRequest, State, Tunables,
         embedded::{Embedded, OpenError, SIZE_MAX_LEAST, Settings, Sync},
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
@@ -398,27 +397,63 @@ async fn a_clear_gives_the_space_back() {
     assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
 }
 
+/// Holds the writer up for as long as the test has the lock.
+#[derive(Default)]
+struct Gate(Mutex<()>);
+
+impl InvalidationSink for Gate {
+    fn invalidated(&self, _key: &[u8]) {
+        drop(self.0.lock().unwrap());
+    }
+    fn flushed(&self) {}
+    fn lost(&self, _why: &str) {}
+    fn proven(&self, _until: Tick) {}
+    fn refused(&self, _why: &str) {}
+}
+
+fn kind<T>(result: &Result<T, CacheError>) -> Option<Kind> {
+    result.as_ref().err().map(CacheError::kind)
+}
+
 #[tokio::test]
-async fn a_late_answer_is_an_error_of_its_kind() {
+#[expect(clippy::await_holding_lock, reason = "the writer, on a thread of its own, is to wait for it")]
+async fn late_writes_are_unknown_and_too_many_are_refused() {
     let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate::default());
+    let deadlines = Deadlines { read: Duration::from_secs(20), write: Duration::from_millis(20) };
+    let tunables = Tunables::new(deadlines, 1 << 20);
+    let store = Embedded::open(Settings::new(dir.path()), Clock::real(), tunables, Arc::clone(&gate) as _).unwrap();
+    let write = |number: usize| {
+        let op = set(b"value", SetExpiry::Never);
+        store.apply(vec![(key(&number.to_string()), op)], Batch::Independent)
+    };
+    let closed = gate.0.lock().unwrap();
+    assert_eq!(kind(&write(0).await[0]), Some(Kind::Unknown));
+    let results = futures_util::future::join_all((1..6_000).map(write)).await;
+    drop(closed);
+    let refused = results.iter().filter(|results| kind(&results[0]) == Some(Kind::Overloaded)).count();
+    assert!(refused > 1_000, "{refused}");
+    let taken = 6_000 - refused;
+    assert!(results.iter().all(|results| matches!(kind(&results[0]), Some(Kind::Overloaded | Kind::Unknown))));
+    eventually("what was taken happens, and nothing else", || store.stats().entries == taken as u64);
+}
+
+#[tokio::test]
+async fn late_reads_are_deadline_exceeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Clock::real()).unwrap();
+    let entry = |number: u64| (key(&number.to_string()), set(b"value", SetExpiry::Never));
+    store.apply((0..5_000).map(entry).collect(), Batch::Independent).await;
+    drop(store);
     let none = Deadlines { read: Duration::ZERO, write: Duration::ZERO };
     let tunables = Tunables::new(none, 1 << 20);
     let store = Embedded::open(Settings::new(dir.path()), Clock::real(), tunables, Arc::new(Deaf)).unwrap();
-    let kinds = |results: Vec<Result<Applied, CacheError>>| results[0].as_ref().map(|_| ()).map_err(CacheError::kind);
-    let mut seen = HashMap::new();
-    for _ in 0..200 {
-        let result = store.apply(vec![(key("a"), set(b"value", SetExpiry::Never))], Batch::Independent).await;
-        *seen.entry(kinds(result)).or_insert(0) += 1;
-    }
-    assert!(seen.contains_key(&Err(Kind::Unknown)), "{seen:?}");
-    assert!(seen.keys().all(|kind| matches!(kind, Ok(()) | Err(Kind::Unknown))), "{seen:?}");
-    let many: Vec<Key> = (0..1_000).map(|number| key(&format!("{number}"))).collect();
+    let request = ScanRequest { cursor: 0, pattern: None, count: 5_000, type_name: None };
     let mut late = 0;
-    for _ in 0..200 {
-        for result in store.get(&many, false).await {
-            late += usize::from(result.is_err());
-            assert!(matches!(result.map_err(|error| error.kind()), Ok(_) | Err(Kind::DeadlineExceeded)));
-        }
+    for _ in 0..50 {
+        let page = store.scan(request.clone()).await;
+        assert!(matches!(kind(&page), None | Some(Kind::DeadlineExceeded)), "{page:?}");
+        late += usize::from(page.is_err());
     }
-    assert!(late > 0);
+    assert!(late > 0, "5,000 rows are not read in no time");
 }
