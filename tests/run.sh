@@ -15,7 +15,7 @@ packages_missing() {
     have redis-cli || printf ' redis-tools'
     have cc || printf ' gcc libc6-dev'
     have make || printf ' make'
-    have curl || printf " curl"
+    have curl || printf ' curl'
 }
 
 install_packages() {
@@ -25,7 +25,7 @@ install_packages() {
         cat >&2 <<MESSAGE
 The tests need what is missing here. On Debian or Ubuntu, as root:
     apt-get install --no-install-recommends$missing
-elsewhere: redis-server and redis-cli 6.2 or newer, a C compiler and make, on PATH.
+elsewhere: redis-server and redis-cli 7.0 (replies are compared with it), curl, a C compiler and make, on PATH.
 MESSAGE
         exit 1
     fi
