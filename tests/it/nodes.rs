@@ -17,7 +17,7 @@ use terrace::proto::{
 use tonic::transport::Channel;
 
 use crate::support::{
-    eventually,
+    PATIENCE, eventually,
     redis::RedisServer,
     setting_from_environment,
     terrace::{Terrace, config},
@@ -26,6 +26,9 @@ use crate::support::{
 fn node(redis: &RedisServer) -> Terrace {
     let mut wanted = config();
     wanted.l2.url = redis.url();
+    // Deadlines are not what is tested here, and the machine may be busy.
+    wanted.l2.read_timeout = PATIENCE;
+    wanted.l2.write_timeout = PATIENCE;
     Terrace::start(wanted)
 }
 
