@@ -4,7 +4,7 @@
 //! server's threads spent on the CPU meanwhile is read from `/proc`. Prints ours, the yardstick and the ratio: the
 //! median of several interleaved rounds.
 //!
-//! `cargo bench --bench resp [-- --rounds N] [--clients N] [--workers N]`
+//! `cargo bench --bench resp [-- --rounds N] [--clients N]`
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -32,28 +32,34 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name);
         at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
-    let (rounds, clients, workers) = (option("--rounds", 5), option("--clients", 50), option("--workers", 0));
-
+    let (rounds, clients) = (option("--rounds", 5), option("--clients", 50));
     let redis = RedisServer::start();
+    let yardstick = Target { address: format!("127.0.0.1:{}", redis.port()), pid: redis.pid() };
+    yardstick.fill();
+    println!("RESP GET, {VALUE_BYTES} B, {clients} clients, median of {rounds}: server CPU in ns per operation");
+    // One worker is like for like: redis-server has one thread. With one per core there is more idling in between.
+    for (workers, name) in [(1, "one worker"), (0, "one worker per core")] {
+        compare(workers, name, &yardstick, rounds, clients);
+    }
+}
+
+fn compare(workers: usize, name: &str, yardstick: &Target, rounds: usize, clients: usize) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let configuration = dir.path().join("terrace.toml");
     fs::write(&configuration, format!("[server]\nworkers = {workers}\n")).expect("the directory is writable");
     let configuration = configuration.to_str().expect("a path in UTF-8");
     let terrace = Process::start(dir.path(), &["--l2", "none", "--config", configuration]);
     let ours = Target { address: terrace.resp.clone(), pid: terrace.id() };
-    let yardstick = Target { address: format!("127.0.0.1:{}", redis.port()), pid: redis.pid() };
     ours.fill();
-    yardstick.fill();
-
-    println!("RESP GET, {VALUE_BYTES} B, {clients} clients, median of {rounds}: server CPU in ns per operation");
     for (pipeline, requests) in RUNS {
         let mut measured = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             measured.0.push(ours.cpu_ns_per_get(pipeline, requests, clients));
             measured.1.push(yardstick.cpu_ns_per_get(pipeline, requests, clients));
         }
-        let (ours, yardstick) = (median(measured.0), median(measured.1));
-        println!("pipeline {pipeline:2}: ours {ours:7.0}  redis-server {yardstick:7.0}  ratio {:.2}", ours / yardstick);
+        let (ours, redis) = (median(measured.0), median(measured.1));
+        let ratio = ours / redis;
+        println!("{name}, pipeline {pipeline:2}: ours {ours:6.0}  redis-server {redis:6.0}  ratio {ratio:.2}");
     }
 }
 
