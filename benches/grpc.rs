@@ -146,10 +146,12 @@ impl Server {
             };
             tokio::join!(serve(listener), answer);
         };
-        thread::spawn(move || {
+        let serve = move || {
             pin(SERVER_CORE);
             runtime().block_on(run());
-        });
+        };
+        // Named for profiles.
+        thread::Builder::new().name(name.to_owned()).spawn(serve).expect("a thread");
         Self { name, address: address.recv().expect("the server binds"), cpu }
     }
 

@@ -36,16 +36,6 @@ impl Inbound {
         Self { headers: parts.headers, body, first: Bytes::new(), joined: BytesMut::new(), message_max }
     }
 
-    /// The message, if all of it has come already.
-    pub(super) fn take_now(&mut self) -> Option<Result<Bytes, Status>> {
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        // What is here already is held back by the connection's window.
-        match self.poll_message(&mut context, &mut |_| Ok(())) {
-            Poll::Ready(message) => Some(message),
-            Poll::Pending => None,
-        }
-    }
-
     /// The message; what comes in is counted, and refused when all connections together hold too much.
     pub(super) async fn message(&mut self, in_flight: &InFlight, max: u64) -> Result<(Bytes, Option<Held>), Status> {
         let mut held = load::hold(in_flight, self.len());
@@ -60,7 +50,8 @@ impl Inbound {
         Ok((message, held))
     }
 
-    fn poll_message(
+    /// The message, when all of it has come. `count` is told what comes and may refuse it.
+    pub(super) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
         count: &mut impl FnMut(usize) -> Result<(), Status>,
@@ -80,6 +71,11 @@ impl Inbound {
             }
         }
         Poll::Ready(self.finish())
+    }
+
+    /// Whether a part of a message has come and the rest has not.
+    pub(super) fn is_partial(&self) -> bool {
+        self.len() > 0 && !matches!(self.expected(), Ok(Some(expected)) if expected == self.len())
     }
 
     fn len(&self) -> usize {

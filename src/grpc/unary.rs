@@ -22,10 +22,7 @@ use super::{
     inbound::Inbound,
     load,
 };
-use crate::{
-    error::Result,
-    proto::{GetRequest, GetResponse},
-};
+use crate::{error::Result, proto::GetRequest};
 
 /// What the end of its time says about a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +34,11 @@ pub(super) enum Effect {
 }
 
 /// The answer to a call, now or later. `Unpin`, so that [`connection`](super::connection) can poll it before it spawns.
-#[expect(clippy::large_enum_variant, reason = "the large one is the hot one: a box would cost what it saves")]
 pub(super) enum Call {
     /// Answered without waiting.
     Ready(Option<Response<Answer>>),
+    /// A Get that is coming in.
+    Get(Option<Get>),
     /// Under way.
     Pending(Pin<Box<dyn Future<Output = Response<Answer>> + Send>>),
 }
@@ -55,12 +53,72 @@ impl Future for Call {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::Get(waiting) = &mut *self
+            && let Some(mut get) = waiting.take()
+        {
+            // What came is held back by the stream's window; it is counted where the call has to wait.
+            *self = match get.inbound.poll_message(context, &mut |_| Ok(())) {
+                Poll::Ready(message) => get.begin(message),
+                Poll::Pending if get.inbound.is_partial() => get.wait(),
+                Poll::Pending => {
+                    *waiting = Some(get);
+                    return Poll::Pending;
+                }
+            };
+        }
         match &mut *self {
-            // Polled again after its end, it has nothing to say.
             Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
             Self::Pending(future) => future.as_mut().poll(context).map(Ok),
+            // Polled again after its end, a call has nothing to say.
+            Self::Get(_) => Poll::Pending,
         }
     }
+}
+
+/// A Get before its message has come. A hit in L1 is answered as soon as it has, without a timer or an allocation for
+/// the call.
+pub(super) struct Get {
+    edge: Arc<Edge>,
+    inbound: Inbound,
+}
+
+impl Get {
+    /// A part of the message has come: from here on the call is under its deadline.
+    fn wait(self) -> Call {
+        let later = |edge: Arc<Edge>, request: GetRequest| async move { edge.get(request).await };
+        Call::Pending(Box::pin(answered(self.edge, self.inbound, Effect::Reads, later)))
+    }
+
+    fn begin(self, message: Result<Bytes, Status>) -> Call {
+        let request = match message.and_then(decode::<GetRequest>) {
+            Ok(request) => request,
+            Err(status) => return Call::ready(status.into_http()),
+        };
+        match self.edge.get_now(&request, self.edge.cache.now()) {
+            Some(found) => Call::ready(shed_or_send(&self.edge, &self.edge.settings.load(), &found)),
+            None => Call::Pending(Box::pin(self.read(request))),
+        }
+    }
+
+    /// The answer, when L1 has none.
+    async fn read(self, request: GetRequest) -> Response<Answer> {
+        let settings = self.edge.settings.load_full();
+        let _held = load::hold(&self.edge.node.in_flight, request.encoded_len());
+        let run = async {
+            let mut deadline = Deadline::new(settings.timeout, &self.inbound.headers)?;
+            deadline.limit(self.edge.get(request)).await.unwrap_or_else(|| Err(deadline.exceeded()))
+        };
+        match run.await {
+            Ok(response) => shed_or_send(&self.edge, &settings, &response),
+            Err(error) => answer::failed(&error),
+        }
+    }
+}
+
+/// Runs a Get.
+pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
+    let inbound = Inbound::new(request, edge.settings.load().message_max);
+    Call::Get(Some(Get { edge: Arc::clone(edge), inbound }))
 }
 
 /// Runs one unary method.
@@ -77,42 +135,6 @@ where
 {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
     Call::Pending(Box::pin(answered(edge, inbound, effect, method)))
-}
-
-/// Get: a hit in L1 is answered on the spot.
-pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
-    let settings = edge.settings.load();
-    let mut inbound = Inbound::new(request, settings.message_max);
-    let request = match inbound.take_now() {
-        Some(message) => message.and_then(decode::<GetRequest>),
-        None => return Call::Pending(Box::pin(answered(Arc::clone(edge), inbound, Effect::Reads, get_later))),
-    };
-    let request = match request {
-        Ok(request) => request,
-        Err(status) => return Call::ready(status.into_http()),
-    };
-    match edge.get_now(&request, edge.cache.now()) {
-        Some(found) => Call::ready(shed_or_send(edge, &settings, &found)),
-        None => Call::Pending(Box::pin(decoded(Arc::clone(edge), inbound, request))),
-    }
-}
-
-async fn get_later(edge: Arc<Edge>, request: GetRequest) -> Result<GetResponse> {
-    edge.get(request).await
-}
-
-/// Get, when its message has come and L1 has no answer.
-async fn decoded(edge: Arc<Edge>, inbound: Inbound, request: GetRequest) -> Response<Answer> {
-    let settings = edge.settings.load_full();
-    let _held = load::hold(&edge.node.in_flight, request.encoded_len());
-    let run = async {
-        let mut deadline = Deadline::new(settings.timeout, &inbound.headers)?;
-        deadline.limit(edge.get(request)).await.unwrap_or_else(|| Err(deadline.exceeded()))
-    };
-    match run.await {
-        Ok(response) => shed_or_send(&edge, &settings, &response),
-        Err(error) => answer::failed(&error),
-    }
 }
 
 async fn answered<M, R, F>(
