@@ -32,6 +32,9 @@ mod upkeep;
 /// microseconds; a wait this long means a machine that stands still, and then the value is answered but not kept.
 const OTHER_LOCK_WAIT: Duration = Duration::from_millis(20);
 
+/// Other shards that are looked at for one that is fuller: enough to find one soon, however many there are.
+const RELIEF_LOOKS: usize = 8;
+
 /// Records that went during one call: freed after the lock.
 type Dropped = SmallVec<[Record; 4]>;
 
@@ -53,6 +56,8 @@ pub(super) struct Tier<P: Policy> {
     entry_max_bytes: u64,
     /// Newest epoch that a caller named; copies of others are swept.
     epoch: AtomicU32,
+    /// Where the next look for a fuller shard begins.
+    relief_from: AtomicUsize,
     /// Where the next sweep begins.
     sweep_from: AtomicUsize,
     /// Epoch whose copies alone were left by the last full sweep.
@@ -82,9 +87,10 @@ impl<P: Policy> Tier<P> {
             shared: P::share(frame),
             hasher,
             share_bytes: (settings.capacity_bytes / shards as u64).max(1),
-            share_entries: settings.max_entries.map_or(u64::MAX, |max| max.div_ceil(shards as u64)),
+            share_entries: settings.max_entries.map_or(u64::MAX, |max| (max / shards as u64).max(1)),
             entry_max_bytes: settings.capacity_bytes / 8,
             epoch: AtomicU32::new(0),
+            relief_from: AtomicUsize::new(0),
             sweep_from: AtomicUsize::new(0),
             swept_epoch: AtomicU32::new(0),
         }
@@ -111,11 +117,9 @@ impl<P: Policy> Tier<P> {
         self.cells[cell].entries.store(shard.len() as u64, Relaxed);
     }
 
-    /// How full a shard is, in thousandths of its share.
-    fn fullness(&self, bytes: u64, entries: u64) -> u64 {
-        let by_bytes = u128::from(bytes) * 1_000 / u128::from(self.share_bytes);
-        let by_entries = u128::from(entries) * 1_000 / u128::from(self.share_entries);
-        u64::try_from(by_bytes.max(by_entries)).unwrap_or(u64::MAX)
+    /// How full a shard is, as a part of its share.
+    fn fullness(&self, bytes: u64, entries: u64) -> f64 {
+        (bytes as f64 / self.share_bytes as f64).max(entries as f64 / self.share_entries as f64)
     }
 
     /// Whether a shard that takes in `weight` more is over its share. A large entry counts as an eighth of the share at
@@ -196,14 +200,17 @@ impl<P: Policy> Tier<P> {
         Some(Room { at: hole })
     }
 
-    /// Evicts one entry of the fullest other shard, if that is fuller than this one and its lock is free.
+    /// Evicts one entry of the fullest of some other shards, if that is fuller than this one and its lock is free.
     fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, epoch: Epoch, dropped: &mut Dropped) -> bool {
-        let fullness = |other: &Cell<P>| self.fullness(other.bytes.load(Relaxed), other.entries.load(Relaxed));
-        let others = (0..self.cells.len()).filter(|&other| other != cell);
-        let Some(fullest) = others.max_by_key(|&other| fullness(&self.cells[other])) else { return false };
-        if fullness(&self.cells[fullest]) <= self.fullness(shard.bytes(), shard.len() as u64) {
-            return false;
-        }
+        let first = self.relief_from.fetch_add(1, Relaxed);
+        let looked_at = (0..RELIEF_LOOKS).map(|step| (first + step) & (self.cells.len() - 1));
+        let with_fullness = looked_at.filter(|&other| other != cell).map(|other| {
+            let Cell { bytes, entries, .. } = &*self.cells[other];
+            (self.fullness(bytes.load(Relaxed), entries.load(Relaxed)), other)
+        });
+        let own = self.fullness(shard.bytes(), shard.len() as u64);
+        let fuller = with_fullness.filter(|(fullness, _)| *fullness > own);
+        let Some((_, fullest)) = fuller.max_by(|(a, _), (b, _)| a.total_cmp(b)) else { return false };
         let Some(mut other) = self.cells[fullest].shard.try_write() else { return false };
         self.evict_one(fullest, &mut other, epoch, dropped)
     }

@@ -1,0 +1,211 @@
+//! Miss ratios of L1 and its peers: `cargo bench --bench hit_ratio`.
+//!
+//! Every trace in `TERRACE_TRACES`, and always four synthetic workloads with fixed seeds: Zipf, Zipf with scans, a loop
+//! and a shifting Zipf. Capacities are 1 and 10 % of the unique keys, in entries; a request is a get, and an insert on a
+//! miss. The last lines give the mean and the worst of ours over LRU.
+//!
+//! ours: the learned policy with as many shards as the rule allows · LRU: ours, one shard · moka, quick_cache (sync),
+//! foyer (S3-FIFO): as their crates come · Belady: knows the future, the bound for all.
+
+#[path = "support/workload.rs"]
+mod workload;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::BuildHasherDefault,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use foyer_memory::{Cache as Foyer, CacheBuilder, EvictionConfig, S3FifoConfig};
+use terrace::{
+    cli::trace::Trace,
+    clock::Tick,
+    l1::{Epoch, Fill, L1, Leased, PolicyKind, Settings, Token},
+    model::{Key, Value},
+};
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const SEED: u64 = 7;
+const PERCENTS: [usize; 2] = [1, 10];
+/// Requests of each synthetic workload.
+const SYNTHETIC: usize = 1_000_000;
+/// Traces whose mean over LRU has a target; arc-oltp is no key-value traffic.
+const JUDGED: [&str; 5] = ["orm-busy-1m", "web12", "dns-wrccdc", "mooncake-conv", "apache-semicomplete"];
+
+/// Requests as numbers of keys, in order of their first appearance.
+struct Workload {
+    name: String,
+    requests: Vec<u32>,
+    keys: usize,
+}
+
+impl Workload {
+    fn new(name: impl Into<String>, requests: impl Iterator<Item = u64>) -> Self {
+        let mut numbers: HashMap<u64, u32> = HashMap::new();
+        let mut number = |key| {
+            let next = numbers.len() as u32;
+            *numbers.entry(key).or_insert(next)
+        };
+        let requests = requests.map(&mut number).collect();
+        Self { name: name.into(), requests, keys: numbers.len() }
+    }
+
+    fn trace(path: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let mut numbers: HashMap<Vec<u8>, u64> = HashMap::new();
+        let mut requests = Vec::new();
+        for request in Trace::open(path)? {
+            let next = numbers.len() as u64;
+            requests.push(*numbers.entry(request?.key).or_insert(next));
+        }
+        Ok(Self::new(Trace::name(path), requests.into_iter()))
+    }
+}
+
+/// The folder of the traces: `TERRACE_TRACES`, else beside the repository.
+#[expect(clippy::disallowed_methods, reason = "a bench is no server; its one setting comes from the environment")]
+fn traces() -> Vec<PathBuf> {
+    let folder = std::env::var("TERRACE_TRACES").unwrap_or_else(|_| "../shared/traces".to_owned());
+    let files = std::fs::read_dir(Path::new(&folder)).into_iter().flatten().flatten().map(|file| file.path());
+    let is_trace = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".csv.zst")
+    };
+    let mut traces: Vec<PathBuf> = files.filter(is_trace).collect();
+    traces.sort();
+    if traces.is_empty() {
+        println!("no traces in {folder} (TERRACE_TRACES): synthetic workloads only");
+    }
+    traces
+}
+
+fn synthetic() -> Vec<Workload> {
+    let zipf = workload::Zipf::new(100_000, 0.9);
+    let mut rng = Rng::with_seed(SEED);
+    let mut draw = || zipf.draw(&mut rng) as u64;
+    let plain = Workload::new("zipf 0.9", (0..SYNTHETIC).map(|_| draw()));
+    // A tenth of the time a scan goes through keys that never come back.
+    let scanned = (0..SYNTHETIC as u64).map(|n| if n % 50_000 < 5_000 { 1 << 40 | n } else { draw() });
+    let scanned = Workload::new("zipf + scans", scanned);
+    let looped = Workload::new("loop", (0..SYNTHETIC as u64).map(|n| n % 20_000));
+    let shifted =
+        Workload::new("shifting zipf", (0..SYNTHETIC as u64).map(|n| (draw() + n / 100_000 * 7_919) % 100_000));
+    vec![plain, scanned, looped, shifted]
+}
+
+fn l1_misses(work: &Workload, entries: usize, policy: PolicyKind, shards: Option<usize>) -> usize {
+    let settings = Settings { capacity_bytes: u64::MAX, max_entries: Some(entries as u64), policy };
+    let l1 = match shards {
+        Some(shards) => L1::with_shards(settings, shards, Some(SEED)),
+        None => L1::seeded(settings, SEED),
+    };
+    let keys: Vec<Key> = (0..work.keys).filter_map(|n| Key::copied(&workload::key(n)).ok()).collect();
+    let (now, epoch) = (Tick(1), Epoch(1));
+    let mut misses = 0;
+    for &number in &work.requests {
+        let key = &keys[number as usize];
+        if l1.get(key, now, epoch, true).is_some() {
+            continue;
+        }
+        misses += 1;
+        let token = Token(misses as u64);
+        if matches!(l1.lease(key, token, now, epoch, false), Leased::Lead) {
+            let fill = Fill { value: Value::from(Bytes::new()), expires_at: Tick::FAR, deadline: Tick::FAR };
+            l1.fill(key, token, fill, now, epoch);
+        }
+    }
+    misses
+}
+
+/// Gets, and inserts on a miss; how often that was.
+fn misses(work: &Workload, get: impl Fn(u32) -> bool, insert: impl Fn(u32)) -> usize {
+    let missed = work.requests.iter().filter(|&&number| {
+        let miss = !get(number);
+        if miss {
+            insert(number);
+        }
+        miss
+    });
+    missed.count()
+}
+
+fn moka_misses(work: &Workload, entries: usize) -> usize {
+    let cache = moka::sync::Cache::<u32, ()>::new(entries as u64);
+    misses(work, |n| cache.get(&n).is_some(), |n| cache.insert(n, ()))
+}
+
+fn quick_misses(work: &Workload, entries: usize) -> usize {
+    let cache = quick_cache::sync::Cache::<u32, ()>::new(entries);
+    misses(work, |n| cache.get(&n).is_some(), |n| cache.insert(n, ()))
+}
+
+fn foyer_misses(work: &Workload, entries: usize) -> usize {
+    type Seeded = BuildHasherDefault<std::hash::DefaultHasher>;
+    let builder = CacheBuilder::new(entries).with_shards(1).with_hash_builder(Seeded::default());
+    let cache: Foyer<u32, (), Seeded> =
+        builder.with_eviction_config(EvictionConfig::S3Fifo(S3FifoConfig::default())).build();
+    misses(work, |n| cache.get(&n).is_some(), |n| drop(cache.insert(n, ())))
+}
+
+/// Drops what is needed again last.
+fn belady_misses(work: &Workload, entries: usize) -> usize {
+    let mut next = vec![usize::MAX; work.requests.len()];
+    let mut last = vec![usize::MAX; work.keys];
+    for (at, &number) in work.requests.iter().enumerate().rev() {
+        next[at] = last[number as usize];
+        last[number as usize] = at;
+    }
+    let (mut cached, mut misses): (BTreeSet<(usize, u32)>, usize) = (BTreeSet::new(), 0);
+    for (at, &number) in work.requests.iter().enumerate() {
+        if !cached.remove(&(at, number)) {
+            misses += 1;
+            if cached.len() == entries {
+                cached.pop_last();
+            }
+        }
+        cached.insert((next[at], number));
+    }
+    misses
+}
+
+fn compare(work: &Workload, percent: usize) -> f64 {
+    let entries = (work.keys * percent / 100).max(1);
+    let lru = l1_misses(work, entries, PolicyKind::Lru, Some(1));
+    let ours = l1_misses(work, entries, PolicyKind::Learned, None);
+    let peers = [moka_misses(work, entries), quick_misses(work, entries), foyer_misses(work, entries)];
+    let belady = belady_misses(work, entries);
+    let ratio = |misses: usize| misses as f64 / work.requests.len() as f64;
+    let [moka, quick, foyer] = peers.map(ratio);
+    println!(
+        "{:<20} {percent:>3} % {entries:>8} | {:.4} | {:.4} | {moka:.4} | {quick:.4} | {foyer:.4} | {:.4} | {:.3}",
+        work.name,
+        ratio(ours),
+        ratio(lru),
+        ratio(belady),
+        ours as f64 / lru as f64
+    );
+    ours as f64 / lru as f64
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("miss ratio                entries |   ours |    LRU |   moka |  quick |  foyer | Belady | ours / LRU");
+    let traces: Result<Vec<Workload>, _> = traces().iter().map(|path| Workload::trace(path)).collect();
+    let all: Vec<Workload> = traces?.into_iter().chain(synthetic()).collect();
+    for percent in PERCENTS {
+        let ratios: Vec<(bool, f64)> =
+            all.iter().map(|work| (JUDGED.contains(&&work.name[..]), compare(work, percent))).collect();
+        let judged: Vec<f64> = ratios.iter().filter(|(is, _)| *is).map(|(_, ratio)| *ratio).collect();
+        let worst = ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max);
+        if judged.is_empty() {
+            println!("{percent} %: worst of all {worst:.3}");
+        } else {
+            let mean = judged.iter().sum::<f64>() / judged.len() as f64;
+            println!("{percent} %: mean over {} key-value traces {mean:.4}, worst of all {worst:.3}", judged.len());
+        }
+    }
+    Ok(())
+}
