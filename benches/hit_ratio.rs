@@ -1,4 +1,4 @@
-//! Miss ratios of L1 and its peers: `cargo bench --bench hit_ratio`.
+//! Miss ratios of L1 and its peers: `cargo bench --features peers --bench hit_ratio`.
 //!
 //! Every trace in `TERRACE_TRACES`, and always four synthetic workloads with fixed seeds: Zipf, Zipf with scans, a loop
 //! and a shifting Zipf. Capacities are 1 and 10 % of the unique keys, in entries; a request is a get, and an insert on a

@@ -1,5 +1,5 @@
 //! L1 beside quick_cache (sync) and moka, and L1's memory and expiry:
-//! `cargo bench --bench l1 [-- speed | memory | expiry]`.
+//! `cargo bench --features peers --bench l1 [-- speed | memory | expiry]`.
 //!
 //! * **speed**: reads with an insert on a miss, Zipf over more keys than fit (mixed) or over keys that all fit (hits), 16-byte
 //!   keys, values of 64 B and 4 KiB, 1 and 2 threads. Printed is CPU time an operation, summed over the threads, the
