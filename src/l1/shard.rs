@@ -180,7 +180,7 @@ impl<P: Policy> Shard<P> {
     }
 
     /// Puts an entry in whose room is reserved, into the hole if there is one.
-    pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) {
+    pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) -> usize {
         let slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
         let at = match hole {
             Some(at) => {
@@ -193,6 +193,22 @@ impl<P: Policy> Shard<P> {
         self.index.insert(arrival.hash, at, |at| slots.get(at).map_or(0, |slot| hasher.of_slot(slot)));
         self.bytes += arrival.weight;
         self.policy.place(&self.slots, at, arrival.mark, shared);
+        at
+    }
+
+    /// Lets two entries change places.
+    pub(super) fn exchange(&mut self, a: usize, b: usize) {
+        if a == b || a.max(b) >= self.slots.len() || self.is_full() {
+            return;
+        }
+        // By way of a place that no entry has (a full shard has none): the words of two entries must never be alike.
+        let (hash_a, hash_b, nowhere) = (self.hash_at(a), self.hash_at(b), self.slots.len());
+        self.index.relocate(hash_a, a, nowhere);
+        self.index.relocate(hash_b, b, a);
+        self.index.relocate(hash_a, nowhere, b);
+        self.slots.exchange(a, b);
+        self.policy.moved(&self.slots, a);
+        self.policy.moved(&self.slots, b);
     }
 
     /// Removes the entry at `at`; with `for_good` it is not replaced by a newer value.

@@ -195,6 +195,13 @@ impl Slots {
         Some(from)
     }
 
+    /// Lets two entries change places.
+    pub(super) fn exchange(&mut self, a: usize, b: usize) {
+        self.slots.swap(a, b);
+        self.note_deadline(a);
+        self.note_deadline(b);
+    }
+
     /// Changes when an entry ends.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
         let slot = &mut self.slots[at];

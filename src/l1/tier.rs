@@ -138,13 +138,18 @@ impl<P: Policy> Tier<P> {
         }
         shard.advance(now);
         self.enter(shard, epoch);
-        let carried = self.replace(place, shard, key, dropped);
+        let replaced = shard.find(place.hash, key);
+        let carried = replaced.and_then(|at| self.replace(at, shard, dropped));
         let mark = shard.announce(place.hash, carried, &self.shared);
         let Some(hole) = self.make_room(place.cell, shard, weight, epoch, dropped) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
         let record = Record::new(key, &fill.value, life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
-        shard.insert(arrival, hole.at, &self.shared);
+        let at = shard.insert(arrival, hole.at, &self.shared);
+        // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.
+        if let Some(before) = replaced {
+            shard.exchange(at, before);
+        }
         true
     }
 
@@ -161,9 +166,8 @@ impl<P: Policy> Tier<P> {
         }
     }
 
-    /// Removes the entry that a new one replaces; the policy's mark on it.
-    fn replace(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> Option<u32> {
-        let at = shard.find(place.hash, key)?;
+    /// Removes the entry at `at`, which a new one replaces; the policy's mark on it.
+    fn replace(&self, at: usize, shard: &mut Shard<P>, dropped: &mut Dropped) -> Option<u32> {
         let mark = shard.slot(at).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };

@@ -5,6 +5,7 @@
 pub(crate) mod embedded;
 mod expiry;
 mod keys;
+mod none;
 mod numbers;
 mod redis;
 mod values;
@@ -173,3 +174,4 @@ macro_rules! behaviour {
 
 behaviour!(over_embedded, crate::l2_behaviour::embedded::start);
 behaviour!(over_redis, crate::l2_behaviour::redis::start);
+behaviour!(over_none, crate::l2_behaviour::none::start);
