@@ -53,7 +53,7 @@ struct Ours {
 impl Ours {
     fn new(entries: usize) -> Self {
         let settings =
-            Settings { capacity_bytes: 64 << 30, max_entries: Some(entries as u64), policy: PolicyKind::Learned };
+            Settings { capacity_bytes: 1 << 30, max_entries: Some(entries as u64), policy: PolicyKind::Learned };
         Self { l1: L1::new(settings) }
     }
 }

@@ -3,17 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
+use smallvec::SmallVec;
 
-use super::types::{Removals, Settings, Usage};
-use crate::model::RemovalCause;
+use super::types::{Settings, Usage};
+use crate::model::Record;
 
-/// Bytes and entries held, their bounds, and what was removed.
+/// Bytes and entries held, and their bounds.
 pub(super) struct Budget {
     bytes: CachePadded<AtomicU64>,
     entries: CachePadded<AtomicU64>,
     capacity_bytes: u64,
     max_entries: u64,
-    removals: [AtomicU64; 4],
 }
 
 impl Budget {
@@ -23,30 +23,17 @@ impl Budget {
             entries: CachePadded::default(),
             capacity_bytes: settings.capacity_bytes,
             max_entries: settings.max_entries.unwrap_or(u64::MAX),
-            removals: Default::default(),
         }
-    }
-
-    /// Reserves room for one entry, if there is any.
-    pub(super) fn try_reserve(&self, weight: u64) -> bool {
-        if !add_within(&self.bytes, weight, self.capacity_bytes) {
-            return false;
-        }
-        if !add_within(&self.entries, 1, self.max_entries) {
-            self.bytes.fetch_sub(weight, Relaxed);
-            return false;
-        }
-        true
     }
 
     /// Entries left, together of this weight.
     pub(super) fn release(&self, entries: u64, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Relaxed);
-        self.entries.fetch_sub(entries, Relaxed);
-    }
-
-    pub(super) fn count(&self, cause: RemovalCause, entries: u64) {
-        self.removals[cause as usize].fetch_add(entries, Relaxed);
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes, Relaxed);
+        }
+        if entries > 0 {
+            self.entries.fetch_sub(entries, Relaxed);
+        }
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -56,19 +43,54 @@ impl Budget {
             capacity_bytes: self.capacity_bytes,
         }
     }
-
-    pub(super) fn removals(&self) -> Removals {
-        let at = |cause: RemovalCause| self.removals[cause as usize].load(Relaxed);
-        Removals {
-            size: at(RemovalCause::Size),
-            expired: at(RemovalCause::Expired),
-            invalidated: at(RemovalCause::Invalidated),
-            replaced: at(RemovalCause::Replaced),
-        }
-    }
 }
 
 /// Adds unless the sum would pass `bound`; never shows a sum past it.
 fn add_within(sum: &AtomicU64, add: u64, bound: u64) -> bool {
-    sum.fetch_update(Relaxed, Relaxed, |now| now.checked_add(add).filter(|&next| next <= bound)).is_ok()
+    add == 0 || sum.fetch_update(Relaxed, Relaxed, |now| now.checked_add(add).filter(|&next| next <= bound)).is_ok()
+}
+
+/// What went during one call. Its room serves the entry that comes in, so that an exchange of equals touches no shared
+/// count; what is left over is given back, and the records are freed, when this is dropped: after the lock.
+pub(super) struct Freed<'a> {
+    budget: &'a Budget,
+    records: SmallVec<[Record; 4]>,
+    bytes: u64,
+    entries: u64,
+}
+
+impl<'a> Freed<'a> {
+    pub(super) fn new(budget: &'a Budget) -> Self {
+        Self { budget, records: SmallVec::new(), bytes: 0, entries: 0 }
+    }
+
+    /// Takes what went.
+    pub(super) fn add(&mut self, record: Record, weight: u64) {
+        self.records.push(record);
+        self.bytes += weight;
+        self.entries += 1;
+    }
+
+    /// Reserves room for one entry out of what went, and the rest out of the budget, if there is enough.
+    pub(super) fn try_reserve(&mut self, weight: u64) -> bool {
+        let Budget { bytes, entries, capacity_bytes, max_entries } = self.budget;
+        let more_bytes = weight.saturating_sub(self.bytes);
+        if !add_within(bytes, more_bytes, *capacity_bytes) {
+            return false;
+        }
+        if !add_within(entries, u64::from(self.entries == 0), *max_entries) {
+            self.budget.release(0, more_bytes);
+            return false;
+        }
+        self.bytes -= weight - more_bytes;
+        self.entries = self.entries.saturating_sub(1);
+        true
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.records.clear();
+        self.budget.release(self.entries, self.bytes);
+    }
 }

@@ -1,6 +1,6 @@
 //! From a key's hash to the place of its slot, in little more than five bytes an entry.
 //!
-//! Buckets of one cache line: 15 words for entries, each eight bits of the hash and 24 of the place, and one word that
+//! Buckets of one cache line: 15 words for entries, each ten bits of the hash and 22 of the place, and one word that
 //! counts the entries which did not fit here and went on to a later bucket. A search ends at the first bucket that
 //! nobody went past, so a removal leaves no tombstone and needs to know no hash but its own. The table grows by a
 //! quarter, not by doubling: half-empty tables are memory that somebody pays for.
@@ -10,7 +10,7 @@ const WAYS: usize = 15;
 /// The word that counts those who went past.
 const PASSED: usize = WAYS;
 /// Bits of a word that are the place.
-const PLACE_BITS: u32 = 24;
+const PLACE_BITS: u32 = 22;
 /// Entries a table takes at most: their places must fit.
 pub(super) const ENTRIES_MAX: usize = 1 << PLACE_BITS;
 /// Eighths of the words that are filled before the table grows.
@@ -30,7 +30,7 @@ pub(super) struct Index {
 /// What a word holds of a hash; never 0, which is an empty word.
 #[inline]
 fn tag(hash: u32) -> u32 {
-    (hash & 0xFF).max(1) << PLACE_BITS
+    (hash & (u32::MAX >> PLACE_BITS)).max(1) << PLACE_BITS
 }
 
 fn place(word: u32) -> usize {

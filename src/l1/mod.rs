@@ -40,7 +40,7 @@ const SHARDS: u64 = 16;
 const SHARD_ENTRIES_MIN: u64 = 64;
 /// What an entry is taken to weigh when the number of shards is chosen, bytes.
 const ENTRY_GUESS_BYTES: u64 = 1_024;
-/// A shard's share at most: it bounds how long one shard's index takes to grow, and its entries' numbers to 24 bits.
+/// A shard's share at most: it bounds how long one shard's index takes to grow, and its entries to what an index takes.
 const SHARD_BYTES_MAX: u64 = 256 << 20;
 
 /// The memory tier.
@@ -159,13 +159,13 @@ impl L1 {
     /// Size now.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        tier!(self, tier => tier.budget().usage())
+        tier!(self, tier => tier.usage())
     }
 
     /// Removals since start.
     #[must_use]
     pub fn removals(&self) -> Removals {
-        tier!(self, tier => tier.budget().removals())
+        tier!(self, tier => tier.removals())
     }
 
     /// Recounts everything from scratch, with nobody else at work; what is wrong, if anything is.

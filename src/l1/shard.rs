@@ -97,7 +97,13 @@ impl<P: Policy> Shard<P> {
     /// The key's slot if it may be answered.
     #[inline]
     pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epoch: Epoch) -> Option<&Slot> {
-        let slot = self.slots.get(self.find(hash, key)?)?;
+        self.live_at(self.find(hash, key)?, now, epoch)
+    }
+
+    /// The slot there if it may be answered.
+    #[inline]
+    pub(super) fn live_at(&self, at: usize, now: Tick, epoch: Epoch) -> Option<&Slot> {
+        let slot = self.slots.get(at)?;
         (epoch.0.wrapping_sub(self.oldest) < EPOCHS && slot.is_live(now, epoch)).then_some(slot)
     }
 

@@ -38,13 +38,15 @@ pub(super) struct Slot {
 
 const EPOCH_SHIFT: u32 = 16;
 const SIZE_SHIFT: u32 = 23;
-const SIZE_MAX: u8 = 0x7F;
+/// Size classes that a slot tells apart.
+pub(super) const SIZE_CLASSES: usize = 128;
 const TIMED: u32 = 1 << 30;
 
 impl Slot {
     /// A slot for a record; `size_class` as [`size_class`] gives it.
     pub(super) fn new(record: Record, epoch: Epoch, size_class: u8, now: Tick) -> Self {
-        let state = (u32::from(size_class.min(SIZE_MAX)) << SIZE_SHIFT) | ((epoch.0 % EPOCHS) << EPOCH_SHIFT);
+        let state =
+            (u32::from(size_class.min(SIZE_CLASSES as u8 - 1)) << SIZE_SHIFT) | ((epoch.0 % EPOCHS) << EPOCH_SHIFT);
         let mut slot = Self { record: Some(record), mark: AtomicU32::new(0), state };
         slot.rearm(now);
         slot
@@ -105,7 +107,7 @@ impl Slot {
     /// Its size in quarter doublings.
     #[inline]
     pub(super) fn size_class(&self) -> usize {
-        (self.state >> SIZE_SHIFT) as usize & usize::from(SIZE_MAX)
+        (self.state >> SIZE_SHIFT) as usize % SIZE_CLASSES
     }
 }
 

@@ -11,14 +11,13 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use parking_lot::{RwLock, RwLockWriteGuard};
-use smallvec::SmallVec;
 
 use super::{
-    budget::Budget,
+    budget::{Budget, Freed},
     hash::Hasher,
     policy::{Frame, Policy},
     shard::{Arrival, Gone, Shard},
-    types::{Epoch, Fill, Settings},
+    types::{Epoch, Fill, Removals, Settings, Usage},
 };
 use crate::{
     clock::Tick,
@@ -35,13 +34,11 @@ const OTHER_LOCK_WAIT: Duration = Duration::from_millis(20);
 /// Other shards that are looked at for one that is fuller: enough to find one soon, however many there are.
 const RELIEF_LOOKS: usize = 8;
 
-/// Records that went during one call: freed after the lock.
-type Dropped = SmallVec<[Record; 4]>;
-
 /// One shard with its lock, and what others may read without it.
 struct Cell<P> {
     bytes: AtomicU64,
     entries: AtomicU64,
+    removals: [AtomicU64; 4],
     shard: RwLock<Shard<P>>,
 }
 
@@ -79,6 +76,7 @@ impl<P: Policy> Tier<P> {
         let new_cell = |shard| Cell {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
+            removals: Default::default(),
             shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone())),
         };
         Self {
@@ -100,10 +98,6 @@ impl<P: Policy> Tier<P> {
     fn place(&self, key: &[u8]) -> Place {
         let hash = self.hasher.of(key);
         Place { cell: hash as usize & (self.cells.len() - 1), hash: (hash >> 32) as u32 }
-    }
-
-    pub(super) fn budget(&self) -> &Budget {
-        &self.budget
     }
 
     /// Locks a shard for change; `note` must follow.
@@ -130,18 +124,19 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
-    fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, dropped: &mut Dropped) -> bool {
-        let Incoming { key, fill, now, epoch } = *incoming;
+    fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
+        let Incoming { key, fill, there, now, epoch } = *incoming;
         let weight = Shard::<P>::weigh(key.len(), fill.value.len());
         if weight > self.entry_max_bytes {
             return false;
         }
         shard.advance(now);
-        self.enter(shard, epoch);
-        let replaced = shard.find(place.hash, key);
-        let carried = replaced.and_then(|at| self.replace(at, shard, dropped));
+        self.enter(place.cell, shard, epoch);
+        // Entering may have emptied the shard.
+        let replaced = there.filter(|_| shard.len() > 0);
+        let carried = replaced.and_then(|at| self.replace(place, shard, at, freed));
         let mark = shard.announce(place.hash, carried, &self.shared);
-        let Some(hole) = self.make_room(place.cell, shard, weight, epoch, dropped) else { return false };
+        let Some(hole) = self.make_room(place.cell, shard, weight, epoch, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
         let record = Record::new(key, &fill.value, life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
@@ -156,22 +151,22 @@ impl<P: Policy> Tier<P> {
     /// Prepares a shard for an entry of this epoch. Where so many epochs have passed since a full sweep that the oldest
     /// entries' could be taken for it, the shard is emptied; its memory is freed here, under the lock, but this takes a
     /// flood of flushes.
-    fn enter(&self, shard: &mut Shard<P>, epoch: Epoch) {
+    fn enter(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch) {
         shard.step_to(epoch);
         if shard.spans_too_many_epochs(epoch) {
             let (slots, bytes) = shard.empty();
             self.budget.release(slots.len() as u64, bytes);
-            self.budget.count(RemovalCause::Invalidated, slots.len() as u64);
+            self.count(cell, RemovalCause::Invalidated, slots.len() as u64);
             shard.forget_before(epoch);
         }
     }
 
-    /// Removes the entry at `at`, which a new one replaces; the policy's mark on it.
-    fn replace(&self, at: usize, shard: &mut Shard<P>, dropped: &mut Dropped) -> Option<u32> {
+    /// Removes the entry that a new one replaces; the policy's mark on it.
+    fn replace(&self, place: Place, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
         let mark = shard.slot(at).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
-        self.account(gone, cause, dropped);
+        self.account(place.cell, gone, cause, freed);
         mark
     }
 
@@ -182,22 +177,22 @@ impl<P: Policy> Tier<P> {
         shard: &mut Shard<P>,
         weight: u64,
         epoch: Epoch,
-        dropped: &mut Dropped,
+        freed: &mut Freed<'_>,
     ) -> Option<Room> {
         let mut hole = None;
-        while shard.is_full() || !self.budget.try_reserve(weight) {
+        while shard.is_full() || !freed.try_reserve(weight) {
             if let Some(at) = hole.take() {
                 shard.close(at);
             }
-            if !self.is_over_share(shard, weight) && self.evict_elsewhere(cell, shard, epoch, dropped) {
+            if !self.is_over_share(shard, weight) && self.evict_elsewhere(cell, shard, epoch, freed) {
                 continue;
             }
             match shard.evict(epoch, &self.shared) {
                 Some((at, gone)) => {
-                    self.account_evicted(gone, dropped);
+                    self.account_evicted(cell, gone, freed);
                     hole = Some(at);
                 }
-                None if self.evict_anywhere(cell, epoch, dropped) => {}
+                None if self.evict_anywhere(cell, epoch, freed) => {}
                 None => return None,
             }
         }
@@ -205,7 +200,7 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Evicts one entry of the fullest of some other shards, if that is fuller than this one and its lock is free.
-    fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, epoch: Epoch, dropped: &mut Dropped) -> bool {
+    fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
         let first = self.relief_from.fetch_add(1, Relaxed);
         let looked_at = (0..RELIEF_LOOKS).map(|step| (first + step) & (self.cells.len() - 1));
         let with_fullness = looked_at.filter(|&other| other != cell).map(|other| {
@@ -216,37 +211,58 @@ impl<P: Policy> Tier<P> {
         let fuller = with_fullness.filter(|(fullness, _)| *fullness > own);
         let Some((_, fullest)) = fuller.max_by(|(a, _), (b, _)| a.total_cmp(b)) else { return false };
         let Some(mut other) = self.cells[fullest].shard.try_write() else { return false };
-        self.evict_one(fullest, &mut other, epoch, dropped)
+        self.evict_one(fullest, &mut other, epoch, freed)
     }
 
     /// Evicts one entry of any other shard, waiting a little for its lock.
-    fn evict_anywhere(&self, cell: usize, epoch: Epoch, dropped: &mut Dropped) -> bool {
+    fn evict_anywhere(&self, cell: usize, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
         (1..self.cells.len()).map(|step| (cell + step) & (self.cells.len() - 1)).any(|other| {
             self.cells[other].entries.load(Relaxed) > 0
                 && self.cells[other]
                     .shard
                     .try_write_for(OTHER_LOCK_WAIT)
-                    .is_some_and(|mut shard| self.evict_one(other, &mut shard, epoch, dropped))
+                    .is_some_and(|mut shard| self.evict_one(other, &mut shard, epoch, freed))
         })
     }
 
-    fn evict_one(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch, dropped: &mut Dropped) -> bool {
+    fn evict_one(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
         let Some((at, gone)) = shard.evict(epoch, &self.shared) else { return false };
         shard.close(at);
-        self.account_evicted(gone, dropped);
+        self.account_evicted(cell, gone, freed);
         self.note(cell, shard);
         true
     }
 
-    fn account_evicted(&self, gone: Gone, dropped: &mut Dropped) {
+    fn account_evicted(&self, cell: usize, gone: Gone, freed: &mut Freed<'_>) {
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
-        self.account(gone, cause, dropped);
+        self.account(cell, gone, cause, freed);
     }
 
-    fn account(&self, gone: Gone, cause: RemovalCause, dropped: &mut Dropped) {
-        self.budget.release(1, gone.weight);
-        self.budget.count(cause, 1);
-        dropped.push(gone.record);
+    fn account(&self, cell: usize, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
+        self.count(cell, cause, 1);
+        freed.add(gone.record, gone.weight);
+    }
+
+    /// Counts removals; the shard's exclusive lock is held, so that no locked instruction is needed.
+    fn count(&self, cell: usize, cause: RemovalCause, entries: u64) {
+        let count = &self.cells[cell].removals[cause as usize];
+        count.store(count.load(Relaxed) + entries, Relaxed);
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.budget.usage()
+    }
+
+    pub(super) fn removals(&self) -> Removals {
+        let sum = |cause: RemovalCause| -> u64 {
+            self.cells.iter().map(|cell| cell.removals[cause as usize].load(Relaxed)).sum()
+        };
+        Removals {
+            size: sum(RemovalCause::Size),
+            expired: sum(RemovalCause::Expired),
+            invalidated: sum(RemovalCause::Invalidated),
+            replaced: sum(RemovalCause::Replaced),
+        }
     }
 }
 
@@ -255,6 +271,8 @@ impl<P: Policy> Tier<P> {
 struct Incoming<'a> {
     key: &'a [u8],
     fill: &'a Fill,
+    /// Where the key's present entry stands, live or not.
+    there: Option<usize>,
     now: Tick,
     epoch: Epoch,
 }

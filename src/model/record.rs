@@ -8,7 +8,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use smallvec::SmallVec;
 use triomphe::ThinArc;
 
 use crate::clock::Tick;
@@ -53,13 +52,10 @@ pub(crate) struct Lifetime {
 impl Record {
     /// Copies key (1 to 65,536 bytes) and value into memory of their own.
     pub(crate) fn new(key: &[u8], value: &[u8], life: Lifetime, born_at: Tick) -> Self {
-        let mut joined = SmallVec::<[u8; 512]>::with_capacity(key.len() + value.len());
-        joined.extend_from_slice(key);
-        joined.extend_from_slice(value);
         let key_length = (key.len() as u64).wrapping_sub(1) & 0xFFFF;
         let uses = (born_at.0 & BIRTH_MASK) << BIRTH_SHIFT;
         let notes = Notes { life: AtomicU64::new(key_length), uses: AtomicU64::new(uses) };
-        let record = Self(ThinArc::from_header_and_slice(notes, &joined));
+        let record = Self(joined(notes, key, value));
         record.set_life(life);
         record
     }
@@ -170,6 +166,24 @@ impl Record {
         let kept = uses & !((1 << 22) - 1);
         word.store(kept | u64::from(hits.0) << HITS_SHIFT | compress::<USED_MANTISSA>(age_ms), Relaxed);
     }
+}
+
+/// Entries up to this are put together on the stack, larger ones on the heap, bytes.
+const ON_STACK_BYTES: usize = 256;
+
+/// Key and value in one allocation: a slice is all that can be copied into it.
+fn joined(notes: Notes, key: &[u8], value: &[u8]) -> ThinArc<Notes, u8> {
+    let length = key.len() + value.len();
+    if length <= ON_STACK_BYTES {
+        let mut joined = [0; ON_STACK_BYTES];
+        joined[..key.len()].copy_from_slice(key);
+        joined[key.len()..length].copy_from_slice(value);
+        return ThinArc::from_header_and_slice(notes, &joined[..length]);
+    }
+    let mut joined = Vec::with_capacity(length);
+    joined.extend_from_slice(key);
+    joined.extend_from_slice(value);
+    ThinArc::from_header_and_slice(notes, &joined)
 }
 
 /// A count in 11 bits: exact to 1,024, then one step in 256.

@@ -23,7 +23,7 @@ use self::{
     model::{CELLS, Model, Values, cell},
 };
 use super::{Frame, Policy};
-use crate::l1::slot::{Slot, Slots};
+use crate::l1::slot::{SIZE_CLASSES, Slot, Slots};
 
 /// Entries that compete for staying at each eviction. 8 cost one point of the mean miss ratio, 32 gain none.
 const SCAN: usize = 16;
@@ -35,6 +35,11 @@ const QUIET_PART: u32 = 32;
 const PERIOD_PART: u64 = 4;
 /// But not more often than this: it takes some 10 µs.
 const PERIOD_MIN: u64 = 256;
+
+/// Tables of counts: enough that threads seldom meet in one, few enough to stay in a core's own cache.
+const TALLIES_MAX: usize = 16;
+/// What need not happen at each insertion happens at every fourth, for four.
+const STRIDE: u32 = 4;
 
 /// What one shard has seen since the last computation. Hits add under the shared lock, so one of two concurrent ones
 /// may be lost.
@@ -58,6 +63,8 @@ fn add(count: &AtomicU64, more: u64) {
 /// What all shards share.
 pub(in crate::l1) struct Shared {
     values: Values,
+    /// What a value is multiplied by, by size class.
+    per_size: [f32; SIZE_CLASSES],
     model: Mutex<Model>,
     tallies: Box<[CachePadded<Tally>]>,
     /// Insertions since the values were computed.
@@ -65,11 +72,10 @@ pub(in crate::l1) struct Shared {
 }
 
 impl Shared {
-    /// Counts an insertion; computes the values when it is time.
-    fn count_insertion(&self, shard_entries: usize) {
-        let insertions = self.insertions.fetch_add(1, Relaxed) + 1;
-        let entries = (shard_entries * self.tallies.len()) as u64;
-        if insertions < (entries / PERIOD_PART).max(PERIOD_MIN) {
+    /// Counts insertions; computes the values when it is time.
+    fn count_insertions(&self, more: u64, entries: usize) {
+        let insertions = self.insertions.fetch_add(more, Relaxed) + more;
+        if insertions < (entries as u64 / PERIOD_PART).max(PERIOD_MIN) {
             return;
         }
         // Whoever comes second goes on with the old values.
@@ -89,6 +95,7 @@ impl Shared {
 /// The policy's part in one shard.
 pub(in crate::l1) struct Learned {
     shard: usize,
+    shards: usize,
     weighed: bool,
     /// Insertions so far.
     tick: u32,
@@ -136,13 +143,14 @@ impl Mark {
 
 impl Learned {
     fn tally<'a>(&self, shared: &'a Shared) -> &'a Tally {
-        &shared.tallies[self.shard]
+        &shared.tallies[self.shard % shared.tallies.len()]
     }
 
     /// A sample of the ghosts: how much room they would take, by cell.
     fn sample_ghost(&mut self, shared: &Shared) {
         let Some(Seen { count, age }) = self.ghost.draw(&mut self.rng, self.tick) else { return };
-        add(&self.tally(shared).room[cell(count, age)], self.ghost.places() as u64);
+        let room = self.ghost.places() as u64 * u64::from(STRIDE);
+        add(&self.tally(shared).room[cell(count, age)], room);
     }
 
     fn sample_resident(&self, slots: &Slots, at: usize, shared: &Shared) {
@@ -152,9 +160,15 @@ impl Learned {
         }
     }
 
-    fn worth(&self, slot: &Slot, shared: &Shared) -> f32 {
-        let value = shared.values.at(Mark::of(slot).cell(self.tick));
-        if self.weighed { value * model::per_size(slot.size_class()) } else { value }
+    /// Orders entries by what they are worth, the older first among equals: a value that is not negative orders as its
+    /// bits do.
+    #[inline]
+    fn rank(&self, slot: &Slot, shared: &Shared) -> u64 {
+        let mark = Mark::of(slot);
+        let age = mark.age(self.tick);
+        let value = shared.values.at(cell(mark.count(), age));
+        let worth = if self.weighed { value * shared.per_size[slot.size_class()] } else { value };
+        u64::from(worth.to_bits()) << 32 | u64::from(!age)
     }
 }
 
@@ -169,8 +183,9 @@ impl Policy for Learned {
         model.publish(&values);
         Shared {
             values,
+            per_size: model::per_size(),
             model: Mutex::new(model),
-            tallies: (0..frame.shards).map(|_| CachePadded::default()).collect(),
+            tallies: (0..frame.shards.min(TALLIES_MAX)).map(|_| CachePadded::default()).collect(),
             insertions: CachePadded::default(),
         }
     }
@@ -178,6 +193,7 @@ impl Policy for Learned {
     fn new(frame: Frame, shard: usize) -> Self {
         Self {
             shard,
+            shards: frame.shards,
             weighed: frame.weighed,
             tick: 0,
             quiet: 0,
@@ -207,33 +223,42 @@ impl Policy for Learned {
         if let Some(Seen { count, age }) = seen {
             add(&self.tally(shared).hit[cell(count, age)], 1);
         }
-        self.sample_ghost(shared);
-        shared.count_insertion(slots.len());
+        if self.tick.is_multiple_of(STRIDE) {
+            self.sample_ghost(shared);
+            shared.count_insertions(u64::from(STRIDE), slots.len() * self.shards);
+        }
         seen.map(|seen| seen.count + 1).or(carried.map(|mark| Mark(mark).count())).unwrap_or(0)
     }
 
     fn victim(&mut self, slots: &Slots, shared: &Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize> {
-        let mut least: Option<(f32, u32, usize)> = None;
-        for step in 0..SCAN.min(slots.len()) {
-            if self.hand >= slots.len() {
-                self.hand = 0;
-            }
-            let at = self.hand;
-            self.hand += 1;
-            if !self.has_sampled && step < SAMPLES {
-                self.sample_resident(slots, at, shared);
-            }
-            let slot = slots.get(at)?;
-            if is_dead(slot) {
-                return Some(at);
-            }
-            let (worth, age) = (self.worth(slot, shared), Mark::of(slot).age(self.tick));
-            if least.is_none_or(|(least, oldest, _)| worth < least || (worth == least && age > oldest)) {
-                least = Some((worth, age, at));
+        let length = slots.len();
+        let first = if self.hand < length { self.hand } else { 0 };
+        let scanned = SCAN.min(length);
+        self.hand = first + scanned;
+        if !self.has_sampled {
+            self.has_sampled = true;
+            (first..first + SAMPLES.min(length)).for_each(|at| self.sample_resident(slots, at % length, shared));
+        }
+        // The array wraps: what is left of it from the hand on, then its beginning.
+        let upto = (first + scanned).min(length);
+        let wrapped = first + scanned - upto;
+        let parts = [(first, &slots.all()[first..upto]), (0, &slots.all()[..wrapped])];
+        let mut least = (u64::MAX, None);
+        for (start, part) in parts {
+            for (step, slot) in part.iter().enumerate() {
+                if is_dead(slot) {
+                    return Some(start + step);
+                }
+                let rank = self.rank(slot, shared);
+                if rank < least.0 || least.1.is_none() {
+                    least = (rank, Some(start + step));
+                }
             }
         }
-        self.has_sampled = true;
-        least.map(|(_, _, at)| at)
+        if wrapped > 0 {
+            self.hand = wrapped;
+        }
+        least.1
     }
 
     fn gone(&mut self, hash: u32, slot: &Slot, slots: &Slots) {

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Dropped, Incoming, Place, Tier};
+use super::{Freed, Incoming, Place, Tier};
 use crate::{
     clock::Tick,
     error::{CacheError, Kind, Result},
     l1::{
         policy::Policy,
         shard::{Shard, hit},
+        slot::Slot,
         types::{Change, Current, Epoch, Fill, Filled, Hit, Leased, Resident, Token},
     },
     model::{Key, Lifetime, RemovalCause},
@@ -52,7 +53,7 @@ impl<P: Policy> Tier<P> {
 
     pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick, epoch: Epoch) -> Filled {
         let place = self.place(key);
-        let mut dropped = Dropped::new();
+        let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
         let Some(leased_in) = shard.leases.end(place.hash, key, token) else { return Filled::Voided };
         if leased_in != epoch || shard.is_past(epoch) {
@@ -61,7 +62,8 @@ impl<P: Policy> Tier<P> {
         if now >= fill.deadline.min(fill.expires_at) {
             return Filled::Expired;
         }
-        let is_in = self.put(place, &mut shard, &Incoming { key, fill, now, epoch }, &mut dropped);
+        let there = shard.find(place.hash, key);
+        let is_in = self.put(place, &mut shard, &Incoming { key, fill, there, now, epoch }, &mut freed);
         self.note(place.cell, &shard);
         if is_in { Filled::Inserted } else { Filled::TooLarge }
     }
@@ -76,10 +78,10 @@ impl<P: Policy> Tier<P> {
         if self.is_unknown(place, key) {
             return false;
         }
-        let mut dropped = Dropped::new();
+        let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
         shard.leases.void(place.hash, key);
-        let removed = self.drop_key(place, &mut shard, key, &mut dropped);
+        let removed = self.drop_key(place, &mut shard, key, &mut freed);
         self.note(place.cell, &shard);
         removed
     }
@@ -91,10 +93,10 @@ impl<P: Policy> Tier<P> {
         shard.find(place.hash, key).is_none() && shard.leases.holder(place.hash, key).is_none()
     }
 
-    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], dropped: &mut Dropped) -> bool {
+    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], freed: &mut Freed<'_>) -> bool {
         let Some(at) = shard.find(place.hash, key) else { return false };
         let Some(gone) = shard.remove(at, true) else { return false };
-        self.account(gone, RemovalCause::Invalidated, dropped);
+        self.account(place.cell, gone, RemovalCause::Invalidated, freed);
         true
     }
 
@@ -107,12 +109,13 @@ impl<P: Policy> Tier<P> {
     ) -> Result<R> {
         self.note_epoch(epoch);
         let place = self.place(key);
-        let mut dropped = Dropped::new();
+        let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
-        let present = shard.live(place.hash, key, now, epoch).and_then(|slot| slot.record());
+        let there = shard.find(place.hash, key);
+        let present = there.and_then(|at| shard.live_at(at, now, epoch)).and_then(Slot::record);
         let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
         let (change, answer) = change(current)?;
-        let applied = self.apply(place, &mut shard, key, change, now, epoch, &mut dropped);
+        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, &mut freed);
         self.note(place.cell, &shard);
         applied.map(|()| answer)
     }
@@ -122,21 +125,20 @@ impl<P: Policy> Tier<P> {
         &self,
         place: Place,
         shard: &mut Shard<P>,
+        there: Option<usize>,
         key: &Key,
         change: Change,
         now: Tick,
         epoch: Epoch,
-        dropped: &mut Dropped,
+        freed: &mut Freed<'_>,
     ) -> Result<()> {
         match change {
             Change::Keep => {}
             Change::Remove => {
-                self.drop_key(place, shard, key, dropped);
+                self.drop_key(place, shard, key, freed);
             }
             Change::Reexpire(at) => {
-                let there = shard.find(place.hash, key);
-                let live = there.filter(|&there| shard.slot(there).is_some_and(|slot| slot.is_live(now, epoch)));
-                if let Some(there) = live {
+                if let Some(there) = there.filter(|&there| shard.live_at(there, now, epoch).is_some()) {
                     shard.advance(now);
                     shard.set_lifetime(there, Lifetime { expires_at: at, deadline: at });
                 }
@@ -145,7 +147,7 @@ impl<P: Policy> Tier<P> {
                 let fill = Fill { value: value.into(), expires_at: at, deadline: at };
                 // Whoever asked below before this write must not fill its answer over it.
                 shard.leases.void(place.hash, key);
-                if !self.put(place, shard, &Incoming { key, fill: &fill, now, epoch }, dropped) {
+                if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch }, freed) {
                     return Err(CacheError::new(Kind::TooLarge, "the entry is over an eighth of L1"));
                 }
             }

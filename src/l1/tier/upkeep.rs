@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Cell, Tier};
+use super::{Cell, Freed, Tier};
 use crate::{
     clock::Tick,
     l1::{
         policy::Policy,
-        shard::{Gone, Shard},
+        shard::Shard,
         slot::{BLOCK, Slot},
         types::{Epoch, Resident},
     },
@@ -27,13 +27,13 @@ impl<P: Policy> Tier<P> {
         for cell in 0..self.cells.len() {
             let mut shard = self.write(cell);
             let (slots, bytes) = shard.clear();
-            self.note(cell, &shard);
-            drop(shard);
             let entries = slots.len() as u64;
+            self.note(cell, &shard);
+            self.count(cell, RemovalCause::Invalidated, entries);
+            drop(shard);
             // The room is free only when the memory is.
             drop(slots);
             self.budget.release(entries, bytes);
-            self.budget.count(RemovalCause::Invalidated, entries);
         }
     }
 
@@ -70,28 +70,25 @@ impl<P: Policy> Tier<P> {
             let Some(block) = next_block(&self.cells[cell], from, now, all) else { break };
             let room = (budget - removed).min(HELD_MAX);
             let mut gone = Vec::new();
+            let mut freed = Freed::new(&self.budget);
             let mut shard = self.write(cell);
             let is_over = |slot: &Slot| slot.is_over(now) || (all && slot.is_of_other_epoch(epoch));
             shard.advance(now);
             shard.sweep_block(block, room, is_over, &mut gone);
             shard.shrink();
             self.note(cell, &shard);
-            drop(shard);
             // A block that was not finished is opened again.
             from = if gone.len() == room { block + 1 } else { block };
             removed += gone.len();
-            self.account_swept(gone);
+            for gone in gone {
+                let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
+                self.account(cell, gone, cause, &mut freed);
+            }
+            // First the lock, then the memory.
+            drop(shard);
+            drop(freed);
         }
         removed
-    }
-
-    fn account_swept(&self, gone: Vec<Gone>) {
-        for Gone { record, weight, was_over } in gone {
-            drop(record);
-            self.budget.release(1, weight);
-            let cause = if was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
-            self.budget.count(cause, 1);
-        }
     }
 
     pub(in crate::l1) fn scan(

@@ -5,10 +5,9 @@
 //! which one might stop waiting, of the chance of a use until then over the time stayed until then: a Gittins index. The
 //! plain rate is much worse where an entry is used long after a time without uses.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::l1::slot::SIZE_CLASSES;
 
 /// Classes of use counts: 0, 1 to 2, 3 to 6, 7 to 14, 15.
 const CLASSES: usize = 5;
@@ -31,12 +30,9 @@ pub(super) fn cell(count: u32, age: u32) -> usize {
     class * BUCKETS + bucket
 }
 
-/// What a value is multiplied by for a size class: one over the square root of the size.
-#[inline]
-pub(super) fn per_size(size_class: usize) -> f32 {
-    static FACTORS: LazyLock<[f32; 256]> =
-        LazyLock::new(|| std::array::from_fn(|class| (-(class as f32) / 8.0).exp2()));
-    FACTORS[size_class & 0xFF]
+/// What a value is multiplied by, by size class: one over the square root of the size.
+pub(super) fn per_size() -> [f32; SIZE_CLASSES] {
+    std::array::from_fn(|class| (-(class as f32) / 8.0).exp2())
 }
 
 /// The values in force, by cell.
@@ -181,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn per_size_is_one_over_the_root() {
+    fn worth_falls_with_one_over_the_root() {
         let class = |bytes: u64| usize::from(crate::l1::slot::size_class(bytes));
-        let ratio = per_size(class(64)) / per_size(class(6_400));
+        let ratio = per_size()[class(64)] / per_size()[class(6_400)];
         assert!((ratio - 10.0).abs() < 1.0, "{ratio}");
     }
 }
