@@ -4,6 +4,9 @@
 //! Each server has a thread with a current_thread runtime, as a worker of Terrace, on the first core; the client is on
 //! the second. Rounds alternate between the two; the medians are printed: ours | yardstick | ratio.
 
+#[path = "support/bare.rs"]
+mod bare;
+
 use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
@@ -21,21 +24,17 @@ use terrace::{
     l2::none::NoneBackend,
     node::Node,
     proto::{
-        DeleteRequest, DeleteResponse, Found, GetManyRequest, GetManyResponse, GetManyResult, GetMetaRequest,
-        GetMetaResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse, Operation, OperationResult,
-        PipelineRequest, PipelineResponse, SetManyRequest, SetManyResponse, SetRequest, SetResponse, Tier,
-        TouchRequest, TouchResponse, cache_client::CacheClient, cache_server, get_many_result, get_response, operation,
-        operation_result,
+        GetManyRequest, GetRequest, Operation, PipelineRequest, SetRequest, cache_client::CacheClient, get_response,
+        operation,
     },
 };
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
 };
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, server::TcpIncoming},
-};
+use tonic::transport::{Channel, Endpoint};
+
+use bare::{serve_bare, value};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -46,80 +45,9 @@ const CLIENT_CORE: usize = 1;
 /// Keys of a GetMany and operations of a batch.
 const BATCH: usize = 100;
 const KEYS: usize = 1_000;
-const VALUE_BYTES: usize = 100;
 
 fn key(number: usize) -> Bytes {
     format!("user:{:06}:profile", number % KEYS).into()
-}
-
-fn value() -> Bytes {
-    vec![b'v'; VALUE_BYTES].into()
-}
-
-fn found() -> Found {
-    Found { value: value(), tier: Tier::L1.into(), ..Found::default() }
-}
-
-/// A method that does nothing but return the message.
-struct Bare {
-    found: Found,
-}
-
-#[tonic::async_trait]
-impl cache_server::Cache for Bare {
-    async fn get(&self, _request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        Ok(Response::new(GetResponse { result: Some(get_response::Result::Found(self.found.clone())) }))
-    }
-
-    async fn get_many(&self, request: Request<GetManyRequest>) -> Result<Response<GetManyResponse>, Status> {
-        let found = || GetManyResult { result: Some(get_many_result::Result::Found(self.found.clone())) };
-        let results = request.into_inner().keys.iter().map(|_| found()).collect();
-        Ok(Response::new(GetManyResponse { results }))
-    }
-
-    async fn set(&self, _request: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn set_many(&self, _request: Request<SetManyRequest>) -> Result<Response<SetManyResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn delete(&self, _request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn touch(&self, _request: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn increment(&self, _request: Request<IncrementRequest>) -> Result<Response<IncrementResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn get_meta(&self, _request: Request<GetMetaRequest>) -> Result<Response<GetMetaResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    type PipelineStream = futures_util::stream::BoxStream<'static, Result<PipelineResponse, Status>>;
-
-    async fn pipeline(
-        &self,
-        request: Request<Streaming<PipelineRequest>>,
-    ) -> Result<Response<Self::PipelineStream>, Status> {
-        use futures_util::StreamExt;
-        let found = self.found.clone();
-        let answer = move |batch: PipelineRequest| {
-            let result = |id| OperationResult {
-                id,
-                result: Some(operation_result::Result::Get(GetResponse {
-                    result: Some(get_response::Result::Found(found.clone())),
-                })),
-            };
-            PipelineResponse { results: batch.operations.iter().map(|operation| result(operation.id)).collect() }
-        };
-        Ok(Response::new(request.into_inner().map(move |batch| batch.map(&answer)).boxed()))
-    }
 }
 
 /// A server on a thread of its own, which can be asked for the CPU it has used.
@@ -177,13 +105,6 @@ fn thread_cpu_ns() -> u64 {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-async fn serve_bare(listener: TcpListener) {
-    let service = cache_server::CacheServer::new(Bare { found: found() });
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-    server.await.expect("the server runs");
 }
 
 async fn serve_terrace(listener: TcpListener) {

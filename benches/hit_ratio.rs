@@ -4,6 +4,9 @@
 //! and a shifting Zipf. Capacities are 1 and 10 % of the unique keys, in entries; a request is a get, and an insert on a
 //! miss. The last lines give the mean and the worst of ours over LRU.
 //!
+//! Traces whose sizes are real are played by bytes as well, at 1 and 10 % of the bytes of their unique keys: ours against an
+//! exact LRU that takes whatever fits and counts, beside each value, its key and the 64 bytes that ours may take.
+//!
 //! ours: the learned policy with as many shards as the rule allows · LRU: ours, one shard · moka, quick_cache (sync),
 //! foyer (S3-FIFO): as their crates come · Belady: knows the future, the bound for all.
 
@@ -11,7 +14,7 @@
 mod workload;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::BuildHasherDefault,
     path::{Path, PathBuf},
 };
@@ -22,7 +25,7 @@ use foyer_memory::{Cache as Foyer, CacheBuilder, EvictionConfig, S3FifoConfig};
 use terrace::{
     cli::trace::Trace,
     clock::Tick,
-    l1::{Epoch, Fill, L1, Leased, PolicyKind, Settings, Token},
+    l1::{Fill, L1, Leased, PolicyKind, Settings, Token},
     model::{Key, Value},
 };
 
@@ -104,18 +107,18 @@ fn l1_misses(work: &Workload, entries: usize, policy: PolicyKind, shards: Option
         None => L1::seeded(settings, SEED),
     };
     let keys: Vec<Key> = (0..work.keys).filter_map(|n| Key::copied(&workload::key(n)).ok()).collect();
-    let (now, epoch) = (Tick(1), Epoch(1));
+    let (now, epoch) = (Tick(1), l1.begin(Tick::FAR));
     let mut misses = 0;
     for &number in &work.requests {
         let key = &keys[number as usize];
-        if l1.get(key, now, epoch, true).is_some() {
+        if l1.get(key, now, true).is_some() {
             continue;
         }
         misses += 1;
         let token = Token(misses as u64);
         if matches!(l1.lease(key, token, now, epoch, false), Leased::Lead) {
             let fill = Fill { value: Value::from(Bytes::new()), expires_at: Tick::FAR, deadline: Tick::FAR };
-            l1.fill(key, token, fill, now, epoch);
+            l1.fill(key, token, fill, now);
         }
     }
     misses
@@ -191,6 +194,90 @@ fn compare(work: &Workload, percent: usize) -> f64 {
     ours as f64 / lru as f64
 }
 
+/// Requests with sizes: number of the key, bytes of the value.
+struct Sized {
+    name: String,
+    requests: Vec<(u32, usize)>,
+    unique_bytes: u64,
+}
+
+/// What an entry of the exact LRU takes beside its value, bytes: a key of [`workload::key`] and the overhead allowed.
+const BESIDE: u64 = 16 + 64;
+/// A value of the sizes seen at most, bytes.
+const LARGEST: usize = 128 << 20;
+
+impl Sized {
+    /// `None` where all sizes are alike: such a trace counts objects.
+    fn trace(path: &Path) -> Result<Option<Self>, Box<dyn std::error::Error>> {
+        let mut seen: HashMap<Vec<u8>, (u32, usize)> = HashMap::new();
+        let mut requests = Vec::new();
+        for request in Trace::open(path)? {
+            let request = request?;
+            let next = seen.len() as u32;
+            // A key keeps the size that it had first.
+            let size = usize::try_from(request.size)?.min(LARGEST);
+            requests.push(*seen.entry(request.key).or_insert((next, size)));
+        }
+        let first = requests.first().map(|(_, size)| *size);
+        let varies = requests.iter().any(|(_, size)| Some(*size) != first);
+        let unique_bytes = seen.values().map(|(_, size)| *size as u64).sum();
+        Ok(varies.then(|| Self { name: Trace::name(path), requests, unique_bytes }))
+    }
+
+    fn ours(&self, capacity_bytes: u64) -> usize {
+        let settings = Settings { capacity_bytes, max_entries: None, policy: PolicyKind::Learned };
+        let l1 = L1::seeded(settings, SEED);
+        let (now, epoch) = (Tick(1), l1.begin(Tick::FAR));
+        let zeros = Bytes::from(vec![0; self.requests.iter().map(|(_, size)| *size).max().unwrap_or(0)]);
+        let mut misses = 0;
+        for &(number, size) in &self.requests {
+            let Ok(key) = Key::copied(&workload::key(number as usize)) else { continue };
+            if l1.get(&key, now, true).is_some() {
+                continue;
+            }
+            misses += 1;
+            let token = Token(misses as u64);
+            if matches!(l1.lease(&key, token, now, epoch, false), Leased::Lead) {
+                let fill = Fill { value: Value::from(zeros.slice(..size)), expires_at: Tick::FAR, deadline: Tick::FAR };
+                l1.fill(&key, token, fill, now);
+            }
+        }
+        misses
+    }
+
+    fn lru(&self, capacity_bytes: u64) -> usize {
+        let (mut used_at, mut by_use, mut held, mut misses) = (HashMap::new(), BTreeMap::new(), 0, 0);
+        for (at, &(number, size)) in self.requests.iter().enumerate() {
+            if let Some(before) = used_at.insert(number, at) {
+                by_use.remove(&before);
+            } else {
+                misses += 1;
+                let weight = size as u64 + BESIDE;
+                if weight > capacity_bytes {
+                    used_at.remove(&number);
+                    continue;
+                }
+                held += weight;
+            }
+            by_use.insert(at, (number, size));
+            while held > capacity_bytes {
+                let Some((_, (oldest, size))) = by_use.pop_first() else { break };
+                used_at.remove(&oldest);
+                held -= size as u64 + BESIDE;
+            }
+        }
+        misses
+    }
+
+    fn compare(&self, percent: u64) {
+        let capacity = self.unique_bytes * percent / 100;
+        let (ours, lru) = (self.ours(capacity), self.lru(capacity));
+        let ratio = |misses: usize| misses as f64 / self.requests.len() as f64;
+        let (name, over) = (&self.name, ours as f64 / lru as f64);
+        println!("{name:<20} {percent:>3} % {capacity:>12} B | {:.4} | {:.4} | {over:.3}", ratio(ours), ratio(lru));
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("miss ratio                entries |   ours |    LRU |   moka |  quick |  foyer | Belady | ours / LRU");
     let traces: Result<Vec<Workload>, _> = traces().iter().map(|path| Workload::trace(path)).collect();
@@ -205,6 +292,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         } else {
             let mean = judged.iter().sum::<f64>() / judged.len() as f64;
             println!("{percent} %: mean over {} key-value traces {mean:.4}, worst of all {worst:.3}", judged.len());
+        }
+    }
+    println!("object misses by bytes                | ours   | byte-LRU | ours / byte-LRU");
+    for path in self::traces() {
+        if let Some(work) = Sized::trace(&path)? {
+            PERCENTS.iter().for_each(|&percent| work.compare(percent as u64));
         }
     }
     Ok(())

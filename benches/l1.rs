@@ -34,7 +34,6 @@ use terrace::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const NOW: Tick = Tick(1);
-const EPOCH: Epoch = Epoch(1);
 /// Entries that fit.
 const ENTRIES: usize = 100_000;
 const ROUNDS: usize = 5;
@@ -42,31 +41,35 @@ const OPERATIONS: usize = 1_000_000;
 
 /// What all caches can do.
 trait Cache: Sync {
-    fn get(&self, key: &Key) -> Option<usize>;
+    /// The length of the value and its last byte: a value that nobody reads is of no use.
+    fn get(&self, key: &Key) -> Option<(usize, Option<u8>)>;
     fn insert(&self, key: &Key, value: &Bytes);
 }
 
 struct Ours {
     l1: L1,
+    epoch: Epoch,
 }
 
 impl Ours {
     fn new(entries: usize) -> Self {
         let settings =
             Settings { capacity_bytes: 1 << 30, max_entries: Some(entries as u64), policy: PolicyKind::Learned };
-        Self { l1: L1::new(settings) }
+        let l1 = L1::new(settings);
+        let epoch = l1.begin(Tick::FAR).unwrap_or_else(|| panic!("the first epoch"));
+        Self { l1, epoch }
     }
 }
 
 impl Cache for Ours {
-    fn get(&self, key: &Key) -> Option<usize> {
-        self.l1.get(key, NOW, EPOCH, true).map(|hit| hit.value.len())
+    fn get(&self, key: &Key) -> Option<(usize, Option<u8>)> {
+        self.l1.get(key, NOW, true).map(|hit| (hit.value.len(), hit.value.last().copied()))
     }
 
     fn insert(&self, key: &Key, value: &Bytes) {
         // As a peer's insert: without a lease, which no peer has.
         let put = |_: Option<Current<'_>>| Ok((Change::Put(value.clone(), Tick::FAR), ()));
-        self.l1.update(key, NOW, EPOCH, put).unwrap_or_else(|error| panic!("it fits: {error}"));
+        self.l1.update(key, NOW, self.epoch, put).unwrap_or_else(|error| panic!("it fits: {error}"));
     }
 }
 
@@ -78,8 +81,8 @@ fn copied(bytes: &[u8]) -> Bytes {
 struct Quick(quick_cache::sync::Cache<Bytes, Bytes>);
 
 impl Cache for Quick {
-    fn get(&self, key: &Key) -> Option<usize> {
-        self.0.get(&key[..]).map(|value| value.len())
+    fn get(&self, key: &Key) -> Option<(usize, Option<u8>)> {
+        self.0.get(&key[..]).map(|value| (value.len(), value.last().copied()))
     }
 
     fn insert(&self, key: &Key, value: &Bytes) {
@@ -90,8 +93,8 @@ impl Cache for Quick {
 struct Moka(moka::sync::Cache<Bytes, Bytes>);
 
 impl Cache for Moka {
-    fn get(&self, key: &Key) -> Option<usize> {
-        self.0.get(&key[..]).map(|value| value.len())
+    fn get(&self, key: &Key) -> Option<(usize, Option<u8>)> {
+        self.0.get(&key[..]).map(|value| (value.len(), value.last().copied()))
     }
 
     fn insert(&self, key: &Key, value: &Bytes) {
@@ -166,7 +169,7 @@ fn play(cache: &dyn Cache, draws: &[Vec<u32>], keys: &[Key], value: &Bytes) -> (
             for &rank in draws {
                 let key = &keys[rank as usize];
                 match cache.get(key) {
-                    Some(length) => hits += usize::from(length == value.len()),
+                    Some(read) => hits += usize::from(read == (value.len(), Some(b'v'))),
                     None => cache.insert(key, value),
                 }
             }
@@ -234,9 +237,9 @@ fn expiry() {
     for rank in 0..EXPIRING + STAYING {
         let expires_at = if rank < STAYING { Tick::FAR } else { Tick(deadline.0 - rank as u64 % 1_000) };
         let (key, token) = (key(rank), Token(rank as u64));
-        if matches!(ours.l1.lease(&key, token, NOW, EPOCH, false), Leased::Lead) {
+        if matches!(ours.l1.lease(&key, token, NOW, Some(ours.epoch), false), Leased::Lead) {
             let fill = Fill { value: Value::from(value.clone()), expires_at, deadline: expires_at };
-            ours.l1.fill(&key, token, fill, NOW, EPOCH);
+            ours.l1.fill(&key, token, fill, NOW);
         }
     }
     let full = rss_bytes();
@@ -282,7 +285,7 @@ fn read_while(l1: &L1, now: Tick, sweeping: &AtomicBool, done: &AtomicBool) -> (
     while !done.load(Relaxed) {
         let key = &keys[rng.usize(..STAYING)];
         let start = stopwatch_ns();
-        let hit = l1.get(key, now, EPOCH, true);
+        let hit = l1.get(key, now, true);
         let ns = stopwatch_ns() - start;
         assert!(hit.is_some(), "what stays is there");
         let latencies = if sweeping.load(Relaxed) { &mut during } else { &mut before };

@@ -20,7 +20,7 @@ use std::{path::PathBuf, time::Duration};
 
 pub use self::{
     address::Address,
-    load::{Fault, Faults, Given, Loaded, Sources, environment, load, reload},
+    load::{Fault, Faults, Given, Loaded, Sources, Unchanged, change, environment, load, reload},
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };
@@ -28,7 +28,7 @@ use self::{
     form::{Addr, Choice, Count, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
-use crate::{cache::policy::Policy, l1::PolicyKind};
+use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -67,6 +67,17 @@ pub enum Sync {
 
 /// What may be written for [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
+/// What bounds the age of copies in L1 over Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coherence {
+    /// Redis's invalidations; without them L1 stays closed.
+    Tracking,
+    /// Where Redis refuses invalidations, `max_age` alone.
+    Ttl,
+}
+
+/// What may be written for [`Coherence`].
+const COHERENCE: &[(&str, Coherence)] = &[("tracking", Coherence::Tracking), ("ttl", Coherence::Ttl)];
 /// What may be written for `resp.flush`.
 const FLUSH: &[(&str, Option<bool>)] = &[("auto", None), ("allow", Some(true)), ("refuse", Some(false))];
 /// What may be written for [`PolicyKind`].
@@ -109,6 +120,8 @@ settings! {
         protected_mode: bool = true, Flag, reloadable;
         /// Whether FLUSHDB and FLUSHALL are served; auto: over embedded and none, not over Redis, which others share.
         flush: Option<bool> = None, Choice(FLUSH), reloadable;
+        /// Answer reads from copies past the coherence bound while L2 is away (`l2.serve_stale_for`), which RESP cannot flag.
+        serve_stale: bool = false, Flag, reloadable;
     }
     /// `[http]`: the port for metrics and health.
     http: Http {
@@ -125,6 +138,8 @@ settings! {
         policy: PolicyKind = PolicyKind::Learned, Choice(L1_POLICY);
         /// Bound on the number of entries.
         max_entries: Option<u64> = None, Maybe("none", Count(1, 1_000_000_000_000));
+        /// Over a Redis that refuses invalidations: keep L1 closed, or open it with max_age as the only bound (ttl).
+        coherence: Coherence = Coherence::Tracking, Choice(COHERENCE);
         /// Over Redis, no copy is older than this.
         max_age: Duration = Duration::from_secs(60), Span(Duration::from_millis(1), Duration::from_secs(86_400)), reloadable;
     }
@@ -136,8 +151,18 @@ settings! {
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Deadline of writes.
         write_timeout: Duration = Duration::from_millis(200), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+        /// How long past the coherence bound a copy may still be answered, flagged as stale, while L2 is away; 0s = not at all.
+        serve_stale_for: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(86_400)), reloadable;
         /// Data connections to Redis of each worker.
         connections: usize = 2, Count(1, 64);
+        /// Calls to Redis that go unanswered in a row, for at least 100ms, before calls are refused at once (circuit breaker).
+        breaker_failures: usize = redis::FAILURES_DEFAULT, Count(1, 1_000_000);
+        /// Authorities to trust for TLS to Redis (PEM), instead of this machine's.
+        tls_ca_file: Option<PathBuf> = None, Maybe("none", Path);
+        /// Our certificate for TLS to Redis (PEM), where it asks for one.
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path);
+        /// The key of that certificate (PEM).
+        tls_key_file: Option<PathBuf> = None, Maybe("none", Path);
         /// What may live in L1: keys that begin with one of these; empty = all keys.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
     }

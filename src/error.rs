@@ -81,6 +81,25 @@ impl CacheError {
         self.retry_after
     }
 
+    /// Whether L2 could not be asked, or did not answer in time.
+    #[must_use]
+    pub fn says_away(&self) -> bool {
+        match self.kind {
+            Kind::Overloaded | Kind::Unavailable | Kind::DeadlineExceeded => true,
+            Kind::InvalidArgument
+            | Kind::ReservedPrefix
+            | Kind::TooLarge
+            | Kind::OutOfMemory
+            | Kind::Unknown
+            | Kind::WrongType
+            | Kind::NotANumber
+            | Kind::Overflow
+            | Kind::NoAccess
+            | Kind::Unsupported
+            | Kind::Internal => false,
+        }
+    }
+
     /// Whether the same call may succeed later without anybody changing it, and does no harm if it was done before.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

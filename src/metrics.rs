@@ -62,7 +62,14 @@ metrics! {
     L2_CALLS = "terrace_l2_calls_total", Counter, ["call"], "Calls to L2: read, write; each may carry many keys.";
     L2_LATENCY = "terrace_l2_latency_seconds", Gauge, ["call", "quantile"], "How long calls to L2 took, since start; absent before the first.";
     L2_LATENCY_SUM = "terrace_l2_latency_sum_seconds", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
+    L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Primaries of Redis that are known.";
+    L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Primaries whose circuit breaker is open: calls are refused at once.";
+    L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Times that a circuit breaker opened, of the primaries that are known.";
     COHERENCE_OPEN = "terrace_coherence_open", Gauge, [], "1 while L1 may answer.";
+    COHERENCE_FENCE_AGE = "terrace_coherence_fence_age_seconds", Gauge, [], "Time since all changes were known to have been heard; over 1 L1 is bypassed.";
+    COHERENCE_FLUSHES = "terrace_coherence_flushes_total", Counter, [], "Times that all copies were ended at once: a flush, slots or a role that changed.";
+    COHERENCE_CHECKED = "terrace_coherence_checked_total", Counter, [], "Hits that were looked at again after the coherence bound.";
+    COHERENCE_STALE_DETECTED = "terrace_coherence_stale_detected_total", Counter, [], "Of these, copies older than the bound allows: always 0, or a bug.";
     COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
     COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
     COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";

@@ -54,9 +54,9 @@ pub struct Setting {
     pub key: String,
     /// As one would write it in the file.
     pub value: String,
-    /// `default`, `file PATH:LINE`, `env NAME` or `flag --NAME`.
+    /// `default`, `file PATH:LINE`, `env NAME`, `flag --NAME` or `CONFIG SET`.
     pub source: String,
-    /// Changed by SIGHUP without a restart.
+    /// Changed by SIGHUP or CONFIG SET without a restart.
     pub reloadable: bool,
 }
 

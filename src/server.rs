@@ -32,7 +32,7 @@ use self::{listen::Port, tier::Tier, worker::Plan};
 use crate::{
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
-    config::Config,
+    config::{self, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
     node::{Addresses, Node, Setting},
@@ -43,6 +43,9 @@ use crate::{
 const BACKGROUND_THREADS: usize = 2;
 /// File descriptors kept back from clients: L2 connections, the store's files, listeners.
 const RESERVED_FILES: u64 = 1000;
+
+/// CONFIG SETs that wait for their turn; further ones wait in their connections.
+const CHANGES_WAITING: usize = 16;
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +88,11 @@ pub struct Server {
     workers: usize,
     connections_max: u64,
     config: Config,
+    log: LogLevel,
 }
+
+/// Who is told the level of the log when it changes.
+type LogLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Server {
     /// Binds ports and opens L2. `settings` is the configuration as it is shown.
@@ -131,7 +138,26 @@ impl Server {
         let tier = Tier::open(&config, &core, &tunables)?;
         let files = listen::raise_file_limit().saturating_sub(RESERVED_FILES).max(1);
         let connections_max = (config.server.max_connections as u64).min(files);
-        Ok(Self { node, core, tier, tunables, grpc, resp, http, workers, connections_max, config })
+        Ok(Self {
+            node,
+            core,
+            tier,
+            tunables,
+            grpc,
+            resp,
+            http,
+            workers,
+            connections_max,
+            config,
+            log: Box::new(|_level| {}),
+        })
+    }
+
+    /// Who changes the level of the log; without one it stays as it is.
+    #[must_use]
+    pub fn with_log_level(mut self, change: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.log = Box::new(change);
+        self
     }
 
     /// Serves until `stop` ends, then drains. `ready` is called as soon as all listeners accept; `reloads` brings new
@@ -147,28 +173,34 @@ impl Server {
     ) -> Result<(), StartError> {
         let background = background_runtime()?;
         let (stopper, stopped) = watch::channel(false);
-        let plan = self.plan(stopped)?;
+        let (changes, asked) = mpsc::channel(CHANGES_WAITING);
+        let plan = self.plan(stopped, changes)?;
         let (begun, mut beginnings) = mpsc::channel::<()>(self.workers);
         let workers = self.start_workers(&plan, &begun)?;
         drop(begun);
 
-        let live = Live {
+        let mut live = Live {
             core: Arc::clone(&self.core),
             node: Arc::clone(&self.node),
             tunables: Arc::clone(&self.tunables),
             grpc: Arc::clone(&plan.grpc),
             resp: Arc::clone(&plan.resp),
             http: self.start_http(&background, &plan)?,
+            config: self.config.clone(),
+            log: self.log,
         };
-        let _link = self.tier.link(&background, &self.core);
+        let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
+        if self.core.flavor() == Flavor::Redis {
+            background.spawn(jobs::check::run(live.http.cache.clone()));
+        }
         background.block_on(async {
             for _ in 0..self.workers {
                 beginnings.recv().await;
             }
             ready();
-            live.until(stop, reloads).await;
+            live.until(stop, reloads, asked).await;
         });
 
         self.node.draining.store(true, Ordering::Relaxed);
@@ -179,14 +211,22 @@ impl Server {
         Ok(())
     }
 
-    fn plan(&self, stop: watch::Receiver<bool>) -> Result<Plan, StartError> {
+    fn plan(&self, stop: watch::Receiver<bool>, changes: mpsc::Sender<resp::Change>) -> Result<Plan, StartError> {
+        let resp_shared = Arc::new(resp::Shared::default());
+        let hears = Arc::clone(&resp_shared);
+        self.core.events().set_ear(move |event| hears.hear(event));
         Ok(Plan {
             core: Arc::clone(&self.core),
             node: Arc::clone(&self.node),
             tier: self.tier.clone(),
             grpc: Arc::new(ArcSwap::from_pointee(grpc_settings(&self.config))),
-            resp: Arc::new(ArcSwap::from_pointee(resp_settings(&self.config, self.core.flavor())?)),
-            resp_shared: Arc::new(resp::Shared::default()),
+            resp: Arc::new(ArcSwap::from_pointee(resp_settings(
+                &self.config,
+                self.core.flavor(),
+                self.connections_max,
+            )?)),
+            resp_shared,
+            changes,
             connections_max: self.connections_max,
             stop,
         })
@@ -225,7 +265,7 @@ impl Server {
     }
 }
 
-/// What a reload changes.
+/// What a reload or CONFIG SET changes.
 struct Live {
     core: Arc<Core>,
     node: Arc<Node>,
@@ -233,35 +273,60 @@ struct Live {
     grpc: Arc<ArcSwap<grpc::Settings>>,
     resp: Arc<ArcSwap<resp::Settings>>,
     http: Arc<http::Edge>,
+    /// As it is in force.
+    config: Config,
+    log: LogLevel,
 }
 
 impl Live {
-    /// Takes reloads until `stop` ends.
-    async fn until(&self, stop: impl Future<Output = ()>, mut reloads: mpsc::Receiver<Reload>) {
+    /// Takes reloads and what clients ask to be changed until `stop` ends.
+    async fn until(
+        &mut self,
+        stop: impl Future<Output = ()>,
+        mut reloads: mpsc::Receiver<Reload>,
+        mut asked: mpsc::Receiver<resp::Change>,
+    ) {
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => return,
-                Some((config, settings)) = reloads.recv() => self.reload(&config, settings),
+                Some((config, settings)) = reloads.recv() => match self.take(config, settings) {
+                    Ok(()) => tracing::info!("configuration reloaded"),
+                    Err(error) => tracing::error!(%error, "the new configuration is not taken"),
+                },
+                Some(change) = asked.recv() => {
+                    // A client that is gone does not want to know.
+                    let _told = change.done.send(self.change(&change.settings));
+                }
             }
         }
     }
 
-    fn reload(&self, config: &Config, settings: Vec<Setting>) {
-        let resp = match resp_settings(config, self.core.flavor()) {
-            Ok(resp) => resp,
-            Err(error) => {
-                tracing::error!(%error, "the new configuration is not taken");
-                return;
-            }
-        };
+    /// CONFIG SET. Holds until the next reload, which takes what the file says.
+    fn change(&mut self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+        let (config, settings) = config::change(&self.config, &self.node.settings.load(), changes, "CONFIG SET")
+            .map_err(|unchanged| (unchanged.key, unchanged.why))?;
+        let keys: Vec<&str> = changes.iter().map(|(key, _)| key.as_str()).collect();
+        self.take(config, settings).map_err(|error| (keys.join(", "), error.to_string()))?;
+        tracing::info!(settings = keys.join(", "), "changed by CONFIG SET");
+        Ok(())
+    }
+
+    /// Puts a configuration into force, all of it or nothing.
+    fn take(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
+        let clients_max = self.resp.load().clients_max;
+        let resp = resp_settings(&config, self.core.flavor(), clients_max)?;
         self.resp.store(Arc::new(resp));
-        self.grpc.store(Arc::new(grpc_settings(config)));
-        self.tunables.set(deadlines(config), config.server.max_value);
+        self.grpc.store(Arc::new(grpc_settings(&config)));
+        self.tunables.set(deadlines(&config), config.server.max_value);
         self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
-        self.core.set_rules(rules(config));
+        self.core.set_rules(rules(&config));
         self.node.settings.store(Arc::new(settings));
-        tracing::info!("configuration reloaded");
+        if config.server.log != self.config.server.log {
+            (self.log)(&config.server.log);
+        }
+        self.config = config;
+        Ok(())
     }
 }
 
@@ -297,6 +362,8 @@ fn rules(config: &Config) -> Rules {
         policies: config.policies.clone(),
         value_max: config.server.max_value,
         l1_max_age: config.l1.max_age,
+        serve_stale_for: config.l2.serve_stale_for,
+        untracked: config.l1.coherence == Coherence::Ttl,
         l1_prefixes: config.l2.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
     }
 }
@@ -313,11 +380,13 @@ fn grpc_settings(config: &Config) -> grpc::Settings {
     }
 }
 
-fn resp_settings(config: &Config, flavor: Flavor) -> Result<resp::Settings, StartError> {
+fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> Result<resp::Settings, StartError> {
     Ok(resp::Settings {
         password: config.resp.password().map_err(StartError::Config)?,
         protected_mode: config.resp.protected_mode,
+        serve_stale: config.resp.serve_stale,
         flush: config.resp.flush.unwrap_or(flavor != Flavor::Redis),
+        clients_max,
         value_max: config.server.max_value,
         in_flight_max: config.server.max_in_flight,
     })

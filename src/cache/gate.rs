@@ -1,105 +1,280 @@
-//! When L1 may answer: the fence and the two counters of the coherence protocol, for one Redis primary.
+//! When L1 may answer: for each place below that announces its own changes, the epoch that copies are made in.
 //!
-//! A hit needs `now < fence` and a copy of today's [`Epoch`]. The fence moves with the heartbeat of the invalidation
-//! link; the check stands at the hit, so that a process that was paused heals itself. Over the embedded store, whose
-//! only writer we are, and without an L2 the gate stands open.
+//! The coherence protocol wants two counters per primary, `data` and `link`. Both are steps from one epoch of L1 to the
+//! next; they differ in what becomes of the old one:
+//!
+//! * `data` (a flush, slots or a role that changed): the epoch ends, nothing of it is ever answered again.
+//! * `link` (the invalidation link is lost): the epoch is suspended. Its copies may be answered as stale while
+//!   `l2.serve_stale_for` lasts, and it ends when the fence of its successor opens.
+//!
+//! The fence moves with the heartbeat of the link, and each hit looks at it, so that a process that was paused heals
+//! itself. Over the embedded store, whose only writer we are, and without an L2, one epoch stands open.
+//!
+//! Changes of one source come from that source's link and from whoever follows the topology; they take a lock that no
+//! request takes. Requests read one atomic per key they have missed.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 
-use super::Core;
+use super::{Core, events::Event};
 use crate::{
-    clock::Tick,
-    l1::Epoch,
-    l2::{Flavor, InvalidationSink},
+    clock::{Tick, millis},
+    l1::{Epoch, L1},
+    l2::{ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
 };
 
 /// State of the gate.
-#[derive(Debug)]
 pub struct Gate {
-    fence: AtomicU64,
-    /// Steps on every flush and on every lost link; a copy of an earlier epoch is a miss.
-    epoch: AtomicU32,
-    /// Why L1 stays closed although Redis answers.
-    refused: Mutex<Option<String>>,
-    pub(crate) invalidations: AtomicU64,
-    pub(crate) reconnects: AtomicU64,
+    sources: Mutex<Vec<State>>,
+    /// Each source's epoch, packed, for those who take leases.
+    current: Box<[AtomicU64]>,
+    invalidations: AtomicU64,
+    reconnects: AtomicU64,
+    flushes: AtomicU64,
+    checked: AtomicU64,
+    stale_detected: AtomicU64,
 }
 
-impl Gate {
-    pub(crate) fn new(flavor: Flavor) -> Self {
-        let fence = match flavor {
-            Flavor::Redis => Tick::ZERO,
-            Flavor::Embedded | Flavor::None => Tick::FAR,
-        };
-        Self {
-            fence: AtomicU64::new(fence.0),
-            epoch: AtomicU32::new(1),
-            refused: Mutex::new(None),
-            invalidations: AtomicU64::new(0),
-            reconnects: AtomicU64::new(0),
+/// How L1 is kept true, for operators.
+#[derive(Debug, Clone, Default)]
+pub struct Coherence {
+    /// L1 may answer, for all sources.
+    pub open: bool,
+    /// Why it stays closed for one although that answers.
+    pub refused: Option<String>,
+    /// Time since all changes were known to have been heard, ms; the longest of all sources. `None` before the first
+    /// proof; 0 where only this process writes.
+    pub fence_age_ms: Option<u64>,
+    /// Keys announced as changed.
+    pub invalidations: u64,
+    /// Times that all copies of a source were ended at once.
+    pub flushes: u64,
+    /// Losses of a link.
+    pub reconnects: u64,
+    /// Hits that were looked at again.
+    pub checked: u64,
+    /// Of these, copies that were older than the contract allows.
+    pub stale_detected: u64,
+}
+
+/// What is known of one source.
+#[derive(Default)]
+struct State {
+    /// It exists: its link was told of.
+    known: bool,
+    current: Option<Epoch>,
+    suspended: Option<Epoch>,
+    /// Until when its heartbeat has shown that all changes were heard.
+    fence: Option<Tick>,
+    /// Until when all changes are known to have been heard.
+    heard: Option<Tick>,
+    /// Why its copies stay closed although it answers.
+    refused: Option<String>,
+}
+
+impl State {
+    fn end_suspended(&mut self, l1: &L1) {
+        if let Some(epoch) = self.suspended.take() {
+            l1.end(epoch);
         }
     }
 
-    /// Whether L1 may answer at `now`.
+    fn refuse(&mut self, why: &str) {
+        self.known = true;
+        if self.refused.as_deref() != Some(why) {
+            self.refused = Some(why.to_owned());
+        }
+    }
+
+    fn end_all(&mut self, l1: &L1) {
+        self.end_suspended(l1);
+        if let Some(epoch) = self.current.take() {
+            l1.end(epoch);
+        }
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(flavor: Flavor, l1: &L1) -> Self {
+        let gate = Self {
+            sources: Mutex::new((0..Source::MAX).map(|_| State::default()).collect()),
+            current: (0..Source::MAX).map(|_| AtomicU64::new(0)).collect(),
+            invalidations: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+            stale_detected: AtomicU64::new(0),
+        };
+        match flavor {
+            Flavor::Redis => {}
+            Flavor::Embedded | Flavor::None => gate.change(Source::ONLY, |state| {
+                state.known = true;
+                state.fence = Some(Tick::FAR);
+                state.heard = Some(Tick::FAR);
+                state.current = l1.begin(Tick::FAR);
+            }),
+        }
+        gate
+    }
+
+    /// Changes what is known of a source, and shows its epoch to those who take leases.
+    fn change(&self, source: Source, change: impl FnOnce(&mut State)) {
+        let mut sources = self.sources.lock();
+        let Some(state) = sources.get_mut(source.index()) else { return };
+        change(state);
+        let bits = state.current.map_or(0, Epoch::to_bits);
+        self.current[source.index()].store(bits, Ordering::Release);
+    }
+
+    /// The epoch that a copy of what this source holds would be made in; `None` while nobody hears of its changes.
     #[inline]
+    #[must_use]
+    pub fn epoch(&self, source: Source) -> Option<Epoch> {
+        Epoch::from_bits(self.current.get(source.index())?.load(Ordering::Acquire))
+    }
+
+    /// Whether L1 may answer: for every source that is known, and there is one.
     #[must_use]
     pub fn open(&self, now: Tick) -> bool {
-        now.0 < self.fence.load(Ordering::Acquire)
+        let sources = self.sources.lock();
+        let mut known = sources.iter().filter(|state| state.known).peekable();
+        known.peek().is_some() && known.all(|state| state.current.is_some() && state.fence.is_some_and(|at| now < at))
     }
 
-    /// Today's epoch. Read it before L1 is asked, and again before a fill.
-    #[inline]
+    /// Whether a link that is up has not been answered for so long that its fence lapsed.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        Epoch(self.epoch.load(Ordering::Acquire))
+    pub fn is_silent(&self, now: Tick) -> bool {
+        let lapsed = |state: &State| state.current.is_some() && state.fence.is_some_and(|fence| now >= fence);
+        self.sources.lock().iter().any(lapsed)
     }
 
-    /// Why L1 stays closed although Redis answers, if it does.
+    /// All of it, for operators.
+    #[must_use]
+    pub fn report(&self, now: Tick) -> Coherence {
+        let heard: Option<Tick> = self.sources.lock().iter().filter_map(|state| state.heard).min();
+        Coherence {
+            open: self.open(now),
+            refused: self.refused(),
+            fence_age_ms: heard.map(|heard| now.0.saturating_sub(heard.0)),
+            invalidations: self.invalidations.load(Ordering::Relaxed),
+            flushes: self.flushes.load(Ordering::Relaxed),
+            reconnects: self.reconnects.load(Ordering::Relaxed),
+            checked: self.checked.load(Ordering::Relaxed),
+            stale_detected: self.stale_detected.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn note_check(&self) {
+        self.checked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_stale(&self) {
+        self.stale_detected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Why L1 stays closed for a source although it answers, if that is so.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
+        self.sources.lock().iter().find_map(|state| state.refused.clone())
     }
 
     /// All copies are of the past from now on.
-    pub(crate) fn step_data(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn step_all(&self, l1: &L1) {
+        for source in Source::all() {
+            self.step_data(source, l1);
+        }
+    }
+
+    /// A step of the `data` counter. The fence goes over to the new epoch: it tells what was heard, which is as before.
+    fn step_data(&self, source: Source, l1: &L1) {
+        self.change(source, |state| {
+            let goes_on = state.current.is_some();
+            state.end_all(l1);
+            if goes_on {
+                state.current = l1.begin(state.fence.unwrap_or(Tick::ZERO));
+            }
+        });
+    }
+}
+
+impl ChangeSink for Core {
+    fn invalidated(&self, key: &[u8]) {
+        self.gate.invalidations.fetch_add(1, Ordering::Relaxed);
+        self.l1.invalidate(key);
+        self.watched.changed(key);
+        self.events.tell(Event::Invalidated(key));
+    }
+
+    fn flushed(&self, source: Source) {
+        self.gate.flushes.fetch_add(1, Ordering::Relaxed);
+        self.gate.step_data(source, &self.l1);
+        self.watched.all_changed();
+        self.events.tell(Event::Flushed);
     }
 }
 
 impl InvalidationSink for Core {
-    fn invalidated(&self, key: &[u8]) {
-        self.gate.invalidations.fetch_add(1, Ordering::Relaxed);
-        self.l1.invalidate(key);
+    fn listening(&self, source: Source) {
+        self.gate.change(source, |state| {
+            state.known = true;
+            if let Some(epoch) = state.current.take() {
+                self.l1.end(epoch);
+            }
+            state.fence = None;
+            state.current = self.l1.begin(Tick::ZERO);
+        });
     }
 
-    fn flushed(&self) {
-        self.gate.step_data();
-    }
-
-    fn lost(&self, why: &str) {
-        // The fence first: a reader that sees the new epoch must not find the gate open for copies made before it.
-        self.gate.fence.store(0, Ordering::Release);
-        self.gate.step_data();
+    fn lost(&self, source: Source, why: &str) {
+        self.gate.change(source, |state| {
+            state.known = true;
+            state.fence = None;
+            if let Some(epoch) = state.current.take() {
+                state.end_suspended(&self.l1);
+                self.l1.suspend(epoch);
+                state.suspended = Some(epoch);
+            }
+        });
         self.gate.reconnects.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
     }
 
-    fn proven(&self, until: Tick) {
-        self.gate.refused.lock().take();
-        self.gate.fence.store(until.0, Ordering::Release);
+    fn proven(&self, source: Source, until: Tick) {
+        self.gate.change(source, |state| {
+            state.refused = None;
+            let Some(epoch) = state.current else { return };
+            state.end_suspended(&self.l1);
+            state.fence = Some(until);
+            state.heard = Some(Tick(until.0.saturating_sub(millis(FENCE_SPAN))));
+            self.l1.extend(epoch, until);
+        });
     }
 
-    fn refused(&self, why: &str) {
-        let mut refused = self.gate.refused.lock();
-        if refused.as_deref() != Some(why) {
-            tracing::warn!(why, "L1 stays closed: Redis refuses what keeps it true");
-            *refused = Some(why.to_owned());
-        }
+    fn refused(&self, source: Source, why: &str) {
+        let opens = self.rules.load().untracked;
+        self.gate.change(source, |state| {
+            state.refuse(why);
+            if opens && state.current.is_none() {
+                state.end_suspended(&self.l1);
+                state.fence = Some(Tick::FAR);
+                state.current = self.l1.begin(Tick::FAR);
+            }
+        });
+    }
+
+    fn not_primary(&self, source: Source, why: &str) {
+        self.gate.change(source, |state| state.refuse(why));
+    }
+
+    fn gone(&self, source: Source) {
+        self.gate.change(source, |state| {
+            state.end_all(&self.l1);
+            *state = State::default();
+        });
     }
 }
 

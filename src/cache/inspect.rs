@@ -29,9 +29,7 @@ impl Cache {
     /// The copy in L1 that a read would be answered with.
     #[must_use]
     pub fn resident(&self, key: &[u8]) -> Option<Resident> {
-        let now = self.now();
-        let gate = &self.core.gate;
-        gate.open(now).then(|| self.core.l1.peek(key, now, gate.epoch())).flatten()
+        self.core.l1.peek(key, self.now())
     }
 
     /// One page of the logical keys: those of L2, or of L1 where there is no L2.
@@ -51,7 +49,7 @@ impl Cache {
                 keys.extend(Key::copied(key));
             }
         };
-        let cursor = self.core.l1.scan(cursor, count, self.now(), self.core.gate.epoch(), visit);
+        let cursor = self.core.l1.scan(cursor, count, self.now(), visit);
         ScanPage { cursor, keys }
     }
 
@@ -74,7 +72,7 @@ impl Cache {
     /// Any key that is in L1.
     #[must_use]
     pub fn random_resident(&self) -> Option<Key> {
-        self.core.l1.random_key(fastrand::u64(..), self.now(), self.core.gate.epoch())
+        self.core.l1.random_key(fastrand::u64(..), self.now())
     }
 
     /// Size of L1 now.

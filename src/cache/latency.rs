@@ -28,6 +28,18 @@ impl Histogram {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
+    /// Counts so many durations of this length.
+    pub fn record_many_us(&self, us: u64, count: u64) {
+        self.buckets[bucket(us)].fetch_add(count, Relaxed);
+        self.sum_us.fetch_add(us.saturating_mul(count), Relaxed);
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Relaxed));
+        self.sum_us.store(0, Relaxed);
+    }
+
     /// Adds these counts to `sum`.
     pub fn add_to(&self, sum: &mut Latency) {
         for (to, from) in sum.buckets.iter_mut().zip(&self.buckets) {
@@ -56,6 +68,12 @@ impl Latency {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// How many durations did not exceed this, to the error of the buckets.
+    #[must_use]
+    pub fn within_us(&self, us: u64) -> u64 {
+        self.buckets.iter().enumerate().take_while(|(at, _)| highest(*at) <= us).map(|(_, count)| count).sum()
     }
 
     /// The duration that `quantile` (0 to 1) of all do not exceed, microseconds, rounded up by at most 1/16; `None`
@@ -126,5 +144,11 @@ mod tests {
         assert_eq!((sum.count(), sum.sum_us), (10, 55));
         assert_eq!((sum.quantile_us(0.5), sum.quantile_us(0.99), sum.quantile_us(1.0)), (Some(5), Some(10), Some(10)));
         assert_eq!(Latency::default().quantile_us(0.5), None);
+        assert_eq!((sum.within_us(3), sum.within_us(1000)), (3, 10));
+        histogram.clear();
+        histogram.record_many_us(7, 3);
+        let mut sum = Latency::default();
+        histogram.add_to(&mut sum);
+        assert_eq!((sum.count(), sum.sum_us), (3, 21));
     }
 }

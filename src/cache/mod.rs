@@ -4,20 +4,30 @@
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
 //! * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
-//! * [`gate`]: when L1 may answer (coherence over Redis).
+//! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
+//! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
+//!   one instant.
+//! * [`events`]: who is told of changes. * [`learned`]: what was learned, as keys.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
 //! Each worker holds its own [`Cache`]: the same [`Core`], but its own L2 connections and counters.
 
+pub(crate) mod check;
+pub mod events;
 pub mod flight;
 pub mod gate;
 pub mod inspect;
 pub mod latency;
+pub mod learned;
+pub mod pairs;
+pub mod pass;
 pub mod policy;
 pub mod read;
 pub mod resident;
 pub mod stats;
+pub mod turns;
+pub mod watch;
 pub mod write;
 
 #[cfg(test)]
@@ -38,12 +48,16 @@ use crate::{
 pub use crate::{
     l1::{Resident, Usage},
     l2::{
-        Applied, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, TypeName,
+        Applied, Batch, Described, Flavor, Health, Line, Op, ScanPage, ScanRequest, State, TypeName, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
+        text,
     },
 };
+pub use pairs::{Renamed, Target};
+pub use pass::{Passing, append_within};
 pub use policy::Rules;
 pub use read::{Found, Read, ReadOptions, TierChoice};
+pub use watch::Watch;
 
 /// What all workers of a server share.
 pub struct Core {
@@ -54,6 +68,10 @@ pub struct Core {
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
+    pub(crate) samples: check::Samples,
+    pub(crate) events: events::Events,
+    pub(crate) turns: turns::Turns,
+    pub(crate) watched: watch::Watched,
     tokens: AtomicU64,
 }
 
@@ -61,14 +79,19 @@ impl Core {
     /// An empty cache over an L2 of this flavor.
     #[must_use]
     pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
+        let l1 = L1::new(l1);
         Arc::new(Self {
-            l1: L1::new(l1),
-            gate: gate::Gate::new(flavor),
+            gate: gate::Gate::new(flavor, &l1),
+            l1,
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,
             flavor,
             stats: stats::Stats::default(),
+            samples: check::Samples::default(),
+            events: events::Events::default(),
+            turns: turns::Turns::default(),
+            watched: watch::Watched::default(),
             tokens: AtomicU64::new(1),
         })
     }
@@ -77,6 +100,12 @@ impl Core {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Who is told of changes.
+    #[must_use]
+    pub fn events(&self) -> &events::Events {
+        &self.events
     }
 
     /// Which L2 this is.
@@ -95,13 +124,19 @@ impl Core {
     pub fn set_rules(&self, rules: Rules) {
         self.rules.store(Arc::new(rules));
         if self.flavor != Flavor::None {
-            self.gate.step_data();
+            self.gate.step_all(&self.l1);
         }
     }
 
     /// Removes up to `budget` expired entries from L1; says how many.
     pub fn sweep(&self, budget: usize) -> usize {
         self.l1.sweep(self.clock.now(), budget)
+    }
+
+    /// Whether copies are kept beyond their deadlines, because a link is lost.
+    #[must_use]
+    pub fn holds_stale(&self) -> bool {
+        self.l1.holds_stale()
     }
 
     fn next_token(&self) -> Token {
@@ -115,6 +150,8 @@ pub struct Cache {
     core: Arc<Core>,
     l2: Arc<dyn Backend>,
     counters: Arc<stats::Counters>,
+    /// It has the exclusive turn.
+    alone: bool,
 }
 
 impl Cache {
@@ -122,7 +159,7 @@ impl Cache {
     #[must_use]
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();
-        Self { core, l2, counters }
+        Self { core, l2, counters, alone: false }
     }
 
     /// What all workers share.
@@ -143,9 +180,13 @@ impl Cache {
         self.core.flavor
     }
 
-    /// What the last contact with L2 said.
+    /// What the last contact with L2 said, the heartbeats of the invalidation links included.
     #[must_use]
     pub fn l2_state(&self) -> State {
-        self.l2.state()
+        let state = self.l2.state();
+        if state == State::Up && self.core.gate.is_silent(self.now()) {
+            return State::Down("Redis does not answer the heartbeat of the invalidation link".to_owned());
+        }
+        state
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::op::{NewExpiry, Op, SetExpiry};
+use super::op::{NewExpiry, Op, SetExpiry, check_range};
 use crate::{
     clock::{UnixMs, millis},
     error::{CacheError, Kind, Result},
@@ -36,6 +36,10 @@ pub struct Rules {
     pub value_max: u64,
     /// Over Redis, no copy in L1 is older.
     pub l1_max_age: Duration,
+    /// How long after its fence a copy may still be answered, flagged as stale, where L2 cannot be asked.
+    pub serve_stale_for: Duration,
+    /// Where Redis refuses to announce changes, L1 opens all the same, bounded by `l1_max_age` alone.
+    pub untracked: bool,
     /// Keys that may live in L1 begin with one of these; empty: all keys.
     pub l1_prefixes: Vec<Bytes>,
 }
@@ -44,7 +48,14 @@ impl Rules {
     /// No policies.
     #[must_use]
     pub fn new(value_max: u64, l1_max_age: Duration) -> Self {
-        Self { policies: Vec::new(), value_max, l1_max_age, l1_prefixes: Vec::new() }
+        Self {
+            policies: Vec::new(),
+            value_max,
+            l1_max_age,
+            serve_stale_for: Duration::ZERO,
+            untracked: false,
+            l1_prefixes: Vec::new(),
+        }
     }
 
     /// The policy of a key.
@@ -60,6 +71,18 @@ impl Rules {
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
     }
 
+    /// Whether a policy gives keys like this one a life: the one of a write without any, and the longest.
+    #[must_use]
+    pub fn lives_of(&self, key: &[u8]) -> (Option<Duration>, Option<Duration>) {
+        self.policy(key).map_or((None, None), |policy| (policy.default_ttl, policy.max_ttl))
+    }
+
+    /// Most bytes of the value of a key like this one.
+    #[must_use]
+    pub fn value_max_of(&self, key: &[u8]) -> u64 {
+        self.policy(key).and_then(|policy| policy.max_value).map_or(self.value_max, |own| own.min(self.value_max))
+    }
+
     /// Gives a write the life that the policy of its key says, and checks its size.
     ///
     /// The client's life, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
@@ -68,7 +91,7 @@ impl Rules {
     /// `TooLarge` for a value over `max_value`.
     pub fn resolve(&self, key: &Key, op: &mut Op, now: UnixMs) -> Result<()> {
         let policy = self.policy(key);
-        let value_max = policy.and_then(|p| p.max_value).map_or(self.value_max, |own| own.min(self.value_max));
+        let value_max = self.value_max_of(key);
         let lives = Lives { default: policy.and_then(|p| p.default_ttl), max: policy.and_then(|p| p.max_ttl), now };
         match op {
             Op::Set { value, expiry, .. } => {
@@ -83,6 +106,13 @@ impl Rules {
                 check_size(suffix.len(), value_max)?;
                 *length_max = value_max;
                 *life_if_new = lives.of_new(*life_if_new);
+            }
+            Op::SetRange { offset, bytes, life_if_new, length_max } => {
+                *length_max = value_max;
+                *life_if_new = lives.of_new(*life_if_new);
+                if !bytes.is_empty() {
+                    check_range(*offset, bytes.len(), value_max)?;
+                }
             }
             Op::Delete { .. } => {}
         }

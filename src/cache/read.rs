@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache,
+    Cache, check,
     flight::{Answer, Leader},
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l1::{Epoch, Fill, Filled, Hit, Leased},
+    l1::{Fill, Filled, Hit, Leased},
     l2::{Flavor, Stored},
     model::{Key, Life, Outcome, Tier, Value},
 };
@@ -37,6 +37,8 @@ pub struct ReadOptions {
     pub no_touch: bool,
     /// The key's remaining life is wanted although nothing is promoted.
     pub want_meta: bool,
+    /// Where L2 cannot be asked, a copy past the coherence bound will do, within `l2.serve_stale_for`.
+    pub stale_ok: bool,
 }
 
 impl ReadOptions {
@@ -82,11 +84,13 @@ impl Cache {
     #[inline]
     #[must_use]
     pub fn get_resident(&self, key: &[u8], now: Tick) -> Option<Hit> {
-        if !self.core.gate.open(now) {
+        if self.core.turns.are_taken() && !self.alone {
             return None;
         }
-        let hit = self.core.l1.get(key, now, self.core.gate.epoch(), true)?;
-        self.counters.outcome(Outcome::HitL1, false);
+        let hit = self.core.l1.get(key, now, true)?;
+        if self.counters.hit_l1().is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
+            self.core.samples.note(key, hit.filled_at, now);
+        }
         Some(hit)
     }
 
@@ -107,20 +111,19 @@ impl Cache {
 
     /// Reads keys; one result per key, in order. What L1 lacks is one pipelined read below.
     pub async fn get_many(&self, keys: Vec<Key>, options: ReadOptions) -> Vec<Result<Read>> {
+        let _turn = self.turn().await;
         match options.tier {
             TierChoice::L1Only => keys.iter().map(|key| Ok(self.peek(key))).collect(),
             TierChoice::L2Only => self.get_below(&keys).await,
             TierChoice::Any if options.no_touch => self.look_many(keys).await,
-            TierChoice::Any => self.read_many(keys).await,
+            TierChoice::Any => self.read_many(keys, options.stale_ok).await,
         }
     }
 
     /// Inspection of L1 alone.
     fn peek(&self, key: &Key) -> Read {
         let now = self.now();
-        let gate = &self.core.gate;
-        let resident = gate.open(now).then(|| self.core.l1.peek(key, now, gate.epoch())).flatten();
-        resident.map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+        self.core.l1.peek(key, now).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
     }
 
     /// Inspection of L2 alone.
@@ -149,8 +152,9 @@ impl Cache {
     }
 
     /// User reads.
-    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
-        let mut reads = Reads::new(keys.len());
+    async fn read_many(&self, keys: Vec<Key>, stale_ok: bool) -> Vec<Result<Read>> {
+        let mut reads =
+            Reads::new(keys.len(), if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO });
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
@@ -171,11 +175,7 @@ impl Cache {
 
     /// One round: leads or joins the flight of each key. Returns the keys whose flight was given up by its leader.
     async fn fly(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) -> Vec<(usize, Key)> {
-        let now = self.now();
-        let mut round = Round::new(now, self.core.gate.open(now), self.core.gate.epoch());
-        if !round.open {
-            self.counters.bypassed(pending.len() as u64);
-        }
+        let mut round = Round::new(self.now());
         for (at, key) in pending {
             self.board(at, key, &mut round, reads);
         }
@@ -187,7 +187,12 @@ impl Cache {
     fn board(&self, at: usize, key: Key, round: &mut Round, reads: &mut Reads) {
         let token = self.core.next_token();
         self.core.flights.register(token);
-        match self.core.l1.lease(&key, token, round.sent_at, round.epoch, round.open) {
+        let epoch = self.core.gate.epoch(self.l2.source(&key));
+        let epoch = epoch.filter(|&epoch| self.core.l1.is_open(epoch, round.sent_at));
+        if epoch.is_none() {
+            self.counters.bypassed(1);
+        }
+        match self.core.l1.lease(&key, token, round.sent_at, epoch, true) {
             Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
@@ -213,17 +218,17 @@ impl Cache {
         if self.core.flavor == Flavor::None {
             for (at, leader) in led {
                 self.core.l1.release(&leader.key, leader.token);
+                self.answer_below(at, &leader.key, Ok(None), false, reads);
                 leader.land(&Ok(None));
-                self.answer_below(at, Ok(None), false, reads);
             }
             return;
         }
         let keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
         let answers = self.ask(&keys).await;
-        for ((at, leader), answer) in led.into_iter().zip(answers) {
-            self.promote(&leader, round, &answer);
+        for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
+            self.promote(&leader, round.sent_at, &answer);
             leader.land(&answer);
-            self.answer_below(at, answer, false, reads);
+            self.answer_below(at, &key, answer, false, reads);
         }
     }
 
@@ -237,19 +242,17 @@ impl Cache {
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    fn promote(&self, leader: &Leader, round: &Round, answer: &Answer) {
+    fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
-            Ok(Some(stored)) if round.open && rules.may_promote(&leader.key, &stored.value) => {
-                self.copy_of(stored, round.sent_at)
-            }
+            Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => self.copy_of(stored, sent_at),
             Ok(_) | Err(_) => return self.core.l1.release(&leader.key, leader.token),
         };
-        let filled = self.core.l1.fill(&leader.key, leader.token, fill, self.now(), self.core.gate.epoch());
+        let filled = self.core.l1.fill(&leader.key, leader.token, fill, self.now());
         match filled {
             Filled::Inserted => self.counters.promoted(),
             Filled::Voided => self.counters.fill_voided(),
-            Filled::TooLarge | Filled::Expired => {}
+            Filled::TooLarge | Filled::Expired | Filled::Closed => {}
         }
     }
 
@@ -272,7 +275,7 @@ impl Cache {
         let mut again = round.again;
         for (at, key, receiver) in round.joined {
             match receiver.await {
-                Ok(answer) => self.answer_below(at, answer, true, reads),
+                Ok(answer) => self.answer_below(at, &key, answer, true, reads),
                 Err(_given_up) => again.push((at, key)),
             }
         }
@@ -283,13 +286,20 @@ impl Cache {
     async fn ask_alone(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
         let answers = self.ask(&keys).await;
-        for ((at, _), answer) in pending.into_iter().zip(answers) {
-            self.answer_below(at, answer, false, reads);
+        for ((at, key), answer) in pending.into_iter().zip(answers) {
+            self.answer_below(at, &key, answer, false, reads);
         }
     }
 
-    /// Counts and records what L2 said of one key.
-    fn answer_below(&self, at: usize, answer: Answer, coalesced: bool, reads: &mut Reads) {
+    /// Counts and records what L2 said of one key. Where it could not be asked, a stale copy may do.
+    fn answer_below(&self, at: usize, key: &[u8], answer: Answer, coalesced: bool, reads: &mut Reads) {
+        if let Err(error) = &answer
+            && error.says_away()
+            && let Some(found) = self.stale_copy(key, reads.stale_for)
+        {
+            self.counters.outcome(Outcome::Stale, false);
+            return reads.answer(at, Ok(Read::Found(found)));
+        }
         let outcome = match &answer {
             Ok(Some(_)) => Outcome::HitL2,
             Ok(None) => Outcome::Miss,
@@ -298,39 +308,51 @@ impl Cache {
         self.counters.outcome(outcome, coalesced);
         reads.answer(at, answer.map(Read::from_below));
     }
+
+    /// A copy past the coherence bound, flagged so.
+    fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<Found> {
+        if stale_for.is_zero() {
+            return None;
+        }
+        let now = self.now();
+        let hit = self.core.l1.get_stale(key, now, stale_for)?;
+        Some(Found { stale: true, ..hit.found(now) })
+    }
 }
 
 /// One round of flights.
 struct Round {
     sent_at: Tick,
-    open: bool,
-    epoch: Epoch,
     led: Vec<(usize, Leader)>,
     joined: Vec<(usize, Key, oneshot::Receiver<Answer>)>,
     again: Vec<(usize, Key)>,
 }
 
 impl Round {
-    fn new(sent_at: Tick, open: bool, epoch: Epoch) -> Self {
-        Self { sent_at, open, epoch, led: Vec::new(), joined: Vec::new(), again: Vec::new() }
+    fn new(sent_at: Tick) -> Self {
+        Self { sent_at, led: Vec::new(), joined: Vec::new(), again: Vec::new() }
     }
 }
 
 /// Results by position.
-struct Reads(Vec<Option<Result<Read>>>);
+struct Reads {
+    results: Vec<Option<Result<Read>>>,
+    /// How long after its fence a copy may be answered where L2 cannot be asked.
+    stale_for: Duration,
+}
 
 impl Reads {
-    fn new(len: usize) -> Self {
-        Self((0..len).map(|_| None).collect())
+    fn new(len: usize, stale_for: Duration) -> Self {
+        Self { results: (0..len).map(|_| None).collect(), stale_for }
     }
 
     fn answer(&mut self, at: usize, result: Result<Read>) {
-        self.0[at] = Some(result);
+        self.results[at] = Some(result);
     }
 
     fn results(self) -> Vec<Result<Read>> {
         let unanswered = || Err(CacheError::new(Kind::Internal, "a read without a result"));
-        self.0.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+        self.results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     l1,
     l2::{
-        Applied, Described, Op, ScanPage, TypeName,
+        Applied, Described, Op, ScanPage, Source, TypeName,
         none::Resident,
         op::{self, Change, Present},
     },
@@ -54,7 +54,8 @@ impl Resident for CoreStore {
         let (now, unix) = self.times(&core);
         let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
         let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
-        core.l1.update(key, now, core.gate.epoch(), |current| {
+        let epoch = core.gate.epoch(Source::ONLY).ok_or_else(stopped)?;
+        core.l1.update(key, now, epoch, |current| {
             let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
             let (change, applied) = op::apply(op, present, unix)?;
             let change = match change {
@@ -63,6 +64,9 @@ impl Resident for CoreStore {
                 Change::Put(value, at) => l1::Change::Put(value, tick_at(at)),
                 Change::Reexpire(at) => l1::Change::Reexpire(tick_at(at)),
             };
+            if !matches!(change, l1::Change::Keep) {
+                core.watched.changed(key);
+            }
             Ok((change, applied))
         })
     }
@@ -70,7 +74,7 @@ impl Resident for CoreStore {
     fn describe(&self, key: &Key) -> Option<Described> {
         let core = self.core.upgrade()?;
         let (now, unix) = self.times(&core);
-        let hit = core.l1.peek(key, now, core.gate.epoch())?.hit;
+        let hit = core.l1.peek(key, now)?.hit;
         let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
         Some(Described {
             life: left.map_or(Life::Forever, Life::For),
@@ -83,7 +87,7 @@ impl Resident for CoreStore {
     fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage {
         let Some(core) = self.core.upgrade() else { return ScanPage::default() };
         let mut keys = Vec::new();
-        let cursor = core.l1.scan(cursor, count, core.clock.now(), core.gate.epoch(), |key, _| {
+        let cursor = core.l1.scan(cursor, count, core.clock.now(), |key, _| {
             if keep(key) {
                 keys.extend(Key::copied(key));
             }
@@ -97,12 +101,13 @@ impl Resident for CoreStore {
 
     fn random_key(&self) -> Option<Key> {
         let core = self.core.upgrade()?;
-        core.l1.random_key(fastrand::u64(..), core.clock.now(), core.gate.epoch())
+        core.l1.random_key(fastrand::u64(..), core.clock.now())
     }
 
     fn clear(&self) {
         if let Some(core) = self.core.upgrade() {
             core.l1.clear();
+            core.watched.all_changed();
         }
     }
 }

@@ -10,7 +10,8 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use super::{
-    Cache, State,
+    Cache, Health, State,
+    gate::Coherence,
     latency::{Histogram, Latency},
 };
 use crate::{
@@ -65,6 +66,12 @@ impl Counters {
         if coalesced && matches!(outcome, Outcome::HitL2 | Outcome::Miss) {
             reads.coalesced.fetch_add(1, Relaxed);
         }
+    }
+
+    /// A user read was answered by L1; how many had been before.
+    #[inline]
+    pub(crate) fn hit_l1(&self) -> u64 {
+        self.reads.hit_l1.fetch_add(1, Relaxed)
     }
 
     /// One call that read `keys` from L2 has ended, `failed` of them in an error.
@@ -215,14 +222,10 @@ pub struct Snapshot {
     pub calls: Calls,
     /// Whether it answers.
     pub l2: State,
-    /// L1 may answer now.
-    pub open: bool,
-    /// Why L1 stays closed although Redis answers.
-    pub refused: Option<String>,
-    /// Keys announced by Redis.
-    pub invalidations: u64,
-    /// Losses of the invalidation link.
-    pub reconnects: u64,
+    /// Primaries and circuit breakers.
+    pub health: Health,
+    /// How L1 is kept true.
+    pub coherence: Coherence,
     /// Flights under way.
     pub flights: u64,
 }
@@ -231,19 +234,15 @@ impl Cache {
     /// All numbers, now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let (open, refused) = self.l1_open();
-        let gate = &self.core.gate;
         Snapshot {
             reads: self.core.stats.reads(),
             l1: self.core.l1.usage(),
             removals: self.core.l1.removals(),
             flavor: self.core.flavor,
             calls: self.core.stats.calls(),
-            l2: self.l2.state(),
-            open,
-            refused,
-            invalidations: gate.invalidations.load(Relaxed),
-            reconnects: gate.reconnects.load(Relaxed),
+            l2: self.l2_state(),
+            health: self.l2.health(),
+            coherence: self.core.gate.report(self.now()),
             flights: self.core.flights.len() as u64,
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     clock::ManualClock,
     error::{CacheError, Kind, Result},
     l1::PolicyKind,
-    l2::{InvalidationSink, Stored},
+    l2::{ChangeSink, InvalidationSink, Source, Stored},
     model::{Key, Life, Tier, Value},
 };
 
@@ -115,7 +115,8 @@ fn bench_with(rules: Rules) -> Bench {
     let (clock, time) = Clock::manual();
     let settings = l1::Settings { capacity_bytes: 64 << 20, max_entries: None, policy: PolicyKind::Lru };
     let core = Core::new(settings, Flavor::Redis, rules, clock);
-    core.proven(Tick::FAR);
+    core.listening(Source::ONLY);
+    core.proven(Source::ONLY, Tick::FAR);
     let held = Arc::new(Held::default());
     Bench { cache: Cache::new(core, Arc::clone(&held) as Arc<dyn Backend>), held, time }
 }
@@ -290,17 +291,126 @@ async fn a_lost_link_closes_l1_and_voids_its_fills() {
     let bench = bench();
     let read = spawn_get(&bench, "k");
     let (_, reply) = bench.held.next().await;
-    bench.cache.core().lost("test");
-    bench.cache.core().proven(Tick::FAR);
+    bench.cache.core().lost(Source::ONLY, "test");
+    bench.cache.core().listening(Source::ONLY);
+    bench.cache.core().proven(Source::ONLY, Tick::FAR);
     reply.send(stored("v")).unwrap();
     read.await.unwrap().unwrap();
     assert!(bench.cache.resident(b"k").is_none(), "a lease from before the loss filled L1");
 }
 
+/// Ends the read of `k` that is under way, as if L2 were away.
+async fn answer_away(bench: &Bench) {
+    bench.held.next().await.1.send(Err(CacheError::new(Kind::Unavailable, "away"))).unwrap();
+}
+
+async fn get_with(bench: &Bench, stale_ok: bool) -> Result<Read> {
+    let options = ReadOptions { stale_ok, ..ReadOptions::default() };
+    let cache = bench.cache.clone();
+    let read = tokio::spawn(async move { cache.get(key("k"), options).await });
+    answer_away(bench).await;
+    read.await.unwrap()
+}
+
+#[tokio::test]
+async fn while_l2_is_away_a_copy_is_served_as_stale_within_its_time_and_to_who_wants_it() {
+    let mut rules = Rules::new(1 << 20, Duration::from_secs(1));
+    rules.serve_stale_for = Duration::from_secs(30);
+    let bench = bench_with(rules);
+    bench.cache.core().proven(Source::ONLY, bench.cache.now().plus(Duration::from_secs(1)));
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    bench.cache.core().lost(Source::ONLY, "test");
+    bench.time.advance(Duration::from_secs(20));
+    assert!(get_with(&bench, false).await.is_err(), "who cannot see the flag is told the truth");
+    let Ok(Read::Found(found)) = get_with(&bench, true).await else { panic!("the copy is there") };
+    assert_eq!((found.value.to_vec(), found.tier, found.stale), (b"v".to_vec(), Tier::L1, true));
+    assert_eq!((bench.cache.snapshot().reads.stale, bench.cache.snapshot().reads.error), (1, 1));
+    bench.time.advance(Duration::from_secs(11));
+    assert!(get_with(&bench, true).await.is_err(), "31 s after the fence");
+}
+
+#[tokio::test]
+async fn once_the_link_is_back_an_old_copy_is_not_even_stale() {
+    let mut rules = Rules::new(1 << 20, Duration::from_secs(60));
+    rules.serve_stale_for = Duration::from_secs(3_600);
+    let bench = bench_with(rules);
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    bench.cache.core().lost(Source::ONLY, "test");
+    assert!(get_with(&bench, true).await.is_ok());
+    bench.cache.core().listening(Source::ONLY);
+    assert!(get_with(&bench, true).await.is_ok(), "not proven yet");
+    bench.cache.core().proven(Source::ONLY, Tick::FAR);
+    assert!(get_with(&bench, true).await.is_err());
+}
+
+/// A copy of `k` that was hit, whose change nobody announced; then what the check finds when L2 has `below`.
+async fn checked(below: &'static str) -> (usize, Bench) {
+    let bench = bench();
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some(), "the first hit is a sample");
+    for _ in 0..2 {
+        bench.time.advance(Duration::from_millis(1_100));
+        let cache = bench.cache.clone();
+        let check = tokio::spawn(async move { cache.check_samples().await });
+        if bench.cache.core().samples.is_waiting_for_l2() {
+            bench.held.next().await.1.send(stored(below)).unwrap();
+        }
+        let stale = check.await.unwrap();
+        if stale > 0 {
+            return (stale, bench);
+        }
+    }
+    (0, bench)
+}
+
+#[tokio::test]
+async fn the_self_check_finds_a_copy_whose_change_was_never_heard_of() {
+    let (stale, bench) = checked("w").await;
+    assert_eq!(stale, 1);
+    assert!(bench.cache.resident(b"k").is_none(), "it is dropped");
+    let coherence = bench.cache.snapshot().coherence;
+    assert_eq!((coherence.checked, coherence.stale_detected), (1, 1));
+}
+
+#[tokio::test]
+async fn the_self_check_leaves_a_true_copy_alone() {
+    let (stale, bench) = checked("v").await;
+    assert_eq!((stale, bench.cache.snapshot().coherence.checked), (0, 1));
+    assert!(bench.cache.resident(b"k").is_some());
+}
+
+#[tokio::test]
+async fn where_changes_are_not_announced_l1_may_go_by_age_alone_until_they_are() {
+    let mut rules = Rules::new(1 << 20, Duration::from_secs(60));
+    rules.untracked = true;
+    let bench = bench_with(rules);
+    let core = Arc::clone(bench.cache.core());
+    core.lost(Source::ONLY, "test");
+    core.not_primary(Source::ONLY, "a replica");
+    assert!(!core.gate.open(bench.cache.now()), "a replica is not what may be opened");
+    core.refused(Source::ONLY, "no tracking");
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some());
+    bench.time.advance(Duration::from_secs(60));
+    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_none(), "l1.max_age");
+    core.listening(Source::ONLY);
+    assert!(!core.gate.open(bench.cache.now()));
+    core.proven(Source::ONLY, Tick::FAR);
+    assert!(core.gate.open(bench.cache.now()) && core.gate.refused().is_none());
+}
+
 #[tokio::test]
 async fn past_the_fence_l1_is_bypassed_but_flights_still_coalesce() {
     let bench = bench();
-    bench.cache.core().proven(bench.cache.now().plus(Duration::from_secs(1)));
+    bench.cache.core().proven(Source::ONLY, bench.cache.now().plus(Duration::from_secs(1)));
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     read.await.unwrap().unwrap();

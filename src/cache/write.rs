@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, Core};
+use super::{Cache, Core, events::Told};
 use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// Keys whose copies are dropped now and when this goes.
-struct Dropped {
+pub(super) struct Dropped {
     core: Arc<Core>,
     keys: Vec<Key>,
 }
 
 impl Dropped {
-    fn new(core: &Arc<Core>, keys: Vec<Key>) -> Self {
+    pub(super) fn new(core: &Arc<Core>, keys: Vec<Key>) -> Self {
         let dropped = Self { core: Arc::clone(core), keys };
         dropped.drop_copies();
         dropped
@@ -116,8 +116,11 @@ impl Cache {
             Flavor::Redis => Some(Dropped::new(&self.core, ops.iter().map(|(key, _)| key.clone()).collect())),
             Flavor::Embedded | Flavor::None => None,
         };
+        let _turn = self.turn().await;
         let (begun, len) = (stopwatch_ns(), ops.len());
+        let told = Told::of(&self.core, &ops);
         let results = self.l2.apply(ops, batch).await;
+        told.tell(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);
         results

@@ -7,12 +7,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{
-    Failure, Result,
-    log::{self, Level},
-    say,
-    settings::SettingArgs,
-};
+use super::{Failure, Result, log, say, settings::SettingArgs};
 use crate::{
     clock::Clock,
     config::{self, Loaded, Sources},
@@ -39,9 +34,10 @@ pub(super) fn run(args: Args) -> Result {
     // One waiting reload is enough: the next would replace it.
     let (reload, reloads) = mpsc::channel(1);
     let (stop, stopped) = oneshot::channel();
-    Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload, level }, stop)?;
+    Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload }, stop)?;
 
-    let server = Server::bind(loaded.config, loaded.settings, Clock::real())?;
+    let server =
+        Server::bind(loaded.config, loaded.settings, Clock::real())?.with_log_level(move |filter| level.set(filter));
     if let Some(bound) = server.node.addresses.get() {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
     }
@@ -115,7 +111,6 @@ struct Reloader {
     sources: Sources,
     running: Loaded,
     reload: mpsc::Sender<Reload>,
-    level: Level,
 }
 
 impl Reloader {
@@ -138,7 +133,6 @@ impl Reloader {
         if !restart.is_empty() {
             tracing::warn!("these settings need a restart to change: {}", restart.join(", "));
         }
-        self.level.set(&effective.config.server.log);
         self.running = effective.clone();
         // If nobody takes it, the server has begun to end.
         let _taken = self.reload.send((effective.config, effective.settings)).await;

@@ -104,6 +104,7 @@ struct Run {
     policy: Policy,
     room: Room,
     l1: L1,
+    epoch: Option<Epoch>,
     requests: u64,
     misses: u64,
 }
@@ -217,25 +218,25 @@ impl Run {
             Some(shards) => L1::with_shards(settings, shards, Some(SEED)),
             None => L1::seeded(settings, SEED),
         };
-        Self { policy, room, l1, requests: 0, misses: 0 }
+        let epoch = l1.begin(Tick::FAR);
+        Self { policy, room, l1, epoch, requests: 0, misses: 0 }
     }
 
     /// One read: get, and on a miss insert.
     fn request(&mut self, copy: Option<(&Key, Fill)>, now: Tick) {
-        const EPOCH: Epoch = Epoch(1);
         self.requests += 1;
         let Some((key, fill)) = copy else {
             self.misses += 1;
             return;
         };
-        if self.l1.get(key, now, EPOCH, true).is_some() {
+        if self.l1.get(key, now, true).is_some() {
             return;
         }
         self.misses += 1;
         let token = Token(self.requests);
-        if matches!(self.l1.lease(key, token, now, EPOCH, false), Leased::Lead) {
+        if matches!(self.l1.lease(key, token, now, self.epoch, false), Leased::Lead) {
             // A value over an eighth of L1 is not kept, as on a server.
-            let _kept: Filled = self.l1.fill(key, token, fill, now, EPOCH);
+            let _kept: Filled = self.l1.fill(key, token, fill, now);
         }
     }
 

@@ -241,6 +241,53 @@ pub fn reload(running: &Loaded, mut fresh: Loaded) -> (Loaded, Vec<&'static str>
     (fresh, restart)
 }
 
+/// Why nothing was changed: the key that is at fault, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchanged {
+    /// The setting: `l2.read_timeout`.
+    pub key: String,
+    /// The reason, without the key.
+    pub why: String,
+}
+
+/// Changes settings that are reloadable, all of them or none: each a key and its text. `by` is shown as where the values
+/// come from. Returns the effective configuration and how it is shown.
+///
+/// # Errors
+/// The first setting that is unknown, needs a restart, or has a value that is not valid, alone or beside the others.
+pub fn change(
+    running: &Config,
+    shown: &[Setting],
+    changes: &[(String, String)],
+    by: &str,
+) -> Result<(Config, Vec<Setting>), Unchanged> {
+    let (mut config, mut settings) = (running.clone(), shown.to_vec());
+    let refused = |key: &str, why: String| Err(Unchanged { key: key.to_owned(), why });
+    for (key, text) in changes {
+        let Some(row) = Row::find(key) else {
+            let hint = nearest(key, Row::all().iter().map(|row| row.key.to_owned()));
+            return refused(key, format!("there is no setting of this name{hint}"));
+        };
+        if !row.reloadable {
+            return refused(key, format!("{key} needs a restart to change"));
+        }
+        if let Err(why) = (row.set)(&mut config, &Raw::Word(text.clone())) {
+            return refused(key, why);
+        }
+        if let Some(setting) = settings.iter_mut().find(|setting| setting.key == row.key) {
+            (setting.value, setting.source) = ((row.show)(&config), by.to_owned());
+        }
+    }
+    let fault = |key: &str, message| Fault { at: key.to_owned(), message, line: 0 };
+    if let Some(fault) = check::rules(&config, fault).into_iter().next() {
+        return refused(&fault.at, fault.message);
+    }
+    match config.resp.password() {
+        Ok(_) => Ok((config, settings)),
+        Err(why) => refused("resp.password_file", why),
+    }
+}
+
 /// `; did you mean X?`, when something is near enough.
 pub(super) fn nearest(word: &str, known: impl Iterator<Item = String>) -> String {
     let near = known.map(|known| (strsim::damerau_levenshtein(word, &known), known)).min();

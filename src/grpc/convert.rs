@@ -73,9 +73,9 @@ pub(super) fn item_error(error: &CacheError) -> proto::Error {
 /// # Errors
 /// `InvalidArgument` for a tier that is not known.
 pub(super) fn read_options(options: Option<proto::ReadOptions>) -> Result<ReadOptions> {
-    let Some(options) = options else { return Ok(ReadOptions::default()) };
+    let Some(options) = options else { return Ok(ReadOptions { stale_ok: true, ..ReadOptions::default() }) };
     let tier = tier_choice(options.tier, "options.tier")?;
-    Ok(ReadOptions { tier, no_touch: options.no_touch, want_meta: options.want_meta })
+    Ok(ReadOptions { tier, no_touch: options.no_touch, want_meta: options.want_meta, stale_ok: true })
 }
 
 /// Which tiers may answer.

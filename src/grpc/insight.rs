@@ -80,15 +80,24 @@ fn l2(snapshot: &Snapshot) -> L2Stats {
         errors: calls.errors,
         read_latency: Some(latency(&calls.read)),
         write_latency: Some(latency(&calls.write)),
+        primaries: snapshot.health.primaries as u64,
+        breakers_open: snapshot.health.breakers_open as u64,
+        breaker_opened: snapshot.health.breaker_opened,
     }
 }
 
 fn coherence(snapshot: &Snapshot) -> CoherenceStats {
+    let coherence = &snapshot.coherence;
     CoherenceStats {
-        open: snapshot.open,
-        invalidations: snapshot.invalidations,
-        reconnects: snapshot.reconnects,
+        open: coherence.open,
+        invalidations: coherence.invalidations,
+        reconnects: coherence.reconnects,
         bypassed: snapshot.reads.bypassed,
+        refused: coherence.refused.clone().unwrap_or_default(),
+        fence_age_ms: coherence.fence_age_ms,
+        flushes: coherence.flushes,
+        checked: coherence.checked,
+        stale_detected: coherence.stale_detected,
     }
 }
 

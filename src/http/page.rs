@@ -74,6 +74,9 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.count(&m::L2_KEYS_READ, &[], calls.keys_read);
     metrics.count(&m::L2_OPS_WRITTEN, &[], calls.ops_written);
     metrics.count(&m::L2_ERRORS, &[], calls.errors);
+    metrics.set(&m::L2_PRIMARIES, &[], float(snapshot.health.primaries as u64));
+    metrics.set(&m::L2_BREAKERS_OPEN, &[], float(snapshot.health.breakers_open as u64));
+    metrics.count(&m::L2_BREAKER_OPENED, &[], snapshot.health.breaker_opened);
     latency(metrics, "read", &calls.read);
     latency(metrics, "write", &calls.write);
 }
@@ -90,8 +93,14 @@ fn latency(metrics: &Metrics, call: &'static str, latency: &Latency) {
 }
 
 fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
-    metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(snapshot.open)));
-    metrics.count(&m::COHERENCE_INVALIDATIONS, &[], snapshot.invalidations);
-    metrics.count(&m::COHERENCE_RECONNECTS, &[], snapshot.reconnects);
+    let coherence = &snapshot.coherence;
+    metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(coherence.open)));
+    // Not a number before the first proof.
+    metrics.set(&m::COHERENCE_FENCE_AGE, &[], coherence.fence_age_ms.map_or(f64::NAN, |age_ms| float(age_ms) / 1e3));
+    metrics.count(&m::COHERENCE_INVALIDATIONS, &[], coherence.invalidations);
+    metrics.count(&m::COHERENCE_FLUSHES, &[], coherence.flushes);
+    metrics.count(&m::COHERENCE_RECONNECTS, &[], coherence.reconnects);
+    metrics.count(&m::COHERENCE_CHECKED, &[], coherence.checked);
+    metrics.count(&m::COHERENCE_STALE_DETECTED, &[], coherence.stale_detected);
     metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.reads.bypassed);
 }

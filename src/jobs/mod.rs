@@ -1,4 +1,5 @@
 //! Background work: a third client of the cache.
 
+pub mod check;
 pub mod sweep;
 pub mod watch;

@@ -6,6 +6,9 @@ use crate::cache::Core;
 
 /// How often the sweeper looks: an entry lingers at most about this long after its end.
 const PERIOD: Duration = Duration::from_millis(100);
+/// While copies are kept as stale ones beyond their deadlines, every sweep meets them again: then this many rounds make
+/// one.
+const ROUNDS_WHILE_HELD: u32 = 10;
 /// Entries removed before other tasks get a turn.
 const BUDGET: usize = 4096;
 
@@ -13,8 +16,11 @@ const BUDGET: usize = 4096;
 pub async fn run(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in (0..ROUNDS_WHILE_HELD).cycle() {
         ticks.tick().await;
+        if core.holds_stale() && round > 0 {
+            continue;
+        }
         while core.sweep(BUDGET) == BUDGET {
             tokio::task::yield_now().await;
         }

@@ -44,7 +44,10 @@ fn tell_l2(cache: &Cache, told: &mut Option<bool>) {
 fn tell_l1(cache: &Cache, told: &mut Option<String>) {
     let (_, refused) = cache.l1_open();
     if let Some(why) = refused.as_ref().filter(|_| refused != *told) {
-        tracing::warn!(why, "L1 stays closed: Redis refuses what keeping it true needs; reads go to Redis");
+        tracing::warn!(
+            why,
+            "Redis refuses what keeps L1 true; L1 stays closed, or goes by age alone where l1.coherence = \"ttl\""
+        );
     }
     *told = refused;
 }

@@ -1,11 +1,14 @@
 //! How much L1 holds, over all shards: room is reserved here before an entry goes in, so the bound holds at every step.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
-use super::types::{Settings, Usage};
+use super::{
+    sync::AtomicU64,
+    types::{Settings, Usage},
+};
 use crate::model::Record;
 
 /// Bytes and entries held, and their bounds.

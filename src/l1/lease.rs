@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hashbrown::HashTable;
 
-use super::types::{Epoch, Token};
+use super::{epochs::Epoch, types::Token};
 use crate::model::Key;
 
 /// Leases a shard keeps at most. A lease lasts as long as one question to L2, and connections bound how many run at
@@ -15,7 +15,8 @@ struct Lease {
     key: Bytes,
     hash: u32,
     token: Token,
-    epoch: Epoch,
+    /// The epoch a fill would be of; `None` where nothing may be kept.
+    epoch: Option<Epoch>,
 }
 
 /// The table takes its bucket from the low bits and its tag from the high ones; 32 bits are spread over both.
@@ -34,15 +35,15 @@ impl Leases {
     }
 
     /// Notes a lease for a key that has none.
-    pub(super) fn grant(&mut self, hash: u32, key: &Key, token: Token, epoch: Epoch) {
+    pub(super) fn grant(&mut self, hash: u32, key: &Key, token: Token, epoch: Option<Epoch>) {
         if self.0.len() < LEASES_MAX {
             let lease = Lease { key: key.bytes().clone(), hash, token, epoch };
             self.0.insert_unique(spread(hash), lease, |lease| spread(lease.hash));
         }
     }
 
-    /// Ends the lease if this token holds it; the epoch it was taken in.
-    pub(super) fn end(&mut self, hash: u32, key: &[u8], token: Token) -> Option<Epoch> {
+    /// Ends the lease if this token holds it; the epoch it was taken in, if any.
+    pub(super) fn end(&mut self, hash: u32, key: &[u8], token: Token) -> Option<Option<Epoch>> {
         let is_it = |lease: &Lease| lease.token == token && lease.key == key;
         let found = self.0.find_entry(spread(hash), is_it).ok()?;
         Some(found.remove().0.epoch)

@@ -6,30 +6,39 @@
 //!
 //! * [`L1::lease`] is taken *before* the value is asked for below; at most one live lease a key.
 //! * [`L1::invalidate`] drops the entry and the lease together.
-//! * [`L1::fill`] inserts only while its lease is live and its epoch is today's.
+//! * [`L1::fill`] inserts only while its lease is live and the epoch it was taken in goes on.
+//!
+//! An epoch ([`L1::begin`]) is a state of the world below, with a fence: until when its copies may be answered. Whoever
+//! hears of changes below moves the fence on, suspends the epoch when it hears no more, and ends it when all of its
+//! copies may be wrong.
 //!
 //! From the outside in: this facade picks the policy; `tier` holds the shards and the one budget of bytes; `shard` is
 //! what a lock guards: `slot` (dense entries with their deadlines), `index` (hash to slot), `lease`; `policy` says what
 //! goes. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
 
 mod budget;
+mod epochs;
 mod hash;
 mod index;
 mod lease;
 mod policy;
 mod shard;
 mod slot;
+mod sync;
 mod tier;
 mod types;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
+use std::time::Duration;
+
+pub use epochs::Epoch;
 use policy::{Learned, Lru};
 use tier::Tier;
-pub use types::{
-    Change, Current, Epoch, Fill, Filled, Hit, Leased, PolicyKind, Removals, Resident, Settings, Token, Usage,
-};
+pub use types::{Change, Current, Fill, Filled, Hit, Leased, PolicyKind, Removals, Resident, Settings, Token, Usage};
 
 use crate::{clock::Tick, error::Result, model::Key};
 
@@ -85,28 +94,72 @@ impl L1 {
         })
     }
 
+    /// A new epoch, whose copies may be answered until `fence`. [`Tick::ZERO`]: not before [`L1::extend`].
+    ///
+    /// `None` if too many epochs go on at once: some 250.
+    #[must_use]
+    pub fn begin(&self, fence: Tick) -> Option<Epoch> {
+        tier!(self, tier => tier.begin(fence))
+    }
+
+    /// The epoch's copies may be answered until `fence`; nothing happens if it is suspended or has ended.
+    pub fn extend(&self, epoch: Epoch, fence: Tick) {
+        tier!(self, tier => tier.epochs().extend(epoch, fence));
+    }
+
+    /// Nobody hears of changes any more: the epoch's fence closes and its fills are void. Its copies stay, for
+    /// [`L1::get_stale`], until it is ended.
+    pub fn suspend(&self, epoch: Epoch) {
+        tier!(self, tier => tier.epochs().suspend(epoch));
+    }
+
+    /// No copy of the epoch is ever answered again.
+    pub fn end(&self, epoch: Epoch) {
+        tier!(self, tier => tier.epochs().end(epoch));
+    }
+
+    /// Whether any epoch is suspended.
+    #[must_use]
+    pub fn holds_stale(&self) -> bool {
+        tier!(self, tier => tier.epochs().any_suspended())
+    }
+
+    /// Whether copies of the epoch may be answered at `now`.
+    #[must_use]
+    pub fn is_open(&self, epoch: Epoch, now: Tick) -> bool {
+        tier!(self, tier => tier.epochs().is_live(epoch) && tier.epochs().is_open(epoch.number(), now))
+    }
+
     /// Looks a key up. `touch` counts the use for the policy.
     #[must_use]
     #[inline]
-    pub fn get(&self, key: &[u8], now: Tick, epoch: Epoch, touch: bool) -> Option<Hit> {
-        tier!(self, tier => tier.get(key, now, epoch, touch))
+    pub fn get(&self, key: &[u8], now: Tick, touch: bool) -> Option<Hit> {
+        tier!(self, tier => tier.get(key, now, touch))
+    }
+
+    /// A copy whose fence has closed, or lapsed, not more than `grace` ago; the bound on its age does not end it, the key's
+    /// own expiry does.
+    #[must_use]
+    pub fn get_stale(&self, key: &[u8], now: Tick, grace: Duration) -> Option<Hit> {
+        tier!(self, tier => tier.get_stale(key, now, grace))
     }
 
     /// Describes the copy of a key without counting a use.
     #[must_use]
-    pub fn peek(&self, key: &[u8], now: Tick, epoch: Epoch) -> Option<Resident> {
-        tier!(self, tier => tier.peek(key, now, epoch))
+    pub fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
+        tier!(self, tier => tier.peek(key, now))
     }
 
-    /// Asks for the right to fill `key` under `token`. With `look`, a copy that came in since is returned instead.
-    pub fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Epoch, look: bool) -> Leased {
+    /// Asks for the right to fill `key` under `token`, in `epoch`; without an epoch the caller leads and may keep nothing.
+    /// With `look`, a copy that came in since is returned instead.
+    pub fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
         tier!(self, tier => tier.lease(key, token, now, epoch, look))
     }
 
-    /// Ends the lease and inserts the copy, unless the lease was voided.
+    /// Ends the lease and inserts the copy, unless the lease was voided or its epoch does not go on.
     #[expect(clippy::needless_pass_by_value, reason = "a fill is used once")]
-    pub fn fill(&self, key: &Key, token: Token, fill: Fill, now: Tick, epoch: Epoch) -> Filled {
-        tier!(self, tier => tier.fill(key, token, &fill, now, epoch))
+    pub fn fill(&self, key: &Key, token: Token, fill: Fill, now: Tick) -> Filled {
+        tier!(self, tier => tier.fill(key, token, &fill, now))
     }
 
     /// Ends the lease without a copy.
@@ -138,7 +191,7 @@ impl L1 {
         tier!(self, tier => tier.clear());
     }
 
-    /// Removes up to `budget` entries whose deadline has passed or whose epoch is not the newest; says how many. Less
+    /// Removes up to `budget` entries whose deadline has passed or whose epoch has ended; says how many. Less
     /// than `budget` means that none are left. No lock is held for more than some 20 µs.
     pub fn sweep(&self, now: Tick, budget: usize) -> usize {
         tier!(self, tier => tier.sweep(now, budget))
@@ -146,14 +199,14 @@ impl L1 {
 
     /// Visits about `count` entries from `cursor` (0 begins) and returns the next cursor (0 ends). An entry present
     /// throughout is visited at least once. `visit` runs without a lock.
-    pub fn scan(&self, cursor: u64, count: usize, now: Tick, epoch: Epoch, visit: impl FnMut(&[u8], &Resident)) -> u64 {
-        tier!(self, tier => tier.scan(cursor, count, now, epoch, visit))
+    pub fn scan(&self, cursor: u64, count: usize, now: Tick, visit: impl FnMut(&[u8], &Resident)) -> u64 {
+        tier!(self, tier => tier.scan(cursor, count, now, visit))
     }
 
     /// Any key, chosen by `seed`.
     #[must_use]
-    pub fn random_key(&self, seed: u64, now: Tick, epoch: Epoch) -> Option<Key> {
-        tier!(self, tier => tier.random_key(seed, now, epoch))
+    pub fn random_key(&self, seed: u64, now: Tick) -> Option<Key> {
+        tier!(self, tier => tier.random_key(seed, now))
     }
 
     /// Size now.

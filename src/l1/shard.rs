@@ -4,12 +4,13 @@
 //! of their weights; there are no gaps between slots while the lock is free.
 
 use super::{
+    epochs::{Epoch, Epochs},
     hash::Hasher,
     index::{ENTRIES_MAX, Index},
     lease::Leases,
     policy::Policy,
-    slot::{BLOCK, EPOCHS, Slot, Slots, size_class},
-    types::{Epoch, Hit, Resident},
+    slot::{BLOCK, Slot, Slots, size_class},
+    types::{Hit, Resident},
 };
 use crate::{
     clock::Tick,
@@ -28,10 +29,6 @@ pub(super) struct Shard<P> {
     policy: P,
     bytes: u64,
     hasher: Hasher,
-    /// Oldest epoch that an entry may be of. Slots know an epoch modulo [`EPOCHS`], so none may be as old as that.
-    oldest: u32,
-    /// Newest epoch that an entry came in with; older ones are not let in.
-    newest: u32,
 }
 
 /// A new entry on its way in.
@@ -53,16 +50,7 @@ pub(super) struct Gone {
 
 impl<P: Policy> Shard<P> {
     pub(super) fn new(policy: P, hasher: Hasher) -> Self {
-        Self {
-            slots: Slots::default(),
-            index: Index::default(),
-            leases: Leases::default(),
-            policy,
-            bytes: 0,
-            hasher,
-            oldest: 0,
-            newest: 0,
-        }
+        Self { slots: Slots::default(), index: Index::default(), leases: Leases::default(), policy, bytes: 0, hasher }
     }
 
     /// What an entry weighs in all.
@@ -96,37 +84,14 @@ impl<P: Policy> Shard<P> {
 
     /// The key's slot if it may be answered.
     #[inline]
-    pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epoch: Epoch) -> Option<&Slot> {
-        self.live_at(self.find(hash, key)?, now, epoch)
+    pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<&Slot> {
+        self.live_at(self.find(hash, key)?, now, epochs)
     }
 
     /// The slot there if it may be answered.
     #[inline]
-    pub(super) fn live_at(&self, at: usize, now: Tick, epoch: Epoch) -> Option<&Slot> {
-        let slot = self.slots.get(at)?;
-        (epoch.0.wrapping_sub(self.oldest) < EPOCHS && slot.is_live(now, epoch)).then_some(slot)
-    }
-
-    /// Whether an entry of this epoch would be of the past already.
-    pub(super) fn is_past(&self, epoch: Epoch) -> bool {
-        (epoch.0.wrapping_sub(self.newest) as i32) < 0
-    }
-
-    /// Lets in nothing older than this from now on.
-    pub(super) fn step_to(&mut self, epoch: Epoch) {
-        if !self.is_past(epoch) {
-            self.newest = epoch.0;
-        }
-    }
-
-    /// Nothing older than this is left.
-    pub(super) fn forget_before(&mut self, epoch: Epoch) {
-        self.oldest = epoch.0;
-    }
-
-    /// Whether entries may be so old that their epochs could no longer be told from this one's.
-    pub(super) fn spans_too_many_epochs(&self, epoch: Epoch) -> bool {
-        epoch.0.wrapping_sub(self.oldest) >= EPOCHS
+    pub(super) fn live_at(&self, at: usize, now: Tick, epochs: &Epochs) -> Option<&Slot> {
+        self.slots.get(at).filter(|slot| slot.is_live(now, epochs))
     }
 
     /// Whether places for entries are used up: the index cannot tell more.
@@ -164,9 +129,10 @@ impl<P: Policy> Shard<P> {
     }
 
     /// Takes out what the policy likes least and leaves a hole there.
-    pub(super) fn evict(&mut self, epoch: Epoch, shared: &P::Shared) -> Option<(usize, Gone)> {
+    pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, Gone)> {
         let now = self.slots.now();
-        let is_dead = |slot: &Slot| slot.is_over(now) || slot.is_of_other_epoch(epoch);
+        let any_ended = epochs.any_ended();
+        let is_dead = |slot: &Slot| slot.is_over(now) || any_ended && epochs.has_ended(slot.epoch());
         let at = self.policy.victim(&self.slots, shared, is_dead)?;
         let slot = self.slots.get(at)?;
         let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(now));
@@ -252,17 +218,18 @@ impl<P: Policy> Shard<P> {
         block: usize,
         budget: usize,
         is_over_with: impl Fn(&Slot) -> bool,
-        gone: &mut Vec<Gone>,
+        mut take: impl FnMut(Gone),
     ) {
-        let full = gone.len() + budget;
+        let mut left = budget;
         // Downwards: what a removal moves into its place comes from a higher one. From another block it was not looked
         // at yet, hence the second look at the same place.
         let mut at = ((block + 1) * BLOCK).min(self.slots.len());
-        while at > block * BLOCK && gone.len() < full {
+        while at > block * BLOCK && left > 0 {
             let over = self.slots.get(at - 1).is_some_and(&is_over_with);
             match over.then(|| self.remove(at - 1, true)).flatten() {
-                Some(record) => {
-                    gone.push(record);
+                Some(entry) => {
+                    take(entry);
+                    left -= 1;
                     at = at.min(self.slots.len());
                 }
                 None => at -= 1,
@@ -282,11 +249,6 @@ impl<P: Policy> Shard<P> {
     /// Empties it; the entries are handed over so that they are freed without the lock.
     pub(super) fn clear(&mut self) -> (Slots, u64) {
         self.leases.clear();
-        self.empty()
-    }
-
-    /// Empties it but for the leases.
-    pub(super) fn empty(&mut self) -> (Slots, u64) {
         self.index = Index::default();
         self.policy.clear();
         (std::mem::take(&mut self.slots), std::mem::take(&mut self.bytes))

@@ -7,11 +7,11 @@
 //! and opens the blocks that are due; a million entries that expire together are found without a step per entry before.
 //! What a slot knows of its deadline is for the sweep alone; whether an entry may be answered, its record says.
 
-use std::sync::atomic::AtomicU32;
+use std::{sync::atomic::AtomicU32, time::Duration};
 
 use crate::{
     clock::Tick,
-    l1::types::Epoch,
+    l1::epochs::{Epoch, Epochs},
     model::{Lifetime, Record},
 };
 
@@ -23,30 +23,27 @@ const UNIT_SHIFT: u32 = 10;
 /// Furthest `due` from now, units: half of what wrapping comparison in 16 bits can tell, 4.6 h. A sweep that finds an
 /// entry alive then sets it anew.
 const DUE_MAX: u64 = 1 << 14;
-/// Epochs that a slot tells apart; the shard sees to it that no more are among its entries.
-pub(super) const EPOCHS: u32 = 128;
-
 /// One entry.
 pub(super) struct Slot {
     record: Option<Record>,
     /// What the policy keeps of it.
     pub(super) mark: AtomicU32,
-    /// From the low end: deadline in units, wrapping, rounded down (16 bits), epoch (7), size class (7), whether it has a
+    /// From the low end: deadline in units, wrapping, rounded down (16 bits), epoch (8), size class (7), whether it has a
     /// deadline.
     state: u32,
 }
 
 const EPOCH_SHIFT: u32 = 16;
-const SIZE_SHIFT: u32 = 23;
+const SIZE_SHIFT: u32 = 24;
 /// Size classes that a slot tells apart.
 pub(super) const SIZE_CLASSES: usize = 128;
-const TIMED: u32 = 1 << 30;
+const TIMED: u32 = 1 << 31;
 
 impl Slot {
     /// A slot for a record; `size_class` as [`size_class`] gives it.
     pub(super) fn new(record: Record, epoch: Epoch, size_class: u8, now: Tick) -> Self {
-        let state =
-            (u32::from(size_class.min(SIZE_CLASSES as u8 - 1)) << SIZE_SHIFT) | ((epoch.0 % EPOCHS) << EPOCH_SHIFT);
+        let state = (u32::from(size_class.min(SIZE_CLASSES as u8 - 1)) << SIZE_SHIFT)
+            | u32::from(epoch.number()) << EPOCH_SHIFT;
         let mut slot = Self { record: Some(record), mark: AtomicU32::new(0), state };
         slot.rearm(now);
         slot
@@ -62,16 +59,32 @@ impl Slot {
         }
     }
 
-    /// Whether it may be answered at `now` in `epoch`, which is one of the last [`EPOCHS`].
+    /// Whether it may be answered at `now`.
     #[inline]
-    pub(super) fn is_live(&self, now: Tick, epoch: Epoch) -> bool {
-        !self.is_of_other_epoch(epoch) && self.record.as_ref().is_some_and(|record| !record.is_over(now))
+    pub(super) fn is_live(&self, now: Tick, epochs: &Epochs) -> bool {
+        epochs.is_open(self.epoch(), now) && self.record.as_ref().is_some_and(|record| !record.is_over(now))
     }
 
-    /// Whether it was made in another epoch than this.
+    /// Whether it may be answered as stale, `grace` after what was proven of it last. Only the key's own expiry ends it.
+    pub(super) fn is_stale_allowed(&self, now: Tick, grace: Duration, epochs: &Epochs) -> bool {
+        epochs.is_stale_allowed(self.epoch(), now, grace)
+            && self.record.as_ref().is_some_and(|record| now < record.expires_at())
+    }
+
+    /// Whether nobody may ever be answered with it again, so that a sweep takes it.
     #[inline]
-    pub(super) fn is_of_other_epoch(&self, epoch: Epoch) -> bool {
-        self.state >> EPOCH_SHIFT & (EPOCHS - 1) != epoch.0 % EPOCHS
+    pub(super) fn is_useless(&self, now: Tick, epochs: &Epochs) -> bool {
+        if epochs.has_ended(self.epoch()) {
+            return true;
+        }
+        let held = || epochs.is_suspended(self.epoch());
+        self.is_over(now) && (!held() || self.record.as_ref().is_none_or(|record| now >= record.expires_at()))
+    }
+
+    /// Number of the epoch it was made in.
+    #[inline]
+    pub(super) fn epoch(&self) -> u8 {
+        (self.state >> EPOCH_SHIFT) as u8
     }
 
     /// Units until it is due; not positive when that may have passed.
@@ -271,9 +284,14 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn slot(expires_at: u64, deadline: u64, now: u64) -> Slot {
+    fn slot_of(epochs: &Epochs, expires_at: u64, deadline: u64, now: u64) -> (Slot, Epoch) {
         let life = Lifetime { expires_at: Tick(expires_at), deadline: Tick(deadline) };
-        Slot::new(Record::new(b"k", b"v", life, Tick(now)), Epoch(3), 0, Tick(now))
+        let epoch = epochs.begin(Tick::FAR).expect("a number");
+        (Slot::new(Record::new(b"k", b"v", life, Tick(now)), epoch, 0, Tick(now)), epoch)
+    }
+
+    fn slot(expires_at: u64, deadline: u64, now: u64) -> Slot {
+        slot_of(&Epochs::new(), expires_at, deadline, now).0
     }
 
     #[test]
@@ -289,17 +307,35 @@ mod tests {
     fn what_never_ends_and_what_ends_in_a_hundred_years_lives() {
         let year_ms = 365 * 86_400_000;
         assert!(!slot(u64::MAX, u64::MAX, 10).is_over(Tick(u64::MAX - 1)));
-        let far = slot(100 * year_ms, 100 * year_ms, 10);
+        let epochs = Epochs::new();
+        let (far, _) = slot_of(&epochs, 100 * year_ms, 100 * year_ms, 10);
         for now in [10, 20_000_000, year_ms] {
-            assert!(far.is_live(Tick(now), Epoch(3)) && !far.is_over(Tick(now)), "{now}");
+            assert!(far.is_live(Tick(now), &epochs) && !far.is_over(Tick(now)), "{now}");
         }
         assert!(far.due_at(Tick(10)) < Tick(86_400_000), "a sweep looks at it in time to set it anew");
     }
 
     #[test]
-    fn another_epoch_is_not_live() {
-        let slot = slot(u64::MAX, u64::MAX, 10);
-        assert!(slot.is_live(Tick(11), Epoch(3)) && !slot.is_live(Tick(11), Epoch(4)));
+    fn the_end_of_its_epoch_ends_a_slot() {
+        let epochs = Epochs::new();
+        let (slot, epoch) = slot_of(&epochs, u64::MAX, u64::MAX, 10);
+        assert!(slot.is_live(Tick(11), &epochs) && !slot.is_useless(Tick(11), &epochs));
+        epochs.end(epoch);
+        assert!(!slot.is_live(Tick(11), &epochs) && slot.is_useless(Tick(11), &epochs));
+    }
+
+    #[test]
+    fn while_its_epoch_is_suspended_only_the_keys_own_expiry_ends_a_slot() {
+        let (epochs, grace) = (Epochs::new(), Duration::from_secs(9));
+        let (slot, epoch) = slot_of(&epochs, 5_000, 1_000, 10);
+        epochs.extend(epoch, Tick(900));
+        assert!(slot.is_useless(Tick(1_001), &epochs));
+        epochs.suspend(epoch);
+        for (now, allowed) in [(20, true), (1_001, true), (4_999, true), (5_000, false)] {
+            assert_eq!(slot.is_stale_allowed(Tick(now), grace, &epochs), allowed, "{now}");
+            assert_eq!(slot.is_useless(Tick(now), &epochs), !allowed, "{now}");
+            assert!(!slot.is_live(Tick(now), &epochs));
+        }
     }
 
     #[test]

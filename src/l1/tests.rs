@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use super::*;
 use crate::{error::CacheError, error::Kind, model::Value};
 
 const POLICIES: [PolicyKind; 2] = [PolicyKind::Learned, PolicyKind::Lru];
-const EPOCH: Epoch = Epoch(1);
+/// The one that [`opened`] begins.
+const EPOCH: Epoch = Epoch::FIRST;
 
 fn key(number: u64) -> Key {
     Key::copied(format!("key:{number}").as_bytes()).expect("a valid key")
@@ -30,11 +32,21 @@ fn forever(value: &[u8]) -> Fill {
     fill(value, Tick::FAR, Tick::FAR)
 }
 
+/// With an epoch that is open for ever.
+fn opened(l1: L1) -> L1 {
+    assert_eq!(l1.begin(Tick::FAR), Some(EPOCH));
+    l1
+}
+
 /// Leases and fills at once.
 fn put(l1: &L1, key: &Key, fill: Fill, now: Tick) -> Filled {
+    put_in(l1, EPOCH, key, fill, now)
+}
+
+fn put_in(l1: &L1, epoch: Epoch, key: &Key, fill: Fill, now: Tick) -> Filled {
     let token = Token(fastrand::u64(..));
-    assert!(matches!(l1.lease(key, token, now, EPOCH, false), Leased::Lead));
-    l1.fill(key, token, fill, now, EPOCH)
+    assert!(matches!(l1.lease(key, token, now, Some(epoch), false), Leased::Lead));
+    l1.fill(key, token, fill, now)
 }
 
 fn each_policy(test: impl Fn(PolicyKind, u64)) {
@@ -57,6 +69,7 @@ struct Known {
 /// L1 beside the plainest thing that says what a hit may return.
 struct Pair {
     l1: L1,
+    epoch: Epoch,
     rng: Rng,
     now: Tick,
     keys: u64,
@@ -71,7 +84,8 @@ impl Pair {
         // One shard has many entries, and so many blocks; several exchange room.
         let l1 =
             if seed.is_multiple_of(2) { L1::with_shards(settings, 1, Some(seed)) } else { L1::seeded(settings, seed) };
-        Self { l1, rng, now: Tick(1), keys, value_max, known: BTreeMap::new(), leases: BTreeMap::new() }
+        let (known, leases) = (BTreeMap::new(), BTreeMap::new());
+        Self { l1: opened(l1), epoch: EPOCH, rng, now: Tick(1), keys, value_max, known, leases }
     }
 
     fn step(&mut self) {
@@ -82,8 +96,9 @@ impl Pair {
             11..=13 => self.use_lease(number),
             14 => self.invalidate(number),
             15..=16 => self.update(number),
-            17 => self.now = self.now.plus(std::time::Duration::from_millis(self.rng.u64(..40))),
+            17 => self.now = self.now.plus(Duration::from_millis(self.rng.u64(..40))),
             18 => self.sweep(),
+            _ if self.rng.u8(..20) == 0 => self.end_epoch(),
             _ => self.scan(),
         }
         self.l1.validate().expect("all parts agree");
@@ -108,7 +123,7 @@ impl Pair {
     }
 
     fn get(&mut self, number: u64) {
-        let Some(hit) = self.l1.get(&key(number), self.now, EPOCH, self.rng.bool()) else { return };
+        let Some(hit) = self.l1.get(&key(number), self.now, self.rng.bool()) else { return };
         let known = self.known.get(&number).expect("a hit was put there");
         assert_eq!(*hit.value, known.value[..], "the newest value");
         assert!(self.now < known.deadline, "not past its deadline");
@@ -117,7 +132,7 @@ impl Pair {
     fn take_lease(&mut self, number: u64) {
         let token = Token(self.rng.u64(..));
         let look = self.rng.bool();
-        match self.l1.lease(&key(number), token, self.now, EPOCH, look) {
+        match self.l1.lease(&key(number), token, self.now, Some(self.epoch), look) {
             Leased::Hit(hit) => assert_eq!(*hit.value, self.known[&number].value[..]),
             Leased::Join(holder) => assert_eq!(self.leases[&number].0, holder),
             Leased::Lead => assert!(self.leases.insert(number, (token, true)).is_none_or(|(_, live)| !live)),
@@ -130,15 +145,16 @@ impl Pair {
             return self.l1.release(&key(number), token);
         }
         let (value, (expires_at, deadline)) = (self.value(), self.life());
-        let filled = self.l1.fill(&key(number), token, fill(&value, expires_at, deadline), self.now, EPOCH);
+        let filled = self.l1.fill(&key(number), token, fill(&value, expires_at, deadline), self.now);
         match filled {
             Filled::Inserted => assert!(live && self.now < deadline),
             Filled::Voided => assert!(!live),
             Filled::Expired => assert!(live && self.now >= deadline),
+            Filled::Closed => panic!("each lease has an epoch"),
             Filled::TooLarge => assert!(live && value.len() as u64 > self.l1.usage().capacity_bytes / 16),
         }
         if filled == Filled::Inserted {
-            let told = self.l1.peek(&key(number), self.now, EPOCH).map_or(Tick::ZERO, |resident| resident.deadline);
+            let told = self.l1.peek(&key(number), self.now).map_or(Tick::ZERO, |resident| resident.deadline);
             assert!(
                 told <= deadline && deadline.since(told) <= deadline.since(self.now) / 128,
                 "{told:?} of {deadline:?}"
@@ -153,7 +169,17 @@ impl Pair {
         if let Some((_, live)) = self.leases.get_mut(&number) {
             *live = false;
         }
-        assert!(self.l1.peek(&key(number), self.now, EPOCH).is_none());
+        assert!(self.l1.peek(&key(number), self.now).is_none());
+    }
+
+    fn end_epoch(&mut self) {
+        if self.rng.bool() {
+            self.l1.suspend(self.epoch);
+        }
+        self.l1.end(self.epoch);
+        self.epoch = self.l1.begin(Tick::FAR).expect("a number is free");
+        self.known.clear();
+        self.leases.values_mut().for_each(|(_, live)| *live = false);
     }
 
     fn update(&mut self, number: u64) {
@@ -165,7 +191,7 @@ impl Pair {
             _ => Change::Put(value.clone().into(), expires_at),
         };
         let known = self.known.get(&number).filter(|known| self.now < known.deadline).cloned();
-        let seen = self.l1.update(&key(number), self.now, EPOCH, |current| {
+        let seen = self.l1.update(&key(number), self.now, self.epoch, |current| {
             let seen = current.map(|current| current.value.to_vec());
             Ok((change.clone(), seen))
         });
@@ -196,7 +222,7 @@ impl Pair {
         assert_eq!(self.l1.usage().entries, before - swept as u64);
         if swept < budget {
             let mut live = 0;
-            self.l1.scan(0, usize::MAX, self.now, EPOCH, |_, _| live += 1);
+            self.l1.scan(0, usize::MAX, self.now, |_, _| live += 1);
             assert_eq!(self.l1.usage().entries, live, "a sweep within its budget leaves nothing expired");
         }
     }
@@ -204,16 +230,16 @@ impl Pair {
     fn scan(&mut self) {
         let (mut seen, mut cursor, page) = (BTreeSet::new(), 0, self.rng.usize(1..50));
         loop {
-            cursor = self.l1.scan(cursor, page, self.now, EPOCH, |key, _| {
+            cursor = self.l1.scan(cursor, page, self.now, |key, _| {
                 assert!(seen.insert(key.to_vec()), "nothing changes, so nothing comes twice");
             });
             if cursor == 0 {
                 break;
             }
         }
-        let there = (0..self.keys).filter(|&n| self.l1.peek(&key(n), self.now, EPOCH).is_some()).count();
+        let there = (0..self.keys).filter(|&n| self.l1.peek(&key(n), self.now).is_some()).count();
         assert_eq!(seen.len(), there);
-        let drawn = self.l1.random_key(self.rng.u64(..), self.now, EPOCH);
+        let drawn = self.l1.random_key(self.rng.u64(..), self.now);
         assert_eq!(drawn.is_some(), there > 0);
     }
 }
@@ -243,7 +269,8 @@ fn random_operations_with_values_up_to_4_mib_keep_the_byte_bound() {
         let mut pair = Pair::new(settings(policy, 36 << 20, None), seed, 300, 4 << 20);
         (0..600).for_each(|_| pair.step());
         for number in 1_000..1_030 {
-            assert_eq!(put(&pair.l1, &key(number), forever(&vec![1; 2 << 20]), pair.now), Filled::Inserted);
+            let filled = put_in(&pair.l1, pair.epoch, &key(number), forever(&vec![1; 2 << 20]), pair.now);
+            assert_eq!(filled, Filled::Inserted);
             assert!(pair.l1.usage().bytes <= pair.l1.usage().capacity_bytes);
         }
         pair.l1.validate().expect("all parts agree");
@@ -256,11 +283,11 @@ fn lru_evicts_the_least_recently_used() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
-    let l1 = L1::with_shards(settings(PolicyKind::Lru, u64::MAX, Some(50)), 1, Some(seed));
+    let l1 = opened(L1::with_shards(settings(PolicyKind::Lru, u64::MAX, Some(50)), 1, Some(seed)));
     let mut order: VecDeque<u64> = VecDeque::new();
     for _ in 0..20_000 {
         let number = (rng.f64() * rng.f64() * 200.0) as u64;
-        let hit = l1.get(&key(number), Tick(1), EPOCH, true).is_some();
+        let hit = l1.get(&key(number), Tick(1), true).is_some();
         let there = order.iter().position(|&n| n == number);
         assert_eq!(hit, there.is_some());
         match there {
@@ -277,36 +304,72 @@ fn lru_evicts_the_least_recently_used() {
 
 #[test]
 fn an_invalidation_between_lease_and_fill_voids_the_fill() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     let (a, now) = (key(1), Tick(5));
-    assert!(matches!(l1.lease(&a, Token(1), now, EPOCH, true), Leased::Lead));
-    assert!(matches!(l1.lease(&a, Token(2), now, EPOCH, true), Leased::Join(Token(1))));
+    assert!(matches!(l1.lease(&a, Token(1), now, Some(EPOCH), true), Leased::Lead));
+    assert!(matches!(l1.lease(&a, Token(2), now, Some(EPOCH), true), Leased::Join(Token(1))));
     assert!(!l1.invalidate(&a));
-    assert!(matches!(l1.lease(&a, Token(3), now, EPOCH, true), Leased::Lead), "later readers lead anew");
-    assert_eq!(l1.fill(&a, Token(1), forever(b"old"), now, EPOCH), Filled::Voided);
-    assert_eq!(l1.fill(&a, Token(3), forever(b"new"), now, EPOCH), Filled::Inserted);
-    assert!(matches!(l1.lease(&a, Token(4), now, EPOCH, true), Leased::Hit(hit) if *hit.value == *b"new"));
+    assert!(matches!(l1.lease(&a, Token(3), now, Some(EPOCH), true), Leased::Lead), "later readers lead anew");
+    assert_eq!(l1.fill(&a, Token(1), forever(b"old"), now), Filled::Voided);
+    assert_eq!(l1.fill(&a, Token(3), forever(b"new"), now), Filled::Inserted);
+    assert!(matches!(l1.lease(&a, Token(4), now, Some(EPOCH), true), Leased::Hit(hit) if *hit.value == *b"new"));
     assert!(l1.invalidate(&a));
-    assert!(l1.get(&a, now, EPOCH, true).is_none());
+    assert!(l1.get(&a, now, true).is_none());
 }
 
 #[test]
-fn a_new_epoch_voids_fills_hides_copies_and_lets_the_sweep_take_them() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
-    let (now, next) = (Tick(5), Epoch(2));
+fn the_end_of_an_epoch_voids_fills_hides_copies_and_lets_the_sweep_take_them() {
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
+    let now = Tick(5);
     (0..300).for_each(|n| assert_eq!(put(&l1, &key(n), forever(b"old"), now), Filled::Inserted));
-    assert!(matches!(l1.lease(&key(300), Token(1), now, EPOCH, true), Leased::Lead));
-    assert_eq!(l1.fill(&key(300), Token(1), forever(b"old"), now, next), Filled::Voided);
-    assert!(l1.get(&key(1), now, next, true).is_none());
-    assert!(matches!(l1.lease(&key(1), Token(2), now, next, true), Leased::Lead));
-    assert_eq!(l1.fill(&key(1), Token(2), forever(b"new"), now, next), Filled::Inserted);
+    assert!(matches!(l1.lease(&key(300), Token(1), now, Some(EPOCH), true), Leased::Lead));
+    l1.end(EPOCH);
+    let next = l1.begin(Tick::FAR).expect("a number is free");
+    assert_eq!(l1.fill(&key(300), Token(1), forever(b"old"), now), Filled::Voided);
+    assert!(l1.get(&key(1), now, true).is_none());
+    assert!(matches!(l1.lease(&key(1), Token(2), now, Some(next), true), Leased::Lead));
+    assert_eq!(l1.fill(&key(1), Token(2), forever(b"new"), now), Filled::Inserted);
     assert_eq!(l1.sweep(now, 1_000), 299);
-    assert_eq!((l1.usage().entries, l1.get(&key(1), now, next, true).map(|hit| hit.hits)), (1, Some(1)));
+    assert_eq!((l1.usage().entries, l1.get(&key(1), now, true).map(|hit| hit.hits)), (1, Some(1)));
+}
+
+#[test]
+fn copies_of_a_suspended_epoch_are_stale_until_it_ends() {
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
+    let grace = Duration::from_secs(3_600);
+    assert_eq!(put(&l1, &key(1), fill(b"v", Tick(900), Tick(50)), Tick(5)), Filled::Inserted);
+    l1.extend(EPOCH, Tick(40));
+    assert!(l1.get(&key(1), Tick(39), true).is_some() && l1.get(&key(1), Tick(40), true).is_none());
+    l1.suspend(EPOCH);
+    assert!(l1.get(&key(1), Tick(6), true).is_none(), "nobody hears of changes");
+    assert_eq!(l1.sweep(Tick(60), 10), 0, "the bound on its age does not end it");
+    assert!(l1.get_stale(&key(1), Tick(60), grace).is_some_and(|hit| *hit.value == *b"v"));
+    assert!(l1.get_stale(&key(1), Tick(60), Duration::from_millis(20)).is_none(), "20 ms after the fence at 40");
+    assert!(l1.get_stale(&key(1), Tick(900), grace).is_none(), "the key's own expiry does");
+    assert_eq!(l1.sweep(Tick(900), 10), 1);
+    l1.end(EPOCH);
+    assert!(l1.get_stale(&key(1), Tick(60), grace).is_none());
+}
+
+#[test]
+fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
+    let l1 = L1::new(settings(PolicyKind::Learned, 1 << 20, None));
+    let now = Tick(5);
+    for number in 0..2_000 {
+        let epoch = l1.begin(Tick::FAR).expect("ended ones are given again");
+        let token = Token(number);
+        assert!(matches!(l1.lease(&key(number), token, now, Some(epoch), true), Leased::Lead));
+        assert_eq!(l1.fill(&key(number), token, forever(b"v"), now), Filled::Inserted);
+        assert!((number.saturating_sub(300)..number).all(|old| l1.get(&key(old), now, true).is_none()));
+        assert!(l1.get(&key(number), now, true).is_some());
+        l1.end(epoch);
+    }
+    l1.validate().expect("all parts agree");
 }
 
 #[test]
 fn update_sees_the_present_value_and_its_error_changes_nothing() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     let (a, now) = (key(1), Tick(5));
     let set = |value: &'static [u8]| move |_: Option<Current<'_>>| Ok((Change::Put(value.into(), Tick(90)), ()));
     l1.update(&a, now, EPOCH, set(b"1")).expect("it fits");
@@ -318,16 +381,16 @@ fn update_sees_the_present_value_and_its_error_changes_nothing() {
     let large = vec![0; 200 << 10];
     let refused = l1.update(&a, now, EPOCH, |_| Ok((Change::Put(large.into(), Tick::FAR), ())));
     assert_eq!(refused.map_err(|error| error.kind()), Err(Kind::TooLarge));
-    assert!(l1.get(&a, Tick(89), EPOCH, true).is_some());
-    assert!(l1.get(&a, Tick(90), EPOCH, true).is_none());
+    assert!(l1.get(&a, Tick(89), true).is_some());
+    assert!(l1.get(&a, Tick(90), true).is_none());
     l1.update(&a, Tick(90), EPOCH, |current| Ok((Change::Keep, assert!(current.is_none())))).expect("nothing to do");
 }
 
 #[test]
 fn a_value_outlives_its_entry_and_shares_its_memory() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     assert_eq!(put(&l1, &key(1), forever(b"payload"), Tick(5)), Filled::Inserted);
-    let hit = l1.get(&key(1), Tick(5), EPOCH, true).expect("it is there");
+    let hit = l1.get(&key(1), Tick(5), true).expect("it is there");
     l1.clear();
     assert_eq!(l1.usage(), Usage { entries: 0, bytes: 0, capacity_bytes: 1 << 20 });
     let place = hit.value.as_ptr();
@@ -340,13 +403,13 @@ fn a_scan_meets_every_entry_that_stays() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
-    let l1 = L1::seeded(settings(PolicyKind::Lru, 64 << 20, None), seed);
+    let l1 = opened(L1::seeded(settings(PolicyKind::Lru, 64 << 20, None), seed));
     let now = Tick(5);
     let stays: BTreeSet<u64> = (0..2_000).filter(|_| rng.bool()).collect();
     (0..2_000).for_each(|n| assert_eq!(put(&l1, &key(n), forever(b"v"), now), Filled::Inserted));
     let (mut seen, mut cursor, mut extra) = (BTreeSet::new(), 0, 2_000);
     loop {
-        cursor = l1.scan(cursor, 10, now, EPOCH, |key, _| {
+        cursor = l1.scan(cursor, 10, now, |key, _| {
             seen.insert(key.to_vec());
         });
         if cursor == 0 {
@@ -363,7 +426,7 @@ fn a_scan_meets_every_entry_that_stays() {
 
 #[test]
 fn memory_shrinks_after_a_mass_expiry() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 256 << 20, None));
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 256 << 20, None)));
     let deadline = Tick(1_000);
     (0..20_000).for_each(|n| assert_eq!(put(&l1, &key(n), fill(b"v", deadline, deadline), Tick(5)), Filled::Inserted));
     assert_eq!(l1.sweep(Tick(999), 100_000), 0);
@@ -375,7 +438,7 @@ fn memory_shrinks_after_a_mass_expiry() {
 
 #[test]
 fn threads_leave_no_old_value_behind() {
-    let l1 = L1::new(settings(PolicyKind::Lru, 1 << 20, None));
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     // The value below, per key: fills copy it between lease and fill, writers raise it and then invalidate.
     let below: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let acked: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
@@ -387,15 +450,15 @@ fn threads_leave_no_old_value_behind() {
                 while !stop.load(Relaxed) {
                     let n = fastrand::usize(..64);
                     let floor = acked[n].load(std::sync::atomic::Ordering::SeqCst);
-                    if let Some(hit) = l1.get(&key(n as u64), now, EPOCH, true) {
+                    if let Some(hit) = l1.get(&key(n as u64), now, true) {
                         let number = u64::from_le_bytes((*hit.value)[..8].try_into().expect("eight bytes"));
                         assert!(number >= floor, "an old value: {number} after {floor}");
                         continue;
                     }
                     let token = Token(tokens.fetch_add(1, Relaxed));
-                    if let Leased::Lead = l1.lease(&key(n as u64), token, now, EPOCH, true) {
+                    if let Leased::Lead = l1.lease(&key(n as u64), token, now, Some(EPOCH), true) {
                         let value = below[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
-                        l1.fill(&key(n as u64), token, forever(&value), now, EPOCH);
+                        l1.fill(&key(n as u64), token, forever(&value), now);
                     }
                 }
             });

@@ -5,19 +5,20 @@
 //! only ever *tried*, so no order of locks is needed.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
-use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::{
     budget::{Budget, Freed},
+    epochs::{Epoch, Epochs},
     hash::Hasher,
     policy::{Frame, Policy},
     shard::{Arrival, Gone, Shard},
-    types::{Epoch, Fill, Removals, Settings, Usage},
+    sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
+    types::{Fill, Removals, Settings, Usage},
 };
 use crate::{
     clock::Tick,
@@ -51,14 +52,11 @@ pub(super) struct Tier<P: Policy> {
     share_bytes: u64,
     share_entries: u64,
     entry_max_bytes: u64,
-    /// Newest epoch that a caller named; copies of others are swept.
-    epoch: AtomicU32,
+    epochs: Epochs,
     /// Where the next look for a fuller shard begins.
     relief_from: AtomicUsize,
     /// Where the next sweep begins.
     sweep_from: AtomicUsize,
-    /// Epoch whose copies alone were left by the last full sweep.
-    swept_epoch: AtomicU32,
 }
 
 /// Where a key belongs.
@@ -87,10 +85,9 @@ impl<P: Policy> Tier<P> {
             share_bytes: (settings.capacity_bytes / shards as u64).max(1),
             share_entries: settings.max_entries.map_or(u64::MAX, |max| (max / shards as u64).max(1)),
             entry_max_bytes: settings.capacity_bytes / 8,
-            epoch: AtomicU32::new(0),
+            epochs: Epochs::new(),
             relief_from: AtomicUsize::new(0),
             sweep_from: AtomicUsize::new(0),
-            swept_epoch: AtomicU32::new(0),
         }
     }
 
@@ -131,34 +128,18 @@ impl<P: Policy> Tier<P> {
             return false;
         }
         shard.advance(now);
-        self.enter(place.cell, shard, epoch);
-        // Entering may have emptied the shard.
-        let replaced = there.filter(|_| shard.len() > 0);
-        let carried = replaced.and_then(|at| self.replace(place, shard, at, freed));
+        let carried = there.and_then(|at| self.replace(place, shard, at, freed));
         let mark = shard.announce(place.hash, carried, &self.shared);
-        let Some(hole) = self.make_room(place.cell, shard, weight, epoch, freed) else { return false };
+        let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
         let record = Record::new(key, &fill.value, life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
         let at = shard.insert(arrival, hole.at, &self.shared);
         // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.
-        if let Some(before) = replaced {
+        if let Some(before) = there {
             shard.exchange(at, before);
         }
         true
-    }
-
-    /// Prepares a shard for an entry of this epoch. Where so many epochs have passed since a full sweep that the oldest
-    /// entries' could be taken for it, the shard is emptied; its memory is freed here, under the lock, but this takes a
-    /// flood of flushes.
-    fn enter(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch) {
-        shard.step_to(epoch);
-        if shard.spans_too_many_epochs(epoch) {
-            let (slots, bytes) = shard.empty();
-            self.budget.release(slots.len() as u64, bytes);
-            self.count(cell, RemovalCause::Invalidated, slots.len() as u64);
-            shard.forget_before(epoch);
-        }
     }
 
     /// Removes the entry that a new one replaces; the policy's mark on it.
@@ -171,28 +152,21 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Reserves room for `weight`, evicting as needed. `None` if there is nothing to evict.
-    fn make_room(
-        &self,
-        cell: usize,
-        shard: &mut Shard<P>,
-        weight: u64,
-        epoch: Epoch,
-        freed: &mut Freed<'_>,
-    ) -> Option<Room> {
+    fn make_room(&self, cell: usize, shard: &mut Shard<P>, weight: u64, freed: &mut Freed<'_>) -> Option<Room> {
         let mut hole = None;
         while shard.is_full() || !freed.try_reserve(weight) {
             if let Some(at) = hole.take() {
                 shard.close(at);
             }
-            if !self.is_over_share(shard, weight) && self.evict_elsewhere(cell, shard, epoch, freed) {
+            if !self.is_over_share(shard, weight) && self.evict_elsewhere(cell, shard, freed) {
                 continue;
             }
-            match shard.evict(epoch, &self.shared) {
+            match shard.evict(&self.epochs, &self.shared) {
                 Some((at, gone)) => {
                     self.account_evicted(cell, gone, freed);
                     hole = Some(at);
                 }
-                None if self.evict_anywhere(cell, epoch, freed) => {}
+                None if self.evict_anywhere(cell, freed) => {}
                 None => return None,
             }
         }
@@ -200,7 +174,7 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Evicts one entry of the fullest of some other shards, if that is fuller than this one and its lock is free.
-    fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
+    fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, freed: &mut Freed<'_>) -> bool {
         let first = self.relief_from.fetch_add(1, Relaxed);
         let looked_at = (0..RELIEF_LOOKS).map(|step| (first + step) & (self.cells.len() - 1));
         let with_fullness = looked_at.filter(|&other| other != cell).map(|other| {
@@ -211,22 +185,20 @@ impl<P: Policy> Tier<P> {
         let fuller = with_fullness.filter(|(fullness, _)| *fullness > own);
         let Some((_, fullest)) = fuller.max_by(|(a, _), (b, _)| a.total_cmp(b)) else { return false };
         let Some(mut other) = self.cells[fullest].shard.try_write() else { return false };
-        self.evict_one(fullest, &mut other, epoch, freed)
+        self.evict_one(fullest, &mut other, freed)
     }
 
     /// Evicts one entry of any other shard, waiting a little for its lock.
-    fn evict_anywhere(&self, cell: usize, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
+    fn evict_anywhere(&self, cell: usize, freed: &mut Freed<'_>) -> bool {
         (1..self.cells.len()).map(|step| (cell + step) & (self.cells.len() - 1)).any(|other| {
             self.cells[other].entries.load(Relaxed) > 0
-                && self.cells[other]
-                    .shard
-                    .try_write_for(OTHER_LOCK_WAIT)
-                    .is_some_and(|mut shard| self.evict_one(other, &mut shard, epoch, freed))
+                && write_within(&self.cells[other].shard, OTHER_LOCK_WAIT)
+                    .is_some_and(|mut shard| self.evict_one(other, &mut shard, freed))
         })
     }
 
-    fn evict_one(&self, cell: usize, shard: &mut Shard<P>, epoch: Epoch, freed: &mut Freed<'_>) -> bool {
-        let Some((at, gone)) = shard.evict(epoch, &self.shared) else { return false };
+    fn evict_one(&self, cell: usize, shard: &mut Shard<P>, freed: &mut Freed<'_>) -> bool {
+        let Some((at, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
         shard.close(at);
         self.account_evicted(cell, gone, freed);
         self.note(cell, shard);
@@ -247,6 +219,11 @@ impl<P: Policy> Tier<P> {
     fn count(&self, cell: usize, cause: RemovalCause, entries: u64) {
         let count = &self.cells[cell].removals[cause as usize];
         count.store(count.load(Relaxed) + entries, Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     pub(super) fn usage(&self) -> Usage {

@@ -24,10 +24,6 @@ pub enum PolicyKind {
     Lru,
 }
 
-/// State of the world a copy was made in; a copy of another epoch is a miss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Epoch(pub u32);
-
 /// Names one flight: the right to fill a key once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
@@ -85,8 +81,10 @@ pub enum Leased {
 pub enum Filled {
     /// It is in.
     Inserted,
-    /// An invalidation or a new epoch came first.
+    /// An invalidation or the end of its epoch came first.
     Voided,
+    /// Its lease was taken while L1 was closed.
+    Closed,
     /// Over an eighth of a shard: answered, not kept.
     TooLarge,
     /// Its deadline has passed already.

@@ -23,12 +23,16 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use self::redis::{Line, elements, text};
 use crate::{
     clock::{Tick, millis},
-    error::Result,
+    error::{CacheError, Kind, Result},
     model::{Key, Life, Value},
 };
 pub use op::{Applied, Op};
+
+/// Δ of the coherence contract: a hit reflects every write acknowledged this long before.
+pub const FENCE_SPAN: Duration = Duration::from_secs(1);
 
 /// Which implementation this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,35 @@ impl Flavor {
             Self::Embedded => "embedded",
             Self::None => "none",
         }
+    }
+}
+
+/// A place below that announces its own changes: one primary of Redis, or the only store there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(u8);
+
+impl Source {
+    /// Where there is one for all keys.
+    pub const ONLY: Self = Self(0);
+    /// Primaries at most. L1 tells 256 epochs apart, and each primary may have two.
+    pub const MAX: usize = 100;
+
+    /// The source of this number, if it is one.
+    #[must_use]
+    pub fn new(number: usize) -> Option<Self> {
+        u8::try_from(number).ok().filter(|_| number < Self::MAX).map(Self)
+    }
+
+    /// Its number, under [`Source::MAX`].
+    #[inline]
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// All that there may be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::MAX).filter_map(Self::new)
     }
 }
 
@@ -187,13 +220,44 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes every key; ends when a read finds none of them.
     fn clear(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Which source announces changes of this key. What a read then brings may be kept only in that source's epoch:
+    /// a key that goes to another source ends it first.
+    fn source(&self, _key: &[u8]) -> Source {
+        Source::ONLY
+    }
+
+    /// A connection of the caller's own that speaks Redis's protocol as it is, in RESP2 or RESP3: to the primary that holds
+    /// `key`, or to any.
+    ///
+    /// Errors: `Unsupported` where there is no Redis; `Unavailable`, `NoAccess`, `Overloaded`.
+    fn line<'a>(&'a self, _key: Option<&'a [u8]>, _resp3: bool) -> BoxFuture<'a, Result<Line>> {
+        let message = "there is no Redis below (l2.url names none)";
+        Box::pin(std::future::ready(Err(CacheError::new(Kind::Unsupported, message))))
+    }
+
     /// Whether the store answered last time, and why not.
     fn state(&self) -> State;
+
+    /// Figures of today, for operators.
+    fn health(&self) -> Health {
+        Health::default()
+    }
 
     /// Whether the store has answered once since start, even if it does not now.
     fn reached(&self) -> bool {
         self.state() != State::Connecting
     }
+}
+
+/// Figures of L2 that are of today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Primaries of Redis that are known.
+    pub primaries: usize,
+    /// Of these, how many have an open circuit breaker.
+    pub breakers_open: usize,
+    /// How often a breaker opened; of primaries that are gone it is forgotten.
+    pub breaker_opened: u64,
 }
 
 /// What the last contact with L2 said.
@@ -207,19 +271,29 @@ pub enum State {
     Down(String),
 }
 
-/// What Redis's invalidation link tells the cache. Called on the link's own thread, in wire order: implementations
-/// neither wait nor block.
-pub trait InvalidationSink: Send + Sync + 'static {
+/// What has changed below, told to the cache. Called in the order of the changes: implementations neither wait nor block.
+pub trait ChangeSink: Send + Sync + 'static {
     /// The key changed or went: drop its copy, void its lease.
     fn invalidated(&self, key: &[u8]);
-    /// Everything may have changed (FLUSHALL, a push without keys): one step of the `data` counter.
-    fn flushed(&self);
-    /// The link is lost or no longer trusted: the fence closes and the `link` counter steps.
-    fn lost(&self, why: &str);
-    /// L1 may answer until `until` (the fence), as the heartbeat has shown.
-    fn proven(&self, until: Tick);
-    /// The store refuses what coherence needs, by name; L1 stays closed.
-    fn refused(&self, why: &str);
+    /// All of this source may have changed (FLUSHALL, a push without keys, slots that came or went): one step of the
+    /// `data` counter.
+    fn flushed(&self, source: Source);
+}
+
+/// What Redis's invalidation links tell the cache beside changes: how far these can be relied upon. Called in wire order.
+pub trait InvalidationSink: ChangeSink {
+    /// From now on every change of this source is told. What was read from it before may not be kept.
+    fn listening(&self, source: Source);
+    /// The source's link is lost or no longer trusted: its fence closes and the `link` counter steps.
+    fn lost(&self, source: Source, why: &str);
+    /// Copies may be answered until `until` (the fence), as the heartbeat has shown.
+    fn proven(&self, source: Source, until: Tick);
+    /// The source refuses to announce changes, by name; L1 stays closed for it, unless it may go by age alone.
+    fn refused(&self, source: Source, why: &str);
+    /// The source is not the one that sees every change when it happens; L1 stays closed for it.
+    fn not_primary(&self, source: Source, why: &str);
+    /// The source is no more.
+    fn gone(&self, source: Source);
 }
 
 /// What a reload may change under a running backend.

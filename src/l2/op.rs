@@ -68,6 +68,17 @@ pub enum Op {
         /// Most bytes the value may then have.
         length_max: u64,
     },
+    /// SETRANGE: without bytes nothing changes.
+    SetRange {
+        /// Where they begin; what lies before and was not there is 0.
+        offset: u64,
+        /// What is written over what is there.
+        bytes: Bytes,
+        /// Life given only when this creates the key.
+        life_if_new: Option<Duration>,
+        /// Most bytes the value may then have.
+        length_max: u64,
+    },
 }
 
 /// What a Set does to the expiry.
@@ -174,7 +185,7 @@ pub enum Applied {
     Number(i64),
     /// Of an IncrementFloat: the number after it, as it is stored.
     Decimal(Bytes),
-    /// Of an Append: bytes of the value after it.
+    /// Of an Append or SetRange: bytes of the value after it.
     Length(u64),
 }
 
@@ -216,6 +227,9 @@ pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(Chan
         Op::Increment { delta, life_if_new } => increment(*delta, *life_if_new, present, now),
         Op::IncrementFloat { delta, life_if_new } => increment_float(delta, *life_if_new, present, now),
         Op::Append { suffix, life_if_new, length_max } => append(suffix, *life_if_new, *length_max, present, now),
+        Op::SetRange { offset, bytes, life_if_new, length_max } => {
+            set_range(*offset, bytes, *life_if_new, *length_max, present, now)
+        }
     }
 }
 
@@ -255,8 +269,8 @@ fn set(
         },
     };
     let change = match expires_at {
-        Some(at) if at <= now && present.is_some() => Change::Remove,
-        Some(at) if at <= now => Change::Keep,
+        // Also where nothing is there: it was set and went, and who watches the key is to know.
+        Some(at) if at <= now => Change::Remove,
         Some(_) | None => Change::Put(value.clone(), expires_at),
     };
     (change, Applied::Set { stored: true, old })
@@ -343,6 +357,43 @@ fn append(
     value.put_slice(suffix);
     let change = Change::Put(value.freeze(), kept_or_new(present, life_if_new, now));
     Ok((change, Applied::Length(length as u64)))
+}
+
+fn set_range(
+    offset: u64,
+    bytes: &Bytes,
+    life_if_new: Option<Duration>,
+    length_max: u64,
+    present: Option<Present<'_>>,
+    now: UnixMs,
+) -> Result<(Change, Applied)> {
+    let old = present.map_or(&b""[..], |p| p.value);
+    if bytes.is_empty() {
+        return Ok((Change::Keep, Applied::Length(old.len() as u64)));
+    }
+    check_range(offset, bytes.len(), length_max)?;
+    // At most `length_max`, which is a length in memory.
+    let begin = usize::try_from(offset).unwrap_or(usize::MAX);
+    let mut value = old.to_vec();
+    value.resize(old.len().max(begin + bytes.len()), 0);
+    value[begin..begin + bytes.len()].copy_from_slice(bytes);
+    let length = value.len() as u64;
+    Ok((Change::Put(value.into(), kept_or_new(present, life_if_new, now)), Applied::Length(length)))
+}
+
+/// Whether a SetRange stays within the limit.
+///
+/// # Errors
+/// `TooLarge`.
+pub fn check_range(offset: u64, len: usize, length_max: u64) -> Result<()> {
+    let length = offset.saturating_add(len as u64);
+    if length > length_max {
+        let message = format!(
+            "string exceeds maximum allowed size: value of {length} bytes exceeds max_value ({length_max} bytes)"
+        );
+        return Err(CacheError::new(Kind::TooLarge, message));
+    }
+    Ok(())
 }
 
 fn increment_float(

@@ -6,7 +6,10 @@
 //!
 //! The words are atomics with relaxed order: they change under L1's shard lock, or are approximate by design.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    cell::RefCell,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use triomphe::ThinArc;
 
@@ -168,8 +171,11 @@ impl Record {
     }
 }
 
-/// Entries up to this are put together on the stack, larger ones on the heap, bytes.
+/// Entries up to this are put together on the stack, bytes.
 const ON_STACK_BYTES: usize = 256;
+
+/// Entries up to this are put together in a buffer that each thread keeps, bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
 
 /// Key and value in one allocation: a slice is all that can be copied into it.
 fn joined(notes: Notes, key: &[u8], value: &[u8]) -> ThinArc<Notes, u8> {
@@ -180,10 +186,20 @@ fn joined(notes: Notes, key: &[u8], value: &[u8]) -> ThinArc<Notes, u8> {
         joined[key.len()..length].copy_from_slice(value);
         return ThinArc::from_header_and_slice(notes, &joined[..length]);
     }
-    let mut joined = Vec::with_capacity(length);
-    joined.extend_from_slice(key);
-    joined.extend_from_slice(value);
-    ThinArc::from_header_and_slice(notes, &joined)
+    if length > SCRATCH_BYTES {
+        return ThinArc::from_header_and_slice(notes, &[key, value].concat());
+    }
+    SCRATCH.with_borrow_mut(|joined| {
+        joined.clear();
+        joined.extend_from_slice(key);
+        joined.extend_from_slice(value);
+        ThinArc::from_header_and_slice(notes, joined)
+    })
+}
+
+thread_local! {
+    /// Where larger entries are put together, so that this takes no allocation beside their own.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A count in 11 bits: exact to 1,024, then one step in 256.

@@ -7,9 +7,11 @@ use super::{
     frame::Args,
     reply::{Done, Refusal, Reply},
     session::Session,
-    table::{ROWS, TABLE},
+    table::{COMMANDS, REFUSED, ROWS, TABLE, name_at},
 };
 use crate::clock::Tick;
+
+pub(super) use super::spec::{Begin, Find, KeySpec};
 
 /// What a running command has at hand.
 pub(super) struct Context<'c> {
@@ -32,11 +34,13 @@ impl Context<'_> {
         Err(refusal)
     }
 
-    /// Counts the error that was just answered by its code.
-    pub(super) fn count_error(&mut self) {
-        if let Some(code) = self.reply.take_error() {
+    /// Counts the error that was just answered by its code; says whether there was one.
+    pub(super) fn count_error(&mut self) -> bool {
+        let code = self.reply.take_error();
+        if let Some(code) = code {
             self.edge.shared.statistics.error(code);
         }
+        code.is_some()
     }
 }
 
@@ -51,21 +55,6 @@ pub(super) enum Run {
     Container,
 }
 
-/// Where the keys stand among the arguments.
-#[derive(Clone, Copy)]
-pub(super) struct KeySpec {
-    /// Place of the first key.
-    pub(super) first: usize,
-    /// Place of the last key, counted from the first; negative: from the end.
-    pub(super) last: i64,
-    /// From one key to the next.
-    pub(super) step: usize,
-    /// As COMMAND INFO names them, between blanks.
-    pub(super) flags: &'static str,
-    /// For people; may be empty.
-    pub(super) notes: &'static str,
-}
-
 /// One command.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
@@ -77,12 +66,18 @@ pub(super) struct Row {
     pub(super) run: Run,
     /// As COMMAND INFO names them, between blanks.
     pub(super) flags: &'static str,
+    /// Among the flags: it may wait for as long as the client likes.
+    pub(super) is_blocking: bool,
+    /// Among the flags: MONITOR does not show it.
+    pub(super) is_hidden: bool,
+    /// Among the flags: it takes constant or logarithmic time.
+    pub(super) is_fast: bool,
     /// ACL categories, between blanks.
     pub(super) categories: &'static str,
     /// Tips for clients, between blanks.
     pub(super) tips: &'static str,
     /// Where its keys stand.
-    pub(super) keys: Option<KeySpec>,
+    pub(super) keys: &'static [KeySpec],
     /// Group in the documentation.
     pub(super) group: &'static str,
     /// Redis version that brought it.
@@ -91,9 +86,13 @@ pub(super) struct Row {
     pub(super) complexity: &'static str,
     /// One line.
     pub(super) summary: &'static str,
+    /// Redis version that deprecated it, and what to use instead; both may be empty.
+    pub(super) deprecated: (&'static str, &'static str),
+    /// What follows the name, in the notation of `exec::docs`.
+    pub(super) arguments: &'static str,
     /// Its subcommands.
     pub(super) subcommands: &'static [Row],
-    /// Number of the first subcommand among all subcommands.
+    /// Number of the first subcommand.
     subcommands_base: usize,
 }
 
@@ -104,13 +103,18 @@ impl Row {
             arity,
             run,
             flags: "",
+            is_blocking: false,
+            is_hidden: false,
+            is_fast: false,
             categories: "",
             tips: "",
-            keys: None,
+            keys: &[],
             group: "",
             since: "",
             complexity: "",
             summary: "",
+            deprecated: ("", ""),
+            arguments: "",
             subcommands: &[],
             subcommands_base: 0,
         }
@@ -118,6 +122,9 @@ impl Row {
 
     pub(super) const fn flags(mut self, flags: &'static str) -> Self {
         self.flags = flags;
+        self.is_blocking = has_word(flags, "blocking");
+        self.is_hidden = has_word(flags, "admin") || has_word(flags, "skip_monitor");
+        self.is_fast = has_word(flags, "fast");
         self
     }
 
@@ -131,15 +138,8 @@ impl Row {
         self
     }
 
-    pub(super) const fn keys(
-        mut self,
-        first: usize,
-        last: i64,
-        step: usize,
-        flags: &'static str,
-        notes: &'static str,
-    ) -> Self {
-        self.keys = Some(KeySpec { first, last, step, flags, notes });
+    pub(super) const fn keys(mut self, keys: &'static [KeySpec]) -> Self {
+        self.keys = keys;
         self
     }
 
@@ -157,15 +157,30 @@ impl Row {
         self
     }
 
-    pub(super) const fn subcommands(mut self, base: usize, rows: &'static [Row]) -> Self {
-        self.subcommands_base = base;
+    pub(super) const fn deprecated(mut self, since: &'static str, instead: &'static str) -> Self {
+        self.deprecated = (since, instead);
+        self
+    }
+
+    pub(super) const fn arguments(mut self, arguments: &'static str) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    pub(super) const fn subcommands(mut self, rows: &'static [Row]) -> Self {
         self.subcommands = rows;
+        self
+    }
+
+    /// With the number of its first subcommand.
+    pub(super) const fn numbered(mut self, base: usize) -> Self {
+        self.subcommands_base = base;
         self
     }
 
     /// Whether it has this flag.
     pub(super) fn has(&self, flag: &str) -> bool {
-        self.flags.split(' ').any(|own| own == flag)
+        has_word(self.flags, flag)
     }
 
     /// Whether so many arguments, the name included, are acceptable.
@@ -181,6 +196,24 @@ impl Row {
     }
 }
 
+/// Whether a list of words between blanks has this one.
+const fn has_word(list: &str, word: &str) -> bool {
+    let (list, word) = (list.as_bytes(), word.as_bytes());
+    let mut begin = 0;
+    while begin + word.len() <= list.len() {
+        let mut same = 0;
+        while same < word.len() && list[begin + same] == word[same] {
+            same += 1;
+        }
+        let end = begin + word.len();
+        if same == word.len() && (begin == 0 || list[begin - 1] == b' ') && (end == list.len() || list[end] == b' ') {
+            return true;
+        }
+        begin += 1;
+    }
+    false
+}
+
 /// A row and its number among [`ROWS`].
 #[derive(Clone, Copy)]
 pub(super) struct Found {
@@ -189,8 +222,8 @@ pub(super) struct Found {
 }
 
 /// Places of the table by hash of the name; one more than the row, 0 for none. A quarter full.
-const SLOTS: usize = 256;
-static PLACES: [u8; SLOTS] = places();
+const SLOTS: usize = 1024;
+static PLACES: [u16; SLOTS] = places();
 
 const fn hash(name: &[u8]) -> usize {
     let mut hash = name.len();
@@ -203,17 +236,17 @@ const fn hash(name: &[u8]) -> usize {
     (hash ^ (hash >> 8)) % SLOTS
 }
 
-const fn places() -> [u8; SLOTS] {
+const fn places() -> [u16; SLOTS] {
     let mut places = [0; SLOTS];
     let mut row = 0;
-    while row < TABLE.len() {
-        let mut slot = hash(TABLE[row].name.as_bytes());
+    while row < COMMANDS {
+        let mut slot = hash(name_at(row).as_bytes());
         while places[slot] != 0 {
             slot = (slot + 1) % SLOTS;
         }
         row += 1;
-        assert!(row <= u8::MAX as usize, "the table outgrew its places");
-        places[slot] = row as u8;
+        assert!(row < SLOTS / 2, "the table outgrew its places");
+        places[slot] = row as u16;
     }
     places
 }
@@ -261,7 +294,7 @@ fn resolve_subcommand(container: Found, args: Args<'_>) -> Result<Found, Refusal
 pub(super) fn find_subcommand(container: &'static Row, name: &[u8]) -> Option<Found> {
     let is_it = |row: &Row| row.short_name().as_bytes().eq_ignore_ascii_case(name);
     let at = container.subcommands.iter().position(is_it)?;
-    Some(Found { row: &container.subcommands[at], number: TABLE.len() + container.subcommands_base + at })
+    Some(Found { row: &container.subcommands[at], number: container.subcommands_base + at })
 }
 
 /// Name of a row by its number.
@@ -277,7 +310,7 @@ pub(super) const GET: usize = number_of(b"get");
 const fn number_of(name: &[u8]) -> usize {
     let mut number = 0;
     loop {
-        if TABLE[number].name.as_bytes().eq_ignore_ascii_case(name) {
+        if name_at(number).as_bytes().eq_ignore_ascii_case(name) {
             return number;
         }
         number += 1;
@@ -291,6 +324,9 @@ pub(super) fn numbers() -> std::ops::Range<usize> {
 
 #[cold]
 fn unknown(args: Args<'_>) -> Refusal {
+    if let Some((name, reason)) = REFUSED.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(args.at(0))) {
+        return Refusal::text(format!("ERR {} is refused: {reason}", name.to_ascii_uppercase()));
+    }
     let name = readable(args.at(0), 128);
     let mut beginning = String::new();
     for arg in args.from(1).iter() {

@@ -145,7 +145,7 @@ impl Connection {
                 return self.flush_and_close().await;
             }
             if event != Event::Progress || self.stop.is_wanted() {
-                self.answer_what_was_received().await?;
+                Box::pin(self.answer_what_was_received()).await?;
                 return self.flush_and_close().await;
             }
         }
@@ -177,6 +177,18 @@ impl Connection {
     }
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<Event>> {
+        let mailbox = &self.session.client.mailbox;
+        mailbox.register(task);
+        if mailbox.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        // Who does not read them leaves them there, until they are too many.
+        if self.reply.pending().len() <= self.output_pause_bytes
+            && let Some(messages) = mailbox.take()
+        {
+            self.reply.lend_buffer(buffers::lend);
+            self.reply.whole(&messages);
+        }
         if !self.reply.pending().is_empty() {
             self.poll_send(task)?;
             if self.reply.pending().len() > self.output_pause_bytes {
@@ -215,7 +227,12 @@ impl Connection {
         } else if buffer.capacity() - buffer.len() < BUFFER_BYTES / 4 {
             buffer.reserve(BUFFER_BYTES);
         }
-        let received = ready!(pin!(self.stream.read_buf(buffer)).poll(task))?;
+        let Poll::Ready(received) = pin!(self.stream.read_buf(buffer)).poll(task) else {
+            // The socket only seemed ready, as a new one does: what was lent for nothing goes back.
+            self.let_go_of_idle_buffers();
+            return Poll::Pending;
+        };
+        let received = received?;
         self.begin_batch(received);
         Poll::Ready(Ok(received))
     }
@@ -335,9 +352,28 @@ mod tests {
     use super::*;
     use crate::resp::Secret;
 
+    /// Bytes of what a function of three arguments returns.
+    fn size_of_returned<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of_returned(serve);
+        assert!(size <= 3 << 10, "{size} bytes, {} of them the connection", size_of::<Connection>());
+    }
+
     #[test]
     fn protected_mode_serves_this_machine_only() {
-        let settings = Settings { password: None, protected_mode: true, flush: true, value_max: 1, in_flight_max: 1 };
+        let settings = Settings {
+            password: None,
+            protected_mode: true,
+            serve_stale: false,
+            flush: true,
+            clients_max: 1,
+            value_max: 1,
+            in_flight_max: 1,
+        };
         let refused = |settings: &Settings, peer: &str| is_refused(settings, peer.parse().unwrap());
         for (peer, wanted) in [("127.0.0.1", false), ("::1", false), ("::ffff:127.0.0.1", false), ("10.0.0.1", true)] {
             assert_eq!(refused(&settings, peer), wanted, "{peer}");

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread::{self, ThreadId},
@@ -14,7 +14,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::command;
-use crate::clock::Tick;
+use crate::{
+    cache::latency::{Histogram, Latency},
+    clock::Tick,
+};
 
 /// Most codes of errors told apart; a client cannot invent codes, L2 might.
 const CODES_MAX: usize = 128;
@@ -29,6 +32,17 @@ pub(super) struct Calls {
     /// Refused before it ran.
     pub(super) rejected: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// Durations in nanoseconds, once there is one.
+    durations: OnceLock<Histogram>,
+}
+
+impl Calls {
+    /// So many calls have taken `ns` together.
+    pub(super) fn record(&self, ns: u64, calls: u64) {
+        self.calls.fetch_add(calls, Relaxed);
+        self.nanoseconds.fetch_add(ns, Relaxed);
+        self.durations.get_or_init(Histogram::default).record_many_us(ns / calls.max(1), calls);
+    }
 }
 
 /// Counters of one worker.
@@ -128,6 +142,34 @@ impl Statistics {
             sums.failed += calls.failed.load(Relaxed);
         }
         sums
+    }
+
+    /// Durations of the command with this number, in nanoseconds; `None` before the first.
+    pub(super) fn durations(&self, number: usize) -> Option<Latency> {
+        let workers = self.workers.lock();
+        let mut histograms = workers.values().filter_map(|worker| worker.of(number).durations.get()).peekable();
+        histograms.peek()?;
+        let mut sum = Latency::default();
+        histograms.for_each(|histogram| histogram.add_to(&mut sum));
+        (sum.count() > 0).then_some(sum)
+    }
+
+    /// Sets all counts to 0 (CONFIG RESETSTAT).
+    pub(super) fn reset(&self) {
+        for worker in self.workers.lock().values() {
+            worker.received_bytes.store(0, Relaxed);
+            worker.sent_bytes.store(0, Relaxed);
+            for calls in &worker.calls {
+                for count in [&calls.calls, &calls.nanoseconds, &calls.rejected, &calls.failed] {
+                    count.store(0, Relaxed);
+                }
+                if let Some(durations) = calls.durations.get() {
+                    durations.clear();
+                }
+            }
+        }
+        self.errors.lock().clear();
+        self.rate.lock().since = None;
     }
 
     /// Of the whole port.

@@ -123,6 +123,53 @@ impl<'a> Args<'a> {
     }
 }
 
+/// A request that was copied out of its buffer.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+}
+
+impl Owned {
+    /// Of these arguments, the name first; together at most [`REQUEST_MAX_BYTES`].
+    pub fn new<'a>(args: impl Iterator<Item = &'a [u8]>) -> Self {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+        for arg in args {
+            let start = bytes.len();
+            bytes.extend_from_slice(arg);
+            spans.push(Span::new(start, bytes.len()));
+        }
+        Self { bytes, spans }
+    }
+
+    /// The arguments.
+    #[must_use]
+    pub fn args(&self) -> Args<'_> {
+        Args { bytes: &self.bytes, spans: &self.spans }
+    }
+
+    /// Bytes of memory, about.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.bytes.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+}
+
+/// A request as a client library sends it, added to `out`.
+pub fn write_request<'a>(out: &mut Vec<u8>, args: impl ExactSizeIterator<Item = &'a [u8]>) {
+    let header = |out: &mut Vec<u8>, kind: u8, number: usize| {
+        out.push(kind);
+        out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    };
+    header(out, b'*', args.len());
+    for arg in args {
+        header(out, b'$', arg.len());
+        out.extend_from_slice(arg);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 impl Index<usize> for Args<'_> {
     type Output = [u8];
     fn index(&self, at: usize) -> &[u8] {

@@ -226,6 +226,24 @@ impl Reply {
         self.header(b'*', len);
     }
 
+    /// Nil in the place of an array.
+    pub(super) fn null_array(&mut self) {
+        self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"*-1\r\n" });
+    }
+
+    /// `len` elements follow that no request asked for.
+    pub(super) fn push(&mut self, len: usize) {
+        self.header(if self.resp3 { b'>' } else { b'*' }, len);
+    }
+
+    /// A whole reply that was written elsewhere, in the client's protocol.
+    pub(super) fn whole(&mut self, frame: &[u8]) {
+        if frame.first() == Some(&b'-') {
+            self.error_at = Some(self.out.len());
+        }
+        self.out.extend_from_slice(frame);
+    }
+
     /// `len` pairs follow.
     pub(super) fn map(&mut self, len: usize) {
         if self.resp3 { self.header(b'%', len) } else { self.header(b'*', len * 2) }

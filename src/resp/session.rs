@@ -1,11 +1,13 @@
 //! A client and what the port knows of it; the registry of all clients.
+//!
+//! What most clients never use (a transaction, watched keys, channels) is boxed: a connection is small.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -14,8 +16,13 @@ use parking_lot::Mutex;
 use super::{
     command,
     counters::{Counters, Statistics},
+    exec::{pubsub::Channels, transaction::Transaction},
+    hub::Hub,
+    mailbox::Mailbox,
+    monitor::Monitors,
+    slow::Slow,
 };
-use crate::clock::Tick;
+use crate::{cache::Watch, clock::Tick};
 
 /// A client as others may see it.
 #[derive(Debug)]
@@ -34,6 +41,17 @@ pub(super) struct Client {
     /// Bytes of memory of its buffers.
     pub(super) input_bytes: AtomicUsize,
     pub(super) output_bytes: AtomicUsize,
+    /// What others send it.
+    pub(super) mailbox: Mailbox,
+    /// Its channels and patterns.
+    pub(super) channels: AtomicUsize,
+    pub(super) patterns: AtomicUsize,
+    /// Commands queued in its transaction; negative: none is open.
+    pub(super) queued: AtomicI64,
+    /// It waits in a blocking command.
+    pub(super) blocked: AtomicBool,
+    /// It watches all others.
+    pub(super) monitors: AtomicBool,
 }
 
 /// What a client calls itself.
@@ -45,6 +63,32 @@ pub(super) struct Names {
 }
 
 impl Client {
+    /// Of which type CLIENT LIST and CLIENT KILL take it to be.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.is_subscribed() { "pubsub" } else { "normal" }
+    }
+
+    /// Whether it listens to a channel or pattern.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.channels.load(Relaxed) + self.patterns.load(Relaxed) > 0
+    }
+
+    fn flags(&self) -> String {
+        let flags = [
+            (self.monitors.load(Relaxed), 'O'),
+            (self.is_subscribed(), 'P'),
+            (self.queued.load(Relaxed) >= 0, 'x'),
+            (self.blocked.load(Relaxed), 'b'),
+        ];
+        let shown: String = flags.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect();
+        if shown.is_empty() { "N".to_owned() } else { shown }
+    }
+
+    /// Bytes of memory of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.input_bytes.load(Relaxed) + self.output_bytes.load(Relaxed)
+    }
+
     /// Its line in CLIENT LIST, without a line end.
     pub(super) fn describe(&self, now: Tick) -> Vec<u8> {
         let names = self.names.lock().clone();
@@ -55,14 +99,18 @@ impl Client {
         let mut tail = String::new();
         let _ok = write!(
             tail,
-            " age={} idle={} flags=N db={} sub=0 psub=0 ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
+            " age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
              rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir=-1 resp={}",
             now.since(self.connected_at).as_secs(),
             now.since(Tick(self.used_at.load(Relaxed))).as_secs(),
+            self.flags(),
             self.db.load(Relaxed),
+            self.channels.load(Relaxed),
+            self.patterns.load(Relaxed),
+            self.queued.load(Relaxed),
             self.input_bytes.load(Relaxed),
             self.output_bytes.load(Relaxed),
-            self.input_bytes.load(Relaxed) + self.output_bytes.load(Relaxed),
+            self.buffer_bytes(),
             self.protocol.load(Relaxed),
         );
         let parts: [&[u8]; 7] = [
@@ -88,18 +136,41 @@ pub struct Shared {
     pub(super) hostile_logged_at: AtomicU64,
     /// Most bytes of memory seen.
     pub(super) memory_peak_bytes: AtomicU64,
+    pub(super) hub: Hub,
+    pub(super) monitors: Monitors,
+    pub(super) slow: Slow,
+    /// Which keyspace events are sent, as `notify-keyspace-events` has them.
+    pub(super) events: super::exec::events::Wanted,
 }
 
 impl Shared {
-    /// All clients, oldest first.
+    /// All clients, oldest first. Who was ended is gone for all others, even before its task has noticed.
     pub(super) fn clients(&self) -> Vec<Arc<Client>> {
-        self.clients.lock().values().cloned().collect()
+        self.clients.lock().values().filter(|client| !client.mailbox.is_closed()).cloned().collect()
+    }
+
+    /// The most bytes of memory seen so far, these included.
+    pub(super) fn note_peak(&self, used_bytes: u64) -> u64 {
+        self.memory_peak_bytes.fetch_max(used_bytes, Relaxed).max(used_bytes)
     }
 
     /// How many clients are connected.
     pub(super) fn client_count(&self) -> usize {
         self.clients.lock().len()
     }
+}
+
+/// Which replies a client wants (CLIENT REPLY).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replies {
+    /// All.
+    On,
+    /// None.
+    Off,
+    /// Not the one to CLIENT REPLY SKIP itself ...
+    SkipNext,
+    /// ... nor the one after it.
+    Skip,
 }
 
 /// One connection's own state.
@@ -113,6 +184,15 @@ pub(super) struct Session {
     pub(super) no_touch: bool,
     /// The connection ends once the reply is sent.
     pub(super) closing: bool,
+    pub(super) replies: Replies,
+    /// Between MULTI and EXEC.
+    pub(super) transaction: Option<Box<Transaction>>,
+    /// A command of a transaction runs: nothing may wait.
+    pub(super) in_exec: bool,
+    /// What WATCH was told.
+    pub(super) watch: Option<Box<Watch>>,
+    /// What SUBSCRIBE was told.
+    pub(super) channels: Option<Box<Channels>>,
 }
 
 impl Session {
@@ -131,6 +211,12 @@ impl Session {
             last_command: AtomicUsize::new(0),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            mailbox: Mailbox::default(),
+            channels: AtomicUsize::new(0),
+            patterns: AtomicUsize::new(0),
+            queued: AtomicI64::new(-1),
+            blocked: AtomicBool::new(false),
+            monitors: AtomicBool::new(false),
         });
         shared.clients.lock().insert(id, Arc::clone(&client));
         let counters = shared.statistics.of_this_thread();
@@ -142,13 +228,52 @@ impl Session {
             authenticated: false,
             no_touch: false,
             closing: false,
+            replies: Replies::On,
+            transaction: None,
+            in_exec: false,
+            watch: None,
+            channels: None,
         }
     }
 
-    /// Whether a GET of this client is a user read of the logical view.
+    /// Whether a GET of this client is a user read of the logical view that nobody watches one by one.
     #[inline]
     pub(super) fn reads_plainly(&self) -> bool {
-        self.db == 0 && self.authenticated && !self.no_touch
+        self.db == 0
+            && self.authenticated
+            && !self.no_touch
+            && self.transaction.is_none()
+            && self.replies == Replies::On
+            && !self.is_limited()
+            && !self.shared.monitors.any()
+            && !self.shared.slow.is_fine()
+    }
+
+    /// A subscriber in RESP2 cannot tell replies from messages: it may only manage its subscriptions.
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.channels.is_some() && self.client.is_subscribed() && self.client.protocol.load(Relaxed) == 2
+    }
+
+    /// Ends the transaction and what it watches.
+    pub(super) fn end_transaction(&mut self) -> Option<Box<Transaction>> {
+        self.watch = None;
+        self.client.queued.store(-1, Relaxed);
+        self.transaction.take()
+    }
+
+    /// Ends all subscriptions.
+    pub(super) fn end_subscriptions(&mut self) {
+        if let Some(channels) = self.channels.take() {
+            channels.end(&self.shared.hub, &self.client);
+        }
+    }
+
+    /// Ends the watching of others.
+    pub(super) fn end_monitor(&mut self) {
+        if self.client.monitors.swap(false, Relaxed) {
+            self.shared.monitors.remove(self.client.id);
+        }
     }
 
     /// Selects a database.
@@ -160,6 +285,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.end_subscriptions();
+        self.end_monitor();
         self.shared.clients.lock().remove(&self.client.id);
     }
 }

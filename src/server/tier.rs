@@ -12,11 +12,7 @@ use crate::{
         Backend, Flavor, Tunables,
         embedded::{self, Embedded},
         none::NoneBackend,
-        redis::{
-            self, RedisBackend,
-            tracking::{Link, LinkSettings},
-            url::RedisUrl,
-        },
+        redis::{self, Following, Redis, tls::TlsFiles, tracking::LinkSettings, url::RedisUrl},
     },
 };
 
@@ -26,7 +22,7 @@ pub(super) enum Tier {
     /// One backend for all workers.
     Shared(Arc<dyn Backend>),
     /// Connections of its own for each worker.
-    Redis(Box<redis::Settings>, Arc<Tunables>),
+    Redis(Arc<Redis>),
 }
 
 /// Which implementation a URL names.
@@ -58,6 +54,17 @@ fn open_embedded(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) ->
     Ok(Tier::Shared(store.map_err(|error| StartError::Data(error.to_string()))?))
 }
 
+fn tls_files(config: &Config) -> Result<TlsFiles<'_>, StartError> {
+    let identity = match (&config.l2.tls_cert_file, &config.l2.tls_key_file) {
+        (Some(certificate), Some(key)) => Some((&**certificate, &**key)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(StartError::Config("l2.tls_cert_file and l2.tls_key_file go together".to_owned()));
+        }
+    };
+    Ok(TlsFiles { authorities: config.l2.tls_ca_file.as_deref(), identity })
+}
+
 impl Tier {
     /// Opens it for `core`.
     pub(super) fn open(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Self, StartError> {
@@ -65,30 +72,28 @@ impl Tier {
             Flavor::None => Ok(Self::Shared(NoneBackend::new(CoreStore::new(core)))),
             Flavor::Embedded => open_embedded(config, core, tunables),
             Flavor::Redis => {
-                let mut settings = redis::Settings::new(parse(&config.l2.url)?);
+                let files = tls_files(config)?;
+                let mut settings = redis::Settings::new(parse(&config.l2.url)?, files).map_err(StartError::Config)?;
                 settings.connections = config.l2.connections;
-                Ok(Self::Redis(Box::new(settings), Arc::clone(tunables)))
+                settings.failures_max = config.l2.breaker_failures;
+                Ok(Self::Redis(Redis::new(&settings, Arc::clone(tunables))))
             }
         }
     }
 
-    /// Starts the invalidation link where L1 needs one. It ends when it is dropped.
-    pub(super) fn link(&self, background: &Runtime, core: &Arc<Core>) -> Option<Link> {
-        let Self::Redis(settings, _) = self else { return None };
+    /// Starts to follow Redis where L1 needs that: its topology and its invalidations. It ends when it is dropped.
+    pub(super) fn follow(&self, background: &Runtime, core: &Arc<Core>) -> Option<Following> {
+        let Self::Redis(redis) = self else { return None };
         let _inside = background.enter();
-        let settings = LinkSettings {
-            url: settings.url.clone(),
-            client_name: format!("{}-invalidation", settings.client_name),
-            prefixes: core.rules().l1_prefixes.clone(),
-        };
-        Some(Link::spawn(settings, core.clock().clone(), gate::sink(core)))
+        let settings = LinkSettings { prefixes: core.rules().l1_prefixes.clone() };
+        Some(redis.follow(&settings, core.clock(), gate::sink(core)))
     }
 
     /// The backend of one worker. Called inside the worker's runtime, because Redis connections live there.
     pub(super) fn backend(&self) -> Arc<dyn Backend> {
         match self {
             Self::Shared(backend) => Arc::clone(backend),
-            Self::Redis(settings, tunables) => Arc::new(RedisBackend::start(settings, Arc::clone(tunables))),
+            Self::Redis(redis) => Arc::new(redis.backend()),
         }
     }
 }

@@ -3,7 +3,11 @@
 use std::{net::TcpListener as StdListener, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 
 use super::{
     StartError,
@@ -29,6 +33,7 @@ pub(super) struct Plan {
     pub(super) grpc: Arc<ArcSwap<grpc::Settings>>,
     pub(super) resp: Arc<ArcSwap<resp::Settings>>,
     pub(super) resp_shared: Arc<resp::Shared>,
+    pub(super) changes: mpsc::Sender<resp::Change>,
     pub(super) connections_max: u64,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -95,6 +100,7 @@ async fn serve_resp(plan: &Plan, cache: Cache, listener: TcpListener) {
         node: Arc::clone(&plan.node),
         settings: Arc::clone(&plan.resp),
         shared: Arc::clone(&plan.resp_shared),
+        changes: plan.changes.clone(),
     });
     let stop = plan.stop.clone();
     let caps = Caps {

@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use terrace::{
-    clock::{Clock, Tick},
+    clock::Clock,
     error::{CacheError, Kind},
     l2::{
-        Applied, Backend, Batch, Deadlines, InvalidationSink, Op, ScanRequest, State, Tunables,
+        Applied, Backend, Batch, ChangeSink, Deadlines, Op, ScanRequest, Source, State, Tunables,
         embedded::{Embedded, OpenError, SIZE_MAX_LEAST, Settings, Sync},
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
@@ -324,16 +324,13 @@ impl Listener {
     }
 }
 
-impl InvalidationSink for Listener {
+impl ChangeSink for Listener {
     fn invalidated(&self, key: &[u8]) {
         self.heard.lock().unwrap().push(String::from_utf8_lossy(key).into_owned());
     }
-    fn flushed(&self) {
+    fn flushed(&self, _source: Source) {
         self.heard.lock().unwrap().push("<all>".into());
     }
-    fn lost(&self, _why: &str) {}
-    fn proven(&self, _until: Tick) {}
-    fn refused(&self, _why: &str) {}
 }
 
 #[tokio::test]
@@ -401,14 +398,11 @@ async fn a_clear_gives_the_space_back() {
 #[derive(Default)]
 struct Gate(Mutex<()>);
 
-impl InvalidationSink for Gate {
+impl ChangeSink for Gate {
     fn invalidated(&self, _key: &[u8]) {
         drop(self.0.lock().unwrap());
     }
-    fn flushed(&self) {}
-    fn lost(&self, _why: &str) {}
-    fn proven(&self, _until: Tick) {}
-    fn refused(&self, _why: &str) {}
+    fn flushed(&self, _source: Source) {}
 }
 
 fn kind<T>(result: &Result<T, CacheError>) -> Option<Kind> {

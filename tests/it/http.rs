@@ -35,14 +35,14 @@ fn exchange(address: &str, request: &[u8]) -> String {
 }
 
 /// Status and body of a GET.
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let answer = exchange(address, format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head[9..12].parse().unwrap(), body.to_owned())
 }
 
 /// The samples of the page, by name and labels.
-fn samples(address: &str) -> HashMap<String, f64> {
+pub(crate) fn samples(address: &str) -> HashMap<String, f64> {
     let (status, page) = get(address, "/metrics");
     assert_eq!(status, 200);
     let lines = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -55,7 +55,7 @@ fn samples(address: &str) -> HashMap<String, f64> {
 /// What the page and `GetStats` both tell.
 fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
     let (reads, l1, l2) = (stats.reads.unwrap(), stats.l1.unwrap(), stats.l2.clone().unwrap());
-    let (coherence, connections) = (stats.coherence.unwrap(), stats.connections.unwrap());
+    let (coherence, connections) = (stats.coherence.clone().unwrap(), stats.connections.unwrap());
     vec![
         ("terrace_reads_total{outcome=\"hit_l1\"}", reads.hit_l1),
         ("terrace_reads_total{outcome=\"stale\"}", reads.stale),

@@ -12,7 +12,7 @@ use terrace::{
     l2::{
         Applied, Backend, Batch, Deadlines, Op, ScanRequest, State, Tunables, TypeName,
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
-        redis::{RedisBackend, Settings, url::RedisUrl},
+        redis::{Redis, RedisBackend, Settings, tls::TlsFiles, url::RedisUrl},
     },
     model::{Key, Life, Value},
 };
@@ -26,11 +26,16 @@ const PATIENT: Deadlines = Deadlines { read: Duration::from_secs(10), write: Dur
 const SHORT: Deadlines = Deadlines { read: Duration::from_millis(50), write: Duration::from_millis(200) };
 
 fn settings(url: &str) -> Settings {
-    Settings::new(RedisUrl::parse(url).expect("a URL that is served"))
+    Settings::new(RedisUrl::parse(url).expect("a URL that is served"), TlsFiles::default()).expect("settings")
+}
+
+/// A backend over this Redis.
+fn over(url: &str, tunables: std::sync::Arc<Tunables>) -> RedisBackend {
+    Redis::new(&settings(url), tunables).backend()
 }
 
 fn start(server: &RedisServer, deadlines: Deadlines) -> RedisBackend {
-    RedisBackend::start(&settings(&server.url()), Tunables::new(deadlines, VALUE_MAX))
+    over(&server.url(), Tunables::new(deadlines, VALUE_MAX))
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {

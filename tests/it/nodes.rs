@@ -1,14 +1,5 @@
 //! Two nodes over one Redis, and clients that go straight to it: one truth, raw bytes, Redis's TTLs.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
-
 use redis::{Commands, Connection, Value};
 use terrace::proto::{
     GetRequest, GetStatsRequest, GetStatsResponse, ReadOptions, SetRequest, TierSelection, cache_client::CacheClient,
@@ -19,7 +10,6 @@ use tonic::transport::Channel;
 use crate::support::{
     PATIENCE, eventually,
     redis::RedisServer,
-    setting_from_environment,
     terrace::{Terrace, config},
 };
 
@@ -39,11 +29,17 @@ fn resp(node: &Terrace) -> Connection {
 
 /// Waits until L1 of `node` may answer.
 fn wait_open(node: &Terrace) {
-    eventually("the fence opens", || stats(node).coherence.expect("set").open);
+    eventually("the fence opens", || open(node));
 }
 
+/// Whether L1 of `node` may answer now.
+pub(crate) fn open(node: &Terrace) -> bool {
+    stats(node).coherence.expect("set").open
+}
+
+/// Its statistics.
 #[tokio::main(flavor = "current_thread")]
-async fn stats(node: &Terrace) -> GetStatsResponse {
+pub(crate) async fn stats(node: &Terrace) -> GetStatsResponse {
     InsightClient::new(channel(node).await).get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
 }
 
@@ -145,65 +141,4 @@ fn terrace_serves_before_its_redis_does_and_recovers_when_it_comes() {
     eventually("Redis is used", || client.set::<_, _, ()>("k", "v").is_ok());
     wait_open(&node);
     assert_eq!(client.get::<_, String>("k").expect("it answers"), "v");
-}
-
-/// Key counts up; who reads must see at least what was acknowledged a second before the read began.
-#[test]
-fn no_read_is_older_than_the_bound() {
-    const BOUND: Duration = Duration::from_secs(1);
-    const KEYS: usize = 8;
-    let seconds: u64 = setting_from_environment("TERRACE_CHECK_SECONDS", 5);
-    let redis = RedisServer::start();
-    let nodes = [node(&redis), node(&redis)];
-    nodes.iter().for_each(wait_open);
-    let stop = Arc::new(AtomicBool::new(false));
-    // Per key: the acknowledged values with their time, newest last.
-    type Log = Arc<Vec<parking_lot::Mutex<Vec<(Instant, u64)>>>>;
-    let log: Log = Arc::new((0..KEYS).map(|_| parking_lot::Mutex::new(Vec::new())).collect());
-    let reads = Arc::new(AtomicU64::new(0));
-    let writer = |mut connection: Connection, first: usize| {
-        let (stop, log) = (Arc::clone(&stop), Arc::clone(&log));
-        thread::spawn(move || {
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                number += 1;
-                for key in (first..KEYS).step_by(3) {
-                    connection.set::<_, _, ()>(format!("n:{key}"), number).expect("it is stored");
-                    log[key].lock().push((now(), number));
-                }
-            }
-        })
-    };
-    // Each key has one writer: node A, node B, or Redis itself.
-    let writers = [writer(resp(&nodes[0]), 0), writer(resp(&nodes[1]), 1), writer(redis.connect(), 2)];
-    let reader = |mut connection: Connection, seed: u64| {
-        let (stop, log, reads) = (Arc::clone(&stop), Arc::clone(&log), Arc::clone(&reads));
-        thread::spawn(move || {
-            let mut random = fastrand::Rng::with_seed(seed);
-            while !stop.load(Ordering::Relaxed) {
-                let key = random.usize(..KEYS);
-                let begun = now();
-                let value: Option<u64> = connection.get(format!("n:{key}")).expect("it answers");
-                reads.fetch_add(1, Ordering::Relaxed);
-                let known = log[key].lock();
-                let before = known.partition_point(|(at, _)| *at + BOUND < begun);
-                let least = before.checked_sub(1).map_or(0, |at| known[at].1);
-                assert!(value.unwrap_or(0) >= least, "n:{key} read {value:?}, {least} was acknowledged before");
-            }
-        })
-    };
-    let readers: Vec<_> = (0..4).map(|seed| reader(resp(&nodes[seed as usize % 2]), seed)).collect();
-    thread::sleep(Duration::from_secs(seconds));
-    stop.store(true, Ordering::Relaxed);
-    for thread in writers.into_iter().chain(readers) {
-        thread.join().expect("no read was too old");
-    }
-    let hits: u64 = nodes.iter().map(|node| stats(node).reads.expect("set").hit_l1).sum();
-    println!("{} reads, {hits} of them from L1, none older than {BOUND:?}", reads.load(Ordering::Relaxed));
-    assert!(hits > 0, "L1 never answered: nothing was tested");
-}
-
-#[expect(clippy::disallowed_methods, reason = "the checker's own time, not the server's")]
-fn now() -> Instant {
-    Instant::now()
 }

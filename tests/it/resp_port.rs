@@ -19,32 +19,37 @@ use crate::{
 };
 
 /// A client that knows what it expects.
-struct Client(TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
-    fn connect(terrace: &Terrace) -> Self {
+    pub(crate) fn connect(terrace: &Terrace) -> Self {
         let stream = TcpStream::connect(terrace.resp()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(stream)
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
     }
 
-    fn expect(&mut self, reply: &str) {
+    pub(crate) fn expect(&mut self, reply: &str) {
         let mut got = vec![0; reply.len()];
         self.0.read_exact(&mut got).unwrap();
         assert_eq!(String::from_utf8_lossy(&got), reply);
     }
 
-    fn ask(&mut self, command: &str, reply: &str) {
+    /// Sends one command, its words separated by blanks.
+    pub(crate) fn say(&mut self, command: &str) {
         self.send(&request(command));
+    }
+
+    pub(crate) fn ask(&mut self, command: &str, reply: &str) {
+        self.say(command);
         self.expect(reply);
     }
 
-    fn expect_end(&mut self) {
+    pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
         // A reset is an end, too: the server closed with bytes of ours unread.
         let _read = self.0.read_to_end(&mut rest);
@@ -53,7 +58,7 @@ impl Client {
 }
 
 /// The replies to commands in a line each, as text.
-fn ask(terrace: &Terrace, commands: &str) -> String {
+pub(crate) fn ask(terrace: &Terrace, commands: &str) -> String {
     let mut bytes: Vec<u8> = commands.split(" | ").flat_map(request).collect();
     bytes.extend(request("QUIT"));
     String::from_utf8_lossy(&converse(terrace.resp(), &bytes)).into_owned()
@@ -222,7 +227,7 @@ fn db_1_shows_what_l1_holds() {
     let refused = ask(&none, "SET k v | SELECT 1 | DEL k | FLUSHDB | GET k");
     assert_eq!(refused.matches("-ERR l2 is \"none\": L1 is the store, delete in db 0\r\n").count(), 2, "{refused}");
     assert!(refused.ends_with("$1\r\nv\r\n+OK\r\n"), "{refused}");
-    client.ask("SELECT 2", "-ERR DB index is out of range\r\n");
+    client.ask("SELECT 3", "-ERR DB index is out of range\r\n");
 }
 
 #[test]

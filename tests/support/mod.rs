@@ -1,9 +1,13 @@
 //! What tests start and ask: Terrace on port 0, a real redis-server, conditions to wait for.
 #![expect(dead_code, reason = "each test binary uses its own part of the support")]
 
+pub mod checker;
+pub mod cluster;
 pub mod grpc;
 pub mod process;
+pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 pub mod terrace;
 
 use std::time::Duration;
@@ -12,15 +16,20 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `holds`, looking every few milliseconds; fails the test after [`PATIENCE`].
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let rounds = PATIENCE.as_millis() / 5;
-    for _ in 0..rounds {
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, holds);
+}
+
+/// As [`eventually`], for what takes its time: others have to agree on it.
+pub fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < patience {
         if holds() {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("{what} did not come true within {PATIENCE:?}");
+    panic!("{what} did not come true within {patience:?}");
 }
 
 /// A number that the environment may set: rounds, seeds.

@@ -31,10 +31,14 @@ impl RedisServer {
 
     /// With further arguments, as on the command line (`--maxmemory 10mb`).
     pub fn start_with(args: &[&str]) -> Self {
-        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self::start_by(&|| args.iter().map(|&arg| arg.to_owned()).collect())
+    }
+
+    /// With arguments that are made anew for each attempt, because they name a port of their own.
+    pub fn start_by(args: &dyn Fn() -> Vec<String>) -> Self {
         for _ in 0..PORT_ATTEMPTS {
             let dir = tempfile::tempdir().expect("a temporary directory");
-            let mut server = Self { dir, port: free_port(), args: args.clone(), child: None };
+            let mut server = Self { dir, port: free_port(), args: args(), child: None };
             if server.launch() {
                 return server;
             }
@@ -65,15 +69,15 @@ impl RedisServer {
 
     /// An error reply (NOAUTH) is an answer, too; while it loads it is not.
     fn answers(&self) -> bool {
-        let Ok(mut connection) = self.try_connect() else { return false };
+        let Ok(mut connection) = self.try_connect(Duration::from_secs(1)) else { return false };
         match ::redis::cmd("PING").query::<Value>(&mut connection) {
             Ok(_) => true,
             Err(error) => error.code().is_some_and(|code| code != "LOADING"),
         }
     }
 
-    fn try_connect(&self) -> ::redis::RedisResult<Connection> {
-        Client::open(self.url())?.get_connection_with_timeout(Duration::from_secs(1))
+    fn try_connect(&self, within: Duration) -> ::redis::RedisResult<Connection> {
+        Client::open(self.url())?.get_connection_with_timeout(within)
     }
 
     /// Its port on 127.0.0.1; the same after [`RedisServer::restart`].
@@ -98,7 +102,7 @@ impl RedisServer {
 
     /// A connection of the test's own, with a limit on each answer.
     pub fn connect(&self) -> Connection {
-        let connection = self.try_connect().expect("a connection to the test's redis-server");
+        let connection = self.try_connect(super::PATIENCE).expect("a connection to the test's redis-server");
         connection.set_read_timeout(Some(super::PATIENCE)).expect("a time-out can be set");
         connection
     }
@@ -110,11 +114,14 @@ impl RedisServer {
 
     /// One command over a new connection.
     pub fn try_ask<T: FromRedisValue>(&self, words: &[&[u8]]) -> ::redis::RedisResult<T> {
-        let mut command = ::redis::Cmd::new();
-        for word in words {
-            command.arg(*word);
-        }
-        command.query(&mut self.connect())
+        ::redis::Cmd::new().arg(words).query(&mut self.connect())
+    }
+
+    /// As [`RedisServer::try_ask`], of a server that may be stopped or gone.
+    pub fn try_ask_within<T: FromRedisValue>(&self, within: Duration, words: &[&[u8]]) -> ::redis::RedisResult<T> {
+        let mut connection = self.try_connect(within)?;
+        connection.set_read_timeout(Some(within))?;
+        ::redis::Cmd::new().arg(words).query(&mut connection)
     }
 
     /// One command written as words in a line, whose answer does not matter.

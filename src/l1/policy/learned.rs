@@ -16,14 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 use fastrand::Rng;
-use parking_lot::Mutex;
 
 use self::{
     ghost::{Ghost, Seen},
     model::{CELLS, Model, Values, cell},
 };
 use super::{Frame, Policy};
-use crate::l1::slot::{SIZE_CLASSES, Slot, Slots};
+use crate::l1::{
+    slot::{SIZE_CLASSES, Slot, Slots},
+    sync::Mutex,
+};
 
 /// Entries that compete for staying at each eviction. 8 cost one point of the mean miss ratio, 32 gain none.
 const SCAN: usize = 16;

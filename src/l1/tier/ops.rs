@@ -1,44 +1,55 @@
 //! What is asked of one key: look, lease, fill, drop, change.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::{Freed, Incoming, Place, Tier};
 use crate::{
     clock::Tick,
     error::{CacheError, Kind, Result},
     l1::{
+        epochs::Epoch,
         policy::Policy,
         shard::{Shard, hit},
         slot::Slot,
-        types::{Change, Current, Epoch, Fill, Filled, Hit, Leased, Resident, Token},
+        types::{Change, Current, Fill, Filled, Hit, Leased, Resident, Token},
     },
     model::{Key, Lifetime, RemovalCause},
 };
 
 impl<P: Policy> Tier<P> {
     #[inline]
-    pub(in crate::l1) fn get(&self, key: &[u8], now: Tick, epoch: Epoch, touch: bool) -> Option<Hit> {
+    pub(in crate::l1) fn get(&self, key: &[u8], now: Tick, touch: bool) -> Option<Hit> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
-        let slot = shard.live(place.hash, key, now, epoch)?;
+        let slot = shard.live(place.hash, key, now, &self.epochs)?;
         if touch {
             shard.touch(slot, now, &self.shared);
         }
         slot.record().map(|record| hit(record, now))
     }
 
-    pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick, epoch: Epoch) -> Option<Resident> {
+    pub(in crate::l1) fn get_stale(&self, key: &[u8], now: Tick, grace: Duration) -> Option<Hit> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
-        Shard::<P>::resident(shard.live(place.hash, key, now, epoch)?, now)
+        let slot = shard.slot(shard.find(place.hash, key)?)?;
+        if !slot.is_stale_allowed(now, grace, &self.epochs) {
+            return None;
+        }
+        shard.touch(slot, now, &self.shared);
+        slot.record().map(|record| hit(record, now))
     }
 
-    pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Epoch, look: bool) -> Leased {
-        self.note_epoch(epoch);
+    pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
+        let place = self.place(key);
+        let shard = self.cells[place.cell].shard.read();
+        Shard::<P>::resident(shard.live(place.hash, key, now, &self.epochs)?, now)
+    }
+
+    pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
         let place = self.place(key);
         let mut shard = self.write(place.cell);
         if look
-            && let Some(slot) = shard.live(place.hash, key, now, epoch)
+            && let Some(slot) = shard.live(place.hash, key, now, &self.epochs)
             && let Some(record) = slot.record()
         {
             shard.touch(slot, now, &self.shared);
@@ -51,12 +62,13 @@ impl<P: Policy> Tier<P> {
         Leased::Lead
     }
 
-    pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick, epoch: Epoch) -> Filled {
+    pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
         let place = self.place(key);
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
         let Some(leased_in) = shard.leases.end(place.hash, key, token) else { return Filled::Voided };
-        if leased_in != epoch || shard.is_past(epoch) {
+        let Some(epoch) = leased_in else { return Filled::Closed };
+        if !self.epochs.is_live(epoch) {
             return Filled::Voided;
         }
         if now >= fill.deadline.min(fill.expires_at) {
@@ -107,12 +119,11 @@ impl<P: Policy> Tier<P> {
         epoch: Epoch,
         change: impl FnOnce(Option<Current<'_>>) -> Result<(Change, R)>,
     ) -> Result<R> {
-        self.note_epoch(epoch);
         let place = self.place(key);
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
         let there = shard.find(place.hash, key);
-        let present = there.and_then(|at| shard.live_at(at, now, epoch)).and_then(Slot::record);
+        let present = there.and_then(|at| shard.live_at(at, now, &self.epochs)).and_then(Slot::record);
         let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
         let (change, answer) = change(current)?;
         let applied = self.apply(place, &mut shard, there, key, change, now, epoch, &mut freed);
@@ -138,7 +149,7 @@ impl<P: Policy> Tier<P> {
                 self.drop_key(place, shard, key, freed);
             }
             Change::Reexpire(at) => {
-                if let Some(there) = there.filter(|&there| shard.live_at(there, now, epoch).is_some()) {
+                if let Some(there) = there.filter(|&there| shard.live_at(there, now, &self.epochs).is_some()) {
                     shard.advance(now);
                     shard.set_lifetime(there, Lifetime { expires_at: at, deadline: at });
                 }
@@ -153,13 +164,5 @@ impl<P: Policy> Tier<P> {
             }
         }
         Ok(())
-    }
-
-    /// Remembers the newest epoch that is talked about; epochs only ever step forward, and may wrap.
-    fn note_epoch(&self, epoch: Epoch) {
-        let known = self.epoch.load(Relaxed);
-        if (epoch.0.wrapping_sub(known) as i32) > 0 {
-            self.epoch.store(epoch.0, Relaxed);
-        }
     }
 }

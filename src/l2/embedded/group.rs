@@ -67,6 +67,11 @@ impl<'a> Group<'a> {
         let (change, applied) = op::apply(op, present, now)?;
         let next = match change {
             Change::Keep => return Ok(applied),
+            Change::Remove if record.is_some_and(|record| record.key != **key) => {
+                // Set and gone at once; the other key's record is not touched.
+                self.touched.push(key.bytes().clone());
+                return Ok(applied);
+            }
             Change::Remove => None,
             Change::Reexpire(expires_at) => live.map(|record| Record { expires_at, ..record.clone() }),
             Change::Put(value, expires_at) => {

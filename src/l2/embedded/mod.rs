@@ -84,7 +84,7 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Applied, Backend, Batch, Described, Flavor, InvalidationSink, Op, ScanPage, ScanRequest, State, Stored, Tunables,
+    Applied, Backend, Batch, ChangeSink, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored, Tunables,
 };
 use crate::{
     clock::Clock,
@@ -221,7 +221,7 @@ pub struct Embedded {
 struct Shared {
     clock: Clock,
     tunables: Arc<Tunables>,
-    sink: Arc<dyn InvalidationSink>,
+    sink: Arc<dyn ChangeSink>,
     /// `None` while it has failed and is not open again.
     table: ArcSwapOption<Table>,
     cursors: Mutex<Cursors>,
@@ -260,7 +260,7 @@ impl Embedded {
         settings: Settings,
         clock: Clock,
         tunables: Arc<Tunables>,
-        sink: Arc<dyn InvalidationSink>,
+        sink: Arc<dyn ChangeSink>,
     ) -> Result<Arc<Self>, OpenError> {
         let (generations, table) = Generations::open(&settings.dir)?;
         let shared = Arc::new(Shared {

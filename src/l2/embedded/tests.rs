@@ -10,9 +10,9 @@ use super::{
     table::Table,
 };
 use crate::{
-    clock::{Clock, ManualClock, Tick, UnixMs},
+    clock::{Clock, ManualClock, UnixMs},
     l2::{
-        Applied, Backend, Batch, Deadlines, InvalidationSink, Op, Tunables,
+        Applied, Backend, Batch, ChangeSink, Deadlines, Op, Source, Tunables,
         op::{self, Change, Condition, ExpireOnly, NewExpiry, Present, SetExpiry},
     },
     model::Key,
@@ -20,12 +20,9 @@ use crate::{
 
 struct Deaf;
 
-impl InvalidationSink for Deaf {
+impl ChangeSink for Deaf {
     fn invalidated(&self, _key: &[u8]) {}
-    fn flushed(&self) {}
-    fn lost(&self, _why: &str) {}
-    fn proven(&self, _until: Tick) {}
-    fn refused(&self, _why: &str) {}
+    fn flushed(&self, _source: Source) {}
 }
 
 /// Every record has one order row, an expiry row exactly if it expires, and the tally counts them.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l2::{Applied, Op, State},
+    l2::{Applied, Op, Source, State},
     model::Key,
 };
 
@@ -314,7 +314,7 @@ impl Writer {
         })?;
         let old = self.table.take();
         self.adopt(table)?;
-        self.shared.sink.flushed();
+        self.shared.sink.flushed(Source::ONLY);
         if let Some(old) = old {
             self.generations.retire(old);
         }
@@ -362,7 +362,7 @@ impl Writer {
         let opened =
             self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
         // The last writes before the failure may have taken effect after all.
-        self.shared.sink.flushed();
+        self.shared.sink.flushed(Source::ONLY);
         match opened {
             Ok(()) => tracing::info!("the embedded store is open again"),
             Err(error) => {
@@ -389,7 +389,7 @@ impl Writer {
 fn size(ops: &[(Key, Op)]) -> usize {
     let of = |op: &Op| match op {
         Op::Set { value, .. } => value.len(),
-        Op::Append { suffix, .. } => suffix.len(),
+        Op::Append { suffix: bytes, .. } | Op::SetRange { bytes, .. } => bytes.len(),
         Op::Delete { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
     };
     ops.iter().map(|(key, op)| key.len() + of(op)).sum()

@@ -12,11 +12,17 @@ const LONGEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { next: FIRST }
+        Self::up_to(LONGEST)
+    }
+
+    /// With another longest wait.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        Self { next: FIRST, longest }
     }
 
     /// After a success.
@@ -27,7 +33,7 @@ impl Backoff {
     /// The wait before the next attempt.
     pub(super) fn step(&mut self) -> Duration {
         let wait = self.next;
-        self.next = (wait * 2).min(LONGEST);
+        self.next = (wait * 2).min(self.longest);
         wait.mul_f64(1.0 - fastrand::f64() / 2.0)
     }
 }

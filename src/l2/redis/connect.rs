@@ -10,11 +10,15 @@ use ::redis::{
     AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, Value,
     aio::{MultiplexedConnection, SendError},
 };
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream, lookup_host},
+};
 
 use super::{
     errors,
-    url::{Endpoint, RedisUrl},
+    tls::Tls,
+    url::{Endpoint, Login, RedisUrl},
 };
 use crate::error::{CacheError, Kind, Result};
 
@@ -42,34 +46,157 @@ pub(super) struct Opened {
     pub(super) driver: Driver,
 }
 
+/// How to open connections to a Redis, whichever of its servers they go to.
+#[derive(Debug, Clone)]
+pub(super) struct Dialer {
+    pub(super) login: Login,
+    pub(super) database: i64,
+    pub(super) tls: Option<Tls>,
+    /// What CLIENT LIST shows.
+    pub(super) client_name: String,
+    /// Only a primary will do: the address came from somebody who may be behind the times.
+    pub(super) primary_only: bool,
+}
+
+impl Dialer {
+    /// As this URL says.
+    #[must_use]
+    pub(super) fn new(url: &RedisUrl, tls: Option<Tls>, client_name: &str) -> Self {
+        let primary_only = !matches!(url.target(), super::url::Target::Server(_));
+        let (login, database) = (url.login().clone(), url.database());
+        Self { login, database, tls, client_name: client_name.to_owned(), primary_only }
+    }
+
+    /// For a Sentinel, which has users of its own.
+    pub(super) fn to_sentinel(&self, url: &RedisUrl) -> Self {
+        Self { login: url.sentinel_login().clone(), database: 0, primary_only: false, ..self.clone() }
+    }
+}
+
 /// A data connection: RESP2, which every Redis speaks.
-pub(super) async fn data(url: &RedisUrl, client_name: &str) -> Result<Opened> {
+pub(super) async fn data(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
     within(async {
-        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let mut opened = dial(url.endpoint(), &info, config()).await?;
-        introduce(&mut opened, url, client_name).await?;
+        let mut opened = plain(endpoint, dialer).await?;
+        introduce(&mut opened, dialer).await?;
         Ok(opened)
     })
     .await
 }
 
+/// A connection for questions about the topology: to any member, whatever its state.
+pub(super) async fn control(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
+    within(async {
+        let mut opened = plain(endpoint, dialer).await?;
+        greet(&mut opened, dialer).await?;
+        Ok(opened)
+    })
+    .await
+}
+
+async fn plain(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
+    let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+    dial(endpoint, dialer.tls.as_ref(), &info, config()).await
+}
+
 /// The invalidation link: RESP3, whose pushes go to `on_push`.
-pub(super) async fn link(url: &RedisUrl, on_push: OnPush) -> Result<Opened> {
+pub(super) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) -> Result<Opened> {
     within(async {
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(ProtocolVersion::RESP3);
-        if let Some(username) = url.username() {
+        if let Some(username) = &dialer.login.username {
             info = info.set_username(username);
         }
-        if let Some(password) = url.password() {
+        if let Some(password) = &dialer.login.password {
             info = info.set_password(password);
         }
         let config = config().set_push_sender(move |push: PushInfo| {
             on_push(push);
             Ok::<(), SendError>(())
         });
-        dial(url.endpoint(), &info, config).await
+        dial(endpoint, dialer.tls.as_ref(), &info, config).await
     })
     .await
+}
+
+/// A connection that speaks Redis's protocol as it is.
+pub(super) type RawStream = Pin<Box<dyn Duplex>>;
+
+/// Both directions of a stream.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync> Duplex for S {}
+
+impl std::fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Duplex")
+    }
+}
+
+/// A connection for commands that pass through as they are, in RESP2 or RESP3.
+pub(super) async fn raw(endpoint: &Endpoint, dialer: &Dialer, resp3: bool) -> Result<RawStream> {
+    within(async {
+        let mut stream = dial_raw(endpoint, dialer.tls.as_ref()).await?;
+        for command in raw_greeting(dialer, resp3) {
+            let lost = |error: std::io::Error| unreachable(endpoint, &error);
+            stream.write_all(&command.get_packed_command()).await.map_err(lost)?;
+            let reply = raw_reply(&mut stream).await.map_err(lost)?;
+            if let Value::ServerError(error) = &reply {
+                return Err(refused(error, dialer.database));
+            }
+            if dialer.primary_only && field(&reply, b"role").is_some() {
+                check_role(&reply)?;
+            }
+        }
+        Ok(stream)
+    })
+    .await
+}
+
+async fn dial_raw(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<RawStream> {
+    let failed = |error: std::io::Error| unreachable(endpoint, &error);
+    match endpoint {
+        Endpoint::Tcp(host, port) => {
+            let stream = dial_tcp(host, *port).await.map_err(failed)?;
+            match tls {
+                None => Ok(Box::pin(stream)),
+                Some(tls) => Ok(Box::pin(tls.wrap(host, stream).await.map_err(|error| no_tls(endpoint, &error))?)),
+            }
+        }
+        Endpoint::Unix(path) => Ok(Box::pin(UnixStream::connect(path).await.map_err(failed)?)),
+    }
+}
+
+/// Reads one reply to its end and no further: what comes after it is the client's.
+async fn raw_reply(stream: &mut RawStream) -> std::io::Result<Value> {
+    let mut reply = Vec::new();
+    loop {
+        reply.push(stream.read_u8().await?);
+        if reply.ends_with(b"\n")
+            && let Ok(value) = ::redis::parse_redis_value(&reply)
+        {
+            return Ok(value);
+        }
+    }
+}
+
+fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
+    let command = |words: &[&str]| {
+        let mut command = Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        command
+    };
+    let mut commands = Vec::new();
+    if let Some(password) = &dialer.login.password {
+        let mut auth = command(&["AUTH"]);
+        auth.arg(&dialer.login.username).arg(password);
+        commands.push(auth);
+    }
+    commands.push(command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]));
+    if dialer.database != 0 {
+        commands.push(command(&["SELECT", &dialer.database.to_string()]));
+    }
+    commands.push(command(&["HELLO", if resp3 { "3" } else { "2" }]));
+    commands
 }
 
 async fn within<T>(attempt: impl Future<Output = Result<T>>) -> Result<T> {
@@ -87,11 +214,22 @@ fn config() -> AsyncConnectionConfig {
         .set_pipeline_buffer_size(CRATE_BUFFER)
 }
 
-async fn dial(endpoint: &Endpoint, info: &RedisConnectionInfo, config: AsyncConnectionConfig) -> Result<Opened> {
+async fn dial(
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+    info: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+) -> Result<Opened> {
     let opened = match endpoint {
         Endpoint::Tcp(host, port) => {
             let stream = dial_tcp(host, *port).await.map_err(|error| unreachable(endpoint, &error))?;
-            MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed)
+            match tls {
+                None => MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed),
+                Some(tls) => {
+                    let stream = tls.wrap(host, stream).await.map_err(|error| no_tls(endpoint, &error))?;
+                    MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed)
+                }
+            }
         }
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(|error| unreachable(endpoint, &error))?;
@@ -107,6 +245,10 @@ fn boxed<D: Future<Output = ()> + Send + 'static>((connection, driver): (Multipl
 
 fn unreachable(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
     CacheError::new(Kind::Unavailable, format!("Redis at {endpoint} cannot be reached: {error}"))
+}
+
+fn no_tls(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
+    CacheError::new(Kind::Unavailable, format!("no TLS with Redis at {endpoint}: {error}"))
 }
 
 /// Tries each address of the name in turn.
@@ -131,16 +273,16 @@ fn tuned(stream: TcpStream) -> std::io::Result<TcpStream> {
 }
 
 /// AUTH, SELECT and our name, by hand: the crate's own handshake hides what the server said.
-async fn introduce(opened: &mut Opened, url: &RedisUrl, client_name: &str) -> Result<()> {
-    greet(opened, url).await?;
+async fn introduce(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
+    greet(opened, dialer).await?;
     let mut pipeline = Pipeline::new();
     // Where Redis is not ready (loading, a replica without its primary) this says so; a user without the right to ask
     // may still have all that is needed.
     pipeline.cmd("PING");
     pipeline.cmd("HELLO");
-    pipeline.cmd("CLIENT").arg("SETNAME").arg(client_name);
-    if url.database() != 0 {
-        pipeline.cmd("SELECT").arg(url.database());
+    pipeline.cmd("CLIENT").arg("SETNAME").arg(&dialer.client_name);
+    if dialer.database != 0 {
+        pipeline.cmd("SELECT").arg(dialer.database);
     }
     let replies = ask(opened, &pipeline).await?;
     if let Value::ServerError(error) = &replies[0]
@@ -149,22 +291,25 @@ async fn introduce(opened: &mut Opened, url: &RedisUrl, client_name: &str) -> Re
         return Err(errors::from_reply(error));
     }
     check_version(&replies[1])?;
+    if dialer.primary_only {
+        check_role(&replies[1])?;
+    }
     match replies.get(3) {
-        Some(Value::ServerError(error)) => Err(refused(error, url.database())),
+        Some(Value::ServerError(error)) => Err(refused(error, dialer.database)),
         Some(_) | None => Ok(()),
     }
 }
 
 /// The first command goes alone: a server that turns us away answers only that one, and closes.
-async fn greet(opened: &mut Opened, url: &RedisUrl) -> Result<()> {
+async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
     let mut pipeline = Pipeline::new();
-    match url.password() {
+    match &dialer.login.password {
         None => pipeline.cmd("PING"),
-        Some(password) => pipeline.cmd("AUTH").arg(url.username()).arg(password),
+        Some(password) => pipeline.cmd("AUTH").arg(&dialer.login.username).arg(password),
     };
     let replies = ask(opened, &pipeline).await?;
     match &replies[..] {
-        [Value::ServerError(error)] if url.password().is_some() || error.code() != "NOPERM" => {
+        [Value::ServerError(error)] if dialer.login.password.is_some() || error.code() != "NOPERM" => {
             Err(errors::from_reply(error))
         }
         _ => Ok(()),
@@ -188,6 +333,17 @@ fn check_version(hello: &Value) -> Result<()> {
             Err(CacheError::new(Kind::Unsupported, message))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// What was a primary when we were told of it may not be one any more.
+fn check_role(hello: &Value) -> Result<()> {
+    match field(hello, b"role") {
+        Some("master") | None => Ok(()),
+        Some(role) => {
+            let message = format!("this Redis is a {role} now, not the primary");
+            Err(CacheError::new(Kind::Unavailable, message))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn from_reply(error: &ServerError) -> CacheError {
         }
         "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => no_access(error.code(), detail),
         "MOVED" | "ASK" | "CROSSSLOT" => {
-            let message = "this Redis is part of a Redis Cluster, which redis:// does not serve";
+            let message = "this Redis is part of a Redis Cluster; the URL for it is redis+cluster://host:port";
             CacheError::new(Kind::Unsupported, message)
         }
         _ => from_text(error.code(), detail),
@@ -88,6 +88,12 @@ fn from_code(code: &str, detail: &str) -> CacheError {
             error => error,
         },
     }
+}
+
+/// The key's slot went from one primary to another faster than a call could follow.
+pub(super) fn in_motion() -> CacheError {
+    let message = "the key's slot is being moved between primaries of the Redis Cluster";
+    CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
 /// A reply of a shape that the command never has: not the server we think it is.

@@ -32,8 +32,9 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
-    connect::{self, Driver, Opened},
-    url::RedisUrl,
+    connect::{self, Dialer, Driver, Opened},
+    topology::Topology,
+    url::Endpoint,
 };
 use crate::{
     error::{CacheError, Kind, Result},
@@ -148,6 +149,8 @@ struct Shared {
     queued_bytes: AtomicUsize,
     /// Commands sent and not yet answered.
     in_flight: AtomicUsize,
+    /// Pipelines that may be unanswered now: one after a break, and twice as many with each that is answered.
+    window: AtomicUsize,
     queue_limit: usize,
 }
 
@@ -185,8 +188,10 @@ pub(super) struct Lane {
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
 pub(super) struct LaneSettings {
-    pub(super) url: RedisUrl,
-    pub(super) client_name: String,
+    pub(super) endpoint: Endpoint,
+    pub(super) dialer: Arc<Dialer>,
+    /// Is asked to look when the connection is lost: the primary may be another one.
+    pub(super) topology: Arc<Topology>,
     /// Commands that may be queued; one call with more is accepted when nothing else is.
     pub(super) queue_limit: usize,
 }
@@ -203,6 +208,7 @@ impl Lane {
             queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            window: AtomicUsize::new(1),
             queue_limit: settings.queue_limit,
         });
         tokio::spawn(Task { settings, shared: Arc::clone(&shared), calls }.run());
@@ -223,6 +229,11 @@ impl Lane {
 
     pub(super) fn is_up(&self) -> bool {
         self.shared.up.load(Ordering::Acquire)
+    }
+
+    /// After a break: those who waited come in by and by, not all at once.
+    pub(super) fn begin_gently(&self) {
+        self.shared.window.store(1, Ordering::Relaxed);
     }
 
     /// The lower, the sooner a call would be answered here. A lane whose next pipeline is being collected comes first:
@@ -312,6 +323,7 @@ impl Task {
             let error = match opened {
                 Ok(opened) => {
                     backoff.reset();
+                    self.shared.window.store(1, Ordering::Relaxed);
                     self.shared.set(Contact::Up);
                     match Line::new(opened, &self.shared).serve(&mut self.calls).await {
                         Ok(error) => error,
@@ -321,7 +333,8 @@ impl Task {
                 Err(error) => error,
             };
             let wait = backoff.step();
-            tracing::debug!(%error, ?wait, url = %self.settings.url, "no data connection to Redis");
+            tracing::debug!(%error, ?wait, redis = %self.settings.endpoint, "no data connection to Redis");
+            self.settings.topology.ask();
             self.shared.set(Contact::Down(with_retry(error, wait)));
             if self.refuse_during(sleep(wait)).await.is_err() {
                 return;
@@ -330,8 +343,8 @@ impl Task {
     }
 
     async fn open(&mut self) -> Result<Result<Opened>, Abandoned> {
-        let LaneSettings { url, client_name, .. } = self.settings.clone();
-        self.refuse_during(async move { connect::data(&url, &client_name).await }).await
+        let LaneSettings { endpoint, dialer, .. } = self.settings.clone();
+        self.refuse_during(async move { connect::data(&endpoint, &dialer).await }).await
     }
 
     /// Waits for `event`; what is called meanwhile is refused at once (it slipped in as the connection went).
@@ -393,7 +406,7 @@ impl<'a> Line<'a> {
                 () = &mut self.driver => break Ok(lost()),
                 Some(commands) = self.flights.next() => self.landed(commands),
                 taken = calls.recv_many(&mut self.batch, PIPELINE_CALLS_MAX),
-                    if self.flights.len() < IN_FLIGHT_MAX => {
+                    if self.flights.len() < self.shared.window.load(Ordering::Relaxed) => {
                     if taken == 0 {
                         break Err(Abandoned);
                     }
@@ -420,6 +433,8 @@ impl<'a> Line<'a> {
     }
 
     fn landed(&mut self, commands: usize) {
+        let window = &self.shared.window;
+        window.store((window.load(Ordering::Relaxed) * 2).min(IN_FLIGHT_MAX), Ordering::Relaxed);
         self.answer_by.pop_front();
         self.shared.in_flight.fetch_sub(commands, Ordering::Relaxed);
     }

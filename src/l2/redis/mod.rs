@@ -1,8 +1,8 @@
 //! Redis as L2: each worker owns its data connections, so that a miss wakes no other thread.
 //!
-//! * [`url`]: which server, checked without I/O. * `connect`: opens one connection. * `lane`: one data connection, its
-//!   queue and its pipelines. * `ops`, `scripts`: each operation as a command. * `errors`: Redis's errors in our words.
-//! * [`tracking`]: the invalidation link, one per server, which keeps L1 true.
+//! * [`url`]: which server, checked without I/O. * `connect`, [`tls`]: opens one connection. * `lane`: one data connection,
+//!   its queue and its pipelines. * `ops`, `scripts`: each operation as a command. * `errors`: Redis's errors in our words.
+//! * [`tracking`]: the invalidation link, one per primary, which keeps L1 true.
 //!
 //! **Reads with a life** send PTTL *before* GET. Time passes between the two, so a life asked first can only come out
 //! shorter than the value's own, measured from the moment the reply is read. Asked afterwards, a key that went and was
@@ -15,37 +15,64 @@
 //! 1.6 to 1.9 µs with 64 callers, 2.2 with 8 and 6.6 with one (it has neither deadline nor bound there), its explicit
 //! pipelines of 16 take 0.75. What remains above those is the caller's own task, its timer and its reply channel.
 //!
-//! **Sentinel and Cluster** fit in here: a lane opens its connection anew through `connect::data` for each attempt, which is
-//! where a Sentinel would be asked for the primary; a Cluster is one group of lanes and one link per primary, chosen by
-//! the key's slot in [`RedisBackend`].
+//! **Sentinel and Cluster**: one [`Redis`] a process knows the [`topology`]: which primaries there are and which keys are
+//! whose. `sentinel` and `cluster` find it out, `links` keeps an invalidation link to each primary, `route` sends
+//! operations where their keys are. Each worker has a `group` of connections to each primary, behind a `breaker` that all
+//! workers share. A single server is the same with one primary that never changes.
 //!
 //! **SWAPDB** pushes no invalidation (Redis 7.0): with it, L1 shows the old database for up to `l1.max_age`. Deny it in
 //! the ACL of everybody who shares a Redis with Terrace (`-swapdb`).
 
 mod backoff;
+mod breaker;
+mod cluster;
 mod connect;
+mod control;
 mod errors;
+mod group;
 mod lane;
+mod links;
 mod ops;
+mod pass;
 mod read;
+mod route;
 mod scripts;
+mod sentinel;
+mod spread;
+pub mod tls;
+mod topology;
 pub mod tracking;
 pub mod url;
 
 use std::{sync::Arc, time::Duration};
 
 use ::redis::{Cmd, Value as Reply};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all, try_join_all};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
-    lane::{Access, Commands, Lane, LaneSettings, Replies},
+    connect::Dialer,
+    group::{Group, GroupSettings},
+    lane::{Access, Commands, Replies},
     ops::Reading,
+    route::Answered,
     scripts::By,
-    url::RedisUrl,
+    tls::{Tls, TlsFiles},
+    topology::{Map, Primary, Topology},
+    tracking::LinkSettings,
+    url::{RedisUrl, Target},
 };
-use super::{Applied, Backend, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored, Tunables};
+pub use self::{
+    links::Following,
+    pass::{Line, elements, text},
+};
+use super::{
+    Applied, Backend, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source, State,
+    Stored, Tunables,
+};
 use crate::{
+    clock::Clock,
     error::{CacheError, Result},
     model::Key,
 };
@@ -63,67 +90,193 @@ pub const CONNECTIONS_DEFAULT: usize = 2;
 /// lasts 16 ms, which is within the read deadline.
 pub const QUEUE_LIMIT_DEFAULT: usize = 8192;
 
+/// Calls that fail in a row before the breaker opens, by default.
+pub const FAILURES_DEFAULT: usize = 5;
+/// A SCAN cursor over several primaries: the low bits say which one it is at.
+const CURSOR_SOURCE_BITS: u32 = 7;
+
 /// How to reach Redis.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which server and database.
-    pub url: RedisUrl,
-    /// Data connections of this worker, at least 1.
+    url: RedisUrl,
+    tls: Option<Tls>,
+    /// Data connections of each worker to each primary, at least 1.
     pub connections: usize,
     /// What CLIENT LIST shows.
     pub client_name: String,
     /// Commands that may wait on one connection; beyond it calls are `Overloaded`.
     pub queue_limit: usize,
+    /// Calls that fail in a row before the breaker opens, at least 1.
+    pub failures_max: usize,
 }
 
 impl Settings {
-    /// The defaults for this URL.
-    #[must_use]
-    pub fn new(url: RedisUrl) -> Self {
-        Self {
+    /// The defaults for this URL; for one with TLS the files are read.
+    ///
+    /// # Errors
+    /// What is wrong with which file, for people.
+    pub fn new(url: RedisUrl, files: TlsFiles<'_>) -> Result<Self, String> {
+        let tls = if url.tls() { Some(Tls::new(files)?) } else { None };
+        Ok(Self {
             url,
+            tls,
             connections: CONNECTIONS_DEFAULT,
             client_name: "terrace".to_owned(),
             queue_limit: QUEUE_LIMIT_DEFAULT,
-        }
+            failures_max: FAILURES_DEFAULT,
+        })
+    }
+}
+
+/// One Redis, however many servers it is: what all workers of a process share.
+#[derive(Debug)]
+pub struct Redis {
+    url: RedisUrl,
+    group: GroupSettings,
+    topology: Arc<Topology>,
+    tunables: Arc<Tunables>,
+}
+
+impl Redis {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(settings: &Settings, tunables: Arc<Tunables>) -> Arc<Self> {
+        let Settings { url, tls, connections, client_name, queue_limit, failures_max } = settings.clone();
+        let topology = match url.target() {
+            Target::Server(endpoint) => Topology::fixed(endpoint.clone()),
+            Target::Sentinel { .. } | Target::Cluster(_) => Topology::unknown(),
+        };
+        let dialer = Arc::new(Dialer::new(&url, tls, &client_name));
+        let group = GroupSettings { dialer, connections, queue_limit, failures_max };
+        Arc::new(Self { url, group, topology: Arc::new(topology), tunables })
+    }
+
+    /// Follows the topology and keeps the invalidation links, on the current runtime, until what it returns is dropped.
+    /// Behind Sentinels and in a cluster no primary is known before.
+    #[must_use]
+    pub fn follow(
+        self: &Arc<Self>,
+        settings: &LinkSettings,
+        clock: &Clock,
+        sink: Arc<dyn InvalidationSink>,
+    ) -> Following {
+        links::follow(self, settings, clock, sink)
+    }
+
+    /// The connections of one worker. They live on the runtime that first uses them, which is to be the worker's own; calls
+    /// are `Unavailable` until the first connection is up.
+    #[must_use]
+    pub fn backend(self: &Arc<Self>) -> RedisBackend {
+        let pool = pass::Pool::new(Arc::clone(self));
+        let backend = RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool };
+        backend.connect();
+        backend
+    }
+
+    pub(super) fn url(&self) -> &RedisUrl {
+        &self.url
+    }
+
+    fn dialer(&self) -> &Dialer {
+        &self.group.dialer
+    }
+
+    fn topology(&self) -> &Arc<Topology> {
+        &self.topology
     }
 }
 
 /// Redis behind one worker.
 #[derive(Debug)]
 pub struct RedisBackend {
-    lanes: Vec<Lane>,
-    tunables: Arc<Tunables>,
+    redis: Arc<Redis>,
+    groups: Mutex<Groups>,
+    pool: Arc<pass::Pool>,
+}
+
+/// Connections by primary, as of a version of the map.
+#[derive(Debug, Default)]
+struct Groups {
+    version: u64,
+    of: Vec<Arc<Group>>,
 }
 
 impl RedisBackend {
-    /// Starts connecting, on the current runtime, which is to be the worker's own; never waits. Calls are
-    /// `Unavailable` until the first connection is up.
-    #[must_use]
-    pub fn start(settings: &Settings, tunables: Arc<Tunables>) -> Self {
-        let lane = LaneSettings {
-            url: settings.url.clone(),
-            client_name: settings.client_name.clone(),
-            queue_limit: settings.queue_limit.max(1),
-        };
-        let lanes = (0..settings.connections.max(1)).map(|_| Lane::start(lane.clone())).collect();
-        Self { lanes, tunables }
+    /// Begins connections to all primaries that are known, so that the first call need not.
+    fn connect(&self) {
+        let primaries = self.redis.topology.map().primaries.clone();
+        for primary in primaries {
+            self.group(|_| Some(Arc::clone(&primary)));
+        }
     }
 
+    /// The connections to the primary that `find` finds on today's map.
+    fn group(&self, find: impl FnOnce(&Map) -> Option<Arc<Primary>>) -> Option<Arc<Group>> {
+        let map = self.redis.topology.map();
+        let primary = find(&map)?;
+        let mut groups = self.groups.lock();
+        if groups.version != map.version {
+            groups.version = map.version;
+            groups.of.retain(|group| map.primaries.iter().any(|primary| Arc::ptr_eq(primary, &group.primary)));
+        }
+        if let Some(known) = groups.of.iter().find(|group| Arc::ptr_eq(&group.primary, &primary)) {
+            return Some(Arc::clone(known));
+        }
+        let Redis { group, topology, tunables, .. } = &*self.redis;
+        let group = Arc::new(Group::start(&primary, group, topology, tunables));
+        groups.of.push(Arc::clone(&group));
+        Some(group)
+    }
+
+    /// The connections to the one primary that holds all keys; `None` in a cluster.
+    fn only(&self) -> Option<Arc<Group>> {
+        self.group(|map| map.only().cloned())
+    }
+
+    /// Whether keys are spread over primaries. Before the topology of a cluster is known, too.
+    fn is_spread(&self) -> bool {
+        matches!(self.redis.url.target(), Target::Cluster(_))
+    }
+
+    fn tunables(&self) -> &Tunables {
+        &self.redis.tunables
+    }
+
+    /// Where one primary holds all keys.
     async fn ask(&self, commands: Commands, access: Access, deadline: Instant) -> Result<Replies> {
         let count = commands.len();
-        let replies = Lane::choose(&self.lanes).ask(commands, access, deadline).await?;
+        let group = self.only().ok_or_else(|| self.nobody())?;
+        let replies = group.ask(commands, access, deadline).await?;
+        self.note_refusals(&replies);
         if replies.len() == count { Ok(replies) } else { Err(errors::unexpected("a pipeline")) }
     }
 
-    /// One command that is not on a request path.
-    async fn inspect(&self, command: Cmd) -> Result<Reply> {
-        let mut replies = self.ask([command].into_iter().collect(), Access::Read, after(INSPECTION_DEADLINE)).await?;
-        replies.pop().map_or_else(|| Err(errors::unexpected("a command")), ops::checked)
+    /// A primary that refuses to be one is no primary any more: somebody is to look.
+    fn note_refusals(&self, replies: &[Reply]) {
+        let is_demoted = |reply: &Reply| matches!(reply, Reply::ServerError(error) if matches!(error.code(), "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"));
+        if replies.iter().any(is_demoted) {
+            self.redis.topology.ask();
+        }
+    }
+
+    /// All primaries' connections, in the order of their sources; an error if none is known.
+    fn all_groups(&self) -> Result<Vec<Arc<Group>>> {
+        let mut primaries = self.redis.topology.map().primaries.clone();
+        primaries.sort_unstable_by_key(|primary| primary.source);
+        let groups: Vec<_> = primaries.into_iter().filter_map(|primary| self.group(|_| Some(primary))).collect();
+        if groups.is_empty() { Err(self.nobody()) } else { Ok(groups) }
+    }
+
+    /// One command to every primary that is not on a request path.
+    async fn inspect_all(&self, command: Cmd) -> Result<Vec<Reply>> {
+        let deadline = after(INSPECTION_DEADLINE);
+        let groups = self.all_groups()?;
+        let asked = groups.iter().map(|group| route::one(group, command.clone(), Access::Read, deadline));
+        try_join_all(asked).await
     }
 
     async fn apply_each(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables.deadlines().write);
+        let deadline = after(self.tunables().deadlines().write);
         // Of several operations none may be sent twice: it would run after another on the same key that stood behind it.
         let by = if ops.len() == 1 { By::Digest } else { By::Text };
         let mut ran = self.run(ops, by, deadline).await;
@@ -142,13 +295,9 @@ impl RedisBackend {
     }
 
     async fn apply_atomically(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables.deadlines().write);
+        let deadline = after(self.tunables().deadlines().write);
         let (inner, readings) = compile(ops, By::Text);
-        let mut commands = Commands::with_capacity(ops.len() + 2);
-        commands.push(word("MULTI"));
-        commands.extend(inner);
-        commands.push(word("EXEC"));
-        let replies = match self.ask(commands, Access::Write, deadline).await {
+        let replies = match self.ask(transaction(inner), Access::Write, deadline).await {
             Ok(replies) => replies,
             Err(error) => return fail_all(ops.len(), &error),
         };
@@ -157,6 +306,14 @@ impl RedisBackend {
             Err(error) => fail_all(ops.len(), &error),
         }
     }
+}
+
+fn transaction(inner: Commands) -> Commands {
+    let mut commands = Commands::with_capacity(inner.len() + 2);
+    commands.push(word("MULTI"));
+    commands.extend(inner);
+    commands.push(word("EXEC"));
+    commands
 }
 
 fn read_all(readings: Vec<Reading>, replies: impl IntoIterator<Item = Reply>) -> Vec<Result<Applied>> {
@@ -208,9 +365,14 @@ impl Backend for RedisBackend {
             if keys.is_empty() {
                 return Vec::new();
             }
-            let deadline = after(self.tunables.deadlines().read);
-            match self.ask(read::questions(keys, with_life), Access::Read, deadline).await {
-                Ok(replies) => read::answers(replies, with_life, self.tunables.value_max()),
+            let deadline = after(self.tunables().deadlines().read);
+            let (questions, value_max) = (read::questions(keys, with_life), self.tunables().value_max());
+            if self.is_spread() {
+                let answers = self.ask_each(keys, questions, Access::Read, deadline).await;
+                return answers.into_iter().map(|answer| spread::read_one(answer?, with_life, value_max)).collect();
+            }
+            match self.ask(questions, Access::Read, deadline).await {
+                Ok(replies) => read::answers(replies, with_life, value_max),
                 Err(error) => fail_all(keys.len(), &error),
             }
         })
@@ -221,7 +383,9 @@ impl Backend for RedisBackend {
             match batch {
                 _ if ops.is_empty() => Vec::new(),
                 // One command is atomic by itself.
+                Batch::Atomic if ops.len() > 1 && self.is_spread() => self.apply_atomically_spread(&ops).await,
                 Batch::Atomic if ops.len() > 1 => self.apply_atomically(&ops).await,
+                Batch::Atomic | Batch::Independent if self.is_spread() => self.apply_each_spread(&ops, By::Text).await,
                 Batch::Atomic | Batch::Independent => self.apply_each(&ops).await,
             }
         })
@@ -232,38 +396,63 @@ impl Backend for RedisBackend {
             if keys.is_empty() {
                 return Vec::new();
             }
-            let deadline = after(self.tunables.deadlines().read);
-            match self.ask(read::description_questions(keys), Access::Read, deadline).await {
+            let deadline = after(self.tunables().deadlines().read);
+            let questions = read::description_questions(keys);
+            if self.is_spread() {
+                let answers = self.ask_each(keys, questions, Access::Read, deadline).await;
+                let one = |answer: Result<Answered>| read::descriptions(answer?.replies).pop().unwrap_or(Ok(None));
+                return answers.into_iter().map(one).collect();
+            }
+            match self.ask(questions, Access::Read, deadline).await {
                 Ok(replies) => read::descriptions(replies),
                 Err(error) => fail_all(keys.len(), &error),
             }
         })
     }
 
+    /// Over several primaries one after the other; a key that moves from one to the next meanwhile may be missed or met
+    /// twice, as with any client of a cluster.
     fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
-            let reply = self.inspect(read::scan_question(&request)).await?;
-            read::page(reply)
+            let deadline = after(INSPECTION_DEADLINE);
+            if !self.is_spread() {
+                let group = self.only().ok_or_else(|| self.nobody())?;
+                return read::page(route::one(&group, read::scan_question(&request), Access::Read, deadline).await?);
+            }
+            let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;
+            let mut later = self.all_groups()?.into_iter().filter(|group| group.primary.source.index() >= wanted);
+            let Some(group) = later.next() else { return Ok(ScanPage::default()) };
+            let source = group.primary.source.index();
+            let cursor = if source == wanted { request.cursor >> CURSOR_SOURCE_BITS } else { 0 };
+            let question = read::scan_question(&ScanRequest { cursor, ..request });
+            let mut page = read::page(route::one(&group, question, Access::Read, deadline).await?)?;
+            page.cursor = match (page.cursor, later.next()) {
+                (0, None) => 0,
+                (0, Some(next)) => next.primary.source.index() as u64,
+                (inner, _) => inner << CURSOR_SOURCE_BITS | source as u64,
+            };
+            Ok(page)
         })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { ops::unsigned(&self.inspect(word("DBSIZE")).await?, "DBSIZE") })
+        Box::pin(async move {
+            let counts = self.inspect_all(word("DBSIZE")).await?;
+            counts.iter().map(|count| ops::unsigned(count, "DBSIZE")).sum()
+        })
     }
 
     fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
         Box::pin(async move {
             let deadline = after(INSPECTION_DEADLINE);
-            for tries in [1, RANDOM_TRIES] {
-                let commands = (0..tries).map(|_| word("RANDOMKEY")).collect();
-                for reply in self.ask(commands, Access::Read, deadline).await? {
-                    let Some(key) = ops::optional(ops::checked(reply)?, "RANDOMKEY")? else { return Ok(None) };
-                    if let Some(key) = read::shown(key) {
-                        return Ok(Some(key));
-                    }
+            let mut groups = self.all_groups()?;
+            // A primary may be empty: then another one is asked.
+            fastrand::shuffle(&mut groups);
+            for group in groups {
+                if let Some(key) = random_key_of(&group, deadline).await? {
+                    return Ok(Some(key));
                 }
             }
-            // Next to all keys are Terrace's own.
             Ok(None)
         })
     }
@@ -275,21 +464,67 @@ impl Backend for RedisBackend {
             // makes a value valid again.
             let mut command = word("FLUSHDB");
             command.arg("ASYNC");
-            let replies = self.ask([command].into_iter().collect(), Access::Write, after(CLEAR_DEADLINE)).await?;
-            replies.into_iter().try_for_each(|reply| ops::checked(reply).map(drop))
+            let deadline = after(CLEAR_DEADLINE);
+            let groups = self.all_groups()?;
+            let asked = groups.iter().map(|group| route::one(group, command.clone(), Access::Write, deadline));
+            join_all(asked).await.into_iter().try_for_each(|reply| reply.map(drop))
+        })
+    }
+
+    fn source(&self, key: &[u8]) -> Source {
+        self.redis.topology.map().of_key(key).map_or(Source::ONLY, |primary| primary.source)
+    }
+
+    fn line<'a>(&'a self, key: Option<&'a [u8]>, resp3: bool) -> BoxFuture<'a, Result<Line>> {
+        Box::pin(async move {
+            let endpoint = {
+                let map = self.redis.topology.map();
+                let primary = match key {
+                    Some(key) => map.of_key(key),
+                    None => map.primaries.first(),
+                };
+                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.nobody())?
+            };
+            self.pool.line(&endpoint, resp3).await
         })
     }
 
     fn state(&self) -> State {
-        let states = || self.lanes.iter().map(Lane::state);
-        let is_down = |state: &State| matches!(state, State::Down(_));
-        if states().any(|state| state == State::Up) {
-            return State::Up;
-        }
-        states().find(is_down).unwrap_or(State::Connecting)
+        self.connect();
+        let states: Vec<State> = self.groups.lock().of.iter().map(|group| group.state()).collect();
+        let worst = states.iter().find(|state| matches!(state, State::Down(_)));
+        worst
+            .or_else(|| states.iter().find(|state| **state == State::Connecting))
+            .or(states.first())
+            .cloned()
+            .unwrap_or(State::Connecting)
     }
 
     fn reached(&self) -> bool {
-        self.lanes.iter().any(Lane::reached)
+        self.groups.lock().of.iter().any(|group| group.reached())
     }
+
+    fn health(&self) -> Health {
+        let map = self.redis.topology.map();
+        let breakers = || map.primaries.iter().map(|primary| &primary.breaker);
+        Health {
+            primaries: map.primaries.len(),
+            breakers_open: breakers().filter(|breaker| breaker.is_open()).count(),
+            breaker_opened: breakers().map(breaker::Breaker::times_opened).sum(),
+        }
+    }
+}
+
+async fn random_key_of(group: &Group, deadline: Instant) -> Result<Option<Key>> {
+    for tries in [1, RANDOM_TRIES] {
+        let commands = (0..tries).map(|_| word("RANDOMKEY")).collect();
+        for reply in group.ask(commands, Access::Read, deadline).await? {
+            let Some(key) = ops::optional(ops::checked(reply)?, "RANDOMKEY")? else { return Ok(None) };
+            if let Some(key) = read::shown(key) {
+                return Ok(Some(key));
+            }
+        }
+    }
+    // Next to all keys are Terrace's own.
+    Ok(None)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     errors,
-    scripts::{APPEND, By, EXPIRE, INCREMENT, SET},
+    scripts::{APPEND, By, EXPIRE, INCREMENT, SET, SETRANGE},
 };
 use crate::{
     clock::millis,
@@ -49,6 +49,8 @@ pub(super) enum Reading {
     ExpireScript,
     Number,
     Decimal,
+    /// SETRANGE, plain or as a script.
+    Length,
     /// The APPEND script.
     Appended {
         /// For the message.
@@ -73,6 +75,9 @@ pub(super) fn command(key: &[u8], op: &Op, by: By) -> (Cmd, Reading) {
         Op::Append { suffix, life_if_new, length_max } => {
             let command = append(key, suffix, *life_if_new, *length_max, by);
             (command, Reading::Appended { length_max: *length_max })
+        }
+        Op::SetRange { offset, bytes, life_if_new, .. } => {
+            (set_range(key, *offset, bytes, *life_if_new, by), Reading::Length)
         }
     }
 }
@@ -221,6 +226,18 @@ fn append(key: &[u8], suffix: &Bytes, life_if_new: Option<Duration>, length_max:
     command
 }
 
+/// The limit was checked before: it depends on the offset alone.
+fn set_range(key: &[u8], offset: u64, bytes: &Bytes, life_if_new: Option<Duration>, by: By) -> Cmd {
+    let Some(life) = life_if_new else {
+        let mut command = plain("SETRANGE", key);
+        command.arg(offset).arg(&bytes[..]);
+        return command;
+    };
+    let mut command = SETRANGE.call(by, key);
+    command.arg(offset).arg(&bytes[..]).arg(life_ms(life));
+    command
+}
+
 /// Whether Redis has forgotten the script: the call was not run and may be sent in full.
 pub(super) fn is_unknown_script(reply: &Reply) -> bool {
     matches!(reply, Reply::ServerError(error) if error.code() == "NOSCRIPT")
@@ -260,6 +277,7 @@ pub(super) fn read(reading: Reading, reply: Reply) -> Result<Applied> {
             Some(text) => Ok(Applied::Decimal(text.into_bytes())),
             None => Err(errors::unexpected("INCRBYFLOAT")),
         },
+        Reading::Length => unsigned(&reply, "SETRANGE").map(Applied::Length),
         Reading::Appended { length_max } => {
             let [done, length] = parts(reply, "APPEND")?;
             let length = unsigned(&length, "APPEND")?;

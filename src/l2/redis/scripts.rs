@@ -101,6 +101,19 @@ return {1, length}",
     )
 });
 
+/// SETRANGE with a life for a key that is new.
+///
+/// KEYS\[1\]; ARGV: offset, bytes, life in milliseconds. Returns the length.
+pub(super) static SETRANGE: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local new = redis.call('EXISTS', KEYS[1]) == 0
+local length = redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2])
+if new and length > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return length",
+    )
+});
+
 /// INCRBY or INCRBYFLOAT with a life for a key that is new.
 ///
 /// KEYS\[1\]; ARGV: the command, its argument, life in milliseconds. Returns the number as it is stored: as a number it

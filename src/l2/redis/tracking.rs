@@ -8,9 +8,11 @@
 //! * A PING every 100 ms. When PONG n+1 arrives, L1 may answer until the sending of PING n plus [`FENCE_SPAN`]. Two pings,
 //!   because under BCAST a PONG may leave before an invalidation of the same turn of Redis's event loop. Every tenth
 //!   ping is a ROLE: a primary that was demoted in place keeps its clients.
+//! * In a Redis Cluster the heartbeat is CLUSTER INFO: a member that says that the cluster is down proves nothing, and a new
+//!   epoch means that the map is looked at before the fence moves on.
 //! * A slow PONG only lets the fence lapse: the connection lives, no push is lost, and the copies are good again when it
 //!   comes. A lost connection is told to the sink at once.
-//! * Leases that were taken before tracking was on again are void: the sink hears of a flush before it hears of a fence.
+//! * Leases that were taken before tracking was on again are void: the sink hears of the new listening before of a fence.
 //!
 //! Driver, heartbeat and sink run in one task. So a loss that the driver has seen can not be followed by a PONG that was
 //! read before it.
@@ -33,20 +35,21 @@ use tokio::{
 };
 
 use super::{
+    Redis,
     backoff::Backoff,
-    connect::{self, Opened},
+    cluster::Info,
+    connect::{self, Dialer, Opened},
     errors,
-    url::RedisUrl,
+    topology::Primary,
+    url::Target,
 };
 use crate::{
     clock::{Clock, Tick},
     error::{CacheError, Kind, Result},
-    l2::InvalidationSink,
+    l2::{FENCE_SPAN, InvalidationSink, Source},
     model::RESERVED_PREFIX,
 };
 
-/// Δ of the contract: a hit reflects every write acknowledged this long before.
-pub const FENCE_SPAN: Duration = Duration::from_secs(1);
 /// Time between pings. The fence so stands 0.9 s ahead while all is well.
 const PING_EVERY: Duration = Duration::from_millis(100);
 /// A ping unanswered for this long means a half-open connection. Well above Δ: a Redis that is busy for two seconds
@@ -57,13 +60,9 @@ const ROLE_EVERY: u32 = 10;
 /// Time between attempts while Redis refuses what the link needs: people must act first.
 const REFUSED_RETRY: Duration = Duration::from_secs(10);
 
-/// How to reach the server, and what to hear of.
-#[derive(Debug, Clone)]
+/// What to hear of.
+#[derive(Debug, Clone, Default)]
 pub struct LinkSettings {
-    /// Which server; its database does not matter, invalidations name keys only.
-    pub url: RedisUrl,
-    /// What CLIENT LIST shows.
-    pub client_name: String,
     /// Prefixes of the keys that may live in L1; none means all keys. Overlaps are reduced.
     pub prefixes: Vec<Bytes>,
 }
@@ -76,10 +75,26 @@ pub struct Link {
 
 impl Link {
     /// Starts the link on the current runtime, which should not be a worker's.
-    #[must_use]
-    pub fn spawn(settings: LinkSettings, clock: Clock, sink: Arc<dyn InvalidationSink>) -> Self {
-        let keeper = Keeper { settings, clock, sink, policy: None };
+    pub(super) fn spawn(
+        redis: &Arc<Redis>,
+        primary: &Arc<Primary>,
+        settings: LinkSettings,
+        clock: Clock,
+        sink: Arc<dyn InvalidationSink>,
+    ) -> Self {
+        let client_name = format!("{}-invalidation", redis.dialer().client_name);
+        let dialer = Dialer { client_name, ..redis.dialer().clone() };
+        let (redis, primary) = (Arc::clone(redis), Arc::clone(primary));
+        let beat = if matches!(redis.url().target(), Target::Cluster(_)) { Beat::Cluster } else { Beat::Ping };
+        let keeper = Keeper { redis, primary, beat, dialer, settings, clock, sink, policy: None };
         Self { task: tokio::spawn(keeper.run()) }
+    }
+
+    /// Ends it, and waits until it has ended: it tells nothing any more.
+    pub(super) async fn end(mut self) {
+        self.task.abort();
+        // Cancelled, which is what was wanted; a panic was told by the runtime.
+        let _ended = (&mut self.task).await;
     }
 }
 
@@ -140,6 +155,11 @@ impl From<CacheError> for End {
 
 /// Keeps the link open.
 struct Keeper {
+    redis: Arc<Redis>,
+    primary: Arc<Primary>,
+    /// What is asked of it ten times a second.
+    beat: Beat,
+    dialer: Dialer,
     settings: LinkSettings,
     clock: Clock,
     sink: Arc<dyn InvalidationSink>,
@@ -151,25 +171,27 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let ears = Arc::new(Ears::new(Arc::clone(&self.sink)));
+            let ears = Arc::new(Ears::new(self.primary.source, Arc::clone(&self.sink)));
             let end = self.connection(&ears, &mut backoff).await;
             let wait = match &end {
                 End::Refused(why) => {
                     ears.lose(why);
-                    self.sink.refused(why);
+                    self.sink.refused(self.primary.source, why);
                     REFUSED_RETRY
                 }
                 End::NotPrimary(why) => {
                     ears.lose(why);
-                    self.sink.refused(why);
+                    self.sink.not_primary(self.primary.source, why);
                     backoff.step()
                 }
                 End::Lost(error) => {
-                    tracing::debug!(%error, url = %self.settings.url, "no invalidation link");
+                    tracing::debug!(%error, redis = %self.primary.endpoint, "no invalidation link");
                     ears.lose(error.message());
                     backoff.step()
                 }
             };
+            // The primary may be another one by now.
+            self.redis.topology().ask();
             sleep(wait).await;
         }
     }
@@ -179,7 +201,7 @@ impl Keeper {
         match self.open(ears).await {
             Ok(opened) => {
                 backoff.reset();
-                tracing::info!(url = %self.settings.url, "invalidation link is up");
+                tracing::info!(redis = %self.primary.endpoint, "invalidation link is up");
                 self.listen(opened, ears).await
             }
             Err(end) => end,
@@ -189,7 +211,7 @@ impl Keeper {
     async fn open(&mut self, ears: &Arc<Ears>) -> Result<Opened, End> {
         let hearing = Arc::clone(ears);
         let on_push = Box::new(move |push: PushInfo| hearing.hear(&push));
-        let mut opened = connect::link(&self.settings.url, on_push).await?;
+        let mut opened = connect::link(&self.primary.endpoint, &self.dialer, on_push).await?;
         let handshake = self.handshake();
         let replies = match timeout(PONG_WITHIN, connect::ask(&mut opened, &handshake)).await {
             Ok(replies) => replies?,
@@ -204,13 +226,13 @@ impl Keeper {
         self.note_policy(&policy);
         // What was read before this moment was read untracked: nothing of it may be kept. Told before the first fence.
         ears.listening.store(true, Ordering::Release);
-        self.sink.flushed();
+        self.sink.listening(self.primary.source);
         Ok(opened)
     }
 
     fn handshake(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("CLIENT").arg("SETNAME").arg(&self.settings.client_name);
+        pipeline.cmd("CLIENT").arg("SETNAME").arg(&self.dialer.client_name);
         let tracking = pipeline.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in tracked_prefixes(&self.settings.prefixes) {
             tracking.arg("PREFIX").arg(&prefix[..]);
@@ -231,6 +253,16 @@ impl Keeper {
         self.policy = Some(policy.to_owned());
     }
 
+    /// Whether a member of a cluster may be believed: while it says that the cluster works, nobody else can have taken
+    /// its slots but under a higher epoch, of which it will hear; then the map is looked at before the fence moves on.
+    async fn is_still_its_own(&self, info: Info) -> bool {
+        if !info.works {
+            self.redis.topology().ask();
+            return false;
+        }
+        info.epoch <= self.redis.topology().map().epoch || self.redis.topology().refreshed(FENCE_SPAN).await
+    }
+
     /// Drives the connection and its heartbeat until one of them ends.
     async fn listen(&self, opened: Opened, ears: &Ears) -> End {
         let Opened { connection, driver } = opened;
@@ -249,23 +281,51 @@ impl Keeper {
         for round in 0_u32.. {
             ticks.tick().await;
             let sent_at = self.clock.now();
-            if let Err(end) = beat(&mut connection, round % ROLE_EVERY == ROLE_EVERY - 1).await {
-                return end;
+            let asks_role = round % ROLE_EVERY == ROLE_EVERY - 1;
+            let beat = if asks_role { Beat::Role } else { self.beat };
+            match beat_once(&mut connection, beat).await {
+                Ok(Heard::Alive) => {}
+                Ok(Heard::Cluster(info)) => {
+                    if !self.is_still_its_own(info).await {
+                        previous = None;
+                        continue;
+                    }
+                }
+                Err(end) => return end,
             }
             if let Some(previous) = previous.replace(sent_at)
                 && ears.listening.load(Ordering::Acquire)
             {
-                self.sink.proven(previous.plus(FENCE_SPAN));
+                self.sink.proven(self.primary.source, previous.plus(FENCE_SPAN));
             }
         }
         End::Lost(silent())
     }
 }
 
-/// One ping and its answer.
-async fn beat(connection: &mut MultiplexedConnection, ask_role: bool) -> Result<(), End> {
+/// What a heartbeat asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beat {
+    Ping,
+    Role,
+    /// CLUSTER INFO: the state of the cluster as this member sees it, and its epoch.
+    Cluster,
+}
+
+/// What it heard.
+enum Heard {
+    Alive,
+    Cluster(Info),
+}
+
+/// One heartbeat and its answer.
+async fn beat_once(connection: &mut MultiplexedConnection, beat: Beat) -> Result<Heard, End> {
     let mut command = Cmd::new();
-    command.arg(if ask_role { "ROLE" } else { "PING" });
+    match beat {
+        Beat::Ping => command.arg("PING"),
+        Beat::Role => command.arg("ROLE"),
+        Beat::Cluster => command.arg("CLUSTER").arg("INFO"),
+    };
     let reply = match timeout(PONG_WITHIN, connection.send_packed_command(&command)).await {
         Ok(reply) => reply.map_err(|error| errors::from_connection(&error))?,
         Err(_) => return Err(End::Lost(silent())),
@@ -273,7 +333,11 @@ async fn beat(connection: &mut MultiplexedConnection, ask_role: bool) -> Result<
     if let Value::ServerError(error) = &reply {
         return Err(errors::from_reply(error).into());
     }
-    if ask_role { check_role(&reply) } else { Ok(()) }
+    match beat {
+        Beat::Ping => Ok(Heard::Alive),
+        Beat::Role => check_role(&reply).map(|()| Heard::Alive),
+        Beat::Cluster => Info::of(&reply).map(Heard::Cluster).ok_or_else(|| errors::unexpected("CLUSTER INFO").into()),
+    }
 }
 
 fn silent() -> CacheError {
@@ -310,14 +374,15 @@ fn check_role(reply: &Value) -> Result<(), End> {
 
 /// Hears pushes on behalf of the sink.
 struct Ears {
+    source: Source,
     sink: Arc<dyn InvalidationSink>,
     /// Tracking is on and the loss of this connection was not told yet.
     listening: AtomicBool,
 }
 
 impl Ears {
-    fn new(sink: Arc<dyn InvalidationSink>) -> Self {
-        Self { sink, listening: AtomicBool::new(false) }
+    fn new(source: Source, sink: Arc<dyn InvalidationSink>) -> Self {
+        Self { source, sink, listening: AtomicBool::new(false) }
     }
 
     /// Called inside the driver: no waiting, no blocking.
@@ -332,13 +397,13 @@ impl Ears {
     /// `[[key, ...]]`, or `[nil]` for everything. What is neither is taken for everything: too much is safe.
     fn invalidate(&self, data: &[Value]) {
         let [Value::Array(keys)] = data else {
-            return self.sink.flushed();
+            return self.sink.flushed(self.source);
         };
         for key in keys {
             if let Value::BulkString(key) = key {
                 self.sink.invalidated(key);
             } else {
-                self.sink.flushed();
+                self.sink.flushed(self.source);
             }
         }
     }
@@ -346,7 +411,7 @@ impl Ears {
     /// Tells the loss of a connection that was listening, once.
     fn lose(&self, why: &str) {
         if self.listening.swap(false, Ordering::AcqRel) {
-            self.sink.lost(why);
+            self.sink.lost(self.source, why);
         }
     }
 }

@@ -1,6 +1,14 @@
 //! The requests of a connection: all that are there, in order, each answered into the one output buffer.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
 
 use super::Connection;
 use crate::{
@@ -9,9 +17,13 @@ use crate::{
     resp::{
         Edge, buffers,
         command::{self, Context, Found, Run},
-        exec::strings::get_run,
-        frame::{Args, Next, REQUEST_MAX_BYTES, TooLong},
+        exec::{pubsub, strings::get_run, transaction},
+        frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
+        mailbox::Unblock,
         reply::Refusal,
+        run::run,
+        session::{Client, Replies},
+        stop::Stop,
         table::TABLE,
     },
 };
@@ -80,26 +92,52 @@ impl Connection {
         let hits = std::mem::take(&mut self.hits);
         if hits > 0 {
             let calls = self.session.counters.of(command::GET);
-            calls.calls.fetch_add(hits, Relaxed);
-            calls.nanoseconds.fetch_add(stopwatch_ns().saturating_sub(begun_ns), Relaxed);
+            calls.record(stopwatch_ns().saturating_sub(begun_ns), hits);
             self.session.client.last_command.store(command::GET + 1, Relaxed);
         }
     }
 
     async fn run_one(&mut self) {
         if self.session.reads_plainly() && key_of_get(self.requests.args()).is_some() {
-            return self.run_gets().await;
+            return Box::pin(self.run_gets()).await;
         }
         if is_hostile(self.requests.args()) {
             self.session.closing = true;
             return log_hostile(&self.edge, &self.session.client.address, self.now);
         }
+        let mark = self.reply.mark();
         match self.accept() {
-            Ok(found) => self.run_found(found).await,
-            Err(refusal) => self.reply.error(&refusal.message()),
+            Ok(found) if found.row.is_blocking && self.session.transaction.is_none() => {
+                // Boxed, as are the other rare waits: an idle connection is as large as the largest of them.
+                Box::pin(self.run_blocking(found)).await;
+            }
+            Ok(found) => {
+                self.run_found(found).await;
+                self.requests.consume();
+            }
+            Err(refusal) => {
+                if let Some(transaction) = &mut self.session.transaction {
+                    transaction.fail();
+                }
+                self.reply.error(&refusal.message());
+                self.requests.consume();
+            }
         }
-        self.requests.consume();
         self.count_error(None);
+        self.keep_silent(mark);
+    }
+
+    /// CLIENT REPLY: takes the reply back that the client does not want.
+    fn keep_silent(&mut self, mark: usize) {
+        match self.session.replies {
+            Replies::On => {}
+            Replies::Off => self.reply.rewind(mark),
+            Replies::SkipNext => self.session.replies = Replies::Skip,
+            Replies::Skip => {
+                self.reply.rewind(mark);
+                self.session.replies = Replies::On;
+            }
+        }
     }
 
     /// The row of the request at hand, if it may run.
@@ -110,6 +148,8 @@ impl Connection {
             Refusal::Arity(found.row.name)
         } else if !self.session.authenticated && !found.row.has("no_auth") {
             Refusal::text("NOAUTH Authentication required.")
+        } else if self.session.is_limited() && !pubsub::is_allowed(found.row) {
+            pubsub::refused(found.row)
         } else {
             return Ok(found);
         };
@@ -118,28 +158,57 @@ impl Connection {
     }
 
     async fn run_found(&mut self, found: Found) {
-        let begun_ns = stopwatch_ns();
-        self.session.client.last_command.store(found.number + 1, Relaxed);
         let (edge, now) = (&*self.edge, self.now);
-        let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row: found.row };
         let args = self.requests.args();
-        let done = match found.row.run {
-            Run::Now(run) => run(&mut cx, args),
-            Run::Later(run) => run(&mut cx, args).await,
-            Run::Container => Err(Refusal::Arity(found.row.name)),
-        };
-        if let Err(refusal) = done {
-            let _answered = cx.refuse(refusal);
+        if let Some(transaction) = &mut self.session.transaction
+            && transaction::is_queued(found.row)
+        {
+            match transaction.queue(found, args) {
+                Ok(count) => {
+                    self.session.client.queued.store(count, Relaxed);
+                    self.reply.simple("QUEUED");
+                }
+                Err(refusal) => self.reply.error(&refusal.message()),
+            }
+            return;
         }
-        let ended_ns = stopwatch_ns();
-        let calls = self.session.counters.of(found.number);
-        calls.calls.fetch_add(1, Relaxed);
-        calls.nanoseconds.fetch_add(ended_ns.saturating_sub(begun_ns), Relaxed);
+        let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row: found.row };
+        run(&mut cx, found, args).await;
         self.limits.before_auth = !self.session.authenticated;
-        self.count_error(Some(found.number));
         if matches!(found.row.run, Run::Later(_)) {
             self.now = self.edge.cache.now();
         }
+    }
+
+    /// Runs a command that may wait for as long as the client likes, and ends it when the client is gone, somebody
+    /// unblocks or kills it, or the server stops.
+    async fn run_blocking(&mut self, found: Found) {
+        let request = Owned::new(self.requests.args().iter());
+        self.requests.consume();
+        let mark = self.reply.mark();
+        let client = Arc::clone(&self.session.client);
+        let _before = client.mailbox.take_unblock();
+        let Self { edge, session, reply, now, stream, requests, stop, .. } = self;
+        let mut cx = Context { edge, session, reply, now: *now, row: found.row };
+        client.blocked.store(true, Relaxed);
+        let ended = tokio::select! {
+            biased;
+            () = run(&mut cx, found, request.args()) => None,
+            ended = poll_fn(|task| poll_interruption(&client, stream, requests, stop, task)) => Some(ended),
+        };
+        client.blocked.store(false, Relaxed);
+        if ended.is_some() {
+            self.reply.rewind(mark);
+        }
+        match ended {
+            None => {}
+            Some(Interruption::Gone) => self.session.closing = true,
+            Some(Interruption::Unblocked(Unblock::Timeout)) => self.reply.null_array(),
+            Some(Interruption::Unblocked(Unblock::Error)) => {
+                self.reply.error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+            }
+        }
+        self.now = self.edge.cache.now();
     }
 
     /// Reads the GET at hand and those that follow it at once.
@@ -162,16 +231,29 @@ impl Connection {
                 break;
             }
         }
-        let calls = keys.len() as u64;
+        let calls = (keys.len() as u64).max(1);
+        let noted = keys.clone();
         let (edge, now, row) = (&*self.edge, self.now, &TABLE[command::GET]);
         let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row };
         let failed = get_run(&mut cx, keys).await;
         let counters = self.session.counters.of(command::GET);
-        counters.calls.fetch_add(calls, Relaxed);
+        let took_ns = stopwatch_ns().saturating_sub(begun_ns);
+        counters.record(took_ns, calls);
         counters.failed.fetch_add(failed, Relaxed);
-        counters.nanoseconds.fetch_add(stopwatch_ns().saturating_sub(begun_ns), Relaxed);
         self.session.client.last_command.store(command::GET + 1, Relaxed);
+        self.note_slow_gets(&noted, took_ns / 1000);
         self.now = self.edge.cache.now();
+    }
+
+    /// SLOWLOG: GETs that were read at once took all as long.
+    fn note_slow_gets(&self, keys: &[Key], took_us: u64) {
+        let (slow, core) = (&self.edge.shared.slow, self.edge.cache.core());
+        if slow.is_slow(took_us) {
+            for key in keys {
+                let request = Owned::new([&b"GET"[..], key].into_iter());
+                slow.note(&TABLE[command::GET], request.args(), took_us, &self.session.client, || core.clock().unix());
+            }
+        }
     }
 
     /// Counts the error the last request was answered with, if it was.
@@ -204,6 +286,47 @@ impl Connection {
         self.count_error(None);
         self.session.closing = true;
     }
+}
+
+/// Why a blocked command ended before its time.
+enum Interruption {
+    /// The client is gone or killed, or the server stops.
+    Gone,
+    /// CLIENT UNBLOCK.
+    Unblocked(Unblock),
+}
+
+/// Requests that a blocked client sends are received up to here; then its end is not noticed any more.
+const BLOCKED_REQUESTS_MAX_BYTES: usize = 64 * 1024;
+
+fn poll_interruption(
+    client: &Client,
+    stream: &mut TcpStream,
+    requests: &mut Requests,
+    stop: &mut Stop,
+    task: &mut TaskContext<'_>,
+) -> Poll<Interruption> {
+    client.mailbox.register(task);
+    if client.mailbox.is_closed() || stop.poll(task).is_ready() {
+        return Poll::Ready(Interruption::Gone);
+    }
+    if let Some(how) = client.mailbox.take_unblock() {
+        return Poll::Ready(Interruption::Unblocked(how));
+    }
+    while requests.held_bytes() < BLOCKED_REQUESTS_MAX_BYTES {
+        match stream.poll_read_ready(task) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Interruption::Gone),
+        }
+        match stream.try_read_buf(requests.buffer()) {
+            Ok(0) => return Poll::Ready(Interruption::Gone),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Poll::Ready(Interruption::Gone),
+        }
+    }
+    Poll::Pending
 }
 
 /// The key of a GET with the right number of arguments.

@@ -1,10 +1,10 @@
-//! COMMAND and its subcommands, and HELP of every container: all made from the table.
+//! COMMAND and its subcommands but DOCS, and HELP of every container: all made from the table.
 
-use super::is;
+use super::{is, pass};
 use crate::{
     glob::Glob,
     resp::{
-        command::{self, Context, KeySpec, Row},
+        command::{self, Begin, Context, Find, KeySpec, Row},
         frame::Args,
         reply::{Done, Refusal, Reply},
         table::TABLE,
@@ -42,7 +42,7 @@ pub(in crate::resp) fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 }
 
 /// The row of `get` or of `client|id`.
-fn row_of(name: &[u8]) -> Option<&'static Row> {
+pub(super) fn row_of(name: &[u8]) -> Option<&'static Row> {
     match name.iter().position(|byte| *byte == b'|') {
         None => command::find(name).map(|found| found.row),
         Some(bar) => {
@@ -52,7 +52,7 @@ fn row_of(name: &[u8]) -> Option<&'static Row> {
     }
 }
 
-fn words(text: &'static str) -> impl Iterator<Item = &'static str> + Clone {
+pub(super) fn words(text: &'static str) -> impl Iterator<Item = &'static str> + Clone {
     text.split(' ').filter(|word| !word.is_empty())
 }
 
@@ -68,32 +68,39 @@ fn describe(reply: &mut Reply, row: &Row) {
     words(row.categories).for_each(|category| reply.status(&format!("@{category}")));
     reply.set(words(row.tips).count());
     words(row.tips).for_each(|tip| reply.bulk(tip.as_bytes()));
-    match row.keys {
-        None => reply.set(0),
-        Some(spec) => {
-            reply.set(1);
-            describe_keys(reply, spec);
-        }
-    }
+    reply.set(row.keys.len());
+    row.keys.iter().for_each(|spec| describe_keys(reply, *spec));
     reply.set(row.subcommands.len());
     for subcommand in row.subcommands {
         describe(reply, subcommand);
     }
 }
 
-/// First key, last key, step: the form before Redis 7.
-fn describe_legacy_range(reply: &mut Reply, keys: Option<KeySpec>) {
-    let (first, last, step) = keys.map_or((0, 0, 0), |spec| {
-        let first = i64::try_from(spec.first).unwrap_or(0);
-        let last = if spec.last < 0 { spec.last } else { first + spec.last };
-        (first, last, i64::try_from(spec.step).unwrap_or(0))
-    });
-    for number in [first, last, step] {
+/// First key, last key, step: the form before Redis 7, of the first specification that has it.
+fn describe_legacy_range(reply: &mut Reply, keys: &[KeySpec]) {
+    let range = |spec: &KeySpec| match (spec.begin, spec.find) {
+        (Begin::At(first), Find::Range(last, step, 0)) => {
+            let first = i64::try_from(first).unwrap_or(0);
+            let last = if last < 0 { last } else { first + last };
+            Some([first, last, i64::try_from(step).unwrap_or(0)])
+        }
+        (_, _) => None,
+    };
+    let mut ranges = keys.iter().filter_map(range);
+    let mut range = ranges.next().unwrap_or_default();
+    // Ranges that follow each other are one.
+    for [first, last, step] in ranges {
+        if first == range[1] + 1 && step == range[2] {
+            range[1] = last;
+        }
+    }
+    for number in range {
         reply.integer(number);
     }
 }
 
 fn describe_keys(reply: &mut Reply, spec: KeySpec) {
+    let number = |number: usize| i64::try_from(number).unwrap_or(0);
     reply.map(3 + usize::from(!spec.notes.is_empty()));
     if !spec.notes.is_empty() {
         reply.bulk(b"notes");
@@ -102,53 +109,44 @@ fn describe_keys(reply: &mut Reply, spec: KeySpec) {
     reply.bulk(b"flags");
     reply.set(words(spec.flags).count());
     words(spec.flags).for_each(|flag| reply.simple(flag));
-    let first = i64::try_from(spec.first).unwrap_or(0);
-    describe_spec(reply, "begin_search", "index", &[("index", first)]);
-    let step = i64::try_from(spec.step).unwrap_or(0);
-    describe_spec(reply, "find_keys", "range", &[("lastkey", spec.last), ("keystep", step), ("limit", 0)]);
+    match spec.begin {
+        Begin::At(first) => describe_spec(reply, "begin_search", "index", &[("index", number(first))]),
+        Begin::After(word, from) => {
+            describe_kind(reply, "begin_search", "keyword", 2);
+            reply.bulk(b"keyword");
+            reply.bulk(word.as_bytes());
+            reply.bulk(b"startfrom");
+            reply.integer(from);
+        }
+        Begin::Unknown => describe_spec(reply, "begin_search", "unknown", &[]),
+    }
+    match spec.find {
+        Find::Range(last, step, parts) => {
+            let numbers = [("lastkey", last), ("keystep", number(step)), ("limit", number(parts))];
+            describe_spec(reply, "find_keys", "range", &numbers);
+        }
+        Find::Counted(at, first, step) => {
+            let numbers = [("keynumidx", number(at)), ("firstkey", number(first)), ("keystep", number(step))];
+            describe_spec(reply, "find_keys", "keynum", &numbers);
+        }
+        Find::Unknown => describe_spec(reply, "find_keys", "unknown", &[]),
+    }
 }
 
-fn describe_spec(reply: &mut Reply, name: &str, kind: &str, numbers: &[(&str, i64)]) {
+fn describe_kind(reply: &mut Reply, name: &str, kind: &str, fields: usize) {
     reply.bulk(name.as_bytes());
     reply.map(2);
     reply.bulk(b"type");
     reply.bulk(kind.as_bytes());
     reply.bulk(b"spec");
-    reply.map(numbers.len());
+    reply.map(fields);
+}
+
+fn describe_spec(reply: &mut Reply, name: &str, kind: &str, numbers: &[(&str, i64)]) {
+    describe_kind(reply, name, kind, numbers.len());
     for (name, number) in numbers {
         reply.bulk(name.as_bytes());
         reply.integer(*number);
-    }
-}
-
-/// COMMAND DOCS [name ...]: unknown names are left out, as in Redis.
-pub(in crate::resp) fn docs(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let rows: Vec<&Row> = match args.len() {
-        2 => TABLE.iter().collect(),
-        _ => args.from(2).iter().filter_map(row_of).collect(),
-    };
-    cx.reply.map(rows.len());
-    for row in rows {
-        document(cx.reply, row);
-    }
-    Ok(())
-}
-
-fn document(reply: &mut Reply, row: &Row) {
-    reply.bulk(row.name.as_bytes());
-    let fields = [("summary", row.summary), ("since", row.since), ("group", row.group), ("complexity", row.complexity)];
-    let fields = fields.iter().filter(|(_, text)| !text.is_empty());
-    reply.map(fields.clone().count() + usize::from(!row.subcommands.is_empty()));
-    for (name, text) in fields {
-        reply.bulk(name.as_bytes());
-        reply.bulk(text.as_bytes());
-    }
-    if !row.subcommands.is_empty() {
-        reply.bulk(b"subcommands");
-        reply.map(row.subcommands.len());
-        for subcommand in row.subcommands {
-            document(reply, subcommand);
-        }
     }
 }
 
@@ -197,26 +195,58 @@ fn filter(kind: &[u8], value: &[u8]) -> Result<Filter, Refusal> {
 
 /// COMMAND GETKEYS command [argument ...]
 pub(in crate::resp) fn getkeys(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let request = args.from(2);
-    let Some(found) = command::find(request.at(0)) else {
+    let keys = keys_of_request(args.from(2))?;
+    cx.reply.array(keys.len());
+    for (at, _) in keys {
+        cx.reply.bulk(args.at(2 + at));
+    }
+    Ok(())
+}
+
+/// COMMAND GETKEYSANDFLAGS command [argument ...]
+pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let keys = keys_of_request(args.from(2))?;
+    cx.reply.array(keys.len());
+    for (at, spec) in keys {
+        let flags = flags_of(spec, args.from(2));
+        cx.reply.array(2);
+        cx.reply.bulk(args.at(2 + at));
+        cx.reply.set(words(flags).count());
+        words(flags).for_each(|flag| cx.reply.simple(flag));
+    }
+    Ok(())
+}
+
+/// SET reads its key only with GET.
+fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
+    let reads = || request.from(3).iter().any(|word| is(word, "get"));
+    match spec.flags {
+        "RW access update variable_flags" if is(request.at(0), "set") && !reads() => "OW update",
+        "RW access update variable_flags" if is(request.at(0), "set") => "RW access update",
+        flags => flags,
+    }
+}
+
+/// Places of the keys of a request, each with its specification.
+fn keys_of_request(request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, Refusal> {
+    let Ok(found) = command::resolve(request) else {
         return Err(Refusal::text("ERR Invalid command specified"));
     };
-    let Some(spec) = found.row.keys else {
+    if found.row.keys.is_empty() {
         return Err(Refusal::text("ERR The command has no key arguments"));
-    };
+    }
     if !found.row.accepts(request.len()) {
         return Err(Refusal::text("ERR Invalid number of arguments specified for command"));
     }
-    let end = match usize::try_from(spec.last) {
-        Ok(last) => spec.first + last,
-        Err(_negative) => request.len() - 1,
-    };
-    let places: Vec<usize> = (spec.first..=end).step_by(spec.step).collect();
-    cx.reply.array(places.len());
-    for at in places {
-        cx.reply.bulk(request.get(at).unwrap_or_default());
+    let invalid = || Refusal::text("ERR Invalid arguments specified for command");
+    let mut keys = Vec::new();
+    for spec in found.row.keys {
+        keys.extend(spec.places(request).ok_or_else(invalid)?.into_iter().map(|at| (at, spec)));
     }
-    Ok(())
+    if let Some(at) = pass::stored_by_sort(found.row, request) {
+        keys.push((at, &found.row.keys[found.row.keys.len() - 1]));
+    }
+    Ok(keys)
 }
 
 /// CLIENT HELP, COMMAND HELP, CONFIG HELP

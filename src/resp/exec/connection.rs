@@ -7,6 +7,7 @@ use crate::resp::{
     command::{Context, readable},
     frame::Args,
     reply::{Done, Refusal},
+    session::Replies,
 };
 
 /// What HELLO and INFO say Redis's version is: that whose commands and replies are served.
@@ -14,6 +15,12 @@ pub(in crate::resp) const REDIS_VERSION: &str = "7.0.15";
 
 /// PING [message]
 pub(in crate::resp) fn ping(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.session.is_limited() && args.len() <= 2 {
+        cx.reply.array(2);
+        cx.reply.bulk(b"pong");
+        cx.reply.bulk(args.get(1).unwrap_or_default());
+        return Ok(());
+    }
     match (args.get(1), args.len()) {
         (None, _) => cx.reply.simple("PONG"),
         (Some(message), 2) => cx.reply.bulk(message),
@@ -54,6 +61,10 @@ pub(in crate::resp) fn reset(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.session.select(0);
     cx.session.authenticated = cx.edge.settings.load().password.is_none();
     cx.session.no_touch = false;
+    cx.session.replies = Replies::On;
+    let _ended = cx.session.end_transaction();
+    cx.session.end_subscriptions();
+    cx.session.end_monitor();
     cx.session.client.names.lock().name.clear();
     set_protocol(cx, 2);
     cx.reply.simple("RESET");

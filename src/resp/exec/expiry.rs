@@ -1,5 +1,7 @@
 //! Lives of keys: TTL and its kin, EXPIRE and its kin, PERSIST.
 
+use std::time::Duration;
+
 use super::{integer, is, mismatched};
 use crate::{
     cache::{Applied, Described, ExpireOnly, NewExpiry, Op},
@@ -78,12 +80,12 @@ pub(in crate::resp) async fn expire(cx: &mut Context<'_>, args: Args<'_>, unit: 
     let number = integer(args.at(2))?;
     let now = cx.edge.cache.core().clock().unix();
     let ms = in_ms(number, unit, start, now).ok_or(Refusal::InvalidExpire(cx.row.name))?;
-    let at = match start {
-        Start::Now => ms.saturating_add(i64::try_from(now.0).unwrap_or(i64::MAX)),
-        Start::Epoch => ms,
+    let expiry = match start {
+        // What has passed removes the key, however long ago; and now, whatever the clock of the store says of it.
+        Start::Now if ms <= 0 => NewExpiry::In(Duration::ZERO),
+        Start::Now => NewExpiry::At(UnixMs(now.0.saturating_add(ms.unsigned_abs()))),
+        Start::Epoch => NewExpiry::At(UnixMs(u64::try_from(ms).unwrap_or(0))),
     };
-    // What has passed removes the key, however long ago.
-    let expiry = NewExpiry::At(UnixMs(u64::try_from(at).unwrap_or(0)));
     let applied = apply(cx, args.at(1), expiry, only).await?;
     cx.reply.integer(i64::from(applied));
     Ok(())

@@ -1,4 +1,4 @@
-//! INFO: Redis's sections with what Terrace knows of them, and three of its own.
+//! INFO: Redis's sections with what Terrace knows of them, and four of its own.
 //!
 //! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
 //! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
 use super::connection::REDIS_VERSION;
 use crate::{
-    cache::stats::Snapshot,
+    cache::{Flavor, stats::Snapshot},
     clock::Tick,
     node::VERSION,
     resp::{
@@ -42,10 +42,13 @@ const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("replication", "Replication", Shown::Default, |report| report.replication()),
     ("cpu", "CPU", Shown::Default, |report| report.cpu()),
     ("commandstats", "Commandstats", Shown::All, |report| report.commandstats()),
+    ("latencystats", "Latencystats", Shown::All, |report| report.latencystats()),
     ("errorstats", "Errorstats", Shown::Default, |report| report.errorstats()),
+    ("cluster", "Cluster", Shown::Default, |report| report.cluster()),
     ("keyspace", "Keyspace", Shown::Default, |report| report.keyspace()),
     ("tier_l1", "Tier_l1", Shown::Everything, |report| report.tier_l1()),
     ("tier_l2", "Tier_l2", Shown::Everything, |report| report.tier_l2()),
+    ("learning", "Learning", Shown::Everything, |report| report.learning()),
     ("coherence", "Coherence", Shown::Everything, |report| report.coherence()),
 ];
 
@@ -57,12 +60,12 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     };
     let sections: Vec<_> = SECTIONS.iter().filter(|(name, _, shown, _)| wanted(name, *shown)).collect();
     // The only part that asks L2; INFO is answered without it when L2 is away.
-    let keys = match sections.iter().any(|(name, ..)| *name == "keyspace") {
-        true => cx.edge.cache.count().await.ok(),
+    let keyspace = match sections.iter().any(|(name, ..)| *name == "keyspace") {
+        true => keyspace_below(cx.edge).await,
         false => None,
     };
     let mut report =
-        Report { edge: cx.edge, now: cx.now, text: String::new(), snapshot: cx.edge.cache.snapshot(), keys };
+        Report { edge: cx.edge, now: cx.now, text: String::new(), snapshot: cx.edge.cache.snapshot(), keyspace };
     for (_, title, _, write) in sections {
         if !report.text.is_empty() {
             report.text.push_str("\r\n");
@@ -73,6 +76,17 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     let text = report.text;
     cx.reply.verbatim(&text);
     Ok(())
+}
+
+/// `keys=...,expires=...,avg_ttl=...` of db 0, if it has keys and its tier answers.
+async fn keyspace_below(edge: &Edge) -> Option<String> {
+    let keys = edge.cache.count().await.ok().filter(|keys| *keys > 0)?;
+    if edge.cache.flavor() == Flavor::Redis
+        && let Some(line) = edge.cache.keyspace_of_redis(keys).await
+    {
+        return Some(line);
+    }
+    Some(format!("keys={keys},expires=0,avg_ttl=0"))
 }
 
 /// What a word that is no section's name asks for.
@@ -97,7 +111,8 @@ struct Report<'r> {
     now: Tick,
     text: String,
     snapshot: Snapshot,
-    keys: Option<u64>,
+    /// Of db 0: keys, expiries and their mean.
+    keyspace: Option<String>,
 }
 
 /// Writes `name:value` lines.
@@ -138,17 +153,19 @@ impl Report<'_> {
 
     fn clients(&mut self) {
         let connected = self.edge.shared.client_count();
+        let blocked = self.edge.shared.clients().iter().filter(|client| client.blocked.load(Relaxed)).count();
         fields!(self,
             "connected_clients": connected,
             "cluster_connections": 0,
-            "blocked_clients": 0,
+            "maxclients": self.edge.settings.load().clients_max,
+            "blocked_clients": blocked,
             "tracking_clients": 0,
         );
     }
 
     fn memory(&mut self) {
         let memory = process::memory();
-        let peak = self.edge.shared.memory_peak_bytes.fetch_max(memory.used_bytes, Relaxed).max(memory.used_bytes);
+        let peak = self.edge.shared.note_peak(memory.used_bytes);
         let capacity = self.snapshot.l1.capacity_bytes;
         fields!(self,
             "used_memory": memory.used_bytes,
@@ -202,8 +219,8 @@ impl Report<'_> {
             "evicted_keys": self.snapshot.removals.size,
             "keyspace_hits": reads.hit_l1 + reads.stale + reads.hit_l2,
             "keyspace_misses": reads.miss,
-            "pubsub_channels": 0,
-            "pubsub_patterns": 0,
+            "pubsub_channels": edge.shared.hub.channel_count(),
+            "pubsub_patterns": edge.shared.hub.pattern_count(),
             "total_error_replies": edge.shared.statistics.errors().values().sum::<u64>(),
         );
     }
@@ -238,20 +255,43 @@ impl Report<'_> {
         }
     }
 
+    fn latencystats(&mut self) {
+        for number in command::numbers() {
+            let Some(durations) = self.edge.shared.statistics.durations(number) else { continue };
+            let name = command::name_of(number);
+            let at = |quantile| thousandths(durations.quantile_us(quantile).unwrap_or(0));
+            let (median, p99, p999) = (at(0.5), at(0.99), at(0.999));
+            self.line(format_args!("latency_percentiles_usec_{name}:p50={median},p99={p99},p99.9={p999}"));
+        }
+    }
+
+    fn cluster(&mut self) {
+        fields!(self, "cluster_enabled": 0);
+    }
+
+    fn learning(&mut self) {
+        fields!(self, "learning_keys": self.edge.cache.count_learned());
+    }
+
     fn errorstats(&mut self) {
         for (code, count) in self.edge.shared.statistics.errors() {
             self.line(format_args!("errorstat_{code}:count={count}"));
         }
     }
 
-    /// No tier can say how many of its keys expire, nor when on average: 0, as Redis says of an empty sample.
+    /// What the Redis below says of its keys; the other tiers cannot say how many of theirs expire, nor when: 0, as Redis
+    /// says of an empty sample.
     fn keyspace(&mut self) {
-        if let Some(keys) = self.keys.filter(|keys| *keys > 0) {
-            self.line(format_args!("db0:keys={keys},expires=0,avg_ttl=0"));
+        if let Some(keyspace) = self.keyspace.take() {
+            self.line(format_args!("db0:{keyspace}"));
         }
         let resident = self.snapshot.l1.entries;
         if resident > 0 {
             self.line(format_args!("db1:keys={resident},expires=0,avg_ttl=0"));
+        }
+        let learned = self.edge.cache.count_learned();
+        if learned > 0 {
+            self.line(format_args!("db2:keys={learned},expires=0,avg_ttl=0"));
         }
     }
 
@@ -261,7 +301,7 @@ impl Report<'_> {
             "l1_entries": l1.entries,
             "l1_bytes": l1.bytes,
             "l1_capacity_bytes": l1.capacity_bytes,
-            "l1_open": u8::from(self.snapshot.open),
+            "l1_open": u8::from(self.snapshot.coherence.open),
             "l1_hits": reads.hit_l1,
             "l1_stale": reads.stale,
             "l1_hit_rate": rate(reads.l1_hit_rate()),
@@ -289,20 +329,31 @@ impl Report<'_> {
             "l2_hit_rate": rate(reads.l2_hit_rate()),
             "l2_coalesced": reads.coalesced,
             "l2_flights": self.snapshot.flights,
+            "l2_primaries": self.snapshot.health.primaries,
+            "l2_breakers_open": self.snapshot.health.breakers_open,
         );
     }
 
     fn coherence(&mut self) {
-        let refused = self.snapshot.refused.clone().unwrap_or_default().replace(['\r', '\n'], " ");
+        let refused = self.snapshot.coherence.refused.clone().unwrap_or_default().replace(['\r', '\n'], " ");
         fields!(self,
-            "coherence_l1_open": u8::from(self.snapshot.open),
+            "coherence_l1_open": u8::from(self.snapshot.coherence.open),
             "coherence_refused": refused,
-            "coherence_invalidations": self.snapshot.invalidations,
-            "coherence_link_losses": self.snapshot.reconnects,
+            "coherence_fence_age_ms": self.snapshot.coherence.fence_age_ms.map_or(-1, |age| age as i64),
+            "coherence_invalidations": self.snapshot.coherence.invalidations,
+            "coherence_flushes": self.snapshot.coherence.flushes,
+            "coherence_link_losses": self.snapshot.coherence.reconnects,
+            "coherence_checked": self.snapshot.coherence.checked,
+            "coherence_stale_detected": self.snapshot.coherence.stale_detected,
             "coherence_fills_voided": self.snapshot.reads.fills_voided,
             "coherence_reads_bypassed": self.snapshot.reads.bypassed,
         );
     }
+}
+
+/// Nanoseconds as microseconds with three places.
+fn thousandths(ns: u64) -> String {
+    format!("{}.{:03}", ns / 1000, ns % 1000)
 }
 
 fn rate(rate: Option<f64>) -> String {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{DB_L1, KEYS_PER_CALL_MAX, integer, is, keys_of, mismatched};
+use super::{DB_L1, DB_LEARNED, KEYS_PER_CALL_MAX, integer, is, keys_of, mismatched};
 use crate::{
     cache::{Applied, Batch, Flavor, Op, ScanPage, ScanRequest, TypeName},
     glob::Glob,
@@ -27,6 +27,9 @@ const KEYS_MAX: usize = 100_000;
 pub(in crate::resp) async fn del(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = keys_of(args.from(1))?;
     let mut deleted = 0;
+    if cx.session.db == DB_LEARNED {
+        cx.must_be_logical()?;
+    }
     if cx.session.db == DB_L1 {
         must_have_l2(cx)?;
         deleted = keys.iter().filter(|key| cx.edge.cache.drop_resident(key)).count() as u64;
@@ -57,7 +60,7 @@ async fn delete(cx: &Context<'_>, keys: &[Key]) -> Result<u64, Refusal> {
     Ok(deleted)
 }
 
-/// EXISTS key [key ...]
+/// EXISTS key [key ...], TOUCH: looking at a key counts as no use of it in any case.
 pub(in crate::resp) async fn exists(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = keys_of(args.from(1))?;
     let mut there = 0;
@@ -127,7 +130,7 @@ fn pattern(text: &[u8]) -> Result<Option<Bytes>, Refusal> {
 
 /// One page of the selected database.
 async fn page(cx: &Context<'_>, request: ScanRequest) -> Result<ScanPage, Refusal> {
-    if cx.session.db != DB_L1 {
+    if cx.session.db != DB_L1 && cx.session.db != DB_LEARNED {
         return Ok(cx.edge.cache.scan(request).await?);
     }
     let only_strings = request.type_name.as_deref().is_none_or(|name| is(name, TypeName::String.name()));
@@ -135,7 +138,11 @@ async fn page(cx: &Context<'_>, request: ScanRequest) -> Result<ScanPage, Refusa
         return Ok(ScanPage::default());
     }
     let pattern = request.pattern.as_deref().map(Glob::new).transpose()?;
-    Ok(cx.edge.cache.scan_resident(request.cursor, pattern.as_ref(), request.count))
+    let (cache, pattern) = (&cx.edge.cache, pattern.as_ref());
+    Ok(match cx.session.db {
+        DB_LEARNED => cache.scan_learned(request.cursor, pattern, request.count),
+        _ => cache.scan_resident(request.cursor, pattern, request.count),
+    })
 }
 
 /// KEYS pattern
@@ -167,6 +174,7 @@ pub(in crate::resp) async fn keys(cx: &mut Context<'_>, args: Args<'_>) -> Done 
 pub(in crate::resp) async fn randomkey(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let key = match cx.session.db {
         DB_L1 => cx.edge.cache.random_resident(),
+        DB_LEARNED => cx.edge.cache.random_learned(),
         _ => cx.edge.cache.random_key().await?,
     };
     cx.reply.bulk_or_null(key.as_deref());

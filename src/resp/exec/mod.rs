@@ -1,14 +1,29 @@
 //! What the commands do, one function each, by subject. Each checks, converts, calls the facade, converts.
 
+pub(super) mod acl;
 pub(super) mod catalog;
 pub(super) mod client;
+pub(super) mod config;
 pub(super) mod connection;
+pub(super) mod docs;
+pub(super) mod events;
 pub(super) mod expiry;
 pub(super) mod info;
 pub(super) mod keys;
+pub(super) mod latency;
+pub(super) mod lcs;
+pub(super) mod memory;
+pub(super) mod monitor;
 pub(super) mod numbers;
+pub(super) mod object;
+pub(super) mod pairs;
+pub(super) mod pass;
+pub(super) mod pubsub;
 pub(super) mod server;
+pub(super) mod slowlog;
 pub(super) mod strings;
+pub(super) mod terrace;
+pub(super) mod transaction;
 
 use super::{command::Context, frame::Args, reply::Refusal};
 use crate::{
@@ -22,12 +37,19 @@ const KEYS_PER_CALL_MAX: usize = 1000;
 
 /// The database that shows this node's L1.
 const DB_L1: u8 = 1;
+/// The database that shows what was learned.
+const DB_LEARNED: u8 = 2;
 /// How many databases there are.
-pub(super) const DATABASES: i64 = 2;
+pub(super) const DATABASES: i64 = 3;
 
 /// A 64-bit integer as Redis accepts one.
 fn integer(text: &[u8]) -> std::result::Result<i64, Refusal> {
     op::parse_integer(text).ok_or(Refusal::NotAnInteger)
+}
+
+/// Whether Redis would keep this string as a number.
+fn op_integer(text: &[u8]) -> bool {
+    op::parse_integer(text).is_some()
 }
 
 fn is(text: &[u8], word: &str) -> bool {
@@ -44,12 +66,13 @@ fn mismatched() -> Refusal {
 }
 
 impl Context<'_> {
-    /// Refuses what changes something where L1 is shown.
+    /// Refuses what changes something where L1 or what was learned is shown.
     fn must_be_logical(&self) -> std::result::Result<(), Refusal> {
-        if self.session.db == DB_L1 {
-            return Err(Refusal::text("ERR db 1 shows L1, write to db 0"));
+        match self.session.db {
+            DB_L1 => Err(Refusal::text("ERR db 1 shows L1, write to db 0")),
+            DB_LEARNED => Err(Refusal::text("ERR db 2 shows what was learned and is read-only")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Applies one write to the logical view.
@@ -75,10 +98,22 @@ impl Context<'_> {
 
     /// Describes keys of the selected database; changes and counts nothing.
     async fn describe_many(&self, keys: Vec<Key>) -> Result<Vec<Option<Described>>> {
-        if self.session.db == DB_L1 {
-            return Ok(keys.iter().map(|key| self.describe_resident(key)).collect());
+        match self.session.db {
+            DB_L1 => return Ok(keys.iter().map(|key| self.describe_resident(key)).collect()),
+            DB_LEARNED => return Ok(keys.iter().map(|key| self.describe_learned(key)).collect()),
+            _ => {}
         }
         self.edge.cache.describe(&keys).await.into_iter().map(|info| info.below).collect()
+    }
+
+    fn describe_learned(&self, key: &[u8]) -> Option<Described> {
+        let object = self.edge.cache.learned(key)?;
+        Some(Described {
+            life: Life::Forever,
+            expires_at_ms: None,
+            size_bytes: object.len() as u64,
+            type_name: crate::cache::TypeName::String,
+        })
     }
 
     /// The copy in L1; its life is the copy's, not the key's.

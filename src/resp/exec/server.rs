@@ -1,11 +1,11 @@
-//! Commands about the server: CONFIG GET, DBSIZE, FLUSHDB and FLUSHALL.
+//! Commands about the server: DBSIZE, FLUSHDB and FLUSHALL, TIME, ROLE and other short answers.
 
-use super::{DATABASES, DB_L1, is, keys::must_have_l2};
+use super::{DB_L1, DB_LEARNED, integer, is, keys::must_have_l2};
 use crate::{
-    glob::Glob,
+    node::VERSION,
     resp::{
         command::Context,
-        frame::{Args, LINE_MAX_BYTES, REQUEST_MAX_BYTES},
+        frame::Args,
         reply::{Done, Refusal},
     },
 };
@@ -14,6 +14,7 @@ use crate::{
 pub(in crate::resp) async fn dbsize(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let count = match cx.session.db {
         DB_L1 => cx.edge.cache.l1_usage().entries,
+        DB_LEARNED => cx.edge.cache.count_learned(),
         _ => cx.edge.cache.count().await?,
     };
     cx.reply.count(count);
@@ -25,6 +26,9 @@ pub(in crate::resp) async fn flush(cx: &mut Context<'_>, args: Args<'_>) -> Done
     let known = args.get(1).is_none_or(|word| is(word, "async") || is(word, "sync"));
     if !known || args.len() > 2 {
         return Err(Refusal::Syntax);
+    }
+    if cx.session.db == DB_LEARNED && cx.row.name == "flushdb" {
+        cx.must_be_logical()?;
     }
     if cx.session.db == DB_L1 && cx.row.name == "flushdb" {
         must_have_l2(cx)?;
@@ -40,59 +44,67 @@ pub(in crate::resp) async fn flush(cx: &mut Context<'_>, args: Args<'_>) -> Done
     Ok(())
 }
 
-/// CONFIG GET pattern [pattern ...]: Redis's names for what tools ask, and Terrace's own settings.
-pub(in crate::resp) fn config_get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let patterns = args.from(2).iter().map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
-    let found: Vec<(Vec<u8>, String)> = parameters(cx)
-        .into_iter()
-        .filter_map(|(name, value)| {
-            let pattern = patterns.iter().find(|pattern| pattern.glob.matches(name.as_bytes()))?;
-            Some((pattern.literal.clone().unwrap_or(name.into_bytes()), value))
-        })
-        .collect();
-    cx.reply.map(found.len());
-    for (name, value) in &found {
-        cx.reply.bulk(name);
-        cx.reply.bulk(value.as_bytes());
-    }
+/// TIME
+pub(in crate::resp) fn time(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    let now = cx.edge.cache.core().clock().unix().0;
+    cx.reply.array(2);
+    cx.reply.bulk(itoa::Buffer::new().format(now / 1000).as_bytes());
+    cx.reply.bulk(itoa::Buffer::new().format(now % 1000 * 1000).as_bytes());
     Ok(())
 }
 
-/// A pattern for names in any case; a name without a wildcard is shown as it was asked for.
-struct Pattern {
-    glob: Glob,
-    literal: Option<Vec<u8>>,
+/// ROLE: a node replicates nothing.
+pub(in crate::resp) fn role(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.array(3);
+    cx.reply.bulk(b"master");
+    cx.reply.integer(0);
+    cx.reply.array(0);
+    Ok(())
 }
 
-impl Pattern {
-    fn new(text: &[u8]) -> Result<Self, Refusal> {
-        let is_literal = !text.iter().any(|byte| b"[*?".contains(byte));
-        Ok(Self { glob: Glob::new(&text.to_ascii_lowercase())?, literal: is_literal.then(|| text.to_vec()) })
+/// LASTSAVE: there are no snapshots; the start, as Redis says before its first.
+pub(in crate::resp) fn lastsave(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    let up = cx.now.since(cx.edge.node.started_at).as_secs();
+    cx.reply.count((cx.edge.cache.core().clock().unix().0 / 1000).saturating_sub(up));
+    Ok(())
+}
+
+/// LOLWUT [VERSION version]
+pub(in crate::resp) fn lolwut(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.verbatim(&format!("  ____\n _|__|_\n|______|  one terrace above the other\nTerrace ver. {VERSION}\n"));
+    Ok(())
+}
+
+/// WAIT numreplicas timeout: there are no replicas, and so nothing to wait for.
+pub(in crate::resp) fn wait(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    integer(args.at(1))?;
+    let timeout = integer(args.at(2)).map_err(|_| Refusal::text("ERR timeout is not an integer or out of range"))?;
+    if timeout < 0 {
+        return Err(Refusal::text("ERR timeout is negative"));
     }
+    cx.reply.integer(0);
+    Ok(())
 }
 
-fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {
-    let settings = cx.edge.settings.load();
-    let resp = cx.edge.node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
-    let (host, port) = resp.rsplit_once(':').unwrap_or((&resp, "0"));
-    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
-    let mut parameters: Vec<(String, String)> = [
-        ("appendonly", "no".to_owned()),
-        ("bind", host.trim_matches(['[', ']']).to_owned()),
-        ("databases", DATABASES.to_string()),
-        ("maxmemory", cx.edge.cache.l1_usage().capacity_bytes.to_string()),
-        ("maxmemory-policy", "allkeys-lru".to_owned()),
-        ("port", port.to_owned()),
-        ("proto-inline-max-size", LINE_MAX_BYTES.to_string()),
-        ("client-query-buffer-limit", REQUEST_MAX_BYTES.to_string()),
-        ("proto-max-bulk-len", settings.value_max.to_string()),
-        ("protected-mode", yes_or_no(settings.protected_mode).to_owned()),
-        ("save", String::new()),
-        ("timeout", "0".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    let own = cx.edge.node.settings.load();
-    parameters.extend(own.iter().map(|setting| (setting.key.clone(), setting.value.clone())));
-    parameters
+/// READONLY, READWRITE, ASKING, CLUSTER: a node is no part of a cluster of its own.
+pub(in crate::resp) fn no_cluster(_cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    Err(Refusal::text("ERR This instance has cluster support disabled"))
+}
+
+/// MODULE LIST
+pub(in crate::resp) fn no_modules(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.array(0);
+    Ok(())
+}
+
+/// FUNCTION FLUSH: there are none.
+pub(in crate::resp) fn function_flush(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.ok();
+    Ok(())
+}
+
+/// FUNCTION LIST: there are none.
+pub(in crate::resp) fn function_list(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.reply.array(0);
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    DB_L1, KEYS_PER_CALL_MAX,
+    DB_L1, DB_LEARNED, KEYS_PER_CALL_MAX,
     expiry::{self, Start, Unit},
     integer, is, keys_of, mismatched,
 };
@@ -25,10 +25,14 @@ impl Context<'_> {
     /// How this client reads the selected database.
     pub(in crate::resp) fn read_options(&self) -> ReadOptions {
         let tier = if self.session.db == DB_L1 { TierChoice::L1Only } else { TierChoice::Any };
-        ReadOptions { tier, no_touch: self.session.no_touch, want_meta: false }
+        let stale_ok = self.edge.settings.load().serve_stale;
+        ReadOptions { tier, no_touch: self.session.no_touch, want_meta: false, stale_ok }
     }
 
-    async fn read(&self, key: &[u8]) -> Result<Option<Value>, Refusal> {
+    pub(in crate::resp) async fn read(&self, key: &[u8]) -> Result<Option<Value>, Refusal> {
+        if self.session.db == DB_LEARNED {
+            return Ok(self.edge.cache.learned(key).map(|object| Value::from(Bytes::from(object))));
+        }
         let read = self.edge.cache.get(Key::copied(key)?, self.read_options()).await?;
         Ok(value_of(read))
     }
@@ -69,6 +73,13 @@ pub(in crate::resp) async fn mget(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     let keys = keys_of(args.from(1))?;
     let begin = cx.reply.mark();
     cx.reply.array(keys.len());
+    if cx.session.db == DB_LEARNED {
+        for key in &keys {
+            let object = cx.edge.cache.learned(key);
+            cx.reply.bulk_or_null(object.as_deref().map(str::as_bytes));
+        }
+        return Ok(());
+    }
     for keys in keys.chunks(KEYS_PER_CALL_MAX) {
         for read in cx.edge.cache.get_many(keys.to_vec(), cx.read_options()).await {
             if let Err(refusal) = add_element(cx, read) {
@@ -297,6 +308,24 @@ fn new_expiry(cx: &Context<'_>, text: &[u8], unit: Unit, start: Start) -> Result
         SetExpiry::At(at) => NewExpiry::At(at),
         SetExpiry::Never | SetExpiry::Keep { .. } => NewExpiry::Keep,
     })
+}
+
+/// GETSET key value
+pub(in crate::resp) async fn getset(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let (_, old) = put(cx, args.at(1), args.at(2), SetExpiry::Never, Condition::Always, true).await?;
+    cx.reply.bulk_or_null(old.as_deref());
+    Ok(())
+}
+
+/// SETRANGE key offset value
+pub(in crate::resp) async fn setrange(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let offset = integer(args.at(2))?;
+    let offset = u64::try_from(offset).map_err(|_negative| Refusal::text("ERR offset is out of range"))?;
+    let bytes = Bytes::copy_from_slice(args.at(3));
+    let op = Op::SetRange { offset, bytes, life_if_new: None, length_max: u64::MAX };
+    let Applied::Length(length) = cx.write(args.at(1), op).await? else { return Err(mismatched()) };
+    cx.reply.count(length);
+    Ok(())
 }
 
 /// APPEND key value

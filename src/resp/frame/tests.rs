@@ -1,5 +1,3 @@
-//! The parser with values: every split, hostile lengths, what it keeps.
-
 //! The frame parser, by value: every split, hostile lengths, limits.
 
 use super::*;
@@ -50,6 +48,44 @@ fn every_split_gives_the_same_requests() {
     for size in (1..200).chain([bytes.len()]) {
         let (found, fault) = parse(&bytes, size, LIMITS);
         assert_eq!((words(&found), fault), (wanted.map(str::to_owned).to_vec(), None), "pieces of {size}");
+    }
+}
+
+/// A request of each command there is, with bytes that look like a protocol's.
+fn every_command() -> Vec<Vec<Vec<u8>>> {
+    let rows = crate::resp::table::TABLE.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
+    let request = |row: &crate::resp::command::Row| {
+        let arguments = [&b"key"[..], b"", b"\r\n", b"$3\r\nabc\r\n", b"\x00\xff", b"*1\r\n"];
+        let mut words: Vec<Vec<u8>> = row.name.split('|').map(|word| word.as_bytes().to_vec()).collect();
+        let missing = usize::try_from(row.arity.unsigned_abs()).unwrap().saturating_sub(words.len());
+        words.extend(arguments.iter().cycle().take(missing + 1).map(|argument| argument.to_vec()));
+        words
+    };
+    rows.map(request).collect()
+}
+
+#[test]
+fn every_command_is_the_same_in_every_split() {
+    let commands = every_command();
+    assert!(commands.len() > 280, "{} commands", commands.len());
+    for command in &commands {
+        let mut bytes = Vec::new();
+        write_request(&mut bytes, command.iter().map(Vec::as_slice));
+        let mut twice = bytes.clone();
+        twice.extend(&bytes);
+        for at in 0..=bytes.len() {
+            let mut requests = Requests::default();
+            let mut found = 0;
+            for piece in [&twice[..at], &twice[at..]] {
+                requests.buffer().extend_from_slice(piece);
+                while requests.next(LIMITS) == Ok(Next::Command) {
+                    assert!(requests.args().iter().eq(command.iter().map(Vec::as_slice)), "split at {at}");
+                    requests.consume();
+                    found += 1;
+                }
+            }
+            assert_eq!((found, requests.held_bytes()), (2, 0), "split at {at} of {}", bytes.escape_ascii());
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use terrace::{
-    clock::{Clock, Tick},
+    clock::Clock,
     l2::{
-        InvalidationSink,
+        ChangeSink, Source,
         embedded::{Embedded, OpenError, Settings},
     },
 };
@@ -15,12 +15,9 @@ use super::{Subject, Time, tunables};
 /// Hears nothing.
 pub(crate) struct Deaf;
 
-impl InvalidationSink for Deaf {
+impl ChangeSink for Deaf {
     fn invalidated(&self, _key: &[u8]) {}
-    fn flushed(&self) {}
-    fn lost(&self, _why: &str) {}
-    fn proven(&self, _until: Tick) {}
-    fn refused(&self, _why: &str) {}
+    fn flushed(&self, _source: Source) {}
 }
 
 /// Opens the store in `dir` with its defaults.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use terrace::l2::{
     Backend, State,
     op::decimal,
-    redis::{RedisBackend, Settings, url::RedisUrl},
+    redis::{Redis, Settings, tls::TlsFiles, url::RedisUrl},
 };
 
 use super::{Subject, Time, tunables};
@@ -15,7 +15,8 @@ use crate::support::{PATIENCE, redis::RedisServer};
 pub(crate) async fn start() -> Subject {
     let server = RedisServer::start();
     let url = RedisUrl::parse(&server.url()).expect("a URL");
-    let backend = Arc::new(RedisBackend::start(&Settings::new(url), tunables()));
+    let backend =
+        Arc::new(Redis::new(&Settings::new(url, TlsFiles::default()).expect("settings"), tunables()).backend());
     let up = async {
         while backend.state() != State::Up {
             tokio::task::yield_now().await;

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use terrace::{
     error::Kind,
-    l2::{Applied, Backend, Op, State, Tunables, redis::RedisBackend},
+    l2::{Applied, Backend, Op, State, Tunables, redis::Redis},
 };
 
-use super::{PATIENT, SHORT, VALUE_MAX, apply, connected, key, put, read, settings, start, until, value};
+use super::{PATIENT, SHORT, VALUE_MAX, apply, connected, key, over, put, read, settings, start, until, value};
 use crate::support::redis::RedisServer;
 
 #[tokio::test]
@@ -23,14 +23,14 @@ async fn the_url_says_which_database_and_who_asks() {
     server.run("ACL SETUSER bob on >pw%42 ~* +@all");
     let tunables = || Tunables::new(PATIENT, VALUE_MAX);
     let url = format!("redis://bob:pw%2542@127.0.0.1:{}/3", server.port());
-    let backend = RedisBackend::start(&settings(&url), tunables());
+    let backend = over(&url, tunables());
     until("the backend is up", || backend.state() == State::Up).await;
     apply(&backend, "k", put("v")).await.unwrap();
     assert!(server.ask::<String>(&[b"INFO", b"keyspace"]).contains("db3:keys=1"));
     let clients: String = server.ask(&[b"CLIENT", b"LIST"]);
     assert_eq!(clients.matches("name=terrace").count(), 2, "{clients}");
     let url = format!("redis+unix://{}?db=3", server.socket().display());
-    let local = RedisBackend::start(&settings(&url), tunables());
+    let local = over(&url, tunables());
     until("the backend is up", || local.state() == State::Up).await;
     assert_eq!(read(&local, "k").await, Ok(Some(value("v"))));
 }
@@ -43,7 +43,7 @@ async fn what_redis_refuses_at_connect_is_told_by_name() {
         (server.url().replace("//", "//:wrong-one@"), Kind::NoAccess, "WRONGPASS"),
         (server.url().replace("//", "//:right@") + "/7", Kind::Unsupported, "database 7"),
     ] {
-        let backend = RedisBackend::start(&settings(&url), Tunables::new(PATIENT, VALUE_MAX));
+        let backend = over(&url, Tunables::new(PATIENT, VALUE_MAX));
         until("the refusal is known", || matches!(backend.state(), State::Down(_))).await;
         let error = read(&backend, "k").await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
@@ -58,7 +58,7 @@ async fn a_user_without_rights_is_told_so_per_command() {
     let server = RedisServer::start();
     server.run("ACL SETUSER reader on nopass ~* +get +select +client|setname");
     let url = server.url().replace("//", "//reader:any@");
-    let backend = RedisBackend::start(&settings(&url), Tunables::new(PATIENT, VALUE_MAX));
+    let backend = over(&url, Tunables::new(PATIENT, VALUE_MAX));
     until("the backend is up", || backend.state() == State::Up).await;
     assert_eq!(read(&backend, "k").await, Ok(None));
     let error = apply(&backend, "k", put("v")).await.unwrap_err();
@@ -154,7 +154,7 @@ async fn the_queue_is_bounded_and_what_waits_in_it_too_long_is_never_sent() {
     let mut settings = settings(&server.url());
     settings.connections = 1;
     settings.queue_limit = 10;
-    let backend = RedisBackend::start(&settings, Tunables::new(SHORT, VALUE_MAX));
+    let backend = Redis::new(&settings, Tunables::new(SHORT, VALUE_MAX)).backend();
     until("the backend is up", || backend.state() == State::Up).await;
     server.run("SET n 0");
     server.pause();

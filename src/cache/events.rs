@@ -1,0 +1,117 @@
+//! What happens to keys, for those who listen: writes through this node, and changes that Redis announces.
+//!
+//! The facade cannot know who listens; the RESP edge sets the one ear. While nobody listens an event costs one load.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use super::{
+    Core,
+    op::{Applied, NewExpiry, Op, SetExpiry},
+};
+use crate::{error::Result, model::Key};
+
+/// One event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A write through this node took effect; its name is that of Redis's keyspace events.
+    Wrote {
+        /// `set`, `del`, `expire` ...
+        name: &'a str,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Redis announced that the key changed, whoever changed it.
+    Invalidated(&'a [u8]),
+    /// Everything may have changed.
+    Flushed,
+}
+
+type Ear = Box<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// The ear, and whether it wants to hear.
+#[derive(Default)]
+pub struct Events {
+    wanted: AtomicBool,
+    ear: OnceLock<Ear>,
+}
+
+impl Events {
+    /// Sets the one ear; a second one is not taken. Called on threads that must not wait.
+    pub fn set_ear(&self, ear: impl Fn(Event<'_>) + Send + Sync + 'static) {
+        let _second = self.ear.set(Box::new(ear));
+    }
+
+    /// From now on the ear hears, or not.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.store(wanted, Relaxed);
+    }
+
+    /// Whether anybody listens.
+    #[inline]
+    #[must_use]
+    pub fn are_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
+    }
+
+    /// Tells the ear.
+    #[inline]
+    pub fn tell(&self, event: Event<'_>) {
+        if self.are_wanted()
+            && let Some(ear) = self.ear.get()
+        {
+            ear(event);
+        }
+    }
+}
+
+/// What to tell of operations once they are applied; empty while nobody listens.
+pub(super) struct Told(Vec<(Key, Names)>);
+
+/// Names of the events of one operation: if it took effect, and after that.
+type Names = (&'static str, Option<&'static str>);
+
+impl Told {
+    pub(super) fn of(core: &Core, ops: &[(Key, Op)]) -> Self {
+        if !core.events.are_wanted() {
+            return Self(Vec::new());
+        }
+        Self(ops.iter().map(|(key, op)| (key.clone(), names(op))).collect())
+    }
+
+    pub(super) fn tell(self, core: &Core, results: &[Result<Applied>]) {
+        for ((key, (name, then)), result) in self.0.into_iter().zip(results) {
+            if !result.as_ref().is_ok_and(took_effect) {
+                continue;
+            }
+            for name in [Some(name), then].into_iter().flatten() {
+                core.events.tell(Event::Wrote { name, key: &key });
+            }
+        }
+    }
+}
+
+fn names(op: &Op) -> Names {
+    match op {
+        Op::Set { expiry: SetExpiry::In(_) | SetExpiry::At(_), .. } => ("set", Some("expire")),
+        Op::Set { expiry: SetExpiry::Never | SetExpiry::Keep { .. }, .. } => ("set", None),
+        Op::Delete { .. } => ("del", None),
+        Op::Expire { expiry: NewExpiry::Never, .. } => ("persist", None),
+        Op::Expire { .. } => ("expire", None),
+        Op::Increment { .. } => ("incrby", None),
+        Op::IncrementFloat { .. } => ("incrbyfloat", None),
+        Op::Append { .. } => ("append", None),
+        Op::SetRange { .. } => ("setrange", None),
+    }
+}
+
+fn took_effect(applied: &Applied) -> bool {
+    match applied {
+        Applied::Set { stored: done, .. }
+        | Applied::Deleted { existed: done, .. }
+        | Applied::Expired { applied: done, .. } => *done,
+        Applied::Number(_) | Applied::Decimal(_) | Applied::Length(_) => true,
+    }
+}

@@ -1,0 +1,229 @@
+//! Writes to several keys at one instant: RENAME, COPY, MSETNX.
+//!
+//! Over a store that this process alone writes they are a look and a batch in the exclusive turn; over Redis they are
+//! Redis's own commands, on any type of value.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Batch, Cache, Passing, Read, ReadOptions,
+    op::{Condition, Op, SetExpiry},
+    pass,
+};
+use crate::{
+    clock::UnixMs,
+    error::{CacheError, Kind, Result},
+    l2::Flavor,
+    model::{Key, Value},
+};
+
+/// What is done with the key that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// It is replaced.
+    Replace,
+    /// It stays, and nothing is done.
+    Keep,
+}
+
+/// What came of a RENAME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renamed {
+    /// Done.
+    Done,
+    /// There is no source.
+    NoSource,
+    /// The target exists and was to stay.
+    TargetExists,
+}
+
+/// A value with when it expires.
+struct Whole {
+    value: Value,
+    expiry: SetExpiry,
+}
+
+/// SET of a script for keys that must all be absent: KEYS; ARGV: value and life in milliseconds (or empty) of each.
+const SET_ALL: &[u8] = b"for i = 1, #KEYS do if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end end
+for i = 1, #KEYS do
+  if ARGV[2 * i] == '' then redis.call('SET', KEYS[i], ARGV[2 * i - 1])
+  else redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i]) end
+end
+return 1";
+
+impl Cache {
+    /// Gives a key another name; its expiry goes with it.
+    ///
+    /// # Errors
+    /// Those of reads and writes.
+    pub async fn rename(&self, from: Key, to: Key, target: Target) -> Result<Renamed> {
+        if self.core.flavor == Flavor::Redis {
+            return self.rename_below(from, to, target).await;
+        }
+        let (inside, _alone) = self.exclusive().await;
+        let Some(whole) = inside.whole(&from).await? else { return Ok(Renamed::NoSource) };
+        if target == Target::Keep && inside.exists(&to).await? {
+            return Ok(Renamed::TargetExists);
+        }
+        if from != to {
+            let delete = (from.clone(), Op::Delete { want_old: false });
+            inside.write_all(vec![whole.put(to.clone()), delete]).await?;
+            self.tell_wrote("rename_from", &from);
+            self.tell_wrote("rename_to", &to);
+        }
+        Ok(Renamed::Done)
+    }
+
+    async fn rename_below(&self, from: Key, to: Key, target: Target) -> Result<Renamed> {
+        let name: &[u8] = if target == Target::Keep { b"RENAMENX" } else { b"RENAME" };
+        let request = pass::request(&[name, &from, &to]);
+        let passing = Passing::write(vec![from.clone(), to.clone()]);
+        let reply = self.pass(&request, passing).await?;
+        if reply.starts_with(b"-ERR no such key") {
+            return Ok(Renamed::NoSource);
+        }
+        let done = if target == Target::Keep { is_one(&reply)? } else { check(&reply).map(|()| true)? };
+        if !done {
+            return Ok(Renamed::TargetExists);
+        }
+        self.tell_wrote("rename_from", &from);
+        self.tell_wrote("rename_to", &to);
+        Ok(Renamed::Done)
+    }
+
+    /// Copies a key with its expiry; says whether it did.
+    ///
+    /// # Errors
+    /// Those of reads and writes.
+    pub async fn copy(&self, from: Key, to: Key, target: Target) -> Result<bool> {
+        if self.core.flavor == Flavor::Redis {
+            let mut words: Vec<&[u8]> = vec![b"COPY", &from, &to];
+            if target == Target::Replace {
+                words.push(b"REPLACE");
+            }
+            let passing = Passing::write(vec![to.clone()]);
+            let done = is_one(&self.pass(&pass::request(&words), passing).await?)?;
+            if done {
+                self.tell_wrote("copy_to", &to);
+            }
+            return Ok(done);
+        }
+        let (inside, _alone) = self.exclusive().await;
+        let Some(whole) = inside.whole(&from).await? else { return Ok(false) };
+        if target == Target::Keep && inside.exists(&to).await? {
+            return Ok(false);
+        }
+        inside.write_all(vec![whole.put(to.clone())]).await?;
+        self.tell_wrote("copy_to", &to);
+        Ok(true)
+    }
+
+    /// Stores all pairs if none of the keys exists; says whether it did.
+    ///
+    /// # Errors
+    /// Those of writes.
+    pub async fn set_all_if_absent(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+        if self.core.flavor == Flavor::Redis {
+            return self.set_all_below(pairs).await;
+        }
+        let (inside, _alone) = self.exclusive().await;
+        for (key, _) in &pairs {
+            if inside.exists(key).await? {
+                return Ok(false);
+            }
+        }
+        inside.write_all(pairs.into_iter().map(|(key, value)| (key, set(value, SetExpiry::Never))).collect()).await?;
+        Ok(true)
+    }
+
+    /// One script, because each key has the life that its policy says.
+    async fn set_all_below(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+        let (rules, now) = (self.core.rules.load_full(), self.core.clock.unix());
+        let mut lives = Vec::with_capacity(pairs.len());
+        for (key, value) in &pairs {
+            let mut op = set(value.clone(), SetExpiry::Never);
+            rules.resolve(key, &mut op, now)?;
+            lives.push(life_of(&op));
+        }
+        let count = pairs.len().to_string();
+        let mut words: Vec<&[u8]> = vec![b"EVAL", SET_ALL, count.as_bytes()];
+        words.extend(pairs.iter().map(|(key, _)| &**key));
+        for ((_, value), life) in pairs.iter().zip(&lives) {
+            words.extend([&value[..], life.as_bytes()]);
+        }
+        let request = pass::request(&words);
+        let written: Vec<Key> = pairs.iter().map(|(key, _)| key.clone()).collect();
+        let passing = Passing::write(written.clone());
+        let done = is_one(&self.pass(&request, passing).await?)?;
+        if done {
+            written.iter().for_each(|key| self.tell_wrote("set", key));
+        }
+        Ok(done)
+    }
+
+    /// A key with its value, looked at without a use of it.
+    async fn whole(&self, key: &Key) -> Result<Option<Whole>> {
+        let look = ReadOptions { no_touch: true, ..ReadOptions::default() };
+        let expires_at = self.expires_at(key).await?;
+        match self.get(key.clone(), look).await? {
+            Read::Missing => Ok(None),
+            Read::Found(found) => {
+                let expiry = expires_at.map_or(SetExpiry::Never, SetExpiry::At);
+                Ok(Some(Whole { value: found.value, expiry }))
+            }
+        }
+    }
+
+    async fn expires_at(&self, key: &Key) -> Result<Option<UnixMs>> {
+        let infos = self.describe(std::slice::from_ref(key)).await;
+        let Some(info) = infos.into_iter().next() else { return Ok(None) };
+        Ok(info.below?.and_then(|described| described.expires_at_ms).map(UnixMs))
+    }
+
+    async fn exists(&self, key: &Key) -> Result<bool> {
+        let infos = self.describe(std::slice::from_ref(key)).await;
+        infos.into_iter().next().map_or(Ok(false), |info| info.below.map(|below| below.is_some()))
+    }
+
+    async fn write_all(&self, ops: Vec<(Key, Op)>) -> Result<()> {
+        self.write_many(ops, Batch::Atomic).await.into_iter().try_for_each(|result| result.map(drop))
+    }
+}
+
+impl Whole {
+    fn put(self, key: Key) -> (Key, Op) {
+        (key, set(self.value.into_bytes(), self.expiry))
+    }
+}
+
+fn set(value: Bytes, expiry: SetExpiry) -> Op {
+    Op::Set { value, expiry, condition: Condition::Always, want_old: false }
+}
+
+/// The life that a policy gave, in milliseconds; empty for none.
+fn life_of(op: &Op) -> String {
+    if let Op::Set { expiry: SetExpiry::In(life), .. } = op {
+        return crate::clock::millis((*life).max(Duration::from_millis(1))).to_string();
+    }
+    String::new()
+}
+
+fn check(reply: &[u8]) -> Result<()> {
+    match reply.strip_prefix(b"-") {
+        None => Ok(()),
+        Some(text) if text.starts_with(b"OOM") => {
+            Err(CacheError::new(Kind::OutOfMemory, "Redis is out of memory (OOM) and refused the write"))
+        }
+        Some(text) => {
+            let text = String::from_utf8_lossy(text);
+            Err(CacheError::new(Kind::Internal, format!("Redis answered {}", text.trim_end())))
+        }
+    }
+}
+
+fn is_one(reply: &[u8]) -> Result<bool> {
+    check(reply)?;
+    Ok(reply.starts_with(b":1"))
+}

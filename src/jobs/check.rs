@@ -1,0 +1,21 @@
+//! Runs the self-check of coherence over Redis, and tells of what it finds.
+
+use std::time::Duration;
+
+use crate::cache::Cache;
+
+/// How often samples that are due are looked at.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Checks until it is dropped.
+pub async fn run(cache: Cache) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let stale = cache.check_samples().await;
+        if stale > 0 {
+            tracing::error!(stale, "L1 held copies older than the coherence bound; they were dropped");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! L1 under schedules that are chosen, not met by chance: `cargo test --features shuttle --lib interleavings`.
+//!
+//! Each test is run under [`ROUNDS`] random schedules and as many with few, well-placed switches of threads (PCT). Every lock
+//! and every atomic that threads meet in is a place where another thread may go on. A schedule that fails is printed, and
+//! `shuttle::replay` repeats it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shuttle::{
+    Config, Runner,
+    scheduler::{PctScheduler, RandomScheduler},
+    sync::atomic::{AtomicU64 as Word, Ordering::SeqCst},
+    thread,
+};
+
+use super::*;
+use crate::model::Value;
+
+/// Schedules of each kind; `TERRACE_SHUTTLE_ROUNDS` sets another number.
+const ROUNDS: usize = 5_000;
+/// Switches of threads that a schedule of the second kind places.
+const SWITCHES: usize = 3;
+/// Of each thread: an unoptimised build keeps large tables on it while it makes them.
+const STACK_BYTES: usize = 1 << 20;
+const NOW: Tick = Tick(5);
+
+#[expect(clippy::disallowed_methods, reason = "tests have no configuration of their own")]
+fn under_many_schedules(test: fn()) {
+    let rounds = std::env::var("TERRACE_SHUTTLE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let mut config = Config::new();
+    config.stack_size = STACK_BYTES;
+    Runner::new(RandomScheduler::new(rounds), config.clone()).run(test);
+    Runner::new(PctScheduler::new(SWITCHES, rounds), config).run(test);
+}
+
+fn l1(capacity_bytes: u64, shards: usize) -> Arc<L1> {
+    let settings = Settings { capacity_bytes, max_entries: None, policy: PolicyKind::Learned };
+    Arc::new(L1::with_shards(settings, shards, Some(7)))
+}
+
+fn key(number: u64) -> Key {
+    Key::copied(format!("key:{number}").as_bytes()).expect("a valid key")
+}
+
+fn value(number: u64) -> Fill {
+    let value = Value::from(Bytes::copy_from_slice(&number.to_le_bytes()));
+    Fill { value, expires_at: Tick::FAR, deadline: Tick::FAR }
+}
+
+fn number(hit: &Hit) -> u64 {
+    u64::from_le_bytes((*hit.value)[..8].try_into().expect("eight bytes"))
+}
+
+/// Leases, asks below, fills; as a reader does.
+fn read_through(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>) {
+    if let Leased::Lead = l1.lease(&key(0), Token(token), NOW, epoch, true) {
+        let seen = below.load(SeqCst);
+        let _filled = l1.fill(&key(0), Token(token), value(seen), NOW);
+    }
+}
+
+/// Changes what is below, and tells.
+fn change(l1: &L1, below: &Word) -> u64 {
+    let next = below.fetch_add(1, SeqCst) + 1;
+    l1.invalidate(&key(0));
+    next
+}
+
+#[test]
+fn no_value_from_before_an_invalidation_stays_behind_it() {
+    under_many_schedules(|| {
+        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let epoch = l1.begin(Tick::FAR);
+        let readers: Vec<_> = (0..2)
+            .map(|token| {
+                let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+                thread::spawn(move || read_through(&l1, &below, token, epoch))
+            })
+            .collect();
+        let writer = {
+            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let acknowledged = change(&l1, &below);
+                    if let Some(hit) = l1.get(&key(0), NOW, true) {
+                        assert!(number(&hit) >= acknowledged, "{} after {acknowledged}", number(&hit));
+                    }
+                }
+            })
+        };
+        readers.into_iter().chain([writer]).for_each(|thread| thread.join().expect("it ends well"));
+        if let Some(hit) = l1.get(&key(0), NOW, true) {
+            assert_eq!(number(&hit), below.load(SeqCst), "an old value stays");
+        }
+        l1.validate().expect("all parts agree");
+    });
+}
+
+#[test]
+fn nothing_of_an_epoch_that_has_ended_is_answered_or_left_after_a_sweep() {
+    under_many_schedules(|| {
+        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let old = l1.begin(Tick::FAR).expect("a number");
+        let filler = {
+            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            thread::spawn(move || read_through(&l1, &below, 1, Some(old)))
+        };
+        let flusher = {
+            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            // Everything changes, and one message says so.
+            thread::spawn(move || {
+                below.fetch_add(1, SeqCst);
+                l1.end(old);
+                assert!(l1.get(&key(0), NOW, true).is_none(), "what was before is over");
+                l1.sweep(NOW, usize::MAX);
+                let new = l1.begin(Tick::FAR).expect("a number");
+                read_through(&l1, &below, 2, Some(new));
+            })
+        };
+        [filler, flusher].into_iter().for_each(|thread| thread.join().expect("it ends well"));
+        l1.sweep(NOW, usize::MAX);
+        // Its number may be given again now: nothing of it may come to life by that.
+        let _again: Vec<_> = (0..3).map(|_| l1.begin(Tick::FAR)).collect();
+        if let Some(hit) = l1.get(&key(0), NOW, true) {
+            assert_eq!(number(&hit), below.load(SeqCst), "a copy of an ended epoch");
+        }
+        l1.validate().expect("all parts agree");
+    });
+}
+
+#[test]
+fn a_suspended_epoch_is_neither_answered_nor_filled_whatever_its_heartbeat_still_says() {
+    under_many_schedules(|| {
+        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let epoch = l1.begin(Tick::FAR).expect("a number");
+        read_through(&l1, &below, 1, Some(epoch));
+        let heartbeat = {
+            let l1 = Arc::clone(&l1);
+            thread::spawn(move || l1.extend(epoch, Tick::FAR))
+        };
+        let filler = {
+            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            thread::spawn(move || read_through(&l1, &below, 2, Some(epoch)))
+        };
+        let loss = {
+            let l1 = Arc::clone(&l1);
+            thread::spawn(move || {
+                l1.suspend(epoch);
+                assert!(l1.get(&key(0), NOW, true).is_none(), "nobody hears of changes");
+            })
+        };
+        [heartbeat, filler, loss].into_iter().for_each(|thread| thread.join().expect("it ends well"));
+        assert!(l1.get(&key(0), NOW, true).is_none(), "nobody hears of changes");
+        assert!(matches!(l1.lease(&key(1), Token(9), NOW, Some(epoch), true), Leased::Lead));
+        assert_eq!(l1.fill(&key(1), Token(9), value(1), NOW), Filled::Voided);
+        l1.validate().expect("all parts agree");
+    });
+}
+
+#[test]
+fn the_byte_bound_holds_while_shards_take_room_from_each_other() {
+    const CAPACITY: u64 = 4_096;
+    under_many_schedules(|| {
+        let l1 = l1(CAPACITY, 2);
+        let epoch = l1.begin(Tick::FAR).expect("a number");
+        let fillers: Vec<_> = (0..2)
+            .map(|filler| {
+                let l1 = Arc::clone(&l1);
+                thread::spawn(move || {
+                    for step in 0..8 {
+                        let (name, token) = (key(filler * 100 + step), Token(filler * 100 + step));
+                        if let Leased::Lead = l1.lease(&name, token, NOW, Some(epoch), true) {
+                            let bytes = Bytes::from(vec![1; 60 * (1 + step as usize % 7)]);
+                            let fill = Fill { value: Value::from(bytes), expires_at: Tick::FAR, deadline: Tick::FAR };
+                            l1.fill(&name, token, fill, NOW);
+                        }
+                        assert!(l1.usage().bytes <= CAPACITY, "{:?}", l1.usage());
+                    }
+                })
+            })
+            .collect();
+        fillers.into_iter().for_each(|thread| thread.join().expect("it ends well"));
+        l1.validate().expect("all parts agree");
+    });
+}

@@ -1,0 +1,333 @@
+//! Which primaries there are and which keys are whose: one for a process, read by every call without a lock.
+//!
+//! A single server is a map of one primary that never changes. Behind Sentinels it has one primary that may be replaced; a
+//! Redis Cluster has several, and 16,384 slots between them. Whoever finds out (`sentinel`, `cluster`) installs a new map;
+//! each worker takes its connections from it, and the invalidation links follow it (`links`).
+//!
+//! **Order of a change** (point 9 of the coherence protocol): first the epoch of every primary that gains or loses slots
+//! is ended, then the new map is shown. So whoever routes by the new map fills in an epoch that began after the change,
+//! and what was asked by the old map fills nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use crc::{CRC_16_XMODEM, Crc, Table};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::timeout};
+
+use super::{breaker::Breaker, url::Endpoint};
+use crate::l2::{ChangeSink, Source};
+
+/// Slots of a Redis Cluster.
+pub(super) const SLOTS: usize = 16_384;
+/// Marks a slot that no primary serves.
+const NOBODY: u8 = u8::MAX;
+
+/// As the cluster specification says; the table makes it one look a byte.
+static CRC: Crc<u16, Table<1>> = Crc::<u16, Table<1>>::new(&CRC_16_XMODEM);
+
+/// The slot of a key: of the part between the first `{` and the next `}`, if there is one that is not empty.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+        let length = key[open + 1..].iter().position(|&byte| byte == b'}')?;
+        (length > 0).then(|| &key[open + 1..open + 1 + length])
+    });
+    CRC.checksum(tag.unwrap_or(key)) % SLOTS as u16
+}
+
+/// One primary.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) source: Source,
+    pub(super) endpoint: Endpoint,
+    pub(super) breaker: Breaker,
+}
+
+/// Who holds what, as of some moment.
+#[derive(Debug, Default)]
+pub(super) struct Map {
+    /// Steps whenever primaries or slots change.
+    pub(super) version: u64,
+    /// The cluster's own epoch that this map is of.
+    pub(super) epoch: u64,
+    pub(super) primaries: Vec<Arc<Primary>>,
+    /// For each slot the number of its source; `None` where one primary holds all keys.
+    slots: Option<Box<[u8]>>,
+}
+
+impl Map {
+    /// Who holds this key.
+    pub(super) fn of_key(&self, key: &[u8]) -> Option<&Arc<Primary>> {
+        match &self.slots {
+            None => self.primaries.first(),
+            Some(_) => self.of_slot(slot(key)),
+        }
+    }
+
+    /// Who holds this slot.
+    pub(super) fn of_slot(&self, slot: u16) -> Option<&Arc<Primary>> {
+        match &self.slots {
+            None => self.primaries.first(),
+            Some(slots) => self.by_number(slots[usize::from(slot)]),
+        }
+    }
+
+    fn by_number(&self, number: u8) -> Option<&Arc<Primary>> {
+        self.primaries.iter().find(|primary| primary.source.index() == usize::from(number))
+    }
+
+    pub(super) fn of_source(&self, source: Source) -> Option<&Arc<Primary>> {
+        self.primaries.iter().find(|primary| primary.source == source)
+    }
+
+    pub(super) fn at(&self, endpoint: &Endpoint) -> Option<&Arc<Primary>> {
+        self.primaries.iter().find(|primary| primary.endpoint == *endpoint)
+    }
+
+    /// The primary that holds all keys, if one does.
+    pub(super) fn only(&self) -> Option<&Arc<Primary>> {
+        if self.slots.is_none() { self.primaries.first() } else { None }
+    }
+}
+
+/// What was found out about a cluster, or behind Sentinels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) epoch: u64,
+    pub(super) primaries: Vec<Endpoint>,
+    /// For each slot the position of its primary; `None` where the one primary holds all keys.
+    pub(super) slots: Option<Vec<Option<usize>>>,
+}
+
+/// The map, and who waits for a newer one.
+#[derive(Debug)]
+pub(super) struct Topology {
+    map: ArcSwap<Map>,
+    /// Source numbers in use, those of primaries whose links still end included.
+    taken: Mutex<Vec<Source>>,
+    changed: watch::Sender<u64>,
+    asked: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
+}
+
+impl Topology {
+    /// Nothing is known yet.
+    pub(super) fn unknown() -> Self {
+        Self {
+            map: ArcSwap::from_pointee(Map::default()),
+            taken: Mutex::new(Vec::new()),
+            changed: watch::Sender::new(0),
+            asked: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
+        }
+    }
+
+    /// One server that holds all keys and is never replaced.
+    pub(super) fn fixed(endpoint: Endpoint) -> Self {
+        let topology = Self::unknown();
+        let primary = Primary { source: Source::ONLY, endpoint, breaker: Breaker::default() };
+        topology.map.store(Arc::new(Map { version: 1, epoch: 0, primaries: vec![Arc::new(primary)], slots: None }));
+        topology.changed.send_replace(1);
+        topology
+    }
+
+    pub(super) fn map(&self) -> arc_swap::Guard<Arc<Map>> {
+        self.map.load()
+    }
+
+    /// Rings when there is a new map.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Something does not fit the map: whoever finds out is to look soon.
+    pub(super) fn ask(&self) {
+        self.asked.send_modify(|number| *number += 1);
+    }
+
+    /// Asks, and waits until somebody has looked since; `false` if nobody has within `patience`.
+    pub(super) async fn refreshed(&self, patience: Duration) -> bool {
+        self.ask();
+        let wanted = *self.asked.borrow();
+        let mut answered = self.answered.subscribe();
+        timeout(patience, answered.wait_for(|number| *number >= wanted)).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    /// What is asked, for whoever finds out.
+    pub(super) fn questions(&self) -> watch::Receiver<u64> {
+        self.asked.subscribe()
+    }
+
+    /// All who asked up to this number have their answer.
+    pub(super) fn answer(&self, number: u64) {
+        self.answered.send_replace(number);
+    }
+
+    /// Shows a new map, after `sink` has ended the epochs of all whose slots change.
+    ///
+    /// # Errors
+    /// If there are more primaries than Terrace can follow; the map stays as it was.
+    pub(super) fn install(&self, view: &View, sink: &dyn ChangeSink) -> Result<(), String> {
+        let mut taken = self.taken.lock();
+        let old = self.map.load_full();
+        let primaries = assign(view, &old, &mut taken)?;
+        let slots = view.slots.as_ref().map(|slots| {
+            let number = |at: &Option<usize>| at.map_or(NOBODY, |at| primaries[at].source.index() as u8);
+            slots.iter().map(number).collect::<Box<[u8]>>()
+        });
+        let is_same = slots == old.slots && same_primaries(&primaries, &old.primaries);
+        if !is_same {
+            for source in concerned(&old, &primaries, slots.as_deref()) {
+                sink.flushed(source);
+            }
+        }
+        let version = old.version + u64::from(!is_same);
+        self.map.store(Arc::new(Map { version, epoch: view.epoch, primaries, slots }));
+        if !is_same {
+            self.changed.send_replace(version);
+        }
+        Ok(())
+    }
+
+    /// The link of a source that the map has no more is gone: its number may be used again.
+    pub(super) fn release(&self, source: Source) {
+        self.taken.lock().retain(|taken| *taken != source);
+    }
+}
+
+/// The view's primaries: known ones as they are, new ones under numbers that nobody has.
+fn assign(view: &View, old: &Map, taken: &mut Vec<Source>) -> Result<Vec<Arc<Primary>>, String> {
+    let mut primaries = Vec::with_capacity(view.primaries.len());
+    for endpoint in &view.primaries {
+        if let Some(known) = old.at(endpoint) {
+            primaries.push(Arc::clone(known));
+            continue;
+        }
+        let source = Source::all()
+            .find(|source| !taken.contains(source))
+            .ok_or_else(|| format!("the cluster has more primaries than Terrace follows ({})", Source::MAX))?;
+        taken.push(source);
+        primaries.push(Arc::new(Primary { source, endpoint: endpoint.clone(), breaker: Breaker::default() }));
+    }
+    Ok(primaries)
+}
+
+fn same_primaries(new: &[Arc<Primary>], old: &[Arc<Primary>]) -> bool {
+    new.len() == old.len() && new.iter().all(|primary| old.iter().any(|known| known.source == primary.source))
+}
+
+/// Sources that hold other keys than before.
+fn concerned(old: &Map, primaries: &[Arc<Primary>], slots: Option<&[u8]>) -> Vec<Source> {
+    let everyone = || old.primaries.iter().chain(primaries).map(|primary| primary.source).collect::<Vec<_>>();
+    let mut sources = match (old.slots.as_deref(), slots) {
+        (Some(before), Some(after)) => {
+            let changed = before.iter().zip(after).filter(|(before, after)| before != after);
+            changed.flat_map(|(before, after)| [*before, *after]).filter_map(|n| Source::new(n.into())).collect()
+        }
+        (None, None) => everyone()
+            .into_iter()
+            .filter(|s| old.of_source(*s).is_none() || !primaries.iter().any(|p| p.source == *s))
+            .collect(),
+        (Some(_), None) | (None, Some(_)) => everyone(),
+    };
+    sources.sort_unstable();
+    sources.dedup();
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is told.
+    #[derive(Default)]
+    struct Sink(Mutex<Vec<usize>>);
+
+    impl ChangeSink for Sink {
+        fn invalidated(&self, _key: &[u8]) {}
+        fn flushed(&self, source: Source) {
+            self.0.lock().push(source.index());
+        }
+    }
+
+    fn endpoint(port: u16) -> Endpoint {
+        Endpoint::Tcp("127.0.0.1".to_owned(), port)
+    }
+
+    /// A view in which the slots up to `border` are the first primary's and the others the second's.
+    fn halves(epoch: u64, ports: [u16; 2], border: usize) -> View {
+        let slots = (0..SLOTS).map(|slot| Some(usize::from(slot >= border))).collect();
+        View { epoch, primaries: ports.map(endpoint).to_vec(), slots: Some(slots) }
+    }
+
+    fn port_of(topology: &Topology, key: &[u8]) -> u16 {
+        match &topology.map().of_key(key).unwrap().endpoint {
+            Endpoint::Tcp(_, port) => *port,
+            Endpoint::Unix(_) => 0,
+        }
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // From the specification's appendix, and CLUSTER KEYSLOT of Redis 7.0.
+        assert_eq!(CRC.checksum(b"123456789"), 0x31C3);
+        for (key, expected) in [
+            (&b"foo"[..], 12_182),
+            (b"somekey", 11_058),
+            (b"foo{hash_tag}", 2_515),
+            (b"{hash_tag}bar", 2_515),
+            (b"foo{}{bar}", 8_363),
+            (b"foo{{bar}}zap", 4_015),
+            (b"foo{bar}{zap}", 5_061),
+            (b"", 0),
+        ] {
+            assert_eq!(slot(key), expected, "{}", String::from_utf8_lossy(key));
+        }
+    }
+
+    #[test]
+    fn a_change_of_slots_ends_the_epochs_of_those_concerned_and_of_nobody_else() {
+        let (topology, sink) = (Topology::unknown(), Sink::default());
+        topology.install(&halves(1, [7000, 7001], 8_000), &sink).unwrap();
+        assert_eq!((port_of(&topology, b"foo"), port_of(&topology, b"foo{hash_tag}")), (7001, 7000));
+        sink.0.lock().clear();
+        topology.install(&halves(2, [7000, 7001], 8_000), &sink).unwrap();
+        assert!(sink.0.lock().is_empty(), "only the cluster's epoch is new");
+        assert_eq!((topology.map().epoch, topology.map().version), (2, 1));
+        topology.install(&halves(3, [7000, 7001], 13_000), &sink).unwrap();
+        assert_eq!(*sink.0.lock(), [0, 1]);
+        assert_eq!(port_of(&topology, b"foo"), 7000);
+    }
+
+    #[test]
+    fn a_primary_that_takes_over_gets_a_number_of_its_own() {
+        let (topology, sink) = (Topology::unknown(), Sink::default());
+        topology.install(&halves(1, [7000, 7001], 8_000), &sink).unwrap();
+        sink.0.lock().clear();
+        topology.install(&halves(2, [7002, 7001], 8_000), &sink).unwrap();
+        assert_eq!(*sink.0.lock(), [0, 2], "the old one's slots went to the new one; 7001 keeps its copies");
+        topology.release(Source::ONLY);
+        topology.install(&halves(3, [7003, 7001], 8_000), &sink).unwrap();
+        assert_eq!(topology.map().at(&endpoint(7003)).unwrap().source, Source::ONLY);
+    }
+
+    #[test]
+    fn behind_sentinels_one_primary_follows_another() {
+        let (topology, sink) = (Topology::unknown(), Sink::default());
+        let view = |epoch, port| View { epoch, primaries: vec![endpoint(port)], slots: None };
+        topology.install(&view(1, 7000), &sink).unwrap();
+        topology.install(&view(2, 7001), &sink).unwrap();
+        assert_eq!(port_of(&topology, b"any"), 7001);
+        assert!(topology.map().only().is_some());
+        assert_eq!(*sink.0.lock(), [0, 0, 1]);
+    }
+
+    #[test]
+    fn more_primaries_than_can_be_followed_are_refused_by_name() {
+        let (topology, sink) = (Topology::unknown(), Sink::default());
+        let primaries: Vec<Endpoint> = (0..=Source::MAX as u16).map(endpoint).collect();
+        let view = View { epoch: 1, primaries, slots: Some(vec![None; SLOTS]) };
+        assert!(topology.install(&view, &sink).unwrap_err().contains("more primaries"));
+        assert_eq!(topology.map().version, 0);
+    }
+}

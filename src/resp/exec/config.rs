@@ -1,0 +1,263 @@
+//! CONFIG: Redis's names for what tools ask and set, and Terrace's own settings.
+//!
+//! What can be set is what has an effect at run time: the logs of slow commands, the keyspace events, Terrace's own
+//! settings that are reloadable (by their keys, until SIGHUP rereads the file) and, over a Redis, its limits of
+//! encodings. Everything else is refused by name.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::oneshot;
+
+use super::{DATABASES, integer};
+use crate::{
+    cache::{Flavor, Passing, elements, text},
+    glob::Glob,
+    resp::{
+        Change as Asked,
+        command::{Context, readable},
+        frame::{Args, LINE_MAX_BYTES, REQUEST_MAX_BYTES, write_request},
+        reply::{Done, Refusal},
+        slow::ENTRIES_MAX,
+    },
+};
+
+/// CONFIG GET pattern [pattern ...]
+pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let patterns = args.from(2).iter().map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for (name, value) in parameters(cx) {
+        if let Some(pattern) = patterns.iter().find(|pattern| pattern.glob.matches(name.as_bytes())) {
+            found.push((pattern.literal.clone().unwrap_or(name.into_bytes()), value.into_bytes()));
+        }
+    }
+    if patterns.iter().any(|pattern| pattern.may_name_encodings()) {
+        found.extend(encodings_below(cx, args).await);
+    }
+    cx.reply.map(found.len());
+    for (name, value) in &found {
+        cx.reply.bulk(name);
+        cx.reply.bulk(value);
+    }
+    Ok(())
+}
+
+/// A pattern for names in any case; a name without a wildcard is shown as it was asked for.
+struct Pattern {
+    glob: Glob,
+    literal: Option<Vec<u8>>,
+}
+
+impl Pattern {
+    fn new(text: &[u8]) -> Result<Self, Refusal> {
+        let is_literal = !text.iter().any(|byte| b"[*?".contains(byte));
+        Ok(Self { glob: Glob::new(&text.to_ascii_lowercase())?, literal: is_literal.then(|| text.to_vec()) })
+    }
+
+    /// A name that does, or a pattern that might.
+    fn may_name_encodings(&self) -> bool {
+        self.literal.as_ref().is_none_or(|name| is_encoding(&name.to_ascii_lowercase()))
+    }
+}
+
+/// Redis's limits of compact encodings, which an operator tunes for a Redis below.
+fn is_encoding(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name);
+    let limits = ["-max-listpack-", "-max-ziplist-", "-max-intset-"];
+    limits.iter().any(|limit| name.contains(limit))
+        || ["list-compress-depth", "stream-node-max-bytes", "stream-node-max-entries", "hll-sparse-max-bytes"]
+            .contains(&&*name)
+}
+
+/// What the Redis below says of its encodings; nothing where there is none or it does not answer.
+async fn encodings_below(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    if cx.edge.cache.flavor() != Flavor::Redis {
+        return Vec::new();
+    }
+    let mut request = Vec::new();
+    write_request(&mut request, args.iter());
+    let passing = Passing::question(None, false);
+    let Ok(reply) = cx.edge.cache.pass(&request, passing).await else { return Vec::new() };
+    let parts = elements(&reply).unwrap_or_default();
+    let pairs = parts.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?.to_vec(), text(&pair[1])?.to_vec())));
+    pairs.filter(|(name, _)| is_encoding(&name.to_ascii_lowercase())).collect()
+}
+
+fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {
+    let settings = cx.edge.settings.load();
+    let resp = cx.edge.node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
+    let (host, port) = resp.rsplit_once(':').unwrap_or((&resp, "0"));
+    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
+    let slow = &cx.edge.shared.slow;
+    let mut parameters: Vec<(String, String)> = [
+        ("appendonly", "no".to_owned()),
+        ("bind", host.trim_matches(['[', ']']).to_owned()),
+        ("client-query-buffer-limit", REQUEST_MAX_BYTES.to_string()),
+        ("databases", DATABASES.to_string()),
+        ("latency-monitor-threshold", slow.latency_ms.load(Relaxed).to_string()),
+        ("latency-tracking", "yes".to_owned()),
+        ("maxclients", cx.edge.settings.load().clients_max.to_string()),
+        ("maxmemory", cx.edge.cache.l1_usage().capacity_bytes.to_string()),
+        ("maxmemory-policy", "allkeys-lru".to_owned()),
+        ("notify-keyspace-events", cx.edge.shared.events.show()),
+        ("port", port.to_owned()),
+        ("proto-inline-max-size", LINE_MAX_BYTES.to_string()),
+        ("proto-max-bulk-len", settings.value_max.to_string()),
+        ("protected-mode", yes_or_no(settings.protected_mode).to_owned()),
+        ("save", String::new()),
+        ("slowlog-log-slower-than", slow.slower_than_us.load(Relaxed).to_string()),
+        ("slowlog-max-len", slow.entries_max.load(Relaxed).to_string()),
+        ("timeout", "0".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    let own = cx.edge.node.settings.load();
+    parameters.extend(own.iter().map(|setting| (setting.key.clone(), unquoted(&setting.value))));
+    parameters
+}
+
+/// A string without the quotes that it has in the file: as CONFIG SET takes it.
+fn unquoted(value: &str) -> String {
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.map_or_else(|| value.to_owned(), |inner| inner.replace("\\\"", "\"").replace("\\\\", "\\"))
+}
+
+/// The setting of Terrace that a name stands for: its key, or Redis's name of it. Only keys have a dot.
+fn own_key(lower: &str) -> Option<&str> {
+    match lower {
+        "bind" | "port" => Some("resp.addr"),
+        "maxclients" => Some("server.max_connections"),
+        "maxmemory" => Some("l1.size"),
+        "maxmemory-policy" => Some("l1.policy"),
+        "proto-max-bulk-len" => Some("server.max_value"),
+        "protected-mode" => Some("resp.protected_mode"),
+        _ => lower.contains('.').then_some(lower),
+    }
+}
+
+/// The text of an own setting, where Redis writes it another way.
+fn own_text(lower: &str, value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    match (lower, text.to_ascii_lowercase().as_str()) {
+        ("protected-mode", "yes") => "true".to_owned(),
+        ("protected-mode", "no") => "false".to_owned(),
+        _ => text.into_owned(),
+    }
+}
+
+/// CONFIG SET parameter value [parameter value ...]: all of them, or none.
+pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if !args.len().is_multiple_of(2) {
+        return Err(Refusal::Arity("config|set"));
+    }
+    let mut changes = Vec::new();
+    let mut passed: Vec<&[u8]> = vec![b"CONFIG", b"SET"];
+    let mut own = Vec::new();
+    for at in (2..args.len()).step_by(2) {
+        let (name, value) = (args.at(at), args.at(at + 1));
+        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+        if is_encoding(lower.as_bytes()) {
+            passed.extend([name, value]);
+        } else if let Some(key) = own_key(&lower) {
+            own.push((key.to_owned(), own_text(&lower, value)));
+        } else {
+            changes.push(Change::parse(cx, &lower, name, value)?);
+        }
+    }
+    if passed.len() > 2 && !own.is_empty() {
+        return Err(Refusal::text(
+            "ERR CONFIG SET failed - settings of the Redis below and Terrace's own are set in commands of their own",
+        ));
+    }
+    if !own.is_empty() {
+        set_own(cx, own).await?;
+    }
+    if passed.len() > 2 && !set_below(cx, &passed).await? {
+        return Ok(());
+    }
+    changes.into_iter().for_each(|change| change.apply(cx));
+    cx.reply.ok();
+    Ok(())
+}
+
+/// Has the server change settings of Terrace's own; they are in force when this returns.
+async fn set_own(cx: &Context<'_>, settings: Vec<(String, String)>) -> Done {
+    let stopping = || Refusal::text("ERR CONFIG SET failed - the server stops");
+    let (done, is_done) = oneshot::channel();
+    cx.edge.changes.send(Asked { settings, done }).await.map_err(|_closed| stopping())?;
+    is_done.await.map_err(|_closed| stopping())?.map_err(|(key, why)| failed(&key, &why))
+}
+
+/// Redis's words for a value that is not taken.
+fn failed(name: &str, why: &str) -> Refusal {
+    Refusal::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
+}
+
+/// Sets encodings of the Redis below; false where its error was the reply.
+async fn set_below(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusal> {
+    if let Some(flavor) = cx.edge.cache.refuses_other_types() {
+        let name = String::from_utf8_lossy(words[2]);
+        let why = format!("it is a setting of a Redis below, and this server's l2.url is \"{flavor}\"");
+        return Err(failed(&name, &why));
+    }
+    let mut request = Vec::new();
+    write_request(&mut request, words.iter().copied());
+    let passing = Passing::question(None, cx.reply.resp3());
+    let reply = cx.edge.cache.pass(&request, passing).await?;
+    let is_error = reply.starts_with(b"-");
+    if is_error {
+        cx.reply.whole(&reply);
+    }
+    Ok(!is_error)
+}
+
+/// One change that was checked.
+enum Change {
+    SlowerThan(i64),
+    EntriesMax(u64),
+    Latency(u64),
+    Events(Vec<u8>),
+}
+
+impl Change {
+    fn parse(cx: &Context<'_>, lower: &str, name: &[u8], value: &[u8]) -> Result<Self, Refusal> {
+        let name = readable(name, 128);
+        let failed = |why: &str| failed(&name, why);
+        let number = |min: i64, max: i64| {
+            let within = |number: &i64| (min..=max).contains(number);
+            let why = || failed(&format!("argument must be between {min} and {max} inclusive"));
+            let parsed = integer(value).map_err(|_| failed("argument couldn't be parsed into an integer"))?;
+            Some(parsed).filter(within).ok_or_else(why)
+        };
+        let unsigned = |max: u64| number(0, i64::try_from(max).unwrap_or(i64::MAX)).map(i64::unsigned_abs);
+        match lower {
+            "slowlog-log-slower-than" => number(-1, i64::MAX).map(Self::SlowerThan),
+            "slowlog-max-len" => unsigned(ENTRIES_MAX).map(Self::EntriesMax),
+            "latency-monitor-threshold" => unsigned(u64::MAX).map(Self::Latency),
+            "notify-keyspace-events" => {
+                let known = super::events::Wanted::default().set(value);
+                known
+                    .then(|| Self::Events(value.to_vec()))
+                    .ok_or_else(|| failed("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."))
+            }
+            _ if parameters(cx).iter().any(|(known, _)| *known == lower) => Err(failed("it does not change")),
+            _ => Err(Refusal::text(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"))),
+        }
+    }
+
+    fn apply(self, cx: &Context<'_>) {
+        let slow = &cx.edge.shared.slow;
+        match self {
+            Self::SlowerThan(us) => slow.slower_than_us.store(us, Relaxed),
+            Self::EntriesMax(most) => slow.set_entries_max(most),
+            Self::Latency(ms) => slow.latency_ms.store(ms, Relaxed),
+            Self::Events(letters) => drop(cx.edge.shared.events.set(&letters)),
+        }
+    }
+}
+
+/// CONFIG RESETSTAT: the counters of this port. Those of the cache, which other ports show as well, stay.
+pub(in crate::resp) fn resetstat(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.edge.shared.statistics.reset();
+    cx.reply.ok();
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! SUBSCRIBE and its kin, PUBLISH, PUBSUB.
+//!
+//! Over a Redis channels are Redis's: a subscriber has a connection to it of its own, on which its messages come, and
+//! PUBLISH and PUBSUB go there. Channels that only this process speaks on (keyspace events, `__terrace__:*`), and all
+//! channels where there is no Redis, are the hub's. A pattern may match both kinds and is entered at both.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::events::is_local;
+use crate::{
+    cache::{Flavor, Line, Passing, elements, pass::request, text},
+    glob::Glob,
+    resp::{
+        command::{Context, Row},
+        frame::{Args, write_request},
+        hub::{self, Hub},
+        reply::{Done, Refusal},
+        session::Client,
+    },
+};
+
+/// Channels and patterns of one client.
+const SUBSCRIPTIONS_MAX: usize = 65_536;
+/// Orders that wait for a subscriber's connection to Redis.
+const ORDERS_MAX: usize = 16;
+
+/// What one client listens to.
+#[derive(Debug, Default)]
+pub(in crate::resp) struct Channels {
+    names: BTreeSet<Vec<u8>>,
+    patterns: BTreeSet<Vec<u8>>,
+    bridge: Option<Bridge>,
+}
+
+impl Channels {
+    /// Ends all.
+    pub(in crate::resp) fn end(&self, hub: &Hub, client: &Client) {
+        self.names.iter().for_each(|name| hub.unsubscribe(client.id, name));
+        self.patterns.iter().for_each(|pattern| hub.unsubscribe_pattern(client.id, pattern));
+        client.channels.store(0, Relaxed);
+        client.patterns.store(0, Relaxed);
+    }
+
+    fn count(&self) -> usize {
+        self.names.len() + self.patterns.len()
+    }
+
+    fn show(&self, client: &Client) {
+        client.channels.store(self.names.len(), Relaxed);
+        client.patterns.store(self.patterns.len(), Relaxed);
+    }
+}
+
+/// A subscriber's connection to Redis.
+#[derive(Debug)]
+struct Bridge {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A request, how many confirmations it brings, and whom to tell when they have come.
+struct Order {
+    request: Vec<u8>,
+    confirmations: usize,
+    done: oneshot::Sender<()>,
+}
+
+impl Bridge {
+    fn start(line: Line, client: Arc<Client>) -> Self {
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let task = tokio::spawn(async move {
+            relay(line, queue, &client).await;
+            // Messages may have been missed: a client that connects anew knows.
+            client.mailbox.close();
+        });
+        Self { orders, task }
+    }
+
+    /// Waits until Redis has confirmed.
+    async fn order(&self, words: &[&[u8]], confirmations: usize) -> Result<(), Refusal> {
+        let lost = || Refusal::text("UNAVAILABLE the connection to Redis that brings messages was lost");
+        let (done, is_done) = oneshot::channel();
+        let order = Order { request: request(words), confirmations, done };
+        self.orders.send(order).await.map_err(|_| lost())?;
+        is_done.await.map_err(|_| lost())
+    }
+}
+
+/// Sends orders and delivers messages until the connection is lost.
+async fn relay(mut line: Line, mut orders: mpsc::Receiver<Order>, client: &Client) {
+    let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
+    loop {
+        tokio::select! {
+            biased;
+            frame = line.next() => match frame {
+                Ok(frame) => take(&frame, &mut waiting, client),
+                Err(_lost) => return,
+            },
+            order = orders.recv(), if waiting.len() < ORDERS_MAX => {
+                let Some(order) = order else { return };
+                if line.send(&order.request).await.is_err() {
+                    return;
+                }
+                waiting.push_back((order.confirmations, order.done));
+            }
+        }
+    }
+}
+
+/// A message for the client, or a confirmation.
+fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client) {
+    let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
+    let kind = parts.first().map(|kind| &kind[..]);
+    let channel = match kind {
+        Some(b"message") => parts.get(1),
+        Some(b"pmessage") => parts.get(2),
+        Some(_) | None => None,
+    };
+    match channel {
+        // Those of this process are sent by this process.
+        Some(channel) if is_local(channel) => {}
+        Some(_) => hub::deliver(client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
+        None => confirm(waiting),
+    }
+}
+
+fn confirm(waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>) {
+    let Some((missing, _)) = waiting.front_mut() else { return };
+    *missing = missing.saturating_sub(1);
+    if *missing == 0
+        && let Some((_, done)) = waiting.pop_front()
+    {
+        // The client may have gone.
+        let _gone = done.send(());
+    }
+}
+
+/// Which of both a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Channels,
+    Patterns,
+}
+
+/// SUBSCRIBE channel [channel ...]
+pub(in crate::resp) async fn subscribe(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    begin(cx, args, About::Channels).await
+}
+
+/// PSUBSCRIBE pattern [pattern ...]
+pub(in crate::resp) async fn psubscribe(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    begin(cx, args, About::Patterns).await
+}
+
+/// UNSUBSCRIBE [channel ...]
+pub(in crate::resp) async fn unsubscribe(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    end(cx, args, About::Channels).await
+}
+
+/// PUNSUBSCRIBE [pattern ...]
+pub(in crate::resp) async fn punsubscribe(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    end(cx, args, About::Patterns).await
+}
+
+async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
+    let names: Vec<&[u8]> = args.from(1).iter().collect();
+    let globs = match about {
+        About::Channels => Vec::new(),
+        About::Patterns => names.iter().map(|name| Glob::new(name)).collect::<Result<Vec<_>, _>>()?,
+    };
+    let mut channels = cx.session.channels.take().unwrap_or_default();
+    if channels.count() + names.len() > SUBSCRIPTIONS_MAX {
+        cx.session.channels = Some(channels);
+        return Err(Refusal::text(format!("ERR a client has at most {SUBSCRIPTIONS_MAX} subscriptions")));
+    }
+    let ordered = order_below(cx, &mut channels, &names, about, true).await;
+    if ordered.is_ok() {
+        enter(cx, &mut channels, &names, globs, about);
+        cx.edge.cache.core().events().want(true);
+    }
+    cx.session.channels = Some(channels);
+    ordered
+}
+
+fn enter(cx: &mut Context<'_>, channels: &mut Channels, names: &[&[u8]], globs: Vec<Glob>, about: About) {
+    let (hub, client) = (&cx.edge.shared.hub, Arc::clone(&cx.session.client));
+    let mut globs = globs.into_iter();
+    for name in names {
+        let glob = globs.next();
+        let word = match (about, glob) {
+            (About::Patterns, Some(glob)) => {
+                if channels.patterns.insert(name.to_vec()) {
+                    hub.subscribe_pattern(&client, glob);
+                }
+                "psubscribe"
+            }
+            (_, _) => {
+                if channels.names.insert(name.to_vec()) {
+                    hub.subscribe(&client, name);
+                }
+                "subscribe"
+            }
+        };
+        answer(cx, word, Some(name), channels.count());
+    }
+    channels.show(&client);
+}
+
+async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
+    let mut channels = cx.session.channels.take().unwrap_or_default();
+    let own = match about {
+        About::Channels => &channels.names,
+        About::Patterns => &channels.patterns,
+    };
+    let all: Vec<Vec<u8>> = own.iter().cloned().collect();
+    let names: Vec<&[u8]> = match args.len() {
+        1 => all.iter().map(Vec::as_slice).collect(),
+        _ => args.from(1).iter().collect(),
+    };
+    let ordered = order_below(cx, &mut channels, &names, about, false).await;
+    let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
+    for name in &names {
+        match about {
+            About::Channels if channels.names.remove(*name) => {
+                cx.edge.shared.hub.unsubscribe(cx.session.client.id, name)
+            }
+            About::Patterns if channels.patterns.remove(*name) => {
+                cx.edge.shared.hub.unsubscribe_pattern(cx.session.client.id, name);
+            }
+            About::Channels | About::Patterns => {}
+        }
+        answer(cx, word, Some(name), channels.count());
+    }
+    if names.is_empty() {
+        answer(cx, word, None, channels.count());
+    }
+    channels.show(&cx.session.client);
+    cx.edge.cache.core().events().want(cx.edge.shared.hub.is_heard());
+    cx.session.channels = (channels.count() > 0).then_some(channels);
+    ordered
+}
+
+fn answer(cx: &mut Context<'_>, word: &str, name: Option<&[u8]>, count: usize) {
+    cx.reply.push(3);
+    cx.reply.bulk(word.as_bytes());
+    cx.reply.bulk_or_null(name);
+    cx.reply.count(count as u64);
+}
+
+/// Over a Redis: tells it, and waits until it has confirmed.
+async fn order_below(
+    cx: &Context<'_>,
+    channels: &mut Channels,
+    names: &[&[u8]],
+    about: About,
+    begins: bool,
+) -> Result<(), Refusal> {
+    let names: Vec<&[u8]> = names.iter().copied().filter(|name| !is_local(name)).collect();
+    if cx.edge.cache.flavor() != Flavor::Redis || names.is_empty() {
+        return Ok(());
+    }
+    let bridge = match (&mut channels.bridge, begins) {
+        (Some(bridge), _) => bridge,
+        (None, false) => return Ok(()),
+        (empty @ None, true) => {
+            let line = cx.edge.cache.line(None, false).await?;
+            empty.insert(Bridge::start(line, Arc::clone(&cx.session.client)))
+        }
+    };
+    let word: &[u8] = match (about, begins) {
+        (About::Channels, true) => b"SUBSCRIBE",
+        (About::Channels, false) => b"UNSUBSCRIBE",
+        (About::Patterns, true) => b"PSUBSCRIBE",
+        (About::Patterns, false) => b"PUNSUBSCRIBE",
+    };
+    let words: Vec<&[u8]> = std::iter::once(word).chain(names.iter().copied()).collect();
+    bridge.order(&words, names.len()).await
+}
+
+/// What a subscriber in RESP2 may ask.
+pub(in crate::resp) fn is_allowed(row: &Row) -> bool {
+    ["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"].contains(&row.name)
+}
+
+/// What it is told else.
+pub(in crate::resp) fn refused(row: &Row) -> Refusal {
+    Refusal::text(format!(
+        "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+        row.name
+    ))
+}
+
+/// PUBLISH channel message
+pub(in crate::resp) async fn publish(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.edge.cache.flavor() == Flavor::Redis && !is_local(args.at(1)) {
+        return cx.pass_on(args).await;
+    }
+    let receivers = cx.edge.shared.hub.publish(args.at(1), args.at(2));
+    cx.reply.count(receivers);
+    Ok(())
+}
+
+/// PUBSUB CHANNELS [pattern]
+pub(in crate::resp) async fn channels(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.edge.cache.flavor() == Flavor::Redis {
+        return cx.pass_on(args).await;
+    }
+    let pattern = args.get(2).map(Glob::new).transpose()?;
+    let names = cx.edge.shared.hub.channels(pattern.as_ref());
+    cx.reply.array(names.len());
+    names.iter().for_each(|name| cx.reply.bulk(name));
+    Ok(())
+}
+
+/// PUBSUB NUMSUB [channel ...]
+pub(in crate::resp) async fn numsub(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.edge.cache.flavor() == Flavor::Redis {
+        return cx.pass_on(args).await;
+    }
+    let names = args.from(2);
+    cx.reply.array(names.len() * 2);
+    for name in names.iter() {
+        cx.reply.bulk(name);
+        cx.reply.count(cx.edge.shared.hub.listeners(name) as u64);
+    }
+    Ok(())
+}
+
+/// PUBSUB NUMPAT
+pub(in crate::resp) async fn numpat(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.edge.cache.flavor() == Flavor::Redis {
+        return cx.pass_on(args).await;
+    }
+    cx.reply.count(cx.edge.shared.hub.pattern_count() as u64);
+    Ok(())
+}
+
+impl Context<'_> {
+    /// Lets the Redis below answer a request without keys.
+    async fn pass_on(&mut self, args: Args<'_>) -> Done {
+        let mut request = Vec::new();
+        write_request(&mut request, args.iter());
+        let passing = Passing::question(None, self.reply.resp3());
+        let reply = self.edge.cache.pass(&request, passing).await?;
+        self.reply.whole(&reply);
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! Terrace's own commands: TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
+
+use super::{integer, is};
+use crate::{
+    cache::{Resident, ScanPage, stats::Snapshot},
+    clock::{Tick, millis},
+    model::{Key, Life},
+    resp::{
+        command::Context,
+        frame::Args,
+        reply::{Done, Refusal, Reply},
+        table::TABLE,
+    },
+};
+
+/// Keys TERRACE.TOP shows without a count.
+const TOP_DEFAULT: usize = 10;
+/// Keys it shows at most.
+const TOP_MAX: usize = 1_000;
+/// Entries of L1 looked at between two yields to other connections.
+const TOP_STEP: usize = 1_000;
+
+/// TERRACE.HELP
+pub(in crate::resp) fn help(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    let own: Vec<_> = TABLE.iter().filter(|row| row.group == "terrace").collect();
+    cx.reply.array(own.len() * 2 + 3);
+    for row in own {
+        cx.reply.status(&row.name.to_ascii_uppercase());
+        cx.reply.status(&format!("    {}.", row.summary));
+    }
+    cx.reply.simple("SELECT 0: all keys. Reads go through L1 and count.");
+    cx.reply.simple("SELECT 1: what this node's L1 holds. Looking changes nothing; DEL and FLUSHDB drop copies.");
+    cx.reply.simple("SELECT 2: what was learned. Read-only.");
+    Ok(())
+}
+
+/// One field of a map.
+enum Field {
+    Text(String),
+    Number(u64),
+    Null,
+    /// Milliseconds left; -1: for ever.
+    Life(Life),
+}
+
+fn write(reply: &mut Reply, fields: &[(&str, Field)]) {
+    reply.map(fields.len());
+    for (name, value) in fields {
+        reply.bulk(name.as_bytes());
+        match value {
+            Field::Text(text) => reply.bulk(text.as_bytes()),
+            Field::Number(number) => reply.count(*number),
+            Field::Null => reply.null(),
+            Field::Life(Life::Forever) => reply.integer(-1),
+            Field::Life(Life::For(life)) => reply.count(millis(*life)),
+        }
+    }
+}
+
+/// TERRACE.INFO key: `nil` for a key that no tier has.
+pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let key = Key::copied(args.at(1))?;
+    let Some(known) = cx.edge.cache.describe(std::slice::from_ref(&key)).await.pop() else {
+        cx.reply.null();
+        return Ok(());
+    };
+    if known.resident.is_none() && matches!(known.below, Ok(None)) {
+        cx.reply.null();
+        return Ok(());
+    }
+    let rules = cx.edge.cache.core().rules();
+    let policy = rules
+        .policy(&key)
+        .map_or_else(|| "none".to_owned(), |policy| String::from_utf8_lossy(policy.matches.pattern()).into_owned());
+    cx.reply.map(4);
+    cx.reply.bulk(b"key");
+    cx.reply.bulk(&key);
+    cx.reply.bulk(b"l1");
+    match &known.resident {
+        Some(resident) => write(cx.reply, &resident_fields(resident, cx.now)),
+        None => cx.reply.null(),
+    }
+    cx.reply.bulk(b"l2");
+    match &known.below {
+        Ok(Some(below)) => write(
+            cx.reply,
+            &[
+                ("type", Field::Text(below.type_name.name().to_owned())),
+                ("ttl_ms", Field::Life(below.life)),
+                ("size_bytes", Field::Number(below.size_bytes)),
+            ],
+        ),
+        Ok(None) => cx.reply.null(),
+        Err(error) => write(cx.reply, &[("error", Field::Text(error.message().to_owned()))]),
+    }
+    cx.reply.bulk(b"policy");
+    cx.reply.bulk(policy.as_bytes());
+    Ok(())
+}
+
+fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str, Field); 7] {
+    let left = |until: Tick| if until == Tick::FAR { Life::Forever } else { Life::For(until.since(now)) };
+    [
+        ("ttl_ms", Field::Life(left(resident.hit.expires_at))),
+        ("copy_ttl_ms", Field::Life(left(resident.deadline))),
+        ("age_ms", Field::Number(millis(now.since(resident.hit.filled_at)))),
+        ("idle_ms", Field::Number(millis(now.since(resident.used_at)))),
+        ("hits", Field::Number(u64::from(resident.hit.hits))),
+        ("size_bytes", Field::Number(resident.hit.value.len() as u64)),
+        ("weight_bytes", Field::Number(resident.weight_bytes)),
+    ]
+}
+
+/// By what TERRACE.TOP orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Reads,
+    Bytes,
+}
+
+/// TERRACE.TOP [READS|BYTES] [count]
+pub(in crate::resp) async fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if args.get(1).is_some_and(|word| is(word, "help")) {
+        return help_of(
+            cx,
+            &["TERRACE.TOP [READS|BYTES] [count]", "    Keys of this node's L1, the largest number first."],
+        );
+    }
+    let (by, rest) = match args.get(1) {
+        Some(word) if is(word, "reads") => (By::Reads, args.from(2)),
+        Some(word) if is(word, "bytes") => (By::Bytes, args.from(2)),
+        Some(word) if integer(word).is_err() => {
+            return Err(Refusal::text("ERR TERRACE.TOP orders by READS or BYTES"));
+        }
+        Some(_) | None => (By::Reads, args.from(1)),
+    };
+    let count = match (rest.get(0), rest.len()) {
+        (None, _) => TOP_DEFAULT,
+        (Some(text), 1) => usize::try_from(integer(text)?).map_err(|_negative| Refusal::NotAnInteger)?.min(TOP_MAX),
+        (Some(_), _) => return Err(Refusal::Syntax),
+    };
+    let top = largest(cx, by, count).await;
+    cx.reply.array(top.len());
+    for (number, key) in &top {
+        cx.reply.array(2);
+        cx.reply.bulk(key);
+        cx.reply.count(*number);
+    }
+    Ok(())
+}
+
+/// The keys with the largest numbers, found in one walk through L1.
+async fn largest(cx: &Context<'_>, by: By, count: usize) -> Vec<(u64, Key)> {
+    let mut top: std::collections::BTreeSet<(u64, Key)> = std::collections::BTreeSet::new();
+    let mut cursor = 0;
+    loop {
+        let ScanPage { cursor: next, keys } = cx.edge.cache.scan_resident(cursor, None, TOP_STEP);
+        for key in keys {
+            let Some(resident) = cx.edge.cache.resident(&key) else { continue };
+            let number = match by {
+                By::Reads => u64::from(resident.hit.hits),
+                By::Bytes => resident.weight_bytes,
+            };
+            top.insert((number, key));
+            if top.len() > count {
+                top.pop_first();
+            }
+        }
+        cursor = next;
+        if cursor == 0 {
+            return top.into_iter().rev().collect();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// TERRACE.TIERS
+pub(in crate::resp) async fn tiers(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if args.get(1).is_some_and(|word| is(word, "help")) {
+        return help_of(cx, &["TERRACE.TIERS", "    Each tier: entries, bytes, hits, state."]);
+    }
+    if args.len() > 1 {
+        return Err(Refusal::Arity("terrace.tiers"));
+    }
+    let snapshot = cx.edge.cache.snapshot();
+    let keys = cx.edge.cache.count().await;
+    cx.reply.map(2);
+    cx.reply.bulk(b"l1");
+    write(cx.reply, &l1_fields(&snapshot));
+    cx.reply.bulk(b"l2");
+    let reads = snapshot.reads;
+    let state = match &snapshot.l2 {
+        crate::cache::State::Connecting => "connecting".to_owned(),
+        crate::cache::State::Up => "up".to_owned(),
+        crate::cache::State::Down(why) => format!("down: {why}"),
+    };
+    let fields = [
+        ("store", Field::Text(snapshot.flavor.name().to_owned())),
+        ("state", Field::Text(state)),
+        ("keys", keys.map_or(Field::Null, Field::Number)),
+        ("hits", Field::Number(reads.hit_l2)),
+        ("misses", Field::Number(reads.miss)),
+        ("errors", Field::Number(reads.error)),
+    ];
+    write(cx.reply, &fields);
+    Ok(())
+}
+
+fn l1_fields(snapshot: &Snapshot) -> [(&'static str, Field); 7] {
+    let (l1, reads, removals) = (snapshot.l1, snapshot.reads, snapshot.removals);
+    [
+        ("open", Field::Number(u64::from(snapshot.coherence.open))),
+        ("entries", Field::Number(l1.entries)),
+        ("bytes", Field::Number(l1.bytes)),
+        ("capacity_bytes", Field::Number(l1.capacity_bytes)),
+        ("hits", Field::Number(reads.hit_l1 + reads.stale)),
+        ("evicted", Field::Number(removals.size)),
+        ("expired", Field::Number(removals.expired)),
+    ]
+}
+
+fn help_of(cx: &mut Context<'_>, lines: &[&'static str]) -> Done {
+    cx.reply.array(lines.len());
+    lines.iter().for_each(|line| cx.reply.simple(line));
+    Ok(())
+}

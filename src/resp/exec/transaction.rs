@@ -1,0 +1,286 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! Over the embedded store and `none` a transaction has the exclusive turn of the facade while its commands run one
+//! after the other. Over a Redis its commands on keys of db 0 are a transaction of Redis's own, sent as the client wrote
+//! them and with the lives that policies say after them; the replies go to the client as they come. Other commands of
+//! the transaction (of the connection, the server, other databases) run here, in their order, after these.
+//!
+//! As in Redis, a command that fails does not undo the others. EXEC after a change of a watched key answers nil.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+
+use super::{integer, keys_of, mismatched, pass};
+use crate::{
+    cache::{Flavor, Passing, append_within, elements},
+    clock::millis,
+    model::Key,
+    resp::{
+        Edge,
+        command::{Context, Found, Row, Run},
+        frame::{Args, Owned, write_request},
+        reply::{Done, Refusal},
+        run::run,
+    },
+};
+
+/// Commands that wait between MULTI and EXEC.
+const QUEUED_MAX: usize = 65_536;
+/// Bytes of them.
+const QUEUED_MAX_BYTES: usize = 64 << 20;
+
+/// What waits for EXEC.
+#[derive(Default)]
+pub(in crate::resp) struct Transaction {
+    queued: Vec<(Found, Owned)>,
+    bytes: usize,
+    /// A command was refused: EXEC will do nothing.
+    failed: bool,
+}
+
+impl Transaction {
+    /// A command was refused when it was to be queued.
+    pub(in crate::resp) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Queues a command that was accepted; says how many there are now.
+    pub(in crate::resp) fn queue(&mut self, found: Found, args: Args<'_>) -> Result<i64, Refusal> {
+        let refusal = if found.row.has("no_multi") {
+            Refusal::text("ERR Command not allowed inside a transaction")
+        } else if self.queued.len() >= QUEUED_MAX || self.bytes > QUEUED_MAX_BYTES {
+            Refusal::text(format!(
+                "ERR the transaction is too large: at most {QUEUED_MAX} commands and {QUEUED_MAX_BYTES} bytes"
+            ))
+        } else {
+            let request = Owned::new(args.iter());
+            self.bytes += request.weight_bytes();
+            self.queued.push((found, request));
+            return Ok(i64::try_from(self.queued.len()).unwrap_or(i64::MAX));
+        };
+        self.failed = true;
+        Err(refusal)
+    }
+}
+
+/// Whether a command waits for EXEC; the others run at once.
+pub(in crate::resp) fn is_queued(row: &Row) -> bool {
+    !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&row.name)
+}
+
+/// MULTI
+pub(in crate::resp) fn multi(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    if cx.session.transaction.is_some() {
+        return Err(Refusal::text("ERR MULTI calls can not be nested"));
+    }
+    cx.session.transaction = Some(Box::default());
+    cx.session.client.queued.store(0, Relaxed);
+    cx.reply.ok();
+    Ok(())
+}
+
+/// DISCARD
+pub(in crate::resp) fn discard(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    if cx.session.transaction.is_none() {
+        return Err(Refusal::text("ERR DISCARD without MULTI"));
+    }
+    let _ended = cx.session.end_transaction();
+    cx.reply.ok();
+    Ok(())
+}
+
+/// WATCH key [key ...]
+pub(in crate::resp) async fn watch(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if cx.session.transaction.is_some() {
+        return Err(Refusal::text("ERR WATCH inside MULTI is not allowed"));
+    }
+    cx.must_be_logical()?;
+    let keys = keys_of(args.from(1))?;
+    let mut watch = match cx.session.watch.take() {
+        Some(watch) => watch,
+        None => Box::new(cx.edge.cache.begin_watch(keys.first(), cx.reply.resp3()).await?),
+    };
+    let watched = cx.edge.cache.watch(&mut watch, keys).await;
+    cx.session.watch = Some(watch);
+    watched?;
+    cx.reply.ok();
+    Ok(())
+}
+
+/// UNWATCH
+pub(in crate::resp) fn unwatch(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    cx.session.watch = None;
+    cx.reply.ok();
+    Ok(())
+}
+
+/// EXEC
+pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    if cx.session.transaction.is_none() {
+        return Err(Refusal::text("ERR EXEC without MULTI"));
+    }
+    let mut watch = cx.session.watch.take();
+    let Some(transaction) = cx.session.end_transaction() else { return Err(mismatched()) };
+    if transaction.failed {
+        return Err(Refusal::text("EXECABORT Transaction discarded because of previous errors."));
+    }
+    let mut plan = Plan::new(cx, &transaction.queued)?;
+    if plan.below.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
+        let (cache, _alone) = cx.edge.cache.exclusive().await;
+        if let Some(watch) = &watch
+            && cx.edge.cache.has_changed(watch).await?
+        {
+            cx.reply.null_array();
+            return Ok(());
+        }
+        return run_all(cx, cache, &transaction.queued, Vec::new()).await;
+    }
+    let line = watch.as_mut().and_then(|watch| watch.take_line());
+    let passing = Passing {
+        key: plan.key.take(),
+        written: std::mem::take(&mut plan.written),
+        resp3: cx.reply.resp3(),
+        blocking: false,
+    };
+    let reply = cx.edge.cache.pass_transaction(line, &plan.requests, plan.count, passing).await?;
+    let Some(replies) = elements(&reply) else {
+        // Nil, or why Redis refused it.
+        cx.reply.whole(&reply);
+        return Ok(());
+    };
+    plan.tell(cx, &transaction.queued);
+    let mut answers: Vec<Option<Bytes>> = vec![None; transaction.queued.len()];
+    for (at, reply) in plan.below.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
+    {
+        answers[*at] = Some(reply.clone());
+    }
+    let (cache, _) = cx.edge.cache.exclusive().await;
+    run_all(cx, cache, &transaction.queued, answers).await
+}
+
+/// Runs what was queued, but for what has its answer already.
+async fn run_all(
+    cx: &mut Context<'_>,
+    cache: crate::cache::Cache,
+    queued: &[(Found, Owned)],
+    mut answers: Vec<Option<Bytes>>,
+) -> Done {
+    let edge = Edge {
+        cache,
+        node: cx.edge.node.clone(),
+        settings: cx.edge.settings.clone(),
+        shared: cx.edge.shared.clone(),
+        changes: cx.edge.changes.clone(),
+    };
+    answers.resize(queued.len(), None);
+    cx.reply.array(queued.len());
+    for ((found, request), answer) in queued.iter().zip(answers) {
+        if let Some(answer) = answer {
+            cx.reply.whole(&answer);
+            cx.count_error();
+            continue;
+        }
+        cx.session.in_exec = true;
+        let mut inner = Context { edge: &edge, session: cx.session, reply: cx.reply, now: cx.now, row: found.row };
+        run(&mut inner, *found, request.args()).await;
+        cx.session.in_exec = false;
+    }
+    Ok(())
+}
+
+/// Which commands of a transaction Redis runs.
+#[derive(Default)]
+struct Plan {
+    /// Their places among all.
+    below: Vec<usize>,
+    requests: Vec<u8>,
+    count: usize,
+    /// Of each request: its reply is the client's. Those that policies add are not.
+    is_answer: Vec<bool>,
+    /// The first key of all.
+    key: Option<Key>,
+    written: Vec<Key>,
+}
+
+impl Plan {
+    fn new(cx: &Context<'_>, queued: &[(Found, Owned)]) -> Result<Self, Refusal> {
+        let mut plan = Self::default();
+        let mut db = cx.session.db;
+        if cx.edge.cache.flavor() != Flavor::Redis {
+            return Ok(plan);
+        }
+        for (at, (found, request)) in queued.iter().enumerate() {
+            let args = request.args();
+            if found.row.name == "select" {
+                // A wrong one is refused when it runs.
+                db = integer(args.at(1)).ok().and_then(|index| u8::try_from(index).ok()).unwrap_or(db);
+            } else if db == 0
+                && is_run_below(found.row)
+                && let Some(keys) = pass::keys_in_transaction(found.row, args)
+                && !exceeds_range(cx, found.row, args)
+            {
+                plan.add(cx, at, found.row, args, keys);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, cx: &Context<'_>, at: usize, row: &Row, args: Args<'_>, keys: Vec<(Key, bool)>) {
+        self.below.push(at);
+        if row.name == "append" {
+            let length_max = cx.edge.cache.core().rules().value_max_of(args.at(1)).to_string();
+            self.request(append_within(args.at(1), args.at(2), &length_max).into_iter(), true);
+        } else {
+            self.request(args.iter(), true);
+        }
+        if self.key.is_none() {
+            self.key = keys.first().map(|(key, _)| key.clone());
+        }
+        let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
+        let rules = cx.edge.cache.core().rules();
+        for key in &written {
+            let (default, max) = rules.lives_of(key);
+            for (life, only) in [(default, &b"NX"[..]), (max, b"LT")] {
+                let Some(life) = life else { continue };
+                let ms = millis(life).to_string();
+                let words: [&[u8]; 4] = [b"PEXPIRE", key, ms.as_bytes(), only];
+                self.request(words.into_iter(), false);
+            }
+        }
+        self.written.extend(written);
+    }
+
+    fn request<'a>(&mut self, words: impl ExactSizeIterator<Item = &'a [u8]>, is_answer: bool) {
+        write_request(&mut self.requests, words);
+        self.is_answer.push(is_answer);
+        self.count += 1;
+    }
+
+    /// Tells who listens of what was written.
+    fn tell(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
+        for (found, request) in self.below.iter().filter_map(|at| queued.get(*at)) {
+            let keys = pass::keys(found.row, request.args()).unwrap_or_default();
+            for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
+                cx.edge.cache.tell_wrote(super::events::name_of(found.row), &key);
+            }
+        }
+    }
+}
+
+/// A SETRANGE that would make a value too long, whatever it is now: Terrace refuses it in its turn.
+fn exceeds_range(cx: &Context<'_>, row: &Row, args: Args<'_>) -> bool {
+    if row.name != "setrange" {
+        return false;
+    }
+    // A wrong offset Redis refuses itself.
+    let Some(offset) = integer(args.at(2)).ok().and_then(|offset| u64::try_from(offset).ok()) else { return false };
+    let added = args.at(3).len() as u64;
+    added > 0 && offset.saturating_add(added) > cx.edge.cache.core().rules().value_max_of(args.at(1))
+}
+
+/// A command on keys whose answer is Redis's own.
+fn is_run_below(row: &Row) -> bool {
+    let is_plain = !row.name.contains('|') && !row.name.contains('.') || row.name.starts_with('x');
+    is_plain && !row.keys.is_empty() && matches!(row.run, Run::Later(_)) && !row.has("pubsub")
+}

@@ -1,0 +1,125 @@
+//! What others put into a connection: messages, MONITOR's lines, and the word to end or to stop waiting.
+//!
+//! Bounded: who does not read what others send is closed, as in Redis, because the sender must not wait.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    task::Context as TaskContext,
+};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+/// Bytes that may wait for one connection; Redis's hard limit for subscribers.
+const WAITING_MAX_BYTES: usize = 32 << 20;
+
+/// How CLIENT UNBLOCK ends a blocked command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unblock {
+    /// As if its time were over.
+    Timeout,
+    /// With an error.
+    Error,
+}
+
+/// The inbox of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    waker: AtomicWaker,
+    closed: AtomicBool,
+    /// 0 nothing, 1 time-out, 2 error.
+    unblock: AtomicU8,
+    filled: AtomicBool,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Mailbox {
+    /// Adds bytes to what the connection sends next. Closes a connection that has too much waiting.
+    pub(super) fn post(&self, bytes: &[u8]) {
+        let mut waiting = self.bytes.lock();
+        if waiting.len() + bytes.len() > WAITING_MAX_BYTES {
+            drop(waiting);
+            return self.close();
+        }
+        waiting.extend_from_slice(bytes);
+        self.filled.store(true, Ordering::Release);
+        drop(waiting);
+        self.waker.wake();
+    }
+
+    /// Ends the connection as soon as its task runs.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ends a blocked command; a connection that is not blocked does not notice.
+    pub(super) fn unblock(&self, how: Unblock) {
+        let how = match how {
+            Unblock::Timeout => 1,
+            Unblock::Error => 2,
+        };
+        self.unblock.store(how, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// The connection's task wants to be woken by the next of these.
+    #[inline]
+    pub(super) fn register(&self, task: &TaskContext<'_>) {
+        self.waker.register(task.waker());
+    }
+
+    /// Whether somebody ended the connection.
+    #[inline]
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// What waits, if anything does.
+    #[inline]
+    pub(super) fn take(&self) -> Option<Vec<u8>> {
+        if !self.filled.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut waiting = self.bytes.lock();
+        self.filled.store(false, Ordering::Release);
+        Some(std::mem::take(&mut *waiting))
+    }
+
+    /// The wish to end a blocked command, once.
+    pub(super) fn take_unblock(&self) -> Option<Unblock> {
+        match self.unblock.swap(0, Ordering::AcqRel) {
+            1 => Some(Unblock::Timeout),
+            2 => Some(Unblock::Error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_read_is_closed() {
+        let mailbox = Mailbox::default();
+        mailbox.post(b"a");
+        mailbox.post(b"b");
+        assert_eq!(mailbox.take().as_deref(), Some(&b"ab"[..]));
+        assert_eq!(mailbox.take(), None);
+        let part = vec![0; WAITING_MAX_BYTES / 2];
+        mailbox.post(&part);
+        mailbox.post(&part);
+        assert!(!mailbox.is_closed());
+        mailbox.post(b"x");
+        assert!(mailbox.is_closed());
+    }
+
+    #[test]
+    fn a_wish_to_unblock_is_taken_once() {
+        let mailbox = Mailbox::default();
+        mailbox.unblock(Unblock::Error);
+        assert_eq!(mailbox.take_unblock(), Some(Unblock::Error));
+        assert_eq!(mailbox.take_unblock(), None);
+    }
+}

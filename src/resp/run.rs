@@ -1,0 +1,38 @@
+//! Runs one command and keeps the books: counts, durations, MONITOR, SLOWLOG, LATENCY.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{
+    command::{Context, Found, Run},
+    frame::Args,
+    reply::Refusal,
+};
+use crate::clock::stopwatch_ns;
+
+/// Runs a request that was accepted and writes its reply.
+pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
+    let begun_ns = stopwatch_ns();
+    let edge = cx.edge;
+    cx.session.client.last_command.store(found.number + 1, Relaxed);
+    if edge.shared.monitors.any() {
+        let now = edge.cache.core().clock().unix();
+        edge.shared.monitors.show(found.row, args, cx.session.db, &cx.session.client, now);
+    }
+    let done = match found.row.run {
+        Run::Now(run) => run(cx, args),
+        Run::Later(run) => run(cx, args).await,
+        Run::Container => Err(Refusal::Arity(found.row.name)),
+    };
+    let failed = done.is_err();
+    if let Err(refusal) = done {
+        let _answered = cx.refuse(refusal);
+    }
+    let took_ns = stopwatch_ns().saturating_sub(begun_ns);
+    let failed = cx.count_error() || failed;
+    let calls = cx.session.counters.of(found.number);
+    calls.record(took_ns, 1);
+    if failed {
+        calls.failed.fetch_add(1, Relaxed);
+    }
+    edge.shared.slow.note(found.row, args, took_ns / 1000, &cx.session.client, || edge.cache.core().clock().unix());
+}

@@ -1,0 +1,189 @@
+//! What took long: SLOWLOG's entries and LATENCY's events. Both bounded, both set by CONFIG SET.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+};
+
+use parking_lot::Mutex;
+
+use super::{frame::Args, monitor, session::Client};
+use crate::{clock::UnixMs, resp::command::Row};
+
+/// Arguments of an entry that are kept; of more, the last says how many there were.
+const ARGUMENTS_MAX: usize = 32;
+/// Bytes of each that are kept.
+const ARGUMENT_MAX_BYTES: usize = 128;
+/// SLOWLOG: a command slower than this is noted, µs; negative: none. Redis's default.
+const SLOWER_THAN_US: i64 = 10_000;
+/// A run of GETs answered from L1 waits for nothing: none of them takes so long, µs, and they are not measured one by one.
+const FINE_US: i64 = 1_000;
+/// SLOWLOG: entries kept. Redis's default.
+const ENTRIES: u64 = 128;
+/// SLOWLOG: most entries that CONFIG SET allows.
+pub(super) const ENTRIES_MAX: u64 = 100_000;
+/// LATENCY: samples kept for each event, as in Redis.
+const SAMPLES: usize = 160;
+
+/// One slow command.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) at: UnixMs,
+    pub(super) us: u64,
+    pub(super) arguments: Vec<Vec<u8>>,
+    pub(super) address: String,
+    pub(super) name: Vec<u8>,
+}
+
+/// Samples of one event: Unix seconds and milliseconds it took.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Event {
+    pub(super) samples: VecDeque<(u64, u64)>,
+    pub(super) max_ms: u64,
+}
+
+/// All that took long.
+#[derive(Debug)]
+pub(super) struct Slow {
+    pub(super) slower_than_us: AtomicI64,
+    pub(super) entries_max: AtomicU64,
+    /// LATENCY: what takes at least so long is an event, ms; 0: nothing is.
+    pub(super) latency_ms: AtomicU64,
+    next_id: AtomicU64,
+    entries: Mutex<VecDeque<Entry>>,
+    events: Mutex<BTreeMap<&'static str, Event>>,
+}
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self {
+            slower_than_us: AtomicI64::new(SLOWER_THAN_US),
+            entries_max: AtomicU64::new(ENTRIES),
+            latency_ms: AtomicU64::new(0),
+            next_id: AtomicU64::new(0),
+            entries: Mutex::default(),
+            events: Mutex::default(),
+        }
+    }
+}
+
+impl Slow {
+    /// A command has taken `us`. Nearly always two loads.
+    #[inline]
+    pub(super) fn note(&self, row: &Row, args: Args<'_>, us: u64, client: &Client, now: impl Fn() -> UnixMs) {
+        let slower_than = self.slower_than_us.load(Relaxed);
+        if u64::try_from(slower_than).is_ok_and(|than| us >= than) && row.name != "exec" {
+            self.keep(row, args, us, client, now());
+        }
+        let latency_ms = self.latency_ms.load(Relaxed);
+        if latency_ms > 0 && us / 1000 >= latency_ms {
+            let event = if row.is_fast { "fast-command" } else { "command" };
+            self.sample(event, us / 1000, now());
+        }
+    }
+
+    /// Whether SLOWLOG or LATENCY note what has taken `us`.
+    #[inline]
+    pub(super) fn is_slow(&self, us: u64) -> bool {
+        let latency_ms = self.latency_ms.load(Relaxed);
+        u64::try_from(self.slower_than_us.load(Relaxed)).is_ok_and(|than| us >= than)
+            || latency_ms > 0 && us / 1000 >= latency_ms
+    }
+
+    /// Whether commands are noted that take less than [`FINE_US`]: then each is measured by itself.
+    #[inline]
+    pub(super) fn is_fine(&self) -> bool {
+        (0..FINE_US).contains(&self.slower_than_us.load(Relaxed))
+    }
+
+    #[cold]
+    fn keep(&self, row: &Row, args: Args<'_>, us: u64, client: &Client, at: UnixMs) {
+        let entry = Entry {
+            id: self.next_id.fetch_add(1, Relaxed),
+            at,
+            us,
+            arguments: shortened(row, args),
+            address: client.address.clone(),
+            name: client.names.lock().name.clone(),
+        };
+        let most = usize::try_from(self.entries_max.load(Relaxed)).unwrap_or(usize::MAX);
+        let mut entries = self.entries.lock();
+        entries.push_front(entry);
+        entries.truncate(most);
+    }
+
+    #[cold]
+    fn sample(&self, event: &'static str, ms: u64, at: UnixMs) {
+        let mut events = self.events.lock();
+        let event = events.entry(event).or_default();
+        event.max_ms = event.max_ms.max(ms);
+        let second = at.0 / 1000;
+        match event.samples.back_mut() {
+            // One sample a second, the worst.
+            Some((last, worst)) if *last == second => *worst = (*worst).max(ms),
+            Some(_) | None => event.samples.push_back((second, ms)),
+        }
+        if event.samples.len() > SAMPLES {
+            event.samples.pop_front();
+        }
+    }
+
+    /// The newest entries.
+    pub(super) fn newest(&self, count: usize) -> Vec<Entry> {
+        self.entries.lock().iter().take(count).cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    pub(super) fn clear(&self) {
+        self.entries.lock().clear();
+    }
+
+    /// A smaller log takes effect at once.
+    pub(super) fn set_entries_max(&self, most: u64) {
+        self.entries_max.store(most, Relaxed);
+        self.entries.lock().truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    }
+
+    /// All events by name.
+    pub(super) fn events(&self) -> BTreeMap<&'static str, Event> {
+        self.events.lock().clone()
+    }
+
+    /// Forgets events of these names, or all; says how many.
+    pub(super) fn forget(&self, names: &[&[u8]]) -> u64 {
+        let mut events = self.events.lock();
+        let before = events.len();
+        events.retain(|name, _| {
+            !names.is_empty() && !names.iter().any(|wanted| wanted.eq_ignore_ascii_case(name.as_bytes()))
+        });
+        (before - events.len()) as u64
+    }
+}
+
+fn shortened(row: &Row, args: Args<'_>) -> Vec<Vec<u8>> {
+    let shown = if args.len() > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { args.len() };
+    let mut out: Vec<Vec<u8>> = (0..shown).map(|at| argument(row, args, at)).collect();
+    if shown < args.len() {
+        out.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());
+    }
+    out
+}
+
+fn argument(row: &Row, args: Args<'_>, at: usize) -> Vec<u8> {
+    if monitor::is_secret(row, args, at) {
+        return b"(redacted)".to_vec();
+    }
+    let arg = args.at(at);
+    match arg.get(..ARGUMENT_MAX_BYTES) {
+        Some(head) if arg.len() > ARGUMENT_MAX_BYTES => {
+            let mut head = head.to_vec();
+            head.extend(format!("... ({} more bytes)", arg.len() - ARGUMENT_MAX_BYTES).bytes());
+            head
+        }
+        Some(_) | None => arg.to_vec(),
+    }
+}

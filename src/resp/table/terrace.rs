@@ -1,0 +1,42 @@
+//! Rows of Terrace's own commands.
+
+use crate::resp::{
+    command::{Begin, Find, KeySpec, Row, Run},
+    exec::terrace,
+    table::later,
+};
+
+/// In alphabetical order.
+pub(super) const ROWS: &[Row] =
+    &[
+        Row::new("terrace.help", 1, Run::Now(terrace::help))
+            .flags("loading stale fast")
+            .categories("fast connection")
+            .doc("terrace", "7.0.0", "O(1)", "Show Terrace's own commands and the three databases"),
+        Row::new("terrace.info", 2, later!(terrace::info))
+            .flags("readonly fast")
+            .categories("keyspace read fast")
+            .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO")])
+            .doc(
+                "terrace",
+                "7.0.0",
+                "O(1)",
+                "Show what each tier knows of a key: where it is, its TTL and age there, hits, policy",
+            )
+            .arguments("key:key#0"),
+        Row::new("terrace.tiers", -1, later!(terrace::tiers))
+            .flags("loading stale")
+            .categories("slow")
+            .doc("terrace", "7.0.0", "O(1)", "Show each tier: entries, bytes, hits, state")
+            .arguments("help?:token='HELP'"),
+        Row::new("terrace.top", -1, later!(terrace::top))
+            .flags("readonly")
+            .categories("keyspace read slow")
+            .doc(
+                "terrace",
+                "7.0.0",
+                "O(N) where N is the number of entries in L1",
+                "Show the keys of this node's L1 that were read most, or that take most memory",
+            )
+            .arguments("by?:oneof(reads:token='READS' bytes:token='BYTES' help:token='HELP') count?:integer"),
+    ];

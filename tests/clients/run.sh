@@ -1,0 +1,26 @@
+#!/bin/sh
+# Current client libraries with their default settings against a running Terrace:
+#     tests/clients/run.sh HOST PORT
+# Installs redis-py, valkey-py, node-redis and ioredis from their registries into a temporary directory; needs python3 with
+# venv, node and npm. Not part of the default run; `TERRACE_TEST_CLIENTS=1 cargo test --test it clients` starts a server for it.
+set -eu
+# All of it in so many seconds: a client that hangs must not hold up whoever waits for this.
+if [ "${TERRACE_CLIENTS_LIMITED:-}" != 1 ]; then
+    TERRACE_CLIENTS_LIMITED=1 exec timeout 600 "$0" "$@"
+fi
+host=$1 port=$2
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python3 -m venv "$work/python"
+"$work/python/bin/pip" install --quiet --disable-pip-version-check redis valkey
+for library in redis valkey; do
+    "$work/python/bin/python" "$here/python_client.py" "$library" "$host" "$port"
+done
+
+cp "$here/node_client.mjs" "$work/"
+(cd "$work" && npm install --silent --no-audit --no-fund --prefix "$work" redis ioredis >/dev/null)
+for library in redis ioredis; do
+    (cd "$work" && node node_client.mjs "$library" "$host" "$port")
+done

@@ -1,0 +1,169 @@
+//! The coherence protocol as a model: every interleaving of a few operations on one key, searched to the end.
+//!
+//! **The world.** One Redis holds one key, whose value is the number of the write that set it. One node keeps a copy in L1.
+//! Requests and replies travel on data connections, one of its own for each operation, so anything may overtake
+//! anything; invalidations travel on the invalidation link, in order. Operations:
+//! * a *fill*: a read that missed L1 takes a lease, sends GET, and on the reply inserts a copy if it may;
+//! * an *external write*: somebody else's, done at once; the node hears of it over the link;
+//! * a *local write*: sent through the node. Its caller may time out at any moment; Redis may do it long after that;
+//! * a *loss* of the link: what was on its way is lost, Redis announces nothing until tracking is on again, and the
+//!   node notices when it notices;
+//! * a *reader* that finds a fill under way and waits for its value.
+//!
+//! **What must not be.** A *stale end*: nothing is on its way any more, the link is up and the fence open, and L1 would answer
+//! with a value that Redis no longer has. (While something is on its way L1 may be late: for that there is the fence, which
+//! is about time and not part of the model.) A *stale read*: a reader is given a value that is older than what the node had
+//! heard of when the reader came.
+//!
+//! **The protocol** is [`PROTOCOL`]. [`SHORTCUTS`] are the ways in which one would like to do with less; each is found
+//! failing, and `cargo test coherence_model -- --nocapture` prints the shortest way there. States in which a fill
+//! or a write is merely exchanged for another are searched once.
+
+mod search;
+mod world;
+
+use self::search::{Search, Until};
+
+/// When the epoch steps because of the link. Entries and leases of an older epoch are void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// When the loss is noticed, and when Redis has confirmed tracking on the new link.
+    LossAndTracking,
+    /// When the loss is noticed, and when tracking is asked for.
+    LossAndAsking,
+    /// When the loss is noticed.
+    Loss,
+}
+
+/// How a node behaves.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    /// A fill inserts only under the lease it took before its GET. An invalidation voids the lease.
+    lease: bool,
+    /// Redis does not announce the node's own writes to it (`CLIENT TRACKING ... NOLOOP`).
+    noloop: bool,
+    /// A local write drops the copy and voids the lease before it is sent.
+    drop_before: bool,
+    /// And again on whatever end: acknowledged or timed out.
+    drop_after: bool,
+    /// An acknowledged write puts its value into L1.
+    write_through: bool,
+    /// When the epoch steps.
+    step: Step,
+    /// An entry is inserted only in the epoch that its lease was taken in.
+    lease_has_epoch: bool,
+    /// While the fence is closed, a read takes no lease that could fill.
+    closed_means_no_lease: bool,
+    /// An invalidation detaches the flight: readers that come later do not join it.
+    detach: bool,
+}
+
+/// All of it.
+const PROTOCOL: Rules = Rules {
+    lease: true,
+    noloop: false,
+    drop_before: true,
+    drop_after: true,
+    write_through: false,
+    step: Step::LossAndTracking,
+    lease_has_epoch: true,
+    closed_means_no_lease: true,
+    detach: true,
+};
+
+/// How much happens.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    fills: usize,
+    externals: u8,
+    locals: usize,
+    losses: u8,
+    readers: u8,
+}
+
+/// Reads and writes, with the link in order.
+const WRITES: Scope = Scope { fills: 3, externals: 3, locals: 2, losses: 0, readers: 0 };
+/// A link that is lost twice.
+const LINKS: Scope = Scope { fills: 2, externals: 2, locals: 1, losses: 2, readers: 0 };
+/// A reader that joins.
+const FLIGHTS: Scope = Scope { fills: 3, externals: 2, locals: 1, losses: 0, readers: 1 };
+
+/// What one would like to leave out, where it shows, and how.
+const SHORTCUTS: [(&str, Scope, Rules); 9] = [
+    ("GET, then insert: no lease", WRITES, Rules { lease: false, ..PROTOCOL }),
+    ("NOLOOP, local write drops before it is sent only", WRITES, Rules { noloop: true, drop_after: false, ..PROTOCOL }),
+    (
+        "NOLOOP, local write drops before and after: it times out and is done later",
+        WRITES,
+        Rules { noloop: true, ..PROTOCOL },
+    ),
+    (
+        "NOLOOP, an acknowledged write puts its value into L1",
+        WRITES,
+        Rules { noloop: true, write_through: true, ..PROTOCOL },
+    ),
+    ("an acknowledged write puts its value into L1", WRITES, Rules { write_through: true, ..PROTOCOL }),
+    ("a lease outlives the link under which it was taken", LINKS, Rules { lease_has_epoch: false, ..PROTOCOL }),
+    (
+        "leases while the fence is closed, void only if the loss was noticed after them",
+        LINKS,
+        Rules { closed_means_no_lease: false, step: Step::Loss, ..PROTOCOL },
+    ),
+    (
+        "leases while the fence is closed, void when tracking is asked for, not when it is on",
+        LINKS,
+        Rules { closed_means_no_lease: false, step: Step::LossAndAsking, ..PROTOCOL },
+    ),
+    ("readers join a flight that an invalidation has overtaken", FLIGHTS, Rules { detach: false, ..PROTOCOL }),
+];
+
+/// What may be left out without harm: one of two rules that cover the same gap.
+const REDUNDANT: [(&str, Scope, Rules); 3] = [
+    (
+        "leases while the fence is closed; the new link's epoch voids them",
+        LINKS,
+        Rules { closed_means_no_lease: false, ..PROTOCOL },
+    ),
+    (
+        "no step for the new link; nothing was leased while the fence was closed",
+        LINKS,
+        Rules { step: Step::Loss, ..PROTOCOL },
+    ),
+    // Redis tells us of our own write as well. Dropping before and after makes our own readers see it at once.
+    (
+        "local write does not drop; Redis announces it",
+        WRITES,
+        Rules { drop_before: false, drop_after: false, ..PROTOCOL },
+    ),
+];
+
+#[test]
+fn the_protocol_never_ends_stale() {
+    for (name, scope) in [("writes", WRITES), ("links", LINKS), ("flights", FLIGHTS)] {
+        let search = Search::run(scope, &PROTOCOL, Until::End);
+        println!("the protocol, {name}: {search}");
+        assert!(search.wrong.is_empty(), "{name}: {search}");
+        // Copies are made and kept: it is not safe by doing nothing.
+        assert!(
+            search.states.iter().any(|state| state.is_quiet() && state.hit() == Some(state.value) && state.value > 1)
+        );
+    }
+}
+
+#[test]
+fn every_shortcut_is_found_failing() {
+    for (name, scope, rules) in SHORTCUTS {
+        let search = Search::run(scope, &rules, Until::Wrong);
+        println!("{name}: {search}");
+        assert!(!search.wrong.is_empty(), "not found failing: {name}");
+    }
+}
+
+#[test]
+fn of_two_rules_for_the_same_gap_one_is_enough() {
+    for (name, scope, rules) in REDUNDANT {
+        let search = Search::run(scope, &rules, Until::End);
+        println!("{name}: {search}");
+        assert!(search.wrong.is_empty(), "{name}: {search}");
+    }
+}

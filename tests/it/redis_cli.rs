@@ -1,0 +1,275 @@
+//! redis-cli as people use it: every mode on db 0 and db 1, over each store, without an error or a warning.
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{
+    eventually,
+    redis::RedisServer,
+    terrace::{Terrace, config},
+};
+
+/// What no output of redis-cli may hold.
+const COMPLAINTS: [&str; 6] = ["ERR ", "WARNING", "rror:", "assert", "AUTH failed", "not connect"];
+
+fn port(terrace: &Terrace) -> &str {
+    terrace.resp().rsplit_once(':').unwrap().1
+}
+
+fn redis_cli(terrace: &Terrace, args: &[&str]) -> Command {
+    let mut command = Command::new("redis-cli");
+    command.args(["-p", port(terrace)]).args(args).stdin(Stdio::null()).env("HOME", "/nonexistent");
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn check(what: &str, output: &str) {
+    for complaint in COMPLAINTS {
+        assert!(!output.contains(complaint), "{what}: {output}");
+    }
+}
+
+/// Runs to its end; the output must have all of `wanted` and no complaint.
+fn run(terrace: &Terrace, args: &[&str], wanted: &[&str]) -> String {
+    let output = redis_cli(terrace, args).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{args:?}: {text}");
+    check(&format!("{args:?}"), &text);
+    for part in wanted {
+        assert!(text.contains(part), "{args:?} without {part}: {text}");
+    }
+    text
+}
+
+/// A redis-cli that goes on until it is told to end.
+struct Running {
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for mut stream in streams {
+            let output = Arc::clone(&output);
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut bytes) {
+                    output.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..read]));
+                }
+            });
+        }
+        Self { child, output }
+    }
+
+    fn text(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    fn until(&self, what: &str, wanted: &str) {
+        let seen = std::panic::catch_unwind(|| eventually(what, || self.text().contains(wanted)));
+        assert!(seen.is_ok(), "{what}: no {wanted} in {}", self.text().escape_debug());
+    }
+
+    /// As Ctrl-C.
+    fn interrupt(mut self, what: &str) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        self.child.wait().unwrap();
+        check(what, &self.text());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// Twenty keys, half of them read, so that L1 holds them.
+fn fill(terrace: &Terrace) {
+    for number in 0..20 {
+        run(terrace, &["SET", &format!("key:{number}"), &"x".repeat(number + 1)], &["OK"]);
+    }
+    for number in 0..10 {
+        run(terrace, &["GET", &format!("key:{number}")], &["x"]);
+    }
+}
+
+fn every_mode(terrace: &Terrace) {
+    fill(terrace);
+    for db in ["0", "1"] {
+        let on = |args: &[&str], wanted: &[&str]| {
+            let all: Vec<&str> = ["-n", db].iter().chain(args).copied().collect();
+            run(terrace, &all, wanted)
+        };
+        on(&["GET", "key:3"], &["xxxx"]);
+        on(&["-3", "CONFIG", "GET", "databases"], &["databases", "3"]);
+        let keys = on(&["--scan"], &["key:0"]);
+        assert!(keys.lines().count() >= 10, "{keys}");
+        on(&["--scan", "--pattern", "*:7"], &["key:7"]);
+        on(&["--bigkeys"], &["Biggest string found", "strings with"]);
+        on(&["--memkeys"], &["Biggest string found"]);
+        on(&["--hotkeys"], &["hot key found with counter:", "Sampled"]);
+        on(&["INFO"], &["# Keyspace", "redis_version:7.0.15", "db0:keys=", "db1:keys="]);
+        stat(terrace, db);
+        latency(terrace, db);
+        monitor(terrace, db);
+    }
+    pipe(terrace);
+    interactive(terrace);
+    events(terrace);
+}
+
+fn stat(terrace: &Terrace, db: &str) {
+    let stat = Running::start(redis_cli(terrace, &["-n", db, "--stat", "-i", "0.01"]));
+    let numbers = |line: &&str| line.split_whitespace().next().is_some_and(|word| word.parse::<u64>().is_ok());
+    eventually("--stat prints lines", || stat.text().lines().filter(numbers).count() >= 3);
+    assert!(stat.text().contains("keys") && stat.text().contains("clients"), "{}", stat.text());
+    stat.interrupt("--stat");
+}
+
+fn latency(terrace: &Terrace, db: &str) {
+    let raw = Running::start(redis_cli(terrace, &["-n", db, "--latency", "--raw", "-i", "0.05"]));
+    eventually("--latency prints", || raw.text().split_whitespace().count() >= 4);
+    raw.interrupt("--latency");
+    let history = Running::start(redis_cli(terrace, &["-n", db, "--latency-history", "-i", "0.05"]));
+    eventually("--latency-history prints", || history.text().split_whitespace().count() >= 8);
+    history.interrupt("--latency-history");
+}
+
+fn monitor(terrace: &Terrace, db: &str) {
+    let monitor = Running::start(redis_cli(terrace, &["-n", db, "monitor"]));
+    monitor.until("MONITOR begins", "OK");
+    run(terrace, &["-n", db, "GET", "key:1"], &["xx"]);
+    monitor.until("MONITOR shows what others ask", "\"GET\" \"key:1\"");
+    let shown = monitor.text();
+    assert!(shown.contains(&format!(" [{db} 127.0.0.1:")), "{shown}");
+    monitor.interrupt("monitor");
+}
+
+fn pipe(terrace: &Terrace) {
+    let mut command = redis_cli(terrace, &["--pipe"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let requests: String = (0..1000).map(|number| format!("SET pipe:{number} {number}\r\n")).collect();
+    child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+    let output = text(&child.wait_with_output().unwrap());
+    assert!(output.contains("errors: 0, replies: 1000"), "{output}");
+    run(terrace, &["GET", "pipe:999"], &["999"]);
+}
+
+/// In a terminal of its own: hints, help, another database, a transaction, subscriptions, the other protocol.
+fn interactive(terrace: &Terrace) {
+    // A terminal without a size would be asked for one.
+    let command_line = format!("stty rows 50 cols 120; redis-cli -p {}", port(terrace));
+    let mut command = Command::new("script");
+    command.args(["-qec", &command_line, "/dev/null"]).env("TERM", "xterm").env("HOME", "/nonexistent");
+    let mut session = Running::start({
+        command.stdin(Stdio::piped());
+        command
+    });
+    let mut keys = session.child.stdin.take().unwrap();
+    let mut press = |bytes: &str| keys.write_all(bytes.as_bytes()).unwrap();
+    session.until("the prompt comes", "> ");
+    press("set ");
+    session.until("SET is hinted", "key value [NX|XX] [GET]");
+    press("cli v\r");
+    session.until("SET is answered", "OK");
+    press("terrace.top ");
+    session.until("TERRACE.TOP is hinted", "[READS|BYTES|HELP] [count]");
+    press("\u{15}help terrace.info\r");
+    session.until("help knows our commands", "Show what each tier knows of a key");
+    press("help getset\r");
+    session.until("help knows Redis's commands", "Set the string value of a key and return its old value");
+    press("multi\r");
+    session.until("the prompt shows the transaction", "(TX)> ");
+    // What is typed before the prompt is there is lost, as in any shell without type-ahead.
+    press("incr counter\r");
+    session.until("INCR is queued", "QUEUED");
+    press("exec\r");
+    session.until("EXEC is answered", "(integer) 1");
+    press("select 1\r");
+    session.until("the prompt shows the database", "[1]> ");
+    press("hello 3\r");
+    session.until("RESP3 is spoken", "\"proto\" => (integer) 3");
+    press("terrace.tiers\r");
+    session.until("a map is shown", "\"capacity_bytes\" =>");
+    press("quit\r");
+    eventually("it ends", || session.child.try_wait().unwrap().is_some());
+    check("interactive", &session.text());
+}
+
+/// Keyspace events of a write through this node.
+fn events(terrace: &Terrace) {
+    let command = redis_cli(terrace, &["--csv", "PSUBSCRIBE", "__key*@0__:*"]);
+    let listener = Running::start(command);
+    listener.until("the subscription is confirmed", "psubscribe");
+    run(terrace, &["SET", "event:1", "v", "EX", "100"], &["OK"]);
+    listener.until("the key tells its event", "\"__keyspace@0__:event:1\",\"set\"");
+    listener.until("the event tells its key", "\"__keyevent@0__:expire\",\"event:1\"");
+    run(terrace, &["DEL", "event:1"], &["1"]);
+    listener.until("DEL is told", "\"__keyevent@0__:del\",\"event:1\"");
+    listener.interrupt("psubscribe");
+}
+
+fn embedded(dir: &Path) -> terrace::config::Config {
+    let mut config = config();
+    config.l2.url = "embedded".into();
+    config.data.dir = dir.into();
+    config.l2.read_timeout = crate::support::PATIENCE;
+    config.l2.write_timeout = crate::support::PATIENCE;
+    config
+}
+
+#[test]
+fn every_mode_works_over_the_embedded_store() {
+    let dir = tempfile::tempdir().unwrap();
+    every_mode(&Terrace::start(embedded(dir.path())));
+}
+
+#[test]
+fn every_mode_works_over_redis() {
+    let redis = RedisServer::start();
+    let mut config = config();
+    config.l2.url = redis.url();
+    config.l2.read_timeout = crate::support::PATIENCE;
+    config.l2.write_timeout = crate::support::PATIENCE;
+    let terrace = Terrace::start(config);
+    eventually("L1 is open", || {
+        let output = redis_cli(&terrace, &["INFO", "coherence"]).output().unwrap();
+        text(&output).contains("coherence_l1_open:1")
+    });
+    redis.run("RPUSH list a b c");
+    redis.run("HSET hash f v");
+    every_mode(&terrace);
+    run(&terrace, &["--bigkeys"], &["Biggest   list found", "Biggest   hash found"]);
+    run(&terrace, &["LRANGE", "list", "0", "-1"], &["a\nb\nc"]);
+}
+
+#[test]
+fn redis_benchmark_finds_nothing_to_warn_of() {
+    let terrace = Terrace::start(config());
+    let output = Command::new("redis-benchmark")
+        .args(["-p", port(&terrace), "-t", "get,set,incr,mset,ping", "-n", "2000", "-c", "10", "-P", "16", "-q"])
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert!(output.status.success() && !text.contains("WARNING") && !text.contains("rror"), "{text}");
+    for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
+        assert!(text.contains(&format!("{test}: ")), "{text}");
+    }
+}

@@ -1,0 +1,413 @@
+//! What was written, and whether a read may say what it said.
+//!
+//! Writes of one key come one after another, each with a higher number. An acknowledged write was done between its sending and
+//! its acknowledgement. A write without an answer (error, time-out) is a *doubt*: it may be done never, or at any later
+//! moment, even after its successors, until what may still carry it is known to be gone. [`Truth::barrier`] says that
+//! it is (all connections of Redis were killed); from the next write on the doubt counts no more.
+//!
+//! Three kinds of upheaval, each with a beginning and an end:
+//! * [`Upheaval::Loss`]: Redis may lose keys (killed, flushed, evicting). Missing is no fault then, until the key is
+//!   written again; an older value is.
+//! * [`Upheaval::Regress`]: acknowledged writes may be undone (a failover to a replica that was behind). Until the key is
+//!   written again nothing is judged.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How long acknowledgements are kept: longer than any read takes, plus Δ.
+const KEPT: Duration = Duration::from_secs(40);
+
+/// What may happen to a key beside being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// Nothing.
+    Stays,
+    /// It may be gone at any time: it is written with short lives, or deleted.
+    Goes,
+}
+
+/// One in four goes: half of these by expiry, half by deletion.
+pub fn habit(key: usize) -> Habit {
+    if key % 4 == 3 { Habit::Goes } else { Habit::Stays }
+}
+
+/// What may undo writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upheaval {
+    Loss,
+    Regress,
+}
+
+/// A read to be judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    pub key: usize,
+    /// Before it was sent.
+    pub began: Instant,
+    /// `None` = the key is missing.
+    pub number: Option<u64>,
+    /// How old the answer may be.
+    pub bound: Duration,
+}
+
+/// A write under way; whoever drops it without a word leaves a doubt.
+pub struct Write<'a> {
+    truth: &'a Truth,
+    pub key: usize,
+    pub number: u64,
+    sent_at: Instant,
+    told: bool,
+}
+
+impl Write<'_> {
+    /// Redis has said that it is done.
+    pub fn acknowledged(mut self) {
+        self.told = true;
+        self.truth.acknowledged(self.key, self.number, self.sent_at, Instant::now());
+        self.truth.keys[self.key].busy.store(false, SeqCst);
+    }
+
+    /// Whether and when it will be done is not known.
+    pub fn doubtful(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.truth.doubted(self.key, self.number, Instant::now());
+            self.truth.keys[self.key].busy.store(false, SeqCst);
+        }
+    }
+}
+
+/// Why a read can not be.
+#[derive(Debug)]
+pub struct Refuted {
+    read: Read,
+    least: u64,
+    /// How long before the read's beginning `least` was acknowledged.
+    acknowledged: Duration,
+    /// What else is known of the key.
+    newest: u64,
+}
+
+impl fmt::Display for Refuted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { read, least, acknowledged, newest } = self;
+        let found = read.number.map_or("missing".to_owned(), |number| number.to_string());
+        let age = read.began.elapsed();
+        write!(
+            f,
+            "key {} read {found}, begun {age:?} ago; {least} was acknowledged {acknowledged:?} before that, ",
+            read.key
+        )?;
+        write!(f, "{newest} is the newest")
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ack {
+    number: u64,
+    sent_at: Instant,
+    acked_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    number: u64,
+    told_at: Instant,
+    /// When a write was acknowledged that can not be overtaken by this one.
+    over_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Key {
+    busy: AtomicBool,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    newest: u64,
+    acks: VecDeque<Ack>,
+    doubts: Vec<Doubt>,
+}
+
+/// Until when something lasted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    open: u32,
+    ended_at: Option<Instant>,
+}
+
+impl Span {
+    /// Whether what was sent at `sent_at` may have been undone since.
+    fn reaches(&self, sent_at: Instant) -> bool {
+        self.open > 0 || self.ended_at.is_some_and(|ended_at| ended_at >= sent_at)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Sea {
+    loss: Span,
+    regress: Span,
+    /// Upheavals that have ended.
+    ended: u64,
+    /// Beginning and end of the last barrier.
+    barrier: Option<(Instant, Instant)>,
+}
+
+impl Sea {
+    fn span(&mut self, upheaval: Upheaval) -> &mut Span {
+        match upheaval {
+            Upheaval::Loss => &mut self.loss,
+            Upheaval::Regress => &mut self.regress,
+        }
+    }
+}
+
+/// All keys.
+#[derive(Debug)]
+pub struct Truth {
+    keys: Vec<Key>,
+    sea: Mutex<Sea>,
+}
+
+impl Truth {
+    /// Nothing is written yet.
+    pub fn new(keys: usize) -> Self {
+        Self { keys: (0..keys).map(|_| Key::default()).collect(), sea: Mutex::default() }
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Begins a write, unless one of this key is under way.
+    pub fn write(&self, key: usize) -> Option<Write<'_>> {
+        if self.keys[key].busy.swap(true, SeqCst) {
+            return None;
+        }
+        let number = {
+            let mut log = self.keys[key].log.lock();
+            log.newest += 1;
+            log.newest
+        };
+        Some(Write { truth: self, key, number, sent_at: Instant::now(), told: false })
+    }
+
+    /// From now on `upheaval` may happen.
+    pub fn begins(&self, upheaval: Upheaval) {
+        self.sea.lock().span(upheaval).open += 1;
+    }
+
+    /// It happens no more.
+    pub fn ends(&self, upheaval: Upheaval) {
+        let mut sea = self.sea.lock();
+        let span = sea.span(upheaval);
+        span.open -= 1;
+        span.ended_at = Some(Instant::now());
+        sea.ended += 1;
+    }
+
+    /// How many upheavals have ended.
+    pub fn upheavals(&self) -> u64 {
+        self.sea.lock().ended
+    }
+
+    /// What carried the doubts known at `began` is gone: none of them will be done any more.
+    pub fn barrier(&self, began: Instant) {
+        self.sea.lock().barrier = Some((began, Instant::now()));
+    }
+
+    fn acknowledged(&self, key: usize, number: u64, sent_at: Instant, acked_at: Instant) {
+        let barrier = self.sea.lock().barrier;
+        let mut log = self.keys[key].log.lock();
+        log.acks.push_back(Ack { number, sent_at, acked_at });
+        // The last one that is older than all reads stays: it is their least.
+        while log.acks.len() > 1 && acked_at.saturating_duration_since(log.acks[1].acked_at) > KEPT {
+            log.acks.pop_front();
+        }
+        if let Some((began, ended)) = barrier
+            && ended <= sent_at
+        {
+            for doubt in log.doubts.iter_mut().filter(|doubt| doubt.told_at <= began) {
+                doubt.over_at.get_or_insert(acked_at);
+            }
+        }
+        log.doubts.retain(|doubt| doubt.over_at.is_none_or(|over_at| acked_at - over_at < KEPT));
+    }
+
+    fn doubted(&self, key: usize, number: u64, told_at: Instant) {
+        self.keys[key].log.lock().doubts.push(Doubt { number, told_at, over_at: None });
+    }
+
+    /// Whether the read can be; if so, how long its value had been replaced when it began.
+    ///
+    /// # Errors
+    /// The newest number that it had to see.
+    pub fn judge(&self, read: &Read) -> Result<Duration, Refuted> {
+        let log = self.keys[read.key].log.lock();
+        let Some(least) = log.least(read) else { return Ok(Duration::ZERO) };
+        let (lost, regressed) = {
+            let sea = self.sea.lock();
+            (sea.loss.reaches(least.sent_at), sea.regress.reaches(least.sent_at))
+        };
+        let fine = match read.number {
+            _ if regressed => true,
+            None => lost || habit(read.key) == Habit::Goes,
+            Some(number) => number >= least.number || log.doubts.iter().any(|doubt| doubt.explains(read, number)),
+        };
+        if fine {
+            return Ok(if regressed { Duration::ZERO } else { log.age(read) });
+        }
+        let acknowledged = read.began.saturating_duration_since(least.acked_at);
+        Err(Refuted { read: *read, least: least.number, acknowledged, newest: log.newest })
+    }
+}
+
+impl Doubt {
+    /// Whether this write, done late, may be what was read.
+    fn explains(&self, read: &Read, number: u64) -> bool {
+        self.number == number && self.over_at.is_none_or(|over_at| over_at + read.bound >= read.began)
+    }
+}
+
+impl Log {
+    /// The newest write that the read had to see.
+    fn least(&self, read: &Read) -> Option<Ack> {
+        let before = self.acks.partition_point(|ack| ack.acked_at + read.bound < read.began);
+        before.checked_sub(1).map(|at| self.acks[at])
+    }
+
+    /// How long the value had been replaced when the read began. Zero for what was done late: nobody knows when.
+    fn age(&self, read: &Read) -> Duration {
+        let Some(number) = read.number else { return Duration::ZERO };
+        if self.doubts.iter().any(|doubt| doubt.number == number) {
+            return Duration::ZERO;
+        }
+        let next = self.acks.partition_point(|ack| ack.number <= number);
+        self.acks.get(next).map_or(Duration::ZERO, |ack| read.began.saturating_duration_since(ack.acked_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const BOUND: Duration = Duration::from_secs(1);
+
+    /// A key that stays, with writes 1 and 2 acknowledged 5 s and 3 s after `zero`.
+    fn two_writes(zero: Instant) -> Truth {
+        let truth = Truth::new(4);
+        for key in [0, 3] {
+            for (number, at) in [(1, 5000), (2, 3000 + 5000)] {
+                truth.keys[key].log.lock().newest = number;
+                truth.acknowledged(key, number, zero + MS * (at - 10), zero + MS * at);
+            }
+        }
+        truth
+    }
+
+    fn read(truth: &Truth, began: Instant, number: Option<u64>) -> Result<Duration, Refuted> {
+        truth.judge(&Read { key: 0, began, number, bound: BOUND })
+    }
+
+    #[test]
+    fn an_older_value_is_refuted_from_the_bound_on() {
+        let zero = Instant::now();
+        let truth = two_writes(zero);
+        for (at, number, fine) in [
+            (4999, None, true),
+            (6001, None, false),
+            (6001, Some(1), true),
+            (8999, Some(1), true),
+            (9001, Some(1), false),
+            (9001, None, false),
+            (9001, Some(2), true),
+            (9001, Some(3), true),
+        ] {
+            let judged = read(&truth, zero + MS * at, number);
+            assert_eq!(judged.is_ok(), fine, "{at} {number:?} {judged:?}");
+        }
+        assert_eq!(read(&truth, zero + MS * 8400, Some(1)).expect("within the bound"), MS * 400);
+        let refuted = read(&truth, zero + MS * 9500, Some(1)).expect_err("too old").to_string();
+        assert!(refuted.contains("read 1") && refuted.contains("2 was acknowledged 1.5s before"), "{refuted}");
+        // A key that may go is never missed, its old values are.
+        let goes = |number| truth.judge(&Read { key: 3, began: zero + MS * 9001, number, bound: BOUND });
+        assert!(goes(None).is_ok() && goes(Some(1)).is_err());
+    }
+
+    #[test]
+    fn a_doubt_explains_its_value_until_what_carried_it_is_gone() {
+        let zero = Instant::now();
+        let truth = two_writes(zero);
+        truth.doubted(0, 3, zero + MS * 9000);
+        truth.acknowledged(0, 4, zero + MS * 9100, zero + MS * 9110);
+        // 4 was acknowledged, then 3 was done, late.
+        assert!(read(&truth, zero + MS * 60_000, Some(3)).is_ok());
+        assert!(read(&truth, zero + MS * 60_000, Some(2)).is_err());
+        truth.sea.lock().barrier = Some((zero + MS * 9500, zero + MS * 9600));
+        // Sent before the barrier had ended: the doubt may be done between it and the barrier.
+        truth.acknowledged(0, 5, zero + MS * 9550, zero + MS * 9700);
+        assert!(read(&truth, zero + MS * 11_000, Some(3)).is_ok());
+        truth.acknowledged(0, 6, zero + MS * 9800, zero + MS * 9810);
+        assert!(read(&truth, zero + MS * 10_810, Some(3)).is_ok());
+        assert!(read(&truth, zero + MS * 10_811, Some(3)).is_err());
+        // What is told after a barrier has begun is not covered by it.
+        truth.doubted(0, 7, zero + MS * 9900);
+        truth.acknowledged(0, 8, zero + MS * 9910, zero + MS * 9920);
+        assert!(read(&truth, zero + MS * 20_000, Some(7)).is_ok());
+    }
+
+    #[test]
+    fn a_loss_excuses_missing_keys_until_they_are_written_again_and_no_old_value() {
+        let truth = Truth::new(1);
+        truth.write(0).expect("free").acknowledged();
+        assert!(read(&truth, Instant::now() + 2 * BOUND, None).is_err());
+        truth.begins(Upheaval::Loss);
+        assert!(read(&truth, Instant::now() + 2 * BOUND, None).is_ok());
+        truth.write(0).expect("free").acknowledged();
+        truth.ends(Upheaval::Loss);
+        // Written before the end: it may be lost as well.
+        assert!(read(&truth, Instant::now() + 2 * BOUND, None).is_ok());
+        assert!(read(&truth, Instant::now() + 2 * BOUND, Some(1)).is_err());
+        truth.write(0).expect("free").acknowledged();
+        assert!(read(&truth, Instant::now() + 2 * BOUND, None).is_err());
+    }
+
+    #[test]
+    fn after_a_regress_nothing_is_judged_until_the_next_write() {
+        let truth = Truth::new(1);
+        for _ in 0..3 {
+            truth.write(0).expect("free").acknowledged();
+        }
+        truth.begins(Upheaval::Regress);
+        truth.ends(Upheaval::Regress);
+        assert!(read(&truth, Instant::now() + 2 * BOUND, Some(1)).is_ok());
+        truth.write(0).expect("free").acknowledged();
+        assert!(read(&truth, Instant::now() + 2 * BOUND, Some(3)).is_err());
+        assert!(read(&truth, Instant::now() + 2 * BOUND, Some(4)).is_ok());
+    }
+
+    #[test]
+    fn one_write_of_a_key_at_a_time() {
+        let truth = Truth::new(1);
+        let first = truth.write(0).expect("free");
+        assert!(truth.write(0).is_none());
+        first.doubtful();
+        let second = truth.write(0).expect("free again");
+        assert_eq!((second.number, truth.keys[0].log.lock().doubts.len()), (2, 1));
+    }
+}

@@ -1,0 +1,250 @@
+//! A Redis Cluster of three primaries with a replica each, of the test's own, on free loopback ports, killed on drop.
+//!
+//! A failover by hand (`CLUSTER FAILOVER`) loses nothing: the primary holds its clients until the replica has all. One that the
+//! cluster decides on may lose the last acknowledged writes; and a former primary that goes on takes reads and writes
+//! until it hears that it is none, up to the node time-out.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use redis::Value;
+
+use super::{
+    checker::straight::SLOTS,
+    eventually_within,
+    redis::{RedisServer, free_port},
+    sentinel::{is_in_sync, is_primary},
+};
+
+/// Primaries; each has one replica.
+pub const SHARDS: usize = 3;
+/// A node that does not answer for this long is down for another, milliseconds.
+const NODE_TIMEOUT: &str = "1000";
+/// Longest wait for the cluster to agree on something.
+const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// Keys that one MIGRATE moves.
+const MIGRATED_AT_ONCE: usize = 100;
+/// Longest that one MIGRATE may take, milliseconds.
+const MIGRATE_WITHIN: &str = "5000";
+
+/// A running cluster.
+pub struct RedisCluster {
+    /// The first three were the primaries at the beginning, server n + 3 was the replica of server n.
+    pub servers: Vec<RedisServer>,
+    ids: Vec<String>,
+}
+
+impl RedisCluster {
+    /// Starts the servers, makes them a cluster, and waits until all of it is in order.
+    pub fn start() -> Self {
+        let servers: Vec<RedisServer> = (0..2 * SHARDS).map(|_| RedisServer::start_by(&arguments)).collect();
+        let ids = servers.iter().map(|server| server.ask(&[b"CLUSTER", b"MYID"])).collect();
+        let cluster = Self { servers, ids };
+        cluster.introduce();
+        cluster.share_out();
+        cluster.settle();
+        cluster
+    }
+
+    fn introduce(&self) {
+        for (epoch, server) in self.servers.iter().enumerate() {
+            server.run(&format!("CLUSTER SET-CONFIG-EPOCH {}", epoch + 1));
+        }
+        // Each to each: gossip alone takes seconds.
+        for (at, server) in self.servers.iter().enumerate() {
+            for other in &self.servers[at + 1..] {
+                server.run(&format!("CLUSTER MEET 127.0.0.1 {} {}", other.port(), bus_port(other)));
+            }
+        }
+        eventually_within(SETTLED_WITHIN, "all nodes know each other", || {
+            self.servers.iter().all(|server| {
+                let nodes: String = server.ask(&[b"CLUSTER", b"NODES"]);
+                self.ids.iter().all(|id| nodes.contains(id)) && !nodes.contains("handshake")
+            })
+        });
+    }
+
+    fn share_out(&self) {
+        let shards = SHARDS as u16;
+        for shard in 0..shards {
+            let (first, last) =
+                (SLOTS / shards * shard, if shard == shards - 1 { SLOTS } else { SLOTS / shards * (shard + 1) });
+            self.servers[usize::from(shard)].run(&format!("CLUSTER ADDSLOTSRANGE {first} {}", last - 1));
+        }
+        for shard in 0..SHARDS {
+            self.servers[SHARDS + shard].run(&format!("CLUSTER REPLICATE {}", self.ids[shard]));
+        }
+    }
+
+    /// `redis+cluster://h:p,h:p,h:p` of the first three servers.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.servers[..SHARDS].iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// `redis://h:p` of each server.
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(RedisServer::url).collect()
+    }
+
+    /// Waits until every server runs and finds the cluster in order, each shard has one primary, and all replicas are in
+    /// sync.
+    pub fn settle(&self) {
+        eventually_within(SETTLED_WITHIN, "the cluster is in order", || {
+            let primaries = self.primaries().len();
+            primaries == SHARDS
+                && self
+                    .servers
+                    .iter()
+                    .all(|server| finds_all_well(server) && (is_primary(server) || is_in_sync(server)))
+        });
+    }
+
+    /// The places of the servers that say they are primaries.
+    pub fn primaries(&self) -> Vec<usize> {
+        (0..self.servers.len()).filter(|at| is_primary(&self.servers[*at])).collect()
+    }
+
+    /// The highest epoch that any server knows of: each failover has a higher one.
+    pub fn reign(&self) -> u64 {
+        let epoch = |server: &RedisServer| {
+            let info: String = server.try_ask_within(Duration::from_secs(1), &[b"CLUSTER", b"INFO"]).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:")?.trim().parse().ok())
+        };
+        self.servers.iter().filter_map(epoch).max().unwrap_or(0)
+    }
+
+    /// The replica of a primary, as `witness` sees it.
+    pub fn replica_of(&self, primary: usize) -> usize {
+        let follows = |line: &&str| line.contains("slave") && line.split(' ').nth(3) == Some(&self.ids[primary]);
+        let mut replica = None;
+        // Who was a primary until now may not have told yet that it follows.
+        eventually_within(SETTLED_WITHIN, "the primary has a replica", || {
+            let nodes: String = self.servers[primary].ask(&[b"CLUSTER", b"NODES"]);
+            let line = nodes.lines().find(follows);
+            replica = line.and_then(|line| self.ids.iter().position(|id| line.starts_with(id)));
+            replica.is_some()
+        });
+        replica.expect("found")
+    }
+
+    /// The primary of a slot.
+    pub fn owner(&self, slot: u16) -> usize {
+        let owns = |at: &usize| self.slots(*at).contains(&slot);
+        self.primaries().into_iter().find(owns).expect("each slot has a primary")
+    }
+
+    /// The slots of a server, as it sees it.
+    pub fn slots(&self, server: usize) -> BTreeSet<u16> {
+        let nodes: String = self.servers[server].ask(&[b"CLUSTER", b"NODES"]);
+        let own = nodes.lines().find(|line| line.contains("myself")).expect("it knows itself");
+        let number = |text: &str| text.parse::<u16>().expect("a slot");
+        // Slots under way stand in brackets.
+        let ranges = own.split(' ').skip(8).filter(|range| !range.starts_with('['));
+        let range = |range: &str| match range.split_once('-') {
+            Some((first, last)) => number(first)..=number(last),
+            None => number(range)..=number(range),
+        };
+        ranges.flat_map(range).collect()
+    }
+
+    /// `CLUSTER FAILOVER` on the replica of `primary`: nothing is lost. Returns the new primary.
+    pub fn failover(&self, primary: usize) -> usize {
+        let replica = self.replica_of(primary);
+        // Refused or given up where the primary does not answer in time: asked again.
+        eventually_within(SETTLED_WITHIN, "the replica is promoted", || {
+            if !is_primary(&self.servers[replica]) {
+                let _refused = self.servers[replica].try_ask::<Value>(&[b"CLUSTER", b"FAILOVER"]);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            is_primary(&self.servers[replica])
+        });
+        self.settle();
+        replica
+    }
+
+    /// Kills `primary` and waits for its replica to take over. Writes may be lost. Restart it, and settle.
+    pub fn kill(&mut self, primary: usize) -> usize {
+        let replica = self.replica_of(primary);
+        self.servers[primary].kill();
+        self.wait_for(replica, primary);
+        replica
+    }
+
+    /// SIGSTOPs `primary` and waits for its replica to take over. Writes may be lost. Resume it, and settle.
+    pub fn pause(&self, primary: usize) -> usize {
+        let replica = self.replica_of(primary);
+        self.servers[primary].pause();
+        self.wait_for(replica, primary);
+        replica
+    }
+
+    fn wait_for(&self, replica: usize, gone: usize) {
+        let others = self.servers.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, server)| server);
+        eventually_within(SETTLED_WITHIN, "the replica takes over", || {
+            is_primary(&self.servers[replica]) && others.clone().all(finds_all_well)
+        });
+    }
+
+    /// Moves slots with their keys from primary to primary, as redis-cli does, while clients go on.
+    pub fn reshard(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
+        for slot in slots {
+            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.ids[from]));
+            self.servers[from].run(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.ids[to]));
+            self.move_keys(slot, from, to);
+            // The new owner first: else nobody has the slot for a moment.
+            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+            self.servers[from].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+        }
+        self.settle();
+    }
+
+    /// `to` claims slots that others have, with a higher epoch and without their keys. Returns when all believe it.
+    pub fn take_slots(&self, slots: &[u16], to: usize) {
+        for slot in slots {
+            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+        }
+        self.servers[to].run("CLUSTER BUMPEPOCH");
+        eventually_within(SETTLED_WITHIN, "the slots are where they were taken to", || {
+            let others = self.primaries().into_iter().filter(|other| *other != to);
+            others.map(|other| self.slots(other)).all(|owned| slots.iter().all(|slot| !owned.contains(slot)))
+        });
+        self.settle();
+    }
+
+    fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        let mut source = self.servers[from].connect();
+        loop {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("GETKEYSINSLOT").arg(slot).arg(MIGRATED_AT_ONCE);
+            let keys: Vec<Vec<u8>> = command.query(&mut source).expect("it tells its keys");
+            if keys.is_empty() {
+                return;
+            }
+            let mut migrate = redis::cmd("MIGRATE");
+            migrate.arg("127.0.0.1").arg(self.servers[to].port()).arg("").arg(0).arg(MIGRATE_WITHIN);
+            // A key that expired meanwhile is no error (NOKEY).
+            migrate.arg("KEYS").arg(keys).query::<Value>(&mut source).expect("the keys are moved");
+        }
+    }
+}
+
+/// The bus has a port of its own: that of the clients plus 10,000 may be beyond the last.
+fn arguments() -> Vec<String> {
+    let words = format!(
+        "--cluster-enabled yes --cluster-port {} --cluster-node-timeout {NODE_TIMEOUT} --cluster-replica-validity-factor 0 \
+         --cluster-allow-replica-migration no --repl-diskless-sync-delay 0 --repl-ping-replica-period 1",
+        free_port()
+    );
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+fn bus_port(server: &RedisServer) -> u16 {
+    let (_name, port): (String, u16) = server.ask(&[b"CONFIG", b"GET", b"cluster-port"]);
+    port
+}
+
+fn finds_all_well(server: &RedisServer) -> bool {
+    let info = server.try_ask_within::<String>(Duration::from_secs(1), &[b"CLUSTER", b"INFO"]);
+    info.is_ok_and(|info| info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384"))
+}
