@@ -4,7 +4,10 @@
 //! Time is the trace's. All sizes and policies are played in one pass, each through an L1 of its own with fixed seeds:
 //! the same trace gives the same figures.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -17,7 +20,8 @@ use super::{
 };
 use crate::{
     clock::Tick,
-    l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Settings, Token},
+    l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Token},
+    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller},
     model::Key,
 };
 
@@ -41,6 +45,12 @@ pub(super) struct Args {
     /// Which expiry entries get: none, the trace's, or one for all in seconds.
     #[arg(long, value_name = "ignore|recorded|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
+    /// Prefetch as a server would: auto fetches what has proven itself, shadow only measures.
+    #[arg(long, value_name = "MODE,...", value_delimiter = ',', value_enum, default_value = "off")]
+    prefetch: Vec<Mode>,
+    /// Requests before a background fetch arrives; what rides with a miss arrives with it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    prefetch_delay: u64,
     /// Shards of L1; as many as the server would use unless given.
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -77,6 +87,27 @@ impl Policy {
     }
 }
 
+/// As the command line names what prefetch may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Nothing is learned.
+    Off,
+    /// It is learned and measured, and nothing is fetched.
+    Shadow,
+    /// What has proven itself is fetched.
+    Auto,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shadow => "shadow",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// Where expiries come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ttl {
@@ -105,8 +136,10 @@ struct Run {
     room: Room,
     l1: L1,
     epoch: Option<Epoch>,
+    ahead: Option<Ahead>,
     requests: u64,
     misses: u64,
+    l2_reads: u64,
 }
 
 /// What the whole trace holds: needed for percentages.
@@ -139,30 +172,51 @@ pub(super) fn run(args: Args) -> Result {
 
 fn simulate(args: &Args) -> Result<Vec<Run>> {
     let is_relative = args.entries.iter().chain(&args.l1_size).any(|capacity| matches!(capacity, Capacity::Percent(_)));
-    let census = if is_relative { census(&args.trace)? } else { Census::default() };
+    let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
+    let below = if is_relative || is_ahead { census(&args.trace)? } else { Below::default() };
+    let census = below.census();
     let entries = args.entries.iter().map(|capacity| Room::Entries(capacity.of(census.keys)));
     let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(capacity.of(census.bytes)));
     let rooms: Vec<Room> = entries.chain(sizes).collect();
-    let policies = args.l1_policy.iter();
-    let mut runs: Vec<Run> =
-        policies.flat_map(|&policy| rooms.iter().map(move |&room| Run::new(policy, room, args.shards))).collect();
-    let mut played = Playback { ttl: args.ttl, zeros: Bytes::new(), now: Tick(START_MS) };
+    let mut runs = Vec::new();
+    for &policy in &args.l1_policy {
+        for &room in &rooms {
+            runs.extend(args.prefetch.iter().map(|&mode| Run::new(policy, room, args, mode)));
+        }
+    }
+    let mut played = Playback { ttl: args.ttl, zeros: Bytes::new(), now: Tick(START_MS), below };
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
         played.play(&request.map_err(Failure::new)?, &mut runs);
     }
     Ok(runs)
 }
 
-/// Counts unique keys, and their bytes at each key's largest size.
-fn census(path: &Path) -> Result<Census> {
-    let mut largest: HashMap<Vec<u8>, u64> = HashMap::new();
+/// What L2 has: each key of the file, at its largest size and with its first expiry.
+fn census(path: &Path) -> Result<Below> {
+    let mut below = Below::default();
     let all: std::result::Result<(), TraceError> = Trace::open(path).map_err(Failure::new)?.try_for_each(|request| {
-        let Request { key, size, .. } = request?;
-        largest.entry(key).and_modify(|known| *known = size.max(*known)).or_insert(size);
+        let Request { key, size, ttl_ms, .. } = request?;
+        below.0.entry(key).and_modify(|known| known.size = size.max(known.size)).or_insert(Stored { size, ttl_ms });
         Ok(())
     });
     all.map_err(Failure::new)?;
-    Ok(Census { keys: largest.len() as u64, bytes: largest.values().sum() })
+    Ok(below)
+}
+
+/// L2 as the simulator has it.
+#[derive(Default)]
+struct Below(HashMap<Vec<u8>, Stored>);
+
+#[derive(Clone, Copy)]
+struct Stored {
+    size: u64,
+    ttl_ms: Option<u64>,
+}
+
+impl Below {
+    fn census(&self) -> Census {
+        Census { keys: self.0.len() as u64, bytes: self.0.values().map(|stored| stored.size).sum() }
+    }
 }
 
 /// What is the same for all runs.
@@ -171,31 +225,41 @@ struct Playback {
     /// As many zeros as the largest value so far.
     zeros: Bytes,
     now: Tick,
+    below: Below,
 }
 
 impl Playback {
     fn play(&mut self, request: &Request, runs: &mut [Run]) {
         // Time never goes back, even where a trace is not in order.
         self.now = self.now.max(Tick(START_MS + request.at_ms));
+        let key = Key::copied(&request.key).ok();
+        let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
+        for run in runs {
+            // What Terrace does not take is a miss each time.
+            let fill = self.fill(run.room, request.size, request.ttl_ms);
+            run.request(key.as_ref().zip(fill), caller, self);
+        }
+    }
+
+    /// A copy of what L2 has, as an L1 of this kind keeps it.
+    fn fill(&mut self, room: Room, size: u64, recorded_ms: Option<u64>) -> Option<Fill> {
+        let value = match room {
+            Room::Entries(_) => Some(Bytes::new()),
+            Room::Bytes(_) => self.value(size),
+        };
         let ttl_ms = match self.ttl {
             Ttl::Ignore => None,
-            Ttl::Recorded => request.ttl_ms,
+            Ttl::Recorded => recorded_ms,
             Ttl::Fixed(ms) => Some(ms),
         };
         let expires_at = ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms));
-        let key = Key::copied(&request.key).ok();
-        for run in runs {
-            let value = match run.room {
-                Room::Entries(_) => Some(Bytes::new()),
-                Room::Bytes(_) => self.value(request.size),
-            };
-            // What Terrace does not take is a miss each time.
-            let copy = key
-                .as_ref()
-                .zip(value)
-                .map(|(key, value)| (key, Fill { value: value.into(), expires_at, deadline: expires_at }));
-            run.request(copy, self.now);
-        }
+        value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at })
+    }
+
+    /// What a fetch of this key brings, if L2 has it.
+    fn fetch(&mut self, room: Room, key: &Key) -> Option<Fill> {
+        let stored = *self.below.0.get(&**key)?;
+        self.fill(room, stored.size, stored.ttl_ms)
     }
 
     fn value(&mut self, size: u64) -> Option<Bytes> {
@@ -208,35 +272,117 @@ impl Playback {
 }
 
 impl Run {
-    fn new(policy: Policy, room: Room, shards: Option<usize>) -> Self {
+    fn new(policy: Policy, room: Room, args: &Args, mode: Mode) -> Self {
         let (capacity_bytes, max_entries) = match room {
             Room::Entries(entries) => (u64::MAX, Some(entries)),
             Room::Bytes(bytes) => (bytes, None),
         };
         let settings = Settings { capacity_bytes, max_entries, policy: policy.kind() };
-        let l1 = match shards {
+        let l1 = match args.shards {
             Some(shards) => L1::with_shards(settings, shards, Some(SEED)),
             None => L1::seeded(settings, SEED),
         };
         let epoch = l1.begin(Tick::FAR);
-        Self { policy, room, l1, epoch, requests: 0, misses: 0 }
+        let ahead = (mode != Mode::Off).then(|| Ahead::new(mode, args.prefetch_delay));
+        Self { policy, room, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0 }
     }
 
     /// One read: get, and on a miss insert.
-    fn request(&mut self, copy: Option<(&Key, Fill)>, now: Tick) {
+    fn request(&mut self, copy: Option<(&Key, Fill)>, caller: Caller, played: &mut Playback) {
         self.requests += 1;
+        self.land(played);
         let Some((key, fill)) = copy else {
             self.misses += 1;
+            self.l2_reads += 1;
             return;
         };
-        if self.l1.get(key, now, true).is_some() {
-            return;
+        match self.l1.get(key, played.now, true) {
+            Some(hit) if hit.is_first_use => self.learn(key, caller, Moment::Used, played),
+            Some(_) => {}
+            None => {
+                self.misses += 1;
+                self.miss(key, fill, played.now);
+                self.learn(key, caller, Moment::Missed, played);
+            }
         }
-        self.misses += 1;
-        let token = Token(self.requests);
-        if matches!(self.l1.lease(key, token, now, self.epoch, false), Leased::Lead) {
-            // A value over an eighth of L1 is not kept, as on a server.
-            let _kept: Filled = self.l1.fill(key, token, fill, now);
+    }
+
+    /// Reads a key that L1 lacks, or joins the fetch under way.
+    fn miss(&mut self, key: &Key, fill: Fill, now: Tick) {
+        let own = self.token(0);
+        let token = match self.l1.lease(key, own, now, self.epoch, false) {
+            Leased::Lead => {
+                self.l2_reads += 1;
+                own
+            }
+            Leased::Join(other) => other,
+            Leased::Hit(_) => return,
+        };
+        // A value over an eighth of L1 is not kept, as on a server.
+        let _kept: Filled = self.l1.fill(key, token, fill, now);
+    }
+
+    /// Names a fetch of this request.
+    fn token(&self, number: u64) -> Token {
+        Token(self.requests * (FETCHES_MAX as u64 + 1) + number)
+    }
+
+    /// Background fetches whose time has come.
+    fn land(&mut self, played: &mut Playback) {
+        while let Some((key, token)) = self.ahead.as_mut().and_then(|ahead| ahead.next_due(self.requests)) {
+            self.bring(&key, token, played);
+        }
+    }
+
+    /// A fetch arrives.
+    fn bring(&mut self, key: &Key, token: Token, played: &mut Playback) {
+        let filled = match played.fetch(self.room, key) {
+            Some(fill) => self.l1.fill_staged(key, token, fill, played.now),
+            None => {
+                self.l1.release(key, token);
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.learner.absent(key);
+                }
+                Filled::Voided
+            }
+        };
+        if let Some(ahead) = &mut self.ahead
+            && matches!(filled, Filled::TooLarge | Filled::Expired)
+        {
+            ahead.learner.unused(key);
+        }
+    }
+
+    /// Tells the learner, and fetches what it says.
+    fn learn(&mut self, key: &Key, caller: Caller, moment: Moment, played: &mut Playback) {
+        let Some(ahead) = &mut self.ahead else { return };
+        let (l1, now) = (&self.l1, played.now);
+        l1.take_unused(|key| ahead.learner.unused(key));
+        let presence = |key: &[u8]| match (l1.residence(key, now), ahead.mode) {
+            (Residence::Resident, _) => Presence::Resident,
+            (Residence::Staged | Residence::InFlight, _) => Presence::Coming,
+            (Residence::Absent, Mode::Auto) => Presence::Absent,
+            (Residence::Absent, Mode::Shadow | Mode::Off) => Presence::Barred,
+        };
+        let world = World { presence: &presence, room: l1.room_entries(), displaced: l1.staged().displaced };
+        let mut fetches = std::mem::take(&mut ahead.fetches);
+        ahead.learner.learn(key, caller, moment, &world, &mut fetches);
+        for (number, key) in fetches.drain(..).enumerate() {
+            let token = self.token(1 + number as u64);
+            self.l2_reads += 1;
+            let leased = self.epoch.is_some_and(|epoch| self.l1.lease_ahead(&key, token, now, epoch));
+            match (moment, leased) {
+                (_, false) => {}
+                (Moment::Missed, true) => self.bring(&key, token, played),
+                (Moment::Used, true) => {
+                    if let Some(ahead) = &mut self.ahead {
+                        ahead.due.push_back((self.requests + ahead.delay, key, token));
+                    }
+                }
+            }
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.fetches = fetches;
         }
     }
 
@@ -251,8 +397,49 @@ impl Run {
         line["requests"] = self.requests.into();
         line["misses"] = self.misses.into();
         line["miss_ratio"] = self.miss_ratio().into();
+        let learner = self.ahead.as_ref().map(|ahead| &ahead.learner);
+        let Counts { issued, used, late, wasted, .. } = learner.map(Learner::counts).unwrap_or_default();
+        line["issued"] = issued.into();
+        line["used"] = used.into();
+        line["late"] = late.into();
+        line["wasted"] = wasted.into();
+        line["precision"] = if issued == 0 { 0.0 } else { (used + late) as f64 / issued as f64 }.into();
+        line["learned_bytes"] = learner.map_or(0, Learner::bytes).into();
+        line["prefetch"] = self.ahead.as_ref().map_or(Mode::Off, |ahead| ahead.mode).name().into();
+        line["l2_reads"] = self.l2_reads.into();
         line
     }
+}
+
+/// Prefetch over one L1.
+struct Ahead {
+    mode: Mode,
+    delay: u64,
+    learner: Learner,
+    /// Background fetches under way: when each arrives, in that order.
+    due: VecDeque<(u64, Key, Token)>,
+    fetches: Vec<Key>,
+}
+
+impl Ahead {
+    fn new(mode: Mode, delay: u64) -> Self {
+        let learner = Learner::new(learn::Settings::default());
+        Self { mode, delay, learner, due: VecDeque::new(), fetches: Vec::new() }
+    }
+
+    /// A fetch that arrives before this request.
+    fn next_due(&mut self, request: u64) -> Option<(Key, Token)> {
+        let is_due = self.due.front().is_some_and(|&(at, ..)| at <= request);
+        is_due.then(|| self.due.pop_front()).flatten().map(|(_, key, token)| (key, token))
+    }
+}
+
+/// Whose requests those of a trace without callers are.
+const ALONE: u64 = 1;
+
+/// Names a caller of a trace.
+fn caller_of(name: &[u8]) -> u64 {
+    name.iter().fold(ALONE, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)).max(ALONE + 1)
 }
 
 impl Room {

@@ -39,6 +39,10 @@ impl Budget {
         }
     }
 
+    pub(super) fn max_entries(&self) -> u64 {
+        self.max_entries
+    }
+
     pub(super) fn usage(&self) -> Usage {
         Usage {
             entries: self.entries.load(Relaxed),

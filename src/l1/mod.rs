@@ -14,7 +14,7 @@
 //!
 //! From the outside in: this facade picks the policy; `tier` holds the shards and the one budget of bytes; `shard` is
 //! what a lock guards: `slot` (dense entries with their deadlines), `index` (hash to slot), `lease`; `policy` says what
-//! goes. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
+//! goes; `staging` holds what was prefetched until its first use. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
 
 mod budget;
 mod epochs;
@@ -24,6 +24,7 @@ mod lease;
 mod policy;
 mod shard;
 mod slot;
+mod staging;
 mod sync;
 mod tier;
 mod types;
@@ -38,7 +39,10 @@ use std::time::Duration;
 pub use epochs::Epoch;
 use policy::{Learned, Lru};
 use tier::Tier;
-pub use types::{Change, Current, Fill, Filled, Hit, Leased, PolicyKind, Removals, Resident, Settings, Token, Usage};
+pub use types::{
+    Change, Current, Fill, Filled, Hit, Leased, PolicyKind, Removals, Residence, Resident, Settings, Staged, Token,
+    Usage,
+};
 
 use crate::{clock::Tick, error::Result, model::Key};
 
@@ -160,6 +164,41 @@ impl L1 {
     #[expect(clippy::needless_pass_by_value, reason = "a fill is used once")]
     pub fn fill(&self, key: &Key, token: Token, fill: Fill, now: Tick) -> Filled {
         tier!(self, tier => tier.fill(key, token, &fill, now))
+    }
+
+    /// Where a key is, without counting a use.
+    #[must_use]
+    pub fn residence(&self, key: &[u8], now: Tick) -> Residence {
+        tier!(self, tier => tier.residence(key, now))
+    }
+
+    /// Asks for the right to prefetch `key`; `false` if it is there or on its way.
+    #[must_use]
+    pub fn lease_ahead(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
+        tier!(self, tier => tier.lease_ahead(key, token, now, epoch))
+    }
+
+    /// As [`L1::fill`], for a copy that nobody has asked for yet: it waits apart, for its first use.
+    #[expect(clippy::needless_pass_by_value, reason = "a fill is used once")]
+    pub fn fill_staged(&self, key: &Key, token: Token, fill: Fill, now: Tick) -> Filled {
+        tier!(self, tier => tier.fill_staged(key, token, &fill, now))
+    }
+
+    /// Hands over the keys of prefetched copies that left unused since the last call.
+    pub fn take_unused(&self, take: impl FnMut(&[u8])) {
+        tier!(self, tier => tier.take_unused(take));
+    }
+
+    /// What waits for its first use.
+    #[must_use]
+    pub fn staged(&self) -> Staged {
+        tier!(self, tier => tier.staged())
+    }
+
+    /// Entries there is room for, as far as today's entries tell.
+    #[must_use]
+    pub fn room_entries(&self) -> u64 {
+        tier!(self, tier => tier.room_entries())
     }
 
     /// Ends the lease without a copy.

@@ -3,6 +3,8 @@
 //! Invariants, checked by [`Shard::validate`]: each entry is in the index once, under its key's hash; `bytes` is the sum
 //! of their weights; there are no gaps between slots while the lock is free.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::{
     epochs::{Epoch, Epochs},
     hash::Hasher,
@@ -37,8 +39,17 @@ pub(super) struct Arrival {
     pub(super) hash: u32,
     pub(super) epoch: Epoch,
     pub(super) weight: u64,
-    /// What the policy knows of it already.
-    pub(super) mark: u32,
+    /// Whose it is.
+    pub(super) owner: Owner,
+}
+
+/// Who decides how long an entry stays.
+#[derive(Clone, Copy)]
+pub(super) enum Owner {
+    /// The policy; what it knows of it already.
+    Policy(u32),
+    /// The queue of what was prefetched; its number there.
+    Staging(u32),
 }
 
 /// An entry that went, still holding its memory: dropped after the lock is.
@@ -46,6 +57,8 @@ pub(super) struct Gone {
     pub(super) record: Record,
     pub(super) weight: u64,
     pub(super) was_over: bool,
+    /// It was prefetched and nobody used it: the hash it was filed under.
+    pub(super) unused: Option<u32>,
 }
 
 impl<P: Policy> Shard<P> {
@@ -58,7 +71,7 @@ impl<P: Policy> Shard<P> {
         Record::weigh(key_bytes, value_bytes) + SLOT_BYTES + P::OVERHEAD_BYTES
     }
 
-    fn weight_of(record: &Record) -> u64 {
+    pub(super) fn weight_of(record: &Record) -> u64 {
         record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES
     }
 
@@ -128,20 +141,23 @@ impl<P: Policy> Shard<P> {
         self.policy.arrive(hash, carried, &self.slots, shared)
     }
 
-    /// Takes out what the policy likes least and leaves a hole there.
-    pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, Gone)> {
+    /// Takes out what the policy likes least and leaves a hole there; also the hash it was filed under.
+    pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, u32, Gone)> {
         let now = self.slots.now();
         let any_ended = epochs.any_ended();
         let is_dead = |slot: &Slot| slot.is_over(now) || any_ended && epochs.has_ended(slot.epoch());
-        let at = self.policy.victim(&self.slots, shared, is_dead)?;
+        // Where all that is left is staged, the policy has nothing to give.
+        let at = self.policy.victim(&self.slots, shared, is_dead).or_else(|| self.slots.len().checked_sub(1))?;
         let slot = self.slots.get(at)?;
-        let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(now));
-        self.policy.gone(hash, slot, &self.slots);
+        let (hash, was_over, is_staged) = (self.hasher.of_slot(slot), slot.is_over(now), slot.is_staged());
+        if !is_staged {
+            self.policy.gone(hash, slot, &self.slots);
+        }
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
         let weight = Self::weight_of(&record);
         self.bytes -= weight;
-        Some((at, Gone { record, weight, was_over }))
+        Some((at, hash, Gone { record, weight, was_over, unused: is_staged.then_some(hash) }))
     }
 
     /// Closes a hole that [`Shard::evict`] left.
@@ -153,7 +169,10 @@ impl<P: Policy> Shard<P> {
 
     /// Puts an entry in whose room is reserved, into the hole if there is one.
     pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) -> usize {
-        let slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
+        let mut slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
+        if let Owner::Staging(serial) = arrival.owner {
+            slot.stage(serial);
+        }
         let at = match hole {
             Some(at) => {
                 self.slots.refill(at, slot);
@@ -164,8 +183,28 @@ impl<P: Policy> Shard<P> {
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.index.insert(arrival.hash, at, |at| slots.get(at).map_or(0, |slot| hasher.of_slot(slot)));
         self.bytes += arrival.weight;
-        self.policy.place(&self.slots, at, arrival.mark, shared);
+        if let Owner::Policy(mark) = arrival.owner {
+            self.policy.place(&self.slots, at, mark, shared);
+        }
         at
+    }
+
+    /// Where the staged entry of this number is.
+    pub(super) fn find_staged(&self, hash: u32, serial: u32) -> Option<usize> {
+        let is_it =
+            |at: usize| self.slots.get(at).is_some_and(|slot| slot.is_staged() && slot.mark.load(Relaxed) == serial);
+        self.index.find(hash, is_it)
+    }
+
+    /// The first use of a staged entry: the policy takes it, as if it had just been filled. Its number in the queue, and
+    /// its weight.
+    pub(super) fn unstage(&mut self, at: usize, hash: u32, shared: &P::Shared) -> Option<(u32, u64)> {
+        let slot = self.slots.get(at).filter(|slot| slot.is_staged())?;
+        let told = (slot.mark.load(Relaxed), Self::weight_of(slot.record()?));
+        let mark = self.policy.arrive(hash, None, &self.slots, shared);
+        self.slots.unstage(at);
+        self.policy.place(&self.slots, at, mark, shared);
+        Some(told)
     }
 
     /// Lets two entries change places.
@@ -187,7 +226,8 @@ impl<P: Policy> Shard<P> {
     pub(super) fn remove(&mut self, at: usize, for_good: bool) -> Option<Gone> {
         let slot = self.slots.get(at)?;
         let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(self.slots.now()));
-        if for_good {
+        let is_staged = slot.is_staged();
+        if for_good && !is_staged {
             self.policy.gone(hash, slot, &self.slots);
         }
         self.index.remove(hash, at);
@@ -195,7 +235,7 @@ impl<P: Policy> Shard<P> {
         self.close(at);
         let weight = Self::weight_of(&record);
         self.bytes -= weight;
-        Some(Gone { record, weight, was_over })
+        Some(Gone { record, weight, was_over, unused: is_staged.then_some(hash) })
     }
 
     pub(super) fn slot(&self, at: usize) -> Option<&Slot> {
@@ -283,5 +323,6 @@ pub(super) fn hit(record: &Record, now: Tick) -> Hit {
         expires_at: record.expires_at(),
         filled_at: record.born_at(now),
         hits: record.hits(),
+        is_first_use: false,
     }
 }

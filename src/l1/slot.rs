@@ -20,19 +20,21 @@ use crate::{
 pub(super) const BLOCK: usize = 64;
 /// `due` counts units of 1,024 ms.
 const UNIT_SHIFT: u32 = 10;
-/// Furthest `due` from now, units: half of what wrapping comparison in 16 bits can tell, 4.6 h. A sweep that finds an
+/// Furthest `due` from now, units: half of what wrapping comparison in 15 bits can tell, 2.3 h. A sweep that finds an
 /// entry alive then sets it anew.
-const DUE_MAX: u64 = 1 << 14;
+const DUE_MAX: u64 = 1 << 13;
 /// One entry.
 pub(super) struct Slot {
     record: Option<Record>,
-    /// What the policy keeps of it.
+    /// What the policy keeps of it; of a staged entry its number in the queue.
     pub(super) mark: AtomicU32,
-    /// From the low end: deadline in units, wrapping, rounded down (16 bits), epoch (8), size class (7), whether it has a
-    /// deadline.
+    /// From the low end: deadline in units, wrapping, rounded down (15 bits), whether it is staged, epoch (8), size class
+    /// (7), whether it has a deadline.
     state: u32,
 }
 
+const DUE_BITS: u32 = 0x7FFF;
+const STAGED: u32 = 1 << 15;
 const EPOCH_SHIFT: u32 = 16;
 const SIZE_SHIFT: u32 = 24;
 /// Size classes that a slot tells apart.
@@ -52,10 +54,10 @@ impl Slot {
     /// Notes anew when a sweep has to look at it.
     fn rearm(&mut self, now: Tick) {
         let deadline = self.record.as_ref().map_or(Tick::FAR, |record| record.deadline(now));
-        self.state &= !(TIMED | 0xFFFF);
+        self.state &= !(TIMED | DUE_BITS);
         if deadline != Tick::FAR {
             let due = (deadline.0 >> UNIT_SHIFT).min((now.0 >> UNIT_SHIFT) + DUE_MAX);
-            self.state |= TIMED | due as u32 & 0xFFFF;
+            self.state |= TIMED | due as u32 & DUE_BITS;
         }
     }
 
@@ -81,6 +83,22 @@ impl Slot {
         self.is_over(now) && (!held() || self.record.as_ref().is_none_or(|record| now >= record.expires_at()))
     }
 
+    /// Whether it was prefetched and nobody has used it yet.
+    #[inline]
+    pub(super) fn is_staged(&self) -> bool {
+        self.state & STAGED != 0
+    }
+
+    /// It is prefetched, the so manieth.
+    pub(super) fn stage(&mut self, serial: u32) {
+        self.state |= STAGED;
+        *self.mark.get_mut() = serial;
+    }
+
+    fn unstage(&mut self) {
+        self.state &= !STAGED;
+    }
+
     /// Number of the epoch it was made in.
     #[inline]
     pub(super) fn epoch(&self) -> u8 {
@@ -90,7 +108,9 @@ impl Slot {
     /// Units until it is due; not positive when that may have passed.
     #[inline]
     fn units_left(&self, now: Tick) -> i16 {
-        (self.state as u16).wrapping_sub((now.0 >> UNIT_SHIFT) as u16) as i16
+        // Both shifted up by the one bit that is not theirs, so that they wrap where 16 bits do.
+        let (due, now) = ((self.state as u16) << 1, ((now.0 >> UNIT_SHIFT) as u16) << 1);
+        (due.wrapping_sub(now) as i16) >> 1
     }
 
     /// Whether its deadline has passed. Reads the record only if that may be.
@@ -215,6 +235,11 @@ impl Slots {
         self.slots.swap(a, b);
         self.note_deadline(a);
         self.note_deadline(b);
+    }
+
+    /// Somebody has used it.
+    pub(super) fn unstage(&mut self, at: usize) {
+        self.slots[at].unstage();
     }
 
     /// Changes when an entry ends.

@@ -104,6 +104,7 @@ impl Pair {
         self.l1.validate().expect("all parts agree");
         let usage = self.l1.usage();
         assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
+        assert!(self.l1.staged().bytes <= usage.capacity_bytes / 10, "{:?}", self.l1.staged());
     }
 
     /// A size that is mostly small and sometimes the largest.
@@ -145,12 +146,18 @@ impl Pair {
             return self.l1.release(&key(number), token);
         }
         let (value, (expires_at, deadline)) = (self.value(), self.life());
-        let filled = self.l1.fill(&key(number), token, fill(&value, expires_at, deadline), self.now);
+        let staged = self.rng.u8(..3) == 0;
+        let fill = fill(&value, expires_at, deadline);
+        let filled = match staged {
+            true => self.l1.fill_staged(&key(number), token, fill, self.now),
+            false => self.l1.fill(&key(number), token, fill, self.now),
+        };
         match filled {
             Filled::Inserted => assert!(live && self.now < deadline),
             Filled::Voided => assert!(!live),
             Filled::Expired => assert!(live && self.now >= deadline),
             Filled::Closed => panic!("each lease has an epoch"),
+            Filled::TooLarge if staged => assert!(value.len() as u64 > self.l1.usage().capacity_bytes / 160),
             Filled::TooLarge => assert!(live && value.len() as u64 > self.l1.usage().capacity_bytes / 16),
         }
         if filled == Filled::Inserted {
@@ -474,4 +481,74 @@ fn threads_leave_no_old_value_behind() {
         });
     });
     l1.validate().expect("all parts agree");
+}
+
+/// Prefetches a key.
+fn stage(l1: &L1, number: u64) -> Filled {
+    let token = Token(fastrand::u64(..));
+    assert!(l1.lease_ahead(&key(number), token, Tick(1), EPOCH));
+    l1.fill_staged(&key(number), token, forever(b"v"), Tick(1))
+}
+
+fn unused(l1: &L1) -> Vec<Vec<u8>> {
+    let mut keys = Vec::new();
+    l1.take_unused(|key| keys.push(key.to_vec()));
+    keys
+}
+
+#[test]
+fn what_was_prefetched_waits_apart_until_its_first_use() {
+    each_policy(|policy, _| {
+        let l1 = opened(L1::with_shards(settings(policy, u64::MAX, Some(100)), 1, Some(1)));
+        for number in 0..200 {
+            put(&l1, &key(number), forever(b"v"), Tick(1));
+        }
+        assert_eq!(l1.residence(&key(500), Tick(1)), Residence::Absent);
+        (500..530).for_each(|number| assert_eq!(stage(&l1, number), Filled::Inserted));
+        assert_eq!((l1.staged().entries, l1.usage().entries), (10, 100), "a tenth of L1, inside its bound");
+        let dropped: Vec<_> = (500..520).map(|number| key(number).to_vec()).collect();
+        assert_eq!(unused(&l1), dropped, "in the order they came, told once");
+        assert_eq!(unused(&l1), Vec::<Vec<u8>>::new());
+        assert_eq!(l1.residence(&key(520), Tick(1)), Residence::Staged);
+        assert!(!l1.lease_ahead(&key(520), Token(1), Tick(1), EPOCH), "it is there");
+        assert!(l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use), "inspection is no use");
+        assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| hit.is_first_use));
+        assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| !hit.is_first_use), "once");
+        assert_eq!((l1.residence(&key(520), Tick(1)), l1.staged().entries), (Residence::Resident, 9));
+        // Demand never pushes them out.
+        for number in 600..900 {
+            put(&l1, &key(number), forever(b"v"), Tick(1));
+        }
+        assert_eq!(l1.staged().entries, 9);
+        l1.invalidate(&key(521));
+        assert_eq!((l1.staged().entries, unused(&l1)), (8, vec![key(521).to_vec()]));
+        l1.clear();
+        assert_eq!((l1.staged().entries, unused(&l1).len()), (0, 8));
+        l1.validate().expect("all parts agree");
+    });
+}
+
+#[test]
+fn a_miss_of_what_gave_way_shrinks_the_queue_and_a_use_too_late_grows_it() {
+    let l1 = opened(L1::with_shards(settings(PolicyKind::Lru, u64::MAX, Some(1_000)), 1, Some(1)));
+    for number in 0..1_000 {
+        put(&l1, &key(number), forever(b"v"), Tick(1));
+    }
+    let miss =
+        |number| assert!(matches!(l1.lease(&key(number), Token(number), Tick(1), Some(EPOCH), true), Leased::Lead));
+    assert_eq!(l1.staged().places, 32);
+    for number in 2_000..2_040 {
+        stage(&l1, number);
+    }
+    // 32 pushed out keys 0 to 31, and 2,000 to 2,007 made way for later ones.
+    miss(31);
+    assert_eq!((l1.staged().places, l1.staged().displaced), (29, 1));
+    miss(2_007);
+    assert_eq!(l1.staged().places, 30);
+    miss(0);
+    assert_eq!((l1.staged().places, l1.staged().displaced), (30, 1), "half the places would not have kept it");
+    assert!(l1.get(&key(2_008), Tick(1), true).is_some_and(|hit| hit.is_first_use));
+    assert_eq!(l1.staged().places, 31, "it was used late in its turn");
+    assert!(l1.get(&key(2_039), Tick(1), true).is_some_and(|hit| hit.is_first_use));
+    assert_eq!(l1.staged().places, 31, "early");
 }

@@ -16,7 +16,8 @@ use super::{
     epochs::{Epoch, Epochs},
     hash::Hasher,
     policy::{Frame, Policy},
-    shard::{Arrival, Gone, Shard},
+    shard::{Arrival, Gone, Owner, Shard},
+    staging::Staging,
     sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
     types::{Fill, Removals, Settings, Usage},
 };
@@ -53,6 +54,7 @@ pub(super) struct Tier<P: Policy> {
     share_entries: u64,
     entry_max_bytes: u64,
     epochs: Epochs,
+    staging: Staging,
     /// Where the next look for a fuller shard begins.
     relief_from: AtomicUsize,
     /// Where the next sweep begins.
@@ -86,6 +88,7 @@ impl<P: Policy> Tier<P> {
             share_entries: settings.max_entries.map_or(u64::MAX, |max| (max / shards as u64).max(1)),
             entry_max_bytes: settings.capacity_bytes / 8,
             epochs: Epochs::new(),
+            staging: Staging::new(),
             relief_from: AtomicUsize::new(0),
             sweep_from: AtomicUsize::new(0),
         }
@@ -122,18 +125,24 @@ impl<P: Policy> Tier<P> {
 
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
-        let Incoming { key, fill, there, now, epoch } = *incoming;
+        let Incoming { key, fill, there, now, epoch, staged } = *incoming;
         let weight = Shard::<P>::weigh(key.len(), fill.value.len());
         if weight > self.entry_max_bytes {
             return false;
         }
         shard.advance(now);
         let carried = there.and_then(|at| self.replace(place, shard, at, freed));
-        let mark = shard.announce(place.hash, carried, &self.shared);
+        let owner = match staged {
+            Some(serial) => Owner::Staging(serial),
+            None => Owner::Policy(shard.announce(place.hash, carried, &self.shared)),
+        };
         let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
         let record = Record::new(key, &fill.value, life, now);
-        let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
+        let arrival = Arrival { record, hash: place.hash, epoch, weight, owner };
+        if staged.is_some() {
+            self.staging.came(weight);
+        }
         let at = shard.insert(arrival, hole.at, &self.shared);
         // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.
         if let Some(before) = there {
@@ -144,7 +153,7 @@ impl<P: Policy> Tier<P> {
 
     /// Removes the entry that a new one replaces; the policy's mark on it.
     fn replace(&self, place: Place, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
-        let mark = shard.slot(at).map(|slot| slot.mark.load(Relaxed));
+        let mark = shard.slot(at).filter(|slot| !slot.is_staged()).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
         self.account(place.cell, gone, cause, freed);
@@ -162,8 +171,8 @@ impl<P: Policy> Tier<P> {
                 continue;
             }
             match shard.evict(&self.epochs, &self.shared) {
-                Some((at, gone)) => {
-                    self.account_evicted(cell, gone, freed);
+                Some((at, hash, gone)) => {
+                    self.account_evicted(cell, hash, gone, freed);
                     hole = Some(at);
                 }
                 None if self.evict_anywhere(cell, freed) => {}
@@ -198,20 +207,38 @@ impl<P: Policy> Tier<P> {
     }
 
     fn evict_one(&self, cell: usize, shard: &mut Shard<P>, freed: &mut Freed<'_>) -> bool {
-        let Some((at, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
+        let Some((at, hash, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
         shard.close(at);
-        self.account_evicted(cell, gone, freed);
+        self.account_evicted(cell, hash, gone, freed);
         self.note(cell, shard);
         true
     }
 
-    fn account_evicted(&self, cell: usize, gone: Gone, freed: &mut Freed<'_>) {
+    fn account_evicted(&self, cell: usize, hash: u32, gone: Gone, freed: &mut Freed<'_>) {
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
+        if gone.unused.is_none() {
+            self.staging.dropped(hash, self.evictions(cell));
+        }
         self.account(cell, gone, cause, freed);
+    }
+
+    /// Evictions of a shard since start.
+    fn evictions(&self, cell: usize) -> u64 {
+        self.cells[cell].removals[RemovalCause::Size as usize].load(Relaxed)
+    }
+
+    /// Entries there is room for, as far as entries like today's tell.
+    pub(super) fn room_entries(&self) -> u64 {
+        let Usage { entries, bytes, capacity_bytes } = self.budget.usage();
+        let by_bytes = if bytes == 0 { capacity_bytes } else { capacity_bytes / (bytes / entries.max(1)).max(1) };
+        by_bytes.min(self.budget.max_entries())
     }
 
     fn account(&self, cell: usize, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
         self.count(cell, cause, 1);
+        if let Some(hash) = gone.unused {
+            self.staging.unused(hash, &gone.record, gone.weight);
+        }
         freed.add(gone.record, gone.weight);
     }
 
@@ -252,6 +279,8 @@ struct Incoming<'a> {
     there: Option<usize>,
     now: Tick,
     epoch: Epoch,
+    /// Its number among what was prefetched, if it was.
+    staged: Option<u32>,
 }
 
 /// Room that was reserved, and the hole that making it left, if any.

@@ -39,6 +39,34 @@ pub struct Hit {
     pub filled_at: Tick,
     /// Reads answered with it, saturating, approximate.
     pub hits: u32,
+    /// It was prefetched, and this is its first use.
+    pub is_first_use: bool,
+}
+
+/// Where a key is, as prefetch sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residence {
+    /// Not in L1, and nobody is bringing it.
+    Absent,
+    /// Somebody asks for it below.
+    InFlight,
+    /// Prefetched, not used yet.
+    Staged,
+    /// In L1.
+    Resident,
+}
+
+/// What waits for its first use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Staged {
+    /// Entries that wait.
+    pub entries: u64,
+    /// Their weight.
+    pub bytes: u64,
+    /// How many may.
+    pub places: u64,
+    /// Misses since start of entries that were dropped to make room for these.
+    pub displaced: u64,
 }
 
 /// A copy as inspection sees it.

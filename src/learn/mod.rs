@@ -3,8 +3,488 @@
 //! Synchronous and without a clock, but for the [`recorder`]: everything is told what happened and when, and is tested with
 //! values.
 //!
+//! * [`Learner`]: told of misses and of first uses of prefetched keys, it says what to fetch. `associations` (which key
+//!   follows which) and `shadow` (predictions that were not fetched) feed `proof`: no prediction is acted upon before
+//!   predictions like it were right, and `budget` bounds what may be wasted.
+//! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
 
+mod associations;
+mod budget;
+mod callers;
+mod proof;
 pub mod recorder;
+mod shadow;
 pub mod shape;
+mod show;
+mod templates;
+
+#[cfg(test)]
+mod tests;
+
+use hashbrown::HashMap;
+
+pub use self::show::{Prediction, RuleView, Successor};
+use self::{
+    associations::{Graph, NodeRef},
+    budget::Budget,
+    callers::{Callers, Context},
+    proof::{Proof, State},
+    recorder::Caller,
+    shadow::Shadow,
+    templates::{RuleRef, Templates},
+};
+use crate::model::Key;
+
+/// Keys fetched for one event at most.
+pub const FETCHES_MAX: usize = 4;
+/// Fetched keys whose outcome is awaited at most: about 3 MB.
+const PENDING_MAX: usize = 65_536;
+/// Entries of L1 below which nothing is fetched: there is no room that could be spared.
+const ROOM_MIN: u64 = 16;
+/// How long a prediction waits to come true, as a part of L1's entries, and its bounds, in events.
+const HORIZON_PART: u64 = 5;
+const HORIZON_MIN: u64 = 64;
+const HORIZON_MAX: u64 = 8_192;
+
+/// How a learner works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bound on its memory, bytes.
+    pub memory_bytes: usize,
+    /// Reads below that may be wasted, per read on demand.
+    pub budget: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { memory_bytes: 64 << 20, budget: 0.04 }
+    }
+}
+
+/// What taught something. Nothing else does, so that hits cost nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// A read that L1 could not answer.
+    Missed,
+    /// The first use of a prefetched key.
+    Used,
+}
+
+/// Where a key is that might be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Neither in L1 nor on its way.
+    Absent,
+    /// On its way, or there and not used yet.
+    Coming,
+    /// In L1.
+    Resident,
+    /// Absent, and not to be fetched: what would have come of it is measured.
+    Barred,
+}
+
+/// What the learner has to know of L1.
+pub struct World<'a> {
+    /// Where a key is.
+    pub presence: &'a dyn Fn(&[u8]) -> Presence,
+    /// Entries that L1 has room for.
+    pub room: u64,
+    /// Misses since start of entries that had to make room for prefetched ones.
+    pub displaced: u64,
+}
+
+/// Counts since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys fetched.
+    pub issued: u64,
+    /// Of these, used while they waited.
+    pub used: u64,
+    /// Asked for before they came.
+    pub late: u64,
+    /// Left unused, or not there below.
+    pub wasted: u64,
+    /// Predicted and not fetched.
+    pub shadow: u64,
+}
+
+/// What said that a key would follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Edge(State),
+    Rule(RuleRef),
+}
+
+/// A key that was fetched and what will be learned from what becomes of it.
+struct Pending {
+    p: f32,
+    source: Source,
+    group: u8,
+    lag: u8,
+    in_background: bool,
+}
+
+/// A key that may be fetched.
+struct Candidate {
+    p: f32,
+    hash: u64,
+    key: Box<[u8]>,
+    source: Source,
+    lag: u8,
+}
+
+/// The lag under which the lateness of rules is kept.
+const RULE_LAG: u8 = 0;
+/// A rule speaks for a key that has come so often at most: then the key's own history says more.
+const RULE_SEEN_MAX: u8 = 2;
+/// A rule that says a key with this probability makes looking for another superfluous.
+const COVERED: f32 = 0.5;
+
+/// The whole of it.
+pub struct Learner {
+    graph: Graph,
+    proof: Proof,
+    templates: Templates,
+    budget: Budget,
+    shadow: Shadow,
+    callers: Callers,
+    pending: HashMap<u64, Pending, foldhash::fast::FixedState>,
+    lateness: Lateness,
+    absent: Absent,
+    counts: Counts,
+    groups: Vec<Group>,
+    event: u64,
+    displaced: u64,
+    candidates: Vec<Candidate>,
+}
+
+/// Counts of one group of keys.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// What its keys begin with; empty while none was met.
+    pub name: String,
+    /// Its counts.
+    pub counts: Counts,
+}
+
+fn hash_of(key: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::fast::FixedState::with_seed(0x7E44_ACE5).build_hasher();
+    hasher.write(key);
+    hasher.finish()
+}
+
+/// What stands before a key's first separator.
+fn head_of(key: &[u8]) -> &[u8] {
+    let end = key.iter().skip(1).position(|byte| !byte.is_ascii_alphanumeric()).map_or(key.len(), |at| at + 1);
+    &key[..end]
+}
+
+/// The group of a key: one of 64, by its head.
+fn group_of(key: &[u8]) -> u8 {
+    (shape::hash_of(0, head_of(key)) >> 58) as u8
+}
+
+impl Learner {
+    /// Knows nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let graph_bytes = settings.memory_bytes.saturating_sub(FIXED_BYTES).max(settings.memory_bytes / 4);
+        Self {
+            graph: Graph::new(graph_bytes),
+            proof: Proof::default(),
+            templates: Templates::default(),
+            budget: Budget::new(settings.budget),
+            shadow: Shadow::default(),
+            callers: Callers::default(),
+            pending: HashMap::default(),
+            lateness: Lateness::default(),
+            absent: Absent::default(),
+            counts: Counts::default(),
+            groups: vec![Group::default(); proof::GROUPS],
+            event: 0,
+            displaced: 0,
+            candidates: Vec::new(),
+        }
+    }
+
+    /// Learns from an event, and says what to fetch: with a miss in its own read, else in the background.
+    pub fn learn(&mut self, key: &[u8], caller: Caller, moment: Moment, world: &World<'_>, fetch: &mut Vec<Key>) {
+        if key.len() > associations::KEY_MAX_BYTES {
+            return;
+        }
+        self.event += 1;
+        self.budget.event();
+        self.budget.displaced(world.displaced.saturating_sub(std::mem::replace(&mut self.displaced, world.displaced)));
+        let hash = hash_of(key);
+        let covered = self.settle(hash, moment, world);
+        let node = self.graph.meet(hash, key, group_of(key));
+        let context = self.callers.of(caller);
+        for (lag, before) in context.iter().enumerate() {
+            if let Some(before) = *before {
+                self.graph.follow(before, node, lag as u8 + 1);
+            }
+        }
+        self.candidates.clear();
+        self.associate(node, context, world);
+        self.apply_rules(key, moment == Moment::Missed && !covered, world);
+        self.choose(moment, world, fetch);
+        if caller != Caller::UNKNOWN {
+            self.callers.push(caller, context, node);
+        }
+    }
+
+    fn note(&mut self, source: Source, right: bool) {
+        note(&mut self.proof, &mut self.templates, source, right);
+    }
+
+    /// Settles what was predicted of a key that came, and what has waited too long. Whether a rule said it.
+    fn settle(&mut self, hash: u64, moment: Moment, world: &World<'_>) -> bool {
+        let Self { proof, templates, shadow, .. } = self;
+        let mut covered = false;
+        let is_covering = |templates: &Templates, source| match source {
+            Source::Rule(rule) => templates.p(rule) >= COVERED,
+            Source::Edge(_) => false,
+        };
+        shadow.settle(hash, |source| {
+            covered |= is_covering(templates, source);
+            note(proof, templates, source, true);
+        });
+        let horizon = (world.room / HORIZON_PART).clamp(HORIZON_MIN, HORIZON_MAX);
+        shadow.expire(self.event, horizon, |source| note(proof, templates, source, false));
+        let Some(pending) = self.pending.remove(&hash) else { return covered };
+        self.note(pending.source, true);
+        self.budget.used(pending.p);
+        let late = moment == Moment::Missed;
+        self.count(pending.group, |counts| *if late { &mut counts.late } else { &mut counts.used } += 1);
+        if pending.in_background {
+            self.lateness.note(pending.lag, late);
+        }
+        covered || is_covering(&self.templates, pending.source)
+    }
+
+    fn count(&mut self, group: u8, add: impl Fn(&mut Counts)) {
+        add(&mut self.counts);
+        if let Some(group) = self.groups.get_mut(usize::from(group)) {
+            add(&mut group.counts);
+        }
+    }
+
+    /// A fetched key left unused.
+    pub fn unused(&mut self, key: &[u8]) {
+        let Some(pending) = self.pending.remove(&hash_of(key)) else { return };
+        self.note(pending.source, false);
+        self.budget.unused(pending.p);
+        self.count(pending.group, |counts| counts.wasted += 1);
+    }
+
+    /// A fetched key is not there below: for a while it is not asked for again.
+    pub fn absent(&mut self, key: &[u8]) {
+        self.absent.note(hash_of(key), self.event);
+        self.unused(key);
+    }
+
+    /// A fetch that came to nothing through no fault of what said it: the key changed meanwhile, or L2 is away.
+    pub fn dropped(&mut self, key: &[u8]) {
+        if let Some(pending) = self.pending.remove(&hash_of(key)) {
+            self.budget.used(pending.p);
+        }
+    }
+
+    /// Collects what has followed this key, with its probability, and opens trials.
+    fn associate(&mut self, node: NodeRef, context: Context, world: &World<'_>) {
+        let mut tried = [false; associations::EDGES];
+        let group = self.graph.get(node).map_or(0, |node| node.group);
+        for (at, edge, target) in self.graph.successors(node) {
+            let presence = (world.presence)(&target.key);
+            if presence == Presence::Resident {
+                continue;
+            }
+            tried[at] = true;
+            if presence == Presence::Coming {
+                continue;
+            }
+            let before = [context[0], context[1]].map(|before| self.graph.opinion(before, edge.target));
+            let (trials, history) = edge.record();
+            let state = State::new(group, trials, history, before);
+            let p = if presence == Presence::Barred { BARRED } else { self.proof.of(state) };
+            let (hash, key) = (target.hash, target.key.clone());
+            self.candidates.push(Candidate { p, hash, key, source: Source::Edge(state), lag: edge.lag });
+        }
+        for at in (0..tried.len()).filter(|&at| tried[at]) {
+            self.graph.open(node, at);
+        }
+    }
+
+    /// Collects what rules say of keys that have no history of their own.
+    fn apply_rules(&mut self, key: &[u8], mine: bool, world: &World<'_>) {
+        let Self { templates, graph, candidates, .. } = self;
+        templates.learn(key, mine, |made| {
+            let hash = hash_of(&made.key);
+            if candidates.iter().any(|known| known.hash == hash && matches!(known.source, Source::Edge(_))) {
+                return;
+            }
+            let node = graph.find(hash, &made.key).and_then(|node| graph.get(node));
+            if node.is_some_and(|node| node.seen > RULE_SEEN_MAX) {
+                return;
+            }
+            let p = match (world.presence)(&made.key) {
+                Presence::Absent => made.p,
+                Presence::Barred => BARRED,
+                Presence::Coming | Presence::Resident => return,
+            };
+            let source = Source::Rule(made.rule);
+            candidates.push(Candidate { p, hash, key: made.key.into(), source, lag: RULE_LAG });
+        });
+    }
+
+    /// Fetches the best of the candidates; the others are watched.
+    fn choose(&mut self, moment: Moment, world: &World<'_>, fetch: &mut Vec<Key>) {
+        let floor = if world.room < ROOM_MIN { 2.0 } else { self.budget.floor() };
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.sort_by(|a, b| b.p.total_cmp(&a.p));
+        let mut room = FETCHES_MAX;
+        for candidate in candidates.drain(..) {
+            let in_background = moment == Moment::Used;
+            let may = room > 0
+                && candidate.p >= floor
+                && !self.absent.is(candidate.hash, self.event)
+                && (!in_background || self.lateness.may(candidate.lag));
+            if may && self.issue(&candidate, in_background, fetch) {
+                room -= 1;
+                continue;
+            }
+            let Self { proof, templates, shadow, event, .. } = self;
+            shadow.add(candidate.hash, candidate.source, *event, |source| note(proof, templates, source, false));
+            self.count(group_of(&candidate.key), |counts| counts.shadow += 1);
+        }
+        self.candidates = candidates;
+    }
+
+    fn issue(&mut self, candidate: &Candidate, in_background: bool, fetch: &mut Vec<Key>) -> bool {
+        let Ok(key) = Key::copied(&candidate.key) else { return false };
+        if self.pending.len() >= PENDING_MAX || self.pending.contains_key(&candidate.hash) {
+            return false;
+        }
+        let Candidate { p, source, lag, .. } = *candidate;
+        let group = group_of(&key);
+        if let Some(known) = self.groups.get_mut(usize::from(group)).filter(|known| known.name.is_empty()) {
+            known.name = String::from_utf8_lossy(head_of(&key)).into_owned();
+        }
+        self.pending.insert(candidate.hash, Pending { p, source, group, lag, in_background });
+        self.budget.fetched(p);
+        self.count(group, |counts| counts.issued += 1);
+        fetch.push(key);
+        true
+    }
+
+    /// Counts since start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Counts since start by group of keys: those that were fetched from.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| !group.name.is_empty())
+    }
+
+    /// The probability that is asked of a prediction now; above 1 nothing is fetched.
+    #[must_use]
+    pub fn floor(&self) -> f32 {
+        self.budget.floor()
+    }
+
+    /// Memory it takes now, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let pending = self.pending.allocation_size();
+        self.graph.bytes()
+            + Proof::BYTES
+            + self.shadow.bytes()
+            + self.templates.bytes()
+            + pending
+            + self.callers.bytes()
+    }
+
+    /// Keys it knows.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.graph.len()
+    }
+}
+
+/// The probability of what must not be fetched.
+const BARRED: f32 = -1.0;
+/// What all but the graph takes at most: shadow, rules, callers, fetched keys.
+const FIXED_BYTES: usize = 12 << 20;
+
+fn note(proof: &mut Proof, templates: &mut Templates, source: Source, right: bool) {
+    match source {
+        Source::Edge(state) => proof.note(state, right),
+        Source::Rule(rule) => templates.note(rule, right),
+    }
+}
+
+/// Keys that were lately found not to be there below.
+struct Absent(Vec<(u64, u64)>);
+
+impl Absent {
+    /// Keys remembered, and for how many events.
+    const KEYS: usize = 4_096;
+    const EVENTS: u64 = 8_192;
+
+    fn note(&mut self, hash: u64, event: u64) {
+        self.0[hash as usize % Self::KEYS] = (hash, event);
+    }
+
+    fn is(&self, hash: u64, event: u64) -> bool {
+        let (known, at) = self.0[hash as usize % Self::KEYS];
+        known == hash && event - at < Self::EVENTS && at > 0
+    }
+}
+
+impl Default for Absent {
+    fn default() -> Self {
+        Self(vec![(0, 0); Self::KEYS])
+    }
+}
+
+/// Whether background fetches come in time, by how soon their key is due.
+#[derive(Debug, Default)]
+struct Lateness {
+    late: [f32; associations::CONTEXT + 1],
+    skipped: u32,
+}
+
+impl Lateness {
+    /// Weight of one outcome.
+    const STEP: f32 = 1.0 / 32.0;
+    /// Part of late ones above which fetching is no use.
+    const MANY: f32 = 1.0 / 3.0;
+    /// Then one in so many is tried all the same.
+    const TRY_EVERY: u32 = 64;
+
+    fn at(lag: u8) -> usize {
+        usize::from(lag).min(associations::CONTEXT)
+    }
+
+    fn note(&mut self, lag: u8, late: bool) {
+        let part = &mut self.late[Self::at(lag)];
+        *part += (f32::from(u8::from(late)) - *part) * Self::STEP;
+    }
+
+    fn is_off(&self, lag: u8) -> bool {
+        self.late[Self::at(lag)] > Self::MANY
+    }
+
+    fn may(&mut self, lag: u8) -> bool {
+        if !self.is_off(lag) {
+            return true;
+        }
+        self.skipped += 1;
+        self.skipped.is_multiple_of(Self::TRY_EVERY)
+    }
+}

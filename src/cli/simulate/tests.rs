@@ -49,7 +49,9 @@ fn json_lines_have_the_fields_that_were_promised() {
     let runs = played("0,a,1\n1,a,1\n", "--entries 2 --l1-size 1MiB --l1-policy lru");
     assert_eq!(
         runs[0].json("t"),
-        json!({ "trace": "t", "policy": "lru", "entries": 2, "requests": 2, "misses": 1, "miss_ratio": 0.5 })
+        json!({ "trace": "t", "policy": "lru", "entries": 2, "requests": 2, "misses": 1, "miss_ratio": 0.5,
+            "prefetch": "off", "issued": 0, "used": 0, "late": 0, "wasted": 0, "precision": 0.0, "learned_bytes": 0,
+            "l2_reads": 1 })
     );
     assert_eq!(runs[1].json("t")["bytes"], json!(1 << 20));
 }
@@ -67,4 +69,38 @@ fn the_plot_has_a_point_for_each_run() {
     let drawing = plot::draw("a<b", &played("0,a,1\n1,b,1\n", "--entries 1,2 --l1-size 1MiB,2MiB"));
     assert_eq!(drawing.matches("<circle").count(), 4);
     assert!(drawing.contains("a&lt;b") && drawing.ends_with("</svg>\n"));
+}
+
+/// Groups of keys that are always read together, in an order by chance: more than L1 has room for.
+fn groups(rounds: u64) -> String {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let group = move || (0..5).zip(std::iter::repeat(rng.u64(..400))).collect::<Vec<_>>();
+    let all: Vec<(u64, u64)> = std::iter::repeat_with(group).take(rounds as usize).flatten().collect();
+    all.iter().enumerate().map(|(at, (part, number))| format!("{at},g:{number}:{part},1\n")).collect()
+}
+
+#[test]
+fn what_follows_is_prefetched_and_counted() {
+    let runs = played(&groups(8_000), "--entries 200 --prefetch off,shadow,auto");
+    let [off, shadow, auto] = [0, 1, 2].map(|run| runs[run].json("t"));
+    assert_eq!((&off["misses"], &off["l2_reads"]), (&shadow["misses"], &shadow["l2_reads"]), "a shadow does nothing");
+    assert_eq!(shadow["issued"], json!(0));
+    let number = |field: &str| auto[field].as_u64().expect("a number");
+    assert!(number("misses") * 3 < off["misses"].as_u64().expect("a number"), "{auto}");
+    assert!(number("l2_reads") * 100 < off["l2_reads"].as_u64().expect("a number") * 105, "{auto}");
+    assert_eq!(number("l2_reads"), number("misses") + number("issued"), "nothing is late at a delay of 1");
+    let ended = number("used") + number("late") + number("wasted");
+    assert!(ended <= number("issued") && number("issued") - ended <= 20, "but for what is staged: {auto}");
+    assert!(auto["precision"].as_f64() > Some(0.9), "{auto}");
+}
+
+#[test]
+fn late_fetches_are_misses_and_stop() {
+    let trace = groups(8_000);
+    let [soon, late] = [1, 50].map(|delay| {
+        let flags = format!("--entries 200 --prefetch auto --prefetch-delay {delay}");
+        played(&trace, &flags)[0].json("t")
+    });
+    assert!(late["misses"].as_u64() > soon["misses"].as_u64(), "{late}");
+    assert!(late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20), "most ride: {late}");
 }

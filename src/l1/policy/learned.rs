@@ -156,7 +156,7 @@ impl Learned {
     }
 
     fn sample_resident(&self, slots: &Slots, at: usize, shared: &Shared) {
-        if let Some(slot) = slots.get(at) {
+        if let Some(slot) = slots.get(at).filter(|slot| !slot.is_staged()) {
             // Each of four samples stands for a quarter of the entries.
             add(&self.tally(shared).room[Mark::of(slot).cell(self.tick)], (slots.len() / SAMPLES).max(1) as u64);
         }
@@ -251,7 +251,7 @@ impl Policy for Learned {
                 if is_dead(slot) {
                     return Some(start + step);
                 }
-                let rank = self.rank(slot, shared);
+                let rank = if slot.is_staged() { u64::MAX } else { self.rank(slot, shared) };
                 if rank < least.0 || least.1.is_none() {
                     least = (rank, Some(start + step));
                 }

@@ -28,20 +28,20 @@ impl Lru {
         if self.queue.len() > 2 * slots.len() + 64 {
             self.refile(slots);
         }
-        if let Some(slot) = slots.get(at) {
+        if let Some(slot) = slots.get(at).filter(|slot| !slot.is_staged()) {
             self.queue.push(Reverse((slot.mark.load(Relaxed), at as u32)));
         }
     }
 
     /// One pair an entry again.
     fn refile(&mut self, slots: &Slots) {
-        let pairs = slots.all().iter().enumerate();
+        let pairs = slots.all().iter().enumerate().filter(|(_, slot)| !slot.is_staged());
         self.queue = pairs.map(|(at, slot)| Reverse((slot.mark.load(Relaxed), at as u32))).collect();
     }
 
     /// Gives the entries the stamps 0, 1, 2 ... in their order.
     fn renumber(&mut self, slots: &Slots) {
-        let mut order: Vec<&Slot> = slots.all().iter().collect();
+        let mut order: Vec<&Slot> = slots.all().iter().filter(|slot| !slot.is_staged()).collect();
         order.sort_by_key(|slot| slot.mark.load(Relaxed));
         for (stamp, slot) in order.iter().enumerate() {
             slot.mark.store(stamp as u32, Relaxed);
@@ -86,7 +86,7 @@ impl Policy for Lru {
     fn victim(&mut self, slots: &Slots, _shared: &(), _is_dead: impl Fn(&Slot) -> bool) -> Option<usize> {
         while let Some(Reverse((stamp, place))) = self.queue.pop() {
             let at = place as usize;
-            let Some(slot) = slots.get(at) else { continue };
+            let Some(slot) = slots.get(at).filter(|slot| !slot.is_staged()) else { continue };
             if slot.mark.load(Relaxed) == stamp {
                 return Some(at);
             }
@@ -113,7 +113,7 @@ impl Policy for Lru {
     }
 
     fn validate(&self, slots: &Slots) -> Result<(), String> {
-        let mut filed = vec![false; slots.len()];
+        let mut filed: Vec<bool> = slots.all().iter().map(Slot::is_staged).collect();
         for Reverse((stamp, place)) in &self.queue {
             let at = *place as usize;
             if let Some(slot) = slots.get(at)

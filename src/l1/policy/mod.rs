@@ -2,7 +2,8 @@
 //!
 //! A policy sees a shard's dense slots. A hit happens under the shared lock and may only touch atomics; all else happens
 //! under the exclusive one. The order of one insertion: [`Policy::arrive`], then [`Policy::victim`] and
-//! [`Policy::gone`] as often as room is lacking, then [`Policy::place`].
+//! [`Policy::gone`] as often as room is lacking, then [`Policy::place`]. Staged entries are not the policy's: it hears of them
+//! only where they move, and never names one as a victim while there is another.
 
 mod learned;
 mod lru;

@@ -11,7 +11,8 @@ use crate::{
         policy::Policy,
         shard::{Shard, hit},
         slot::Slot,
-        types::{Change, Current, Fill, Filled, Hit, Leased, Resident, Token},
+        staging::Waiting,
+        types::{Change, Current, Fill, Filled, Hit, Leased, Residence, Resident, Token},
     },
     model::{Key, Lifetime, RemovalCause},
 };
@@ -23,9 +24,44 @@ impl<P: Policy> Tier<P> {
         let shard = self.cells[place.cell].shard.read();
         let slot = shard.live(place.hash, key, now, &self.epochs)?;
         if touch {
+            if slot.is_staged() {
+                drop(shard);
+                return self.get_staged(place, key, now);
+            }
             shard.touch(slot, now, &self.shared);
         }
         slot.record().map(|record| hit(record, now))
+    }
+
+    /// The first use of what was prefetched; of two at a time one is the first.
+    #[cold]
+    fn get_staged(&self, place: Place, key: &[u8], now: Tick) -> Option<Hit> {
+        let mut shard = self.write(place.cell);
+        shard.live(place.hash, key, now, &self.epochs)?;
+        self.use_now(place, &mut shard, key, now)
+    }
+
+    /// Uses a live entry under the exclusive lock.
+    fn use_now(&self, place: Place, shard: &mut Shard<P>, key: &[u8], now: Tick) -> Option<Hit> {
+        let at = shard.find(place.hash, key)?;
+        let staged = shard.unstage(at, place.hash, &self.shared);
+        if let Some((serial, weight)) = staged {
+            self.staging.used(serial, weight, self.room_entries());
+        }
+        let slot = shard.slot(at)?;
+        shard.touch(slot, now, &self.shared);
+        slot.record().map(|record| Hit { is_first_use: staged.is_some(), ..hit(record, now) })
+    }
+
+    pub(in crate::l1) fn residence(&self, key: &[u8], now: Tick) -> Residence {
+        let place = self.place(key);
+        let shard = self.cells[place.cell].shard.read();
+        match shard.live(place.hash, key, now, &self.epochs) {
+            Some(slot) if slot.is_staged() => Residence::Staged,
+            Some(_) => Residence::Resident,
+            None if shard.leases.holder(place.hash, key).is_some() => Residence::InFlight,
+            None => Residence::Absent,
+        }
     }
 
     pub(in crate::l1) fn get_stale(&self, key: &[u8], now: Tick, grace: Duration) -> Option<Hit> {
@@ -49,20 +85,70 @@ impl<P: Policy> Tier<P> {
         let place = self.place(key);
         let mut shard = self.write(place.cell);
         if look
-            && let Some(slot) = shard.live(place.hash, key, now, &self.epochs)
-            && let Some(record) = slot.record()
+            && shard.live(place.hash, key, now, &self.epochs).is_some()
+            && let Some(hit) = self.use_now(place, &mut shard, key, now)
         {
-            shard.touch(slot, now, &self.shared);
-            return Leased::Hit(hit(record, now));
+            return Leased::Hit(hit);
         }
         if let Some(holder) = shard.leases.holder(place.hash, key) {
             return Leased::Join(holder);
         }
         shard.leases.grant(place.hash, key, token, epoch);
+        self.staging.missed(place.hash, self.evictions(place.cell), self.cells.len() as u64, self.room_entries());
         Leased::Lead
     }
 
+    /// A lease for prefetch: `false` if the key is there, or on its way.
+    pub(in crate::l1) fn lease_ahead(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
+        let place = self.place(key);
+        let mut shard = self.write(place.cell);
+        let is_known =
+            shard.live(place.hash, key, now, &self.epochs).is_some() || shard.leases.holder(place.hash, key).is_some();
+        if !is_known {
+            shard.leases.grant(place.hash, key, token, Some(epoch));
+        }
+        !is_known
+    }
+
+    /// Makes room among what was prefetched, then fills; the copy waits there for its first use.
+    pub(in crate::l1) fn fill_staged(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
+        let (room, capacity_bytes) = (self.room_entries(), self.budget.usage().capacity_bytes);
+        let weight = Shard::<P>::weigh(key.len(), fill.value.len());
+        if weight > capacity_bytes / 80 && capacity_bytes != u64::MAX {
+            // It would take an eighth of what may be staged at all.
+            self.release(key, token);
+            return Filled::TooLarge;
+        }
+        while self.staging.is_full(weight, room, capacity_bytes) {
+            let Some(first) = self.staging.first() else { break };
+            self.drop_staged(first);
+        }
+        let serial = self.staging.next();
+        let filled = self.fill_as(key, token, fill, now, Some(serial));
+        if filled == Filled::Inserted {
+            let place = self.place(key);
+            let overdue = self.staging.queue(Waiting { cell: place.cell, hash: place.hash, serial }, room);
+            overdue.into_iter().for_each(|waiting| self.drop_staged(waiting));
+        }
+        filled
+    }
+
+    /// Drops a staged entry, unless it was used or has gone.
+    fn drop_staged(&self, waiting: Waiting) {
+        let mut freed = Freed::new(&self.budget);
+        let mut shard = self.write(waiting.cell);
+        let Some(at) = shard.find_staged(waiting.hash, waiting.serial) else { return };
+        if let Some(gone) = shard.remove(at, true) {
+            self.account(waiting.cell, gone, RemovalCause::Size, &mut freed);
+        }
+        self.note(waiting.cell, &shard);
+    }
+
     pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
+        self.fill_as(key, token, fill, now, None)
+    }
+
+    fn fill_as(&self, key: &Key, token: Token, fill: &Fill, now: Tick, staged: Option<u32>) -> Filled {
         let place = self.place(key);
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
@@ -75,7 +161,7 @@ impl<P: Policy> Tier<P> {
             return Filled::Expired;
         }
         let there = shard.find(place.hash, key);
-        let is_in = self.put(place, &mut shard, &Incoming { key, fill, there, now, epoch }, &mut freed);
+        let is_in = self.put(place, &mut shard, &Incoming { key, fill, there, now, epoch, staged }, &mut freed);
         self.note(place.cell, &shard);
         if is_in { Filled::Inserted } else { Filled::TooLarge }
     }
@@ -158,7 +244,7 @@ impl<P: Policy> Tier<P> {
                 let fill = Fill { value: value.into(), expires_at: at, deadline: at };
                 // Whoever asked below before this write must not fill its answer over it.
                 shard.leases.void(place.hash, key);
-                if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch }, freed) {
+                if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch, staged: None }, freed) {
                     return Err(CacheError::new(Kind::TooLarge, "the entry is over an eighth of L1"));
                 }
             }

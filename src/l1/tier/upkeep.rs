@@ -12,7 +12,7 @@ use crate::{
         policy::Policy,
         shard::{Gone, Shard},
         slot::{BLOCK, Slot},
-        types::Resident,
+        types::{Resident, Staged},
     },
     model::{Key, Record, RemovalCause},
 };
@@ -37,6 +37,11 @@ impl<P: Policy> Tier<P> {
             self.note(cell, &shard);
             self.count(cell, RemovalCause::Invalidated, entries);
             drop(shard);
+            for slot in slots.all().iter().filter(|slot| slot.is_staged()) {
+                if let Some(record) = slot.record() {
+                    self.staging.unused(self.hasher.of_slot(slot), record, Shard::<P>::weight_of(record));
+                }
+            }
             // The room is free only when the memory is.
             drop(slots);
             self.budget.release(entries, bytes);
@@ -164,9 +169,18 @@ impl<P: Policy> Tier<P> {
         })
     }
 
+    pub(in crate::l1) fn staged(&self) -> Staged {
+        self.staging.report(self.room_entries())
+    }
+
+    pub(in crate::l1) fn take_unused(&self, take: impl FnMut(&[u8])) {
+        self.staging.take_unused(take);
+    }
+
     /// Recounts every shard and the budget from scratch. Meant for tests, with nobody else at work.
     pub(in crate::l1) fn validate(&self) -> Result<(), String> {
         let (mut entries, mut bytes) = (0, 0);
+        let (mut staged, mut staged_bytes) = (0, 0);
         for (cell, padded) in self.cells.iter().enumerate() {
             let shard = padded.shard.read();
             shard.validate(|key| self.place(key).cell == cell).map_err(|fault| format!("shard {cell}: {fault}"))?;
@@ -176,6 +190,14 @@ impl<P: Policy> Tier<P> {
             }
             entries += shard.len() as u64;
             bytes += shard.bytes();
+            for record in (0..shard.len()).filter_map(|at| shard.slot(at).filter(|slot| slot.is_staged())?.record()) {
+                staged += 1;
+                staged_bytes += Shard::<P>::weight_of(record);
+            }
+        }
+        let report = self.staged();
+        if (report.entries, report.bytes) != (staged, staged_bytes) {
+            return Err(format!("{report:?}, but {staged} entries of {staged_bytes} bytes are staged"));
         }
         let usage = self.budget.usage();
         if (usage.entries, usage.bytes) != (entries, bytes) {

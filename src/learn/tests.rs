@@ -1,0 +1,174 @@
+//! The learner over an L1 that is a set of keys.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Keys in L1, and those that were fetched and not used.
+#[derive(Default)]
+struct Memory {
+    resident: BTreeSet<Vec<u8>>,
+    staged: BTreeSet<Vec<u8>>,
+    misses: u64,
+    fetched: u64,
+}
+
+impl Memory {
+    /// One read. Fetches arrive at once; what is fetched of `below` is there.
+    fn read(&mut self, learner: &mut Learner, caller: u64, key: &str, below: impl Fn(&[u8]) -> bool) {
+        let moment = if self.staged.remove(key.as_bytes()) {
+            Moment::Used
+        } else if self.resident.contains(key.as_bytes()) {
+            return;
+        } else {
+            self.misses += 1;
+            Moment::Missed
+        };
+        self.resident.insert(key.as_bytes().to_vec());
+        let mut fetch = Vec::new();
+        let presence = |key: &[u8]| match (self.resident.contains(key), self.staged.contains(key)) {
+            (true, _) => Presence::Resident,
+            (false, true) => Presence::Coming,
+            (false, false) => Presence::Absent,
+        };
+        let world = World { presence: &presence, room: 10_000, displaced: 0 };
+        learner.learn(key.as_bytes(), Caller(caller), moment, &world, &mut fetch);
+        assert!(fetch.len() <= FETCHES_MAX);
+        self.fetched += fetch.len() as u64;
+        for key in fetch {
+            if below(&key) {
+                self.staged.insert(key.to_vec());
+            } else {
+                learner.absent(&key);
+            }
+        }
+    }
+
+    /// What was fetched and not used leaves.
+    fn drop_staged(&mut self, learner: &mut Learner) {
+        for key in std::mem::take(&mut self.staged) {
+            learner.unused(&key);
+        }
+    }
+}
+
+fn learner() -> Learner {
+    Learner::new(Settings::default())
+}
+
+#[test]
+fn a_rule_holds_for_keys_never_seen_whatever_they_look_like() {
+    let word = |n: u64| -> String { (0..7).map(|at| char::from(b'a' + (n >> (at * 4) & 15) as u8)).collect() };
+    type Keys<'a> = &'a dyn Fn(u64) -> [String; 3];
+    let schemes: [(&str, Keys<'_>); 7] = [
+        ("numbers", &|n| [format!("user:{n}"), format!("profile:{n}"), format!("user:{n}:rights")]),
+        ("paths", &|n| ["", "/items", "/total"].map(|part| format!("/api/v1/orders/{n}{part}"))),
+        ("tenants", &|n| ["order", "bill", "mail"].map(|kind| format!("t{}/{kind}/{n}", n % 40))),
+        ("composite", &|n| ["a", "b", "c"].map(|kind| format!("{kind}:{}-{}", n % 9_973, n / 7))),
+        ("uuids", &|n| ["x", "y", "z"].map(|kind| format!("{kind}:00000000-0000-4000-8000-{n:012x}"))),
+        ("words", &|n| ["x", "y", "z"].map(|kind| format!("{kind}:{}", word(n * 7_919)))),
+        ("pages", &|n| [1, 2, 3].map(|page| format!("list:{n}:page:{page}"))),
+    ];
+    for (name, keys) in schemes {
+        let (mut learner, mut memory) = (learner(), Memory::default());
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut before = 0;
+        for round in 0..300 {
+            if round == 200 {
+                before = memory.misses;
+            }
+            // Forty callers in turn, without a name: what is read together does not stand together.
+            let ids: Vec<u64> = (0..40).map(|_| rng.u64(1_000_000..900_000_000)).collect();
+            for part in 0..3 {
+                ids.iter().for_each(|&id| memory.read(&mut learner, 0, &keys(id)[part], |_| true));
+            }
+            memory.drop_staged(&mut learner);
+        }
+        let missed = memory.misses - before;
+        assert!(missed < 100 * 40 * 11 / 10, "{name}: {missed} misses for 4,000 objects of three keys");
+    }
+}
+
+#[test]
+fn chance_costs_no_more_than_the_budget() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut rng = fastrand::Rng::with_seed(2);
+    for round in 0..40_000_u32 {
+        memory.read(&mut learner, 1, &format!("k{}", rng.u32(..30_000)), |_| true);
+        if round.is_multiple_of(100) {
+            memory.drop_staged(&mut learner);
+            memory.resident.clear();
+        }
+    }
+    assert!(memory.fetched * 50 < memory.misses, "{} of {}", memory.fetched, memory.misses);
+}
+
+#[test]
+fn pairs_that_stop_being_used_are_given_up_and_taken_up_again() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut fetched_in = |paired: bool, rounds: u64, from: u64| {
+        let before = memory.fetched;
+        for n in from..from + rounds {
+            memory.read(&mut learner, 1, &format!("left:{n}"), |_| true);
+            if paired {
+                memory.read(&mut learner, 1, &format!("right:{n}"), |_| true);
+            }
+            memory.drop_staged(&mut learner);
+        }
+        memory.fetched - before
+    };
+    assert!(fetched_in(true, 2_000, 100_000) > 1_800);
+    let useless = fetched_in(false, 20_000, 200_000);
+    assert!(useless < 400, "{useless} of 20,000");
+    fetched_in(true, 2_000, 300_000);
+    assert!(fetched_in(true, 1_000, 400_000) > 900, "back on by itself");
+}
+
+#[test]
+fn what_is_not_below_is_not_asked_for_again_soon() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    for n in 0..3_000 {
+        memory.read(&mut learner, 1, &format!("left:{n}"), |_| true);
+        memory.read(&mut learner, 1, &format!("right:{n}"), |_| true);
+    }
+    let before = memory.fetched;
+    for _ in 0..50 {
+        memory.resident.remove(&b"left:777777"[..]);
+        memory.read(&mut learner, 1, "left:777777", |key| key != b"right:777777");
+    }
+    assert_eq!(memory.fetched - before, 1);
+}
+
+#[test]
+fn memory_stays_within_its_bound() {
+    let settings = Settings { memory_bytes: 16 << 20, ..Settings::default() };
+    let (mut learner, mut memory) = (Learner::new(settings), Memory::default());
+    let mut rng = fastrand::Rng::with_seed(4);
+    for n in 0..100_000_u64 {
+        let key = format!("{}:{}:{n}", rng.u64(..), rng.u32(..));
+        memory.read(&mut learner, n % 50_000, &key, |_| true);
+        memory.resident.clear();
+    }
+    assert!(learner.bytes() <= 16 << 20, "{}", learner.bytes());
+    assert!(learner.keys() > 10_000);
+}
+
+#[test]
+fn what_was_learned_can_be_looked_at() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    for n in 0..300 {
+        memory.read(&mut learner, 1, &format!("user:{n}"), |_| true);
+        memory.read(&mut learner, 1, &format!("profile:{n}"), |_| true);
+        memory.drop_staged(&mut learner);
+    }
+    let absent = |_: &[u8]| Presence::Absent;
+    let world = World { presence: &absent, room: 10_000, displaced: 0 };
+    let said = learner.predict(b"user:987654", &world);
+    assert_eq!((said[0].key.as_slice(), said[0].fetched), (&b"profile:987654"[..], true), "{said:?}");
+    assert!(said[0].why.contains("profile:{1} of user:{d}"), "{}", said[0].why);
+    assert_eq!(learner.successors(b"user:7").expect("known")[0].key, b"profile:7");
+    assert_eq!(learner.successors(b"user:987654"), None);
+    assert!(learner.rules().iter().any(|(template, _)| template == "user:{d}"));
+    let (keys, next) = learner.page(0, 10_000);
+    assert_eq!((keys.len(), next), (600, None));
+}
