@@ -24,7 +24,7 @@ use super::{Core, events::Event};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
-    l2::{ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
+    l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
 };
 
 /// State of the gate.
@@ -214,6 +214,12 @@ impl ChangeSink for Core {
         self.gate.step_data(source, &self.l1);
         self.watched.all_changed();
         self.events.tell(Event::Flushed);
+    }
+
+    fn banned(&self, _ban: &Arc<Ban>) {
+        self.gate.step_all(&self.l1);
+        self.watched.all_changed();
+        self.sweeps.wake();
     }
 }
 

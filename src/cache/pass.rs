@@ -24,7 +24,9 @@ const REDIRECTION_PAUSE: Duration = Duration::from_millis(50);
 pub struct Passing {
     /// One of its keys: in a cluster, where it goes.
     pub key: Option<Key>,
-    /// Keys it writes.
+    /// All its keys.
+    pub named: Vec<Key>,
+    /// Those it writes.
     pub written: Vec<Key>,
     /// The reply is wanted in RESP3.
     pub resp3: bool,
@@ -36,13 +38,13 @@ impl Passing {
     /// A request that writes nothing.
     #[must_use]
     pub fn question(key: Option<Key>, resp3: bool) -> Self {
-        Self { key, written: Vec::new(), resp3, blocking: false }
+        Self { named: key.iter().cloned().collect(), key, written: Vec::new(), resp3, blocking: false }
     }
 
     /// A request that writes these keys.
     #[must_use]
     pub fn write(written: Vec<Key>) -> Self {
-        Self { key: written.first().cloned(), written, resp3: false, blocking: false }
+        Self { key: written.first().cloned(), named: written.clone(), written, resp3: false, blocking: false }
     }
 }
 
@@ -54,6 +56,7 @@ impl Cache {
     /// have been), `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
         let written = !passing.written.is_empty();
+        self.clear_banned(&passing).await?;
         let _dropped = written.then(|| Dropped::new(&self.core, passing.written));
         let mut redirections = 0;
         let reply = loop {
@@ -87,6 +90,7 @@ impl Cache {
         count: usize,
         passing: Passing,
     ) -> Result<Bytes> {
+        self.clear_banned(&passing).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written));
         let mut all = request(&[b"MULTI"]);
         all.extend_from_slice(requests);
@@ -102,6 +106,14 @@ impl Cache {
             Some(error) if last.starts_with(b"-") => kept_here(error),
             Some(_) | None => Ok(last),
         }
+    }
+
+    /// A command that passes as it is sees nothing of what bans hide.
+    async fn clear_banned(&self, passing: &Passing) -> Result<()> {
+        if self.l2.open_bans().is_empty() {
+            return Ok(());
+        }
+        self.l2.clear_banned(&passing.named).await
     }
 
     /// Where its keys are. One that was redirected was refused as a whole.

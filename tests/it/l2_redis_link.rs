@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use terrace::{
     clock::{Clock, Tick},
     l2::{
-        ChangeSink, Deadlines, InvalidationSink, Source, Tunables,
+        Ban, ChangeSink, Deadlines, InvalidationSink, Source, Tunables,
         redis::{Following, Redis, Settings, tls::TlsFiles, tracking::LinkSettings, url::RedisUrl},
     },
 };
@@ -80,6 +80,7 @@ impl ChangeSink for Sink {
     fn flushed(&self, _source: Source) {
         self.note(Told::Flushed);
     }
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 impl InvalidationSink for Sink {
