@@ -85,3 +85,10 @@ pub fn too_many() -> CacheError {
     let message = format!("{OPEN_MAX} patterns are being invalidated already; wait until one of them is swept");
     CacheError::new(Kind::Overloaded, message)
 }
+
+/// A write that the invalidation of its key's pattern came in between.
+#[must_use]
+pub fn overtaken() -> CacheError {
+    let message = "the key's pattern was invalidated meanwhile; the write may or may not have survived";
+    CacheError::new(Kind::Unknown, message)
+}
