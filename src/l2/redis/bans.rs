@@ -69,8 +69,10 @@ pub(super) const RETIRE_AFTER: Duration = FENCE_SPAN.saturating_mul(2);
 const NOTE_AFTER_BAN: Duration = Duration::from_secs(5);
 /// A sweeper that is not heard of for this long has died.
 const SWEEPER_LIFE: Duration = Duration::from_secs(5);
-/// A look that failed speaks for all that are wanted within this time.
+/// Time between two looks that fail.
 const LOOK_APART: Duration = Duration::from_millis(50);
+/// Time between two questions whether a connection is up that is being opened.
+const CONNECT_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The log, as this process knows it; shared by its workers.
 #[derive(Default)]
@@ -87,8 +89,10 @@ pub(super) struct Log {
     seen: AtomicU64,
     /// [`Tick`] when the log was known to be as it is known here.
     proven: AtomicU64,
-    /// Why the last look failed, and when.
-    reading: Mutex<Option<(Tick, CacheError)>>,
+    /// Looks that have ended.
+    looks: AtomicU64,
+    /// Why the last one failed.
+    reading: Mutex<Option<CacheError>>,
     ring: Notify,
     sink: RwLock<Option<Arc<dyn InvalidationSink>>>,
 }
@@ -144,10 +148,13 @@ impl Log {
         Tick(self.proven.load(Ordering::Acquire))
     }
 
-    /// Whether calls may go by what is known.
+    /// Whether calls may go by what is known. Where nobody follows the links, what was read once is known until a pipeline
+    /// tells otherwise.
     #[inline]
     fn is_current(&self) -> bool {
-        self.is_read() && self.clock.now() < self.proven().plus(FENCE_SPAN)
+        let proven = self.proven();
+        let is_fresh = || self.clock.now() < proven.plus(FENCE_SPAN) || self.sink.read().is_none();
+        self.is_read() && proven != Tick::ZERO && is_fresh()
     }
 
     /// Takes what the log said when it was asked at `at`, after `changes` signs; `false` if it is not all that it was.
@@ -271,31 +278,29 @@ impl RedisBackend {
         Ok(Known { greatest, open: log.open.all() })
     }
 
-    /// Reads the log. Calls that need it at the same time share one look.
+    /// Reads the log. Calls that need it at the same time share one look, and its failure.
     async fn look(&self) -> Result<()> {
         let log = self.log();
+        let before = log.looks.load(Ordering::Acquire);
         let mut failed = log.reading.lock().await;
         if log.is_current() {
             return Ok(());
         }
-        let error = match &*failed {
-            Some((at, error)) if log.clock.now() < at.plus(LOOK_APART) => error.clone(),
-            Some(_) | None => match self.read_log().await {
-                Ok(()) => {
-                    *failed = None;
-                    return Ok(());
-                }
-                // Where the log may not be read, or is none, nobody can have opened a ban.
-                Err(error) if matches!(error.kind(), Kind::NoAccess | Kind::WrongType) => {
-                    log.seen.store(log.changes.load(Ordering::Acquire), Ordering::Release);
-                    log.prove(log.clock.now());
-                    return Ok(());
-                }
-                Err(error) => error,
-            },
-        };
-        *failed = Some((log.clock.now(), error.clone()));
-        if self.is_spread() { Ok(()) } else { Err(error) }
+        if log.looks.load(Ordering::Acquire) == before {
+            *failed = self.read_log().await.err();
+            log.looks.fetch_add(1, Ordering::AcqRel);
+        }
+        match &*failed {
+            None => Ok(()),
+            // Where the log may not be read, or is none, nobody can have opened a ban.
+            Some(error) if matches!(error.kind(), Kind::NoAccess | Kind::WrongType) => {
+                log.seen.store(log.changes.load(Ordering::Acquire), Ordering::Release);
+                log.prove(log.clock.now());
+                Ok(())
+            }
+            Some(_) if self.is_spread() => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     async fn read_log(&self) -> Result<()> {
@@ -407,9 +412,18 @@ impl RedisBackend {
         self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
     }
 
+    /// As [`RedisBackend::bans`], for commands on connections of their own, which may be up before the worker's are.
+    async fn bans_when_connected(&self) -> Result<Known> {
+        let deadline = after(self.tunables().deadlines().read);
+        while !self.has_reached() && Instant::now() < deadline {
+            tokio::time::sleep(CONNECT_LOOK_EVERY).await;
+        }
+        self.bans().await
+    }
+
     /// Makes keys such of after all open bans.
     pub(super) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
-        let known = self.bans().await?;
+        let known = self.bans_when_connected().await?;
         let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
         let units: Vec<Unit> = clearings.collect();
         if units.is_empty() {

@@ -246,6 +246,11 @@ impl RedisBackend {
         matches!(self.redis.url.target(), Target::Cluster(_))
     }
 
+    /// Whether any primary has answered since start.
+    fn has_reached(&self) -> bool {
+        self.groups.lock().of.iter().any(|group| group.reached())
+    }
+
     fn tunables(&self) -> &Tunables {
         &self.redis.tunables
     }
@@ -609,7 +614,7 @@ impl Backend for RedisBackend {
     }
 
     fn reached(&self) -> bool {
-        self.groups.lock().of.iter().any(|group| group.reached())
+        self.has_reached()
     }
 
     fn health(&self) -> Health {
