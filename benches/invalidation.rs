@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
@@ -28,6 +28,7 @@ use terrace::{
     grpc::client::InvalidationClient,
     proto::{InvalidatePatternRequest, invalidate_pattern_request::Keys},
 };
+use tokio::time::Instant;
 
 /// Matching keys that are in L1 of both nodes.
 const WARM: usize = 20_000;
@@ -136,6 +137,9 @@ fn us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
     latencies.value_at_quantile(quantile) as f64 / 1_000.0
 }
 
+/// A way to remove the matching keys.
+type Way<'a> = Box<dyn Fn() + 'a>;
+
 fn shell(script: &str) {
     assert!(Command::new("sh").args(["-c", script]).status().expect("a shell").success(), "{script}");
 }
@@ -150,7 +154,8 @@ fn main() {
     let redis = RedisServer::start();
     let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
     let nodes: Vec<Process> = dirs.iter().map(|dir| Process::start(dir.path(), &["--l2", &redis.url()])).collect();
-    let (mut straight, mut clients) = (redis.connect(), nodes.iter().map(|node| client(&node.resp)).collect::<Vec<_>>());
+    let (mut straight, mut clients) =
+        (redis.connect(), nodes.iter().map(|node| client(&node.resp)).collect::<Vec<_>>());
     let mut refill = |clients: &mut Vec<Connection>| {
         fill(&mut straight, keys, matching);
         clients.iter_mut().for_each(warm);
@@ -176,8 +181,13 @@ fn main() {
     let (_, _, quiet) = under_load(&redis, keys, || std::thread::sleep(QUIET));
     println!("load alone: p50 {:.0} us, p99 {:.0} us", us(&quiet, 0.5), us(&quiet, 0.99));
     let port = redis.port();
-    let ways: [(&str, Box<dyn Fn()>); 3] = [
-        ("terrace", Box::new(|| drop(invalidate(&nodes[0].grpc, |_| {})))),
+    let ways: [(&str, Way<'_>); 3] = [
+        (
+            "terrace",
+            Box::new(|| {
+                invalidate(&nodes[0].grpc, |_| {});
+            }),
+        ),
         (
             "redis-cli --scan | xargs unlink",
             Box::new(move || {

@@ -87,6 +87,24 @@ impl Log {
     }
 }
 
+impl Log {
+    /// The newest states, and when they were sent and acknowledged.
+    fn told(&self, now: Instant) -> String {
+        let ms = |at: Instant| if at > now { format!("+{:?}", at - now) } else { format!("-{:?}", now - at) };
+        let told = |state: &State| {
+            let doubt = if state.doubtful { "?" } else { "" };
+            format!(
+                "{:?}{doubt} ({} to {})",
+                state.number,
+                ms(state.sent_at),
+                state.acked_at.map(ms).unwrap_or_default()
+            )
+        };
+        let states = self.0.lock();
+        format!("newest first: {}", states.iter().rev().take(5).map(told).collect::<Vec<_>>().join(", "))
+    }
+}
+
 struct Bench {
     logs: Vec<Vec<Log>>,
     /// RESP addresses; the last node is killed and replaced.
@@ -118,7 +136,7 @@ impl Bench {
             }
             let node = random.usize(..self.nodes.len());
             let Some(mut connection) = connections[node].take().or_else(|| self.connect(node)) else { continue };
-            let is_ban = random.u8(..12) == 0;
+            let is_ban = random.u8(..150) == 0;
             let key = random.usize(..KEYS);
             let logs = if is_ban { &self.logs[group][..] } else { &self.logs[group][key..=key] };
             logs.iter().for_each(|log| log.send((!is_ban).then_some(number)));
@@ -161,10 +179,8 @@ impl Bench {
         self.reads.fetch_add(numbers.len() as u64, Relaxed);
         for (key, number) in numbers.iter().enumerate() {
             if !self.logs[group][key].allows(began, ended, *number) {
-                let states = self.logs[group][key].0.lock();
-                let told: Vec<_> =
-                    states.iter().rev().take(4).map(|s| (s.number, s.acked_at.map(|at| at - began))).collect();
-                self.wrong.lock().push(format!("g{group}:{key} at node {node}: {number:?}; newest states: {told:?}"));
+                let told = self.logs[group][key].told(began);
+                self.wrong.lock().push(format!("g{group}:{key} at node {node}: {number:?}, {told}"));
             }
         }
     }
@@ -265,7 +281,11 @@ fn no_read_returns_what_was_invalidated_and_nothing_after_it_is_lost() {
         for (key, log) in logs.iter().enumerate() {
             let now = Instant::now();
             let number: Option<u64> = straight.get(format!("g{group}:{key}")).expect("redis answers");
-            assert!(log.allows(now + BOUND, now + BOUND, number), "g{group}:{key} is {number:?} in Redis: {log:?}");
+            assert!(
+                log.allows(now + BOUND, now + BOUND, number),
+                "g{group}:{key} is {number:?} in Redis: {}",
+                log.told(now)
+            );
         }
     }
     let wrong = bench.wrong.lock();

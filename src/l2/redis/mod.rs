@@ -172,7 +172,8 @@ impl Redis {
     #[must_use]
     pub fn backend(self: &Arc<Self>) -> RedisBackend {
         let pool = pass::Pool::new(Arc::clone(self));
-        let backend = RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool };
+        let backend =
+            RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool, sweep_until: Mutex::default() };
         backend.connect();
         backend
     }
@@ -200,6 +201,8 @@ pub struct RedisBackend {
     redis: Arc<Redis>,
     groups: Mutex<Groups>,
     pool: Arc<pass::Pool>,
+    /// Until when pages of sweeps may be swept, by the clocks of their servers, microseconds.
+    sweep_until: Mutex<HashMap<Source, u64>>,
 }
 
 /// Connections by primary, as of a version of the map.
