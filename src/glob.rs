@@ -29,6 +29,16 @@ impl Glob {
         Ok(Self { pattern: Bytes::copy_from_slice(pattern) })
     }
 
+    /// All texts that begin with `prefix`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the pattern is too long: never for a prefix of up to half of [`PATTERN_MAX_BYTES`] less one.
+    pub fn of_prefix(prefix: &[u8]) -> Result<Self> {
+        let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\');
+        let escaped = prefix.iter().flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte]));
+        Self::new(&escaped.chain([b'*']).collect::<Vec<_>>())
+    }
+
     /// The pattern as it was given.
     #[must_use]
     pub fn pattern(&self) -> &Bytes {

@@ -24,7 +24,7 @@ use super::{Caller, Core, events::Event};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
-    l2::{ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
+    l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
     learn::recorder::Happened,
 };
 
@@ -216,6 +216,17 @@ impl ChangeSink for Core {
         self.gate.step_data(source, &self.l1);
         self.watched.all_changed();
         self.events.tell(Event::Flushed);
+    }
+
+    fn banned(&self, ban: &Arc<Ban>) {
+        self.sweeps.note(ban.number, self.clock.now());
+        match self.l1.ban(ban.glob.clone(), self.clock.now()) {
+            Some(purge) => self.sweeps.purge(ban.number, purge),
+            // More at once than L1 tells apart: all copies go.
+            None => self.gate.step_all(&self.l1),
+        }
+        self.watched.all_changed();
+        self.sweeps.wake();
     }
 }
 

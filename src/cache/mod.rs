@@ -2,7 +2,7 @@
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
-//! * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
@@ -13,6 +13,7 @@
 //!
 //! Each worker holds its own [`Cache`]: the same [`Core`], but its own L2 connections and counters.
 
+pub mod bans;
 pub(crate) mod check;
 pub mod events;
 pub mod flight;
@@ -55,6 +56,7 @@ pub use crate::{
     },
     learn::recorder::Caller,
 };
+pub use bans::{Invalidation, Progress};
 pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
 pub use policy::Rules;
@@ -70,6 +72,7 @@ pub struct Core {
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
+    pub(crate) sweeps: bans::Sweeps,
     pub(crate) samples: check::Samples,
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
@@ -95,6 +98,7 @@ impl Core {
             clock,
             flavor,
             stats: stats::Stats::default(),
+            sweeps: bans::Sweeps::default(),
             samples: check::Samples::default(),
             events: events::Events::default(),
             turns: turns::Turns::default(),

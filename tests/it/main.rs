@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bans;
 mod cli;
 mod clients;
 mod coherence;
+mod coherence_bans;
 mod coherence_failover;
 mod coherence_model;
 mod coherence_stale;
