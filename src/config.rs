@@ -52,6 +52,8 @@ pub struct Config {
     pub l2: L2,
     /// The data directory.
     pub data: Data,
+    /// What is learned.
+    pub learn: Learn,
     /// Rules for groups of keys, first match wins.
     pub policies: Vec<Policy>,
 }
@@ -176,5 +178,12 @@ settings! {
         sync: Sync = Sync::Interval, Choice(SYNC);
         /// With `interval`: what a power cut may lose.
         sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
+    }
+    /// `[learn]`: what is learned from the traffic.
+    learn: Learn {
+        /// Bound on the memory of what is learned for prefetch.
+        memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
+        /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
+        budget: u64 = 40, Count(1, 1_000);
     }
 }

@@ -73,6 +73,14 @@ metrics! {
     COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
     COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
     COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";
+    PREFETCH = "terrace_prefetch_total", Counter, ["outcome"], "Keys prefetched: issued; of these used, late (asked for on their way), wasted; and shadow, predicted only.";
+    PREFETCH_STAGED = "terrace_prefetch_staged_entries", Gauge, [], "Prefetched entries in L1 that wait for their first use.";
+    PREFETCH_STAGED_BYTES = "terrace_prefetch_staged_bytes", Gauge, [], "Their weight.";
+    PREFETCH_FLOOR = "terrace_prefetch_floor", Gauge, [], "The probability that is asked of a prediction; above 1 nothing is fetched.";
+    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing, because the learner was at work for another.";
+    LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory of what was learned for prefetch.";
+    LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys whose successors are known.";
+    LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that found no room in the tap.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";

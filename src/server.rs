@@ -35,6 +35,7 @@ use crate::{
     config::{self, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
+    learn,
     node::{Addresses, Node, Setting},
     resp,
 };
@@ -133,7 +134,7 @@ impl Server {
             http: http.address.to_string(),
         });
         let flavor = tier::flavor(&config.l2.url)?;
-        let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
+        let core = Core::with_learning(l1_settings(&config), flavor, rules(&config), clock, learn_settings(&config));
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
         let tier = Tier::open(&config, &core, &tunables)?;
         let files = listen::raise_file_limit().saturating_sub(RESERVED_FILES).max(1);
@@ -191,6 +192,7 @@ impl Server {
         };
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::ahead::run(live.http.cache.clone()));
         background.spawn(jobs::learn::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
@@ -359,6 +361,14 @@ fn join(workers: Vec<thread::JoinHandle<()>>, deadline: Duration) {
 
 fn l1_settings(config: &Config) -> l1::Settings {
     l1::Settings { capacity_bytes: config.l1.size, max_entries: config.l1.max_entries, policy: config.l1.policy }
+}
+
+fn learn_settings(config: &Config) -> learn::Settings {
+    learn::Settings {
+        memory_bytes: usize::try_from(config.learn.memory).unwrap_or(usize::MAX),
+        // Both are small whole numbers.
+        budget: config.learn.budget as f32 / 1_000.0,
+    }
 }
 
 fn rules(config: &Config) -> Rules {

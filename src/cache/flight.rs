@@ -22,25 +22,48 @@ pub(crate) type Answer = Result<Option<Stored>>;
 /// Flights under way.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    waiters: DashMap<Token, Vec<oneshot::Sender<Answer>>, foldhash::fast::RandomState>,
+    waiters: DashMap<Token, Waiters, foldhash::fast::RandomState>,
+}
+
+/// Who waits for a flight.
+#[derive(Debug, Default)]
+struct Waiters {
+    senders: Vec<oneshot::Sender<Answer>>,
+    /// Nobody had asked for the key when it began: it was prefetched.
+    is_ahead: bool,
 }
 
 impl Flights {
     pub(crate) fn register(&self, token: Token) {
-        self.waiters.insert(token, Vec::new());
+        self.waiters.insert(token, Waiters::default());
+    }
+
+    /// As [`Flights::register`], for a prefetch.
+    pub(crate) fn register_ahead(&self, token: Token) {
+        self.waiters.insert(token, Waiters { senders: Vec::new(), is_ahead: true });
+    }
+
+    /// Whether the flight is a prefetch; told once, to the first who asks.
+    pub(crate) fn take_ahead(&self, token: Token) -> bool {
+        self.waiters.get_mut(&token).is_some_and(|mut waiters| std::mem::take(&mut waiters.is_ahead))
     }
 
     /// Waits for the flight; `None` if it has ended.
     pub(crate) fn join(&self, token: Token) -> Option<oneshot::Receiver<Answer>> {
         let mut waiters = self.waiters.get_mut(&token)?;
         let (sender, receiver) = oneshot::channel();
-        waiters.push(sender);
+        waiters.senders.push(sender);
         Some(receiver)
+    }
+
+    /// Whether anybody waits for the flight.
+    pub(crate) fn has_waiters(&self, token: Token) -> bool {
+        self.waiters.get(&token).is_some_and(|waiters| !waiters.senders.is_empty())
     }
 
     /// Ends the flight and hands over who waited.
     pub(crate) fn end(&self, token: Token) -> Vec<oneshot::Sender<Answer>> {
-        self.waiters.remove(&token).map(|(_, waiters)| waiters).unwrap_or_default()
+        self.waiters.remove(&token).map(|(_, waiters)| waiters.senders).unwrap_or_default()
     }
 
     /// Flights under way now.

@@ -1,10 +1,20 @@
-//! What was learned, as keys: `assoc:<key>`, `template:<t>`, `ttl:<t>`, each with a JSON object as its value.
+//! What was learned, as keys: `assoc:<key>` and `template:<t>`, each with a JSON object as its value.
 //!
-//! The place where the learned state shows itself to inspection (RESP's db 2). Nothing is learned yet: it is empty.
-//! Looking at it changes nothing.
+//! The place where the learned state shows itself to inspection (RESP's db 2). Looking at it changes nothing.
+
+use serde_json::json;
 
 use super::{Cache, Core, ScanPage};
-use crate::{glob::Glob, learn::recorder::Event, model::Key};
+use crate::{
+    glob::Glob,
+    learn::{RuleView, Successor, recorder::Event},
+    model::Key,
+};
+
+const ASSOCIATION: &[u8] = b"assoc:";
+const TEMPLATE: &[u8] = b"template:";
+/// Set in a cursor that is past the templates: a place among the known keys.
+const KEYS_BIT: u64 = 1 << 48;
 
 impl Core {
     /// Gives what workers told since the last call to all who learn from it. `events` is memory to use again.
@@ -23,25 +33,64 @@ impl Core {
 impl Cache {
     /// What was learned under this key.
     #[must_use]
-    pub fn learned(&self, _key: &[u8]) -> Option<String> {
-        None
+    pub fn learned(&self, key: &[u8]) -> Option<String> {
+        if let Some(key) = key.strip_prefix(ASSOCIATION) {
+            return self.core.successors(key).map(|successors| association(&successors));
+        }
+        let name = key.strip_prefix(TEMPLATE)?;
+        let known = self.core.template_rules().into_iter().filter(|(known, _)| known.as_bytes() == name);
+        let rules: Vec<RuleView> = known.flat_map(|(_, rules)| rules).collect();
+        (!rules.is_empty()).then(|| template(&rules))
     }
 
-    /// One page of the keys under which something was learned.
+    /// One page of the keys under which something was learned: templates first, all at once.
     #[must_use]
-    pub fn scan_learned(&self, _cursor: u64, _pattern: Option<&Glob>, _count: usize) -> ScanPage {
-        ScanPage::default()
+    pub fn scan_learned(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
+        let (keys, next) = if cursor & KEYS_BIT == 0 {
+            (self.templates(), Some(0))
+        } else {
+            let (keys, next) = self.core.known_keys((cursor & !KEYS_BIT) as usize, count.max(1));
+            (keys.iter().map(|key| [ASSOCIATION, key].concat()).collect(), next)
+        };
+        let matching = keys.into_iter().filter(|key| pattern.is_none_or(|pattern| pattern.matches(key)));
+        let keys = matching.filter_map(|key| Key::copied(&key).ok()).collect();
+        ScanPage { cursor: next.map_or(0, |next| KEYS_BIT | next as u64), keys }
+    }
+
+    fn templates(&self) -> Vec<Vec<u8>> {
+        let mut names: Vec<Vec<u8>> =
+            self.core.template_rules().into_iter().map(|(name, _)| [TEMPLATE, name.as_bytes()].concat()).collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// How many keys there are.
     #[must_use]
     pub fn count_learned(&self) -> u64 {
-        0
+        self.core.prefetch().keys + self.templates().len() as u64
     }
 
     /// Any of them.
     #[must_use]
     pub fn random_learned(&self) -> Option<Key> {
-        None
+        let keys = usize::try_from(self.core.prefetch().keys).ok().filter(|&keys| keys > 0)?;
+        let (page, _) = self.core.known_keys(fastrand::usize(..keys), 1);
+        page.first().and_then(|key| Key::copied(&[ASSOCIATION, key].concat()).ok())
     }
+}
+
+fn association(successors: &[Successor]) -> String {
+    let each = successors.iter().map(|Successor { key, tried, right, lag, p }| {
+        let key = String::from_utf8_lossy(key);
+        json!({ "key": key, "probability": p, "right": right, "tried": tried, "lag": lag })
+    });
+    json!({ "followed_by": each.collect::<Vec<_>>() }).to_string()
+}
+
+fn template(rules: &[RuleView]) -> String {
+    let each = rules.iter().map(|RuleView { makes, p, tried, right, support }| {
+        json!({ "makes": makes, "probability": p, "right": right, "tried": tried, "support": support })
+    });
+    json!({ "rules": each.collect::<Vec<_>>() }).to_string()
 }

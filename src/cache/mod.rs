@@ -3,6 +3,7 @@
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
 //! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`ahead`]: prefetch: what rides with a miss, what is read in the background.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
@@ -13,6 +14,7 @@
 //!
 //! Each worker holds its own [`Cache`]: the same [`Core`], but its own L2 connections and counters.
 
+pub mod ahead;
 pub mod bans;
 pub(crate) mod check;
 pub mod events;
@@ -45,7 +47,10 @@ use crate::{
     clock::{Clock, Tick},
     l1::{self, L1, Token},
     l2::Backend,
-    learn::recorder::{Recorder, Tap},
+    learn::{
+        self,
+        recorder::{Recorder, Tap},
+    },
 };
 pub use crate::{
     l1::{Resident, Usage},
@@ -77,6 +82,7 @@ pub struct Core {
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
+    pub(crate) ahead: ahead::Ahead,
     recorder: Recorder,
     /// Tells of what Redis announces.
     heard: Arc<Tap>,
@@ -88,6 +94,18 @@ impl Core {
     /// An empty cache over an L2 of this flavor.
     #[must_use]
     pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
+        Self::with_learning(l1, flavor, rules, clock, learn::Settings::default())
+    }
+
+    /// As [`Core::new`], where learning has its own bounds.
+    #[must_use]
+    pub fn with_learning(
+        l1: l1::Settings,
+        flavor: Flavor,
+        rules: Rules,
+        clock: Clock,
+        learning: learn::Settings,
+    ) -> Arc<Self> {
         let l1 = L1::new(l1);
         let recorder = Recorder::default();
         Arc::new(Self {
@@ -104,6 +122,7 @@ impl Core {
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
             heard: recorder.tap(),
+            ahead: ahead::Ahead::new(learning),
             recorder,
             tokens: AtomicU64::new(1),
             callers: AtomicU64::new(1),

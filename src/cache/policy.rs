@@ -25,6 +25,20 @@ pub struct Policy {
     pub max_value: Option<u64>,
     /// Whether matching keys may live in L1.
     pub l1: bool,
+    /// What prefetch may do with matching keys.
+    pub prefetch: Prefetch,
+}
+
+/// What prefetch may do with a group of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// Nothing: they teach nothing and are not predicted.
+    Off,
+    /// Predictions are measured, and not fetched.
+    Shadow,
+    /// What has proven itself is fetched.
+    #[default]
+    Auto,
 }
 
 /// All that a reload may change in the facade.
@@ -69,6 +83,16 @@ impl Rules {
     pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
         let announced = self.l1_prefixes.is_empty() || self.l1_prefixes.iter().any(|prefix| key.starts_with(prefix));
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
+    }
+
+    /// What prefetch may do with a key like this one. What may not live in L1 cannot wait there either.
+    #[must_use]
+    pub fn prefetch_of(&self, key: &[u8]) -> Prefetch {
+        let policy = self.policy(key);
+        if !self.may_promote(key, b"") {
+            return Prefetch::Off;
+        }
+        policy.map_or(Prefetch::Auto, |policy| policy.prefetch)
     }
 
     /// Whether a policy gives keys like this one a life: the one of a write without any, and the longest.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, check,
+    Cache,
+    ahead::Fetch,
+    check,
     flight::{Answer, Leader},
 };
 use crate::{
@@ -93,6 +95,9 @@ impl Cache {
             self.core.samples.note(key, hit.filled_at, now);
         }
         self.tap.hit(key, self.caller, now);
+        if hit.is_first_use {
+            self.first_use(key, now);
+        }
         Some(hit)
     }
 
@@ -199,10 +204,16 @@ impl Cache {
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
                 self.counters.outcome(Outcome::HitL1, false);
+                if hit.is_first_use {
+                    self.first_use(&key, round.sent_at);
+                }
                 reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
             }
             Leased::Join(other) => {
                 self.core.flights.end(token);
+                if self.core.flights.take_ahead(other) {
+                    self.was_late(&key, round.sent_at);
+                }
                 match self.core.flights.join(other) {
                     Some(receiver) => round.joined.push((at, key, receiver)),
                     None => round.again.push((at, key)),
@@ -225,8 +236,13 @@ impl Cache {
             }
             return;
         }
-        let keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
-        let answers = self.ask(&keys).await;
+        let mut keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
+        let riders = self.riders(&keys, round.sent_at);
+        keys.extend(riders.iter().filter_map(Fetch::key).cloned());
+        let mut answers = self.ask(&keys).await;
+        for (rider, answer) in riders.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
+            self.stage(rider, round.sent_at, &answer);
+        }
         for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
             self.promote(&leader, round.sent_at, &answer);
             leader.land(&answer);
@@ -235,7 +251,7 @@ impl Cache {
     }
 
     /// Reads below, and counts the call.
-    async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+    pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
@@ -244,7 +260,7 @@ impl Cache {
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
+    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
             Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => self.copy_of(stored, sent_at),
@@ -260,7 +276,7 @@ impl Cache {
 
     /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
     /// outlives the key.
-    fn copy_of(&self, stored: &Stored, sent_at: Tick) -> Fill {
+    pub(super) fn copy_of(&self, stored: &Stored, sent_at: Tick) -> Fill {
         let expires_at = match stored.life {
             Life::Forever => Tick::FAR,
             Life::For(life) => sent_at.plus(life),

@@ -488,8 +488,16 @@ async fn policies_give_and_cap_lives_and_sizes() {
             max_ttl: Some(seconds(90)),
             max_value: Some(10),
             l1: true,
+            prefetch: policy::Prefetch::Auto,
         },
-        policy::Policy { matches: glob("*"), default_ttl: None, max_ttl: None, max_value: None, l1: false },
+        policy::Policy {
+            matches: glob("*"),
+            default_ttl: None,
+            max_ttl: None,
+            max_value: None,
+            l1: false,
+            prefetch: policy::Prefetch::Auto,
+        },
     ];
     let resolved = |name: &'static str, expiry| {
         let mut op = Op::Set { value: Bytes::new(), expiry, condition: Condition::Always, want_old: false };

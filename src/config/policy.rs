@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use super::{
     file::{Entry, PolicyTable},
-    form::{Flag, Form, Maybe, Raw, Size, Span},
+    form::{Choice, Flag, Form, Maybe, Raw, Size, Span},
     load::{Fault, nearest},
 };
-use crate::{cache::policy::Policy, glob::Glob, node::Setting};
+use crate::{
+    cache::policy::{Policy, Prefetch},
+    glob::Glob,
+    node::Setting,
+};
 
 /// Most policies: each read and write of a key that matches none looks at all of them.
 const POLICIES_MAX: usize = 256;
@@ -31,8 +35,11 @@ pub struct PolicyRow {
 const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
 const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
+const PREFETCH: Choice<Prefetch> =
+    Choice(&[("off", Prefetch::Off), ("shadow", Prefetch::Shadow), ("auto", Prefetch::Auto)]);
+
 /// All keys of a policy.
-pub const POLICY_ROWS: [PolicyRow; 5] = [
+pub const POLICY_ROWS: [PolicyRow; 6] = [
     PolicyRow {
         key: "match",
         doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
@@ -72,6 +79,14 @@ pub const POLICY_ROWS: [PolicyRow; 5] = [
         default: "true",
         set: |policy, raw| Flag.read(raw).map(|l1| policy.l1 = l1),
         show: |policy| Flag.show(&policy.l1),
+    },
+    PolicyRow {
+        key: "prefetch",
+        doc: "What prefetch may do: nothing, measure, fetch what has proven itself.",
+        form: || PREFETCH.describe(),
+        default: "auto",
+        set: |policy, raw| PREFETCH.read(raw).map(|prefetch| policy.prefetch = prefetch),
+        show: |policy| PREFETCH.show(&policy.prefetch),
     },
 ];
 
@@ -120,7 +135,14 @@ pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Poli
 
 fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
     let everything = Glob::new(b"*").unwrap_or_else(|_| unreachable!("one byte is a pattern"));
-    let mut policy = Policy { matches: everything, default_ttl: None, max_ttl: None, max_value: None, l1: true };
+    let mut policy = Policy {
+        matches: everything,
+        default_ttl: None,
+        max_ttl: None,
+        max_value: None,
+        l1: true,
+        prefetch: Prefetch::Auto,
+    };
     for entry in &table.entries {
         if let Err(message) = set(&mut policy, entry) {
             faults.push(entry.source.fault(message));

@@ -19,6 +19,7 @@ mod health;
 mod inbound;
 mod insight;
 mod invalidation;
+mod learned;
 mod load;
 mod pipeline;
 mod reflection;
@@ -30,10 +31,14 @@ mod unary;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 
 pub use connection::serve;
 
-use crate::{cache::Cache, node::Node};
+use crate::{
+    cache::{Cache, Caller},
+    node::Node,
+};
 
 /// Most keys, entries or operations in one call or one batch of a Pipeline.
 pub const BATCH_MAX: usize = 1_000;
@@ -60,6 +65,19 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// The edge for the requests of one trace, where the request says of which it is: these belong together, whatever
+    /// connections they come by.
+    fn for_request(self: &Arc<Self>, headers: &HeaderMap) -> Arc<Self> {
+        match headers.get("traceparent").and_then(|value| Caller::of_trace(value.as_bytes())) {
+            None => Arc::clone(self),
+            Some(caller) => Arc::new(Self {
+                cache: self.cache.for_caller(caller),
+                node: Arc::clone(&self.node),
+                settings: Arc::clone(&self.settings),
+            }),
+        }
+    }
+
     /// The edge as one connection has it: what it asks for is one caller's.
     fn for_connection(&self) -> Self {
         Self { cache: self.cache.for_new_caller(), node: Arc::clone(&self.node), settings: Arc::clone(&self.settings) }

@@ -66,6 +66,12 @@ impl Router {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
+            "/terrace.v1.Insight/GetAssociations" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_associations(r).await })
+            }
+            "/terrace.v1.Insight/Predict" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.predict(r).await })
+            }
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })

@@ -118,7 +118,7 @@ impl Get {
 /// Runs a Get.
 pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
-    Call::Get(Some(Get { edge: Arc::clone(edge), inbound }))
+    Call::Get(Some(Get { edge: edge.for_request(&inbound.headers), inbound }))
 }
 
 /// Runs one unary method.
@@ -134,6 +134,7 @@ where
     F: Future<Output = Result<R>> + Send + 'static,
 {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
+    let edge = edge.for_request(&inbound.headers);
     Call::Pending(Box::pin(answered(edge, inbound, effect, method)))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    cache::{Cache, State, latency::Latency, stats::Snapshot},
+    cache::{Cache, State, ahead::Report, latency::Latency, stats::Snapshot},
     metrics::{self as m, Metrics},
     node::{Node, VERSION},
 };
@@ -20,6 +20,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
+    prefetch(metrics, &cache.core().prefetch());
     metrics.render()
 }
 
@@ -90,6 +91,22 @@ fn latency(metrics: &Metrics, call: &'static str, latency: &Latency) {
             metrics.set(&m::L2_LATENCY, &[call, label], float(us) * US);
         }
     }
+}
+
+fn prefetch(metrics: &Metrics, report: &Report) {
+    let counts = &report.counts;
+    metrics.count(&m::PREFETCH, &["issued"], counts.issued);
+    metrics.count(&m::PREFETCH, &["used"], counts.used);
+    metrics.count(&m::PREFETCH, &["late"], counts.late);
+    metrics.count(&m::PREFETCH, &["wasted"], counts.wasted);
+    metrics.count(&m::PREFETCH, &["shadow"], counts.shadow);
+    metrics.set(&m::PREFETCH_STAGED, &[], float(report.staged_entries));
+    metrics.set(&m::PREFETCH_STAGED_BYTES, &[], float(report.staged_bytes));
+    metrics.set(&m::PREFETCH_FLOOR, &[], f64::from(report.floor));
+    metrics.count(&m::PREFETCH_BUSY, &[], report.busy);
+    metrics.set(&m::LEARN_BYTES, &[], float(report.bytes));
+    metrics.set(&m::LEARN_KEYS, &[], float(report.keys));
+    metrics.count(&m::LEARN_DROPPED, &[], report.dropped);
 }
 
 fn coherence(metrics: &Metrics, snapshot: &Snapshot) {

@@ -55,6 +55,18 @@ pub struct Caller(pub u64);
 impl Caller {
     /// Nobody in particular: what follows it says nothing.
     pub const UNKNOWN: Self = Self(0);
+
+    /// The caller that a W3C `traceparent` names: `00-<32 hex digits>-<16>-<2>`, by its trace id. Apart from those that
+    /// connections are given, which are counted from 1.
+    #[must_use]
+    pub fn of_trace(traceparent: &[u8]) -> Option<Self> {
+        let id = traceparent.get(3..35)?;
+        let is_id = traceparent.get(2) == Some(&b'-') && traceparent.get(35) == Some(&b'-');
+        if !is_id || !id.iter().all(u8::is_ascii_hexdigit) || id.iter().all(|&digit| digit == b'0') {
+            return None;
+        }
+        Some(Self(super::shape::hash_of(5, id) | 1 << 63))
+    }
 }
 
 /// One event.
@@ -168,6 +180,20 @@ mod tests {
         assert_eq!(events[RING_EVENTS].happened, Happened::Written);
         recorder.drain(&mut events);
         assert_eq!(events.len(), RING_EVENTS + 1, "nothing is told twice");
+    }
+
+    #[test]
+    fn a_trace_id_names_a_caller_and_nothing_else_does() {
+        let of = |text: &str| Caller::of_trace(text.as_bytes());
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let caller = of(&format!("00-{id}-b7ad6b7169203331-01"));
+        assert!(caller.is_some_and(|caller| caller.0 >> 63 == 1));
+        assert_eq!(caller, of(&format!("00-{id}-0000000000000001-00")), "another span of the same trace");
+        for bad in
+            ["", "00", &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)), &format!("00-{id}"), &"x".repeat(55)]
+        {
+            assert_eq!(of(bad), None, "{bad}");
+        }
     }
 
     #[test]

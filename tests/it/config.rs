@@ -220,7 +220,8 @@ fn policies_that_make_no_sense_are_refused() {
         ("[[policy]]\nmatch = \"a*\"\ndefault_ttl = \"0s\"\n", "FILE:3: policy.default_ttl: 0s is out of range"),
         ("[[policy]]\nmatch = \"a*\"\ndefault_ttl = 30\n", "FILE:3: policy.default_ttl: 30 is not a duration"),
         ("[[policy]]\nmatch = \"\"\n", "FILE:2: policy.match: \"\" is not a pattern"),
-        ("[[policy]]\nmatch = \"a*\"\nprefetch = \"auto\"\n", "FILE:3: unknown key prefetch of a policy"),
+        ("[[policy]]\nmatch = \"a*\"\nfetch = \"auto\"\n", "FILE:3: unknown key fetch of a policy"),
+        ("[[policy]]\nmatch = \"a*\"\nprefetch = \"yes\"\n", "FILE:3: policy.prefetch: "),
         (
             "[[policy]]\nmatch = \"a*\"\ndefault_ttl = \"2h\"\nmax_ttl = \"1h\"\n",
             "FILE:1: policy: default_ttl \"2h\" is over",

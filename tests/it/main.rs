@@ -29,6 +29,7 @@ mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
 mod nodes;
+mod prefetch;
 mod readme;
 mod redis_cli;
 mod redis_topology;

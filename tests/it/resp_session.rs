@@ -177,6 +177,7 @@ fn policies_hold_within_a_transaction() {
         max_ttl: Some(std::time::Duration::from_secs(5000)),
         max_value: None,
         l1: true,
+        prefetch: terrace::cache::policy::Prefetch::Auto,
     }];
     let terrace = Terrace::start(config);
     eventually("L2 answers", || ask(&terrace, "DBSIZE").starts_with(':'));
