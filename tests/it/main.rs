@@ -15,6 +15,7 @@ mod config;
 mod embedded_crash;
 mod embedded_store;
 mod gear;
+mod glob;
 mod grpc_cache;
 mod grpc_deadline;
 mod grpc_limits;
