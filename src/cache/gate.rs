@@ -20,7 +20,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Core, events::Event};
+use super::{Core, events::Event, feed::Gap};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
@@ -227,6 +227,8 @@ impl InvalidationSink for Core {
             state.fence = None;
             state.current = self.l1.begin(Tick::ZERO);
         });
+        // What changed before was not heard.
+        self.events.break_off(Gap::LinkLost);
     }
 
     fn lost(&self, source: Source, why: &str) {
@@ -240,6 +242,7 @@ impl InvalidationSink for Core {
             }
         });
         self.gate.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.events.break_off(Gap::LinkLost);
         tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
     }
 
@@ -275,6 +278,7 @@ impl InvalidationSink for Core {
             state.end_all(&self.l1);
             *state = State::default();
         });
+        self.events.break_off(Gap::LinkLost);
     }
 }
 

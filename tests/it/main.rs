@@ -37,3 +37,4 @@ mod resp_port;
 mod resp_session;
 mod server;
 mod tidy;
+mod watch;
