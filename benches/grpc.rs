@@ -27,6 +27,7 @@ use terrace::{
         GetManyRequest, GetRequest, Operation, PipelineRequest, SetRequest, cache_client::CacheClient, get_response,
         operation,
     },
+    socket::Socket,
 };
 use tokio::{
     net::TcpListener,
@@ -123,7 +124,7 @@ async fn serve_terrace(listener: TcpListener) {
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
-        tokio::spawn(grpc::serve(stream, Arc::clone(&edge), stop.clone()));
+        tokio::spawn(grpc::serve(Socket::Tcp(stream), Arc::clone(&edge), stop.clone()));
     }
 }
 

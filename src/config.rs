@@ -90,7 +90,9 @@ settings! {
         log: String = "info".into(), LogFilter, reloadable;
         /// Worker threads, each with its own connections; 0 = one per core.
         workers: usize = 0, Count(0, 1024);
-        /// How long a drain may take: what runs then is cut off.
+        /// How long a drain goes on serving as not ready, before connections are told to go: as long as load balancers need to see it.
+        drain_wait: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(600));
+        /// How long a drain may take after that: what runs then is cut off.
         drain: Duration = Duration::from_secs(10), Span(Duration::ZERO, Duration::from_secs(600));
         /// Allow ports that are not loopback: whoever reaches them can read and write everything.
         expose: bool = false, Flag;

@@ -12,7 +12,7 @@
 //! 1. [`model`], [`error`], [`clock`], [`glob`]: the words everything is said in. [`node`]: what this process is.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
 //! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store.
-//! 4. [`grpc`], [`resp`], [`http`]: thin edges; each checks, converts, calls the facade, converts back.
+//! 4. [`grpc`], [`resp`], [`http`]: thin edges over a [`socket`]; each checks, converts, calls the facade, converts back.
 //! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all that can be set. `cli`: subcommands.
 //!
 //! What always holds:
@@ -42,6 +42,7 @@ pub mod model;
 pub mod node;
 pub mod resp;
 pub mod server;
+pub mod socket;
 
 /// The generated messages and services of `proto/terrace/v1`.
 pub mod proto {

@@ -4,8 +4,9 @@
 //! worker's own Redis connections; one multi-thread runtime for the invalidation link, jobs and HTTP; the embedded
 //! store has a small pool of its own.
 //!
-//! A drain stops accepting, lets every connection finish what it has begun, and ends after `server.drain` at the
-//! latest.
+//! A drain says "not ready" first and goes on for `server.drain_wait`, so that whoever spreads the load looks elsewhere;
+//! then it stops accepting, lets every connection finish what it has begun (gRPC's are told GOAWAY), and ends after
+//! `server.drain` at the latest.
 
 mod listen;
 mod tier;
@@ -13,7 +14,7 @@ mod worker;
 
 use std::{
     future::Future,
-    net::TcpListener,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,6 +38,7 @@ use crate::{
     l2::{Deadlines, Flavor, Tunables},
     node::{Addresses, Node, Setting},
     resp,
+    socket::Listener,
 };
 
 /// Threads of the background runtime: HTTP, jobs and the invalidation link together need little.
@@ -68,11 +70,11 @@ pub type Reload = (Config, Vec<Setting>);
 #[derive(Debug, Default)]
 pub struct Passed {
     /// For gRPC.
-    pub grpc: Option<TcpListener>,
+    pub grpc: Option<OwnedFd>,
     /// For RESP.
-    pub resp: Option<TcpListener>,
+    pub resp: Option<OwnedFd>,
     /// For HTTP.
-    pub http: Option<TcpListener>,
+    pub http: Option<OwnedFd>,
 }
 
 /// A server whose ports are bound and whose L2 is open.
@@ -117,7 +119,7 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, Into::into),
             given => given,
         };
-        let port = |name, address: &str, passed: &Option<TcpListener>, sockets| match passed {
+        let port = |name, address: &str, passed: &Option<OwnedFd>, sockets| match passed {
             Some(listener) => Port::shared(name, listener, sockets),
             None => Port::bind(name, address, sockets, config.server.expose),
         };
@@ -128,9 +130,9 @@ impl Server {
         let node = Arc::new(Node::new(&clock, settings));
         // Nobody has set them before: the node is new.
         let _first = node.addresses.set(Addresses {
-            grpc: grpc.address.to_string(),
-            resp: resp.address.to_string(),
-            http: http.address.to_string(),
+            grpc: grpc.address.clone(),
+            resp: resp.address.clone(),
+            http: http.address.clone(),
         });
         let flavor = tier::flavor(&config.l2.url)?;
         let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
@@ -201,9 +203,13 @@ impl Server {
             }
             ready();
             live.until(stop, reloads, asked).await;
+            self.node.draining.store(true, Ordering::Relaxed);
+            tokio::time::sleep(self.config.server.drain_wait).await;
         });
 
-        self.node.draining.store(true, Ordering::Relaxed);
+        for port in [&mut self.grpc, &mut self.resp, &mut self.http] {
+            port.remove_path();
+        }
         // Nobody listens only if everything has ended already.
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);
@@ -253,8 +259,8 @@ impl Server {
     fn start_http(&mut self, background: &Runtime, plan: &Plan) -> Result<Arc<http::Edge>, StartError> {
         let _inside = background.enter();
         let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
-        let listener = tokio::net::TcpListener::from_std(socket)
-            .map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
+        let listener =
+            Listener::adopt(socket).map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
         let edge = Arc::new(http::Edge {
             cache: Cache::new(Arc::clone(&self.core), plan.tier.backend()),
             node: Arc::clone(&self.node),

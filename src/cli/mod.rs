@@ -10,6 +10,7 @@ mod replay;
 mod serve;
 mod settings;
 mod simulate;
+mod systemd;
 pub mod trace;
 
 use std::{fmt, process::ExitCode};

@@ -18,6 +18,7 @@ mod deadline;
 mod health;
 mod inbound;
 mod insight;
+mod lent;
 mod load;
 mod pipeline;
 mod reflection;

@@ -25,12 +25,17 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{interval, sleep, timeout},
 };
 
-use crate::{cache::Cache, cache::State as L2State, metrics::Metrics, node::Node};
+use crate::{
+    cache::Cache,
+    cache::State as L2State,
+    metrics::Metrics,
+    node::Node,
+    socket::{Listener, Socket},
+};
 
 /// Most connections: a few scrapers, probes and browsers. More wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -74,7 +79,7 @@ struct Shared {
 }
 
 /// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
+pub async fn serve(listener: Listener, edge: Arc<Edge>) {
     let metrics = Arc::new(Metrics::default());
     let router = router(Shared { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics) });
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -99,17 +104,17 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
 
 /// Waits for room, then for a client. Nothing is lost when it is dropped: an accepted stream is returned at once.
 async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     permits: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, Option<OwnedSemaphorePermit>)> {
+) -> std::io::Result<(Socket, Option<OwnedSemaphorePermit>)> {
     // The semaphore is never closed, so there always is a permit.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
-    let (stream, _) = listener.accept().await?;
+    let stream = listener.accept().await?;
     Ok((stream, permit))
 }
 
 /// Serves one connection, for a limited time.
-async fn connection(stream: TcpStream, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
+async fn connection(stream: Socket, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
     let counted = Counted::new(&edge.node.connections.http);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
 use super::Connection;
 use crate::{
     clock::{Tick, stopwatch_ns},
@@ -26,6 +24,7 @@ use crate::{
         stop::Stop,
         table::TABLE,
     },
+    socket::Socket,
 };
 
 /// Requests run before other connections of the worker get their turn.
@@ -301,7 +300,7 @@ const BLOCKED_REQUESTS_MAX_BYTES: usize = 64 * 1024;
 
 fn poll_interruption(
     client: &Client,
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     requests: &mut Requests,
     stop: &mut Stop,
     task: &mut TaskContext<'_>,
