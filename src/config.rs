@@ -65,6 +65,17 @@ pub enum Sync {
     Always,
 }
 
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What may be written for [`LogFormat`].
+const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 /// What may be written for [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
 /// What bounds the age of copies in L1 over Redis.
@@ -88,6 +99,10 @@ settings! {
     server: Server {
         /// Log level (error, warn, info, debug, trace) or directives such as `info,terrace=debug`.
         log: String = "info".into(), LogFilter, reloadable;
+        /// How lines of the log look: for people, or one JSON object each.
+        log_format: LogFormat = LogFormat::Text, Choice(LOG_FORMAT);
+        /// Log one request in so many, with its duration and how it ended, on the gRPC and RESP ports; 0 = none.
+        log_requests: u64 = 0, Count(0, 1_000_000_000), reloadable;
         /// Worker threads, each with its own connections; 0 = one per core.
         workers: usize = 0, Count(0, 1024);
         /// How long a drain goes on serving as not ready, before connections are told to go: as long as load balancers need to see it.

@@ -134,6 +134,7 @@ impl Server {
             resp: resp.address.clone(),
             http: http.address.clone(),
         });
+        node.sampled.set(config.server.log_requests);
         let flavor = tier::flavor(&config.l2.url)?;
         let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
@@ -327,6 +328,7 @@ impl Live {
         self.tunables.set(deadlines(&config), config.server.max_value);
         self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
         self.core.set_rules(rules(&config));
+        self.node.sampled.set(config.server.log_requests);
         self.node.settings.store(Arc::new(settings));
         if config.server.log != self.config.server.log {
             (self.log)(&config.server.log);

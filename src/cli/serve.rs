@@ -28,7 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result {
     let sources = args.settings.sources();
     let loaded = config::load(&sources)?;
-    let level = log::start(&loaded.config.server.log)?;
+    let level = log::start(&loaded.config.server.log, loaded.config.server.log_format)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

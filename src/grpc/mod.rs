@@ -23,6 +23,7 @@ mod load;
 mod pipeline;
 mod reflection;
 mod router;
+mod sampled;
 mod service;
 mod stream;
 mod unary;

@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, pipeline, reflection,
+    health, pipeline, reflection, sampled,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
@@ -31,6 +31,9 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     fn call(&self, request: Request<Incoming>) -> Call {
         match refused(&request) {
             Some(response) => Call::ready(response),
+            None if self.edge.node.sampled.draw(1) => {
+                sampled::logged(request.uri().path().to_owned(), || self.route(request))
+            }
             None => self.route(request),
         }
     }

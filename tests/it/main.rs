@@ -27,6 +27,7 @@ mod l2_away;
 mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
+mod logs;
 mod nodes;
 mod readme;
 mod redis_cli;
