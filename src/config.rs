@@ -185,10 +185,16 @@ settings! {
     }
     /// `[data]`: the data directory.
     data: Data {
-        /// Holds the embedded store.
+        /// Holds the embedded store and the list of hot keys.
         dir: PathBuf = "./terrace-data".into(), Path;
         /// Bound on the embedded store; beyond it the oldest written go first.
         size: u64 = 4 * GIB, Size(16 * MIB, 64 * TIB);
+        /// Keys written down at shutdown and every `hot_keys_every`, hottest first, to be pulled from L2 at the next start; 0 = none.
+        hot_keys: usize = 1_000_000, Count(0, 10_000_000);
+        /// How often the hot keys are written down.
+        hot_keys_every: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(86_400));
+        /// Keys a second that are pulled from L2 after a start.
+        warm_rate: u64 = 50_000, Count(1, 10_000_000);
         /// When writes are forced to the disk; a killed process loses nothing either way, a power cut nothing with always.
         sync: Sync = Sync::Interval, Choice(SYNC);
         /// With `interval`: what a power cut may lose.

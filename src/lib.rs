@@ -9,7 +9,7 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`]: the words everything is said in. [`node`]: what this process is.
+//! 1. [`model`], [`error`], [`clock`], [`glob`], [`hot`]: the words everything is said in. [`node`]: what this process is.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
 //! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store.
 //! 4. [`grpc`], [`resp`], [`http`]: thin edges over a [`socket`]; each checks, converts, calls the facade, converts back.
@@ -33,6 +33,7 @@ pub mod config;
 pub mod error;
 pub mod glob;
 pub mod grpc;
+pub mod hot;
 pub mod http;
 pub mod jobs;
 pub mod l1;

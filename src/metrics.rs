@@ -73,6 +73,9 @@ metrics! {
     COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
     COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
     COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";
+    WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys of warming up: found in L2, absent, resident already, failed.";
+    WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the former life that are still to be pulled from L2.";
+    WARMING = "terrace_warming", Gauge, [], "1 while a warm start goes on.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";

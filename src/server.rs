@@ -192,12 +192,16 @@ impl Server {
             config: self.config.clone(),
             log: self.log,
         };
+        let warm = Arc::new(jobs::warm::Warm::new(live.http.cache.clone(), warm_settings(&self.config)));
+        let keeps_warm = Arc::clone(&warm);
+        background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
         if self.core.flavor() == Flavor::Redis {
             background.spawn(jobs::check::run(live.http.cache.clone()));
         }
+        let (written, last_list) = tokio::sync::oneshot::channel();
         background.block_on(async {
             for _ in 0..self.workers {
                 beginnings.recv().await;
@@ -205,6 +209,11 @@ impl Server {
             ready();
             live.until(stop, reloads, asked).await;
             self.node.draining.store(true, Ordering::Relaxed);
+            // Beside the drain: what is hot now will be hot in the next life.
+            background.spawn(async move {
+                warm.finish().await;
+                let _awaited = written.send(());
+            });
             tokio::time::sleep(self.config.server.drain_wait).await;
         });
 
@@ -214,6 +223,8 @@ impl Server {
         // Nobody listens only if everything has ended already.
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);
+        // It tells of its failures itself.
+        let _written = background.block_on(last_list);
         background.shutdown_timeout(Duration::from_millis(100));
         Ok(())
     }
@@ -380,11 +391,21 @@ fn deadlines(config: &Config) -> Deadlines {
     Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout }
 }
 
+fn warm_settings(config: &Config) -> jobs::warm::Settings {
+    jobs::warm::Settings {
+        folder: config.data.dir.clone(),
+        keys_max: config.data.hot_keys,
+        every: config.data.hot_keys_every,
+        rate: config.data.warm_rate,
+    }
+}
+
 fn grpc_settings(config: &Config) -> grpc::Settings {
     grpc::Settings {
         message_max: usize::try_from(config.grpc.max_message).unwrap_or(usize::MAX),
         timeout: config.grpc.timeout,
         in_flight_max: config.server.max_in_flight,
+        warm_rate: config.data.warm_rate,
     }
 }
 

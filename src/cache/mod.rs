@@ -8,6 +8,7 @@
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
 //! * [`events`]: who is told of changes. * [`learned`]: what was learned, as keys.
+//! * [`warm`]: which keys are hot, and bringing them up after a start.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -27,6 +28,7 @@ pub mod read;
 pub mod resident;
 pub mod stats;
 pub mod turns;
+pub mod warm;
 pub mod watch;
 pub mod write;
 
@@ -72,6 +74,7 @@ pub struct Core {
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
+    pub(crate) warming: warm::Warming,
     tokens: AtomicU64,
 }
 
@@ -92,6 +95,7 @@ impl Core {
             events: events::Events::default(),
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
+            warming: warm::Warming::default(),
             tokens: AtomicU64::new(1),
         })
     }

@@ -233,7 +233,7 @@ impl Cache {
     }
 
     /// Reads below, and counts the call.
-    async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+    pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
@@ -242,7 +242,7 @@ impl Cache {
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
+    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
             Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => self.copy_of(stored, sent_at),

@@ -12,6 +12,7 @@ mod settings;
 mod simulate;
 mod systemd;
 pub mod trace;
+mod warm;
 
 use std::{fmt, process::ExitCode};
 
@@ -40,6 +41,7 @@ enum Command {
     Health(health::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
+    Warm(warm::Args),
 }
 
 /// How results are printed.
@@ -105,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::Health(args) => health::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Warm(args) => warm::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

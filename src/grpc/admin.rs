@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
+use prost::Message;
 use tonic::Status;
 
 use super::{
@@ -61,7 +62,7 @@ async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> 
 }
 
 /// The request, which has to come within the deadline of a unary call.
-async fn received(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<ScanKeysRequest, Status> {
+pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
     let settings = edge.settings.load_full();
     let mut inbound = Inbound::new(request, settings.message_max);
     let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;

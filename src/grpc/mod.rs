@@ -27,6 +27,7 @@ mod sampled;
 mod service;
 mod stream;
 mod unary;
+mod warm;
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Most bytes of requests and answers under way, all connections.
     pub in_flight_max: u64,
+    /// Keys a second that Warm brings up, where the call does not say.
+    pub warm_rate: u64,
 }
 
 /// One worker's gRPC edge.

@@ -15,6 +15,7 @@ use super::{
         self, Call,
         Effect::{Reads, Writes},
     },
+    warm,
 };
 
 /// The services of one connection.
@@ -69,6 +70,7 @@ impl Router {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
+            "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })
             }

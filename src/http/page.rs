@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    cache::{Cache, State, latency::Latency, stats::Snapshot},
+    cache::{Cache, State, latency::Latency, stats::Snapshot, warm::Progress},
     metrics::{self as m, Metrics},
     node::{Node, VERSION},
 };
@@ -20,7 +20,19 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
+    warming(metrics, &cache.core().warming());
     metrics.render()
+}
+
+fn warming(metrics: &Metrics, progress: &Progress) {
+    let keys = &progress.keys;
+    for (result, count) in
+        [("found", keys.found), ("absent", keys.absent), ("resident", keys.resident), ("failed", keys.failed)]
+    {
+        metrics.count(&m::WARM_KEYS, &[result], count);
+    }
+    metrics.set(&m::WARM_LEFT, &[], float(progress.left));
+    metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.at_work)));
 }
 
 /// A gauge takes a float: exact up to 2^53.

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod sweep;
+pub mod warm;
 pub mod watch;

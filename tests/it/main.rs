@@ -39,3 +39,4 @@ mod resp_session;
 mod server;
 mod tidy;
 mod unix_sockets;
+mod warm;
