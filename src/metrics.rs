@@ -2,7 +2,7 @@
 //!
 //! Nothing is paid per request: the values are those of `GetStats` and `INFO`, set when somebody asks for the page
 //! (`http::page`). The recorder belongs to one server, so that several in a process do not mix. Labels come from the
-//! short lists below, never from keys.
+//! short lists below and from the bounded list of key groups, never from keys.
 
 use metrics::{Label, describe_counter, describe_gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -48,6 +48,10 @@ metrics! {
     DRAINING = "terrace_draining", Gauge, [], "1 while the server takes no new work.";
     READS = "terrace_reads_total", Counter, ["outcome"], "User reads, each key once: hit_l1, stale, hit_l2, miss, error.";
     READS_COALESCED = "terrace_reads_coalesced_total", Counter, [], "Of hit_l2 and miss: joined another read's flight.";
+    GROUP_READS = "terrace_group_reads_total", Counter, ["group", "outcome"], "User reads by key group (policy, else template, at most 256, else other) and outcome.";
+    GROUP_ENTRIES = "terrace_group_l1_entries", Gauge, ["group"], "Entries in L1 by key group.";
+    GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight of the entries in L1 by key group.";
+    GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries that left L1 by key group and cause.";
     FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
     L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
     L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
@@ -104,12 +108,12 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Sets a counter to what was counted elsewhere. `labels` are the values, in the order of [`Metric::labels`].
-    pub fn count(&self, metric: &Metric, labels: &[&'static str], total: u64) {
+    pub fn count(&self, metric: &Metric, labels: &[&str], total: u64) {
         with_local_recorder(&self.recorder, || metrics::counter!(metric.name, pairs(metric, labels)).absolute(total));
     }
 
     /// Sets a gauge. `labels` as for [`Metrics::count`].
-    pub fn set(&self, metric: &Metric, labels: &[&'static str], value: f64) {
+    pub fn set(&self, metric: &Metric, labels: &[&str], value: f64) {
         with_local_recorder(&self.recorder, || metrics::gauge!(metric.name, pairs(metric, labels)).set(value));
     }
 
@@ -126,7 +130,7 @@ impl Metrics {
     }
 }
 
-fn pairs(metric: &Metric, values: &[&'static str]) -> Vec<Label> {
+fn pairs(metric: &Metric, values: &[&str]) -> Vec<Label> {
     debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-    metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value)).collect()
+    metric.labels.iter().zip(values).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
 }

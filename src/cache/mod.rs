@@ -46,7 +46,7 @@ use crate::{
     l2::Backend,
 };
 pub use crate::{
-    l1::{Resident, Usage},
+    l1::{Removals, Resident, Usage},
     l2::{
         Applied, Batch, Described, Flavor, Health, Line, Op, ScanPage, ScanRequest, State, TypeName, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
@@ -72,6 +72,7 @@ pub struct Core {
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
+    pub(crate) started_at: Tick,
     tokens: AtomicU64,
 }
 
@@ -83,6 +84,7 @@ impl Core {
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
+            started_at: clock.now(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,

@@ -57,6 +57,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::write`].
     pub async fn read_and_write(&self, key: Key, op: Op) -> Result<Applied> {
+        let group = self.core.group_of(&key);
         let result = self.write(key, op).await;
         let found = match self.core.flavor {
             Flavor::Redis | Flavor::Embedded => Outcome::HitL2,
@@ -67,7 +68,7 @@ impl Cache {
             Ok(_) => Outcome::Miss,
             Err(_) => Outcome::Error,
         };
-        self.counters.outcome(outcome, false);
+        self.counters.outcome(group, outcome, false);
         result
     }
 

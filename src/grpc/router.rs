@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, pipeline, reflection,
+    health, insight, pipeline, reflection,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
@@ -65,6 +65,7 @@ impl Router {
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
+            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })

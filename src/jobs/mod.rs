@@ -1,5 +1,6 @@
 //! Background work: a third client of the cache.
 
 pub mod check;
+pub mod marks;
 pub mod sweep;
 pub mod watch;

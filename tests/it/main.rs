@@ -35,4 +35,5 @@ mod resp_compat;
 mod resp_port;
 mod resp_session;
 mod server;
+mod stats;
 mod tidy;
