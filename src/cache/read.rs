@@ -13,6 +13,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     l1::{Fill, Filled, Hit, Leased},
     l2::{Flavor, Stored},
+    learn::recorder::Happened,
     model::{Key, Life, Outcome, Tier, Value},
 };
 
@@ -91,6 +92,7 @@ impl Cache {
         if self.counters.hit_l1(hit.group).is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
         }
+        self.tap.hit(key, self.caller, now);
         Some(hit)
     }
 
@@ -309,6 +311,11 @@ impl Cache {
             Err(_) => Outcome::Error,
         };
         self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+        match outcome {
+            Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
+            Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
+            Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+        }
         reads.answer(at, answer.map(Read::from_below));
     }
 

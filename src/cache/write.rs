@@ -13,6 +13,7 @@ use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op},
+    learn::recorder::Happened,
     model::{Key, Outcome},
 };
 
@@ -120,7 +121,12 @@ impl Cache {
         let _turn = self.turn().await;
         let (begun, len) = (stopwatch_ns(), ops.len());
         let told = Told::of(&self.core, &ops);
+        let keys: Vec<Key> = ops.iter().map(|(key, _)| key.clone()).collect();
         let results = self.l2.apply(ops, batch).await;
+        let now = self.now();
+        for (key, _) in keys.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            self.tap.tell(key, Happened::Written, self.caller, now);
+        }
         told.tell(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);

@@ -75,6 +75,7 @@ async fn open(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unp
 }
 
 async fn run(io: impl AsyncRead + AsyncWrite + Unpin, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let edge = Arc::new(edge.for_connection());
     let router = Router { edge, stop: stop.clone() };
     let mut connection = pin!(builder().serve_connection(TokioIo::new(io), router));
     let end = tokio::select! {

@@ -59,7 +59,7 @@ const PROTECTED: &str = "DENIED Terrace is running in protected mode because no 
 /// Serves one connection until it ends; after `stop` turns true it answers what was received and ends.
 pub async fn serve(stream: TcpStream, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    let mut connection = Connection::new(stream, edge, stop, peer, local);
+    let mut connection = Connection::new(stream, Arc::new(edge.for_connection()), stop, peer, local);
     let ended = connection.run(peer).await;
     tracing::debug!(%peer, ?ended, "RESP connection ended");
 }
