@@ -86,7 +86,10 @@ fn run(parts: &Parts, entries: u64, speed: u64) -> [f64; 3] {
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().expect("a folder"));
     let start = || {
         let (url, entries) = (redis.url(), entries.to_string());
-        Process::start(data.path(), &["--l2", &url, "--l1-max-entries", &entries, "--l2-read-timeout", "1s"])
+        Process::start(
+            data.path(),
+            &["--l2", &url, "--l1-max-entries", &entries, "--l2-read-timeout", "5s", "--l2-write-timeout", "5s"],
+        )
     };
     let node = start();
     let mut filled = replay(&node, &parts.fill, None);

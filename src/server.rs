@@ -197,6 +197,8 @@ impl Server {
         background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::marks::run(Arc::clone(&self.core)));
+        background.spawn(jobs::learn::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
         if self.core.flavor() == Flavor::Redis {
             background.spawn(jobs::check::run(live.http.cache.clone()));

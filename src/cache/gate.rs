@@ -20,11 +20,12 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Core, events::Event};
+use super::{Caller, Core, events::Event};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
     l2::{ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
+    learn::recorder::Happened,
 };
 
 /// State of the gate.
@@ -206,6 +207,7 @@ impl ChangeSink for Core {
         self.gate.invalidations.fetch_add(1, Ordering::Relaxed);
         self.l1.invalidate(key);
         self.watched.changed(key);
+        self.heard.tell(key, Happened::Invalidated, Caller::UNKNOWN, self.clock.now());
         self.events.tell(Event::Invalidated(key));
     }
 

@@ -46,14 +46,16 @@ use crate::{
     clock::{Clock, Tick},
     l1::{self, L1, Token},
     l2::Backend,
+    learn::recorder::{Recorder, Tap},
 };
 pub use crate::{
-    l1::{Resident, Usage},
+    l1::{Removals, Resident, Usage},
     l2::{
         Applied, Batch, Described, Flavor, Health, Line, Op, ScanPage, ScanRequest, State, TypeName, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
         text,
     },
+    learn::recorder::Caller,
 };
 pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
@@ -75,7 +77,12 @@ pub struct Core {
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
     pub(crate) warming: warm::Warming,
+    pub(crate) started_at: Tick,
+    recorder: Recorder,
+    /// Tells of what Redis announces.
+    heard: Arc<Tap>,
     tokens: AtomicU64,
+    callers: AtomicU64,
 }
 
 impl Core {
@@ -83,9 +90,11 @@ impl Core {
     #[must_use]
     pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
         let l1 = L1::new(l1);
+        let recorder = Recorder::default();
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
+            started_at: clock.now(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,
@@ -96,7 +105,10 @@ impl Core {
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
             warming: warm::Warming::default(),
+            heard: recorder.tap(),
+            recorder,
             tokens: AtomicU64::new(1),
+            callers: AtomicU64::new(1),
         })
     }
 
@@ -154,6 +166,9 @@ pub struct Cache {
     core: Arc<Core>,
     l2: Arc<dyn Backend>,
     counters: Arc<stats::Counters>,
+    tap: Arc<Tap>,
+    /// Whose requests come through this handle.
+    caller: Caller,
     /// It has the exclusive turn.
     alone: bool,
 }
@@ -163,7 +178,20 @@ impl Cache {
     #[must_use]
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();
-        Self { core, l2, counters, alone: false }
+        let tap = core.recorder.tap();
+        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, alone: false }
+    }
+
+    /// The same handle for the requests of one caller.
+    #[must_use]
+    pub fn for_caller(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    /// The same handle for the requests of a caller of its own: a connection.
+    #[must_use]
+    pub fn for_new_caller(&self) -> Self {
+        self.for_caller(Caller(self.core.callers.fetch_add(1, Relaxed)))
     }
 
     /// What all workers share.

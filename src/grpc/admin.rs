@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
-use prost::Message;
 use tonic::Status;
 
 use super::{
     Edge, convert,
-    deadline::Deadline,
-    inbound::Inbound,
     stream::{self, Output},
-    unary::{self, Call},
+    unary::Call,
 };
 use crate::{
     cache::{ScanPage, ScanRequest, TierChoice},
@@ -50,7 +47,7 @@ pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
 }
 
 async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let mut scan = Scan::new(edge, received(edge, request).await?).map_err(|error| convert::status(&error))?;
+    let mut scan = Scan::new(edge, stream::received(edge, request).await?).map_err(|error| convert::status(&error))?;
     while let Some(page) = scan.next().await.map_err(|error| convert::status(&error))? {
         for keys in messages(page) {
             if output.send(Ok(stream::frame(edge, &keys)?)).await.is_err() {
@@ -59,17 +56,6 @@ async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> 
         }
     }
     Ok(())
-}
-
-/// The request, which has to come within the deadline of a unary call.
-pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
-    let settings = edge.settings.load_full();
-    let mut inbound = Inbound::new(request, settings.message_max);
-    let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
-    match deadline.limit(inbound.message(&edge.node.in_flight, settings.in_flight_max)).await {
-        Some(received) => unary::decode(received?.0),
-        None => Err(convert::status(&deadline.exceeded())),
-    }
 }
 
 /// Spreads the keys of a page over messages.

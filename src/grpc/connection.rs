@@ -84,6 +84,7 @@ async fn open(mut stream: Socket) -> io::Result<Socket> {
 }
 
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let edge = Arc::new(edge.for_connection());
     let router = Router { edge, stop: stop.clone() };
     let (lent, returned) = Lent::new(stream);
     let mut connection = Box::pin(builder().serve_connection(TokioIo::new(lent), router));

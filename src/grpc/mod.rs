@@ -62,3 +62,10 @@ pub struct Edge {
     /// Limits.
     pub settings: Arc<ArcSwap<Settings>>,
 }
+
+impl Edge {
+    /// The edge as one connection has it: what it asks for is one caller's.
+    fn for_connection(&self) -> Self {
+        Self { cache: self.cache.for_new_caller(), node: Arc::clone(&self.node), settings: Arc::clone(&self.settings) }
+    }
+}

@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, pipeline, reflection, sampled,
+    health, insight, pipeline, reflection, sampled,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
@@ -69,6 +69,7 @@ impl Router {
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
+            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
             "/terrace.v1.Admin/GetConfig" => {

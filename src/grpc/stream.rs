@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Request;
+use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -12,7 +14,9 @@ use super::{
     Edge,
     answer::{self, Answer},
     convert,
-    unary::Call,
+    deadline::Deadline,
+    inbound::Inbound,
+    unary::{self, Call},
 };
 
 /// Messages that wait for the client to read: the producer holds the next one meanwhile.
@@ -36,4 +40,15 @@ where
 pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
     let max = edge.settings.load().message_max;
     answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))
+}
+
+/// The request of such a call, which has to come within the deadline of a unary one.
+pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
+    let settings = edge.settings.load_full();
+    let mut inbound = Inbound::new(request, settings.message_max);
+    let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
+    match deadline.limit(inbound.message(&edge.node.in_flight, settings.in_flight_max)).await {
+        Some(received) => unary::decode(received?.0),
+        None => Err(convert::status(&deadline.exceeded())),
+    }
 }

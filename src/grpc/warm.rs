@@ -8,7 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::Status;
 
 use super::{
-    Edge, admin, convert,
+    Edge, convert,
     stream::{self, Output},
     unary::Call,
 };
@@ -38,7 +38,7 @@ pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
 }
 
 async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let request: WarmRequest = admin::received(edge, request).await?;
+    let request: WarmRequest = stream::received(edge, request).await?;
     let mut work = Work::new(edge, output, request.keys_per_second);
     let done = match source(edge, request) {
         Ok(Source::Keys(keys)) => work.keys(keys).await?,

@@ -1,6 +1,8 @@
 //! Background work: a third client of the cache.
 
 pub mod check;
+pub mod learn;
+pub mod marks;
 pub mod sweep;
 pub mod warm;
 pub mod watch;

@@ -64,7 +64,7 @@ const PROTECTED: &str = "DENIED Terrace is running in protected mode because no 
 /// Serves one connection until it ends; after `stop` turns true it answers what was received and ends.
 pub async fn serve(stream: Socket, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
     let Ok(ends) = stream.ends() else { return };
-    let mut connection = Connection::new(stream, edge, stop, &ends);
+    let mut connection = Connection::new(stream, Arc::new(edge.for_connection()), stop, &ends);
     let ended = connection.run(ends.is_here).await;
     if ended.is_ok() && connection.stop.is_wanted() {
         connection.stream.linger(LINGER).await;
