@@ -3,7 +3,7 @@
 //! A ban takes effect when it is opened (`l2::bans`); the sweep only takes back the room. Each node's job looks for open
 //! bans and tries for the right to sweep them, so that a ban whose sweeper dies is swept by another node.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -11,12 +11,13 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Cache, events::Event};
+use super::Cache;
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Ban, Flavor, ScanRequest, SweepPage},
+    l1::Purge,
+    l2::{Ban, Flavor, ScanRequest, SweepPage, bans::too_many},
 };
 
 /// Keys that a page of a sweep looks at while others use the store ...
@@ -29,6 +30,8 @@ const BUSY_RATE: u64 = 500;
 const REST_BUSY: u32 = 3;
 /// Time between two questions how much the store is used, and between two words that the sweeper lives.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Entries of L1 looked at between two yields to other tasks.
+const PURGE_STEP: usize = 4_096;
 /// After an error of the store.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Bans whose progress is remembered for those who ask.
@@ -43,6 +46,8 @@ pub struct Progress {
     pub scanned: u64,
     /// Values that this node removed from L2 (with a dry run: that match).
     pub removed: u64,
+    /// Copies that this node removed from its L1.
+    pub removed_l1: u64,
     /// Nothing is left of what the ban hides. Where another node swept, the counts stay behind.
     pub done: bool,
 }
@@ -62,6 +67,9 @@ pub(crate) struct Sweeps {
     token: u64,
     underway: Mutex<Vec<Underway>>,
     ring: Notify,
+    /// Walks through L1 that are not done, by ban.
+    purges: Mutex<VecDeque<(u64, Purge)>>,
+    purge_ring: Notify,
 }
 
 struct Underway {
@@ -73,7 +81,13 @@ struct Underway {
 impl Default for Sweeps {
     fn default() -> Self {
         // Redis's Lua compares it as text.
-        Self { token: fastrand::u64(1..1 << 52), underway: Mutex::default(), ring: Notify::new() }
+        Self {
+            token: fastrand::u64(1..1 << 52),
+            underway: Mutex::default(),
+            ring: Notify::new(),
+            purges: Mutex::default(),
+            purge_ring: Notify::new(),
+        }
     }
 }
 
@@ -83,17 +97,23 @@ impl Sweeps {
         self.ring.notify_one();
     }
 
-    /// Knows of a ban from now on; when that began.
-    fn note(&self, ban: u64, now: Tick) -> Tick {
+    /// L1 hides what the ban hides; it is to be removed.
+    pub(crate) fn purge(&self, ban: u64, purge: Purge) {
+        self.purges.lock().push_back((ban, purge));
+        self.purge_ring.notify_one();
+    }
+
+    /// Knows of a ban from now on.
+    pub(crate) fn note(&self, ban: u64, now: Tick) {
         let mut underway = self.underway.lock();
-        if let Some(known) = underway.iter().find(|underway| underway.ban == ban) {
-            return known.since;
+        if underway.iter().any(|underway| underway.ban == ban) {
+            return;
         }
         if underway.len() >= UNDERWAY_MAX {
+            // The oldest: most likely done long ago.
             underway.remove(0);
         }
         underway.push(Underway { ban, since: now, progress: watch::Sender::default() });
-        now
     }
 
     fn follow(&self, ban: u64) -> watch::Receiver<Progress> {
@@ -110,13 +130,18 @@ impl Sweeps {
 
     /// Bans that are open no more are done.
     fn settle(&self, open: &[Arc<Ban>]) {
-        self.underway.lock().retain(|underway| {
+        for underway in self.underway.lock().iter() {
             let is_open = open.iter().any(|ban| ban.number == underway.ban);
-            if !is_open {
+            if !is_open && !underway.progress.borrow().done {
                 underway.progress.send_modify(|progress| progress.done = true);
             }
-            is_open
-        });
+        }
+    }
+
+    /// Since when this node knows of a ban, if it was swept here.
+    fn swept_since(&self, ban: u64) -> Option<Tick> {
+        let underway = self.underway.lock();
+        underway.iter().find(|known| known.ban == ban && known.progress.borrow().done).map(|known| known.since)
     }
 }
 
@@ -128,7 +153,7 @@ impl Cache {
     /// `Overloaded` where too many are under way; as [`Backend::ban`](crate::l2::Backend::ban).
     pub async fn invalidate_pattern(&self, glob: Glob) -> Result<Invalidation> {
         if self.core.flavor == Flavor::None {
-            return Ok(self.remove_matching(&glob).await);
+            return self.purge_store(glob).await;
         }
         let ban = self.l2.ban(glob).await?;
         self.core.sweeps.note(ban, self.now());
@@ -137,26 +162,35 @@ impl Cache {
         Ok(Invalidation { ban, progress })
     }
 
-    /// Where L1 is the store nothing is hidden first: the matching entries go while nobody else has a turn.
-    async fn remove_matching(&self, glob: &Glob) -> Invalidation {
-        let (alone, _turn) = self.exclusive().await;
-        let mut progress = Progress { total: alone.core.l1.usage().entries, done: true, ..Progress::default() };
-        let mut cursor = 0;
-        loop {
-            let page = alone.scan_resident(cursor, Some(glob), PAGE_KEYS_IDLE);
-            for key in &page.keys {
-                progress.removed += u64::from(alone.core.l1.invalidate(key));
-                alone.core.watched.changed(key);
-                alone.core.events.tell(Event::Wrote { name: "del", key });
-            }
-            cursor = page.cursor;
-            if cursor == 0 {
-                break;
-            }
+    /// Where L1 is the store.
+    async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
+        let total = self.core.l1.usage().entries;
+        let mut purge = self.core.l1.ban(glob, self.now()).ok_or_else(too_many)?;
+        while !purge.is_done() {
+            self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
+            tokio::task::yield_now().await;
         }
-        progress.scanned = progress.total;
-        let ban = alone.core.next_token().0;
-        Invalidation { ban, progress: watch::Sender::new(progress).subscribe() }
+        self.core.watched.all_changed();
+        let removed = purge.removed();
+        let progress = Progress { total, scanned: total, removed, removed_l1: removed, done: true };
+        Ok(Invalidation { ban: self.core.next_token().0, progress: watch::Sender::new(progress).subscribe() })
+    }
+
+    /// Walks through L1 for bans that were opened, until it is dropped.
+    pub async fn purge_banned(&self) {
+        let sweeps = &self.core.sweeps;
+        loop {
+            let Some((ban, mut purge)) = sweeps.purges.lock().pop_front() else {
+                sweeps.purge_ring.notified().await;
+                continue;
+            };
+            self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
+            sweeps.update(ban, |progress| progress.removed_l1 = purge.removed());
+            if !purge.is_done() {
+                sweeps.purges.lock().push_back((ban, purge));
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Counts the keys that a pattern matches, page by page.
@@ -181,14 +215,17 @@ impl Cache {
         let _rung_or_late = tokio::time::timeout(patience, rung).await;
     }
 
-    /// Sweeps the bans whose time has come and that no other node sweeps.
+    /// Sweeps the bans that no other node sweeps, and retires those whose time has come.
     pub async fn sweep_bans(&self) {
         let sweeps = &self.core.sweeps;
         let open = self.l2.open_bans();
         sweeps.settle(&open);
         for ban in open.iter() {
-            let since = sweeps.note(ban.number, self.now());
-            if self.now() < since.plus(self.l2.sweep_after()) {
+            sweeps.note(ban.number, self.now());
+            if let Some(since) = sweeps.swept_since(ban.number) {
+                if self.now() >= since.plus(self.l2.retire_after()) {
+                    self.retire_ban(ban).await;
+                }
                 continue;
             }
             match self.l2.claim_sweep(ban.number, sweeps.token).await {
@@ -225,10 +262,7 @@ impl Cache {
                 break;
             }
         }
-        while let Err(error) = self.l2.retire(ban.number).await {
-            tracing::debug!(%error, ban = ban.number, "a ban that is swept could not be retired; it is tried again");
-            sleep(RETRY_AFTER).await;
-        }
+        self.core.sweeps.update(ban.number, |progress| (progress.scanned, progress.done) = (progress.total, true));
         let progress = *self.core.sweeps.follow(ban.number).borrow();
         tracing::info!(
             ban = ban.number,
@@ -237,6 +271,12 @@ impl Cache {
             ms = (stopwatch_ns() - begun) / 1_000_000,
             "a pattern was swept"
         );
+    }
+
+    async fn retire_ban(&self, ban: &Ban) {
+        if let Err(error) = self.l2.retire(ban.number).await {
+            tracing::debug!(%error, ban = ban.number, "a ban that is swept could not be retired; it is tried again");
+        }
     }
 
     /// One page, with the rest after it; `None` if the sweep is not this node's any more.

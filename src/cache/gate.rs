@@ -221,8 +221,13 @@ impl ChangeSink for Core {
         self.events.tell(Event::Flushed);
     }
 
-    fn banned(&self, _ban: &Arc<Ban>) {
-        self.gate.step_all(&self.l1);
+    fn banned(&self, ban: &Arc<Ban>) {
+        self.sweeps.note(ban.number, self.clock.now());
+        match self.l1.ban(ban.glob.clone(), self.clock.now()) {
+            Some(purge) => self.sweeps.purge(ban.number, purge),
+            // More at once than L1 tells apart: all copies go.
+            None => self.gate.step_all(&self.l1),
+        }
         self.watched.all_changed();
         self.sweeps.wake();
     }

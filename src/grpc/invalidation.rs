@@ -91,7 +91,7 @@ async fn follow(edge: &Arc<Edge>, invalidation: Invalidation, wait: bool, output
 
 /// `false` if the client is gone.
 async fn tell(edge: &Arc<Edge>, ban: u64, progress: Progress, output: &Output) -> Result<bool, Status> {
-    let Progress { total, scanned, removed, done } = progress;
-    let message = InvalidatePatternResponse { ban, total, scanned, removed, done };
+    let Progress { total, scanned, removed, removed_l1, done } = progress;
+    let message = InvalidatePatternResponse { ban, total, scanned, removed, done, removed_l1 };
     Ok(output.send(Ok(stream::frame(edge, &message)?)).await.is_ok())
 }

@@ -1,16 +1,19 @@
-//! Sweeps what bans hide.
+//! Removes what bans hide, from L1 and from L2.
 
 use std::time::Duration;
 
 use crate::cache::Cache;
 
-/// How often it looks for a ban whose sweeper has died, or whose time has come.
+/// How often it looks for a ban whose sweeper has died.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// Sweeps until it is dropped.
 pub async fn run(cache: Cache) {
-    loop {
-        cache.bans_to_sweep(PERIOD).await;
-        cache.sweep_bans().await;
-    }
+    let sweep = async {
+        loop {
+            cache.bans_to_sweep(PERIOD).await;
+            cache.sweep_bans().await;
+        }
+    };
+    tokio::join!(cache.purge_banned(), sweep);
 }

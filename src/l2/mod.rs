@@ -15,6 +15,7 @@ pub mod op;
 pub mod redis;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -239,9 +240,9 @@ pub trait Backend: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// How long after its opening a ban may be swept: until then a node may not have heard of it, and what is written
-    /// there is not told from older values yet.
-    fn sweep_after(&self) -> Duration {
+    /// How long after its opening a ban may be retired, however soon it is swept: until then a node that has not heard of
+    /// it may have to learn what it was.
+    fn retire_after(&self) -> Duration {
         Duration::ZERO
     }
 
@@ -261,9 +262,25 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Before a command that this trait does not know: what open bans hide under these keys is removed, and what stands
-    /// there later is told from it.
-    fn clear_banned<'a>(&'a self, _keys: &'a [Key]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
+    /// there later is told from it. Returns the greatest number of bans that is known.
+    fn clear_banned<'a>(&'a self, _keys: &'a [Key]) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// A request to send behind such a command that writes `key`, on the same connection.
+    fn ban_question(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The answer to that: of the keys written, those that a ban above `known` matches, and whether what was written is
+    /// gone, so that the command has to be sent again.
+    fn ban_answer<'a>(
+        &'a self,
+        _known: u64,
+        _answer: &'a [u8],
+        _keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<HashMap<Key, bool>>> {
+        Box::pin(std::future::ready(Ok(HashMap::new())))
     }
 
     /// Operations per second that others have the store do, where that is known: a sweep makes way for them.

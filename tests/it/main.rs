@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bans;
 mod cli;
 mod clients;
 mod coherence;
@@ -35,4 +36,5 @@ mod resp_compat;
 mod resp_port;
 mod resp_session;
 mod server;
+mod tags;
 mod tidy;

@@ -15,8 +15,8 @@
 //! **Who has not heard.** A node may write before it hears of a ban. Each pipeline with a write therefore ends with a
 //! question for the greatest number (in a cluster each primary keeps a copy of it, its *stamp*, which the opening of a
 //! ban sets). An answer above what the node knows makes it read the log, clear the keys that the new ban matches, as
-//! above, and write once more what was so removed; only then is the write acknowledged. The sweep begins Δ after the
-//! opening, when no such write can be under way any more.
+//! above, and write once more what was so removed, or what the sweep has removed meanwhile; only then is the write
+//! acknowledged.
 //!
 //! **Lost records** cost misses only: without its note a value of after a ban counts as one of before. A log that is
 //! missing or shorter than it was ends all copies in L1 and is written again from what this node knows.
@@ -52,7 +52,7 @@ use crate::{
     glob::Glob,
     l2::{
         Applied, Ban, Batch, FENCE_SPAN, InvalidationSink, Op, ScanRequest, SweepPage,
-        bans::{OPEN_MAX, OpenBans, matching, too_many},
+        bans::{OPEN_MAX, OpenBans, matching, overtaken, too_many},
         op::{Condition, SetExpiry},
     },
     model::Key,
@@ -62,6 +62,9 @@ use crate::{
 pub(super) const LOG: &[u8] = b"__terrace:bans";
 /// Its field for the greatest number.
 const GREATEST: &str = "n";
+/// A ban lasts this long at least. A write is sent by a node that knows of all bans of Δ before, and learns of the later ones
+/// with its reply, which seldom takes as long as another Δ.
+pub(super) const RETIRE_AFTER: Duration = FENCE_SPAN.saturating_mul(2);
 /// How long a note outlives its ban: nodes that have not heard of the end still look for it.
 const NOTE_AFTER_BAN: Duration = Duration::from_secs(5);
 /// A sweeper that is not heard of for this long has died.
@@ -172,18 +175,12 @@ struct Said {
 }
 
 impl Said {
-    /// HGETALL's reply. A field that nobody of ours wrote is left out.
+    /// HGETALL's reply in RESP2. A field that nobody of ours wrote is left out.
     fn of(reply: Reply) -> Result<Self> {
-        let pairs: Vec<(Reply, Reply)> = match ops::checked(reply)? {
-            Reply::Map(pairs) => pairs,
-            Reply::Array(flat) => {
-                let mut flat = flat.into_iter();
-                std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect()
-            }
-            _ => return Err(errors::unexpected("HGETALL")),
-        };
+        let Reply::Array(flat) = ops::checked(reply)? else { return Err(errors::unexpected("HGETALL")) };
+        let mut flat = flat.into_iter();
         let mut said = Self::default();
-        for (field, value) in pairs {
+        while let (Some(field), Some(value)) = (flat.next(), flat.next()) {
             let (Reply::BulkString(field), Reply::BulkString(value)) = (field, value) else { continue };
             let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u64>().ok();
             if field == GREATEST.as_bytes() {
@@ -392,19 +389,37 @@ impl RedisBackend {
         ops.iter().filter_map(|(key, _)| self.clearing(open, key)).collect()
     }
 
+    /// What goes with a request that writes this key and that lanes do not carry.
+    pub(super) fn question_for(&self, key: &[u8]) -> Vec<u8> {
+        let map = self.redis.topology().map();
+        let source = map.of_key(key).map(|primary| primary.source);
+        greatest_question(source.and_then(|source| map.stamp(source))).get_packed_command()
+    }
+
+    /// After such a request: [`RedisBackend::catch_up`] if the answer says so.
+    pub(super) async fn after_question(&self, known: u64, answer: &[u8], keys: &[Key]) -> Result<HashMap<Key, bool>> {
+        // `$N\r\nDIGITS\r\n`, or nil.
+        let digits = answer.split(|byte| *byte == b'\n').nth(1).and_then(|line| line.strip_suffix(b"\r"));
+        self.log().met(digits.map_or(0, |digits| greatest(&Reply::BulkString(digits.to_vec()))));
+        if !self.unheard(known) {
+            return Ok(HashMap::new());
+        }
+        self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
+    }
+
     /// Makes keys such of after all open bans.
-    pub(super) async fn clear_keys(&self, keys: &[Key]) -> Result<()> {
+    pub(super) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
         let known = self.bans().await?;
         let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
         let units: Vec<Unit> = clearings.collect();
         if units.is_empty() {
-            return Ok(());
+            return Ok(known.greatest);
         }
         let deadline = after(self.tunables().deadlines().write);
         for answer in self.ask_units(units, Access::Write, deadline).await {
             answer?.replies.into_iter().try_for_each(|reply| ops::checked(reply).map(drop))?;
         }
-        Ok(())
+        Ok(known.greatest)
     }
 
     /// The results of operations during which a ban was met that was not known: what it has removed is written again.
@@ -469,6 +484,10 @@ impl RedisBackend {
         self.look().await?;
         let open = self.log().open.all().unwrap_or_default();
         let new: Vec<Arc<Ban>> = open.iter().filter(|ban| ban.number > known).cloned().collect();
+        if new.len() as u64 != self.log().known().saturating_sub(known) {
+            // One of them is over already, and nobody knows what it was.
+            return Err(overtaken());
+        }
         let mut cleared: HashMap<Key, bool> = HashMap::new();
         let (mut matched, mut units) = (Vec::new(), Vec::new());
         for key in keys {
@@ -591,14 +610,6 @@ impl RedisBackend {
         };
         replies.into_iter().map(rate).sum()
     }
-}
-
-/// A write that an invalidation of its key's pattern came in between.
-fn overtaken() -> CacheError {
-    CacheError::new(
-        Kind::Unknown,
-        "the key's pattern was invalidated meanwhile; the write may or may not have survived",
-    )
 }
 
 /// Whether nothing was written, or nobody knows.

@@ -45,7 +45,7 @@ mod topology;
 pub mod tracking;
 pub mod url;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::redis::{Cmd, Value as Reply};
 use futures_util::future::{BoxFuture, join_all, try_join_all};
@@ -71,8 +71,8 @@ pub use self::{
     pass::{Line, elements, text},
 };
 use super::{
-    Applied, Backend, Ban, Batch, Described, FENCE_SPAN, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest,
-    Source, State, Stored, SweepPage, Tunables,
+    Applied, Backend, Ban, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source,
+    State, Stored, SweepPage, Tunables,
 };
 use crate::{
     clock::Clock,
@@ -550,8 +550,8 @@ impl Backend for RedisBackend {
         self.redis.log().open.all().unwrap_or_default()
     }
 
-    fn sweep_after(&self) -> Duration {
-        FENCE_SPAN + self.tunables().deadlines().write
+    fn retire_after(&self) -> Duration {
+        bans::RETIRE_AFTER
     }
 
     fn claim_sweep(&self, ban: u64, token: u64) -> BoxFuture<'_, Result<bool>> {
@@ -566,8 +566,21 @@ impl Backend for RedisBackend {
         Box::pin(self.retire_ban(ban))
     }
 
-    fn clear_banned<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+    fn clear_banned<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64>> {
         Box::pin(self.clear_keys(keys))
+    }
+
+    fn ban_question(&self, key: &[u8]) -> Option<Vec<u8>> {
+        Some(self.question_for(key))
+    }
+
+    fn ban_answer<'a>(
+        &'a self,
+        known: u64,
+        answer: &'a [u8],
+        keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<HashMap<Key, bool>>> {
+        Box::pin(self.after_question(known, answer, keys))
     }
 
     fn load(&self) -> BoxFuture<'_, Option<u64>> {
