@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Cache,
-    tags::{names_in, tags_of},
+    tags::{is_own, names_in, tags_of},
 };
 use crate::{
     error::Result,
@@ -58,6 +58,9 @@ impl Cache {
     /// The copy in L1 that a read would be answered with.
     #[must_use]
     pub fn resident(&self, key: &[u8]) -> Option<Resident> {
+        if is_own(key) {
+            return None;
+        }
         let now = self.now();
         self.core.opened_resident(self.core.l1.peek(key, now)?, now)
     }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     Cache, check,
     flight::{Answer, Leader},
+    tags::is_own,
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
@@ -85,6 +86,9 @@ impl Cache {
     #[must_use]
     pub fn get_resident(&self, key: &[u8], now: Tick) -> Option<Hit> {
         if self.core.turns.are_taken() && !self.alone {
+            return None;
+        }
+        if is_own(key) {
             return None;
         }
         let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;

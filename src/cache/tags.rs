@@ -93,6 +93,12 @@ pub fn check_tag(name: &[u8]) -> Result<()> {
     Err(CacheError::new(Kind::InvalidArgument, message))
 }
 
+/// Whether this is a record of Terrace's own. They may be in L1, where clients must not see them.
+#[inline]
+pub(super) fn is_own(key: &[u8]) -> bool {
+    key.starts_with(RESERVED_PREFIX)
+}
+
 /// Whether bytes begin like a header: what passes to Redis as it is must not bring such a value.
 #[must_use]
 pub fn is_marked(bytes: &[u8]) -> bool {
@@ -311,29 +317,36 @@ impl Cache {
         let keys: Vec<Key> = names.iter().map(|name| record_of(name)).collect();
         let (mut ids, mut ops, mut new) = (BTreeMap::new(), Vec::new(), Vec::new());
         for ((name, key), read) in names.iter().zip(keys.iter().cloned()).zip(self.records(keys.clone()).await) {
-            let (id, life) = match read? {
-                Read::Found(found) => (id_in(&found.value), found.life),
-                Read::Missing => (None, Life::Forever),
+            let found = match read? {
+                Read::Found(found) => Some((id_in(&found.value), found.life)),
+                Read::Missing => None,
             };
-            match id {
-                Some(id) => {
+            match found {
+                Some((Some(id), life)) => {
                     ids.insert(name.clone(), id);
                     if matches!(life, Life::For(left) if left < ID_LIFE / 2) {
                         ops.push((key, renewal()));
                     }
                 }
-                None => new.push((name.clone(), key)),
+                // Somebody has written there what is no id.
+                Some((None, _)) => new.push((name.clone(), key, Condition::Always)),
+                None => new.push((name.clone(), key, Condition::IfAbsent)),
             }
         }
         let created = ops.len();
-        ops.extend(new.iter().map(|(_, key)| (key.clone(), creation())));
-        let chosen: Vec<Option<u64>> = ops[created..].iter().map(|(_, op)| id_set_by(op)).collect();
+        let mut chosen = Vec::with_capacity(new.len());
+        for (name, key, condition) in new {
+            // Not secret, and 64 bits: two ids of one tag are never alike.
+            let id = fastrand::u64(..);
+            chosen.push((name, id));
+            ops.push((key, creation(id, condition)));
+        }
         let applied = self.apply(ops, Batch::Independent).await;
-        for (((name, _), chosen), applied) in new.into_iter().zip(chosen).zip(applied.into_iter().skip(created)) {
-            let Applied::Set { old, .. } = applied? else { return Err(unexpected()) };
-            // Somebody else was first, or this is the one.
-            let id = old.map_or(chosen, |old| id_in(&old)).ok_or_else(unexpected)?;
-            ids.insert(name, id);
+        for ((name, chosen), applied) in chosen.into_iter().zip(applied.into_iter().skip(created)) {
+            let Applied::Set { stored, old } = applied? else { return Err(unexpected()) };
+            // Stored, or somebody else was first.
+            let id = if stored { Some(chosen) } else { old.and_then(|old| id_in(&old)) };
+            ids.insert(name, id.ok_or_else(unexpected)?);
         }
         Ok(ids)
     }
@@ -521,15 +534,9 @@ fn unexpected() -> CacheError {
     CacheError::new(Kind::Internal, "L2 answered a tag's id with something else")
 }
 
-/// Stores a new id unless there is one; returns that.
-fn creation() -> Op {
-    // Not secret, and 64 bits: two ids of one tag are never alike.
-    let value = text_of(fastrand::u64(..));
-    Op::Set { value, expiry: SetExpiry::In(ID_LIFE), condition: Condition::IfAbsent, want_old: true }
-}
-
-fn id_set_by(op: &Op) -> Option<u64> {
-    if let Op::Set { value, .. } = op { id_in(value) } else { None }
+/// Stores an id; says which one there is instead.
+fn creation(id: u64, condition: Condition) -> Op {
+    Op::Set { value: text_of(id), expiry: SetExpiry::In(ID_LIFE), condition, want_old: true }
 }
 
 fn renewal() -> Op {
