@@ -220,8 +220,13 @@ impl Cache {
         let sweeps = &self.core.sweeps;
         let open = self.l2.open_bans();
         sweeps.settle(&open);
-        for ban in open.iter() {
+        for ban in open.iter().rev() {
             sweeps.note(ban.number, self.now());
+            // What a later ban of the same pattern hides no more, this one does not hide either.
+            let is_later = |other: &&Arc<Ban>| other.number > ban.number && other.glob == ban.glob;
+            if open.iter().find(is_later).is_some_and(|later| sweeps.swept_since(later.number).is_some()) {
+                sweeps.update(ban.number, |progress| progress.done = true);
+            }
             if let Some(since) = sweeps.swept_since(ban.number) {
                 if self.now() >= since.plus(self.l2.retire_after()) {
                     self.retire_ban(ban).await;
@@ -282,7 +287,8 @@ impl Cache {
     /// One page, with the rest after it; `None` if the sweep is not this node's any more.
     async fn sweep_page(&self, ban: &Ban, cursor: u64, pace: &mut Pace) -> Result<Option<SweepPage>> {
         if pace.is_due() {
-            if !self.l2.claim_sweep(ban.number, self.core.sweeps.token).await? {
+            let is_open = self.l2.open_bans().iter().any(|open| open.number == ban.number);
+            if !is_open || !self.l2.claim_sweep(ban.number, self.core.sweeps.token).await? {
                 return Ok(None);
             }
             pace.look(self.l2.load().await);

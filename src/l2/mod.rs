@@ -251,7 +251,8 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(true)))
     }
 
-    /// Removes what a ban hides among about `count` keys from `cursor` on; 0 begins.
+    /// Removes what a ban hides among about `count` keys from `cursor` on; 0 begins. By who has the right to, a few seconds after
+    /// it was claimed or kept at the latest.
     fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _count: usize) -> BoxFuture<'a, Result<SweepPage>> {
         Box::pin(std::future::ready(Err(no_bans())))
     }

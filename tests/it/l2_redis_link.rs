@@ -133,7 +133,8 @@ async fn linked(server: &RedisServer, prefixes: &[&'static str]) -> (Following, 
 
 fn kill_link(server: &RedisServer) {
     let clients: String = server.ask(&[b"CLIENT", b"LIST"]);
-    let line = clients.lines().find(|line| line.contains("name=terrace-test")).expect("the link is a client");
+    let line =
+        clients.lines().find(|line| line.contains("name=terrace-test-invalidation")).expect("the link is a client");
     let id = line.split(' ').find_map(|word| word.strip_prefix("id=")).expect("a client has an id");
     assert_eq!(server.ask::<i64>(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]), 1);
 }

@@ -9,6 +9,7 @@ mod bans;
 mod cli;
 mod clients;
 mod coherence;
+mod coherence_bans;
 mod coherence_failover;
 mod coherence_model;
 mod coherence_stale;

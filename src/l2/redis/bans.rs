@@ -18,6 +18,9 @@
 //! above, and write once more what was so removed, or what the sweep has removed meanwhile; only then is the write
 //! acknowledged.
 //!
+//! **The sweep** may be another node's in the middle. Each page tells the server until when it may be swept, so that a page
+//! that was held up does nothing once another node can have ended the ban.
+//!
 //! **Lost records** cost misses only: without its note a value of after a ban counts as one of before. A log that is
 //! missing or shorter than it was ends all copies in L1 and is written again from what this node knows.
 
@@ -31,6 +34,7 @@ use std::{
 };
 
 use ::redis::{Cmd, Value as Reply};
+use futures_util::future::try_join_all;
 use parking_lot::RwLock;
 use tokio::{
     sync::{Mutex, Notify},
@@ -41,7 +45,7 @@ use super::{
     INSPECTION_DEADLINE, RedisBackend, after, errors,
     lane::{Access, Commands},
     ops,
-    route::Unit,
+    route::{self, Unit},
     scripts::{BAN, By, CLEAR_BANNED, KEEP_SWEEP, RESTORE_BANS, SWEEP},
     topology::{SLOTS, slot},
     word,
@@ -51,7 +55,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l2::{
-        Applied, Ban, Batch, FENCE_SPAN, InvalidationSink, Op, ScanRequest, SweepPage,
+        Applied, Ban, Batch, FENCE_SPAN, InvalidationSink, Op, ScanRequest, Source, SweepPage,
         bans::{OPEN_MAX, OpenBans, matching, overtaken, too_many},
         op::{Condition, SetExpiry},
     },
@@ -65,12 +69,18 @@ const GREATEST: &str = "n";
 /// A ban lasts this long at least. A write is sent by a node that knows of all bans of Δ before, and learns of the later ones
 /// with its reply, which seldom takes as long as another Δ.
 pub(super) const RETIRE_AFTER: Duration = FENCE_SPAN.saturating_mul(2);
-/// How long a note outlives its ban: nodes that have not heard of the end still look for it.
-const NOTE_AFTER_BAN: Duration = Duration::from_secs(5);
+/// How long a note outlives its ban: nodes that have not heard of the end still look for it, and a page of a sweep that is
+/// late, but not too late, as well.
+const NOTE_AFTER_BAN: Duration = Duration::from_secs(10);
 /// A sweeper that is not heard of for this long has died.
 const SWEEPER_LIFE: Duration = Duration::from_secs(5);
-/// A look that failed speaks for all that are wanted within this time.
+/// How long after the sweeper was heard of a page may still be swept, by the clock of the server that does it. Less than the
+/// sweeper's life: what was held up until another sweeper has retired the ban finds no notes, and must do nothing.
+const PAGE_WITHIN: Duration = Duration::from_secs(4);
+/// Time between two looks that fail.
 const LOOK_APART: Duration = Duration::from_millis(50);
+/// Time between two questions whether a connection is up that is being opened.
+const CONNECT_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The log, as this process knows it; shared by its workers.
 #[derive(Default)]
@@ -87,8 +97,10 @@ pub(super) struct Log {
     seen: AtomicU64,
     /// [`Tick`] when the log was known to be as it is known here.
     proven: AtomicU64,
-    /// Why the last look failed, and when.
-    reading: Mutex<Option<(Tick, CacheError)>>,
+    /// Looks that have ended.
+    looks: AtomicU64,
+    /// Why the last one failed.
+    reading: Mutex<Option<CacheError>>,
     ring: Notify,
     sink: RwLock<Option<Arc<dyn InvalidationSink>>>,
 }
@@ -144,10 +156,13 @@ impl Log {
         Tick(self.proven.load(Ordering::Acquire))
     }
 
-    /// Whether calls may go by what is known.
+    /// Whether calls may go by what is known. Where nobody follows the links, what was read once is known until a pipeline
+    /// tells otherwise.
     #[inline]
     fn is_current(&self) -> bool {
-        self.is_read() && self.clock.now() < self.proven().plus(FENCE_SPAN)
+        let proven = self.proven();
+        let is_fresh = || self.clock.now() < proven.plus(FENCE_SPAN) || self.sink.read().is_none();
+        self.is_read() && proven != Tick::ZERO && is_fresh()
     }
 
     /// Takes what the log said when it was asked at `at`, after `changes` signs; `false` if it is not all that it was.
@@ -271,31 +286,29 @@ impl RedisBackend {
         Ok(Known { greatest, open: log.open.all() })
     }
 
-    /// Reads the log. Calls that need it at the same time share one look.
+    /// Reads the log. Calls that need it at the same time share one look, and its failure.
     async fn look(&self) -> Result<()> {
         let log = self.log();
+        let before = log.looks.load(Ordering::Acquire);
         let mut failed = log.reading.lock().await;
         if log.is_current() {
             return Ok(());
         }
-        let error = match &*failed {
-            Some((at, error)) if log.clock.now() < at.plus(LOOK_APART) => error.clone(),
-            Some(_) | None => match self.read_log().await {
-                Ok(()) => {
-                    *failed = None;
-                    return Ok(());
-                }
-                // Where the log may not be read, or is none, nobody can have opened a ban.
-                Err(error) if matches!(error.kind(), Kind::NoAccess | Kind::WrongType) => {
-                    log.seen.store(log.changes.load(Ordering::Acquire), Ordering::Release);
-                    log.prove(log.clock.now());
-                    return Ok(());
-                }
-                Err(error) => error,
-            },
-        };
-        *failed = Some((log.clock.now(), error.clone()));
-        if self.is_spread() { Ok(()) } else { Err(error) }
+        if log.looks.load(Ordering::Acquire) == before {
+            *failed = self.read_log().await.err();
+            log.looks.fetch_add(1, Ordering::AcqRel);
+        }
+        match &*failed {
+            None => Ok(()),
+            // Where the log may not be read, or is none, nobody can have opened a ban.
+            Some(error) if matches!(error.kind(), Kind::NoAccess | Kind::WrongType) => {
+                log.seen.store(log.changes.load(Ordering::Acquire), Ordering::Release);
+                log.prove(log.clock.now());
+                Ok(())
+            }
+            Some(_) if self.is_spread() => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     async fn read_log(&self) -> Result<()> {
@@ -407,9 +420,18 @@ impl RedisBackend {
         self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
     }
 
+    /// As [`RedisBackend::bans`], for commands on connections of their own, which may be up before the worker's are.
+    async fn bans_when_connected(&self) -> Result<Known> {
+        let deadline = after(self.tunables().deadlines().read);
+        while !self.has_reached() && Instant::now() < deadline {
+            tokio::time::sleep(CONNECT_LOOK_EVERY).await;
+        }
+        self.bans().await
+    }
+
     /// Makes keys such of after all open bans.
     pub(super) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
-        let known = self.bans().await?;
+        let known = self.bans_when_connected().await?;
         let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
         let units: Vec<Unit> = clearings.collect();
         if units.is_empty() {
@@ -535,11 +557,30 @@ impl RedisBackend {
 
     /// Takes or keeps the right to sweep.
     pub(super) async fn keep_sweep(&self, ban: u64, token: u64) -> Result<bool> {
+        // Before the claim, so that it is over before the claim is.
+        let until = self.sweep_until().await?;
         let key = format!("__terrace:sweep:{ban}");
         let mut command = KEEP_SWEEP.call(By::Text, key.as_bytes());
         command.arg(token).arg(SWEEPER_LIFE.as_millis() as u64);
         let reply = self.ask_key(key.as_bytes(), command, Access::Write, after(INSPECTION_DEADLINE)).await?;
-        Ok(ops::integer(&reply, "a script")? == 1)
+        let is_ours = ops::integer(&reply, "a script")? == 1;
+        if is_ours {
+            *self.sweep_until.lock() = until;
+        }
+        Ok(is_ours)
+    }
+
+    /// Until when each primary may sweep a page, by its own clock, microseconds.
+    async fn sweep_until(&self) -> Result<HashMap<Source, u64>> {
+        let groups = self.all_groups()?;
+        let deadline = after(INSPECTION_DEADLINE);
+        let asked = groups.iter().map(|group| route::one(group, word("TIME"), Access::Read, deadline));
+        let mut until = HashMap::new();
+        for (group, reply) in groups.iter().zip(try_join_all(asked).await?) {
+            let now = time_us(&reply).ok_or_else(|| errors::unexpected("TIME"))?;
+            until.insert(group.primary.source, now + PAGE_WITHIN.as_micros() as u64);
+        }
+        Ok(until)
     }
 
     /// Sweeps one page.
@@ -566,14 +607,19 @@ impl RedisBackend {
         let mut removed = 0;
         for answer in self.ask_units(units, Access::Write, deadline).await {
             let reply = answer?.replies.pop().ok_or_else(|| errors::unexpected("a script"))?;
-            removed += ops::unsigned(&ops::checked(reply)?, "a script")?;
+            removed += u64::try_from(ops::integer(&ops::checked(reply)?, "a script")?).map_err(|_| too_late())?;
         }
         Ok(removed)
     }
 
     fn sweeping(&self, ban: &Ban, slot: u16, keys: &[Key]) -> Cmd {
         let note = self.note(ban.number, slot);
-        SWEEP.call_with(By::Text, std::iter::once(note.as_bytes()).chain(keys.iter().map(|key| &key[..])))
+        let source = self.redis.topology().map().of_slot(slot).map(|primary| primary.source);
+        let until = source.and_then(|source| self.sweep_until.lock().get(&source).copied()).unwrap_or(0);
+        let mut command =
+            SWEEP.call_with(By::Text, std::iter::once(note.as_bytes()).chain(keys.iter().map(|key| &key[..])));
+        command.arg(until);
+        command
     }
 
     /// Takes a ban out of the log; its notes go by themselves.
@@ -632,6 +678,18 @@ fn depends_on_old(op: &Op, batch: Batch) -> bool {
         | Op::Append { .. }
         | Op::SetRange { .. } => true,
     }
+}
+
+/// TIME's answer, microseconds.
+fn time_us(reply: &Reply) -> Option<u64> {
+    let Reply::Array(parts) = reply else { return None };
+    let [Reply::BulkString(seconds), Reply::BulkString(micros)] = &parts[..] else { return None };
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u64>().ok();
+    Some(number(seconds)? * 1_000_000 + number(micros)?)
+}
+
+fn too_late() -> CacheError {
+    CacheError::new(Kind::Unavailable, "the page of a sweep came too late; it is swept again").retry_after(LOOK_APART)
 }
 
 /// Notes whose end is told in one go.

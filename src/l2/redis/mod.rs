@@ -173,7 +173,8 @@ impl Redis {
     #[must_use]
     pub fn backend(self: &Arc<Self>) -> RedisBackend {
         let pool = pass::Pool::new(Arc::clone(self));
-        let backend = RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool };
+        let backend =
+            RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool, sweep_until: Mutex::default() };
         backend.connect();
         backend
     }
@@ -201,6 +202,8 @@ pub struct RedisBackend {
     redis: Arc<Redis>,
     groups: Mutex<Groups>,
     pool: Arc<pass::Pool>,
+    /// Until when pages of sweeps may be swept, by the clocks of their servers, microseconds.
+    sweep_until: Mutex<HashMap<Source, u64>>,
 }
 
 /// Connections by primary, as of a version of the map.
@@ -245,6 +248,11 @@ impl RedisBackend {
     /// Whether keys are spread over primaries. Before the topology of a cluster is known, too.
     fn is_spread(&self) -> bool {
         matches!(self.redis.url.target(), Target::Cluster(_))
+    }
+
+    /// Whether any primary has answered since start.
+    fn has_reached(&self) -> bool {
+        self.groups.lock().of.iter().any(|group| group.reached())
     }
 
     fn tunables(&self) -> &Tunables {
@@ -653,7 +661,7 @@ impl Backend for RedisBackend {
     }
 
     fn reached(&self) -> bool {
-        self.groups.lock().of.iter().any(|group| group.reached())
+        self.has_reached()
     }
 
     fn health(&self) -> Health {

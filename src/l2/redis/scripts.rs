@@ -204,7 +204,7 @@ return redis.call('UNLINK', KEYS[1])",
     )
 });
 
-/// Opens a ban in the log; an older one of the same pattern hides nothing more, and goes.
+/// Opens a ban in the log.
 ///
 /// KEYS\[1\]: the log; ARGV: pattern, most bans that may be open, a number that was given already. Returns the number, or 0
 /// where too many are open.
@@ -212,12 +212,7 @@ pub(super) static BAN: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
 local number = math.max(tonumber(redis.call('HGET', KEYS[1], 'n') or 0), tonumber(ARGV[3])) + 1
-local fields, open = redis.call('HGETALL', KEYS[1]), 0
-for i = 1, #fields, 2 do
-  if fields[i] ~= 'n' then
-    if fields[i + 1] == ARGV[1] then redis.call('HDEL', KEYS[1], fields[i]) else open = open + 1 end
-  end
-end
+local open = redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], 'n')
 if open >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'n', number, number, ARGV[1])
 return number",
@@ -256,12 +251,15 @@ return gone",
     )
 });
 
-/// Removes keys that are not noted.
+/// Removes keys that are not noted, if it is not too late for that.
 ///
-/// KEYS: the note, then the keys. Returns how many went. In parts, because Lua's stack is small.
+/// KEYS: the note, then the keys; ARGV: until when by this server's clock, microseconds. Returns how many went, -1 where it is too
+/// late. In parts, because Lua's stack is small.
 pub(super) static SWEEP: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
+local time = redis.call('TIME')
+if time[1] * 1000000 + time[2] > tonumber(ARGV[1]) then return -1 end
 local removed = 0
 for first = 2, #KEYS, 500 do
   local noted = redis.call('SMISMEMBER', KEYS[1], unpack(KEYS, first, math.min(first + 499, #KEYS)))
