@@ -39,6 +39,13 @@ fn node(url: &str) -> Terrace {
     wanted.l2.write_timeout = PATIENCE;
     let node = Terrace::start(wanted);
     eventually("L1 opens", || open(&node));
+    // Each worker has connections of its own, and a client cannot choose its worker.
+    eventually("all workers reach all of Redis", || {
+        (0..16).all(|_| {
+            let mut client = resp(&node);
+            (0..16).all(|number| client.exists::<_, bool>(format!("warm:{number}")).is_ok())
+        })
+    });
     node
 }
 
