@@ -20,7 +20,11 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Core, events::Event};
+use super::{
+    Core,
+    events::Event,
+    feed::{Change, Gap},
+};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
@@ -229,6 +233,7 @@ impl ChangeSink for Core {
             None => self.gate.step_all(&self.l1),
         }
         self.watched.all_changed();
+        self.events.record(Change::Pattern(ban.glob.clone()));
         self.sweeps.wake();
     }
 }
@@ -244,6 +249,8 @@ impl InvalidationSink for Core {
             state.fence = None;
             state.current = self.l1.begin(Tick::ZERO);
         });
+        // What changed before was not heard.
+        self.events.break_off(Gap::LinkLost);
     }
 
     fn lost(&self, source: Source, why: &str) {
@@ -258,6 +265,7 @@ impl InvalidationSink for Core {
             }
         });
         self.gate.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.events.break_off(Gap::LinkLost);
         tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
     }
 
@@ -293,6 +301,7 @@ impl InvalidationSink for Core {
             state.end_all(&self.l1);
             *state = State::default();
         });
+        self.events.break_off(Gap::LinkLost);
     }
 }
 

@@ -7,7 +7,7 @@
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
-//! * [`events`]: who is told of changes. * [`learned`]: what was learned, as keys.
+//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was learned, as keys.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -16,6 +16,7 @@
 pub mod bans;
 pub(crate) mod check;
 pub mod events;
+pub mod feed;
 pub mod flight;
 pub mod gate;
 pub mod inspect;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::Core;
+use super::{Core, events::Event};
 use crate::{
     clock::{Tick, UnixMs, millis},
     error::Result,
@@ -112,6 +112,7 @@ impl Resident for CoreStore {
         if let Some(core) = self.core.upgrade() {
             core.l1.clear();
             core.watched.all_changed();
+            core.events.tell(Event::Flushed);
         }
     }
 }

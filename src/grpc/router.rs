@@ -15,6 +15,7 @@ use super::{
         self, Call,
         Effect::{Reads, Writes},
     },
+    watch as watching,
 };
 
 /// The services of one connection.
@@ -62,6 +63,7 @@ impl Router {
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/Watch" => watching::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }

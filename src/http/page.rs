@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    cache::{Cache, State, latency::Latency, stats::Snapshot},
+    cache::{Cache, State, feed::FeedReport, latency::Latency, stats::Snapshot},
     metrics::{self as m, Metrics},
     node::{Node, VERSION},
 };
@@ -20,6 +20,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
+    feed(metrics, &cache.feed_report());
     metrics.render()
 }
 
@@ -103,4 +104,10 @@ fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.count(&m::COHERENCE_CHECKED, &[], coherence.checked);
     metrics.count(&m::COHERENCE_STALE_DETECTED, &[], coherence.stale_detected);
     metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.reads.bypassed);
+}
+
+fn feed(metrics: &Metrics, feed: &FeedReport) {
+    metrics.set(&m::WATCHERS, &[], float(feed.followers));
+    metrics.count(&m::WATCH_EVENTS, &[], feed.told);
+    metrics.count(&m::WATCH_DISCONTINUITIES, &[], feed.gaps);
 }
