@@ -72,7 +72,7 @@ impl Cache for Ours {
     fn insert(&self, key: &Key, value: &Bytes) {
         // As a peer's insert: without a lease, which no peer has.
         let put = |_: Option<Current<'_>>| Ok((Change::Put(value.clone(), Tick::FAR), ()));
-        self.l1.update(key, NOW, self.epoch, put).unwrap_or_else(|error| panic!("it fits: {error}"));
+        self.l1.update(key, NOW, self.epoch, 0, put).unwrap_or_else(|error| panic!("it fits: {error}"));
     }
 }
 
@@ -241,7 +241,7 @@ fn expiry() {
         let expires_at = if rank < STAYING { Tick::FAR } else { Tick(deadline.0 - rank as u64 % 1_000) };
         let (key, token) = (key(rank), Token(rank as u64));
         if matches!(ours.l1.lease(&key, token, NOW, Some(ours.epoch), false), Leased::Lead) {
-            let fill = Fill { value: Value::from(value.clone()), expires_at, deadline: expires_at };
+            let fill = Fill { value: Value::from(value.clone()), expires_at, deadline: expires_at, group: 0 };
             ours.l1.fill(&key, token, fill, NOW);
         }
     }

@@ -21,7 +21,7 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    Core,
+    Caller, Core,
     events::Event,
     feed::{Change, Gap},
 };
@@ -29,6 +29,7 @@ use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
     l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
+    learn::recorder::Happened,
     model::RESERVED_PREFIX,
 };
 
@@ -214,6 +215,7 @@ impl ChangeSink for Core {
             return self.heard_own(key);
         }
         self.watched.changed(key);
+        self.heard.tell(key, Happened::Invalidated, Caller::UNKNOWN, self.clock.now());
         self.events.tell(Event::Invalidated(key));
     }
 

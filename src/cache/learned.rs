@@ -3,8 +3,22 @@
 //! The place where the learned state shows itself to inspection (RESP's db 2). Nothing is learned yet: it is empty.
 //! Looking at it changes nothing.
 
-use super::{Cache, ScanPage};
-use crate::{glob::Glob, model::Key};
+use super::{Cache, Core, ScanPage};
+use crate::{glob::Glob, learn::recorder::Event, model::Key};
+
+impl Core {
+    /// Gives what workers told since the last call to all who learn from it. `events` is memory to use again.
+    pub fn learn(&self, events: &mut Vec<Event>) {
+        events.clear();
+        self.recorder.drain(events);
+    }
+
+    /// Events that no learner saw, because they came faster than they were taken up.
+    #[must_use]
+    pub fn events_dropped(&self) -> u64 {
+        self.recorder.dropped()
+    }
+}
 
 impl Cache {
     /// What was learned under this key.

@@ -7,7 +7,8 @@
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
-//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was learned, as keys.
+//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
+//!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -30,6 +31,7 @@ pub mod resident;
 pub mod stats;
 pub mod tags;
 pub mod turns;
+pub mod warm;
 pub mod watch;
 pub mod write;
 
@@ -47,14 +49,16 @@ use crate::{
     clock::{Clock, Tick},
     l1::{self, L1, Token},
     l2::Backend,
+    learn::recorder::{Recorder, Tap},
 };
 pub use crate::{
-    l1::{Resident, Usage},
+    l1::{Removals, Resident, Usage},
     l2::{
         Applied, Batch, Described, Flavor, Health, Line, Op, ScanPage, ScanRequest, State, TypeName, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
         text,
     },
+    learn::recorder::Caller,
 };
 pub use bans::{Invalidation, Progress};
 pub use pairs::{Renamed, Target};
@@ -79,7 +83,13 @@ pub struct Core {
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
+    pub(crate) warming: warm::Warming,
+    pub(crate) started_at: Tick,
+    recorder: Recorder,
+    /// Tells of what Redis announces.
+    heard: Arc<Tap>,
     tokens: AtomicU64,
+    callers: AtomicU64,
 }
 
 impl Core {
@@ -87,9 +97,11 @@ impl Core {
     #[must_use]
     pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
         let l1 = L1::new(l1);
+        let recorder = Recorder::default();
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
+            started_at: clock.now(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,
@@ -101,7 +113,11 @@ impl Core {
             events: events::Events::default(),
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
+            warming: warm::Warming::default(),
+            heard: recorder.tap(),
+            recorder,
             tokens: AtomicU64::new(1),
+            callers: AtomicU64::new(1),
         })
     }
 
@@ -159,6 +175,9 @@ pub struct Cache {
     core: Arc<Core>,
     l2: Arc<dyn Backend>,
     counters: Arc<stats::Counters>,
+    tap: Arc<Tap>,
+    /// Whose requests come through this handle.
+    caller: Caller,
     /// It has the exclusive turn.
     alone: bool,
 }
@@ -168,7 +187,20 @@ impl Cache {
     #[must_use]
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();
-        Self { core, l2, counters, alone: false }
+        let tap = core.recorder.tap();
+        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, alone: false }
+    }
+
+    /// The same handle for the requests of one caller.
+    #[must_use]
+    pub fn for_caller(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    /// The same handle for the requests of a caller of its own: a connection.
+    #[must_use]
+    pub fn for_new_caller(&self) -> Self {
+        self.for_caller(Caller(self.core.callers.fetch_add(1, Relaxed)))
     }
 
     /// What all workers share.

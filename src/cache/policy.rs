@@ -27,6 +27,14 @@ pub struct Policy {
     pub l1: bool,
 }
 
+impl Policy {
+    /// One that says nothing yet of the keys it matches.
+    #[must_use]
+    pub fn of(matches: Glob) -> Self {
+        Self { matches, default_ttl: None, max_ttl: None, max_value: None, l1: true }
+    }
+}
+
 /// All that a reload may change in the facade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {

@@ -14,6 +14,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
+    learn::recorder::Happened,
     model::{Key, Life, Outcome, Tier, Value},
 };
 
@@ -92,9 +93,10 @@ impl Cache {
             return None;
         }
         let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
-        if self.counters.hit_l1().is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
+        if self.counters.hit_l1(hit.group).is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
         }
+        self.tap.hit(key, self.caller, now);
         Some(hit)
     }
 
@@ -220,7 +222,7 @@ impl Cache {
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
                 if reads.is_counted {
-                    self.counters.outcome(Outcome::HitL1, false);
+                    self.counters.outcome(hit.group, Outcome::HitL1, false);
                 }
                 reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
             }
@@ -269,7 +271,7 @@ impl Cache {
     }
 
     /// Reads below, and counts the call.
-    async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+    pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
@@ -278,10 +280,12 @@ impl Cache {
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
+    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
-            Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => self.copy_of(stored, sent_at),
+            Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => {
+                self.copy_of(&leader.key, stored, sent_at)
+            }
             Ok(_) | Err(_) => return self.core.l1.release(&leader.key, leader.token),
         };
         let filled = self.core.l1.fill(&leader.key, leader.token, fill, self.now());
@@ -294,7 +298,7 @@ impl Cache {
 
     /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
     /// outlives the key.
-    fn copy_of(&self, stored: &Stored, sent_at: Tick) -> Fill {
+    fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick) -> Fill {
         let expires_at = match stored.life {
             Life::Forever => Tick::FAR,
             Life::For(life) => sent_at.plus(life),
@@ -303,7 +307,8 @@ impl Cache {
             Flavor::Redis => sent_at.plus(self.core.rules.load().l1_max_age),
             Flavor::Embedded | Flavor::None => Tick::FAR,
         };
-        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound) }
+        let group = self.core.group_of(key);
+        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound), group }
     }
 
     /// Waits for the flights of others. Returns the keys that have to try again.
@@ -331,10 +336,10 @@ impl Cache {
     fn answer_below(&self, at: usize, key: &[u8], answer: Answer, coalesced: bool, reads: &mut Reads) {
         if let Err(error) = &answer
             && error.says_away()
-            && let Some(found) = self.stale_copy(key, reads.stale_for)
+            && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
         {
             if reads.is_counted {
-                self.counters.outcome(Outcome::Stale, false);
+                self.counters.outcome(group, Outcome::Stale, false);
             }
             return reads.answer(at, Ok(Read::Found(found)));
         }
@@ -344,19 +349,25 @@ impl Cache {
             Err(_) => Outcome::Error,
         };
         if reads.is_counted {
-            self.counters.outcome(outcome, coalesced);
+            self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+            match outcome {
+                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
+                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
+                Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+            }
         }
         reads.answer(at, answer.map(Read::from_below));
     }
 
-    /// A copy past the coherence bound, flagged so.
-    fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<Found> {
+    /// A copy past the coherence bound, flagged so, and its group.
+    fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<(Found, u8)> {
         if stale_for.is_zero() {
             return None;
         }
         let now = self.now();
         let hit = self.core.opened_stale(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
-        Some(Found { stale: true, ..hit.found(now) })
+        let group = hit.group;
+        Some((Found { stale: true, ..hit.found(now) }, group))
     }
 }
 

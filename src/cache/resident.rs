@@ -57,7 +57,8 @@ impl Resident for CoreStore {
         let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
         let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
         let epoch = core.gate.epoch(Source::ONLY).ok_or_else(stopped)?;
-        core.l1.update(key, now, epoch, |current| {
+        let group = core.group_of(key);
+        core.l1.update(key, now, epoch, group, |current| {
             let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
             let (change, applied) = op::apply(op, present, unix)?;
             let change = match change {

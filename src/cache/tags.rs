@@ -53,6 +53,8 @@ const ID_LIFE: Duration = Duration::from_secs(30 * 86_400);
 const ID_PREFIX: &[u8] = b"tag:";
 /// Says that there are headers; behind the reserved prefix.
 const USED: &[u8] = b"tagged";
+/// All of its key.
+const USED_KEY: &[u8] = b"__terrace:tagged";
 
 /// The tags of an entry that is to be written: checked, sorted, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,7 +146,7 @@ pub(crate) struct InUse {
     word: AtomicU64,
     /// Others can read it in the store.
     told: AtomicBool,
-    /// When the store was asked last, where changes are not heard of.
+    /// When the store was asked last, where changes are not heard of; 0 never.
     asked_at: AtomicU64,
 }
 
@@ -300,6 +302,7 @@ impl Cache {
         }
         let differs = |tag: &&Tag| ids.get(&tag.name).is_some_and(|id| id.is_some_and(|id| id != tag.id));
         let mut doubtful: Vec<Bytes> = expected.iter().filter(differs).map(|tag| tag.name.clone()).collect();
+        doubtful.sort_unstable();
         doubtful.dedup();
         if doubtful.is_empty() || self.core.flavor == Flavor::None {
             return Ok(ids);
@@ -372,30 +375,39 @@ impl Cache {
         Ok(())
     }
 
+    /// Whether it would be known by now if tags had come into use: the same proof that L1 needs.
+    fn hears_of_use(&self, now: Tick) -> bool {
+        let epoch = self.core.gate.epoch(self.l2.source(USED_KEY));
+        epoch.is_some_and(|epoch| self.core.l1.is_open(epoch, now)) && !self.core.rules.load().untracked
+    }
+
     /// Whether there may be headers in the store.
     ///
     /// # Errors
     /// Those of L2, which knows.
     async fn tags_in_use(&self) -> Result<bool> {
         let in_use = &self.core.in_use;
-        let word = in_use.word.load(Ordering::Acquire);
-        if word & YES != 0 || word & NO != 0 {
-            return Ok(word & YES != 0);
+        let (word, now) = (in_use.word.load(Ordering::Acquire), self.now());
+        if word & YES != 0 {
+            return Ok(true);
         }
-        let (record, now) = (Key::own(&[USED]), self.now());
-        let is_heard = self.core.gate.epoch(self.l2.source(&record)).is_some();
-        // Where changes are not heard of, an answer is good for as long as a copy may be old.
-        if !is_heard && now.0 < in_use.asked_at.load(Ordering::Acquire) + millis(FENCE_SPAN) {
+        let is_heard = self.hears_of_use(now);
+        if is_heard && word & NO != 0 {
             return Ok(false);
         }
-        let found = self.l2.get(&[record], false).await.pop().unwrap_or(Ok(None))?.is_some();
+        // Where changes are not heard of, an answer is good for as long as a copy may be old.
+        let asked_at = in_use.asked_at.load(Ordering::Acquire);
+        if !is_heard && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
+            return Ok(false);
+        }
+        let found = self.l2.get(&[Key::own(&[USED])], false).await.pop().unwrap_or(Ok(None))?.is_some();
         if found {
             in_use.met();
         } else if is_heard {
             // Unless something was heard or missed since.
             let _known = in_use.word.compare_exchange(word, word | NO, Ordering::AcqRel, Ordering::Acquire);
         } else {
-            in_use.asked_at.store(now.0, Ordering::Release);
+            in_use.asked_at.store(now.0.max(1), Ordering::Release);
         }
         Ok(found)
     }

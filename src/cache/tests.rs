@@ -154,7 +154,7 @@ async fn a_read_promotes_and_the_next_is_a_hit() {
     assert_eq!(text(read.await.unwrap()), ("v".into(), Tier::L2));
     assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("v".into(), Tier::L1));
     let reads = bench.cache.snapshot().reads;
-    assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss, reads.promoted), (1, 1, 0, 1));
+    assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss), (1, 1, 0));
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn an_invalidation_overtakes_a_fill() {
     late_reply.send(stored("new")).unwrap();
     assert_eq!(text(late.await.unwrap()).0, "new");
     assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("new".into(), Tier::L1));
-    assert_eq!(bench.cache.snapshot().reads.fills_voided, 1);
+    assert_eq!(bench.cache.snapshot().fills.voided, 1);
 }
 
 #[tokio::test]
@@ -519,4 +519,32 @@ async fn policies_give_and_cap_lives_and_sizes() {
     assert!(independent[1].is_ok());
     assert!(bench.cache.write_many(ops, Batch::Atomic).await.iter().all(Result::is_err));
     assert_eq!(bench.held.writes.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
+    use crate::learn::recorder::Happened;
+    let mut bench = bench();
+    bench.cache = bench.cache.for_new_caller();
+    let caller = bench.cache.caller;
+    let inspection = ReadOptions { no_touch: true, ..ReadOptions::default() };
+    for (name, options) in [("a", ReadOptions::default()), ("b", inspection)] {
+        let cache = bench.cache.clone();
+        let reader = tokio::spawn(async move { cache.get(key(name), options).await });
+        let (_, answer) = bench.held.next().await;
+        answer.send(stored("1")).unwrap();
+        reader.await.unwrap().unwrap();
+    }
+    bench.cache.write(key("c"), set("2")).await.unwrap();
+    bench.cache.core.invalidated(b"d");
+    let mut events = Vec::new();
+    bench.cache.core.learn(&mut events);
+    let mut told: Vec<_> = events.iter().map(|event| (event.key.to_vec(), event.happened, event.caller)).collect();
+    told.sort_by_key(|(key, ..)| key.clone());
+    let expected = [
+        (b"a".to_vec(), Happened::HitL2, caller),
+        (b"c".to_vec(), Happened::Written, caller),
+        (b"d".to_vec(), Happened::Invalidated, Caller::UNKNOWN),
+    ];
+    assert_eq!(told, expected);
 }

@@ -19,7 +19,8 @@ use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op, codec},
-    model::{Key, Outcome},
+    learn::recorder::Happened,
+    model::{Key, Outcome, RESERVED_PREFIX},
 };
 
 /// Keys whose copies are dropped now and when this goes.
@@ -68,6 +69,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::write`].
     pub async fn read_and_write(&self, key: Key, op: Op) -> Result<Applied> {
+        let group = self.core.group_of(&key);
         let result = self.write(key, op).await;
         let found = match self.core.flavor {
             Flavor::Redis | Flavor::Embedded => Outcome::HitL2,
@@ -78,7 +80,7 @@ impl Cache {
             Ok(_) => Outcome::Miss,
             Err(_) => Outcome::Error,
         };
-        self.counters.outcome(outcome, false);
+        self.counters.outcome(group, outcome, false);
         result
     }
 
@@ -173,7 +175,14 @@ impl Cache {
         let _turn = self.turn().await;
         let (begun, len) = (stopwatch_ns(), ops.len());
         let told = Told::of(&self.core, &ops);
+        let keys: Vec<Key> = ops.iter().map(|(key, _)| key.clone()).collect();
         let results = self.l2.apply(ops, batch).await;
+        let now = self.now();
+        for (key, _) in keys.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            if !key.starts_with(RESERVED_PREFIX) {
+                self.tap.tell(key, Happened::Written, self.caller, now);
+            }
+        }
         told.tell(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);

@@ -193,7 +193,7 @@ impl Playback {
             let copy = key
                 .as_ref()
                 .zip(value)
-                .map(|(key, value)| (key, Fill { value: value.into(), expires_at, deadline: expires_at }));
+                .map(|(key, value)| (key, Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 }));
             run.request(copy, self.now);
         }
     }

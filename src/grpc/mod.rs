@@ -19,13 +19,16 @@ mod health;
 mod inbound;
 mod insight;
 mod invalidation;
+mod lent;
 mod load;
 mod pipeline;
 mod reflection;
 mod router;
+mod sampled;
 mod service;
 mod stream;
 mod unary;
+mod warm;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -48,6 +51,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Most bytes of requests and answers under way, all connections.
     pub in_flight_max: u64,
+    /// Keys a second that Warm brings up, where the call does not say.
+    pub warm_rate: u64,
 }
 
 /// One worker's gRPC edge.
@@ -58,4 +63,11 @@ pub struct Edge {
     pub node: Arc<Node>,
     /// Limits.
     pub settings: Arc<ArcSwap<Settings>>,
+}
+
+impl Edge {
+    /// The edge as one connection has it: what it asks for is one caller's.
+    fn for_connection(&self) -> Self {
+        Self { cache: self.cache.for_new_caller(), node: Arc::clone(&self.node), settings: Arc::clone(&self.settings) }
+    }
 }

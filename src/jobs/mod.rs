@@ -2,5 +2,8 @@
 
 pub mod bans;
 pub mod check;
+pub mod learn;
+pub mod marks;
 pub mod sweep;
+pub mod warm;
 pub mod watch;

@@ -18,7 +18,7 @@ use super::{
     policy::{Frame, Policy},
     shard::{Arrival, Gone, Shard},
     sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
-    types::{Fill, Removals, Settings, Usage},
+    types::{Fill, GroupUsage, Settings, Usage},
 };
 use crate::{
     clock::Tick,
@@ -40,7 +40,6 @@ const RELIEF_LOOKS: usize = 8;
 struct Cell<P> {
     bytes: AtomicU64,
     entries: AtomicU64,
-    removals: [AtomicU64; 4],
     shard: RwLock<Shard<P>>,
 }
 
@@ -79,7 +78,6 @@ impl<P: Policy> Tier<P> {
         let new_cell = |shard| Cell {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
-            removals: Default::default(),
             shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone())),
         };
         Self {
@@ -135,11 +133,11 @@ impl<P: Policy> Tier<P> {
             return false;
         }
         shard.advance(now);
-        let carried = there.and_then(|at| self.replace(place, shard, at, freed));
+        let carried = there.and_then(|at| Self::replace(shard, at, freed));
         let mark = shard.announce(place.hash, carried, &self.shared);
         let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
-        let record = Record::new(key, fill.value.stored(), life, now);
+        let record = Record::new(key, fill.group, fill.value.stored(), life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
         let at = shard.insert(arrival, hole.at, &self.shared);
         // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.
@@ -150,11 +148,11 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Removes the entry that a new one replaces; the policy's mark on it.
-    fn replace(&self, place: Place, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
+    fn replace(shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
         let mark = shard.slot(at).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
-        self.account(place.cell, gone, cause, freed);
+        account(shard, gone, cause, freed);
         mark
     }
 
@@ -170,7 +168,7 @@ impl<P: Policy> Tier<P> {
             }
             match shard.evict(&self.epochs, &self.shared) {
                 Some((at, gone)) => {
-                    self.account_evicted(cell, gone, freed);
+                    account_evicted(shard, gone, freed);
                     hole = Some(at);
                 }
                 None if self.evict_anywhere(cell, freed) => {}
@@ -207,25 +205,9 @@ impl<P: Policy> Tier<P> {
     fn evict_one(&self, cell: usize, shard: &mut Shard<P>, freed: &mut Freed<'_>) -> bool {
         let Some((at, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
         shard.close(at);
-        self.account_evicted(cell, gone, freed);
+        account_evicted(shard, gone, freed);
         self.note(cell, shard);
         true
-    }
-
-    fn account_evicted(&self, cell: usize, gone: Gone, freed: &mut Freed<'_>) {
-        let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
-        self.account(cell, gone, cause, freed);
-    }
-
-    fn account(&self, cell: usize, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
-        self.count(cell, cause, 1);
-        freed.add(gone.record, gone.weight);
-    }
-
-    /// Counts removals; the shard's exclusive lock is held, so that no locked instruction is needed.
-    fn count(&self, cell: usize, cause: RemovalCause, entries: u64) {
-        let count = &self.cells[cell].removals[cause as usize];
-        count.store(count.load(Relaxed) + entries, Relaxed);
     }
 
     #[inline]
@@ -237,17 +219,31 @@ impl<P: Policy> Tier<P> {
         self.budget.usage()
     }
 
-    pub(super) fn removals(&self) -> Removals {
-        let sum = |cause: RemovalCause| -> u64 {
-            self.cells.iter().map(|cell| cell.removals[cause as usize].load(Relaxed)).sum()
-        };
-        Removals {
-            size: sum(RemovalCause::Size),
-            expired: sum(RemovalCause::Expired),
-            invalidated: sum(RemovalCause::Invalidated),
-            replaced: sum(RemovalCause::Replaced),
+    pub(super) fn groups(&self) -> Vec<GroupUsage> {
+        let mut all: Vec<GroupUsage> = Vec::new();
+        for cell in &self.cells {
+            let shard = cell.shard.read();
+            let groups = shard.groups();
+            all.resize(all.len().max(groups.len()), GroupUsage::default());
+            for (sum, group) in all.iter_mut().zip(groups) {
+                sum.entries += group.entries;
+                sum.bytes += group.bytes;
+                sum.removals.add(group.removals);
+            }
         }
+        all
     }
+}
+
+fn account_evicted<P: Policy>(shard: &mut Shard<P>, gone: Gone, freed: &mut Freed<'_>) {
+    let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
+    account(shard, gone, cause, freed);
+}
+
+/// Counts what went from `shard`, and keeps its memory until the lock is free.
+fn account<P: Policy>(shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
+    shard.count(&gone, cause);
+    freed.add(gone.record, gone.weight);
 }
 
 /// A copy on its way in.

@@ -84,3 +84,16 @@ pub struct Edge {
     /// To the server, which changes settings.
     pub changes: mpsc::Sender<Change>,
 }
+
+impl Edge {
+    /// The edge as one connection has it: what it asks for is one caller's.
+    fn for_connection(&self) -> Self {
+        Self {
+            cache: self.cache.for_new_caller(),
+            node: Arc::clone(&self.node),
+            settings: Arc::clone(&self.settings),
+            shared: Arc::clone(&self.shared),
+            changes: self.changes.clone(),
+        }
+    }
+}

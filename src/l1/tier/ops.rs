@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Freed, Incoming, Place, Tier};
+use super::{Freed, Incoming, Place, Tier, account};
 use crate::{
     clock::Tick,
     error::{CacheError, Kind, Result},
@@ -25,7 +25,7 @@ impl<P: Policy> Tier<P> {
         if touch {
             shard.touch(slot, now, &self.shared);
         }
-        slot.record().map(|record| hit(record, now))
+        slot.record().map(|record| hit(record, place.hash, now))
     }
 
     pub(in crate::l1) fn get_stale(&self, key: &[u8], now: Tick, grace: Duration) -> Option<Hit> {
@@ -36,13 +36,13 @@ impl<P: Policy> Tier<P> {
             return None;
         }
         shard.touch(slot, now, &self.shared);
-        slot.record().map(|record| hit(record, now))
+        slot.record().map(|record| hit(record, place.hash, now))
     }
 
     pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
-        Shard::<P>::resident(shard.live(place.hash, key, now, &self.epochs)?, now)
+        shard.resident(shard.live(place.hash, key, now, &self.epochs)?, now)
     }
 
     pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
@@ -53,7 +53,7 @@ impl<P: Policy> Tier<P> {
             && let Some(record) = slot.record()
         {
             shard.touch(slot, now, &self.shared);
-            return Leased::Hit(hit(record, now));
+            return Leased::Hit(hit(record, place.hash, now));
         }
         if let Some(holder) = shard.leases.holder(place.hash, key) {
             return Leased::Join(holder);
@@ -93,7 +93,7 @@ impl<P: Policy> Tier<P> {
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(place.cell);
         shard.leases.void(place.hash, key);
-        let removed = self.drop_key(place, &mut shard, key, &mut freed);
+        let removed = drop_key(place, &mut shard, key, &mut freed);
         self.note(place.cell, &shard);
         removed
     }
@@ -105,18 +105,12 @@ impl<P: Policy> Tier<P> {
         shard.find(place.hash, key).is_none() && shard.leases.holder(place.hash, key).is_none()
     }
 
-    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], freed: &mut Freed<'_>) -> bool {
-        let Some(at) = shard.find(place.hash, key) else { return false };
-        let Some(gone) = shard.remove(at, true) else { return false };
-        self.account(place.cell, gone, RemovalCause::Invalidated, freed);
-        true
-    }
-
     pub(in crate::l1) fn update<R>(
         &self,
         key: &Key,
         now: Tick,
         epoch: Epoch,
+        group: u8,
         change: impl FnOnce(Option<Current<'_>>) -> Result<(Change, R)>,
     ) -> Result<R> {
         let place = self.place(key);
@@ -126,7 +120,7 @@ impl<P: Policy> Tier<P> {
         let present = there.and_then(|at| shard.live_at(at, now, &self.epochs)).and_then(Slot::record);
         let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
         let (change, answer) = change(current)?;
-        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, &mut freed);
+        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, group, &mut freed);
         self.note(place.cell, &shard);
         applied.map(|()| answer)
     }
@@ -141,12 +135,13 @@ impl<P: Policy> Tier<P> {
         change: Change,
         now: Tick,
         epoch: Epoch,
+        group: u8,
         freed: &mut Freed<'_>,
     ) -> Result<()> {
         match change {
             Change::Keep => {}
             Change::Remove => {
-                self.drop_key(place, shard, key, freed);
+                drop_key(place, shard, key, freed);
             }
             Change::Reexpire(at) => {
                 if let Some(there) = there.filter(|&there| shard.live_at(there, now, &self.epochs).is_some()) {
@@ -155,7 +150,7 @@ impl<P: Policy> Tier<P> {
                 }
             }
             Change::Put(value, at) => {
-                let fill = Fill { value: value.into(), expires_at: at, deadline: at };
+                let fill = Fill { value: value.into(), expires_at: at, deadline: at, group };
                 // Whoever asked below before this write must not fill its answer over it.
                 shard.leases.void(place.hash, key);
                 if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch }, freed) {
@@ -165,4 +160,11 @@ impl<P: Policy> Tier<P> {
         }
         Ok(())
     }
+}
+
+fn drop_key<P: Policy>(place: Place, shard: &mut Shard<P>, key: &[u8], freed: &mut Freed<'_>) -> bool {
+    let Some(at) = shard.find(place.hash, key) else { return false };
+    let Some(gone) = shard.remove(at, true) else { return false };
+    account(shard, gone, RemovalCause::Invalidated, freed);
+    true
 }

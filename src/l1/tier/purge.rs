@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use super::{
-    Freed, Tier,
+    Freed, Tier, account,
     upkeep::{HELD_MAX, REMOVED_MAX},
 };
 use crate::{
@@ -69,7 +69,7 @@ impl<P: Policy> Tier<P> {
             if shard.is_hidden(at, now)
                 && let Some(gone) = shard.remove(at, true)
             {
-                self.account(cell, gone, RemovalCause::Invalidated, &mut freed);
+                account(&mut shard, gone, RemovalCause::Invalidated, &mut freed);
                 removed += 1;
             }
         }

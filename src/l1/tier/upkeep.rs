@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use smallvec::SmallVec;
 
-use super::{Cell, Freed, Tier};
+use super::{Cell, Freed, Tier, account};
 use crate::{
     clock::Tick,
     l1::{
         epochs::Epoch,
         policy::Policy,
-        shard::{Gone, Shard},
+        shard::Gone,
         slot::{BLOCK, Slot},
         types::Resident,
     },
@@ -35,7 +35,6 @@ impl<P: Policy> Tier<P> {
             let (slots, bytes) = shard.clear();
             let entries = slots.len() as u64;
             self.note(cell, &shard);
-            self.count(cell, RemovalCause::Invalidated, entries);
             drop(shard);
             // The room is free only when the memory is.
             drop(slots);
@@ -93,7 +92,7 @@ impl<P: Policy> Tier<P> {
         let removed = gone.len();
         for gone in gone {
             let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
-            self.account(cell, gone, cause, &mut freed);
+            account(&mut shard, gone, cause, &mut freed);
         }
         // First the lock, then the memory.
         drop(shard);
@@ -146,7 +145,7 @@ impl<P: Policy> Tier<P> {
         let end = upto.min(shard.len());
         let range = end.saturating_sub(count)..end;
         let live = range.clone().rev().filter_map(|at| shard.live_at(at, now, &self.epochs));
-        let page = live.filter_map(|slot| Some((slot.record()?.clone(), Shard::<P>::resident(slot, now)?))).collect();
+        let page = live.filter_map(|slot| Some((slot.record()?.clone(), shard.resident(slot, now)?))).collect();
         (range, page)
     }
 

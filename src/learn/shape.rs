@@ -1,0 +1,346 @@
+//! What keys look like: `user:17:profile` is `user:{d}:profile`.
+//!
+//! A key is split at everything that is neither letter nor digit, and digits at the end of a word stand alone (`page12`
+//! is `page{d}`). A UUID is one token. Numbers, hexadecimal numbers, UUIDs and mixtures are variables at sight; a word
+//! becomes one when its position has shown many different words, so that names of tenants or users are found without
+//! being told. A position is what stands before it, variables marked: what is learned behind `user:` says nothing about
+//! what stands behind `order:`.
+//!
+//! Bounded: [`TOKENS_MAX`] tokens of the first [`LOOKED_AT_BYTES`] of a key, [`POSITIONS_MAX`] positions of 48 bytes.
+//! Keys without any structure end in few templates, because their words soon are variables.
+
+use hashbrown::{HashMap, hash_map::Entry};
+use smallvec::SmallVec;
+
+/// Tokens that a key is split into at most; what is left is one more.
+pub const TOKENS_MAX: usize = 16;
+/// Bytes of a key that are split; the rest is one token.
+const LOOKED_AT_BYTES: usize = 256;
+/// Positions whose values are counted at most: some 200 KB.
+pub const POSITIONS_MAX: usize = 4_096;
+/// Different words (by bits of a bitmap of 256) that make a position variable: 34 words set 32 bits.
+const WORDS_MANY: u32 = 32;
+/// The same for the first token of a key, which mostly names what kind of thing this is: 120 words.
+const FIRST_WORDS_MANY: u32 = 96;
+/// Different numbers under which a position is taken to hold a type or a version and not an id.
+const NUMBERS_FEW: u32 = 32;
+
+/// What a token is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Digits.
+    Digits,
+    /// Hexadecimal: at least 8 with a digit among them, or at least 12.
+    Hex,
+    /// 8-4-4-4-12 hexadecimal digits.
+    Uuid,
+    /// Letters and digits in turn, or bytes that are no text.
+    Mixed,
+    /// Letters.
+    Word,
+}
+
+impl Class {
+    /// How a variable of this class is written.
+    #[must_use]
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Digits => "{d}",
+            Self::Hex => "{x}",
+            Self::Uuid => "{u}",
+            Self::Mixed => "{m}",
+            Self::Word => "{w}",
+        }
+    }
+}
+
+/// One token of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// Where it begins.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+    /// What it is made of.
+    pub class: Class,
+    /// Whether it is one of many.
+    pub is_variable: bool,
+    /// A number whose position has shown few: it may be a type or a version.
+    pub is_few: bool,
+}
+
+impl Token {
+    /// Its bytes in the key that it is of.
+    #[must_use]
+    pub fn of<'a>(&self, key: &'a [u8]) -> &'a [u8] {
+        key.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// The tokens of one key, in order; what lies between two of them separates them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// The tokens.
+    pub tokens: SmallVec<[Token; TOKENS_MAX]>,
+    /// Names the template: the same for all keys that differ in variables only.
+    pub hash: u64,
+}
+
+impl Shape {
+    /// The template of the key that this is the shape of: `user:{d}:profile`.
+    #[must_use]
+    pub fn name(&self, key: &[u8]) -> String {
+        let (mut name, mut at) = (String::new(), 0);
+        for token in self.tokens.iter().filter(|token| token.is_variable) {
+            name.push_str(&String::from_utf8_lossy(&key[at..token.start]));
+            name.push_str(token.class.mark());
+            at = token.end;
+        }
+        name.push_str(&String::from_utf8_lossy(&key[at..]));
+        name
+    }
+}
+
+/// Which positions hold variables.
+#[derive(Debug, Default)]
+pub struct Shapes {
+    positions: HashMap<u64, Values, foldhash::fast::FixedState>,
+}
+
+/// Which of 256 values a position has shown, by their hash.
+#[derive(Debug, Clone, Copy, Default)]
+struct Values([u64; 4]);
+
+impl Values {
+    fn note(&mut self, hash: u64) {
+        let bit = hash >> 56;
+        self.0[(bit / 64) as usize] |= 1 << (bit % 64);
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
+impl Shapes {
+    /// The shape of a key, and learns from it.
+    pub fn learn(&mut self, key: &[u8]) -> Shape {
+        shape_of(key, |position, value| self.note(position, value))
+    }
+
+    /// The shape of a key; learns nothing.
+    #[must_use]
+    pub fn look(&self, key: &[u8]) -> Shape {
+        shape_of(key, |position, _value| self.positions.get(&position).map_or(0, Values::count))
+    }
+
+    /// Notes a value; how many its position has shown.
+    fn note(&mut self, position: u64, value: u64) -> u32 {
+        if self.positions.len() >= POSITIONS_MAX && !self.positions.contains_key(&position) {
+            self.make_room();
+        }
+        let values = match self.positions.entry(position) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert(Values::default()),
+        };
+        values.note(value);
+        values.count()
+    }
+
+    /// What has shown one value only says least; where that is not enough, all begins anew.
+    fn make_room(&mut self) {
+        self.positions.retain(|_, values| values.count() > 1);
+        if self.positions.len() > POSITIONS_MAX / 2 {
+            self.positions.clear();
+        }
+    }
+
+    /// Positions now.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// Splits a key; `count` tells how many values a position has shown.
+fn shape_of(key: &[u8], mut count: impl FnMut(u64, u64) -> u32) -> Shape {
+    let mut tokens = split(key);
+    let (mut hash, mut at) = (hash_of(0, b""), 0);
+    for (number, token) in tokens.iter_mut().enumerate() {
+        hash = hash_of(hash, &key[at..token.start]);
+        let text = &key[token.start..token.end];
+        match token.class {
+            Class::Word => {
+                let many = if number == 0 { FIRST_WORDS_MANY } else { WORDS_MANY };
+                token.is_variable = count(hash, hash_of(1, text)) >= many;
+            }
+            Class::Digits => token.is_few = count(hash ^ 1, hash_of(1, text)) < NUMBERS_FEW,
+            Class::Hex | Class::Uuid | Class::Mixed => {}
+        }
+        hash = if token.is_variable { hash_of(hash, token.class.mark().as_bytes()) } else { hash_of(hash, text) };
+        at = token.end;
+    }
+    Shape { hash: hash_of(hash, &key[at..]), tokens }
+}
+
+/// The tokens of a key, words not yet variable.
+fn split(key: &[u8]) -> SmallVec<[Token; TOKENS_MAX]> {
+    let mut tokens = SmallVec::new();
+    let mut at = 0;
+    while at < key.len() {
+        if is_separator(key[at]) {
+            at += 1;
+            continue;
+        }
+        // A run is up to two tokens.
+        if tokens.len() >= TOKENS_MAX - 2 || at >= LOOKED_AT_BYTES {
+            tokens.push(variable(at, key.len(), Class::Mixed));
+            break;
+        }
+        if is_uuid(key, at) {
+            tokens.push(variable(at, at + UUID_BYTES, Class::Uuid));
+            at += UUID_BYTES;
+            continue;
+        }
+        let end = key[at..].iter().position(|&byte| is_separator(byte)).map_or(key.len(), |length| at + length);
+        push_run(&mut tokens, key, at, end);
+        at = end;
+    }
+    tokens
+}
+
+/// One run without a separator: a token, or a word and the digits at its end.
+fn push_run(tokens: &mut SmallVec<[Token; TOKENS_MAX]>, key: &[u8], start: usize, end: usize) {
+    let class = class_of(&key[start..end]);
+    if class != Class::Mixed {
+        return tokens.push(Token { is_variable: class != Class::Word, ..variable(start, end, class) });
+    }
+    let digits = key[start..end].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    if digits > 0 && class_of(&key[start..end - digits]) == Class::Word {
+        tokens.push(Token { is_variable: false, ..variable(start, end - digits, Class::Word) });
+        return tokens.push(variable(end - digits, end, Class::Digits));
+    }
+    tokens.push(variable(start, end, class));
+}
+
+fn variable(start: usize, end: usize, class: Class) -> Token {
+    Token { start, end, class, is_variable: true, is_few: false }
+}
+
+fn is_separator(byte: u8) -> bool {
+    byte.is_ascii() && !byte.is_ascii_alphanumeric() && !byte.is_ascii_control()
+}
+
+fn class_of(run: &[u8]) -> Class {
+    let (mut digits, mut hexes, mut letters) = (0, 0, 0);
+    for byte in run {
+        digits += usize::from(byte.is_ascii_digit());
+        hexes += usize::from(byte.is_ascii_hexdigit());
+        // Letters of other scripts are several bytes, none of them ASCII.
+        letters += usize::from(byte.is_ascii_alphabetic() || !byte.is_ascii());
+    }
+    match run.len() {
+        length if digits == length => Class::Digits,
+        length if hexes == length && (length >= 12 || length >= 8 && digits > 0) => Class::Hex,
+        length if letters == length => Class::Word,
+        _ => Class::Mixed,
+    }
+}
+
+const UUID_BYTES: usize = 36;
+
+/// Whether a UUID stands at `at`, and ends there too.
+fn is_uuid(key: &[u8], at: usize) -> bool {
+    let Some(text) = key.get(at..at + UUID_BYTES) else { return false };
+    let dashes = [8, 13, 18, 23];
+    key.get(at + UUID_BYTES).is_none_or(|&byte| is_separator(byte))
+        && text.iter().enumerate().all(|(place, byte)| match dashes.contains(&place) {
+            true => *byte == b'-',
+            false => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// FNV-1a, continued from `hash`, and mixed: names stay the same over restarts. Who builds keys that collide gets two
+/// templates counted as one.
+pub(super) fn hash_of(hash: u64, text: &[u8]) -> u64 {
+    let start = hash ^ 0xCBF2_9CE4_8422_2325;
+    let hash = text.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(key: &str) -> String {
+        Shapes::default().look(key.as_bytes()).name(key.as_bytes())
+    }
+
+    #[test]
+    fn what_varies_is_seen_without_having_learned() {
+        for (key, expected) in [
+            ("user:17", "user:{d}"),
+            ("/api/v1/orders/123/items", "/api/v{d}/orders/{d}/items"),
+            ("t7/order/55", "t{d}/order/{d}"),
+            ("page12", "page{d}"),
+            ("s:6fa459ea-ee8a-3ca4-894e-db77e160355e:x", "s:{u}:x"),
+            ("blob:00ff12ab34", "blob:{x}"),
+            ("deadbeefcafe", "{x}"),
+            ("facade", "facade"),
+            ("a1b2c3", "{m}"),
+            ("user_profile:9", "user_profile:{d}"),
+            ("{user9}.cart", "{user{d}}.cart"),
+            ("straße:5", "straße:{d}"),
+            ("", ""),
+            (":::", ":::"),
+        ] {
+            assert_eq!(name(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_word_varies_where_many_stand() {
+        let mut shapes = Shapes::default();
+        let word = |number: usize| -> String {
+            (0..4).map(|place| char::from(b'a' + (number / 7_usize.pow(place) % 26) as u8)).collect()
+        };
+        for number in 0..200 {
+            shapes.learn(format!("session:{}:cart", word(number)).as_bytes());
+        }
+        for (key, expected) in [("session:quentin:cart", "session:{w}:cart"), ("other:quentin", "other:quentin")] {
+            assert_eq!(shapes.look(key.as_bytes()).name(key.as_bytes()), expected);
+        }
+        let [left, right] = ["session:ab:cart", "session:cd:cart"].map(|key| shapes.look(key.as_bytes()).hash);
+        assert_eq!(left, right, "one template, one hash");
+        assert_ne!(left, shapes.look(b"session:ab:list").hash);
+    }
+
+    #[test]
+    fn few_numbers_may_be_a_type() {
+        let mut shapes = Shapes::default();
+        for id in 0..500 {
+            shapes.learn(format!("v{}/item:{id}", id % 3).as_bytes());
+        }
+        let shape = shapes.look(b"v2/item:77");
+        let few: Vec<bool> = shape.tokens.iter().map(|token| token.is_few).collect();
+        assert_eq!(few, [false, true, false, false], "v, 2, item, 77");
+    }
+
+    #[test]
+    fn a_flood_of_shapes_and_hostile_keys_stay_bounded() {
+        let mut shapes = Shapes::default();
+        let mut rng = fastrand::Rng::with_seed(3);
+        for _ in 0..50_000 {
+            let key: Vec<u8> = (0..rng.usize(0..80)).map(|_| rng.u8(..)).collect();
+            let shape = shapes.learn(&key);
+            assert!(shape.tokens.len() <= TOKENS_MAX && shapes.positions() <= POSITIONS_MAX);
+            assert!(shape.tokens.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            let _name = shape.name(&key);
+        }
+        for long in [vec![b'a'; 65_536], b"a:".repeat(30_000), vec![0; 65_536]] {
+            let shape = shapes.learn(&long);
+            assert!(shape.tokens.len() <= TOKENS_MAX);
+            assert!(shape.tokens.last().is_some_and(|token| token.end <= long.len()));
+        }
+    }
+}
