@@ -117,7 +117,7 @@ fn l1_misses(work: &Workload, entries: usize, policy: PolicyKind, shards: Option
         misses += 1;
         let token = Token(misses as u64);
         if matches!(l1.lease(key, token, now, epoch, false), Leased::Lead) {
-            let fill = Fill { value: Value::from(Bytes::new()), expires_at: Tick::FAR, deadline: Tick::FAR };
+            let fill = Fill { value: Value::from(Bytes::new()), expires_at: Tick::FAR, deadline: Tick::FAR, group: 0 };
             l1.fill(key, token, fill, now);
         }
     }
@@ -238,7 +238,12 @@ impl Sized {
             misses += 1;
             let token = Token(misses as u64);
             if matches!(l1.lease(&key, token, now, epoch, false), Leased::Lead) {
-                let fill = Fill { value: Value::from(zeros.slice(..size)), expires_at: Tick::FAR, deadline: Tick::FAR };
+                let fill = Fill {
+                    value: Value::from(zeros.slice(..size)),
+                    expires_at: Tick::FAR,
+                    deadline: Tick::FAR,
+                    group: 0,
+                };
                 l1.fill(&key, token, fill, now);
             }
         }

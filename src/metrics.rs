@@ -2,10 +2,11 @@
 //!
 //! Nothing is paid per request: the values are those of `GetStats` and `INFO`, set when somebody asks for the page
 //! (`http::page`). The recorder belongs to one server, so that several in a process do not mix. Labels come from the
-//! short lists below, never from keys.
+//! short lists below and from the bounded list of key groups, never from keys.
 
 use metrics::{Label, describe_counter, describe_gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Kind {
     Counter,
     /// A value of now.
     Gauge,
+    /// Counts by size, since start.
+    Histogram,
 }
 
 /// One metric.
@@ -48,6 +51,10 @@ metrics! {
     DRAINING = "terrace_draining", Gauge, [], "1 while the server takes no new work.";
     READS = "terrace_reads_total", Counter, ["outcome"], "User reads, each key once: hit_l1, stale, hit_l2, miss, error.";
     READS_COALESCED = "terrace_reads_coalesced_total", Counter, [], "Of hit_l2 and miss: joined another read's flight.";
+    GROUP_READS = "terrace_group_reads_total", Counter, ["group", "outcome"], "User reads by key group (policy, else template, at most 256, else other) and outcome.";
+    GROUP_ENTRIES = "terrace_group_l1_entries", Gauge, ["group"], "Entries in L1 by key group.";
+    GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight of the entries in L1 by key group.";
+    GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries that left L1 by key group and cause.";
     FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
     L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
     L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
@@ -59,9 +66,7 @@ metrics! {
     L2_KEYS_READ = "terrace_l2_keys_read_total", Counter, [], "Keys read from L2.";
     L2_OPS_WRITTEN = "terrace_l2_ops_written_total", Counter, [], "Operations written to L2.";
     L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that ended in an error of L2.";
-    L2_CALLS = "terrace_l2_calls_total", Counter, ["call"], "Calls to L2: read, write; each may carry many keys.";
-    L2_LATENCY = "terrace_l2_latency_seconds", Gauge, ["call", "quantile"], "How long calls to L2 took, since start; absent before the first.";
-    L2_LATENCY_SUM = "terrace_l2_latency_sum_seconds", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
+    L2_SECONDS = "terrace_l2_call_seconds", Histogram, ["call"], "How long calls to L2 took: read, write; each may carry many keys.";
     L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Primaries of Redis that are known.";
     L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Primaries whose circuit breaker is open: calls are refused at once.";
     L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Times that a circuit breaker opened, of the primaries that are known.";
@@ -81,6 +86,12 @@ metrics! {
     LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory of what was learned for prefetch.";
     LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys whose successors are known.";
     LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that found no room in the tap.";
+    WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";
+    WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Changes told to them, each client's counted.";
+    WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Times that one was told to drop everything.";
+    WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys of warming up: found in L2, absent, resident already, failed.";
+    WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the former life that are still to be pulled from L2.";
+    WARMING = "terrace_warming", Gauge, [], "1 while a warm start goes on.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";
@@ -91,6 +102,19 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     page: PrometheusHandle,
     process: metrics_process::Collector,
+    /// Histograms that were counted elsewhere: the recorder only takes single samples.
+    histograms: Mutex<String>,
+}
+
+/// A histogram as it was counted elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buckets {
+    /// Upper bounds, and how many were not above them.
+    pub up_to: Vec<(f64, u64)>,
+    /// How many there are.
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
 }
 
 impl Default for Metrics {
@@ -103,29 +127,48 @@ impl Default for Metrics {
                 match metric.kind {
                     Kind::Counter => describe_counter!(metric.name, metric.doc),
                     Kind::Gauge => describe_gauge!(metric.name, metric.doc),
+                    Kind::Histogram => {}
                 }
             }
         });
-        Self { recorder, page, process }
+        Self { recorder, page, process, histograms: Mutex::default() }
     }
 }
 
 impl Metrics {
     /// Sets a counter to what was counted elsewhere. `labels` are the values, in the order of [`Metric::labels`].
-    pub fn count(&self, metric: &Metric, labels: &[&'static str], total: u64) {
+    pub fn count(&self, metric: &Metric, labels: &[&str], total: u64) {
         with_local_recorder(&self.recorder, || metrics::counter!(metric.name, pairs(metric, labels)).absolute(total));
     }
 
     /// Sets a gauge. `labels` as for [`Metrics::count`].
-    pub fn set(&self, metric: &Metric, labels: &[&'static str], value: f64) {
+    pub fn set(&self, metric: &Metric, labels: &[&str], value: f64) {
         with_local_recorder(&self.recorder, || metrics::gauge!(metric.name, pairs(metric, labels)).set(value));
+    }
+
+    /// Puts a histogram of one label on the next page: one line for each bucket.
+    pub fn histogram(&self, metric: &Metric, by_label: &[(&str, Buckets)]) {
+        let mut text = format!("# HELP {name} {}\n# TYPE {name} histogram\n", metric.doc, name = metric.name);
+        let label = metric.labels.first().copied().unwrap_or_default();
+        for (value, Buckets { up_to, count, sum }) in by_label {
+            for (bound, within) in up_to {
+                text += &format!("{}_bucket{{{label}=\"{value}\",le=\"{bound}\"}} {within}\n", metric.name);
+            }
+            text += &format!("{}_bucket{{{label}=\"{value}\",le=\"+Inf\"}} {count}\n", metric.name);
+            text += &format!("{name}_sum{{{label}=\"{value}\"}} {sum}\n", name = metric.name);
+            text += &format!("{name}_count{{{label}=\"{value}\"}} {count}\n", name = metric.name);
+        }
+        *self.histograms.lock() += &text;
     }
 
     /// The page in Prometheus's text format, with the values set before and those of the process.
     #[must_use]
     pub fn render(&self) -> String {
         with_local_recorder(&self.recorder, || self.process.collect());
-        self.page.render()
+        // A counter with fractions of seconds, which the recorder can only hold as a gauge.
+        let page = self.page.render();
+        let page = page.replace("# TYPE process_cpu_seconds_total gauge", "# TYPE process_cpu_seconds_total counter");
+        page + &std::mem::take(&mut *self.histograms.lock())
     }
 
     /// What the exporter wants done every few seconds; without it samples of histograms would pile up.
@@ -134,7 +177,7 @@ impl Metrics {
     }
 }
 
-fn pairs(metric: &Metric, values: &[&'static str]) -> Vec<Label> {
+fn pairs(metric: &Metric, values: &[&str]) -> Vec<Label> {
     debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-    metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value)).collect()
+    metric.labels.iter().zip(values).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
 }

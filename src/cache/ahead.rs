@@ -299,7 +299,7 @@ impl Cache {
                 true
             }
             Ok(Some(stored)) if core.rules.load().may_promote(&leader.key, &stored.value) => {
-                let fill = self.copy_of(stored, sent_at);
+                let fill = self.copy_of(&leader.key, stored, sent_at);
                 let filled = core.l1.fill_staged(&leader.key, leader.token, fill, self.now());
                 filled == Filled::Inserted
             }

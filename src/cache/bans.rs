@@ -11,7 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::Cache;
+use super::{Cache, feed::Change};
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
@@ -165,7 +165,8 @@ impl Cache {
     /// Where L1 is the store.
     async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
         let total = self.core.l1.usage().entries;
-        let mut purge = self.core.l1.ban(glob, self.now()).ok_or_else(too_many)?;
+        let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
+        self.core.events.record(Change::Pattern(glob));
         while !purge.is_done() {
             self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
             tokio::task::yield_now().await;

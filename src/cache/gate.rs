@@ -20,12 +20,17 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Caller, Core, events::Event};
+use super::{
+    Caller, Core,
+    events::Event,
+    feed::{Change, Gap},
+};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
     l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
     learn::recorder::Happened,
+    model::RESERVED_PREFIX,
 };
 
 /// State of the gate.
@@ -206,6 +211,9 @@ impl ChangeSink for Core {
     fn invalidated(&self, key: &[u8]) {
         self.gate.invalidations.fetch_add(1, Ordering::Relaxed);
         self.l1.invalidate(key);
+        if key.starts_with(RESERVED_PREFIX) {
+            return self.heard_own(key);
+        }
         self.watched.changed(key);
         self.heard.tell(key, Happened::Invalidated, Caller::UNKNOWN, self.clock.now());
         self.events.tell(Event::Invalidated(key));
@@ -214,6 +222,7 @@ impl ChangeSink for Core {
     fn flushed(&self, source: Source) {
         self.gate.flushes.fetch_add(1, Ordering::Relaxed);
         self.gate.step_data(source, &self.l1);
+        self.in_use.lost_records();
         self.watched.all_changed();
         self.events.tell(Event::Flushed);
     }
@@ -226,12 +235,14 @@ impl ChangeSink for Core {
             None => self.gate.step_all(&self.l1),
         }
         self.watched.all_changed();
+        self.events.record(Change::Pattern(ban.glob.clone()));
         self.sweeps.wake();
     }
 }
 
 impl InvalidationSink for Core {
     fn listening(&self, source: Source) {
+        self.in_use.missed_changes();
         self.gate.change(source, |state| {
             state.known = true;
             if let Some(epoch) = state.current.take() {
@@ -240,9 +251,12 @@ impl InvalidationSink for Core {
             state.fence = None;
             state.current = self.l1.begin(Tick::ZERO);
         });
+        // What changed before was not heard.
+        self.events.break_off(Gap::LinkLost);
     }
 
     fn lost(&self, source: Source, why: &str) {
+        self.in_use.missed_changes();
         self.gate.change(source, |state| {
             state.known = true;
             state.fence = None;
@@ -253,6 +267,7 @@ impl InvalidationSink for Core {
             }
         });
         self.gate.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.events.break_off(Gap::LinkLost);
         tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
     }
 
@@ -288,6 +303,7 @@ impl InvalidationSink for Core {
             state.end_all(&self.l1);
             *state = State::default();
         });
+        self.events.break_off(Gap::LinkLost);
     }
 }
 

@@ -64,6 +64,13 @@ impl Default for Latency {
 }
 
 impl Latency {
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: &Self) -> Self {
+        let buckets = self.buckets.iter().zip(&before.buckets).map(|(now, before)| now.saturating_sub(*before));
+        Self { buckets: buckets.collect(), sum_us: self.sum_us.saturating_sub(before.sum_us) }
+    }
+
     /// How many durations were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

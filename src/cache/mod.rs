@@ -2,13 +2,14 @@
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
-//! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`bans`]: patterns are invalidated. * [`tags`]: entries that are valid while their tags are. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`ahead`]: prefetch: what rides with a miss, what is read in the background.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
-//! * [`events`]: who is told of changes. * [`learned`]: what was learned, as keys.
+//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
+//!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -18,6 +19,7 @@ pub mod ahead;
 pub mod bans;
 pub(crate) mod check;
 pub mod events;
+pub mod feed;
 pub mod flight;
 pub mod gate;
 pub mod inspect;
@@ -29,7 +31,9 @@ pub mod policy;
 pub mod read;
 pub mod resident;
 pub mod stats;
+pub mod tags;
 pub mod turns;
+pub mod warm;
 pub mod watch;
 pub mod write;
 
@@ -53,7 +57,7 @@ use crate::{
     },
 };
 pub use crate::{
-    l1::{Resident, Usage},
+    l1::{Removals, Resident, Usage},
     l2::{
         Applied, Batch, Described, Flavor, Health, Line, Op, ScanPage, ScanRequest, State, TypeName, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
@@ -66,6 +70,7 @@ pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
 pub use policy::Rules;
 pub use read::{Found, Read, ReadOptions, TierChoice};
+pub use tags::{TagNames, tags_of};
 pub use watch::Watch;
 
 /// What all workers of a server share.
@@ -78,11 +83,14 @@ pub struct Core {
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
     pub(crate) sweeps: bans::Sweeps,
+    pub(crate) in_use: tags::InUse,
     pub(crate) samples: check::Samples,
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
     pub(crate) ahead: ahead::Ahead,
+    pub(crate) warming: warm::Warming,
+    pub(crate) started_at: Tick,
     recorder: Recorder,
     /// Tells of what Redis announces.
     heard: Arc<Tap>,
@@ -111,16 +119,19 @@ impl Core {
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
+            started_at: clock.now(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,
             flavor,
             stats: stats::Stats::default(),
             sweeps: bans::Sweeps::default(),
+            in_use: tags::InUse::new(flavor),
             samples: check::Samples::default(),
             events: events::Events::default(),
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
+            warming: warm::Warming::default(),
             heard: recorder.tap(),
             ahead: ahead::Ahead::new(learning),
             recorder,

@@ -9,7 +9,7 @@ use crate::{
     clock::{UnixMs, millis},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    model::Key,
+    model::{Key, RESERVED_PREFIX},
 };
 
 /// One `[[policy]]`.
@@ -39,6 +39,14 @@ pub enum Prefetch {
     /// What has proven itself is fetched.
     #[default]
     Auto,
+}
+
+impl Policy {
+    /// One that says nothing yet of the keys it matches.
+    #[must_use]
+    pub fn of(matches: Glob) -> Self {
+        Self { matches, default_ttl: None, max_ttl: None, max_value: None, l1: true, prefetch: Prefetch::Auto }
+    }
 }
 
 /// All that a reload may change in the facade.
@@ -81,6 +89,10 @@ impl Rules {
     /// Whether this value of this key may live in L1.
     #[must_use]
     pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
+        // Terrace's own records are always announced, and no policy speaks of them.
+        if key.starts_with(RESERVED_PREFIX) {
+            return true;
+        }
         let announced = self.l1_prefixes.is_empty() || self.l1_prefixes.iter().any(|prefix| key.starts_with(prefix));
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
     }
@@ -138,7 +150,7 @@ impl Rules {
                     check_range(*offset, bytes.len(), value_max)?;
                 }
             }
-            Op::Delete { .. } => {}
+            Op::Delete { .. } | Op::Bury { .. } => {}
         }
         Ok(())
     }

@@ -9,11 +9,12 @@ use super::{
     ahead::Fetch,
     check,
     flight::{Answer, Leader},
+    tags::is_own,
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l1::{Fill, Filled, Hit, Leased},
+    l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
     learn::recorder::Happened,
     model::{Key, Life, Outcome, Tier, Value},
@@ -90,8 +91,11 @@ impl Cache {
         if self.core.turns.are_taken() && !self.alone {
             return None;
         }
-        let hit = self.core.l1.get(key, now, true)?;
-        if self.counters.hit_l1().is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
+        if is_own(key) {
+            return None;
+        }
+        let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
+        if self.counters.hit_l1(hit.group).is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
         }
         self.tap.hit(key, self.caller, now);
@@ -130,7 +134,7 @@ impl Cache {
     /// Inspection of L1 alone.
     fn peek(&self, key: &Key) -> Read {
         let now = self.now();
-        self.core.l1.peek(key, now).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+        self.resident(key).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
     }
 
     /// Inspection of L2 alone.
@@ -160,8 +164,8 @@ impl Cache {
 
     /// User reads.
     async fn read_many(&self, keys: Vec<Key>, stale_ok: bool) -> Vec<Result<Read>> {
-        let mut reads =
-            Reads::new(keys.len(), if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO });
+        let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
+        let mut reads = Reads { stale_for, ..Reads::new(keys.len()) };
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
@@ -170,6 +174,25 @@ impl Cache {
                 None => pending.push((at, key)),
             }
         }
+        self.read_pending(pending, reads).await
+    }
+
+    /// Terrace's own records, kept in L1 like values: not counted.
+    pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut reads = Reads { is_counted: false, ..Reads::new(keys.len()) };
+        let mut pending = Vec::new();
+        let now = self.now();
+        for (at, key) in keys.into_iter().enumerate() {
+            match self.core.l1.get(&key, now, true) {
+                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+                None => pending.push((at, key)),
+            }
+        }
+        self.read_pending(pending, reads).await
+    }
+
+    /// What L1 lacks.
+    async fn read_pending(&self, mut pending: Vec<(usize, Key)>, mut reads: Reads) -> Vec<Result<Read>> {
         for _ in 0..JOIN_ROUNDS_MAX {
             if pending.is_empty() {
                 return reads.results();
@@ -199,19 +222,21 @@ impl Cache {
         if epoch.is_none() {
             self.counters.bypassed(1);
         }
-        match self.core.l1.lease(&key, token, round.sent_at, epoch, true) {
+        match self.lease(&key, token, round.sent_at, epoch) {
             Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
-                self.counters.outcome(Outcome::HitL1, false);
                 if hit.is_first_use {
                     self.first_use(&key, round.sent_at);
+                }
+                if reads.is_counted {
+                    self.counters.outcome(hit.group, Outcome::HitL1, false);
                 }
                 reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
             }
             Leased::Join(other) => {
                 self.core.flights.end(token);
-                if self.core.flights.take_ahead(other) {
+                if reads.is_counted && self.core.flights.take_ahead(other) {
                     self.was_late(&key, round.sent_at);
                 }
                 match self.core.flights.join(other) {
@@ -219,6 +244,17 @@ impl Cache {
                     None => round.again.push((at, key)),
                 }
             }
+        }
+    }
+
+    /// A copy that came in since; else who leads. A copy whose tags are not known to be valid is to be read again.
+    fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>) -> Leased {
+        match self.core.l1.lease(key, token, now, epoch, true) {
+            Leased::Hit(hit) => match self.core.opened(hit, now) {
+                Some(hit) => Leased::Hit(hit),
+                None => self.core.l1.lease(key, token, now, epoch, false),
+            },
+            leased @ (Leased::Lead | Leased::Join(_)) => leased,
         }
     }
 
@@ -237,7 +273,7 @@ impl Cache {
             return;
         }
         let mut keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
-        let riders = self.riders(&keys, round.sent_at);
+        let riders = if reads.is_counted { self.riders(&keys, round.sent_at) } else { Vec::new() };
         keys.extend(riders.iter().filter_map(Fetch::key).cloned());
         let mut answers = self.ask(&keys).await;
         for (rider, answer) in riders.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
@@ -256,14 +292,16 @@ impl Cache {
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         self.counters.read_below(keys.len(), failed, (stopwatch_ns() - begun) / 1000);
-        answers
+        self.without_dead(answers).await
     }
 
     /// Fills L1 under the leader's lease, or releases it.
     pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
-            Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => self.copy_of(stored, sent_at),
+            Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => {
+                self.copy_of(&leader.key, stored, sent_at)
+            }
             Ok(_) | Err(_) => return self.core.l1.release(&leader.key, leader.token),
         };
         let filled = self.core.l1.fill(&leader.key, leader.token, fill, self.now());
@@ -276,7 +314,7 @@ impl Cache {
 
     /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
     /// outlives the key.
-    pub(super) fn copy_of(&self, stored: &Stored, sent_at: Tick) -> Fill {
+    pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick) -> Fill {
         let expires_at = match stored.life {
             Life::Forever => Tick::FAR,
             Life::For(life) => sent_at.plus(life),
@@ -285,7 +323,8 @@ impl Cache {
             Flavor::Redis => sent_at.plus(self.core.rules.load().l1_max_age),
             Flavor::Embedded | Flavor::None => Tick::FAR,
         };
-        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound) }
+        let group = self.core.group_of(key);
+        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound), group }
     }
 
     /// Waits for the flights of others. Returns the keys that have to try again.
@@ -313,9 +352,11 @@ impl Cache {
     fn answer_below(&self, at: usize, key: &[u8], answer: Answer, coalesced: bool, reads: &mut Reads) {
         if let Err(error) = &answer
             && error.says_away()
-            && let Some(found) = self.stale_copy(key, reads.stale_for)
+            && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
         {
-            self.counters.outcome(Outcome::Stale, false);
+            if reads.is_counted {
+                self.counters.outcome(group, Outcome::Stale, false);
+            }
             return reads.answer(at, Ok(Read::Found(found)));
         }
         let outcome = match &answer {
@@ -323,23 +364,26 @@ impl Cache {
             Ok(None) => Outcome::Miss,
             Err(_) => Outcome::Error,
         };
-        self.counters.outcome(outcome, coalesced);
-        match outcome {
-            Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
-            Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
-            Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+        if reads.is_counted {
+            self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+            match outcome {
+                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
+                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
+                Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+            }
         }
         reads.answer(at, answer.map(Read::from_below));
     }
 
-    /// A copy past the coherence bound, flagged so.
-    fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<Found> {
+    /// A copy past the coherence bound, flagged so, and its group.
+    fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<(Found, u8)> {
         if stale_for.is_zero() {
             return None;
         }
         let now = self.now();
-        let hit = self.core.l1.get_stale(key, now, stale_for)?;
-        Some(Found { stale: true, ..hit.found(now) })
+        let hit = self.core.opened_stale(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
+        let group = hit.group;
+        Some((Found { stale: true, ..hit.found(now) }, group))
     }
 }
 
@@ -360,13 +404,15 @@ impl Round {
 /// Results by position.
 struct Reads {
     results: Vec<Option<Result<Read>>>,
+    /// They are reads of a user.
+    is_counted: bool,
     /// How long after its fence a copy may be answered where L2 cannot be asked.
     stale_for: Duration,
 }
 
 impl Reads {
-    fn new(len: usize, stale_for: Duration) -> Self {
-        Self { results: (0..len).map(|_| None).collect(), stale_for }
+    fn new(len: usize) -> Self {
+        Self { results: (0..len).map(|_| None).collect(), is_counted: true, stale_for: Duration::ZERO }
     }
 
     fn answer(&mut self, at: usize, result: Result<Read>) {

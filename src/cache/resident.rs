@@ -5,13 +5,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::Core;
+use bytes::Bytes;
+
+use super::{Core, events::Event};
 use crate::{
     clock::{Tick, UnixMs, millis},
     error::Result,
     l1,
     l2::{
-        Applied, Described, Op, ScanPage, Source, TypeName,
+        Applied, Described, Op, ScanPage, Source, TypeName, codec,
         none::Resident,
         op::{self, Change, Present},
     },
@@ -55,7 +57,8 @@ impl Resident for CoreStore {
         let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
         let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
         let epoch = core.gate.epoch(Source::ONLY).ok_or_else(stopped)?;
-        core.l1.update(key, now, epoch, |current| {
+        let group = core.group_of(key);
+        core.l1.update(key, now, epoch, group, |current| {
             let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
             let (change, applied) = op::apply(op, present, unix)?;
             let change = match change {
@@ -75,12 +78,14 @@ impl Resident for CoreStore {
         let core = self.core.upgrade()?;
         let (now, unix) = self.times(&core);
         let hit = core.l1.peek(key, now)?.hit;
+        let value = codec::opened(hit.value);
         let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
         Some(Described {
             life: left.map_or(Life::Forever, Life::For),
             expires_at_ms: left.map(|left| unix.0 + millis(left)),
-            size_bytes: hit.value.len() as u64,
+            size_bytes: value.len() as u64,
             type_name: TypeName::String,
+            head: Bytes::copy_from_slice(value.head()),
         })
     }
 
@@ -108,6 +113,7 @@ impl Resident for CoreStore {
         if let Some(core) = self.core.upgrade() {
             core.l1.clear();
             core.watched.all_changed();
+            core.events.tell(Event::Flushed);
         }
     }
 }

@@ -11,7 +11,9 @@ mod replay;
 mod serve;
 mod settings;
 mod simulate;
+mod systemd;
 pub mod trace;
+mod warm;
 
 use std::{fmt, process::ExitCode};
 
@@ -41,6 +43,7 @@ enum Command {
     Invalidate(invalidate::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
+    Warm(warm::Args),
 }
 
 /// How results are printed.
@@ -107,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Invalidate(args) => invalidate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Warm(args) => warm::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

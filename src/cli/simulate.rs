@@ -253,7 +253,7 @@ impl Playback {
             Ttl::Fixed(ms) => Some(ms),
         };
         let expires_at = ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms));
-        value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at })
+        value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 })
     }
 
     /// What a fetch of this key brings, if L2 has it.

@@ -135,14 +135,7 @@ pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Poli
 
 fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
     let everything = Glob::new(b"*").unwrap_or_else(|_| unreachable!("one byte is a pattern"));
-    let mut policy = Policy {
-        matches: everything,
-        default_ttl: None,
-        max_ttl: None,
-        max_value: None,
-        l1: true,
-        prefetch: Prefetch::Auto,
-    };
+    let mut policy = Policy::of(everything);
     for entry in &table.entries {
         if let Err(message) = set(&mut policy, entry) {
             faults.push(entry.source.fault(message));

@@ -1,29 +1,57 @@
 //! The methods of `terrace.v1.Insight`.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use super::Edge;
+use http::Request;
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::{
+    Edge, convert,
+    stream::{self, Output},
+    unary::Call,
+};
 use crate::{
-    cache::{Flavor, State, latency::Latency, stats::Snapshot},
+    cache::{
+        Flavor, Removals, State,
+        latency::Latency,
+        stats::{Group, Reads, Snapshot, Tally, Window},
+    },
     clock::millis,
     error::Result,
     proto::{
-        CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, L1Stats, L2Stats, LatencyStats, ReadStats,
+        CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, GroupStats, GroupWindow, L1Stats, L2Stats,
+        LatencyStats, ReadStats, RemovalStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 
+/// Time between two messages of WatchStats, unless the client says otherwise.
+const WATCH_EVERY_MS: i64 = 1_000;
+/// What it may say: a snapshot costs about as much as a hundred reads.
+const WATCH_MS: std::ops::RangeInclusive<i64> = 100..=3_600_000;
+
 impl Edge {
     pub(super) async fn get_stats(&self, _request: GetStatsRequest) -> Result<GetStatsResponse> {
+        Ok(self.stats())
+    }
+
+    fn stats(&self) -> GetStatsResponse {
         let snapshot = self.cache.snapshot();
         let uptime = millis(self.cache.now().since(self.node.started_at));
-        Ok(GetStatsResponse {
+        GetStatsResponse {
             uptime_ms: i64::try_from(uptime).unwrap_or(i64::MAX),
-            reads: Some(reads(&snapshot)),
+            reads: Some(reads(&snapshot.reads)),
             l1: Some(l1(&snapshot)),
             l2: Some(l2(&snapshot)),
             coherence: Some(coherence(&snapshot)),
             connections: Some(self.connections()),
-        })
+            windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
+            groups: snapshot.groups.iter().map(group).collect(),
+        }
     }
 
     /// Whether there is a tier below L1.
@@ -42,8 +70,73 @@ impl Edge {
     }
 }
 
-fn reads(snapshot: &Snapshot) -> ReadStats {
-    let reads = &snapshot.reads;
+pub(super) fn watch_stats(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
+    stream::call(|output| async move {
+        if let Err(status) = watch(&edge, stop, request, &output).await {
+            // The client may be gone; then nobody wants to know.
+            let _gone = output.send(Err(status)).await;
+        }
+    })
+}
+
+/// Sends until the client has had enough or the drain begins.
+async fn watch(
+    edge: &Arc<Edge>,
+    mut stop: watch::Receiver<bool>,
+    request: Request<Incoming>,
+    output: &Output,
+) -> Result<(), Status> {
+    let request: WatchStatsRequest = stream::received(edge, request).await?;
+    let interval_ms = request.interval_ms.unwrap_or(WATCH_EVERY_MS);
+    let Some(interval) = u64::try_from(interval_ms).ok().filter(|_| WATCH_MS.contains(&interval_ms)) else {
+        let message = format!("interval_ms is {interval_ms}; it may be {} to {}", WATCH_MS.start(), WATCH_MS.end());
+        return Err(convert::status(&convert::invalid(message)));
+    };
+    loop {
+        let stats = Some(edge.stats());
+        if output.send(Ok(stream::frame(edge, &WatchStatsResponse { stats })?)).await.is_err() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(interval)) => {}
+            () = output.closed() => return Ok(()),
+            _ended = stop.wait_for(|&stops| stops) => return Ok(()),
+        }
+    }
+}
+
+fn window(window: &Window, groups: &[Group]) -> WindowStats {
+    let moved = |(_, tally): &(&Group, &Tally)| **tally != Tally::default();
+    let groups = groups.iter().zip(&window.groups).filter(moved).map(|(group, tally)| GroupWindow {
+        name: group.name.to_string(),
+        reads: Some(reads(&tally.reads)),
+        removed: Some(removed(&tally.removals)),
+    });
+    WindowStats {
+        name: window.name.to_owned(),
+        over_ms: i64::try_from(millis(window.over)).unwrap_or(i64::MAX),
+        reads: Some(reads(&window.total.reads)),
+        removed: Some(removed(&window.total.removals)),
+        groups: groups.collect(),
+        l2_read: Some(latency(&window.read)),
+        l2_write: Some(latency(&window.write)),
+    }
+}
+
+fn group(group: &Group) -> GroupStats {
+    GroupStats { name: group.name.to_string(), entries: group.entries, bytes: group.bytes }
+}
+
+fn removed(removals: &Removals) -> RemovalStats {
+    RemovalStats {
+        size: removals.size,
+        expired: removals.expired,
+        invalidated: removals.invalidated,
+        replaced: removals.replaced,
+    }
+}
+
+fn reads(reads: &Reads) -> ReadStats {
     ReadStats {
         hit_l1: reads.hit_l1,
         stale: reads.stale,
@@ -65,8 +158,8 @@ fn l1(snapshot: &Snapshot) -> L1Stats {
         removed_expired: snapshot.removals.expired,
         removed_invalidated: snapshot.removals.invalidated,
         removed_replaced: snapshot.removals.replaced,
-        promoted: snapshot.reads.promoted,
-        fills_voided: snapshot.reads.fills_voided,
+        promoted: snapshot.fills.promoted,
+        fills_voided: snapshot.fills.voided,
     }
 }
 
@@ -92,7 +185,7 @@ fn coherence(snapshot: &Snapshot) -> CoherenceStats {
         open: coherence.open,
         invalidations: coherence.invalidations,
         reconnects: coherence.reconnects,
-        bypassed: snapshot.reads.bypassed,
+        bypassed: snapshot.fills.bypassed,
         refused: coherence.refused.clone().unwrap_or_default(),
         fence_age_ms: coherence.fence_age_ms,
         flushes: coherence.flushes,

@@ -1,7 +1,7 @@
 //! The gRPC port.
 //!
 //! A request goes: [`connection`] (HTTP/2 with its limits) → [`router`] (which method) → [`unary`] or [`stream`]
-//! (message in, deadline, message out) → [`service`], [`pipeline`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
+//! (message in, deadline, message out) → [`service`], [`pipeline`], [`watch`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
 //! facade, convert) → [`convert`]. Health and reflection are tonic's generated services.
 //!
 //! Messages are read and written here and not by tonic's generated server, because that answers a message over its
@@ -20,13 +20,17 @@ mod inbound;
 mod insight;
 mod invalidation;
 mod learned;
+mod lent;
 mod load;
 mod pipeline;
 mod reflection;
 mod router;
+mod sampled;
 mod service;
 mod stream;
 mod unary;
+mod warm;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,6 +56,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Most bytes of requests and answers under way, all connections.
     pub in_flight_max: u64,
+    /// Keys a second that Warm brings up, where the call does not say.
+    pub warm_rate: u64,
 }
 
 /// One worker's gRPC edge.

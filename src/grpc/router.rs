@@ -10,11 +10,12 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, invalidation, pipeline, reflection,
+    health, insight, invalidation, pipeline, reflection, sampled,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
     },
+    warm, watch as watching,
 };
 
 /// The services of one connection.
@@ -31,6 +32,9 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     fn call(&self, request: Request<Incoming>) -> Call {
         match refused(&request) {
             Some(response) => Call::ready(response),
+            None if self.edge.node.sampled.draw(1) => {
+                sampled::logged(request.uri().path().to_owned(), || self.route(request))
+            }
             None => self.route(request),
         }
     }
@@ -62,6 +66,7 @@ impl Router {
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/Watch" => watching::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
@@ -72,7 +77,13 @@ impl Router {
             "/terrace.v1.Insight/Predict" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.predict(r).await })
             }
+            "/terrace.v1.Invalidation/InvalidateTags" => {
+                unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
+            }
+            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
+            "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
+            "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })
             }

@@ -36,7 +36,7 @@ where
     Call::ready(answer::response(Answer::Stream(messages)))
 }
 
-/// The request, which has to come within the deadline of a unary call.
+/// The one message of the request, which has to come within the deadline of a unary call.
 pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
     let settings = edge.settings.load_full();
     let mut inbound = Inbound::new(request, settings.message_max);

@@ -3,13 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    cache::{Cache, State, ahead::Report, latency::Latency, stats::Snapshot},
-    metrics::{self as m, Metrics},
+    cache::{
+        Cache, Removals, State,
+        ahead::Report,
+        feed::FeedReport,
+        latency::Latency,
+        stats::{Group, Reads, Snapshot},
+        warm::Progress,
+    },
+    metrics::{self as m, Buckets, Metrics},
     node::{Node, VERSION},
 };
-
-/// The percentiles shown, and their labels.
-const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999")];
 
 /// The page as of now.
 pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
@@ -17,11 +21,25 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     metrics.set(&m::UPTIME, &[], cache.now().since(node.started_at).as_secs_f64());
     this_node(metrics, node, &snapshot);
     reads(metrics, &snapshot);
+    snapshot.groups.iter().for_each(|of| group(metrics, of));
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
     prefetch(metrics, &cache.core().prefetch());
+    feed(metrics, &cache.feed_report());
+    warming(metrics, &cache.core().warming());
     metrics.render()
+}
+
+fn warming(metrics: &Metrics, progress: &Progress) {
+    let keys = &progress.keys;
+    for (result, count) in
+        [("found", keys.found), ("absent", keys.absent), ("resident", keys.resident), ("failed", keys.failed)]
+    {
+        metrics.count(&m::WARM_KEYS, &[result], count);
+    }
+    metrics.set(&m::WARM_LEFT, &[], float(progress.left));
+    metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.at_work)));
 }
 
 /// A gauge takes a float: exact up to 2^53.
@@ -47,26 +65,54 @@ fn this_node(metrics: &Metrics, node: &Node, snapshot: &Snapshot) {
 
 fn reads(metrics: &Metrics, snapshot: &Snapshot) {
     let reads = &snapshot.reads;
-    metrics.count(&m::READS, &["hit_l1"], reads.hit_l1);
-    metrics.count(&m::READS, &["stale"], reads.stale);
-    metrics.count(&m::READS, &["hit_l2"], reads.hit_l2);
-    metrics.count(&m::READS, &["miss"], reads.miss);
-    metrics.count(&m::READS, &["error"], reads.error);
+    for (outcome, count) in outcomes(reads) {
+        metrics.count(&m::READS, &[outcome], count);
+    }
     metrics.count(&m::READS_COALESCED, &[], reads.coalesced);
     metrics.set(&m::FLIGHTS, &[], float(snapshot.flights));
 }
 
+fn outcomes(reads: &Reads) -> [(&'static str, u64); 5] {
+    [
+        ("hit_l1", reads.hit_l1),
+        ("stale", reads.stale),
+        ("hit_l2", reads.hit_l2),
+        ("miss", reads.miss),
+        ("error", reads.error),
+    ]
+}
+
+fn causes(removals: &Removals) -> [(&'static str, u64); 4] {
+    [
+        ("size", removals.size),
+        ("expired", removals.expired),
+        ("invalidated", removals.invalidated),
+        ("replaced", removals.replaced),
+    ]
+}
+
+fn group(metrics: &Metrics, group: &Group) {
+    let name = &*group.name;
+    for (outcome, count) in outcomes(&group.tally.reads) {
+        metrics.count(&m::GROUP_READS, &[name, outcome], count);
+    }
+    for (cause, count) in causes(&group.tally.removals) {
+        metrics.count(&m::GROUP_REMOVED, &[name, cause], count);
+    }
+    metrics.set(&m::GROUP_ENTRIES, &[name], float(group.entries));
+    metrics.set(&m::GROUP_BYTES, &[name], float(group.bytes));
+}
+
 fn l1(metrics: &Metrics, snapshot: &Snapshot) {
-    let (usage, removals) = (&snapshot.l1, &snapshot.removals);
+    let usage = &snapshot.l1;
     metrics.set(&m::L1_ENTRIES, &[], float(usage.entries));
     metrics.set(&m::L1_BYTES, &[], float(usage.bytes));
     metrics.set(&m::L1_CAPACITY, &[], float(usage.capacity_bytes));
-    metrics.count(&m::L1_REMOVED, &["size"], removals.size);
-    metrics.count(&m::L1_REMOVED, &["expired"], removals.expired);
-    metrics.count(&m::L1_REMOVED, &["invalidated"], removals.invalidated);
-    metrics.count(&m::L1_REMOVED, &["replaced"], removals.replaced);
-    metrics.count(&m::L1_PROMOTED, &[], snapshot.reads.promoted);
-    metrics.count(&m::L1_FILLS_VOIDED, &[], snapshot.reads.fills_voided);
+    for (cause, count) in causes(&snapshot.removals) {
+        metrics.count(&m::L1_REMOVED, &[cause], count);
+    }
+    metrics.count(&m::L1_PROMOTED, &[], snapshot.fills.promoted);
+    metrics.count(&m::L1_FILLS_VOIDED, &[], snapshot.fills.voided);
 }
 
 fn l2(metrics: &Metrics, snapshot: &Snapshot) {
@@ -78,19 +124,17 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.set(&m::L2_PRIMARIES, &[], float(snapshot.health.primaries as u64));
     metrics.set(&m::L2_BREAKERS_OPEN, &[], float(snapshot.health.breakers_open as u64));
     metrics.count(&m::L2_BREAKER_OPENED, &[], snapshot.health.breaker_opened);
-    latency(metrics, "read", &calls.read);
-    latency(metrics, "write", &calls.write);
+    metrics.histogram(&m::L2_SECONDS, &[("read", buckets(&calls.read)), ("write", buckets(&calls.write))]);
 }
 
-fn latency(metrics: &Metrics, call: &'static str, latency: &Latency) {
-    const US: f64 = 1e-6;
-    metrics.count(&m::L2_CALLS, &[call], latency.count());
-    metrics.set(&m::L2_LATENCY_SUM, &[call], float(latency.sum_us) * US);
-    for (quantile, label) in QUANTILES {
-        if let Some(us) = latency.quantile_us(quantile) {
-            metrics.set(&m::L2_LATENCY, &[call, label], float(us) * US);
-        }
-    }
+/// The bounds of the buckets: from a call within the machine to one that ran into its deadline.
+const BOUNDS_US: [u64; 13] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+fn buckets(latency: &Latency) -> Buckets {
+    const US: f64 = 1e6;
+    let up_to = BOUNDS_US.map(|us| (float(us) / US, latency.within_us(us))).to_vec();
+    Buckets { up_to, count: latency.count(), sum: float(latency.sum_us) / US }
 }
 
 fn prefetch(metrics: &Metrics, report: &Report) {
@@ -119,5 +163,11 @@ fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.count(&m::COHERENCE_RECONNECTS, &[], coherence.reconnects);
     metrics.count(&m::COHERENCE_CHECKED, &[], coherence.checked);
     metrics.count(&m::COHERENCE_STALE_DETECTED, &[], coherence.stale_detected);
-    metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.reads.bypassed);
+    metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.fills.bypassed);
+}
+
+fn feed(metrics: &Metrics, feed: &FeedReport) {
+    metrics.set(&m::WATCHERS, &[], float(feed.followers));
+    metrics.count(&m::WATCH_EVENTS, &[], feed.told);
+    metrics.count(&m::WATCH_DISCONTINUITIES, &[], feed.gaps);
 }

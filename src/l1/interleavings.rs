@@ -45,7 +45,7 @@ fn key(number: u64) -> Key {
 
 fn value(number: u64) -> Fill {
     let value = Value::from(Bytes::copy_from_slice(&number.to_le_bytes()));
-    Fill { value, expires_at: Tick::FAR, deadline: Tick::FAR }
+    Fill { value, expires_at: Tick::FAR, deadline: Tick::FAR, group: 0 }
 }
 
 fn number(hit: &Hit) -> u64 {
@@ -211,7 +211,8 @@ fn the_byte_bound_holds_while_shards_take_room_from_each_other() {
                         let (name, token) = (key(filler * 100 + step), Token(filler * 100 + step));
                         if let Leased::Lead = l1.lease(&name, token, NOW, Some(epoch), true) {
                             let bytes = Bytes::from(vec![1; 60 * (1 + step as usize % 7)]);
-                            let fill = Fill { value: Value::from(bytes), expires_at: Tick::FAR, deadline: Tick::FAR };
+                            let value = Value::from(bytes);
+                            let fill = Fill { value, expires_at: Tick::FAR, deadline: Tick::FAR, group: 0 };
                             l1.fill(&name, token, fill, NOW);
                         }
                         assert!(l1.usage().bytes <= CAPACITY, "{:?}", l1.usage());

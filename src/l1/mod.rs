@@ -43,8 +43,8 @@ use policy::{Learned, Lru};
 pub use purge::Purge;
 use tier::Tier;
 pub use types::{
-    Change, Current, Fill, Filled, Hit, Leased, PolicyKind, Removals, Residence, Resident, Settings, Staged, Token,
-    Usage,
+    Change, Current, Fill, Filled, GroupUsage, Hit, Leased, PolicyKind, Removals, Residence, Resident, Settings,
+    Staged, Token, Usage,
 };
 
 use crate::{clock::Tick, error::Result, glob::Glob, model::Key};
@@ -229,7 +229,8 @@ impl L1 {
         tier!(self, tier => tier.purge(purge, now, budget))
     }
 
-    /// Changes one key in place, where L1 is the store. `change` sees what is there and not expired.
+    /// Changes one key in place, where L1 is the store. `change` sees what is there and not expired; what it puts counts to
+    /// `group`.
     ///
     /// # Errors
     /// `TooLarge` for an entry over an eighth of L1; what `change` returns.
@@ -238,9 +239,10 @@ impl L1 {
         key: &Key,
         now: Tick,
         epoch: Epoch,
+        group: u8,
         change: impl FnOnce(Option<Current<'_>>) -> Result<(Change, R)>,
     ) -> Result<R> {
-        tier!(self, tier => tier.update(key, now, epoch, change))
+        tier!(self, tier => tier.update(key, now, epoch, group, change))
     }
 
     /// Removes every entry and voids every lease.
@@ -272,10 +274,18 @@ impl L1 {
         tier!(self, tier => tier.usage())
     }
 
+    /// What is held and what left, by the number of the key group; as long as the highest number needs.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupUsage> {
+        tier!(self, tier => tier.groups())
+    }
+
     /// Removals since start.
     #[must_use]
     pub fn removals(&self) -> Removals {
-        tier!(self, tier => tier.removals())
+        let mut all = Removals::default();
+        self.groups().iter().for_each(|group| all.add(group.removals));
+        all
     }
 
     /// Recounts everything from scratch, with nobody else at work; what is wrong, if anything is.

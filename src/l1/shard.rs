@@ -1,7 +1,7 @@
 //! One shard: entries, index, leases and policy, changed together under its lock.
 //!
 //! Invariants, checked by [`Shard::validate`]: each entry is in the index once, under its key's hash; `bytes` is the sum
-//! of their weights; there are no gaps between slots while the lock is free.
+//! of their weights, by group and in all; there are no gaps between slots while the lock is free.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,12 +13,12 @@ use super::{
     policy::Policy,
     purge::Bans,
     slot::{BLOCK, Slot, Slots, size_class},
-    types::{Hit, Resident},
+    types::{GroupUsage, Hit, Resident},
 };
 use crate::{
     clock::Tick,
     glob::Glob,
-    model::{Lifetime, Record, Value},
+    model::{Lifetime, Record, RemovalCause, Value},
 };
 
 /// Bytes an entry takes beside its allocation and the policy's share: its slot (16) and its share of the index (5.4 on
@@ -31,8 +31,12 @@ pub(super) struct Shard<P> {
     index: Index,
     pub(super) leases: Leases,
     bans: Bans,
+    /// Entries that the policy gave, since start.
+    evicted: u64,
     policy: P,
     bytes: u64,
+    /// By number of the key group.
+    groups: Vec<GroupUsage>,
     hasher: Hasher,
 }
 
@@ -71,8 +75,10 @@ impl<P: Policy> Shard<P> {
             index: Index::default(),
             leases: Leases::default(),
             bans: Bans::default(),
+            evicted: 0,
             policy,
             bytes: 0,
+            groups: Vec::new(),
             hasher,
         }
     }
@@ -165,10 +171,10 @@ impl<P: Policy> Shard<P> {
     }
 
     /// What inspection sees of a slot.
-    pub(super) fn resident(slot: &Slot, now: Tick) -> Option<Resident> {
+    pub(super) fn resident(&self, slot: &Slot, now: Tick) -> Option<Resident> {
         let record = slot.record()?;
         Some(Resident {
-            hit: hit(record, now),
+            hit: hit(record, self.hasher.of_slot(slot), now),
             deadline: record.deadline(now),
             used_at: record.used_at(now),
             weight_bytes: Self::weight_of(record),
@@ -194,9 +200,42 @@ impl<P: Policy> Shard<P> {
         }
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
-        let weight = Self::weight_of(&record);
-        self.bytes -= weight;
+        let weight = self.subtract(&record);
+        self.evicted += u64::from(!is_staged);
         Some((at, hash, Gone { record, weight, was_over, unused: is_staged.then_some(hash) }))
+    }
+
+    fn group(&mut self, number: u8) -> &mut GroupUsage {
+        let at = usize::from(number);
+        if at >= self.groups.len() {
+            self.groups.resize(at + 1, GroupUsage::default());
+        }
+        &mut self.groups[at]
+    }
+
+    /// Takes an entry that goes out of the sums; what it weighed.
+    fn subtract(&mut self, record: &Record) -> u64 {
+        let weight = Self::weight_of(record);
+        self.bytes -= weight;
+        let group = self.group(record.group());
+        group.entries -= 1;
+        group.bytes -= weight;
+        weight
+    }
+
+    /// Notes why an entry went.
+    pub(super) fn count(&mut self, gone: &Gone, cause: RemovalCause) {
+        self.group(gone.record.group()).removals.count(cause, 1);
+    }
+
+    /// What it holds and what left, by group.
+    pub(super) fn groups(&self) -> &[GroupUsage] {
+        &self.groups
+    }
+
+    /// Entries that the policy gave, since start.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Closes a hole that [`Shard::evict`] left.
@@ -208,6 +247,9 @@ impl<P: Policy> Shard<P> {
 
     /// Puts an entry in whose room is reserved, into the hole if there is one.
     pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) -> usize {
+        let group = self.group(arrival.record.group());
+        group.entries += 1;
+        group.bytes += arrival.weight;
         let mut slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
         if let Owner::Staging(serial) = arrival.owner {
             slot.stage(serial);
@@ -272,8 +314,7 @@ impl<P: Policy> Shard<P> {
         self.index.remove(hash, at);
         let record = self.slots.hollow(at)?;
         self.close(at);
-        let weight = Self::weight_of(&record);
-        self.bytes -= weight;
+        let weight = self.subtract(&record);
         Some(Gone { record, weight, was_over, unused: is_staged.then_some(hash) })
     }
 
@@ -330,6 +371,10 @@ impl<P: Policy> Shard<P> {
         self.leases.clear();
         self.index = Index::default();
         self.policy.clear();
+        for group in &mut self.groups {
+            group.removals.count(RemovalCause::Invalidated, std::mem::take(&mut group.entries));
+            group.bytes = 0;
+        }
         (std::mem::take(&mut self.slots), std::mem::take(&mut self.bytes))
     }
 
@@ -340,9 +385,13 @@ impl<P: Policy> Shard<P> {
             return Err(format!("{} entries, {} in the index", self.slots.len(), self.index.len()));
         }
         let mut bytes = 0;
+        let mut groups = vec![(0, 0); 256];
         for (at, slot) in self.slots.all().iter().enumerate() {
             let Some(record) = slot.record() else { continue };
-            bytes += Self::weight_of(record);
+            let weight = Self::weight_of(record);
+            bytes += weight;
+            let (entries, held) = &mut groups[usize::from(record.group())];
+            (*entries, *held) = (*entries + 1, *held + weight);
             if !is_here(record.key()) || self.find(self.hasher.of_slot(slot), record.key()) != Some(at) {
                 return Err(format!("entry {at} is not found by its key"));
             }
@@ -350,18 +399,26 @@ impl<P: Policy> Shard<P> {
         if bytes != self.bytes {
             return Err(format!("the weights sum up to {bytes}, counted were {}", self.bytes));
         }
+        let counted = self.groups.iter().map(|group| (group.entries, group.bytes)).chain(std::iter::repeat((0, 0)));
+        if let Some((number, _)) =
+            groups.into_iter().zip(counted).enumerate().find(|(_, (held, counted))| held != counted)
+        {
+            return Err(format!("group {number} was counted wrong"));
+        }
         self.policy.validate(&self.slots)
     }
 }
 
 /// What a hit returns.
 #[inline]
-pub(super) fn hit(record: &Record, now: Tick) -> Hit {
+pub(super) fn hit(record: &Record, hash: u32, now: Tick) -> Hit {
     Hit {
         value: Value::kept(record.clone()),
         expires_at: record.expires_at(),
         filled_at: record.born_at(now),
         hits: record.hits(),
         is_first_use: false,
+        group: record.group(),
+        hash,
     }
 }

@@ -312,7 +312,7 @@ mod tests {
     fn slot_of(epochs: &Epochs, expires_at: u64, deadline: u64, now: u64) -> (Slot, Epoch) {
         let life = Lifetime { expires_at: Tick(expires_at), deadline: Tick(deadline) };
         let epoch = epochs.begin(Tick::FAR).expect("a number");
-        (Slot::new(Record::new(b"k", b"v", life, Tick(now)), epoch, 0, Tick(now)), epoch)
+        (Slot::new(Record::new(b"k", 0, b"v", life, Tick(now)), epoch, 0, Tick(now)), epoch)
     }
 
     fn slot(expires_at: u64, deadline: u64, now: u64) -> Slot {

@@ -25,7 +25,7 @@ fn settings(policy: PolicyKind, capacity_bytes: u64, max_entries: Option<u64>) -
 }
 
 fn fill(value: &[u8], expires_at: Tick, deadline: Tick) -> Fill {
-    Fill { value: Value::from(Bytes::copy_from_slice(value)), expires_at, deadline }
+    Fill { value: Value::from(Bytes::copy_from_slice(value)), expires_at, deadline, group: 0 }
 }
 
 fn forever(value: &[u8]) -> Fill {
@@ -150,7 +150,7 @@ impl Pair {
         }
         let (value, (expires_at, deadline)) = (self.value(), self.life());
         let staged = self.rng.u8(..3) == 0;
-        let fill = fill(&value, expires_at, deadline);
+        let fill = Fill { group: (number % 5) as u8, ..fill(&value, expires_at, deadline) };
         let filled = match staged {
             true => self.l1.fill_staged(&key(number), token, fill, self.now),
             false => self.l1.fill(&key(number), token, fill, self.now),
@@ -230,7 +230,7 @@ impl Pair {
             _ => Change::Put(value.clone().into(), expires_at),
         };
         let known = self.known.get(&number).filter(|known| self.now < known.deadline).cloned();
-        let seen = self.l1.update(&key(number), self.now, self.epoch, |current| {
+        let seen = self.l1.update(&key(number), self.now, self.epoch, (number % 7) as u8, |current| {
             let seen = current.map(|current| current.value.to_vec());
             Ok((change.clone(), seen))
         });
@@ -431,7 +431,7 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
             assert!(current.is_none());
             Ok((Change::Put(b"new"[..].into(), Tick::FAR), ()))
         };
-        l1.update(&key(18), Tick(7), EPOCH, absent).expect("it fits");
+        l1.update(&key(18), Tick(7), EPOCH, 0, absent).expect("it fits");
         // The walk's clock was read before these came in.
         let mut steps = 0;
         while !purge.is_done() {
@@ -464,18 +464,18 @@ fn update_sees_the_present_value_and_its_error_changes_nothing() {
     let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     let (a, now) = (key(1), Tick(5));
     let set = |value: &'static [u8]| move |_: Option<Current<'_>>| Ok((Change::Put(value.into(), Tick(90)), ()));
-    l1.update(&a, now, EPOCH, set(b"1")).expect("it fits");
+    l1.update(&a, now, EPOCH, 0, set(b"1")).expect("it fits");
     let refuse = |current: Option<Current<'_>>| -> Result<(Change, ())> {
         assert_eq!(current.map(|c| (c.value.to_vec(), c.expires_at)), Some((b"1".to_vec(), Tick(90))));
         Err(CacheError::new(Kind::NotANumber, "no"))
     };
-    assert!(l1.update(&a, now, EPOCH, refuse).is_err());
+    assert!(l1.update(&a, now, EPOCH, 0, refuse).is_err());
     let large = vec![0; 200 << 10];
-    let refused = l1.update(&a, now, EPOCH, |_| Ok((Change::Put(large.into(), Tick::FAR), ())));
+    let refused = l1.update(&a, now, EPOCH, 0, |_| Ok((Change::Put(large.into(), Tick::FAR), ())));
     assert_eq!(refused.map_err(|error| error.kind()), Err(Kind::TooLarge));
     assert!(l1.get(&a, Tick(89), true).is_some());
     assert!(l1.get(&a, Tick(90), true).is_none());
-    l1.update(&a, Tick(90), EPOCH, |current| Ok((Change::Keep, assert!(current.is_none())))).expect("nothing to do");
+    l1.update(&a, Tick(90), EPOCH, 0, |current| Ok((Change::Keep, assert!(current.is_none())))).expect("nothing to do");
 }
 
 #[test]

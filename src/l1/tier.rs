@@ -19,7 +19,7 @@ use super::{
     shard::{Arrival, Gone, Owner, Shard},
     staging::Staging,
     sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
-    types::{Fill, Removals, Settings, Usage},
+    types::{Fill, GroupUsage, Settings, Usage},
 };
 use crate::{
     clock::Tick,
@@ -41,7 +41,6 @@ const RELIEF_LOOKS: usize = 8;
 struct Cell<P> {
     bytes: AtomicU64,
     entries: AtomicU64,
-    removals: [AtomicU64; 4],
     shard: RwLock<Shard<P>>,
 }
 
@@ -81,7 +80,6 @@ impl<P: Policy> Tier<P> {
         let new_cell = |shard| Cell {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
-            removals: Default::default(),
             shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone())),
         };
         Self {
@@ -133,19 +131,19 @@ impl<P: Policy> Tier<P> {
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
         let Incoming { key, fill, there, now, epoch, staged } = *incoming;
-        let weight = Shard::<P>::weigh(key.len(), fill.value.len());
+        let weight = Shard::<P>::weigh(key.len(), fill.value.stored().len());
         if weight > self.entry_max_bytes {
             return false;
         }
         shard.advance(now);
-        let carried = there.and_then(|at| self.replace(place, shard, at, freed));
+        let carried = there.and_then(|at| self.replace(shard, at, freed));
         let owner = match staged {
             Some(serial) => Owner::Staging(serial),
             None => Owner::Policy(shard.announce(place.hash, carried, &self.shared)),
         };
         let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
-        let record = Record::new(key, &fill.value, life, now);
+        let record = Record::new(key, fill.group, fill.value.stored(), life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, owner };
         if staged.is_some() {
             self.staging.came(weight);
@@ -159,11 +157,11 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Removes the entry that a new one replaces; the policy's mark on it.
-    fn replace(&self, place: Place, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
+    fn replace(&self, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
         let mark = shard.slot(at).filter(|slot| !slot.is_staged()).map(|slot| slot.mark.load(Relaxed));
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
-        self.account(place.cell, gone, cause, freed);
+        self.account(shard, gone, cause, freed);
         mark
     }
 
@@ -179,7 +177,7 @@ impl<P: Policy> Tier<P> {
             }
             match shard.evict(&self.epochs, &self.shared) {
                 Some((at, hash, gone)) => {
-                    self.account_evicted(cell, hash, gone, freed);
+                    self.account_evicted(shard, hash, gone, freed);
                     hole = Some(at);
                 }
                 None if self.evict_anywhere(cell, freed) => {}
@@ -216,22 +214,26 @@ impl<P: Policy> Tier<P> {
     fn evict_one(&self, cell: usize, shard: &mut Shard<P>, freed: &mut Freed<'_>) -> bool {
         let Some((at, hash, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
         shard.close(at);
-        self.account_evicted(cell, hash, gone, freed);
+        self.account_evicted(shard, hash, gone, freed);
         self.note(cell, shard);
         true
     }
 
-    fn account_evicted(&self, cell: usize, hash: u32, gone: Gone, freed: &mut Freed<'_>) {
+    fn account_evicted(&self, shard: &mut Shard<P>, hash: u32, gone: Gone, freed: &mut Freed<'_>) {
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
         if gone.unused.is_none() {
-            self.staging.dropped(hash, self.evictions(cell));
+            self.staging.dropped(hash, shard.evicted());
         }
-        self.account(cell, gone, cause, freed);
+        self.account(shard, gone, cause, freed);
     }
 
-    /// Evictions of a shard since start.
-    fn evictions(&self, cell: usize) -> u64 {
-        self.cells[cell].removals[RemovalCause::Size as usize].load(Relaxed)
+    /// Counts what went from `shard`, and keeps its memory until the lock is free.
+    fn account(&self, shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
+        shard.count(&gone, cause);
+        if let Some(hash) = gone.unused {
+            self.staging.unused(hash, &gone.record, gone.weight);
+        }
+        freed.add(gone.record, gone.weight);
     }
 
     /// Entries there is room for, as far as entries like today's tell.
@@ -239,20 +241,6 @@ impl<P: Policy> Tier<P> {
         let Usage { entries, bytes, capacity_bytes } = self.budget.usage();
         let by_bytes = if bytes == 0 { capacity_bytes } else { capacity_bytes / (bytes / entries.max(1)).max(1) };
         by_bytes.min(self.budget.max_entries())
-    }
-
-    fn account(&self, cell: usize, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
-        self.count(cell, cause, 1);
-        if let Some(hash) = gone.unused {
-            self.staging.unused(hash, &gone.record, gone.weight);
-        }
-        freed.add(gone.record, gone.weight);
-    }
-
-    /// Counts removals; the shard's exclusive lock is held, so that no locked instruction is needed.
-    fn count(&self, cell: usize, cause: RemovalCause, entries: u64) {
-        let count = &self.cells[cell].removals[cause as usize];
-        count.store(count.load(Relaxed) + entries, Relaxed);
     }
 
     #[inline]
@@ -264,16 +252,19 @@ impl<P: Policy> Tier<P> {
         self.budget.usage()
     }
 
-    pub(super) fn removals(&self) -> Removals {
-        let sum = |cause: RemovalCause| -> u64 {
-            self.cells.iter().map(|cell| cell.removals[cause as usize].load(Relaxed)).sum()
-        };
-        Removals {
-            size: sum(RemovalCause::Size),
-            expired: sum(RemovalCause::Expired),
-            invalidated: sum(RemovalCause::Invalidated),
-            replaced: sum(RemovalCause::Replaced),
+    pub(super) fn groups(&self) -> Vec<GroupUsage> {
+        let mut all: Vec<GroupUsage> = Vec::new();
+        for cell in &self.cells {
+            let shard = cell.shard.read();
+            let groups = shard.groups();
+            all.resize(all.len().max(groups.len()), GroupUsage::default());
+            for (sum, group) in all.iter_mut().zip(groups) {
+                sum.entries += group.entries;
+                sum.bytes += group.bytes;
+                sum.removals.add(group.removals);
+            }
         }
+        all
     }
 }
 

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::{clock::Tick, model::Value};
+use crate::{
+    clock::Tick,
+    model::{RemovalCause, Value},
+};
 
 /// How large L1 may become and what it keeps.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +34,7 @@ pub struct Token(pub u64);
 /// A copy that may be answered.
 #[derive(Debug, Clone)]
 pub struct Hit {
-    /// The payload.
+    /// All that was stored: L1 knows nothing of headers.
     pub value: Value,
     /// When the key itself expires; [`Tick::FAR`] never.
     pub expires_at: Tick,
@@ -39,6 +42,10 @@ pub struct Hit {
     pub filled_at: Tick,
     /// Reads answered with it, saturating, approximate.
     pub hits: u32,
+    /// Number of its key group, as the fill said.
+    pub group: u8,
+    /// Hash of the key, seeded: the same key has the same one as long as this L1 lives.
+    pub hash: u32,
     /// It was prefetched, and this is its first use.
     pub is_first_use: bool,
 }
@@ -85,12 +92,14 @@ pub struct Resident {
 /// How a copy comes in.
 #[derive(Debug, Clone)]
 pub struct Fill {
-    /// The payload; copied into memory of its own, so that it pins no request buffer.
+    /// Stored with its header, if it has one; copied into memory of its own, so that it pins no request buffer.
     pub value: Value,
     /// When the key itself expires; [`Tick::FAR`] never.
     pub expires_at: Tick,
     /// When the copy ends; not after `expires_at`.
     pub deadline: Tick,
+    /// Number of its key group, for [`L1::groups`].
+    pub group: u8,
 }
 
 /// Answer to the wish to fill.
@@ -122,7 +131,7 @@ pub enum Filled {
 /// The present copy, for [`L1::update`].
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
-    /// The payload.
+    /// All that is stored.
     pub value: &'a [u8],
     /// When the key expires; [`Tick::FAR`] never.
     pub expires_at: Tick,
@@ -163,4 +172,51 @@ pub struct Removals {
     pub invalidated: u64,
     /// Newer value.
     pub replaced: u64,
+}
+
+impl Removals {
+    /// All causes together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.size + self.expired + self.invalidated + self.replaced
+    }
+
+    pub(super) fn count(&mut self, cause: RemovalCause, entries: u64) {
+        *match cause {
+            RemovalCause::Size => &mut self.size,
+            RemovalCause::Expired => &mut self.expired,
+            RemovalCause::Invalidated => &mut self.invalidated,
+            RemovalCause::Replaced => &mut self.replaced,
+        } += entries;
+    }
+
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: Self) -> Self {
+        Self {
+            size: self.size.saturating_sub(before.size),
+            expired: self.expired.saturating_sub(before.expired),
+            invalidated: self.invalidated.saturating_sub(before.invalidated),
+            replaced: self.replaced.saturating_sub(before.replaced),
+        }
+    }
+
+    /// Adds those of another part.
+    pub fn add(&mut self, other: Self) {
+        self.size += other.size;
+        self.expired += other.expired;
+        self.invalidated += other.invalidated;
+        self.replaced += other.replaced;
+    }
+}
+
+/// What L1 holds of one key group, and what of it left since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupUsage {
+    /// Entries, expired ones that were not swept yet included.
+    pub entries: u64,
+    /// Sum of weights.
+    pub bytes: u64,
+    /// Removals since start.
+    pub removals: Removals,
 }

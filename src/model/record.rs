@@ -1,8 +1,8 @@
 //! One entry of L1 in one allocation: key, value, and the few words that belong to them.
 //!
 //! It lies here, below `l1`, because a [`Value`](super::Value) may be a view into it: an answer then shares the
-//! entry's memory, and nothing is copied before the socket buffer. Its layout is counted: 32 bytes beside key and
-//! value (reference count, length, two words of notes), then whatever the allocator rounds up.
+//! entry's memory, and nothing is copied before the socket buffer. Its layout is counted: 33 bytes beside key and
+//! value (reference count, length, two words of notes, the key group), then whatever the allocator rounds up.
 //!
 //! The words are atomics with relaxed order: they change under L1's shard lock, or are approximate by design.
 
@@ -15,12 +15,14 @@ use triomphe::ThinArc;
 
 use crate::clock::Tick;
 
-/// A key and its value in one reference-counted allocation.
+/// A key, the number of its group, and its value in one reference-counted allocation.
 #[derive(Clone)]
 pub(crate) struct Record(ThinArc<Notes, u8>);
 
-/// Bytes of an allocation beside key and value: reference count, length and [`Notes`].
+/// Bytes of an allocation before its slice: reference count, length and [`Notes`].
 const FIXED_BYTES: u64 = 32;
+/// The group stands between key and value: a hit, which has compared the key, finds it in the same cache line.
+const GROUP_BYTES: usize = 1;
 
 /// What is kept of an entry beside key and value and is not needed to choose a victim.
 struct Notes {
@@ -54,18 +56,18 @@ pub(crate) struct Lifetime {
 
 impl Record {
     /// Copies key (1 to 65,536 bytes) and value into memory of their own.
-    pub(crate) fn new(key: &[u8], value: &[u8], life: Lifetime, born_at: Tick) -> Self {
+    pub(crate) fn new(key: &[u8], group: u8, value: &[u8], life: Lifetime, born_at: Tick) -> Self {
         let key_length = (key.len() as u64).wrapping_sub(1) & 0xFFFF;
         let uses = (born_at.0 & BIRTH_MASK) << BIRTH_SHIFT;
         let notes = Notes { life: AtomicU64::new(key_length), uses: AtomicU64::new(uses) };
-        let record = Self(joined(notes, key, value));
+        let record = Self(joined(notes, key, group, value));
         record.set_life(life);
         record
     }
 
     /// What an allocation for this key and value takes, rounded up as the allocator does.
     pub(crate) fn weigh(key_bytes: usize, value_bytes: usize) -> u64 {
-        allocated_bytes(FIXED_BYTES + key_bytes as u64 + value_bytes as u64)
+        allocated_bytes(FIXED_BYTES + (key_bytes + GROUP_BYTES + value_bytes) as u64)
     }
 
     #[inline]
@@ -85,7 +87,13 @@ impl Record {
 
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
-        &self.0.slice[self.key_length()..]
+        &self.0.slice[self.key_length() + GROUP_BYTES..]
+    }
+
+    /// Number of the key group it was counted to when it came in.
+    #[inline]
+    pub(crate) fn group(&self) -> u8 {
+        self.0.slice[self.key_length()]
     }
 
     /// What this record's allocation takes.
@@ -178,20 +186,22 @@ const ON_STACK_BYTES: usize = 256;
 const SCRATCH_BYTES: usize = 64 << 10;
 
 /// Key and value in one allocation: a slice is all that can be copied into it.
-fn joined(notes: Notes, key: &[u8], value: &[u8]) -> ThinArc<Notes, u8> {
-    let length = key.len() + value.len();
+fn joined(notes: Notes, key: &[u8], group: u8, value: &[u8]) -> ThinArc<Notes, u8> {
+    let length = key.len() + GROUP_BYTES + value.len();
     if length <= ON_STACK_BYTES {
         let mut joined = [0; ON_STACK_BYTES];
         joined[..key.len()].copy_from_slice(key);
-        joined[key.len()..length].copy_from_slice(value);
+        joined[key.len()] = group;
+        joined[key.len() + GROUP_BYTES..length].copy_from_slice(value);
         return ThinArc::from_header_and_slice(notes, &joined[..length]);
     }
     if length > SCRATCH_BYTES {
-        return ThinArc::from_header_and_slice(notes, &[key, value].concat());
+        return ThinArc::from_header_and_slice(notes, &[key, &[group], value].concat());
     }
     SCRATCH.with_borrow_mut(|joined| {
         joined.clear();
         joined.extend_from_slice(key);
+        joined.push(group);
         joined.extend_from_slice(value);
         ThinArc::from_header_and_slice(notes, joined)
     })
@@ -278,8 +288,8 @@ mod tests {
 
     #[test]
     fn notes_keep_what_they_are_given() {
-        let record = Record::new(b"key", b"value", FOREVER, Tick(5_000));
-        assert_eq!((record.key(), record.value()), (&b"key"[..], &b"value"[..]));
+        let record = Record::new(b"key", 9, b"value", FOREVER, Tick(5_000));
+        assert_eq!((record.key(), record.group(), record.value()), (&b"key"[..], 9, &b"value"[..]));
         assert_eq!((record.expires_at(), record.deadline(Tick(6_000))), (Tick::FAR, Tick::FAR));
         record.set_life(Lifetime { expires_at: Tick(77_777), deadline: Tick(77_777) });
         assert_eq!((record.expires_at(), record.deadline(Tick(6_000))), (Tick(77_777), Tick(77_777)));
@@ -298,7 +308,7 @@ mod tests {
             [(10, 1_005, 1_005), (10, 9_999, 1_005), (1 << 40, u64::MAX, (1 << 40) + 60_000)]
         {
             let life = Lifetime { expires_at: Tick(expires), deadline: Tick(deadline) };
-            let record = Record::new(b"key", b"", life, Tick(born));
+            let record = Record::new(b"key", 0, b"", life, Tick(born));
             let end = record.deadline(Tick(deadline)).0;
             assert!(end <= deadline && deadline - end <= (deadline - born) / 128, "{end} of {deadline}");
             assert!(expires != deadline || end == deadline);
@@ -310,8 +320,8 @@ mod tests {
     #[test]
     fn the_longest_key_and_an_empty_value_fit() {
         let key = vec![7; crate::model::KEY_MAX_BYTES];
-        let record = Record::new(&key, b"", FOREVER, Tick(1));
-        assert_eq!((record.key().len(), record.value().len()), (key.len(), 0));
+        let record = Record::new(&key, 255, b"", FOREVER, Tick(1));
+        assert_eq!((record.key().len(), record.group(), record.value().len()), (key.len(), 255, 0));
     }
 
     #[test]

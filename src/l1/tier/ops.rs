@@ -30,7 +30,7 @@ impl<P: Policy> Tier<P> {
             }
             shard.touch(slot, now, &self.shared);
         }
-        slot.record().map(|record| hit(record, now))
+        slot.record().map(|record| hit(record, place.hash, now))
     }
 
     /// The first use of what was prefetched; of two at a time one is the first.
@@ -50,7 +50,7 @@ impl<P: Policy> Tier<P> {
         }
         let slot = shard.slot(at)?;
         shard.touch(slot, now, &self.shared);
-        slot.record().map(|record| Hit { is_first_use: staged.is_some(), ..hit(record, now) })
+        slot.record().map(|record| Hit { is_first_use: staged.is_some(), ..hit(record, place.hash, now) })
     }
 
     pub(in crate::l1) fn residence(&self, key: &[u8], now: Tick) -> Residence {
@@ -75,13 +75,13 @@ impl<P: Policy> Tier<P> {
         if !slot.is_staged() {
             shard.touch(slot, now, &self.shared);
         }
-        slot.record().map(|record| hit(record, now))
+        slot.record().map(|record| hit(record, place.hash, now))
     }
 
     pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
-        Shard::<P>::resident(shard.live(place.hash, key, now, &self.epochs)?, now)
+        shard.resident(shard.live(place.hash, key, now, &self.epochs)?, now)
     }
 
     pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
@@ -97,7 +97,7 @@ impl<P: Policy> Tier<P> {
             return Leased::Join(holder);
         }
         shard.leases.grant(place.hash, key, token, epoch);
-        self.staging.missed(place.hash, self.evictions(place.cell), self.cells.len() as u64, self.room_entries());
+        self.staging.missed(place.hash, shard.evicted(), self.cells.len() as u64, self.room_entries());
         Leased::Lead
     }
 
@@ -116,7 +116,7 @@ impl<P: Policy> Tier<P> {
     /// Makes room among what was prefetched, then fills; the copy waits there for its first use.
     pub(in crate::l1) fn fill_staged(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
         let (room, capacity_bytes) = (self.room_entries(), self.budget.usage().capacity_bytes);
-        let weight = Shard::<P>::weigh(key.len(), fill.value.len());
+        let weight = Shard::<P>::weigh(key.len(), fill.value.stored().len());
         if weight > capacity_bytes / 80 && capacity_bytes != u64::MAX {
             // It would take an eighth of what may be staged at all.
             self.release(key, token);
@@ -142,7 +142,7 @@ impl<P: Policy> Tier<P> {
         let mut shard = self.write(waiting.cell);
         let Some(at) = shard.find_staged(waiting.hash, waiting.serial) else { return };
         if let Some(gone) = shard.remove(at, true) {
-            self.account(waiting.cell, gone, RemovalCause::Size, &mut freed);
+            self.account(&mut shard, gone, RemovalCause::Size, &mut freed);
         }
         self.note(waiting.cell, &shard);
     }
@@ -194,18 +194,12 @@ impl<P: Policy> Tier<P> {
         shard.find(place.hash, key).is_none() && shard.leases.holder(place.hash, key).is_none()
     }
 
-    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], freed: &mut Freed<'_>) -> bool {
-        let Some(at) = shard.find(place.hash, key) else { return false };
-        let Some(gone) = shard.remove(at, true) else { return false };
-        self.account(place.cell, gone, RemovalCause::Invalidated, freed);
-        true
-    }
-
     pub(in crate::l1) fn update<R>(
         &self,
         key: &Key,
         now: Tick,
         epoch: Epoch,
+        group: u8,
         change: impl FnOnce(Option<Current<'_>>) -> Result<(Change, R)>,
     ) -> Result<R> {
         let place = self.place(key);
@@ -215,7 +209,7 @@ impl<P: Policy> Tier<P> {
         let present = there.and_then(|at| shard.live_at(at, now, &self.epochs)).and_then(Slot::record);
         let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
         let (change, answer) = change(current)?;
-        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, &mut freed);
+        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, group, &mut freed);
         self.note(place.cell, &shard);
         applied.map(|()| answer)
     }
@@ -230,6 +224,7 @@ impl<P: Policy> Tier<P> {
         change: Change,
         now: Tick,
         epoch: Epoch,
+        group: u8,
         freed: &mut Freed<'_>,
     ) -> Result<()> {
         match change {
@@ -244,7 +239,7 @@ impl<P: Policy> Tier<P> {
                 }
             }
             Change::Put(value, at) => {
-                let fill = Fill { value: value.into(), expires_at: at, deadline: at };
+                let fill = Fill { value: value.into(), expires_at: at, deadline: at, group };
                 // Whoever asked below before this write must not fill its answer over it.
                 shard.leases.void(place.hash, key);
                 if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch, staged: None }, freed) {
@@ -253,5 +248,12 @@ impl<P: Policy> Tier<P> {
             }
         }
         Ok(())
+    }
+
+    fn drop_key(&self, place: Place, shard: &mut Shard<P>, key: &[u8], freed: &mut Freed<'_>) -> bool {
+        let Some(at) = shard.find(place.hash, key) else { return false };
+        let Some(gone) = shard.remove(at, true) else { return false };
+        self.account(shard, gone, RemovalCause::Invalidated, freed);
+        true
     }
 }

@@ -69,7 +69,7 @@ impl<P: Policy> Tier<P> {
             if shard.is_hidden(at, now)
                 && let Some(gone) = shard.remove(at, true)
             {
-                self.account(cell, gone, RemovalCause::Invalidated, &mut freed);
+                self.account(&mut shard, gone, RemovalCause::Invalidated, &mut freed);
                 removed += 1;
             }
         }

@@ -35,7 +35,6 @@ impl<P: Policy> Tier<P> {
             let (slots, bytes) = shard.clear();
             let entries = slots.len() as u64;
             self.note(cell, &shard);
-            self.count(cell, RemovalCause::Invalidated, entries);
             drop(shard);
             for slot in slots.all().iter().filter(|slot| slot.is_staged()) {
                 if let Some(record) = slot.record() {
@@ -98,7 +97,7 @@ impl<P: Policy> Tier<P> {
         let removed = gone.len();
         for gone in gone {
             let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
-            self.account(cell, gone, cause, &mut freed);
+            self.account(&mut shard, gone, cause, &mut freed);
         }
         // First the lock, then the memory.
         drop(shard);
@@ -151,7 +150,7 @@ impl<P: Policy> Tier<P> {
         let end = upto.min(shard.len());
         let range = end.saturating_sub(count)..end;
         let live = range.clone().rev().filter_map(|at| shard.live_at(at, now, &self.epochs));
-        let page = live.filter_map(|slot| Some((slot.record()?.clone(), Shard::<P>::resident(slot, now)?))).collect();
+        let page = live.filter_map(|slot| Some((slot.record()?.clone(), shard.resident(slot, now)?))).collect();
         (range, page)
     }
 

@@ -1,4 +1,4 @@
-//! INFO: Redis's sections with what Terrace knows of them, and four of its own.
+//! INFO: Redis's sections with what Terrace knows of them, and six of its own.
 //!
 //! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
 //! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
@@ -7,8 +7,11 @@ use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
 use super::connection::REDIS_VERSION;
 use crate::{
-    cache::{Flavor, stats::Snapshot},
-    clock::Tick,
+    cache::{
+        Flavor,
+        stats::{Reads, Snapshot},
+    },
+    clock::{Tick, millis},
     node::VERSION,
     resp::{
         Edge,
@@ -48,6 +51,8 @@ const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("keyspace", "Keyspace", Shown::Default, |report| report.keyspace()),
     ("tier_l1", "Tier_l1", Shown::Everything, |report| report.tier_l1()),
     ("tier_l2", "Tier_l2", Shown::Everything, |report| report.tier_l2()),
+    ("windows", "Windows", Shown::Everything, |report| report.windows()),
+    ("groups", "Groups", Shown::Everything, |report| report.groups()),
     ("learning", "Learning", Shown::Everything, |report| report.learning()),
     ("coherence", "Coherence", Shown::Everything, |report| report.coherence()),
 ];
@@ -133,7 +138,8 @@ impl Report<'_> {
         let node = &self.edge.node;
         let uptime = self.now.since(node.started_at).as_secs();
         let resp = node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
-        let port = resp.rsplit_once(':').map_or("0", |(_, port)| port);
+        let port =
+            resp.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok()).unwrap_or("0");
         let clock = self.edge.cache.core().clock();
         fields!(self,
             "redis_version": REDIS_VERSION,
@@ -305,7 +311,7 @@ impl Report<'_> {
             "l1_hits": reads.hit_l1,
             "l1_stale": reads.stale,
             "l1_hit_rate": rate(reads.l1_hit_rate()),
-            "l1_promoted": reads.promoted,
+            "l1_promoted": self.snapshot.fills.promoted,
             "l1_removed_size": removals.size,
             "l1_removed_expired": removals.expired,
             "l1_removed_invalidated": removals.invalidated,
@@ -334,6 +340,36 @@ impl Report<'_> {
         );
     }
 
+    /// What was counted lately, a line for each stretch of time.
+    fn windows(&mut self) {
+        for window in std::mem::take(&mut self.snapshot.windows) {
+            let (reads, removals) = (&window.total.reads, &window.total.removals);
+            let percentile = |quantile| window.read.quantile_us(quantile).unwrap_or(0);
+            self.line(format_args!(
+                "window_{}:over_ms={},{},removed={},l2_reads={},l2_read_p50_us={},l2_read_p99_us={}",
+                window.name,
+                millis(window.over),
+                outcomes(reads),
+                removals.total(),
+                window.read.count(),
+                percentile(0.5),
+                percentile(0.99),
+            ));
+        }
+    }
+
+    /// Key groups since start. The name stands last, because it may hold any sign but the end of a line.
+    fn groups(&mut self) {
+        for (number, group) in std::mem::take(&mut self.snapshot.groups).iter().enumerate() {
+            let (entries, bytes) = (group.entries, group.bytes);
+            let (reads, removed) = (outcomes(&group.tally.reads), group.tally.removals.total());
+            let name = &group.name;
+            self.line(format_args!(
+                "group_{number}:entries={entries},bytes={bytes},{reads},removed={removed},name={name}"
+            ));
+        }
+    }
+
     fn coherence(&mut self) {
         let refused = self.snapshot.coherence.refused.clone().unwrap_or_default().replace(['\r', '\n'], " ");
         fields!(self,
@@ -345,10 +381,23 @@ impl Report<'_> {
             "coherence_link_losses": self.snapshot.coherence.reconnects,
             "coherence_checked": self.snapshot.coherence.checked,
             "coherence_stale_detected": self.snapshot.coherence.stale_detected,
-            "coherence_fills_voided": self.snapshot.reads.fills_voided,
-            "coherence_reads_bypassed": self.snapshot.reads.bypassed,
+            "coherence_fills_voided": self.snapshot.fills.voided,
+            "coherence_reads_bypassed": self.snapshot.fills.bypassed,
         );
     }
+}
+
+fn outcomes(reads: &Reads) -> String {
+    format!(
+        "hit_l1={},stale={},hit_l2={},miss={},error={},l1_hit_rate={},l2_hit_rate={}",
+        reads.hit_l1,
+        reads.stale,
+        reads.hit_l2,
+        reads.miss,
+        reads.error,
+        rate(reads.l1_hit_rate()),
+        rate(reads.l2_hit_rate()),
+    )
 }
 
 /// Nanoseconds as microseconds with three places.

@@ -1,0 +1,106 @@
+//! What all statistics and learning cost a hit in L1: `cargo bench --bench stats [-- ROUNDS]` (default 15).
+//!
+//! Ours: a user read that L1 answers (`Cache::get_resident`), with everything that is counted, sampled and told on the
+//! way. Yardstick: the bare look into an L1 of the same content. One thread; keys drawn with skew 0.9 from 20,000 in five
+//! templates. Rounds alternate between the two; the median of the differences is printed.
+
+#[path = "support/workload.rs"]
+#[expect(dead_code, reason = "shared with the benches of L1, which use all of it")]
+mod workload;
+
+use std::{hint::black_box, time::Duration};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use terrace::{
+    cache::{Cache, Condition, Core, Flavor, Op, Rules, SetExpiry, resident::CoreStore},
+    clock::{Clock, Tick, stopwatch_ns},
+    l1::{Epoch, Fill, L1, Leased, PolicyKind, Settings, Token},
+    l2::none::NoneBackend,
+    model::{Key, Value},
+};
+use workload::Zipf;
+
+const KEYS: usize = 20_000;
+const READS: usize = 400_000;
+const VALUE: &[u8] = &[7; 100];
+
+fn settings() -> Settings {
+    Settings { capacity_bytes: 64 << 20, max_entries: None, policy: PolicyKind::Learned }
+}
+
+fn key(number: usize) -> Key {
+    let name = ["user", "item", "page", "cart", "feed"][number % 5];
+    Key::new(Bytes::from(format!("{name}:{number}:x"))).expect("a key")
+}
+
+/// An L1 alone.
+fn bare(keys: &[Key]) -> L1 {
+    let l1 = L1::new(settings());
+    let epoch: Option<Epoch> = l1.begin(Tick::FAR);
+    for (number, key) in keys.iter().enumerate() {
+        let fill = Fill {
+            value: Value::from(Bytes::from_static(VALUE)),
+            expires_at: Tick::FAR,
+            deadline: Tick::FAR,
+            group: 0,
+        };
+        let token = Token(number as u64 + 1);
+        assert!(matches!(l1.lease(key, token, Tick(1), epoch, false), Leased::Lead));
+        l1.fill(key, token, fill, Tick(1));
+    }
+    l1
+}
+
+/// A whole cache whose L1 is the store.
+fn whole(keys: &[Key]) -> Cache {
+    let rules = Rules::new(1 << 20, Duration::from_secs(60));
+    let core = Core::new(settings(), Flavor::None, rules, Clock::real());
+    let cache = Cache::new(core.clone(), NoneBackend::new(CoreStore::new(&core)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for key in keys {
+            let value = Bytes::from_static(VALUE);
+            let set = Op::Set { value, expiry: SetExpiry::Never, condition: Condition::Always, want_old: false };
+            cache.write(key.clone(), set).await.expect("it is stored");
+        }
+    });
+    cache
+}
+
+/// Nanoseconds a read.
+fn per_read(order: &[Key], mut read: impl FnMut(&Key) -> usize) -> f64 {
+    let begun = stopwatch_ns();
+    for key in order {
+        black_box(read(black_box(key)));
+    }
+    (stopwatch_ns() - begun) as f64 / order.len() as f64
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn main() {
+    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(15);
+    let keys: Vec<Key> = (0..KEYS).map(key).collect();
+    let (bare, whole) = (bare(&keys), whole(&keys));
+    let (zipf, mut rng) = (Zipf::new(KEYS, 0.9), Rng::with_seed(7));
+    let order: Vec<Key> = (0..READS).map(|_| keys[zipf.draw(&mut rng)].clone()).collect();
+    let now = whole.now();
+    let look = |key: &Key| bare.get(key, now, true).map_or(0, |hit| hit.value.len());
+    let read = |key: &Key| whole.get_resident(key, now).map_or(0, |hit| hit.value.len());
+    let (mut bares, mut wholes, mut costs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (look, read) = (per_read(&order, look), per_read(&order, read));
+        bares.push(look);
+        wholes.push(read);
+        costs.push(read - look);
+    }
+    println!("{READS} hits a round, median of {rounds} rounds, one thread");
+    println!("L1 alone {:.1} ns | user read {:.1} ns", median(bares), median(wholes));
+    println!("statistics cost {:.1} ns a hit (goal at most 30)", median(costs));
+    let reads = whole.snapshot().reads;
+    assert_eq!(reads.hit_l1, (READS * rounds) as u64, "each read was a hit and was counted");
+}

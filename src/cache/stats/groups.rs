@@ -1,0 +1,209 @@
+//! Which group a key is counted to: the first policy that matches it, else its template, else `other`.
+//!
+//! A group is a small number that an entry of L1 carries with it, so that a hit pays nothing to find it; only fills, misses
+//! and writes come here. A template becomes a group once it was met [`SIGHTINGS`] times and has a variable: what has none
+//! is one key, and the name of a key is no group. An entry keeps the group it came in with.
+//!
+//! Bounded: [`GROUPS_MAX`] groups, given to those that come first and kept until the restart, because counters may only
+//! grow; [`CANDIDATES_MAX`] templates that may become one. All the others are `other`.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use crate::{
+    cache::policy::Rules,
+    learn::shape::{Shape, Shapes},
+};
+
+/// Most groups, `other` included: an entry has one byte for its group.
+pub const GROUPS_MAX: usize = 256;
+/// Number of the group of all that has none of its own.
+pub const OTHER: u8 = 0;
+/// Its name.
+pub const OTHER_NAME: &str = "other";
+/// Times that a template must be met before it gets a number.
+const SIGHTINGS: u32 = 16;
+/// Templates that are counted before they have a number; beyond it the count begins anew.
+const CANDIDATES_MAX: usize = 4_096;
+/// Of keys whose template has a number already, one in so many still teaches which words vary.
+const TEACH_EVERY: u32 = 16;
+/// Longest name, characters.
+const NAME_MAX: usize = 80;
+
+/// All groups of a server.
+#[derive(Debug)]
+pub struct Groups {
+    known: RwLock<Known>,
+    turn: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Known {
+    names: Vec<Arc<str>>,
+    policies: HashMap<Box<[u8]>, u8>,
+    shapes: Shapes,
+    templates: HashMap<u64, u8>,
+    candidates: HashMap<u64, u32>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        let known = Known {
+            names: vec![OTHER_NAME.into()],
+            policies: HashMap::new(),
+            shapes: Shapes::default(),
+            templates: HashMap::new(),
+            candidates: HashMap::new(),
+        };
+        Self { known: RwLock::new(known), turn: AtomicU32::new(0) }
+    }
+}
+
+impl Groups {
+    /// The number of the group that a key is counted to. Learns from the key.
+    pub fn of(&self, key: &[u8], rules: &Rules) -> u8 {
+        match rules.policy(key) {
+            Some(policy) => self.of_policy(policy.matches.pattern()),
+            None => self.of_template(key),
+        }
+    }
+
+    /// Names by number.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.known.read().names.clone()
+    }
+
+    fn of_policy(&self, pattern: &[u8]) -> u8 {
+        let number = self.known.read().policies.get(pattern).copied();
+        number.unwrap_or_else(|| self.known.write().add_policy(pattern))
+    }
+
+    fn of_template(&self, key: &[u8]) -> u8 {
+        let known = self.known.read();
+        let number = known.templates.get(&known.shapes.look(key).hash).copied();
+        drop(known);
+        let teaches = number.is_none() || self.turn.fetch_add(1, Relaxed).is_multiple_of(TEACH_EVERY);
+        // Who would have to wait learns from another key.
+        match self.known.try_write().filter(|_| teaches) {
+            Some(mut known) => known.learn(key),
+            None => number.unwrap_or(OTHER),
+        }
+    }
+}
+
+impl Known {
+    fn add(&mut self, name: &str) -> u8 {
+        let Some(number) = u8::try_from(self.names.len()).ok().filter(|_| self.names.len() < GROUPS_MAX) else {
+            return OTHER;
+        };
+        self.names.push(shown(name).into());
+        number
+    }
+
+    fn add_policy(&mut self, pattern: &[u8]) -> u8 {
+        if let Some(&number) = self.policies.get(pattern) {
+            return number;
+        }
+        let number = self.add(&String::from_utf8_lossy(pattern));
+        if number != OTHER {
+            self.policies.insert(pattern.into(), number);
+        }
+        number
+    }
+
+    fn learn(&mut self, key: &[u8]) -> u8 {
+        let shape = self.shapes.learn(key);
+        if let Some(&number) = self.templates.get(&shape.hash) {
+            return number;
+        }
+        if self.names.len() >= GROUPS_MAX || !self.is_ripe(&shape) {
+            return OTHER;
+        }
+        let number = self.add(&shape.name(key));
+        self.templates.insert(shape.hash, number);
+        number
+    }
+
+    /// Whether this template was met often enough.
+    fn is_ripe(&mut self, shape: &Shape) -> bool {
+        if !shape.tokens.iter().any(|token| token.is_variable) {
+            return false;
+        }
+        if self.candidates.len() >= CANDIDATES_MAX {
+            self.candidates.clear();
+        }
+        let sightings = self.candidates.entry(shape.hash).or_default();
+        *sightings += 1;
+        let ripe = *sightings >= SIGHTINGS;
+        if ripe {
+            self.candidates.remove(&shape.hash);
+        }
+        ripe
+    }
+}
+
+/// A name that may stand in a label and on a terminal.
+fn shown(name: &str) -> String {
+    name.chars().take(NAME_MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{cache::policy::Policy, glob::Glob};
+
+    fn rules(patterns: &[&str]) -> Rules {
+        let policy = |pattern: &&str| Policy::of(Glob::new(pattern.as_bytes()).expect("a pattern"));
+        Rules { policies: patterns.iter().map(policy).collect(), ..Rules::new(1 << 20, Duration::from_secs(60)) }
+    }
+
+    #[test]
+    fn policies_come_first_then_templates_then_the_rest() {
+        let (groups, rules) = (Groups::default(), rules(&["session:*"]));
+        let first = groups.of(b"session:1", &rules);
+        for number in 0..100 {
+            groups.of(format!("user:{number}:cart").as_bytes(), &rules);
+            groups.of(b"config", &rules);
+        }
+        let (cart, config) = (groups.of(b"user:7000:cart", &rules), groups.of(b"config", &rules));
+        let names = groups.names();
+        assert_eq!(&*names[usize::from(first)], "session:*");
+        assert_eq!(&*names[usize::from(cart)], "user:{d}:cart");
+        assert_eq!((config, &*names[0]), (OTHER, "other"), "a key that is alone has no group");
+        assert_eq!(groups.of(b"once:1", &rules), OTHER, "met once");
+    }
+
+    #[test]
+    fn the_number_of_groups_is_bounded_and_numbers_stay() {
+        let (groups, rules) = (Groups::default(), rules(&[]));
+        let word = |number: usize| {
+            format!("{}{}", char::from(b'a' + (number / 26) as u8), char::from(b'a' + (number % 26) as u8))
+        };
+        for number in 0..600 {
+            for id in 0..SIGHTINGS {
+                groups.of(format!("{}-x-{id}", word(number)).as_bytes(), &rules);
+            }
+        }
+        let names = groups.names();
+        assert!(names.len() <= GROUPS_MAX, "{}", names.len());
+        for id in 0..CANDIDATES_MAX * 3 {
+            groups.of(format!("k{id}:{}:z", word(id % 600)).as_bytes(), &rules);
+        }
+        assert!(groups.known.read().candidates.len() <= CANDIDATES_MAX);
+        assert_eq!(groups.names()[..names.len()], names);
+    }
+
+    #[test]
+    fn a_name_fits_a_label() {
+        assert_eq!(shown("a\nb\u{7}"), "a?b?");
+        assert_eq!(shown(&"x".repeat(500)).len(), NAME_MAX);
+    }
+}

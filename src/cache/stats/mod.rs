@@ -1,0 +1,393 @@
+//! Counts each user read once, by key group and outcome, and what happens around reads. Each worker has counters of its
+//! own, so that counting shares no cache line between threads; sums are made when somebody asks.
+//!
+//! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
+//!   keys is the sum over the groups.
+//! * [`windows`]: what was counted in the last minute, five minutes, hour.
+//!
+//! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
+
+pub mod groups;
+pub mod windows;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+
+pub use self::windows::{MARK_EVERY, Tally, Window};
+use self::{
+    groups::{GROUPS_MAX, Groups},
+    windows::{Totals, Windows},
+};
+
+use super::{
+    Cache, Core, Health, State,
+    gate::Coherence,
+    latency::{Histogram, Latency},
+};
+use crate::{
+    l1::{GroupUsage, Removals, Usage},
+    l2::Flavor,
+    model::Outcome,
+};
+
+/// Counters of one worker.
+#[derive(Debug)]
+pub struct Counters {
+    /// By number of the group; a page of its own, so that no two workers share a cache line.
+    reads: Box<[ReadCounters]>,
+    fills: CachePadded<FillCounters>,
+    below: Below,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
+        Self { reads, fills: CachePadded::default(), below: Below::default() }
+    }
+}
+
+/// Calls to L2.
+#[derive(Debug, Default)]
+struct Below {
+    keys_read: AtomicU64,
+    ops_written: AtomicU64,
+    errors: AtomicU64,
+    read: Histogram,
+    write: Histogram,
+}
+
+/// Of reads, beside their outcome.
+#[derive(Debug, Default)]
+struct FillCounters {
+    bypassed: AtomicU64,
+    promoted: AtomicU64,
+    voided: AtomicU64,
+}
+
+/// User reads of one key group.
+#[derive(Debug, Default)]
+struct ReadCounters {
+    /// In the order of [`Outcome`].
+    outcomes: [AtomicU64; 5],
+    coalesced: AtomicU64,
+}
+
+impl Counters {
+    /// One user read of one key of this group has ended so.
+    #[inline]
+    pub(crate) fn outcome(&self, group: u8, outcome: Outcome, coalesced: bool) {
+        let reads = &self.reads[usize::from(group)];
+        reads.outcomes[outcome as usize].fetch_add(1, Relaxed);
+        if coalesced && matches!(outcome, Outcome::HitL2 | Outcome::Miss) {
+            reads.coalesced.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A user read was answered by L1; how many of its group had been before.
+    #[inline]
+    pub(crate) fn hit_l1(&self, group: u8) -> u64 {
+        self.reads[usize::from(group)].outcomes[Outcome::HitL1 as usize].fetch_add(1, Relaxed)
+    }
+
+    /// One call that read `keys` from L2 has ended, `failed` of them in an error.
+    pub(crate) fn read_below(&self, keys: usize, failed: usize, us: u64) {
+        self.below.keys_read.fetch_add(keys as u64, Relaxed);
+        self.below.errors.fetch_add(failed as u64, Relaxed);
+        self.below.read.record_us(us);
+    }
+
+    /// One call that wrote `ops` to L2 has ended, `failed` of them in an error.
+    pub(crate) fn written_below(&self, ops: usize, failed: usize, us: u64) {
+        self.below.ops_written.fetch_add(ops as u64, Relaxed);
+        self.below.errors.fetch_add(failed as u64, Relaxed);
+        self.below.write.record_us(us);
+    }
+
+    pub(crate) fn bypassed(&self, keys: u64) {
+        self.fills.bypassed.fetch_add(keys, Relaxed);
+    }
+
+    pub(crate) fn promoted(&self) {
+        self.fills.promoted.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn fill_voided(&self) {
+        self.fills.voided.fetch_add(1, Relaxed);
+    }
+}
+
+/// All counters of a server.
+#[derive(Debug, Default)]
+pub struct Stats {
+    workers: Mutex<Vec<Arc<Counters>>>,
+    pub(crate) groups: Groups,
+    windows: Windows,
+}
+
+impl Stats {
+    pub(crate) fn register(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        self.workers.lock().push(Arc::clone(&counters));
+        counters
+    }
+
+    /// User reads by number of the group, summed over all workers.
+    fn reads(&self) -> Vec<Reads> {
+        let mut sums = vec![Reads::default(); self.groups.names().len()];
+        for worker in self.workers.lock().iter() {
+            for (sum, group) in sums.iter_mut().zip(&worker.reads) {
+                sum.add(&group.load());
+            }
+        }
+        sums
+    }
+
+    /// What happened around reads, sums over all workers.
+    #[must_use]
+    pub fn fills(&self) -> Fills {
+        let mut sum = Fills::default();
+        for worker in self.workers.lock().iter() {
+            sum.bypassed += worker.fills.bypassed.load(Relaxed);
+            sum.promoted += worker.fills.promoted.load(Relaxed);
+            sum.voided += worker.fills.voided.load(Relaxed);
+        }
+        sum
+    }
+
+    /// Calls to L2, sums over all workers.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        let mut sum = Calls::default();
+        for worker in self.workers.lock().iter() {
+            let below = &worker.below;
+            sum.keys_read += below.keys_read.load(Relaxed);
+            sum.ops_written += below.ops_written.load(Relaxed);
+            sum.errors += below.errors.load(Relaxed);
+            below.read.add_to(&mut sum.read);
+            below.write.add_to(&mut sum.write);
+        }
+        sum
+    }
+}
+
+/// Calls to L2 since start.
+#[derive(Debug, Clone, Default)]
+pub struct Calls {
+    /// Keys read.
+    pub keys_read: u64,
+    /// Operations written.
+    pub ops_written: u64,
+    /// Keys and operations that ended in an error.
+    pub errors: u64,
+    /// How long a read call took.
+    pub read: Latency,
+    /// How long a write call took.
+    pub write: Latency,
+}
+
+/// Outcomes of user reads, one a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reads {
+    /// L1 answered.
+    pub hit_l1: u64,
+    /// L1 answered past its bound.
+    pub stale: u64,
+    /// L2 answered.
+    pub hit_l2: u64,
+    /// In no tier.
+    pub miss: u64,
+    /// Failed.
+    pub error: u64,
+    /// Those of `hit_l2` and `miss` that joined another's flight.
+    pub coalesced: u64,
+}
+
+/// What happened around reads since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fills {
+    /// Keys read while the gate was closed.
+    pub bypassed: u64,
+    /// Copies brought up from L2.
+    pub promoted: u64,
+    /// Fills that an invalidation overtook.
+    pub voided: u64,
+}
+
+impl ReadCounters {
+    fn load(&self) -> Reads {
+        let count = |outcome: Outcome| self.outcomes[outcome as usize].load(Relaxed);
+        Reads {
+            hit_l1: count(Outcome::HitL1),
+            stale: count(Outcome::Stale),
+            hit_l2: count(Outcome::HitL2),
+            miss: count(Outcome::Miss),
+            error: count(Outcome::Error),
+            coalesced: self.coalesced.load(Relaxed),
+        }
+    }
+}
+
+impl Reads {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.hit_l1 + self.stale + self.hit_l2 + self.miss + self.error
+    }
+
+    /// Adds those of another part.
+    pub fn add(&mut self, other: &Self) {
+        self.hit_l1 += other.hit_l1;
+        self.stale += other.stale;
+        self.hit_l2 += other.hit_l2;
+        self.miss += other.miss;
+        self.error += other.error;
+        self.coalesced += other.coalesced;
+    }
+
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: &Self) -> Self {
+        Self {
+            hit_l1: self.hit_l1.saturating_sub(before.hit_l1),
+            stale: self.stale.saturating_sub(before.stale),
+            hit_l2: self.hit_l2.saturating_sub(before.hit_l2),
+            miss: self.miss.saturating_sub(before.miss),
+            error: self.error.saturating_sub(before.error),
+            coalesced: self.coalesced.saturating_sub(before.coalesced),
+        }
+    }
+
+    /// (`hit_l1` + stale) / (`hit_l1` + stale + `hit_l2` + miss); `None` before the first.
+    #[must_use]
+    pub fn l1_hit_rate(&self) -> Option<f64> {
+        let hits = self.hit_l1 + self.stale;
+        ratio(hits, hits + self.hit_l2 + self.miss)
+    }
+
+    /// `hit_l2` / (`hit_l2` + miss); `None` before the first.
+    #[must_use]
+    pub fn l2_hit_rate(&self) -> Option<f64> {
+        ratio(self.hit_l2, self.hit_l2 + self.miss)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio of counters far under 2^53")]
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// One key group.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// A policy's pattern, a template, or `other`.
+    pub name: Arc<str>,
+    /// Entries of it in L1.
+    pub entries: u64,
+    /// Their weight.
+    pub bytes: u64,
+    /// What was counted since start.
+    pub tally: Tally,
+}
+
+/// All numbers of a server, taken at one time.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Outcomes of reads: the sum over the groups.
+    pub reads: Reads,
+    /// What happened around reads.
+    pub fills: Fills,
+    /// Size of L1: the sum over the groups.
+    pub l1: Usage,
+    /// Why entries left L1: the sum over the groups.
+    pub removals: Removals,
+    /// Which L2.
+    pub flavor: Flavor,
+    /// Calls to it.
+    pub calls: Calls,
+    /// Whether it answers.
+    pub l2: State,
+    /// Primaries and circuit breakers.
+    pub health: Health,
+    /// How L1 is kept true.
+    pub coherence: Coherence,
+    /// Flights under way.
+    pub flights: u64,
+    /// Key groups, by number.
+    pub groups: Vec<Group>,
+    /// The last minute, five minutes, hour, and all since start.
+    pub windows: Vec<Window>,
+}
+
+impl Core {
+    /// The number of the group that a key is counted to.
+    pub(crate) fn group_of(&self, key: &[u8]) -> u8 {
+        self.stats.groups.of(key, &self.rules.load())
+    }
+
+    /// Notes the counters for the windows, where that is due.
+    pub fn mark_stats(&self) {
+        let now = self.clock.now();
+        if self.stats.windows.is_due(now) {
+            self.stats.windows.mark(now, &self.totals(&self.l1.groups()));
+        }
+    }
+
+    fn totals(&self, usage: &[GroupUsage]) -> Totals {
+        let mut reads = self.stats.reads();
+        // A group may have come since.
+        reads.resize(reads.len().max(usage.len()), Reads::default());
+        let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
+        let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });
+        Totals { groups: groups.collect(), calls: self.stats.calls() }
+    }
+}
+
+impl Cache {
+    /// All numbers, now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (core, now) = (&self.core, self.now());
+        let usage = core.l1.groups();
+        let totals = core.totals(&usage);
+        let windows = core.stats.windows.up_to(now, core.started_at, &totals);
+        let groups = groups(&core.stats.groups.names(), &usage, &totals);
+        let mut tally = Tally::default();
+        groups.iter().for_each(|group| tally.add(&group.tally));
+        let l1 = Usage {
+            entries: groups.iter().map(|group| group.entries).sum(),
+            bytes: groups.iter().map(|group| group.bytes).sum(),
+            ..core.l1.usage()
+        };
+        Snapshot {
+            reads: tally.reads,
+            fills: core.stats.fills(),
+            l1,
+            removals: tally.removals,
+            flavor: core.flavor,
+            calls: totals.calls,
+            l2: self.l2_state(),
+            health: self.l2.health(),
+            coherence: core.gate.report(now),
+            flights: core.flights.len() as u64,
+            groups,
+            windows,
+        }
+    }
+}
+
+fn groups(names: &[Arc<str>], usage: &[GroupUsage], totals: &Totals) -> Vec<Group> {
+    let usage = usage.iter().copied().chain(std::iter::repeat(GroupUsage::default()));
+    let known = names.iter().zip(&totals.groups).zip(usage);
+    let group = |((name, tally), usage): ((&Arc<str>, &Tally), GroupUsage)| Group {
+        name: Arc::clone(name),
+        entries: usage.entries,
+        bytes: usage.bytes,
+        tally: *tally,
+    };
+    known.map(group).collect()
+}
