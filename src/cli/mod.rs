@@ -12,6 +12,8 @@ mod settings;
 mod simulate;
 mod systemd;
 pub mod trace;
+#[cfg(feature = "otel")]
+mod traces;
 mod warm;
 
 use std::{fmt, process::ExitCode};

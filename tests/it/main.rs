@@ -41,5 +41,6 @@ mod resp_session;
 mod server;
 mod stats;
 mod tidy;
+mod traces;
 mod unix_sockets;
 mod warm;
