@@ -78,6 +78,9 @@ metrics! {
     COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
     COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
     COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";
+    WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";
+    WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Changes told to them, each client's counted.";
+    WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Times that one was told to drop everything.";
     WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys of warming up: found in L2, absent, resident already, failed.";
     WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the former life that are still to be pulled from L2.";
     WARMING = "terrace_warming", Gauge, [], "1 while a warm start goes on.";

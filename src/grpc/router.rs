@@ -12,12 +12,12 @@ use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, insight, pipeline, reflection, sampled,
+    health, insight, invalidation, pipeline, reflection, sampled,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
     },
-    warm,
+    warm, watch as watching,
 };
 
 /// The services of one connection.
@@ -83,9 +83,11 @@ impl Router {
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/Watch" => watching::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
+            "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
             "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm::warm(edge, request),

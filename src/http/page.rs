@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{
     cache::{
         Cache, Removals, State,
+        feed::FeedReport,
         latency::Latency,
         stats::{Group, Reads, Snapshot},
         warm::Progress,
@@ -23,6 +24,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
+    feed(metrics, &cache.feed_report());
     warming(metrics, &cache.core().warming());
     metrics.render()
 }
@@ -144,4 +146,10 @@ fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.count(&m::COHERENCE_CHECKED, &[], coherence.checked);
     metrics.count(&m::COHERENCE_STALE_DETECTED, &[], coherence.stale_detected);
     metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.fills.bypassed);
+}
+
+fn feed(metrics: &Metrics, feed: &FeedReport) {
+    metrics.set(&m::WATCHERS, &[], float(feed.followers));
+    metrics.count(&m::WATCH_EVENTS, &[], feed.told);
+    metrics.count(&m::WATCH_DISCONTINUITIES, &[], feed.gaps);
 }

@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bans;
 mod cli;
 mod clients;
 mod coherence;
+mod coherence_bans;
 mod coherence_failover;
 mod coherence_model;
 mod coherence_stale;
@@ -17,6 +19,7 @@ mod drain;
 mod embedded_crash;
 mod embedded_store;
 mod gear;
+mod glob;
 mod grpc_cache;
 mod grpc_deadline;
 mod grpc_limits;
@@ -44,3 +47,4 @@ mod tidy;
 mod traces;
 mod unix_sockets;
 mod warm;
+mod watch;
