@@ -85,10 +85,10 @@ fn node_over(redis: &RedisServer) -> Terrace {
 async fn begun(node: &Terrace, request: WatchRequest) -> Streaming<WatchResponse> {
     let mut stream = watch(node, request).await.unwrap();
     assert!(matches!(next(&mut stream).await.1, News::Started(started) if !started.resumed));
-    loop {
-        match next(&mut stream).await.1 {
-            News::Heartbeat(_) => return stream,
-            other => panic!("{other:?} before anything changed"),
+    match next(&mut stream).await.1 {
+        News::Heartbeat(_) => stream,
+        other @ (News::Started(_) | News::Events(_) | News::Discontinuity(_)) => {
+            panic!("{other:?} before anything changed")
         }
     }
 }
