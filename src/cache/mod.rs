@@ -2,7 +2,7 @@
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
-//! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`bans`]: patterns are invalidated. * [`tags`]: entries that are valid while their tags are. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
@@ -29,6 +29,7 @@ pub mod policy;
 pub mod read;
 pub mod resident;
 pub mod stats;
+pub mod tags;
 pub mod turns;
 pub mod warm;
 pub mod watch;
@@ -64,6 +65,7 @@ pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
 pub use policy::Rules;
 pub use read::{Found, Read, ReadOptions, TierChoice};
+pub use tags::{TagNames, tags_of};
 pub use watch::Watch;
 
 /// What all workers of a server share.
@@ -76,6 +78,7 @@ pub struct Core {
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
     pub(crate) sweeps: bans::Sweeps,
+    pub(crate) in_use: tags::InUse,
     pub(crate) samples: check::Samples,
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
@@ -105,6 +108,7 @@ impl Core {
             flavor,
             stats: stats::Stats::default(),
             sweeps: bans::Sweeps::default(),
+            in_use: tags::InUse::new(flavor),
             samples: check::Samples::default(),
             events: events::Events::default(),
             turns: turns::Turns::default(),

@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 use super::{
     Cache, check,
     flight::{Answer, Leader},
+    tags::is_own,
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l1::{Fill, Filled, Hit, Leased},
+    l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
     learn::recorder::Happened,
     model::{Key, Life, Outcome, Tier, Value},
@@ -88,7 +89,10 @@ impl Cache {
         if self.core.turns.are_taken() && !self.alone {
             return None;
         }
-        let hit = self.core.l1.get(key, now, true)?;
+        if is_own(key) {
+            return None;
+        }
+        let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
         if self.counters.hit_l1(hit.group).is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
         }
@@ -125,7 +129,7 @@ impl Cache {
     /// Inspection of L1 alone.
     fn peek(&self, key: &Key) -> Read {
         let now = self.now();
-        self.core.l1.peek(key, now).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+        self.resident(key).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
     }
 
     /// Inspection of L2 alone.
@@ -155,8 +159,8 @@ impl Cache {
 
     /// User reads.
     async fn read_many(&self, keys: Vec<Key>, stale_ok: bool) -> Vec<Result<Read>> {
-        let mut reads =
-            Reads::new(keys.len(), if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO });
+        let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
+        let mut reads = Reads { stale_for, ..Reads::new(keys.len()) };
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
@@ -165,6 +169,25 @@ impl Cache {
                 None => pending.push((at, key)),
             }
         }
+        self.read_pending(pending, reads).await
+    }
+
+    /// Terrace's own records, kept in L1 like values: not counted.
+    pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut reads = Reads { is_counted: false, ..Reads::new(keys.len()) };
+        let mut pending = Vec::new();
+        let now = self.now();
+        for (at, key) in keys.into_iter().enumerate() {
+            match self.core.l1.get(&key, now, true) {
+                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+                None => pending.push((at, key)),
+            }
+        }
+        self.read_pending(pending, reads).await
+    }
+
+    /// What L1 lacks.
+    async fn read_pending(&self, mut pending: Vec<(usize, Key)>, mut reads: Reads) -> Vec<Result<Read>> {
         for _ in 0..JOIN_ROUNDS_MAX {
             if pending.is_empty() {
                 return reads.results();
@@ -194,11 +217,13 @@ impl Cache {
         if epoch.is_none() {
             self.counters.bypassed(1);
         }
-        match self.core.l1.lease(&key, token, round.sent_at, epoch, true) {
+        match self.lease(&key, token, round.sent_at, epoch) {
             Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
-                self.counters.outcome(hit.group, Outcome::HitL1, false);
+                if reads.is_counted {
+                    self.counters.outcome(hit.group, Outcome::HitL1, false);
+                }
                 reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
             }
             Leased::Join(other) => {
@@ -208,6 +233,17 @@ impl Cache {
                     None => round.again.push((at, key)),
                 }
             }
+        }
+    }
+
+    /// A copy that came in since; else who leads. A copy whose tags are not known to be valid is to be read again.
+    fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>) -> Leased {
+        match self.core.l1.lease(key, token, now, epoch, true) {
+            Leased::Hit(hit) => match self.core.opened(hit, now) {
+                Some(hit) => Leased::Hit(hit),
+                None => self.core.l1.lease(key, token, now, epoch, false),
+            },
+            leased @ (Leased::Lead | Leased::Join(_)) => leased,
         }
     }
 
@@ -253,7 +289,7 @@ impl Cache {
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         self.counters.read_below(keys.len(), failed, (stopwatch_ns() - begun) / 1000);
-        answers
+        self.without_dead(answers).await
     }
 
     /// Fills L1 under the leader's lease, or releases it.
@@ -315,7 +351,9 @@ impl Cache {
             && error.says_away()
             && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
         {
-            self.counters.outcome(group, Outcome::Stale, false);
+            if reads.is_counted {
+                self.counters.outcome(group, Outcome::Stale, false);
+            }
             return reads.answer(at, Ok(Read::Found(found)));
         }
         let outcome = match &answer {
@@ -323,11 +361,13 @@ impl Cache {
             Ok(None) => Outcome::Miss,
             Err(_) => Outcome::Error,
         };
-        self.counters.outcome(self.core.group_of(key), outcome, coalesced);
-        match outcome {
-            Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
-            Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
-            Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+        if reads.is_counted {
+            self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+            match outcome {
+                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
+                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
+                Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+            }
         }
         reads.answer(at, answer.map(Read::from_below));
     }
@@ -338,7 +378,7 @@ impl Cache {
             return None;
         }
         let now = self.now();
-        let hit = self.core.l1.get_stale(key, now, stale_for)?;
+        let hit = self.core.opened_stale(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
         let group = hit.group;
         Some((Found { stale: true, ..hit.found(now) }, group))
     }
@@ -361,13 +401,15 @@ impl Round {
 /// Results by position.
 struct Reads {
     results: Vec<Option<Result<Read>>>,
+    /// They are reads of a user.
+    is_counted: bool,
     /// How long after its fence a copy may be answered where L2 cannot be asked.
     stale_for: Duration,
 }
 
 impl Reads {
-    fn new(len: usize, stale_for: Duration) -> Self {
-        Self { results: (0..len).map(|_| None).collect(), stale_for }
+    fn new(len: usize) -> Self {
+        Self { results: (0..len).map(|_| None).collect(), is_counted: true, stale_for: Duration::ZERO }
     }
 
     fn answer(&mut self, at: usize, result: Result<Read>) {

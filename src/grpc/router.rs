@@ -88,9 +88,13 @@ impl Router {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
+            "/terrace.v1.Invalidation/InvalidateTags" => {
+                unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
+            }
             "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
+            "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })
             }

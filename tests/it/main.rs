@@ -43,6 +43,7 @@ mod resp_port;
 mod resp_session;
 mod server;
 mod stats;
+mod tags;
 mod tidy;
 mod traces;
 mod unix_sockets;
