@@ -13,6 +13,8 @@ mod settings;
 mod simulate;
 mod systemd;
 pub mod trace;
+#[cfg(feature = "otel")]
+mod traces;
 mod warm;
 
 use std::{fmt, process::ExitCode};
