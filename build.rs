@@ -2,7 +2,8 @@
 
 use std::{env, fs, path::PathBuf};
 
-const PROTOS: [&str; 3] = ["terrace/v1/cache.proto", "terrace/v1/insight.proto", "terrace/v1/admin.proto"];
+const PROTOS: [&str; 4] =
+    ["terrace/v1/cache.proto", "terrace/v1/insight.proto", "terrace/v1/invalidation.proto", "terrace/v1/admin.proto"];
 
 #[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

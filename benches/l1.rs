@@ -1,5 +1,5 @@
 //! L1 beside quick_cache (sync) and moka, and L1's memory and expiry:
-//! `cargo bench --features peers --bench l1 [-- speed | memory | expiry]`.
+//! `cargo bench --features peers --bench l1 [-- speed | memory | expiry | purge]`.
 //!
 //! * **speed**: reads with an insert on a miss, Zipf over more keys than fit (mixed) or over keys that all fit (hits), 16-byte
 //!   keys, values of 64 B and 4 KiB, 1 and 2 threads. Printed is CPU time an operation, summed over the threads, the
@@ -8,6 +8,8 @@
 //!   sum of weights.
 //! * **expiry**: two million entries expire within a second; latency of concurrent reads before and during the sweep, and
 //!   RSS afterwards.
+//! * **purge**: patterns over a million entries, of which a fifth, one or none match: how long until the pattern hides them,
+//!   CPU time of the walk, and latency of concurrent reads of what stays.
 
 #[path = "support/workload.rs"]
 mod workload;
@@ -25,6 +27,7 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use terrace::{
     clock::{Tick, stopwatch_ns},
+    glob::Glob,
     l1::{Change, Current, Epoch, Fill, L1, Leased, PolicyKind, Settings, Token},
     model::{Key, Value},
 };
@@ -258,7 +261,14 @@ fn expiry() {
         (before, during, took_ms)
     });
     println!("expiry of {EXPIRING} entries within a second: swept in {took_ms} ms, {} left", ours.l1.usage().entries);
-    for (name, latencies) in [("before", &before), ("during", &during)] {
+    print_latencies(&before, &during);
+    thread::sleep(Duration::from_secs(5));
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    println!("  RSS: empty {:.0} MB, full {:.0} MB, 5 s after {:.0} MB", mb(empty), mb(full), mb(rss_bytes()));
+}
+
+fn print_latencies(before: &Latencies, during: &Latencies) {
+    for (name, latencies) in [("before", before), ("during", during)] {
         let at = |quantile| latencies.value_at_quantile(quantile);
         println!(
             "  reads {name}: {} | p50 {} ns | p99 {} ns | p99.9 {} ns | max {} ns",
@@ -269,9 +279,52 @@ fn expiry() {
             latencies.max()
         );
     }
-    thread::sleep(Duration::from_secs(5));
-    let mb = |bytes: u64| bytes as f64 / 1e6;
-    println!("  RSS: empty {:.0} MB, full {:.0} MB, 5 s after {:.0} MB", mb(empty), mb(full), mb(rss_bytes()));
+}
+
+const PURGED_FROM: usize = 1_000_000;
+
+/// A second thread reads what stays while the other bans a pattern and walks.
+fn purge() {
+    println!(
+        "purge of patterns over {PURGED_FROM} entries, keys of 5 groups of equal size, and {STAYING} that are read"
+    );
+    for pattern in ["group-3:*", "group-3:000000017", "nothing:*", "*:000000017"] {
+        let ours = Ours::new(4 * PURGED_FROM);
+        let value = Bytes::from(vec![b'v'; 64]);
+        (0..STAYING).for_each(|rank| ours.insert(&key(rank), &value));
+        for rank in 0..PURGED_FROM {
+            let name = format!("group-{}:{:09}", rank % 5, rank / 5);
+            let name = Key::copied(name.as_bytes()).unwrap_or_else(|error| panic!("a key: {error}"));
+            ours.insert(&name, &value);
+        }
+        let glob = Glob::new(pattern.as_bytes()).unwrap_or_else(|error| panic!("a pattern: {error}"));
+        purge_one(&ours.l1, glob);
+    }
+}
+
+fn purge_one(l1: &L1, glob: Glob) {
+    let pattern = String::from_utf8_lossy(glob.pattern()).into_owned();
+    let (walking, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read_while(l1, NOW, &walking, &done));
+        thread::sleep(Duration::from_secs(1));
+        walking.store(true, Relaxed);
+        let (start, cpu) = (stopwatch_ns(), cpu_ns());
+        let mut purge = l1.ban(glob, NOW).unwrap_or_else(|| panic!("the only one"));
+        let hidden_us = (stopwatch_ns() - start) / 1_000;
+        while !purge.is_done() {
+            l1.purge(&mut purge, NOW, 4_096);
+            thread::yield_now();
+        }
+        let (took_ms, cpu_ms) = ((stopwatch_ns() - start) / 1_000_000, (cpu_ns() - cpu) / 1_000_000);
+        done.store(true, Relaxed);
+        let (before, during) = reader.join().unwrap_or_else(|_| panic!("the reader"));
+        println!(
+            "  {pattern:<18} hidden in {hidden_us} µs, {} removed in {took_ms} ms ({cpu_ms} ms CPU)",
+            purge.removed()
+        );
+        print_latencies(&before, &during);
+    });
 }
 
 type Latencies = Histogram<u64>;
@@ -327,5 +380,8 @@ fn main() {
     }
     if wanted("expiry") {
         expiry();
+    }
+    if wanted("purge") {
+        purge();
     }
 }

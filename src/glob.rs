@@ -14,6 +14,9 @@ pub const PATTERN_MAX_BYTES: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     pattern: Bytes,
+    /// What every match begins with, and where the pattern goes on behind it.
+    prefix: Bytes,
+    rest_at: usize,
 }
 
 impl Glob {
@@ -26,7 +29,24 @@ impl Glob {
             let message = format!("the pattern has {} bytes; at most {PATTERN_MAX_BYTES} are allowed", pattern.len());
             return Err(CacheError::new(Kind::InvalidArgument, message));
         }
-        Ok(Self { pattern: Bytes::copy_from_slice(pattern) })
+        let (prefix, rest_at) = literal_start(pattern);
+        Ok(Self { pattern: Bytes::copy_from_slice(pattern), prefix: prefix.into(), rest_at })
+    }
+
+    /// The pattern of all that begins with `prefix`, whatever bytes that has.
+    ///
+    /// # Errors
+    /// As [`Glob::new`], for the prefix with its special bytes escaped.
+    pub fn of_prefix(prefix: &[u8]) -> Result<Self> {
+        let mut pattern = Vec::with_capacity(prefix.len() + 1);
+        for &byte in prefix {
+            if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
+                pattern.push(b'\\');
+            }
+            pattern.push(byte);
+        }
+        pattern.push(b'*');
+        Self::new(&pattern)
     }
 
     /// The pattern as it was given.
@@ -38,15 +58,35 @@ impl Glob {
     /// Whether `text` matches from its first to its last byte.
     #[must_use]
     pub fn matches(&self, text: &[u8]) -> bool {
-        matches(&self.pattern, text)
+        text.strip_prefix(&self.prefix[..]).is_some_and(|text| matches(&self.pattern[self.rest_at..], text))
     }
 
-    /// The bytes before the first special one: every match begins with them.
+    /// The bytes that every match begins with: those before the first `*`, `?` or class of several, escapes resolved.
     #[must_use]
     pub fn literal_prefix(&self) -> &[u8] {
-        let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\');
-        let end = self.pattern.iter().position(special).unwrap_or(self.pattern.len());
-        &self.pattern[..end]
+        &self.prefix
+    }
+}
+
+/// The bytes that the pattern begins with and that can match but one way, and where it goes on.
+fn literal_start(pattern: &[u8]) -> (Vec<u8>, usize) {
+    let (mut prefix, mut at) = (Vec::new(), 0);
+    while let Some((byte, next)) = literal_at(pattern, at) {
+        prefix.push(byte);
+        at = next;
+    }
+    (prefix, at)
+}
+
+/// The one byte that the element at `at` matches, if it is one; where the next element begins.
+fn literal_at(pattern: &[u8], at: usize) -> Option<(u8, usize)> {
+    match *pattern.get(at..)? {
+        [] | [b'*' | b'?', ..] | [b'[', b']' | b'^', ..] => None,
+        [b'[', b'\\', byte, b']', ..] => Some((byte, at + 4)),
+        [b'[', byte, b']', ..] if byte != b'\\' => Some((byte, at + 3)),
+        [b'[', ..] => None,
+        [b'\\', byte, ..] => Some((byte, at + 2)),
+        [byte, ..] => Some((byte, at + 1)),
     }
 }
 
@@ -94,7 +134,8 @@ fn match_one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
 }
 
 /// Matches one byte against the class whose content begins at `p`. As in Redis, a class that is not closed ends with
-/// the pattern, and a range may stand either way round.
+/// the pattern, and a range may stand either way round; its bytes are compared as C's `char`, which has a sign where
+/// Redis mostly runs: 0x80 to 0xFF lie before 0x00.
 fn match_class(pattern: &[u8], mut p: usize, byte: u8) -> (bool, usize) {
     let negated = pattern.get(p) == Some(&b'^');
     if negated {
@@ -110,8 +151,8 @@ fn match_class(pattern: &[u8], mut p: usize, byte: u8) -> (bool, usize) {
             Some(b']') => return (hit != negated, p + 1),
             None => return (hit != negated, p),
             Some(&low) if p + 2 < pattern.len() && pattern[p + 1] == b'-' => {
-                let high = pattern[p + 2];
-                hit |= (low.min(high)..=low.max(high)).contains(&byte);
+                let (low, high) = (low.cast_signed(), pattern[p + 2].cast_signed());
+                hit |= (low.min(high)..=low.max(high)).contains(&byte.cast_signed());
                 p += 3;
             }
             Some(&literal) => {
@@ -162,8 +203,30 @@ mod tests {
     }
 
     #[test]
-    fn literal_prefix_ends_at_the_first_special_byte() {
-        assert_eq!(Glob::new(b"user:?x*").unwrap().literal_prefix(), b"user:");
-        assert_eq!(Glob::new(b"plain").unwrap().literal_prefix(), b"plain");
+    fn the_literal_prefix_ends_where_more_than_one_byte_may_stand() {
+        for (pattern, prefix) in [
+            ("user:?x*", "user:"),
+            ("plain", "plain"),
+            ("", ""),
+            ("a\\*b*", "a*b"),
+            ("a\\", "a\\"),
+            ("[u]ser[\\*][:]x[12]", "user*:x"),
+            ("a[]b]c", "a"),
+            ("a[^b]", "a"),
+            ("a[b-b]", "a"),
+            ("a[b", "a"),
+            ("a[\\]", "a"),
+        ] {
+            assert_eq!(Glob::new(pattern.as_bytes()).unwrap().literal_prefix(), prefix.as_bytes(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_taken_as_it_is_written() {
+        let glob = Glob::of_prefix(b"a*[b]\\?").unwrap();
+        assert_eq!((&glob.pattern()[..], glob.literal_prefix()), (&b"a\\*\\[b]\\\\\\?*"[..], &b"a*[b]\\?"[..]));
+        assert!(glob.matches(b"a*[b]\\?") && glob.matches(b"a*[b]\\?x") && !glob.matches(b"axb\\?"));
+        assert!(Glob::of_prefix(b"").unwrap().matches(b"anything"));
+        assert!(Glob::of_prefix(&[b'a'; PATTERN_MAX_BYTES]).is_err());
     }
 }

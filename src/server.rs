@@ -194,6 +194,9 @@ impl Server {
         background.spawn(jobs::marks::run(Arc::clone(&self.core)));
         background.spawn(jobs::learn::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
+        if self.core.flavor() != Flavor::None {
+            background.spawn(jobs::bans::run(live.http.cache.clone()));
+        }
         if self.core.flavor() == Flavor::Redis {
             background.spawn(jobs::check::run(live.http.cache.clone()));
         }

@@ -1,17 +1,24 @@
 //! What happens to keys, for those who listen: writes through this node, and changes that Redis announces.
 //!
-//! The facade cannot know who listens; the RESP edge sets the one ear. While nobody listens an event costs one load.
+//! The facade cannot know who listens; the RESP edge sets the one ear, and the [`feed`](super::feed) records while anybody
+//! follows it. While nobody listens an event costs one load.
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicU8, Ordering::Relaxed},
 };
+
+use bytes::Bytes;
 
 use super::{
     Core,
+    feed::{Cause, Change, Feed, Gap, RECORDS},
     op::{Applied, NewExpiry, Op, SetExpiry},
 };
-use crate::{error::Result, model::Key};
+use crate::{
+    error::Result,
+    model::{Key, RESERVED_PREFIX},
+};
 
 /// One event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +38,15 @@ pub enum Event<'a> {
 
 type Ear = Box<dyn Fn(Event<'_>) + Send + Sync>;
 
-/// The ear, and whether it wants to hear.
+/// The bit of `wanted` that says that the ear wants to hear.
+const EAR: u8 = 1;
+
+/// The ear and the feed, and which of them want to hear.
 #[derive(Default)]
 pub struct Events {
-    wanted: AtomicBool,
+    wanted: AtomicU8,
     ear: OnceLock<Ear>,
+    feed: Feed,
 }
 
 impl Events {
@@ -46,24 +57,83 @@ impl Events {
 
     /// From now on the ear hears, or not.
     pub fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Relaxed);
+        if wanted {
+            self.wanted.fetch_or(EAR, Relaxed);
+        } else {
+            self.wanted.fetch_and(!EAR, Relaxed);
+        }
     }
 
     /// Whether anybody listens.
     #[inline]
     #[must_use]
     pub fn are_wanted(&self) -> bool {
-        self.wanted.load(Relaxed)
+        self.wanted.load(Relaxed) != 0
     }
 
-    /// Tells the ear.
+    /// Tells the ear and the feed.
     #[inline]
     pub fn tell(&self, event: Event<'_>) {
-        if self.are_wanted()
+        let wanted = self.wanted.load(Relaxed);
+        if wanted != 0 {
+            self.spread(wanted, event);
+        }
+    }
+
+    #[cold]
+    fn spread(&self, wanted: u8, event: Event<'_>) {
+        if wanted & EAR != 0
             && let Some(ear) = self.ear.get()
         {
             ear(event);
         }
+        if wanted & RECORDS != 0
+            && let Some(change) = change(event)
+        {
+            self.feed.record(change, &self.wanted);
+        }
+    }
+
+    /// What is no key's affair: a pattern or a tag was invalidated.
+    pub fn record(&self, change: Change) {
+        if self.wanted.load(Relaxed) & RECORDS != 0 {
+            self.feed.record(change, &self.wanted);
+        }
+    }
+
+    /// Changes may have been missed.
+    pub(super) fn break_off(&self, gap: Gap) {
+        if self.wanted.load(Relaxed) & RECORDS != 0 {
+            self.feed.break_off(gap, &self.wanted);
+        }
+    }
+
+    /// The record of changes.
+    pub(super) fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// See [`Feed::enter`].
+    pub(super) fn enter(&self, after: Option<u64>) -> Result<(u64, bool)> {
+        self.feed.enter(after, &self.wanted)
+    }
+}
+
+/// What the feed records of an event.
+fn change(event: Event<'_>) -> Option<Change> {
+    match event {
+        Event::Flushed => Some(Change::All),
+        Event::Wrote { key, .. } | Event::Invalidated(key) if key.starts_with(RESERVED_PREFIX) => None,
+        Event::Wrote { name, key } => Some(Change::Key(Bytes::copy_from_slice(key), cause(name))),
+        Event::Invalidated(key) => Some(Change::Key(Bytes::copy_from_slice(key), Cause::Unknown)),
+    }
+}
+
+fn cause(name: &str) -> Cause {
+    match name {
+        "del" | "rename_from" => Cause::Deleted,
+        "expire" | "persist" => Cause::Lifetime,
+        _ => Cause::Written,
     }
 }
 

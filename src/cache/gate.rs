@@ -20,11 +20,15 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Caller, Core, events::Event};
+use super::{
+    Caller, Core,
+    events::Event,
+    feed::{Change, Gap},
+};
 use crate::{
     clock::{Tick, millis},
     l1::{Epoch, L1},
-    l2::{ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
+    l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
     learn::recorder::Happened,
 };
 
@@ -217,6 +221,18 @@ impl ChangeSink for Core {
         self.watched.all_changed();
         self.events.tell(Event::Flushed);
     }
+
+    fn banned(&self, ban: &Arc<Ban>) {
+        self.sweeps.note(ban.number, self.clock.now());
+        match self.l1.ban(ban.glob.clone(), self.clock.now()) {
+            Some(purge) => self.sweeps.purge(ban.number, purge),
+            // More at once than L1 tells apart: all copies go.
+            None => self.gate.step_all(&self.l1),
+        }
+        self.watched.all_changed();
+        self.events.record(Change::Pattern(ban.glob.clone()));
+        self.sweeps.wake();
+    }
 }
 
 impl InvalidationSink for Core {
@@ -229,6 +245,8 @@ impl InvalidationSink for Core {
             state.fence = None;
             state.current = self.l1.begin(Tick::ZERO);
         });
+        // What changed before was not heard.
+        self.events.break_off(Gap::LinkLost);
     }
 
     fn lost(&self, source: Source, why: &str) {
@@ -242,6 +260,7 @@ impl InvalidationSink for Core {
             }
         });
         self.gate.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.events.break_off(Gap::LinkLost);
         tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
     }
 
@@ -277,6 +296,7 @@ impl InvalidationSink for Core {
             state.end_all(&self.l1);
             *state = State::default();
         });
+        self.events.break_off(Gap::LinkLost);
     }
 }
 

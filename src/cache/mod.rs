@@ -2,19 +2,21 @@
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
-//! * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
-//! * [`events`]: who is told of changes. * [`learned`]: what was learned, as keys.
+//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was learned, as keys.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
 //! Each worker holds its own [`Cache`]: the same [`Core`], but its own L2 connections and counters.
 
+pub mod bans;
 pub(crate) mod check;
 pub mod events;
+pub mod feed;
 pub mod flight;
 pub mod gate;
 pub mod inspect;
@@ -55,6 +57,7 @@ pub use crate::{
     },
     learn::recorder::Caller,
 };
+pub use bans::{Invalidation, Progress};
 pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
 pub use policy::Rules;
@@ -70,6 +73,7 @@ pub struct Core {
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
+    pub(crate) sweeps: bans::Sweeps,
     pub(crate) samples: check::Samples,
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
@@ -97,6 +101,7 @@ impl Core {
             clock,
             flavor,
             stats: stats::Stats::default(),
+            sweeps: bans::Sweeps::default(),
             samples: check::Samples::default(),
             events: events::Events::default(),
             turns: turns::Turns::default(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Cache, write::Dropped};
 use crate::{
     error::{CacheError, Kind, Result},
-    l2::{Flavor, Line, text},
+    l2::{Flavor, Line, bans::overtaken, text},
     model::Key,
 };
 
@@ -24,7 +24,9 @@ const REDIRECTION_PAUSE: Duration = Duration::from_millis(50);
 pub struct Passing {
     /// One of its keys: in a cluster, where it goes.
     pub key: Option<Key>,
-    /// Keys it writes.
+    /// All its keys.
+    pub named: Vec<Key>,
+    /// Those it writes.
     pub written: Vec<Key>,
     /// The reply is wanted in RESP3.
     pub resp3: bool,
@@ -36,13 +38,13 @@ impl Passing {
     /// A request that writes nothing.
     #[must_use]
     pub fn question(key: Option<Key>, resp3: bool) -> Self {
-        Self { key, written: Vec::new(), resp3, blocking: false }
+        Self { named: key.iter().cloned().collect(), key, written: Vec::new(), resp3, blocking: false }
     }
 
     /// A request that writes these keys.
     #[must_use]
     pub fn write(written: Vec<Key>) -> Self {
-        Self { key: written.first().cloned(), written, resp3: false, blocking: false }
+        Self { key: written.first().cloned(), named: written.clone(), written, resp3: false, blocking: false }
     }
 }
 
@@ -53,25 +55,53 @@ impl Cache {
     /// `Unsupported` where there is no Redis; `Unavailable`, `DeadlineExceeded` (nothing was written), `Unknown` (it may
     /// have been), `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
-        let written = !passing.written.is_empty();
-        let _dropped = written.then(|| Dropped::new(&self.core, passing.written));
-        let mut redirections = 0;
-        let reply = loop {
-            let mut line = self.l2.line(passing.key.as_deref(), passing.resp3).await?;
-            let reply = if passing.blocking { line.ask_blocking(request).await } else { line.ask(request, 1).await };
-            let is_moved = reply.as_ref().is_ok_and(|replies| replies.iter().any(is_moved));
-            if !is_moved || !follow(line, &mut redirections).await {
-                break reply;
-            }
+        let known = self.l2.clear_banned(&passing.named).await?;
+        let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
+        let question = match passing.written.first() {
+            Some(key) if !passing.blocking => self.l2.ban_question(key),
+            Some(_) | None => None,
         };
-        match reply {
-            Ok(mut replies) => {
-                replies.pop().ok_or_else(|| CacheError::new(Kind::Internal, "no reply")).and_then(kept_here)
+        let mut replies = self.pass_on(request, question.as_deref(), &passing).await?;
+        if question.is_some()
+            && let Some(answer) = replies.pop()
+        {
+            match self.late(known, &answer, &passing.written).await? {
+                Late::No => {}
+                Late::Again => replies = self.pass_on(request, None, &passing).await?,
+                Late::Unknown => return Err(overtaken()),
             }
-            Err(error) if error.kind() == Kind::Unknown && !written => {
-                Err(CacheError::new(Kind::DeadlineExceeded, "Redis did not answer"))
+        }
+        replies.pop().ok_or_else(|| CacheError::new(Kind::Internal, "no reply")).and_then(kept_here)
+    }
+
+    /// What the answer about bans means for a request that was done.
+    async fn late(&self, known: u64, answer: &[u8], written: &[Key]) -> Result<Late> {
+        let cleared = self.l2.ban_answer(known, answer, written).await.map_err(|_| overtaken())?;
+        Ok(match (cleared.is_empty(), cleared.values().all(|gone| *gone)) {
+            (true, _) => Late::No,
+            (false, true) => Late::Again,
+            (false, false) => Late::Unknown,
+        })
+    }
+
+    /// Sends a request where its key is; its reply, and that of `question`.
+    async fn pass_on(&self, request: &[u8], question: Option<&[u8]>, passing: &Passing) -> Result<Vec<Bytes>> {
+        let mut all = request.to_vec();
+        all.extend_from_slice(question.unwrap_or_default());
+        let count = 1 + usize::from(question.is_some());
+        let mut redirections = 0;
+        loop {
+            let mut line = self.l2.line(passing.key.as_deref(), passing.resp3).await?;
+            let replies = if passing.blocking { line.ask_blocking(&all).await } else { line.ask(&all, count).await };
+            // The question behind it may be redirected by itself.
+            let is_moved = replies.as_ref().is_ok_and(|replies| replies.first().is_some_and(is_moved));
+            if is_moved && follow(line, &mut redirections).await {
+                continue;
             }
-            Err(error) => Err(error),
+            return replies.map_err(|error| match error.kind() == Kind::Unknown && passing.written.is_empty() {
+                true => CacheError::new(Kind::DeadlineExceeded, "Redis did not answer"),
+                false => error,
+            });
         }
     }
 
@@ -87,15 +117,32 @@ impl Cache {
         count: usize,
         passing: Passing,
     ) -> Result<Bytes> {
-        let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written));
+        let known = self.l2.clear_banned(&passing.named).await?;
+        let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
         let mut all = request(&[b"MULTI"]);
         all.extend_from_slice(requests);
         all.extend(request(&[b"EXEC"]));
+        let question = passing.written.first().and_then(|key| self.l2.ban_question(key));
+        all.extend_from_slice(question.as_deref().unwrap_or_default());
+        let exec = Exec { requests: all, replies: count + 2 + usize::from(question.is_some()), at: count + 1 };
         let mut replies = match line {
             // What it watches is watched on this connection.
-            Some(mut line) => line.ask(&all, count + 2).await?,
-            None => self.ask_transaction(&all, count + 2, &passing.key, passing.resp3).await?,
+            Some(mut line) => line.ask(&exec.requests, exec.replies).await?,
+            None => self.ask_transaction(&exec, &passing.key, passing.resp3).await?,
         };
+        if question.is_some()
+            && let Some(answer) = replies.pop()
+        {
+            match self.late(known, &answer, &passing.written).await? {
+                Late::No => {}
+                // What it watched counts no more: it has been done once.
+                Late::Again => {
+                    replies = self.ask_transaction(&exec, &passing.key, passing.resp3).await?;
+                    replies.truncate(exec.at + 1);
+                }
+                Late::Unknown => return Err(overtaken()),
+            }
+        }
         let last = replies.pop().unwrap_or_default();
         // EXECABORT only says that there was an error before it.
         match replies.into_iter().find(|reply| reply.starts_with(b"-")) {
@@ -105,12 +152,12 @@ impl Cache {
     }
 
     /// Where its keys are. One that was redirected was refused as a whole.
-    async fn ask_transaction(&self, all: &[u8], count: usize, key: &Option<Key>, resp3: bool) -> Result<Vec<Bytes>> {
+    async fn ask_transaction(&self, exec: &Exec, key: &Option<Key>, resp3: bool) -> Result<Vec<Bytes>> {
         let mut redirections = 0;
         loop {
             let mut line = self.l2.line(key.as_deref(), resp3).await?;
-            let replies = line.ask(all, count).await?;
-            let was_done = !replies.last().is_some_and(|last| last.starts_with(b"-"));
+            let replies = line.ask(&exec.requests, exec.replies).await?;
+            let was_done = !replies.get(exec.at).is_some_and(|reply| reply.starts_with(b"-"));
             if was_done || !replies.iter().any(is_moved) || !follow(line, &mut redirections).await {
                 return Ok(replies);
             }
@@ -153,6 +200,25 @@ impl Cache {
             Flavor::None => Some("none"),
         }
     }
+}
+
+/// A transaction as it is sent.
+struct Exec {
+    requests: Vec<u8>,
+    /// How many there are to be.
+    replies: usize,
+    /// EXEC's place among them.
+    at: usize,
+}
+
+/// What becomes of a request during which a ban was met that was not known.
+enum Late {
+    /// It stands.
+    No,
+    /// What it wrote is gone: it is sent again.
+    Again,
+    /// Others have written there since the ban.
+    Unknown,
 }
 
 /// Another primary of the cluster has the slot now; nothing was done.

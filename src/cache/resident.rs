@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::Core;
+use super::{Core, events::Event};
 use crate::{
     clock::{Tick, UnixMs, millis},
     error::Result,
@@ -109,6 +109,7 @@ impl Resident for CoreStore {
         if let Some(core) = self.core.upgrade() {
             core.l1.clear();
             core.watched.all_changed();
+            core.events.tell(Event::Flushed);
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Failure, Format, Result, say};
+use super::{Failure, Format, Result, say, unreachable};
 use crate::grpc::client;
 
 /// Ask a running server how it is: exit code 0 if it is well, 1 if not.
@@ -76,12 +76,4 @@ async fn serving(client: &mut HealthClient<Channel>, service: &str, server: &str
         Err(status) if status.code() == Code::NotFound => Ok(false),
         Err(status) => Err(Failure::new(format_args!("{server} does not answer: {}", status.message()))),
     }
-}
-
-fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    Failure::new(format_args!("{server} cannot be reached: {cause}"))
 }

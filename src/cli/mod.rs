@@ -5,6 +5,7 @@
 
 mod config;
 mod health;
+mod invalidate;
 mod log;
 mod replay;
 mod serve;
@@ -37,6 +38,7 @@ enum Command {
     Serve(serve::Args),
     Config(config::Args),
     Health(health::Args),
+    Invalidate(invalidate::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
 }
@@ -102,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
         Command::Health(args) => health::run(args),
+        Command::Invalidate(args) => invalidate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
     };
@@ -112,6 +115,15 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// A server that does not answer, and the deepest reason.
+fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Failure::new(format_args!("{server} cannot be reached: {cause}"))
 }
 
 /// Prints what clap has to say: help and version are no failure.

@@ -1,6 +1,9 @@
 //! The generated stubs, and how the command line connects to a server.
 
-pub use crate::proto::{admin_client::AdminClient, cache_client::CacheClient, insight_client::InsightClient};
+pub use crate::proto::{
+    admin_client::AdminClient, cache_client::CacheClient, insight_client::InsightClient,
+    invalidation_client::InvalidationClient,
+};
 
 use std::time::Duration;
 

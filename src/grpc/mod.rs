@@ -1,7 +1,7 @@
 //! The gRPC port.
 //!
 //! A request goes: [`connection`] (HTTP/2 with its limits) → [`router`] (which method) → [`unary`] or [`stream`]
-//! (message in, deadline, message out) → [`service`], [`pipeline`], [`insight`], [`admin`] (check, convert, call the
+//! (message in, deadline, message out) → [`service`], [`pipeline`], [`watch`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
 //! facade, convert) → [`convert`]. Health and reflection are tonic's generated services.
 //!
 //! Messages are read and written here and not by tonic's generated server, because that answers a message over its
@@ -18,6 +18,7 @@ mod deadline;
 mod health;
 mod inbound;
 mod insight;
+mod invalidation;
 mod load;
 mod pipeline;
 mod reflection;
@@ -25,6 +26,7 @@ mod router;
 mod service;
 mod stream;
 mod unary;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,11 +10,12 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, insight, pipeline, reflection,
+    health, insight, invalidation, pipeline, reflection,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
     },
+    watch as watching,
 };
 
 /// The services of one connection.
@@ -62,10 +63,12 @@ impl Router {
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/Watch" => watching::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
             "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })

@@ -36,13 +36,7 @@ where
     Call::ready(answer::response(Answer::Stream(messages)))
 }
 
-/// A message as it travels.
-pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
-    let max = edge.settings.load().message_max;
-    answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))
-}
-
-/// The request of such a call, which has to come within the deadline of a unary one.
+/// The one message of the request, which has to come within the deadline of a unary call.
 pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
     let settings = edge.settings.load_full();
     let mut inbound = Inbound::new(request, settings.message_max);
@@ -51,4 +45,10 @@ pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Re
         Some(received) => unary::decode(received?.0),
         None => Err(convert::status(&deadline.exceeded())),
     }
+}
+
+/// A message as it travels.
+pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
+    let max = edge.settings.load().message_max;
+    answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{
     cache::{
         Cache, Removals, State,
+        feed::FeedReport,
         latency::Latency,
         stats::{Group, Reads, Snapshot},
     },
@@ -25,6 +26,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
+    feed(metrics, &cache.feed_report());
     metrics.render()
 }
 
@@ -136,4 +138,10 @@ fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.count(&m::COHERENCE_CHECKED, &[], coherence.checked);
     metrics.count(&m::COHERENCE_STALE_DETECTED, &[], coherence.stale_detected);
     metrics.count(&m::COHERENCE_BYPASSED, &[], snapshot.fills.bypassed);
+}
+
+fn feed(metrics: &Metrics, feed: &FeedReport) {
+    metrics.set(&m::WATCHERS, &[], float(feed.followers));
+    metrics.count(&m::WATCH_EVENTS, &[], feed.told);
+    metrics.count(&m::WATCH_DISCONTINUITIES, &[], feed.gaps);
 }

@@ -1,5 +1,6 @@
 //! Background work: a third client of the cache.
 
+pub mod bans;
 pub mod check;
 pub mod learn;
 pub mod marks;

@@ -54,9 +54,13 @@ fn number(hit: &Hit) -> u64 {
 
 /// Leases, asks below, fills; as a reader does.
 fn read_through(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>) {
-    if let Leased::Lead = l1.lease(&key(0), Token(token), NOW, epoch, true) {
+    read_through_at(l1, below, token, epoch, NOW);
+}
+
+fn read_through_at(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>, now: Tick) {
+    if let Leased::Lead = l1.lease(&key(0), Token(token), now, epoch, true) {
         let seen = below.load(SeqCst);
-        let _filled = l1.fill(&key(0), Token(token), value(seen), NOW);
+        let _filled = l1.fill(&key(0), Token(token), value(seen), now);
     }
 }
 
@@ -154,6 +158,41 @@ fn a_suspended_epoch_is_neither_answered_nor_filled_whatever_its_heartbeat_still
         assert!(l1.get(&key(0), NOW, true).is_none(), "nobody hears of changes");
         assert!(matches!(l1.lease(&key(1), Token(9), NOW, Some(epoch), true), Leased::Lead));
         assert_eq!(l1.fill(&key(1), Token(9), value(1), NOW), Filled::Voided);
+        l1.validate().expect("all parts agree");
+    });
+}
+
+#[test]
+fn no_value_from_before_a_ban_is_answered_after_it_or_left_by_its_walk() {
+    under_many_schedules(|| {
+        let (l1, below) = (l1(1 << 20, 2), Arc::new(Word::new(1)));
+        let epoch = l1.begin(Tick::FAR);
+        let readers: Vec<_> = (2..4)
+            .map(|token| {
+                let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+                // Later than the ban by the clock: only the lease tells that the value is not.
+                thread::spawn(move || read_through_at(&l1, &below, token, epoch, Tick(6)))
+            })
+            .collect();
+        let sweeper = {
+            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            thread::spawn(move || {
+                let acknowledged = below.fetch_add(1, SeqCst) + 1;
+                let glob = Glob::new(b"key:*").expect("a pattern");
+                let mut purge = l1.ban(glob, NOW).expect("a place");
+                for _ in 0..8 {
+                    if let Some(hit) = l1.get(&key(0), Tick(7), true) {
+                        assert!(number(&hit) >= acknowledged, "{} after {acknowledged}", number(&hit));
+                    }
+                    l1.purge(&mut purge, Tick(7), 1);
+                }
+                assert!(purge.is_done());
+            })
+        };
+        readers.into_iter().chain([sweeper]).for_each(|thread| thread.join().expect("it ends well"));
+        if let Some(hit) = l1.get(&key(0), Tick(7), true) {
+            assert_eq!(number(&hit), below.load(SeqCst), "an old value stays");
+        }
         l1.validate().expect("all parts agree");
     });
 }

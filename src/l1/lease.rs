@@ -4,11 +4,14 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 
 use super::{epochs::Epoch, types::Token};
-use crate::model::Key;
+use crate::{glob::Glob, model::Key};
 
 /// Leases a shard keeps at most. A lease lasts as long as one question to L2, and connections bound how many run at
 /// once; past this a reader leads without a lease, and its answer is not kept.
 pub(super) const LEASES_MAX: usize = 16_384;
+
+/// Leases that one hold of the lock compares with a pattern at most: about 50 µs, once a pattern.
+const LOOKS_MAX: usize = 1_024;
 
 /// The right to fill one key.
 struct Lease {
@@ -54,6 +57,15 @@ impl Leases {
         if let Ok(found) = self.0.find_entry(spread(hash), |lease| lease.key == key) {
             found.remove();
         }
+    }
+
+    /// Ends those whose keys match. Where there are so many that it would take long, all: their values are answered and
+    /// not kept.
+    pub(super) fn void_matching(&mut self, glob: &Glob) {
+        if self.0.len() > LOOKS_MAX {
+            return self.clear();
+        }
+        self.0.retain(|lease| !glob.matches(&lease.key));
     }
 
     /// Ends all.

@@ -7,6 +7,7 @@
 //! * [`L1::lease`] is taken *before* the value is asked for below; at most one live lease a key.
 //! * [`L1::invalidate`] drops the entry and the lease together.
 //! * [`L1::fill`] inserts only while its lease is live and the epoch it was taken in goes on.
+//! * [`L1::ban`] hides all entries of a pattern and voids their leases; [`L1::purge`] removes them afterwards.
 //!
 //! An epoch ([`L1::begin`]) is a state of the world below, with a fence: until when its copies may be answered. Whoever
 //! hears of changes below moves the fence on, suspends the epoch when it hears no more, and ends it when all of its
@@ -22,6 +23,7 @@ mod hash;
 mod index;
 mod lease;
 mod policy;
+mod purge;
 mod shard;
 mod slot;
 mod sync;
@@ -37,12 +39,13 @@ use std::time::Duration;
 
 pub use epochs::Epoch;
 use policy::{Learned, Lru};
+pub use purge::Purge;
 use tier::Tier;
 pub use types::{
     Change, Current, Fill, Filled, GroupUsage, Hit, Leased, PolicyKind, Removals, Resident, Settings, Token, Usage,
 };
 
-use crate::{clock::Tick, error::Result, model::Key};
+use crate::{clock::Tick, error::Result, glob::Glob, model::Key};
 
 /// Shards where nothing speaks against it: enough that 16 workers seldom meet, few enough that each has a large sample to
 /// choose victims from.
@@ -172,6 +175,21 @@ impl L1 {
     /// Drops the copy and voids the lease; says whether there was a copy.
     pub fn invalidate(&self, key: &[u8]) -> bool {
         tier!(self, tier => tier.invalidate(key))
+    }
+
+    /// From its return on nothing that matches `glob` and was there before is answered, in whatever way, and nothing that was
+    /// asked for before comes in. [`L1::purge`] removes it. What comes in later is answered, but if its birth is in the same
+    /// millisecond as `now`.
+    ///
+    /// `None` while 64 patterns are under purge.
+    pub fn ban(&self, glob: Glob, now: Tick) -> Option<Purge> {
+        tier!(self, tier => tier.ban(glob, now))
+    }
+
+    /// Looks at up to `budget` entries more for those that the ban hides, and removes them; says how many. No lock is held
+    /// for more than some 10 µs.
+    pub fn purge(&self, purge: &mut Purge, now: Tick, budget: usize) -> usize {
+        tier!(self, tier => tier.purge(purge, now, budget))
     }
 
     /// Changes one key in place, where L1 is the store. `change` sees what is there and not expired; what it puts counts to

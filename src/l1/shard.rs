@@ -9,11 +9,13 @@ use super::{
     index::{ENTRIES_MAX, Index},
     lease::Leases,
     policy::Policy,
+    purge::Bans,
     slot::{BLOCK, Slot, Slots, size_class},
     types::{GroupUsage, Hit, Resident},
 };
 use crate::{
     clock::Tick,
+    glob::Glob,
     model::{Lifetime, Record, RemovalCause, Value},
 };
 
@@ -26,6 +28,7 @@ pub(super) struct Shard<P> {
     slots: Slots,
     index: Index,
     pub(super) leases: Leases,
+    bans: Bans,
     policy: P,
     bytes: u64,
     /// By number of the key group.
@@ -56,6 +59,7 @@ impl<P: Policy> Shard<P> {
             slots: Slots::default(),
             index: Index::default(),
             leases: Leases::default(),
+            bans: Bans::default(),
             policy,
             bytes: 0,
             groups: Vec::new(),
@@ -101,7 +105,35 @@ impl<P: Policy> Shard<P> {
     /// The slot there if it may be answered.
     #[inline]
     pub(super) fn live_at(&self, at: usize, now: Tick, epochs: &Epochs) -> Option<&Slot> {
-        self.slots.get(at).filter(|slot| slot.is_live(now, epochs))
+        self.slots.get(at).filter(|slot| slot.is_live(now, epochs) && !self.hides(slot, now))
+    }
+
+    /// Whether a pattern under purge hides this slot.
+    #[inline]
+    pub(super) fn hides(&self, slot: &Slot, now: Tick) -> bool {
+        // A thread may read its clock, and then an entry of another one comes in: time is what the shard knows at least.
+        !self.bans.is_empty() && self.bans.hide(slot, now.max(self.slots.now()))
+    }
+
+    /// Whether a pattern under purge hides the entry there.
+    pub(super) fn is_hidden(&self, at: usize, now: Tick) -> bool {
+        self.slots.get(at).is_some_and(|slot| self.hides(slot, now))
+    }
+
+    /// Hides what matches and is there, and voids the leases that match.
+    pub(super) fn ban(&mut self, number: u64, glob: &Glob, now: Tick) {
+        self.leases.void_matching(glob);
+        self.bans.add(number, glob.clone(), now.max(self.slots.now()));
+    }
+
+    /// Nothing is left here that this ban hides.
+    pub(super) fn lift(&mut self, number: u64) {
+        self.bans.lift(number);
+    }
+
+    /// Whether a pattern is under purge here.
+    pub(super) fn has_bans(&self) -> bool {
+        !self.bans.is_empty()
     }
 
     /// Whether places for entries are used up: the index cannot tell more.

@@ -76,6 +76,7 @@ struct Pair {
     value_max: usize,
     known: BTreeMap<u64, Known>,
     leases: BTreeMap<u64, (Token, bool)>,
+    purges: Vec<Purge>,
 }
 
 impl Pair {
@@ -85,7 +86,7 @@ impl Pair {
         let l1 =
             if seed.is_multiple_of(2) { L1::with_shards(settings, 1, Some(seed)) } else { L1::seeded(settings, seed) };
         let (known, leases) = (BTreeMap::new(), BTreeMap::new());
-        Self { l1: opened(l1), epoch: EPOCH, rng, now: Tick(1), keys, value_max, known, leases }
+        Self { l1: opened(l1), epoch: EPOCH, rng, now: Tick(1), keys, value_max, known, leases, purges: Vec::new() }
     }
 
     fn step(&mut self) {
@@ -99,6 +100,8 @@ impl Pair {
             17 => self.now = self.now.plus(Duration::from_millis(self.rng.u64(..40))),
             18 => self.sweep(),
             _ if self.rng.u8(..20) == 0 => self.end_epoch(),
+            _ if self.rng.u8(..3) == 0 => self.ban(),
+            _ if self.rng.bool() => self.purge(),
             _ => self.scan(),
         }
         self.l1.validate().expect("all parts agree");
@@ -187,6 +190,35 @@ impl Pair {
         self.leases.values_mut().for_each(|(_, live)| *live = false);
     }
 
+    fn ban(&mut self) {
+        const PATTERNS: [&[u8]; 6] = [b"key:1*", b"key:?", b"key:*7", b"*", b"key:[2-3]??", b"other:*"];
+        let glob = Glob::new(PATTERNS[self.rng.usize(..PATTERNS.len())]).expect("a pattern");
+        let Some(purge) = self.l1.ban(glob.clone(), self.now) else {
+            return assert_eq!(self.purges.len(), 64);
+        };
+        self.purges.push(purge);
+        self.known.retain(|&number, _| !glob.matches(&key(number)));
+        self.leases.iter_mut().for_each(|(&number, (_, live))| *live &= !glob.matches(&key(number)));
+        assert!((0..self.keys).all(|n| !glob.matches(&key(n)) || self.l1.peek(&key(n), self.now).is_none()));
+        // What comes in within the same millisecond is hidden as well.
+        self.now = self.now.plus(Duration::from_millis(1));
+    }
+
+    fn purge(&mut self) {
+        if self.purges.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(..self.purges.len());
+        let (before, budget) = (self.l1.usage().entries, self.rng.usize(1..300));
+        let removed = self.l1.purge(&mut self.purges[at], self.now, budget);
+        assert!(removed <= budget);
+        assert_eq!(self.l1.usage().entries, before - removed as u64);
+        if self.purges[at].is_done() {
+            assert_eq!(self.l1.purge(&mut self.purges[at], self.now, budget), 0);
+            drop(self.purges.swap_remove(at));
+        }
+    }
+
     fn update(&mut self, number: u64) {
         let (value, (expires_at, _)) = (self.value(), self.life());
         let change = match self.rng.u8(..4) {
@@ -225,7 +257,8 @@ impl Pair {
         let before = self.l1.usage().entries;
         let swept = self.l1.sweep(self.now, budget);
         assert_eq!(self.l1.usage().entries, before - swept as u64);
-        if swept < budget {
+        // What a pattern hides is the purge's to remove.
+        if swept < budget && self.purges.is_empty() {
             let mut live = 0;
             self.l1.scan(0, usize::MAX, self.now, |_, _| live += 1);
             assert_eq!(self.l1.usage().entries, live, "a sweep within its budget leaves nothing expired");
@@ -370,6 +403,58 @@ fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
         l1.end(epoch);
     }
     l1.validate().expect("all parts agree");
+}
+
+#[test]
+fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
+    for policy in POLICIES {
+        let l1 = opened(L1::new(settings(policy, 64 << 20, None)));
+        (0..2_000).for_each(|n| assert_eq!(put(&l1, &key(n), forever(b"old"), Tick(5)), Filled::Inserted));
+        assert!(matches!(l1.lease(&key(1_999_999), Token(1), Tick(5), Some(EPOCH), true), Leased::Lead));
+        assert!(matches!(l1.lease(&key(3), Token(2), Tick(5), Some(EPOCH), false), Leased::Lead));
+        let mut purge = l1.ban(Glob::new(b"key:1*").expect("a pattern"), Tick(5)).expect("a place");
+        let is_banned = |n: u64| n.to_string().starts_with('1');
+        let is_there = |n: u64| l1.get(&key(n), Tick(5), true).is_some();
+        assert!((0..2_000).all(|n| is_there(n) != is_banned(n)), "before anything is walked");
+        assert!(l1.get_stale(&key(1), Tick(5), Duration::from_secs(9)).is_none());
+        assert!(l1.get_stale(&key(2), Tick(5), Duration::from_secs(9)).is_some());
+        assert_eq!(l1.fill(&key(1_999_999), Token(1), forever(b"old"), Tick(5)), Filled::Voided);
+        assert_eq!(l1.fill(&key(3), Token(2), forever(b"same"), Tick(5)), Filled::Inserted);
+        assert!(
+            matches!(l1.lease(&key(17), Token(3), Tick(6), Some(EPOCH), true), Leased::Lead),
+            "the look misses too"
+        );
+        assert_eq!(l1.fill(&key(17), Token(3), forever(b"new"), Tick(7)), Filled::Inserted);
+        let absent = |current: Option<Current<'_>>| {
+            assert!(current.is_none());
+            Ok((Change::Put(b"new"[..].into(), Tick::FAR), ()))
+        };
+        l1.update(&key(18), Tick(7), EPOCH, absent).expect("it fits");
+        // The walk's clock was read before these came in.
+        let mut steps = 0;
+        while !purge.is_done() {
+            let removed = l1.purge(&mut purge, Tick(6), 100);
+            assert!(removed <= 100);
+            steps += 1;
+            l1.validate().expect("all parts agree");
+        }
+        // 1, 10 to 19, 100 to 199, 1000 to 1999, less the two that are new.
+        assert_eq!((purge.removed(), l1.usage().entries), (1_109, 891));
+        assert!((20..40).contains(&steps), "{steps}");
+        let news: Vec<u64> = (0..2_000).filter(|&n| is_banned(n) && l1.peek(&key(n), Tick(7)).is_some()).collect();
+        assert_eq!(news, [17, 18], "what came in after the ban stays");
+        assert_eq!(l1.removals().invalidated, 1_109);
+    }
+}
+
+#[test]
+fn patterns_under_purge_are_bounded_and_a_place_is_free_again_after_the_walk() {
+    let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
+    let ban = || l1.ban(Glob::new(b"key:*").expect("a pattern"), Tick(5));
+    let mut purges: Vec<Purge> = std::iter::from_fn(ban).collect();
+    assert_eq!(purges.len(), 64);
+    assert_eq!(l1.purge(&mut purges[7], Tick(5), 1), 0);
+    assert!(purges[7].is_done() && ban().is_some() && ban().is_none());
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod ops;
+mod purge;
 mod upkeep;
 
 /// How long an insertion waits for the lock of another shard when its own has nothing left to evict. Locks are held for
@@ -56,6 +57,10 @@ pub(super) struct Tier<P: Policy> {
     relief_from: AtomicUsize,
     /// Where the next sweep begins.
     sweep_from: AtomicUsize,
+    /// Patterns under purge.
+    purges_open: AtomicUsize,
+    /// Patterns that ever were.
+    purges_begun: AtomicU64,
 }
 
 /// Where a key belongs.
@@ -86,6 +91,8 @@ impl<P: Policy> Tier<P> {
             epochs: Epochs::new(),
             relief_from: AtomicUsize::new(0),
             sweep_from: AtomicUsize::new(0),
+            purges_open: AtomicUsize::new(0),
+            purges_begun: AtomicU64::new(0),
         }
     }
 

@@ -7,12 +7,14 @@
 //! What an operation means is said once, in [`op`]: the embedded store and `none` run [`op::apply`] under their own
 //! lock, Redis has a command or a script for each.
 
+pub mod bans;
 pub mod embedded;
 pub mod none;
 pub mod op;
 pub mod redis;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -27,8 +29,10 @@ pub use self::redis::{Line, elements, text};
 use crate::{
     clock::{Tick, millis},
     error::{CacheError, Kind, Result},
+    glob::Glob,
     model::{Key, Life, Value},
 };
+pub use bans::{Ban, SweepPage};
 pub use op::{Applied, Op};
 
 /// Δ of the coherence contract: a hit reflects every write acknowledged this long before.
@@ -220,6 +224,68 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes every key; ends when a read finds none of them.
     fn clear(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Opens a ban and returns its number: from now on every call, on every node that hears of changes, finds matching
+    /// values of before absent.
+    ///
+    /// Errors: `Overloaded` where too many are open; `Unavailable`, `NoAccess`; `Unknown`: it may be open.
+    fn ban(&self, _glob: Glob) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// The bans that this node knows to be open, oldest first.
+    fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        Arc::default()
+    }
+
+    /// How long after its opening a ban may be retired, however soon it is swept: until then a node that has not heard of
+    /// it may have to learn what it was.
+    fn retire_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Takes or keeps the right to sweep a ban; `false` if another node has it. `token` tells sweepers apart.
+    fn claim_sweep(&self, _ban: u64, _token: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Removes what a ban hides among about `count` keys from `cursor` on; 0 begins. By who has the right to, a few seconds after
+    /// it was claimed or kept at the latest.
+    fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _count: usize) -> BoxFuture<'a, Result<SweepPage>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// Ends a ban that hides nothing any more.
+    fn retire(&self, _ban: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// Before a command that this trait does not know: what open bans hide under these keys is removed, and what stands
+    /// there later is told from it. Returns the greatest number of bans that is known.
+    fn clear_banned<'a>(&'a self, _keys: &'a [Key]) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// A request to send behind such a command that writes `key`, on the same connection.
+    fn ban_question(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The answer to that: of the keys written, those that a ban above `known` matches, and whether what was written is
+    /// gone, so that the command has to be sent again.
+    fn ban_answer<'a>(
+        &'a self,
+        _known: u64,
+        _answer: &'a [u8],
+        _keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<HashMap<Key, bool>>> {
+        Box::pin(std::future::ready(Ok(HashMap::new())))
+    }
+
+    /// Operations per second that others have the store do, where that is known: a sweep makes way for them.
+    fn load(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// Which source announces changes of this key. What a read then brings may be kept only in that source's epoch:
     /// a key that goes to another source ends it first.
     fn source(&self, _key: &[u8]) -> Source {
@@ -247,6 +313,10 @@ pub trait Backend: Send + Sync + 'static {
     fn reached(&self) -> bool {
         self.state() != State::Connecting
     }
+}
+
+fn no_bans() -> CacheError {
+    CacheError::new(Kind::Internal, "where there is no L2, nothing is to be swept")
 }
 
 /// Figures of L2 that are of today.
@@ -278,6 +348,8 @@ pub trait ChangeSink: Send + Sync + 'static {
     /// All of this source may have changed (FLUSHALL, a push without keys, slots that came or went): one step of the
     /// `data` counter.
     fn flushed(&self, source: Source);
+    /// A ban was opened: no copy of a matching key that was made before may be answered.
+    fn banned(&self, ban: &Arc<Ban>);
 }
 
 /// What Redis's invalidation links tell the cache beside changes: how far these can be relied upon. Called in wire order.

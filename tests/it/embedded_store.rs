@@ -13,7 +13,7 @@ use terrace::{
     clock::Clock,
     error::{CacheError, Kind},
     l2::{
-        Applied, Backend, Batch, ChangeSink, Deadlines, Op, ScanRequest, Source, State, Tunables,
+        Applied, Backend, Ban, Batch, ChangeSink, Deadlines, Op, ScanRequest, Source, State, Tunables,
         embedded::{Embedded, OpenError, SIZE_MAX_LEAST, Settings, Sync},
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
@@ -331,6 +331,7 @@ impl ChangeSink for Listener {
     fn flushed(&self, _source: Source) {
         self.heard.lock().unwrap().push("<all>".into());
     }
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 #[tokio::test]
@@ -403,6 +404,7 @@ impl ChangeSink for Gate {
         drop(self.0.lock().unwrap());
     }
     fn flushed(&self, _source: Source) {}
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 fn kind<T>(result: &Result<T, CacheError>) -> Option<Kind> {

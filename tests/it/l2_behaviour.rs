@@ -2,6 +2,7 @@
 //!
 //! An implementation joins with one line at the end of this file and a function that starts it.
 
+mod bans;
 pub(crate) mod embedded;
 mod expiry;
 mod keys;
@@ -175,3 +176,17 @@ macro_rules! behaviour {
 behaviour!(over_embedded, crate::l2_behaviour::embedded::start);
 behaviour!(over_redis, crate::l2_behaviour::redis::start);
 behaviour!(over_none, crate::l2_behaviour::none::start);
+
+/// Where there is an L2, patterns are invalidated in it.
+mod bans_over_embedded {
+    behaviour! { @cases crate::l2_behaviour::embedded::start:
+        bans::hides_what_was_there, bans::operations_find_nothing, bans::batches_find_nothing,
+        bans::several_bans_and_the_same_again, bans::their_number_is_bounded
+    }
+}
+mod bans_over_redis {
+    behaviour! { @cases crate::l2_behaviour::redis::start:
+        bans::hides_what_was_there, bans::operations_find_nothing, bans::batches_find_nothing,
+        bans::several_bans_and_the_same_again, bans::their_number_is_bounded
+    }
+}

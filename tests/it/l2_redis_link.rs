@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use terrace::{
     clock::{Clock, Tick},
     l2::{
-        ChangeSink, Deadlines, InvalidationSink, Source, Tunables,
+        Ban, ChangeSink, Deadlines, InvalidationSink, Source, Tunables,
         redis::{Following, Redis, Settings, tls::TlsFiles, tracking::LinkSettings, url::RedisUrl},
     },
 };
@@ -80,6 +80,7 @@ impl ChangeSink for Sink {
     fn flushed(&self, _source: Source) {
         self.note(Told::Flushed);
     }
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 impl InvalidationSink for Sink {
@@ -132,7 +133,8 @@ async fn linked(server: &RedisServer, prefixes: &[&'static str]) -> (Following, 
 
 fn kill_link(server: &RedisServer) {
     let clients: String = server.ask(&[b"CLIENT", b"LIST"]);
-    let line = clients.lines().find(|line| line.contains("name=terrace-test")).expect("the link is a client");
+    let line =
+        clients.lines().find(|line| line.contains("name=terrace-test-invalidation")).expect("the link is a client");
     let id = line.split(' ').find_map(|word| word.strip_prefix("id=")).expect("a client has an id");
     assert_eq!(server.ask::<i64>(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]), 1);
 }

@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bans;
 mod cli;
 mod clients;
 mod coherence;
+mod coherence_bans;
 mod coherence_failover;
 mod coherence_model;
 mod coherence_stale;
@@ -15,6 +17,7 @@ mod config;
 mod embedded_crash;
 mod embedded_store;
 mod gear;
+mod glob;
 mod grpc_cache;
 mod grpc_deadline;
 mod grpc_limits;
@@ -37,3 +40,4 @@ mod resp_session;
 mod server;
 mod stats;
 mod tidy;
+mod watch;

@@ -32,7 +32,7 @@ impl<P: Policy> Tier<P> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
         let slot = shard.slot(shard.find(place.hash, key)?)?;
-        if !slot.is_stale_allowed(now, grace, &self.epochs) {
+        if !slot.is_stale_allowed(now, grace, &self.epochs) || shard.hides(slot, now) {
             return None;
         }
         shard.touch(slot, now, &self.shared);

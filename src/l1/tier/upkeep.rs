@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// Entries that one hold of a shard's lock copies out at most: about 10 µs.
-const HELD_MAX: usize = 2 * BLOCK;
+pub(super) const HELD_MAX: usize = 2 * BLOCK;
 /// Entries that one hold of a shard's lock removes at most: under 1 µs, which a reader who waits spends spinning. With 128 it
 /// was put to sleep, and the p99 of reads during a mass expiry was 100 µs.
-const REMOVED_MAX: usize = 2;
+pub(super) const REMOVED_MAX: usize = 2;
 /// Slots of one shard that the search for any live key looks at: what is dead is swept soon.
 const DRAWS_MAX: usize = 4_096;
 /// Bits of a scan cursor that say how many slots of the shard are not visited yet, plus one.
@@ -144,7 +144,7 @@ impl<P: Policy> Tier<P> {
         let shard = self.cells[cell].shard.read();
         let end = upto.min(shard.len());
         let range = end.saturating_sub(count)..end;
-        let live = range.clone().rev().filter_map(|at| shard.slot(at)).filter(|slot| slot.is_live(now, &self.epochs));
+        let live = range.clone().rev().filter_map(|at| shard.live_at(at, now, &self.epochs));
         let page = live.filter_map(|slot| Some((slot.record()?.clone(), shard.resident(slot, now)?))).collect();
         (range, page)
     }
@@ -157,7 +157,7 @@ impl<P: Policy> Tier<P> {
             let start = (seed >> 16) as usize % length.max(1);
             let mut places = (0..length.min(DRAWS_MAX)).map(|step| (start + step) % length);
             places.find_map(|at| {
-                let slot = shard.slot(at).filter(|slot| slot.is_live(now, &self.epochs))?;
+                let slot = shard.live_at(at, now, &self.epochs)?;
                 Key::copied(slot.record()?.key()).ok()
             })
         })
@@ -172,6 +172,9 @@ impl<P: Policy> Tier<P> {
             let noted = (padded.entries.load(Relaxed), padded.bytes.load(Relaxed));
             if noted != (shard.len() as u64, shard.bytes()) {
                 return Err(format!("shard {cell}: noted {noted:?}, is {:?}", (shard.len(), shard.bytes())));
+            }
+            if shard.has_bans() && self.purges_open.load(Relaxed) == 0 {
+                return Err(format!("shard {cell}: a pattern is left of a purge that is done"));
             }
             entries += shard.len() as u64;
             bytes += shard.bytes();

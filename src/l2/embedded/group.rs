@@ -3,18 +3,22 @@
 //! Only the writer's thread makes groups, one after the other, so that reading the table, deciding and committing is
 //! one step to everybody else: conditions, increments and batches are atomic without locks of their own.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    rows::{Record, TALLY_ROW, Tally, expiry_row, order_row, record_row},
+    rows::{Record, TALLY_ROW, Tally, expiry_row, is_hidden, order_row, record_row},
     table::{Changes, Table},
 };
 use crate::{
     clock::UnixMs,
     error::{CacheError, Kind, Result},
-    l2::op::{self, Applied, Change, Op, Present},
+    l2::{
+        Ban,
+        bans::OpenBans,
+        op::{self, Applied, Change, Op, Present},
+    },
     model::Key,
 };
 
@@ -28,6 +32,7 @@ pub(super) struct Group<'a> {
     pub(super) touched: Vec<Bytes>,
     /// The earliest expiry that this group sets.
     pub(super) soonest: UnixMs,
+    bans: Arc<Vec<Arc<Ban>>>,
 }
 
 /// One row of a record, as it is in the table and as it will be.
@@ -51,18 +56,18 @@ impl Stamp {
 }
 
 impl<'a> Group<'a> {
-    /// No writes yet, over a table that holds `tally`.
-    pub(super) fn new(table: &'a Table, tally: Tally) -> Self {
-        let staged = HashMap::default();
-        Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX) }
+    /// No writes yet, over a table that holds `tally` and of which `bans` hide a part.
+    pub(super) fn new(table: &'a Table, tally: Tally, bans: &OpenBans) -> Self {
+        let (staged, bans) = (HashMap::default(), bans.all().unwrap_or_default());
+        Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX), bans }
     }
 
     /// One operation. `weight_max` is the most that one record may weigh.
     pub(super) fn apply(&mut self, key: &Key, op: &Op, now: UnixMs, weight_max: u64) -> Result<Applied> {
-        let row = record_row(key);
+        let (row, bans) = (record_row(key), Arc::clone(&self.bans));
         let record = self.load(&row)?;
         // A record of another key stands here if the tails of two long keys collide: then this key is absent.
-        let live = record.filter(|record| record.key == **key && !record.is_expired(now));
+        let live = record.filter(|record| record.key == **key && !record.is_expired(now) && !is_hidden(&bans, record));
         let present = live.map(|record| Present { value: &record.value, expires_at: record.expires_at });
         let (change, applied) = op::apply(op, present, now)?;
         let next = match change {

@@ -9,6 +9,7 @@
 //! * `rows` says what is stored: each entry with the number of its write, a queue by that number for eviction, a
 //!   calendar for expiry, and a tally of entries and bytes in the same commits. So [`count`](Backend::count) is one
 //!   load, opening counts nothing, and what is over the bound or out of time is found without a search.
+//! * A ban (`bans`) takes a number as a write does: it hides matching entries with smaller numbers until they are swept.
 //! * `table` is all that knows fjall. [`clear`](Backend::clear) begins a new `generation` and deletes the old one.
 //!
 //! # What it promises
@@ -53,6 +54,7 @@
 //!   journal is read again, up to 64 MiB, 0.5 s.
 //! * CPU: 20 µs for a write, shared between the writer and compaction; 4 to 6 µs for a read.
 
+mod bans;
 mod cursors;
 mod directory;
 mod generation;
@@ -84,11 +86,13 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Applied, Backend, Batch, ChangeSink, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored, Tunables,
+    Applied, Backend, Ban, Batch, ChangeSink, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored, SweepPage,
+    Tunables, bans::OpenBans,
 };
 use crate::{
     clock::Clock,
     error::{CacheError, Kind, Result},
+    glob::Glob,
     model::Key,
 };
 use cursors::Cursors;
@@ -225,6 +229,7 @@ struct Shared {
     /// `None` while it has failed and is not open again.
     table: ArcSwapOption<Table>,
     cursors: Mutex<Cursors>,
+    bans: OpenBans,
     state: Mutex<State>,
     counters: Counters,
     size_max: u64,
@@ -269,6 +274,7 @@ impl Embedded {
             sink,
             table: ArcSwapOption::empty(),
             cursors: Mutex::default(),
+            bans: OpenBans::default(),
             state: Mutex::new(State::Connecting),
             counters: Counters::default(),
             size_max: settings.size_max_bytes.max(SIZE_MAX_LEAST),
@@ -306,6 +312,13 @@ impl Embedded {
             commits: of(&counters.commits),
             slow_reads: of(&counters.slow_reads),
         }
+    }
+
+    /// Has the writer do something that is not on a request's path.
+    async fn change<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
+        self.write(job(answer), answered, deadline).await?
     }
 
     /// Hands a job to the writer and waits for its answer no longer than `deadline`.
@@ -403,12 +416,24 @@ impl Backend for Embedded {
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
-        async move {
-            let (answer, answered) = oneshot::channel();
-            let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
-            self.write(Job::Clear { answer }, answered, deadline).await?
-        }
-        .boxed()
+        self.change(|answer| Job::Clear { answer }).boxed()
+    }
+
+    fn ban(&self, glob: Glob) -> BoxFuture<'_, Result<u64>> {
+        self.change(|answer| Job::Ban { glob, answer }).boxed()
+    }
+
+    fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        self.shared.bans.all().unwrap_or_default()
+    }
+
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, count: usize) -> BoxFuture<'a, Result<SweepPage>> {
+        let ban = ban.clone();
+        self.change(move |answer| Job::Sweep { ban, cursor, count, answer }).boxed()
+    }
+
+    fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {
+        self.change(move |answer| Job::Retire { ban, answer }).boxed()
     }
 
     fn state(&self) -> State {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Embedded, Shared,
-    rows::{ORDER, RECORDS, Record, order_row, record_row},
+    rows::{ORDER, RECORDS, Record, is_hidden, order_row, record_row},
     table::View,
     writer::unavailable,
 };
@@ -19,7 +19,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Described, ScanPage, ScanRequest, Stored, TypeName},
+    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName},
     model::{Key, Life, Value},
 };
 
@@ -125,8 +125,10 @@ impl Shared {
         let now = self.clock.unix();
         let table = self.table.load();
         let Some(table) = table.as_ref() else { return keys.iter().map(|_| Err(unavailable())).collect() };
+        // Before the view: a ban that is retired in between has hidden what the view still shows.
+        let bans = self.bans.all().unwrap_or_default();
         let view = table.view();
-        keys.iter().map(|key| live_record(&view, key, now)?.map(&make).transpose()).collect()
+        keys.iter().map(|key| live(&view, key.bytes(), now, &bans)?.map(&make).transpose()).collect()
     }
 
     /// One page of a scan.
@@ -141,6 +143,7 @@ impl Shared {
         let now = self.clock.unix();
         let table = self.table.load();
         let Some(table) = table.as_ref() else { return Err(unavailable()) };
+        let bans = self.bans.all().unwrap_or_default();
         let (mut keys, mut last, mut rows) = (Vec::new(), None, 0);
         for row in table.view().range(from, RECORDS.1) {
             let (row, value) = row?;
@@ -150,7 +153,7 @@ impl Shared {
             }
             let record = Record::decode(&row, &value)?;
             let wanted = glob.as_ref().is_none_or(|glob| glob.matches(&record.key));
-            if wanted && !record.is_expired(now) {
+            if wanted && !record.is_expired(now) && !is_hidden(&bans, &record) {
                 // Reserved keys are nobody's business.
                 keys.extend(Key::new(record.key).ok());
             }
@@ -181,10 +184,10 @@ impl Shared {
 
     /// The first live key among this many in order of writing.
     fn live_from(&self, view: &View<'_>, written: u64, rows: usize) -> Result<Option<Key>> {
-        let now = self.clock.unix();
+        let (now, bans) = (self.clock.unix(), self.bans.all().unwrap_or_default());
         for row in view.range(Bound::Included(&order_row(written)), ORDER.1).take(rows) {
             let key = row?.1;
-            if let (Ok(key), true) = (Key::copied(&key), live(view, &key, now)?.is_some()) {
+            if let (Ok(key), true) = (Key::copied(&key), live(view, &key, now, &bans)?.is_some()) {
                 return Ok(Some(key));
             }
         }
@@ -192,15 +195,11 @@ impl Shared {
     }
 }
 
-fn live_record(view: &View<'_>, key: &Key, now: UnixMs) -> Result<Option<Record>> {
-    live(view, key.bytes(), now)
-}
-
-fn live(view: &View<'_>, key: &Bytes, now: UnixMs) -> Result<Option<Record>> {
+fn live(view: &View<'_>, key: &Bytes, now: UnixMs, bans: &[Arc<Ban>]) -> Result<Option<Record>> {
     let row = record_row(key);
     let Some(bytes) = view.get(&row)? else { return Ok(None) };
     let record = Record::decode(&row, &bytes)?;
-    Ok((record.key == *key && !record.is_expired(now)).then_some(record))
+    Ok((record.key == *key && !record.is_expired(now) && !is_hidden(bans, &record)).then_some(record))
 }
 
 fn life(record: &Record, now: UnixMs) -> Life {

@@ -1,6 +1,6 @@
 //! What the rows of the store look like. Pure: bytes in, bytes out.
 //!
-//! One ordered table holds four kinds of rows, told apart by their first byte:
+//! One ordered table holds five kinds of rows, told apart by their first byte:
 //!
 //! | row | bytes of the row's key | value |
 //! |---|---|---|
@@ -8,6 +8,7 @@
 //! | order  | `s` written (8 B) | key |
 //! | expiry | `x` expires_at (8 B) written (8 B) | none |
 //! | tally  | `m` | version, next `written`, entries, bytes |
+//! | ban    | `b` number (8 B) | version, pattern |
 //!
 //! `written` is a number that each write of a value takes, never given twice: the order rows are the queue that
 //! eviction takes the oldest from, the expiry rows the calendar of the sweep. Every record has exactly one order row,
@@ -18,11 +19,15 @@
 //! many bytes and a hash of the rest, which stands in the record. Two keys that collide there displace one another, as
 //! a cache may.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::{
     clock::UnixMs,
     error::{CacheError, Kind, Result},
+    glob::Glob,
+    l2::Ban,
 };
 
 /// Version of a record and of the tally.
@@ -42,6 +47,8 @@ pub(super) const TALLY_ROW: &[u8] = b"m";
 pub(super) const RECORDS: (&[u8], &[u8]) = (b"k", b"l");
 /// First byte of order rows, and the one after it.
 pub(super) const ORDER: (&[u8], &[u8]) = (b"s", b"t");
+/// First byte of ban rows, and the one after it.
+pub(super) const BANS: (&[u8], &[u8]) = (b"b", b"c");
 /// First byte of expiry rows.
 pub(super) const EXPIRIES: &[u8] = b"x";
 
@@ -56,6 +63,36 @@ pub(super) struct Record {
     pub(super) expires_at: Option<UnixMs>,
     /// The number of the write that gave it its value.
     pub(super) written: u64,
+}
+
+/// The row's key of a ban. Its number is one of those that writes take: it hides records with smaller ones.
+pub(super) fn ban_row(number: u64) -> Bytes {
+    let mut row = Vec::with_capacity(9);
+    row.put_slice(BANS.0);
+    row.put_u64(number);
+    Bytes::from(row)
+}
+
+/// The value of a ban's row.
+pub(super) fn encode_ban(glob: &Glob) -> Bytes {
+    [&[VERSION], &glob.pattern()[..]].concat().into()
+}
+
+/// The ban of a row.
+///
+/// # Errors
+/// `Internal` for bytes that no version wrote.
+pub(super) fn decode_ban(row: &[u8], bytes: &[u8]) -> Result<Ban> {
+    let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
+    match (number, bytes.split_first()) {
+        (Some(number), Some((&VERSION, pattern))) => Ok(Ban { number, glob: Glob::new(pattern)? }),
+        _ => Err(unreadable("a ban")),
+    }
+}
+
+/// Whether one of `bans` hides a record.
+pub(super) fn is_hidden(bans: &[Arc<Ban>], record: &Record) -> bool {
+    bans.iter().any(|ban| record.written < ban.number && ban.glob.matches(&record.key))
 }
 
 /// What is in the store, kept beside it in the same commits.

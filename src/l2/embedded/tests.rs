@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::{Clock, ManualClock, UnixMs},
     l2::{
-        Applied, Backend, Batch, ChangeSink, Deadlines, Op, Source, Tunables,
+        Applied, Backend, Ban, Batch, ChangeSink, Deadlines, Op, Source, Tunables,
         op::{self, Change, Condition, ExpireOnly, NewExpiry, Present, SetExpiry},
     },
     model::Key,
@@ -23,6 +23,7 @@ struct Deaf;
 impl ChangeSink for Deaf {
     fn invalidated(&self, _key: &[u8]) {}
     fn flushed(&self, _source: Source) {}
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 /// Every record has one order row, an expiry row exactly if it expires, and the tally counts them.

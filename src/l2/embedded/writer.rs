@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Shared,
+    Shared, bans,
     generation::Generations,
     group::Group,
     rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
@@ -28,7 +28,8 @@ use super::{
 use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l2::{Applied, Op, Source, State},
+    glob::Glob,
+    l2::{Applied, Ban, Op, Source, State, SweepPage},
     model::Key,
 };
 
@@ -60,19 +61,25 @@ pub(super) enum Job {
     Apply { ops: Vec<(Key, Op)>, answer: Answer },
     /// Remove every key.
     Clear { answer: oneshot::Sender<Result<()>> },
+    /// Open a ban; its number.
+    Ban { glob: Glob, answer: oneshot::Sender<Result<u64>> },
+    /// Remove what a ban hides among the next entries.
+    Sweep { ban: Ban, cursor: u64, count: usize, answer: oneshot::Sender<Result<SweepPage>> },
+    /// Forget a ban.
+    Retire { ban: u64, answer: oneshot::Sender<Result<()>> },
 }
 
 type Answer = oneshot::Sender<Vec<Result<Applied>>>;
 
 /// The writer's own state.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     generations: Generations,
     /// `None` while the table has failed and is not open again.
-    table: Option<Arc<Table>>,
+    pub(super) table: Option<Arc<Table>>,
     /// The one that failed, until it is closed.
     failed: Option<Arc<Table>>,
-    tally: Tally,
+    pub(super) tally: Tally,
     /// No order row below this number: where eviction begins to look, past the rows it removed before.
     oldest: u64,
     /// No expiry row before this time: the same for the sweep.
@@ -84,7 +91,7 @@ pub(super) struct Writer {
 }
 
 /// Where the sweeps have come to, taken over when their group is committed.
-struct Swept {
+pub(super) struct Swept {
     oldest: u64,
     soonest: UnixMs,
     evicted: u64,
@@ -122,6 +129,16 @@ impl Writer {
                 Ok(Job::Clear { answer }) => {
                     let _ = answer.send(self.clear());
                 }
+                Ok(Job::Ban { glob, answer }) => {
+                    let _ = answer.send(self.ban(glob));
+                }
+                Ok(Job::Sweep { ban, cursor, count, answer }) => {
+                    let _ = answer.send(self.sweep_banned(&ban, cursor, count));
+                    self.throttle();
+                }
+                Ok(Job::Retire { ban, answer }) => {
+                    let _ = answer.send(self.retire(ban));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -148,7 +165,7 @@ impl Writer {
                     bytes += size(&ops);
                     batches.push((ops, answer));
                 }
-                Ok(job @ Job::Clear { .. }) => {
+                Ok(job @ (Job::Clear { .. } | Job::Ban { .. } | Job::Sweep { .. } | Job::Retire { .. })) => {
                     kept = Some(job);
                     break;
                 }
@@ -168,7 +185,7 @@ impl Writer {
         let fail_all =
             |error: &CacheError| batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect();
         let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
-        let mut group = Group::new(&table, self.tally);
+        let mut group = Group::new(&table, self.tally, &self.shared.bans);
         let now = self.shared.clock.unix();
         let weight_max = self.shared.size_max;
         let results = batches
@@ -182,7 +199,7 @@ impl Writer {
     }
 
     /// Puts the group into the table and tells L1.
-    fn commit(&mut self, mut group: Group<'_>, swept: Swept) -> Result<()> {
+    pub(super) fn commit(&mut self, mut group: Group<'_>, swept: Swept) -> Result<()> {
         let touched = std::mem::take(&mut group.touched);
         let (tally, soonest) = (group.tally, group.soonest);
         let Some(changes) = group.changes() else { return Ok(()) };
@@ -249,7 +266,7 @@ impl Writer {
         Ok(swept)
     }
 
-    fn swept(&self) -> Swept {
+    pub(super) fn swept(&self) -> Swept {
         Swept { oldest: self.oldest, soonest: self.soonest, evicted: 0, expired: 0 }
     }
 
@@ -258,7 +275,7 @@ impl Writer {
         self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
         let Some(table) = self.table.clone() else { return self.reopen() };
         let now = self.shared.clock.unix();
-        let mut group = Group::new(&table, self.tally);
+        let mut group = Group::new(&table, self.tally, &self.shared.bans);
         let swept = self.expire(&mut group, now).and_then(|expired| {
             let evicted = self.evict(&mut group, now)?;
             Ok(Swept {
@@ -327,6 +344,7 @@ impl Writer {
             Some(bytes) => Tally::decode(&bytes)?,
             None => Tally::EMPTY,
         };
+        self.shared.bans.replace(bans::stored(&table)?);
         self.oldest = 0;
         self.soonest = UnixMs(0);
         self.shared.table.store(Some(Arc::clone(&table)));
@@ -345,7 +363,7 @@ impl Writer {
     }
 
     /// The table takes no more writes: it is closed, and opened again from what is in its journal.
-    fn fail(&mut self, error: &CacheError) {
+    pub(super) fn fail(&mut self, error: &CacheError) {
         tracing::error!(%error, "the embedded store failed; it will be opened again");
         *self.shared.state.lock() = State::Down(error.to_string());
         self.shared.table.store(None);

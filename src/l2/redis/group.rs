@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backoff::Backoff,
+    bans::Log,
     connect::Dialer,
     lane::{Access, Commands, Lane, LaneSettings, Replies},
     topology::{Primary, Topology},
@@ -44,6 +45,7 @@ impl Group {
         primary: &Arc<Primary>,
         settings: &GroupSettings,
         topology: &Arc<Topology>,
+        log: &Arc<Log>,
         tunables: &Arc<Tunables>,
     ) -> Self {
         let lane = || {
@@ -52,6 +54,8 @@ impl Group {
                 dialer: Arc::clone(&settings.dialer),
                 topology: Arc::clone(topology),
                 queue_limit: settings.queue_limit.max(1),
+                source: primary.source,
+                log: Arc::clone(log),
             })
         };
         Self {

@@ -32,13 +32,14 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
+    bans::{self, Log},
     connect::{self, Dialer, Driver, Opened},
     topology::Topology,
     url::Endpoint,
 };
 use crate::{
     error::{CacheError, Kind, Result},
-    l2::State,
+    l2::{Source, State},
 };
 
 /// Pipelines sent and not yet answered, per connection. More would only queue in Redis instead of here, where they
@@ -194,6 +195,9 @@ pub(super) struct LaneSettings {
     pub(super) topology: Arc<Topology>,
     /// Commands that may be queued; one call with more is accepted when nothing else is.
     pub(super) queue_limit: usize,
+    pub(super) source: Source,
+    /// Hears of the greatest number of bans with each pipeline that writes.
+    pub(super) log: Arc<Log>,
 }
 
 impl Lane {
@@ -325,7 +329,7 @@ impl Task {
                     backoff.reset();
                     self.shared.window.store(1, Ordering::Relaxed);
                     self.shared.set(Contact::Up);
-                    match Line::new(opened, &self.shared).serve(&mut self.calls).await {
+                    match Line::new(opened, &self.shared, &self.settings).serve(&mut self.calls).await {
                         Ok(error) => error,
                         Err(Abandoned) => return,
                     }
@@ -375,6 +379,7 @@ type Flight = BoxFuture<'static, usize>;
 /// One open connection at work.
 struct Line<'a> {
     shared: &'a Shared,
+    settings: &'a LaneSettings,
     connection: MultiplexedConnection,
     driver: Driver,
     flights: FuturesUnordered<Flight>,
@@ -384,10 +389,11 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(opened: Opened, shared: &'a Shared) -> Self {
+    fn new(opened: Opened, shared: &'a Shared, settings: &'a LaneSettings) -> Self {
         let Opened { connection, driver } = opened;
         Self {
             shared,
+            settings,
             connection,
             driver,
             flights: FuturesUnordered::new(),
@@ -443,26 +449,32 @@ impl<'a> Line<'a> {
     fn launch(&mut self, watch: &mut std::pin::Pin<&mut Sleep>) {
         let mut pipeline = Pipeline::with_capacity(self.batch.len() * 2);
         let mut waiting = Vec::with_capacity(self.batch.len());
-        let mut last = None;
+        let (mut last, mut writes) = (None, false);
         for call in self.batch.drain(..) {
             self.shared.dequeued(&call);
             if !call.claim() {
                 continue;
             }
             last = last.max(Some(call.deadline));
+            writes |= call.fate.is_some();
             waiting.push((call.commands.len(), call.reply));
             for command in call.commands {
                 pipeline.add_command(command);
             }
         }
         let Some(last) = last else { return };
+        if writes {
+            let map = self.settings.topology.map();
+            pipeline.add_command(bans::greatest_question(map.stamp(self.settings.source)));
+        }
+        let log = writes.then(|| Arc::clone(&self.settings.log));
         let answer_by = last + STALL_GRACE;
         if self.answer_by.is_empty() {
             watch.as_mut().reset(answer_by);
         }
         self.answer_by.push_back(answer_by);
         self.shared.in_flight.fetch_add(pipeline.len(), Ordering::Relaxed);
-        self.flights.push(Box::pin(fly(self.connection.clone(), pipeline, waiting)));
+        self.flights.push(Box::pin(fly(self.connection.clone(), pipeline, waiting, log)));
     }
 
     /// The watch rang: is the oldest flight overdue? If not, it rings again when that would be.
@@ -478,18 +490,25 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Sends one pipeline and hands each call its replies; on a lost connection the calls are dropped, and know.
+/// Sends one pipeline and hands each call its replies; on a lost connection the calls are dropped, and know. With a log the
+/// last reply is for that, before anybody has his.
 async fn fly(
     mut connection: MultiplexedConnection,
     pipeline: Pipeline,
     waiting: Vec<(usize, oneshot::Sender<Result<Replies>>)>,
+    log: Option<Arc<Log>>,
 ) -> usize {
     let commands = pipeline.len();
     let replies = connection.send_packed_commands(&pipeline, 0, commands).await;
     drop(pipeline);
-    if let Ok(replies) = replies
+    if let Ok(mut replies) = replies
         && replies.len() == commands
     {
+        if let Some(log) = log
+            && let Some(greatest) = replies.pop()
+        {
+            log.met(bans::greatest(&greatest));
+        }
         let mut replies = replies.into_iter();
         for (count, reply) in waiting {
             // The caller may have gone: its replies are of no use to anybody else.

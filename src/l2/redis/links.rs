@@ -48,6 +48,9 @@ pub(super) fn follow(
     if let Some(finder) = finder {
         tasks.push(tokio::spawn(find(finder, Arc::clone(redis), Arc::clone(&sink))));
     }
+    redis.log().tell(Arc::clone(&sink));
+    let looks = redis.backend();
+    tasks.push(tokio::spawn(async move { looks.follow_bans().await }));
     let links = Links { redis: Arc::clone(redis), settings: settings.clone(), clock: clock.clone(), sink };
     tasks.push(tokio::spawn(links.run()));
     Following { tasks }

@@ -2,7 +2,7 @@
 //!
 //! * [`url`]: which server, checked without I/O. * `connect`, [`tls`]: opens one connection. * `lane`: one data connection,
 //!   its queue and its pipelines. * `ops`, `scripts`: each operation as a command. * `errors`: Redis's errors in our words.
-//! * [`tracking`]: the invalidation link, one per primary, which keeps L1 true.
+//! * [`tracking`]: the invalidation link, one per primary, which keeps L1 true. * `bans`: patterns that were invalidated.
 //!
 //! **Reads with a life** send PTTL *before* GET. Time passes between the two, so a life asked first can only come out
 //! shorter than the value's own, measured from the moment the reply is read. Asked afterwards, a key that went and was
@@ -24,6 +24,7 @@
 //! the ACL of everybody who shares a Redis with Terrace (`-swapdb`).
 
 mod backoff;
+mod bans;
 mod breaker;
 mod cluster;
 mod connect;
@@ -44,7 +45,7 @@ mod topology;
 pub mod tracking;
 pub mod url;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::redis::{Cmd, Value as Reply};
 use futures_util::future::{BoxFuture, join_all, try_join_all};
@@ -52,6 +53,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
+    bans::Log,
     connect::Dialer,
     group::{Group, GroupSettings},
     lane::{Access, Commands, Replies},
@@ -68,12 +70,13 @@ pub use self::{
     pass::{Line, elements, text},
 };
 use super::{
-    Applied, Backend, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source, State,
-    Stored, Tunables,
+    Applied, Backend, Ban, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source,
+    State, Stored, SweepPage, Tunables,
 };
 use crate::{
     clock::Clock,
     error::{CacheError, Result},
+    glob::Glob,
     model::Key,
 };
 
@@ -134,6 +137,7 @@ pub struct Redis {
     url: RedisUrl,
     group: GroupSettings,
     topology: Arc<Topology>,
+    log: Arc<Log>,
     tunables: Arc<Tunables>,
 }
 
@@ -148,7 +152,7 @@ impl Redis {
         };
         let dialer = Arc::new(Dialer::new(&url, tls, &client_name));
         let group = GroupSettings { dialer, connections, queue_limit, failures_max };
-        Arc::new(Self { url, group, topology: Arc::new(topology), tunables })
+        Arc::new(Self { url, group, topology: Arc::new(topology), log: Arc::default(), tunables })
     }
 
     /// Follows the topology and keeps the invalidation links, on the current runtime, until what it returns is dropped.
@@ -168,7 +172,8 @@ impl Redis {
     #[must_use]
     pub fn backend(self: &Arc<Self>) -> RedisBackend {
         let pool = pass::Pool::new(Arc::clone(self));
-        let backend = RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool };
+        let backend =
+            RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), pool, sweep_until: Mutex::default() };
         backend.connect();
         backend
     }
@@ -179,6 +184,10 @@ impl Redis {
 
     fn dialer(&self) -> &Dialer {
         &self.group.dialer
+    }
+
+    fn log(&self) -> &Arc<Log> {
+        &self.log
     }
 
     fn topology(&self) -> &Arc<Topology> {
@@ -192,6 +201,8 @@ pub struct RedisBackend {
     redis: Arc<Redis>,
     groups: Mutex<Groups>,
     pool: Arc<pass::Pool>,
+    /// Until when pages of sweeps may be swept, by the clocks of their servers, microseconds.
+    sweep_until: Mutex<HashMap<Source, u64>>,
 }
 
 /// Connections by primary, as of a version of the map.
@@ -222,8 +233,8 @@ impl RedisBackend {
         if let Some(known) = groups.of.iter().find(|group| Arc::ptr_eq(&group.primary, &primary)) {
             return Some(Arc::clone(known));
         }
-        let Redis { group, topology, tunables, .. } = &*self.redis;
-        let group = Arc::new(Group::start(&primary, group, topology, tunables));
+        let Redis { group, topology, log, tunables, .. } = &*self.redis;
+        let group = Arc::new(Group::start(&primary, group, topology, log, tunables));
         groups.of.push(Arc::clone(&group));
         Some(group)
     }
@@ -236,6 +247,11 @@ impl RedisBackend {
     /// Whether keys are spread over primaries. Before the topology of a cluster is known, too.
     fn is_spread(&self) -> bool {
         matches!(self.redis.url.target(), Target::Cluster(_))
+    }
+
+    /// Whether any primary has answered since start.
+    fn has_reached(&self) -> bool {
+        self.groups.lock().of.iter().any(|group| group.reached())
     }
 
     fn tunables(&self) -> &Tunables {
@@ -275,13 +291,51 @@ impl RedisBackend {
         try_join_all(asked).await
     }
 
-    async fn apply_each(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables().deadlines().write);
+    /// A page with what bans hide. Over several primaries one after the other; a key that moves from one to the next
+    /// meanwhile may be missed or met twice, as with any client of a cluster.
+    async fn scan_all(&self, request: ScanRequest) -> Result<ScanPage> {
+        let deadline = after(INSPECTION_DEADLINE);
+        if !self.is_spread() {
+            let group = self.only().ok_or_else(|| self.nobody())?;
+            return read::page(route::one(&group, read::scan_question(&request), Access::Read, deadline).await?);
+        }
+        let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;
+        let mut later = self.all_groups()?.into_iter().filter(|group| group.primary.source.index() >= wanted);
+        let Some(group) = later.next() else { return Ok(ScanPage::default()) };
+        let source = group.primary.source.index();
+        let cursor = if source == wanted { request.cursor >> CURSOR_SOURCE_BITS } else { 0 };
+        let question = read::scan_question(&ScanRequest { cursor, ..request });
+        let mut page = read::page(route::one(&group, question, Access::Read, deadline).await?)?;
+        page.cursor = match (page.cursor, later.next()) {
+            (0, None) => 0,
+            (0, Some(next)) => next.primary.source.index() as u64,
+            (inner, _) => inner << CURSOR_SOURCE_BITS | source as u64,
+        };
+        Ok(page)
+    }
+
+    async fn apply_under(
+        &self,
+        ops: &[(Key, Op)],
+        batch: Batch,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        match batch {
+            _ if ops.is_empty() => Vec::new(),
+            Batch::Atomic if self.is_spread() => self.apply_atomically_spread(ops, open, deadline).await,
+            Batch::Atomic => self.apply_atomically(ops, open, deadline).await,
+            Batch::Independent if self.is_spread() => self.apply_each_spread(ops, open, deadline).await,
+            Batch::Independent => self.apply_each(ops, open, deadline).await,
+        }
+    }
+
+    async fn apply_each(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
         // Of several operations none may be sent twice: it would run after another on the same key that stood behind it.
         let by = if ops.len() == 1 { By::Digest } else { By::Text };
-        let mut ran = self.run(ops, by, deadline).await;
+        let mut ran = self.run(ops, by, open, deadline).await;
         if by == By::Digest && matches!(&ran, Ok((_, replies)) if replies.iter().any(ops::is_unknown_script)) {
-            ran = self.run(ops, By::Text, deadline).await;
+            ran = self.run(ops, By::Text, open, deadline).await;
         }
         match ran {
             Ok((readings, replies)) => read_all(readings, replies),
@@ -289,15 +343,27 @@ impl RedisBackend {
         }
     }
 
-    async fn run(&self, ops: &[(Key, Op)], by: By, deadline: Instant) -> Result<(Vec<Reading>, Replies)> {
+    async fn run(
+        &self,
+        ops: &[(Key, Op)],
+        by: By,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Result<(Vec<Reading>, Replies)> {
         let (commands, readings) = compile(ops, by);
-        Ok((readings, self.ask(commands, Access::Write, deadline).await?))
+        let mut all = self.clearings(open, ops);
+        let clearings = all.len();
+        all.extend(commands);
+        let mut replies = self.ask(all, Access::Write, deadline).await?;
+        replies.drain(..clearings).try_for_each(|reply| ops::checked(reply).map(drop))?;
+        Ok((readings, replies))
     }
 
-    async fn apply_atomically(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables().deadlines().write);
+    async fn apply_atomically(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
         let (inner, readings) = compile(ops, By::Text);
-        let replies = match self.ask(transaction(inner), Access::Write, deadline).await {
+        let mut all = self.clearings(open, ops);
+        all.extend(transaction(inner));
+        let replies = match self.ask(all, Access::Write, deadline).await {
             Ok(replies) => replies,
             Err(error) => return fail_all(ops.len(), &error),
         };
@@ -366,10 +432,18 @@ impl Backend for RedisBackend {
                 return Vec::new();
             }
             let deadline = after(self.tunables().deadlines().read);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(keys.len(), &error),
+            };
             let (questions, value_max) = (read::questions(keys, with_life), self.tunables().value_max());
-            if self.is_spread() {
-                let answers = self.ask_each(keys, questions, Access::Read, deadline).await;
-                return answers.into_iter().map(|answer| spread::read_one(answer?, with_life, value_max)).collect();
+            if self.is_spread() || known.open.is_some() {
+                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
+                let read = |answer: Result<Option<Answered>>| match answer? {
+                    Some(answered) => spread::read_one(answered, with_life, value_max),
+                    None => Ok(None),
+                };
+                return answers.into_iter().map(read).collect();
             }
             match self.ask(questions, Access::Read, deadline).await {
                 Ok(replies) => read::answers(replies, with_life, value_max),
@@ -380,14 +454,18 @@ impl Backend for RedisBackend {
 
     fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
         Box::pin(async move {
-            match batch {
-                _ if ops.is_empty() => Vec::new(),
-                // One command is atomic by itself.
-                Batch::Atomic if ops.len() > 1 && self.is_spread() => self.apply_atomically_spread(&ops).await,
-                Batch::Atomic if ops.len() > 1 => self.apply_atomically(&ops).await,
-                Batch::Atomic | Batch::Independent if self.is_spread() => self.apply_each_spread(&ops, By::Text).await,
-                Batch::Atomic | Batch::Independent => self.apply_each(&ops).await,
+            // One command is atomic by itself.
+            let batch = if ops.len() > 1 { batch } else { Batch::Independent };
+            let deadline = after(self.tunables().deadlines().write);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(ops.len(), &error),
+            };
+            let results = self.apply_under(&ops, batch, known.open(), deadline).await;
+            if !self.unheard(known.greatest) {
+                return results;
             }
+            self.apply_late(ops, batch, results, known.greatest, deadline).await
         })
     }
 
@@ -397,10 +475,17 @@ impl Backend for RedisBackend {
                 return Vec::new();
             }
             let deadline = after(self.tunables().deadlines().read);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(keys.len(), &error),
+            };
             let questions = read::description_questions(keys);
-            if self.is_spread() {
-                let answers = self.ask_each(keys, questions, Access::Read, deadline).await;
-                let one = |answer: Result<Answered>| read::descriptions(answer?.replies).pop().unwrap_or(Ok(None));
+            if self.is_spread() || known.open.is_some() {
+                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
+                let one = |answer: Result<Option<Answered>>| match answer? {
+                    Some(answered) => read::descriptions(answered.replies).pop().unwrap_or(Ok(None)),
+                    None => Ok(None),
+                };
                 return answers.into_iter().map(one).collect();
             }
             match self.ask(questions, Access::Read, deadline).await {
@@ -410,29 +495,60 @@ impl Backend for RedisBackend {
         })
     }
 
-    /// Over several primaries one after the other; a key that moves from one to the next meanwhile may be missed or met
-    /// twice, as with any client of a cluster.
     fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
-            let deadline = after(INSPECTION_DEADLINE);
-            if !self.is_spread() {
-                let group = self.only().ok_or_else(|| self.nobody())?;
-                return read::page(route::one(&group, read::scan_question(&request), Access::Read, deadline).await?);
+            let known = self.bans().await?;
+            let mut page = self.scan_all(request).await?;
+            if let Some(open) = &known.open {
+                page.keys = self.unhidden(open, page.keys, after(INSPECTION_DEADLINE)).await?;
             }
-            let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;
-            let mut later = self.all_groups()?.into_iter().filter(|group| group.primary.source.index() >= wanted);
-            let Some(group) = later.next() else { return Ok(ScanPage::default()) };
-            let source = group.primary.source.index();
-            let cursor = if source == wanted { request.cursor >> CURSOR_SOURCE_BITS } else { 0 };
-            let question = read::scan_question(&ScanRequest { cursor, ..request });
-            let mut page = read::page(route::one(&group, question, Access::Read, deadline).await?)?;
-            page.cursor = match (page.cursor, later.next()) {
-                (0, None) => 0,
-                (0, Some(next)) => next.primary.source.index() as u64,
-                (inner, _) => inner << CURSOR_SOURCE_BITS | source as u64,
-            };
             Ok(page)
         })
+    }
+
+    fn ban(&self, glob: Glob) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { self.open_ban(&glob).await })
+    }
+
+    fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        self.redis.log().open.all().unwrap_or_default()
+    }
+
+    fn retire_after(&self) -> Duration {
+        bans::RETIRE_AFTER
+    }
+
+    fn claim_sweep(&self, ban: u64, token: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.keep_sweep(ban, token))
+    }
+
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, count: usize) -> BoxFuture<'a, Result<SweepPage>> {
+        Box::pin(self.sweep_page(ban, cursor, count))
+    }
+
+    fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.retire_ban(ban))
+    }
+
+    fn clear_banned<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.clear_keys(keys))
+    }
+
+    fn ban_question(&self, key: &[u8]) -> Option<Vec<u8>> {
+        Some(self.question_for(key))
+    }
+
+    fn ban_answer<'a>(
+        &'a self,
+        known: u64,
+        answer: &'a [u8],
+        keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<HashMap<Key, bool>>> {
+        Box::pin(self.after_question(known, answer, keys))
+    }
+
+    fn load(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(self.commands_per_second())
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
@@ -501,7 +617,7 @@ impl Backend for RedisBackend {
     }
 
     fn reached(&self) -> bool {
-        self.groups.lock().of.iter().any(|group| group.reached())
+        self.has_reached()
     }
 
     fn health(&self) -> Health {

@@ -1,4 +1,4 @@
-//! The Lua scripts, for operations that no plain command has: each looks and writes at one instant.
+//! The Lua scripts, for what no plain command does: each looks and writes at one instant.
 //!
 //! A single one is called by digest and sent in full only when Redis does not know it (a new or restarted server, SCRIPT
 //! FLUSH). In a batch they are always sent in full: the others would be done by the time an unknown digest is noticed.
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use ::redis::{Cmd, Script};
 
-/// A script with one key, and its digest.
+/// A script and its digest.
 pub(super) struct Lua {
     text: &'static str,
     script: Script,
@@ -20,12 +20,20 @@ impl Lua {
 
     /// The call without its arguments.
     pub(super) fn call(&self, by: By, key: &[u8]) -> Cmd {
+        self.call_with(by, std::iter::once(key))
+    }
+
+    /// The call with these keys, without its arguments.
+    pub(super) fn call_with<'a>(&self, by: By, keys: impl Iterator<Item = &'a [u8]> + Clone) -> Cmd {
         let mut command = Cmd::new();
         match by {
             By::Digest => command.arg("EVALSHA").arg(self.script.get_hash()),
             By::Text => command.arg("EVAL").arg(self.text),
         };
-        command.arg(1).arg(key);
+        command.arg(keys.clone().count());
+        keys.for_each(|key| {
+            command.arg(key);
+        });
         command
     }
 }
@@ -125,5 +133,87 @@ local new = redis.call('EXISTS', KEYS[1]) == 0
 redis.call(ARGV[1], KEYS[1], ARGV[2])
 if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return redis.call('GET', KEYS[1])",
+    )
+});
+
+/// Opens a ban in the log.
+///
+/// KEYS\[1\]: the log; ARGV: pattern, most bans that may be open, a number that was given already. Returns the number, or 0
+/// where too many are open.
+pub(super) static BAN: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local number = math.max(tonumber(redis.call('HGET', KEYS[1], 'n') or 0), tonumber(ARGV[3])) + 1
+local open = redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], 'n')
+if open >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'n', number, number, ARGV[1])
+return number",
+    )
+});
+
+/// Writes a log that was lost or cut again.
+///
+/// KEYS\[1\]: the log; ARGV: the greatest number, then number and pattern of each open ban.
+pub(super) static RESTORE_BANS: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+if tonumber(redis.call('HGET', KEYS[1], 'n') or 0) >= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'n', ARGV[1])
+for i = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1",
+    )
+});
+
+/// Makes a key one of after some bans: notes it with each, and removes what stood there unless it was noted with all. A
+/// week is longer than any sweep: it bounds the life of a note whose sweeper was lost.
+///
+/// KEYS: the key, then the notes. Returns 1 if what stood there is gone.
+pub(super) static CLEAR_BANNED: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local gone = 0
+for i = 2, #KEYS do
+  if redis.call('SADD', KEYS[i], KEYS[1]) == 1 then
+    gone = 1
+    if redis.call('SCARD', KEYS[i]) == 1 then redis.call('EXPIRE', KEYS[i], 604800) end
+  end
+end
+if gone == 1 then redis.call('UNLINK', KEYS[1]) end
+return gone",
+    )
+});
+
+/// Removes keys that are not noted, if it is not too late for that.
+///
+/// KEYS: the note, then the keys; ARGV: until when by this server's clock, microseconds. Returns how many went, -1 where it is too
+/// late. In parts, because Lua's stack is small.
+pub(super) static SWEEP: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local time = redis.call('TIME')
+if time[1] * 1000000 + time[2] > tonumber(ARGV[1]) then return -1 end
+local removed = 0
+for first = 2, #KEYS, 500 do
+  local noted = redis.call('SMISMEMBER', KEYS[1], unpack(KEYS, first, math.min(first + 499, #KEYS)))
+  local old = {}
+  for at, is in ipairs(noted) do
+    if is == 0 then old[#old + 1] = KEYS[first + at - 1] end
+  end
+  if #old > 0 then removed = removed + redis.call('UNLINK', unpack(old)) end
+end
+return removed",
+    )
+});
+
+/// Takes or keeps a right that ends by itself.
+///
+/// KEYS\[1\]; ARGV: who, milliseconds. Returns 0 if another one has it.
+pub(super) static KEEP_SWEEP: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1",
     )
 });

@@ -1,11 +1,11 @@
 //! Operations on keys that lie on several primaries: each key's commands become a [`Unit`], and `route` sends it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    RedisBackend, after, errors, executed, fail_all,
+    RedisBackend, bans, errors, executed, fail_all,
     lane::{Access, Commands},
     ops::{self, Reading},
     read, read_all,
@@ -16,32 +16,48 @@ use super::{
 };
 use crate::{
     error::Result,
-    l2::{Applied, Op, Stored},
+    l2::{Applied, Ban, Op, Stored},
     model::{Key, Life},
 };
 
 impl RedisBackend {
-    /// In a cluster: each key's commands as a unit.
+    /// Questions about keys, each key's as a unit; `None` for what open bans hide.
     pub(super) async fn ask_each(
         &self,
         keys: &[Key],
-        commands: Commands,
-        access: Access,
+        questions: Commands,
+        open: &[Arc<Ban>],
         deadline: Instant,
-    ) -> Vec<Result<Answered>> {
-        let each = commands.len() / keys.len().max(1);
-        let mut commands = commands.into_iter();
-        let units = keys.iter().map(|key| Unit::new(key, commands.by_ref().take(each).collect())).collect();
-        self.ask_units(units, access, deadline).await
+    ) -> Vec<Result<Option<Answered>>> {
+        let each = questions.len() / keys.len().max(1);
+        let mut questions = questions.into_iter();
+        let units = keys.iter().map(|key| {
+            let mut commands = self.note_questions(open, key);
+            commands.extend(questions.by_ref().take(each));
+            Unit::new(key, commands)
+        });
+        let answers = self.ask_units(units.collect(), Access::Read, deadline).await;
+        let without_notes = |answer: Result<Answered>| {
+            let mut answered = answer?;
+            let mut notes = answered.replies.drain(..answered.replies.len() - each);
+            let is_hidden = !notes.all(|note| bans::is_noted(&note));
+            drop(notes);
+            Ok((!is_hidden).then_some(answered))
+        };
+        answers.into_iter().map(without_notes).collect()
     }
 
-    pub(super) async fn apply_each_spread(&self, ops: &[(Key, Op)], by: By) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables().deadlines().write);
+    pub(super) async fn apply_each_spread(
+        &self,
+        ops: &[(Key, Op)],
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
         let (units, readings): (Vec<Unit>, Vec<Reading>) = ops
             .iter()
             .map(|(key, op)| {
-                let (command, reading) = ops::command(key, op, by);
-                (Unit::new(key, vec![command]), reading)
+                let (command, reading) = ops::command(key, op, By::Text);
+                (Unit::new(key, self.clearing(open, key).into_iter().chain([command]).collect()), reading)
             })
             .unzip();
         let answers = self.ask_units(units, Access::Write, deadline).await;
@@ -53,8 +69,12 @@ impl RedisBackend {
     }
 
     /// Each slot's operations happen at one instant; a cluster has no instant for several primaries.
-    pub(super) async fn apply_atomically_spread(&self, ops: &[(Key, Op)]) -> Vec<Result<Applied>> {
-        let deadline = after(self.tunables().deadlines().write);
+    pub(super) async fn apply_atomically_spread(
+        &self,
+        ops: &[(Key, Op)],
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
         let mut slots: Vec<(u16, Vec<usize>)> = Vec::new();
         for (at, (key, _)) in ops.iter().enumerate() {
             let slot = slot(key);
@@ -68,7 +88,8 @@ impl RedisBackend {
             let (inner, read): (Commands, Vec<Reading>) =
                 places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text)).unzip();
             readings.push(read);
-            Unit { slot: *slot, commands: transaction(inner) }
+            let clearings = places.iter().filter_map(|&at| self.clearing(open, &ops[at].0));
+            Unit { slot: *slot, commands: clearings.chain(transaction(inner)).collect() }
         });
         let units = units.collect();
         let mut results: Vec<Option<Result<Applied>>> = ops.iter().map(|_| None).collect();

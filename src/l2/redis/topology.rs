@@ -15,7 +15,7 @@ use crc::{CRC_16_XMODEM, Crc, Table};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
-use super::{breaker::Breaker, url::Endpoint};
+use super::{bans, breaker::Breaker, url::Endpoint};
 use crate::l2::{ChangeSink, Source};
 
 /// Slots of a Redis Cluster.
@@ -53,6 +53,21 @@ pub(super) struct Map {
     pub(super) primaries: Vec<Arc<Primary>>,
     /// For each slot the number of its source; `None` where one primary holds all keys.
     slots: Option<Box<[u8]>>,
+    /// In a cluster, where each primary that holds slots keeps its stamp (`bans`).
+    stamps: Vec<(Source, Vec<u8>)>,
+}
+
+/// The stamps' keys: of each source one in its first slot.
+fn stamps_of(slots: &[u8]) -> Vec<(Source, Vec<u8>)> {
+    let mut stamps: Vec<(Source, Vec<u8>)> = Vec::new();
+    for (slot, number) in slots.iter().enumerate() {
+        if let Some(source) = Source::new((*number).into())
+            && !stamps.iter().any(|(known, _)| *known == source)
+        {
+            stamps.push((source, bans::stamp(slot as u16)));
+        }
+    }
+    stamps
 }
 
 impl Map {
@@ -78,6 +93,16 @@ impl Map {
 
     pub(super) fn of_source(&self, source: Source) -> Option<&Arc<Primary>> {
         self.primaries.iter().find(|primary| primary.source == source)
+    }
+
+    /// Where a primary of a cluster keeps its stamp.
+    pub(super) fn stamp(&self, source: Source) -> Option<&[u8]> {
+        self.stamps.iter().find(|(known, _)| *known == source).map(|(_, stamp)| &stamp[..])
+    }
+
+    /// All stamps' keys.
+    pub(super) fn stamps(&self) -> Vec<Vec<u8>> {
+        self.stamps.iter().map(|(_, stamp)| stamp.clone()).collect()
     }
 
     pub(super) fn at(&self, endpoint: &Endpoint) -> Option<&Arc<Primary>> {
@@ -126,7 +151,8 @@ impl Topology {
     pub(super) fn fixed(endpoint: Endpoint) -> Self {
         let topology = Self::unknown();
         let primary = Primary { source: Source::ONLY, endpoint, breaker: Breaker::default() };
-        topology.map.store(Arc::new(Map { version: 1, epoch: 0, primaries: vec![Arc::new(primary)], slots: None }));
+        let map = Map { version: 1, primaries: vec![Arc::new(primary)], ..Map::default() };
+        topology.map.store(Arc::new(map));
         topology.changed.send_replace(1);
         topology
     }
@@ -182,7 +208,8 @@ impl Topology {
             }
         }
         let version = old.version + u64::from(!is_same);
-        self.map.store(Arc::new(Map { version, epoch: view.epoch, primaries, slots }));
+        let stamps = slots.as_deref().map(stamps_of).unwrap_or_default();
+        self.map.store(Arc::new(Map { version, epoch: view.epoch, primaries, slots, stamps }));
         if !is_same {
             self.changed.send_replace(version);
         }
@@ -238,6 +265,7 @@ fn concerned(old: &Map, primaries: &[Arc<Primary>], slots: Option<&[u8]>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l2::Ban;
 
     /// Notes what it is told.
     #[derive(Default)]
@@ -248,6 +276,7 @@ mod tests {
         fn flushed(&self, source: Source) {
             self.0.lock().push(source.index());
         }
+        fn banned(&self, _ban: &Arc<Ban>) {}
     }
 
     fn endpoint(port: u16) -> Endpoint {

@@ -37,6 +37,7 @@ use tokio::{
 use super::{
     Redis,
     backoff::Backoff,
+    bans::{self, Log},
     cluster::Info,
     connect::{self, Dialer, Opened},
     errors,
@@ -171,7 +172,7 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let ears = Arc::new(Ears::new(self.primary.source, Arc::clone(&self.sink)));
+            let ears = Arc::new(Ears::new(self.primary.source, Arc::clone(self.redis.log()), Arc::clone(&self.sink)));
             let end = self.connection(&ears, &mut backoff).await;
             let wait = match &end {
                 End::Refused(why) => {
@@ -226,6 +227,7 @@ impl Keeper {
         self.note_policy(&policy);
         // What was read before this moment was read untracked: nothing of it may be kept. Told before the first fence.
         ears.listening.store(true, Ordering::Release);
+        self.redis.log().changed();
         self.sink.listening(self.primary.source);
         Ok(opened)
     }
@@ -296,10 +298,23 @@ impl Keeper {
             if let Some(previous) = previous.replace(sent_at)
                 && ears.listening.load(Ordering::Acquire)
             {
-                self.sink.proven(self.primary.source, previous.plus(FENCE_SPAN));
+                self.prove(previous);
             }
         }
         End::Lost(silent())
+    }
+
+    /// All changes of before `at` were heard. What L1 answers must have heard of all bans as well, and their log is one
+    /// primary's: without it no fence moves on.
+    fn prove(&self, at: Tick) {
+        let log = self.redis.log();
+        if self.redis.topology().map().of_key(bans::LOG).is_some_and(|owner| owner.source == self.primary.source) {
+            log.prove(at);
+        }
+        let until = at.min(log.proven()).plus(FENCE_SPAN);
+        if self.clock.now() < until {
+            self.sink.proven(self.primary.source, until);
+        }
     }
 }
 
@@ -375,14 +390,15 @@ fn check_role(reply: &Value) -> Result<(), End> {
 /// Hears pushes on behalf of the sink.
 struct Ears {
     source: Source,
+    log: Arc<Log>,
     sink: Arc<dyn InvalidationSink>,
     /// Tracking is on and the loss of this connection was not told yet.
     listening: AtomicBool,
 }
 
 impl Ears {
-    fn new(source: Source, sink: Arc<dyn InvalidationSink>) -> Self {
-        Self { source, sink, listening: AtomicBool::new(false) }
+    fn new(source: Source, log: Arc<Log>, sink: Arc<dyn InvalidationSink>) -> Self {
+        Self { source, log, sink, listening: AtomicBool::new(false) }
     }
 
     /// Called inside the driver: no waiting, no blocking.
@@ -396,16 +412,20 @@ impl Ears {
 
     /// `[[key, ...]]`, or `[nil]` for everything. What is neither is taken for everything: too much is safe.
     fn invalidate(&self, data: &[Value]) {
-        let [Value::Array(keys)] = data else {
-            return self.sink.flushed(self.source);
-        };
+        let [Value::Array(keys)] = data else { return self.flush() };
         for key in keys {
             if let Value::BulkString(key) = key {
+                self.log.hear(key);
                 self.sink.invalidated(key);
             } else {
-                self.sink.flushed(self.source);
+                self.flush();
             }
         }
+    }
+
+    fn flush(&self) {
+        self.log.changed();
+        self.sink.flushed(self.source);
     }
 
     /// Tells the loss of a connection that was listening, once.

@@ -46,11 +46,13 @@ impl Context<'_> {
     /// Passes a request through and tells who listens of what it wrote.
     pub(super) async fn pass(&mut self, args: Args<'_>, keys: Vec<Named>) -> Done {
         let key = keys.first().map(|(key, _)| key.clone());
+        let named = keys.iter().map(|(key, _)| key.clone()).collect();
         let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
         let mut request = Vec::new();
         write_request(&mut request, args.iter());
         let passing = Passing {
             key,
+            named,
             written: written.clone(),
             resp3: self.reply.resp3(),
             blocking: self.row.is_blocking && !self.session.in_exec,

@@ -1,9 +1,10 @@
-//! Terrace's own commands: TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
+//! Terrace's own commands: TERRACE.INVALIDATE, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
 
 use super::{integer, is};
 use crate::{
-    cache::{Resident, ScanPage, stats::Snapshot},
+    cache::{Resident, ScanPage, bans::check_pattern, stats::Snapshot},
     clock::{Tick, millis},
+    glob::Glob,
     model::{Key, Life},
     resp::{
         command::Context,
@@ -109,6 +110,51 @@ fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str, Field); 7]
         ("size_bytes", Field::Number(resident.hit.value.len() as u64)),
         ("weight_bytes", Field::Number(resident.weight_bytes)),
     ]
+}
+
+/// TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]: the number of keys that match (DRYRUN), that were removed from L2
+/// (WAIT), or of the ban.
+pub(in crate::resp) async fn invalidate(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    match args.at(1) {
+        word if is(word, "help") => help_of(
+            cx,
+            &[
+                "TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]",
+                "    Values under matching keys are absent from now on; they are removed in the background.",
+                "    DRYRUN counts the keys; WAIT answers when all are removed.",
+            ],
+        ),
+        word if is(word, "pattern") && args.len() >= 3 => invalidate_pattern(cx, args).await,
+        _ => Err(Refusal::text("ERR TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]")),
+    }
+}
+
+async fn invalidate_pattern(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let glob = Glob::new(args.at(2))?;
+    check_pattern(&glob)?;
+    let (dry_run, wait) = match (args.get(3), args.len()) {
+        (None, _) => (false, false),
+        (Some(word), 4) if is(word, "dryrun") => (true, false),
+        (Some(word), 4) if is(word, "wait") => (false, true),
+        (Some(_), _) => return Err(Refusal::Syntax),
+    };
+    let cache = &cx.edge.cache;
+    let mut number = 0;
+    if dry_run {
+        let mut counting = cache.count_matching(glob).await?;
+        while let Some(progress) = counting.next().await? {
+            number = progress.removed;
+        }
+    } else {
+        let mut invalidation = cache.invalidate_pattern(glob).await?;
+        number = invalidation.ban;
+        if wait {
+            // It ends without being done only when the server does.
+            number = invalidation.progress.wait_for(|progress| progress.done).await.map_or(0, |done| done.removed);
+        }
+    }
+    cx.reply.count(number);
+    Ok(())
 }
 
 /// By what TERRACE.TOP orders.

@@ -139,6 +139,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     let line = watch.as_mut().and_then(|watch| watch.take_line());
     let passing = Passing {
         key: plan.key.take(),
+        named: std::mem::take(&mut plan.named),
         written: std::mem::take(&mut plan.written),
         resp3: cx.reply.resp3(),
         blocking: false,
@@ -200,6 +201,7 @@ struct Plan {
     is_answer: Vec<bool>,
     /// The first key of all.
     key: Option<Key>,
+    named: Vec<Key>,
     written: Vec<Key>,
 }
 
@@ -237,6 +239,7 @@ impl Plan {
         if self.key.is_none() {
             self.key = keys.first().map(|(key, _)| key.clone());
         }
+        self.named.extend(keys.iter().map(|(key, _)| key.clone()));
         let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
         let rules = cx.edge.cache.core().rules();
         for key in &written {

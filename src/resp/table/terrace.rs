@@ -24,6 +24,16 @@ pub(super) const ROWS: &[Row] =
                 "Show what each tier knows of a key: where it is, its TTL and age there, hits, policy",
             )
             .arguments("key:key#0"),
+        Row::new("terrace.invalidate", -2, later!(terrace::invalidate))
+            .flags("write")
+            .categories("keyspace write slow dangerous")
+            .doc(
+                "terrace",
+                "7.0.0",
+                "O(1); what is hidden is removed later, O(N) where N is the number of keys",
+                "Make all values under matching keys absent, at once and on every node",
+            )
+            .arguments("pattern:token='PATTERN' pattern:pattern what?:oneof(dryrun:token='DRYRUN' wait:token='WAIT')"),
         Row::new("terrace.tiers", -1, later!(terrace::tiers))
             .flags("loading stale")
             .categories("slow")

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use terrace::{
     clock::Clock,
     l2::{
-        ChangeSink, Source,
+        Ban, ChangeSink, Source,
         embedded::{Embedded, OpenError, Settings},
     },
 };
@@ -18,6 +18,7 @@ pub(crate) struct Deaf;
 impl ChangeSink for Deaf {
     fn invalidated(&self, _key: &[u8]) {}
     fn flushed(&self, _source: Source) {}
+    fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
 /// Opens the store in `dir` with its defaults.

@@ -130,6 +130,8 @@ async fn a_redis_that_comes_later_is_found() {
 async fn a_lost_connection_leaves_writes_unknown_and_reads_unavailable() {
     let mut server = RedisServer::start();
     let backend = Arc::new(connected(&server, PATIENT).await);
+    // The log of bans is looked at with the first call.
+    assert_eq!(read(&backend, "k").await, Ok(None));
     server.pause();
     let reading = tokio::spawn({
         let backend = Arc::clone(&backend);
@@ -157,6 +159,7 @@ async fn the_queue_is_bounded_and_what_waits_in_it_too_long_is_never_sent() {
     let backend = Redis::new(&settings, Tunables::new(SHORT, VALUE_MAX)).backend();
     until("the backend is up", || backend.state() == State::Up).await;
     server.run("SET n 0");
+    read(&backend, "n").await.expect("a read");
     server.pause();
     let increment = || apply(&backend, "n", Op::Increment { delta: 1, life_if_new: None });
     // Together they are more than may be queued: the first ten wait, the others are refused on the spot.

@@ -1,0 +1,378 @@
+//! Invalidation of patterns: opens bans, sweeps what they hide, tells how far that is.
+//!
+//! A ban takes effect when it is opened (`l2::bans`); the sweep only takes back the room. Each node's job looks for open
+//! bans and tries for the right to sweep them, so that a ban whose sweeper dies is swept by another node.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use super::{Cache, feed::Change};
+use crate::{
+    clock::{Tick, stopwatch_ns},
+    error::{CacheError, Kind, Result},
+    glob::Glob,
+    l1::Purge,
+    l2::{Ban, Flavor, ScanRequest, SweepPage, bans::too_many},
+};
+
+/// Keys that a page of a sweep looks at while others use the store ...
+const PAGE_KEYS_BUSY: usize = 200;
+/// ... and while nobody does: 1 to 2 ms of a Redis.
+const PAGE_KEYS_IDLE: usize = 2_000;
+/// Operations per second of others from which the store counts as used.
+const BUSY_RATE: u64 = 500;
+/// While it is used the sweep rests this many times as long as its last page took: a quarter of the store's time is its.
+const REST_BUSY: u32 = 3;
+/// Time between two questions how much the store is used, and between two words that the sweeper lives.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Entries of L1 looked at between two yields to other tasks.
+const PURGE_STEP: usize = 4_096;
+/// After an error of the store.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Bans whose progress is remembered for those who ask.
+const UNDERWAY_MAX: usize = 1_024;
+
+/// How far the invalidation of a pattern is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Keys in the store when the sweep began, about.
+    pub total: u64,
+    /// Of these, looked at by this node, about.
+    pub scanned: u64,
+    /// Values that this node removed from L2 (with a dry run: that match).
+    pub removed: u64,
+    /// Copies that this node removed from its L1.
+    pub removed_l1: u64,
+    /// Nothing is left of what the ban hides. Where another node swept, the counts stay behind.
+    pub done: bool,
+}
+
+/// An invalidation that has taken effect.
+#[derive(Debug)]
+pub struct Invalidation {
+    /// The ban's number.
+    pub ban: u64,
+    /// How far its sweep is. Ends when the server does.
+    pub progress: watch::Receiver<Progress>,
+}
+
+/// Sweeps that this node knows of.
+pub(crate) struct Sweeps {
+    /// Tells this node's claims from those of others.
+    token: u64,
+    underway: Mutex<Vec<Underway>>,
+    ring: Notify,
+    /// Walks through L1 that are not done, by ban.
+    purges: Mutex<VecDeque<(u64, Purge)>>,
+    purge_ring: Notify,
+}
+
+struct Underway {
+    ban: u64,
+    since: Tick,
+    progress: watch::Sender<Progress>,
+}
+
+impl Default for Sweeps {
+    fn default() -> Self {
+        // Redis's Lua compares it as text.
+        Self {
+            token: fastrand::u64(1..1 << 52),
+            underway: Mutex::default(),
+            ring: Notify::new(),
+            purges: Mutex::default(),
+            purge_ring: Notify::new(),
+        }
+    }
+}
+
+impl Sweeps {
+    /// Something is to be swept.
+    pub(crate) fn wake(&self) {
+        self.ring.notify_one();
+    }
+
+    /// L1 hides what the ban hides; it is to be removed.
+    pub(crate) fn purge(&self, ban: u64, purge: Purge) {
+        self.purges.lock().push_back((ban, purge));
+        self.purge_ring.notify_one();
+    }
+
+    /// Knows of a ban from now on.
+    pub(crate) fn note(&self, ban: u64, now: Tick) {
+        let mut underway = self.underway.lock();
+        if underway.iter().any(|underway| underway.ban == ban) {
+            return;
+        }
+        if underway.len() >= UNDERWAY_MAX {
+            // The oldest: most likely done long ago.
+            underway.remove(0);
+        }
+        underway.push(Underway { ban, since: now, progress: watch::Sender::default() });
+    }
+
+    fn follow(&self, ban: u64) -> watch::Receiver<Progress> {
+        let underway = self.underway.lock();
+        let known = underway.iter().find(|underway| underway.ban == ban);
+        known.map_or_else(|| watch::Sender::default().subscribe(), |underway| underway.progress.subscribe())
+    }
+
+    fn update(&self, ban: u64, change: impl FnOnce(&mut Progress)) {
+        if let Some(known) = self.underway.lock().iter().find(|underway| underway.ban == ban) {
+            known.progress.send_modify(change);
+        }
+    }
+
+    /// Bans that are open no more are done.
+    fn settle(&self, open: &[Arc<Ban>]) {
+        for underway in self.underway.lock().iter() {
+            let is_open = open.iter().any(|ban| ban.number == underway.ban);
+            if !is_open && !underway.progress.borrow().done {
+                underway.progress.send_modify(|progress| progress.done = true);
+            }
+        }
+    }
+
+    /// Since when this node knows of a ban, if it was swept here.
+    fn swept_since(&self, ban: u64) -> Option<Tick> {
+        let underway = self.underway.lock();
+        underway.iter().find(|known| known.ban == ban && known.progress.borrow().done).map(|known| known.since)
+    }
+}
+
+impl Cache {
+    /// Makes all values under keys that match absent, at once and on every node; returns when that has taken effect
+    /// here. A value written after that is kept, wherever it is written.
+    ///
+    /// # Errors
+    /// `Overloaded` where too many are under way; as [`Backend::ban`](crate::l2::Backend::ban).
+    pub async fn invalidate_pattern(&self, glob: Glob) -> Result<Invalidation> {
+        if self.core.flavor == Flavor::None {
+            return self.purge_store(glob).await;
+        }
+        let ban = self.l2.ban(glob).await?;
+        self.core.sweeps.note(ban, self.now());
+        let progress = self.core.sweeps.follow(ban);
+        self.core.sweeps.wake();
+        Ok(Invalidation { ban, progress })
+    }
+
+    /// Where L1 is the store.
+    async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
+        let total = self.core.l1.usage().entries;
+        let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
+        self.core.events.record(Change::Pattern(glob));
+        while !purge.is_done() {
+            self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
+            tokio::task::yield_now().await;
+        }
+        self.core.watched.all_changed();
+        let removed = purge.removed();
+        let progress = Progress { total, scanned: total, removed, removed_l1: removed, done: true };
+        Ok(Invalidation { ban: self.core.next_token().0, progress: watch::Sender::new(progress).subscribe() })
+    }
+
+    /// Walks through L1 for bans that were opened, until it is dropped.
+    pub async fn purge_banned(&self) {
+        let sweeps = &self.core.sweeps;
+        loop {
+            let Some((ban, mut purge)) = sweeps.purges.lock().pop_front() else {
+                sweeps.purge_ring.notified().await;
+                continue;
+            };
+            self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
+            sweeps.update(ban, |progress| progress.removed_l1 = purge.removed());
+            if !purge.is_done() {
+                sweeps.purges.lock().push_back((ban, purge));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Counts the keys that a pattern matches, page by page.
+    ///
+    /// # Errors
+    /// As [`Cache::count`].
+    pub async fn count_matching(&self, glob: Glob) -> Result<Counting<'_>> {
+        let progress = Progress { total: self.count().await?, ..Progress::default() };
+        Ok(Counting { cache: self, glob, cursor: 0, progress })
+    }
+
+    /// Bans that are open, as this node knows.
+    #[must_use]
+    pub fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        self.l2.open_bans()
+    }
+
+    /// Waits until there may be something to sweep, `patience` at most.
+    pub async fn bans_to_sweep(&self, patience: Duration) {
+        let rung = self.core.sweeps.ring.notified();
+        // Both ends mean the same: look.
+        let _rung_or_late = tokio::time::timeout(patience, rung).await;
+    }
+
+    /// Sweeps the bans that no other node sweeps, and retires those whose time has come.
+    pub async fn sweep_bans(&self) {
+        let sweeps = &self.core.sweeps;
+        let open = self.l2.open_bans();
+        sweeps.settle(&open);
+        for ban in open.iter().rev() {
+            sweeps.note(ban.number, self.now());
+            // What a later ban of the same pattern hides no more, this one does not hide either.
+            let is_later = |other: &&Arc<Ban>| other.number > ban.number && other.glob == ban.glob;
+            if open.iter().find(is_later).is_some_and(|later| sweeps.swept_since(later.number).is_some()) {
+                sweeps.update(ban.number, |progress| progress.done = true);
+            }
+            if let Some(since) = sweeps.swept_since(ban.number) {
+                if self.now() >= since.plus(self.l2.retire_after()) {
+                    self.retire_ban(ban).await;
+                }
+                continue;
+            }
+            match self.l2.claim_sweep(ban.number, sweeps.token).await {
+                Ok(true) => self.sweep_ban(ban).await,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, ban = ban.number, "no right to sweep a ban"),
+            }
+        }
+        sweeps.settle(&self.l2.open_bans());
+    }
+
+    /// Sweeps one ban to its end, or until another node has it.
+    async fn sweep_ban(&self, ban: &Ban) {
+        let total = self.l2.count().await.unwrap_or(0);
+        self.core.sweeps.update(ban.number, |progress| progress.total = total);
+        let (mut pace, mut cursor, begun) = (Pace::default(), 0, stopwatch_ns());
+        loop {
+            match self.sweep_page(ban, cursor, &mut pace).await {
+                Ok(Some(page)) => {
+                    cursor = page.cursor;
+                    self.core.sweeps.update(ban.number, |progress| {
+                        progress.scanned = (progress.scanned + page.scanned).min(progress.total);
+                        progress.removed += page.removed;
+                    });
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, ban = ban.number, "a page of a sweep failed; it is tried again");
+                    sleep(RETRY_AFTER).await;
+                    continue;
+                }
+            }
+            if cursor == 0 {
+                break;
+            }
+        }
+        self.core.sweeps.update(ban.number, |progress| (progress.scanned, progress.done) = (progress.total, true));
+        let progress = *self.core.sweeps.follow(ban.number).borrow();
+        tracing::info!(
+            ban = ban.number,
+            removed = progress.removed,
+            keys = progress.total,
+            ms = (stopwatch_ns() - begun) / 1_000_000,
+            "a pattern was swept"
+        );
+    }
+
+    async fn retire_ban(&self, ban: &Ban) {
+        if let Err(error) = self.l2.retire(ban.number).await {
+            tracing::debug!(%error, ban = ban.number, "a ban that is swept could not be retired; it is tried again");
+        }
+    }
+
+    /// One page, with the rest after it; `None` if the sweep is not this node's any more.
+    async fn sweep_page(&self, ban: &Ban, cursor: u64, pace: &mut Pace) -> Result<Option<SweepPage>> {
+        if pace.is_due() {
+            let is_open = self.l2.open_bans().iter().any(|open| open.number == ban.number);
+            if !is_open || !self.l2.claim_sweep(ban.number, self.core.sweeps.token).await? {
+                return Ok(None);
+            }
+            pace.look(self.l2.load().await);
+        }
+        let begun = stopwatch_ns();
+        let page = self.l2.sweep(ban, cursor, pace.keys()).await?;
+        pace.rest(Duration::from_nanos(stopwatch_ns() - begun)).await;
+        Ok(Some(page))
+    }
+}
+
+/// A count under way.
+pub struct Counting<'a> {
+    cache: &'a Cache,
+    glob: Glob,
+    cursor: u64,
+    progress: Progress,
+}
+
+impl Counting<'_> {
+    /// How far it is after one page more; `None` after the last.
+    ///
+    /// # Errors
+    /// As [`Cache::scan`].
+    pub async fn next(&mut self) -> Result<Option<Progress>> {
+        if self.progress.done {
+            return Ok(None);
+        }
+        let pattern = Some(self.glob.pattern().clone());
+        let request = ScanRequest { cursor: self.cursor, pattern, count: PAGE_KEYS_IDLE, type_name: None };
+        let page = self.cache.scan(request).await?;
+        self.cursor = page.cursor;
+        self.progress.removed += page.keys.len() as u64;
+        self.progress.done = page.cursor == 0;
+        let scanned = self.progress.scanned + PAGE_KEYS_IDLE as u64;
+        self.progress.scanned = if self.progress.done { self.progress.total } else { scanned.min(self.progress.total) };
+        Ok(Some(self.progress))
+    }
+}
+
+/// How fast a sweep goes.
+#[derive(Default)]
+struct Pace {
+    looked_ns: Option<u64>,
+    /// Pages since the last look.
+    pages: u64,
+    busy: bool,
+}
+
+impl Pace {
+    fn is_due(&self) -> bool {
+        self.looked_ns.is_none_or(|at| stopwatch_ns() - at >= LOOK_EVERY.as_nanos() as u64)
+    }
+
+    /// Takes what the store does in a second, the sweep's own pages included; where that is not known it counts as used.
+    fn look(&mut self, rate: Option<u64>) {
+        let now = stopwatch_ns();
+        let since = self.looked_ns.map_or(1_000_000_000, |at| (now - at).max(1));
+        // A page is a scan and a script; Redis's rate is an average over some more time than this.
+        let own = 3 * self.pages * 1_000_000_000 / since;
+        self.busy = rate.is_none_or(|rate| rate.saturating_sub(own) > BUSY_RATE);
+        (self.looked_ns, self.pages) = (Some(now), 0);
+    }
+
+    fn keys(&self) -> usize {
+        if self.busy { PAGE_KEYS_BUSY } else { PAGE_KEYS_IDLE }
+    }
+
+    async fn rest(&mut self, took: Duration) {
+        self.pages += 1;
+        if self.busy {
+            sleep(took * REST_BUSY).await;
+        }
+    }
+}
+
+/// Why the invalidation of a pattern is refused that names Terrace's own keys.
+///
+/// # Errors
+/// `ReservedPrefix`.
+pub fn check_pattern(glob: &Glob) -> Result<()> {
+    if glob.literal_prefix().starts_with(crate::model::RESERVED_PREFIX) {
+        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys under __terrace: are Terrace's own"));
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `terrace invalidate`: makes all values under matching keys absent.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{Failure, Format, Result, say, unreachable};
+use crate::{
+    grpc::client::{self, InvalidationClient},
+    proto::{InvalidatePatternRequest, InvalidatePatternResponse, invalidate_pattern_request::Keys},
+};
+
+/// Make all values under matching keys absent, at once and on every node.
+///
+/// Takes effect at once; then shows how far they are removed from L2, which takes a second at least. Interrupted, the
+/// removal goes on without this command.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Redis glob over whole keys: 'user:*', 'session:[0-9]?'.
+    #[arg(value_name = "PATTERN", required_unless_present = "prefix")]
+    pattern: Option<String>,
+    /// Instead of a pattern: all keys that begin so, taken literally.
+    #[arg(long, value_name = "TEXT", conflicts_with = "pattern")]
+    prefix: Option<String>,
+    /// Only count the keys that match.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until all is removed.
+    #[arg(long, conflicts_with = "dry_run")]
+    no_wait: bool,
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let last = runtime.block_on(invalidate(&args))?;
+    let InvalidatePatternResponse { ban, total, removed, done, .. } = last;
+    match (args.format, args.dry_run) {
+        (Format::Json, _) => {
+            say(json!({ "ban": ban, "keys": total, "removed": removed, "done": done, "dry_run": args.dry_run }));
+        }
+        (Format::Text, true) => say(format_args!("{removed} of about {total} keys match; nothing was removed")),
+        (Format::Text, false) if done => say(format_args!("done: {removed} of about {total} keys removed (ban {ban})")),
+        (Format::Text, false) => say(format_args!("in effect (ban {ban}); the removal goes on in the background")),
+    }
+    Ok(())
+}
+
+/// The last message.
+async fn invalidate(args: &Args) -> Result<InvalidatePatternResponse> {
+    let Args { server, pattern, prefix, .. } = args;
+    let channel = client::connect(server).await.map_err(|error| unreachable(server, &error))?;
+    let bytes = |text: &String| text.clone().into_bytes().into();
+    let keys =
+        prefix.as_ref().map(|text| Keys::Prefix(bytes(text))).or(pattern.as_ref().map(|p| Keys::Pattern(bytes(p))));
+    let request = InvalidatePatternRequest { keys, dry_run: args.dry_run, wait: !args.no_wait };
+    let refused = |status: tonic::Status| Failure::new(format_args!("{server}: {}", status.message()));
+    let mut messages =
+        InvalidationClient::new(channel).invalidate_pattern(request).await.map_err(refused)?.into_inner();
+    let bar = bar()?;
+    let mut last = InvalidatePatternResponse::default();
+    while let Some(message) = messages.message().await.map_err(refused)? {
+        bar.set_length(message.total);
+        bar.set_position(message.scanned);
+        bar.set_message(message.removed.to_string());
+        last = message;
+    }
+    bar.finish_and_clear();
+    Ok(last)
+}
+
+/// On a terminal only, which indicatif sees to.
+fn bar() -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:40} {percent}% {human_pos}/{human_len} keys, {msg} match {eta}");
+    Ok(ProgressBar::new(0).with_style(style.map_err(Failure::new)?))
+}

@@ -1,0 +1,86 @@
+//! The methods of `terrace.v1.Invalidation`.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::body::Incoming;
+use tokio::time::sleep;
+use tonic::Status;
+
+use super::{
+    Edge, convert,
+    stream::{self, Output},
+    unary::Call,
+};
+use crate::{
+    cache::{Invalidation, Progress, bans::check_pattern},
+    error::Result,
+    glob::Glob,
+    proto::{InvalidatePatternRequest, InvalidatePatternResponse, invalidate_pattern_request::Keys},
+};
+
+/// Time between two messages of progress.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
+    stream::call(|output| async move {
+        if let Err(status) = run(&edge, request, &output).await {
+            // The client may be gone; then nobody wants to know.
+            let _gone = output.send(Err(status)).await;
+        }
+    })
+}
+
+async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
+    let request: InvalidatePatternRequest = stream::received(edge, request).await?;
+    let glob = pattern(&request).map_err(|error| convert::status(&error))?;
+    if request.dry_run {
+        return count(edge, glob, output).await;
+    }
+    let invalidation = edge.cache.invalidate_pattern(glob).await.map_err(|error| convert::status(&error))?;
+    follow(edge, invalidation, request.wait, output).await
+}
+
+/// Which keys.
+fn pattern(request: &InvalidatePatternRequest) -> Result<Glob> {
+    let glob = match &request.keys {
+        Some(Keys::Pattern(pattern)) => Glob::new(pattern)?,
+        Some(Keys::Prefix(prefix)) => Glob::of_prefix(prefix)?,
+        None => return Err(convert::invalid("neither pattern nor prefix is set; set one of them".to_owned())),
+    };
+    check_pattern(&glob)?;
+    Ok(glob)
+}
+
+async fn count(edge: &Arc<Edge>, glob: Glob, output: &Output) -> Result<(), Status> {
+    let mut counting = edge.cache.count_matching(glob).await.map_err(|error| convert::status(&error))?;
+    while let Some(progress) = counting.next().await.map_err(|error| convert::status(&error))? {
+        if !tell(edge, 0, progress, output).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn follow(edge: &Arc<Edge>, invalidation: Invalidation, wait: bool, output: &Output) -> Result<(), Status> {
+    let Invalidation { ban, mut progress } = invalidation;
+    loop {
+        let now = *progress.borrow_and_update();
+        if !tell(edge, ban, now, output).await? || now.done || !wait {
+            return Ok(());
+        }
+        sleep(TELL_EVERY).await;
+        if progress.changed().await.is_err() {
+            return Err(Status::unavailable(
+                "the server stops; the removal goes on when it is back, or on another node",
+            ));
+        }
+    }
+}
+
+/// `false` if the client is gone.
+async fn tell(edge: &Arc<Edge>, ban: u64, progress: Progress, output: &Output) -> Result<bool, Status> {
+    let Progress { total, scanned, removed, removed_l1, done } = progress;
+    let message = InvalidatePatternResponse { ban, total, scanned, removed, done, removed_l1 };
+    Ok(output.send(Ok(stream::frame(edge, &message)?)).await.is_ok())
+}

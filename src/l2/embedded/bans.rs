@@ -1,0 +1,104 @@
+//! The writer's part in bans: open, sweep, retire.
+//!
+//! A ban takes the next number of writes, in a row of its own: it hides matching records with smaller numbers, whatever
+//! happens to the process. So nothing has to be noted when a key is written anew.
+
+use std::{ops::Bound, sync::Arc};
+
+use super::{
+    group::Group,
+    rows::{BANS, RECORDS, Record, TALLY_ROW, ban_row, decode_ban, encode_ban, is_hidden, record_row},
+    table::{Changes, Table},
+    writer::{Writer, unavailable},
+};
+use crate::{
+    error::Result,
+    glob::Glob,
+    l2::{
+        Ban, SweepPage,
+        bans::{OPEN_MAX, too_many},
+    },
+};
+
+/// Records that one page of a sweep looks at: 5 to 10 ms, in which writes wait.
+const PAGE_MAX: usize = 1_000;
+
+/// The bans that the table holds.
+pub(super) fn stored(table: &Table) -> Result<Vec<Arc<Ban>>> {
+    let view = table.view();
+    let rows = view.range(Bound::Included(BANS.0), BANS.1);
+    rows.map(|row| row.and_then(|(row, bytes)| decode_ban(&row, &bytes)).map(Arc::new)).collect()
+}
+
+impl Writer {
+    /// Opens a ban. Another one of the same pattern hides nothing that this does not hide, and is forgotten.
+    pub(super) fn ban(&mut self, glob: Glob) -> Result<u64> {
+        let table = self.table.clone().ok_or_else(unavailable)?;
+        let open = self.shared.bans.all().unwrap_or_default();
+        let (same, mut bans): (Vec<_>, Vec<_>) = open.iter().cloned().partition(|ban| ban.glob == glob);
+        if bans.len() >= OPEN_MAX {
+            return Err(too_many());
+        }
+        let ban = Arc::new(Ban { number: self.tally.next_written, glob });
+        let mut tally = self.tally;
+        tally.next_written += 1;
+        let mut changes = table.changes();
+        same.iter().for_each(|ban| changes.remove(ban_row(ban.number)));
+        changes.put(ban_row(ban.number), encode_ban(&ban.glob));
+        changes.put(TALLY_ROW.into(), tally.encode());
+        self.commit_bans(changes)?;
+        self.tally = tally;
+        bans.push(Arc::clone(&ban));
+        self.shared.bans.replace(bans);
+        self.shared.sink.banned(&ban);
+        Ok(ban.number)
+    }
+
+    /// Removes what a ban hides among the next records.
+    pub(super) fn sweep_banned(&mut self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
+        let table = self.table.clone().ok_or_else(unavailable)?;
+        let prefix = record_row(ban.glob.literal_prefix());
+        let after = self.shared.cursors.lock().position(cursor).filter(|row| row >= &prefix);
+        let from = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
+        let alone = [Arc::new(ban.clone())];
+        let mut group = Group::new(&table, self.tally, &self.shared.bans);
+        let (mut page, mut last) = (SweepPage::default(), None);
+        for row in table.view().range(from, RECORDS.1).take(count.clamp(1, PAGE_MAX)) {
+            let (row, bytes) = row?;
+            if !row.starts_with(&prefix) {
+                last = None;
+                break;
+            }
+            page.scanned += 1;
+            let record = Record::decode(&row, &bytes)?;
+            if is_hidden(&alone, &record) && group.remove(&record.key, record.written)? {
+                group.touched.push(record.key);
+                page.removed += 1;
+            }
+            last = Some(row);
+        }
+        self.commit(group, self.swept())?;
+        let is_full = page.scanned as usize == count.clamp(1, PAGE_MAX);
+        page.cursor = last.filter(|_| is_full).map_or(0, |row| self.shared.cursors.lock().remember(cursor, row));
+        Ok(page)
+    }
+
+    /// Forgets a ban.
+    pub(super) fn retire(&mut self, number: u64) -> Result<()> {
+        let table = self.table.clone().ok_or_else(unavailable)?;
+        let mut changes = table.changes();
+        changes.remove(ban_row(number));
+        self.commit_bans(changes)?;
+        let open = self.shared.bans.all().unwrap_or_default();
+        self.shared.bans.replace(open.iter().filter(|ban| ban.number != number).cloned().collect());
+        Ok(())
+    }
+
+    fn commit_bans(&mut self, changes: Changes) -> Result<()> {
+        let committed = changes.commit(self.shared.sync_always);
+        if let Err(error) = &committed {
+            self.fail(error);
+        }
+        committed
+    }
+}

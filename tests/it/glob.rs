@@ -1,0 +1,73 @@
+//! Patterns beside Redis's own: what `KEYS` lists of a real Redis is what [`Glob`] says matches.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+use terrace::glob::Glob;
+
+use crate::support::redis::RedisServer;
+
+/// All that means something in a pattern, twice, and bytes on either side of it: NUL, the ends of ASCII, a letter of two
+/// bytes, 0x80 and 0xFF, which have a sign where a `char` has one.
+const ALPHABET: &[u8] = b"**??[[]]^^--\\\\aabbcz:\0\x01\x7f\x80\xc3\xa9\xff";
+const KEYS: usize = 400;
+const PATTERNS: usize = 1_500;
+
+fn word(rng: &mut Rng, least: usize, most: usize) -> Vec<u8> {
+    (0..rng.usize(least..=most)).map(|_| ALPHABET[rng.usize(..ALPHABET.len())]).collect()
+}
+
+/// Words of nothing but special bytes seldom match: most patterns are a key with some bytes made general.
+fn pattern(rng: &mut Rng, keys: &[Vec<u8>]) -> Vec<u8> {
+    if rng.u8(..3) == 0 {
+        return word(rng, 0, 12);
+    }
+    let mut pattern = Vec::new();
+    for &byte in &keys[rng.usize(..keys.len())] {
+        match rng.u8(..7) {
+            0 => pattern.push(b'*'),
+            1 => pattern.push(b'?'),
+            2 => pattern.extend([b'\\', byte]),
+            3 => pattern.extend([b'[', byte, b']']),
+            4 => pattern.extend([&b"["[..], &word(rng, 0, 3), &[byte], &word(rng, 0, 2), b"]"].concat()),
+            5 => {
+                let other = ALPHABET[rng.usize(..ALPHABET.len())];
+                let (low, high) = if rng.bool() { (byte, other) } else { (other, byte) };
+                pattern.extend([b'[', low, b'-', high, b']']);
+            }
+            _ => pattern.push(byte),
+        }
+    }
+    pattern
+}
+
+#[test]
+fn random_patterns_match_what_keys_of_redis_lists() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut rng = Rng::with_seed(seed);
+    let server = RedisServer::start();
+    let mut redis = server.connect();
+    // No key is empty in Terrace.
+    let keys: Vec<Vec<u8>> = (0..KEYS).map(|_| word(&mut rng, 1, 6)).collect();
+    for key in &keys {
+        redis::cmd("SET").arg(key).arg("v").exec(&mut redis).unwrap();
+    }
+    let mut matched = 0;
+    for _ in 0..PATTERNS {
+        let pattern = pattern(&mut rng, &keys);
+        let glob = Glob::new(&pattern).unwrap();
+        let theirs: BTreeSet<Vec<u8>> = redis::cmd("KEYS").arg(&pattern).query(&mut redis).unwrap();
+        let ours: BTreeSet<Vec<u8>> = keys.iter().filter(|key| glob.matches(key)).cloned().collect();
+        let shown = pattern.escape_ascii();
+        assert_eq!(ours, theirs, "{shown}");
+        assert!(ours.iter().all(|key| key.starts_with(glob.literal_prefix())), "the prefix of {shown}");
+        matched += ours.len();
+    }
+    assert!(matched > PATTERNS, "patterns that match nothing show nothing: {matched} matches");
+    let prefix = word(&mut rng, 0, 2);
+    let glob = Glob::of_prefix(&prefix).unwrap();
+    let theirs: BTreeSet<Vec<u8>> = redis::cmd("KEYS").arg(&glob.pattern()[..]).query(&mut redis).unwrap();
+    let ours: BTreeSet<Vec<u8>> = keys.into_iter().filter(|key| key.starts_with(&prefix)).collect();
+    assert_eq!(ours, theirs, "all that begins with {}", prefix.escape_ascii());
+}

@@ -1,0 +1,242 @@
+//! `Invalidation.Watch`: what is told, in which order, and that a near cache built on it ends with what a fresh reader sees.
+
+use bytes::Bytes;
+use redis::Connection;
+use terrace::{
+    grpc::client::InvalidationClient,
+    proto::{
+        WatchCause, WatchEvent, WatchGap, WatchRequest, WatchResponse, watch_event::Subject, watch_response::News,
+    },
+};
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    http::samples,
+    nodes::open,
+    support::{
+        eventually,
+        grpc::{block_on, connect},
+        redis::RedisServer,
+        terrace::{Terrace, config},
+    },
+};
+
+mod near;
+
+async fn watch(node: &Terrace, request: WatchRequest) -> Result<Streaming<WatchResponse>, Status> {
+    let mut client = InvalidationClient::new(connect(node.grpc()).await);
+    client.watch(request).await.map(tonic::Response::into_inner)
+}
+
+fn quick() -> WatchRequest {
+    WatchRequest { heartbeat_ms: Some(100), ..WatchRequest::default() }
+}
+
+async fn next(stream: &mut Streaming<WatchResponse>) -> (u64, News) {
+    let message = stream.message().await.unwrap().expect("it goes on");
+    (message.sequence, message.news.unwrap())
+}
+
+/// The next message that is no heartbeat.
+async fn next_news(stream: &mut Streaming<WatchResponse>) -> (u64, News) {
+    loop {
+        let (sequence, news) = next(stream).await;
+        if !matches!(news, News::Heartbeat(_)) {
+            return (sequence, news);
+        }
+    }
+}
+
+/// Waits for an event that `is`.
+async fn event(stream: &mut Streaming<WatchResponse>, is: impl Fn(&WatchEvent) -> bool) -> WatchEvent {
+    loop {
+        let (sequence, News::Events(events)) = next_news(stream).await else { continue };
+        assert_eq!(events.events.last().unwrap().sequence, sequence);
+        if let Some(found) = events.events.into_iter().find(&is) {
+            return found;
+        }
+    }
+}
+
+fn is_key(event: &WatchEvent, key: &str) -> bool {
+    event.subject == Some(Subject::Key(Bytes::copy_from_slice(key.as_bytes())))
+}
+
+fn resp(node: &Terrace) -> Connection {
+    let client = redis::Client::open(format!("redis://{}", node.resp())).unwrap();
+    client.get_connection().unwrap()
+}
+
+fn run(connection: &mut Connection, line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    redis::Cmd::new().arg(words).exec(connection).unwrap();
+}
+
+fn node_over(redis: &RedisServer) -> Terrace {
+    let mut wanted = config();
+    wanted.resp.flush = Some(true);
+    wanted.l2.url = redis.url();
+    let node = Terrace::start(wanted);
+    eventually("the fence opens", || open(&node));
+    node
+}
+
+/// A stream that has begun and vouches.
+async fn begun(node: &Terrace, request: WatchRequest) -> Streaming<WatchResponse> {
+    let mut stream = watch(node, request).await.unwrap();
+    assert!(matches!(next(&mut stream).await.1, News::Started(started) if !started.resumed));
+    loop {
+        match next(&mut stream).await.1 {
+            News::Heartbeat(_) => return stream,
+            other => panic!("{other:?} before anything changed"),
+        }
+    }
+}
+
+async fn changes_are_told_with_what_is_known_of_them(node: &Terrace) {
+    let mut stream = begun(node, quick()).await;
+    let mut client = resp(node);
+    run(&mut client, "SET k v");
+    let written = event(&mut stream, |event| is_key(event, "k") && event.cause() == WatchCause::Written).await;
+    run(&mut client, "EXPIRE k 100");
+    event(&mut stream, |event| is_key(event, "k") && event.cause() == WatchCause::Lifetime).await;
+    run(&mut client, "DEL k");
+    let deleted = event(&mut stream, |event| is_key(event, "k") && event.cause() == WatchCause::Deleted).await;
+    assert!(deleted.sequence > written.sequence, "numbers rise");
+    run(&mut client, "FLUSHDB");
+    event(&mut stream, |event| matches!(event.subject, Some(Subject::Everything(_)))).await;
+}
+
+#[test]
+fn changes_are_told_over_none() {
+    let node = Terrace::start(config());
+    block_on(changes_are_told_with_what_is_known_of_them(&node));
+}
+
+#[test]
+fn changes_are_told_over_the_embedded_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wanted = config();
+    wanted.l2.url = format!("embedded:{}", dir.path().display());
+    block_on(changes_are_told_with_what_is_known_of_them(&Terrace::start(wanted)));
+}
+
+#[test]
+fn changes_are_told_over_redis_whoever_makes_them() {
+    let redis = RedisServer::start();
+    let (watched, other) = (node_over(&redis), node_over(&redis));
+    block_on(async {
+        changes_are_told_with_what_is_known_of_them(&watched).await;
+        let mut stream = begun(&watched, quick()).await;
+        run(&mut resp(&other), "SET by:another:node v");
+        event(&mut stream, |event| is_key(event, "by:another:node")).await;
+        redis.run("RPUSH straight:to:redis v");
+        let straight = event(&mut stream, |event| is_key(event, "straight:to:redis")).await;
+        assert_eq!(straight.cause(), WatchCause::Unspecified);
+        run(&mut resp(&watched), "RPUSH of:another:type v");
+        event(&mut stream, |event| is_key(event, "of:another:type") && event.cause() == WatchCause::Written).await;
+        redis.run("SET __terrace:own v");
+        redis.run("SET last v");
+        loop {
+            let (_, News::Events(events)) = next_news(&mut stream).await else { continue };
+            assert!(!events.events.iter().any(|event| is_key(event, "__terrace:own")), "Terrace's own records");
+            if events.events.iter().any(|event| is_key(event, "last")) {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn only_the_prefixes_asked_for_are_told_and_numbers_say_what_was_passed_over() {
+    let node = Terrace::start(config());
+    block_on(async {
+        let request = WatchRequest { prefixes: vec!["user:".into(), "page:".into()], ..quick() };
+        let mut stream = begun(&node, request).await;
+        let mut client = resp(&node);
+        for line in ["SET users:1 v", "SET user:1 v", "SET xuser:1 v", "SET page: v"] {
+            run(&mut client, line);
+        }
+        let (first, second) = (event(&mut stream, |_| true).await, event(&mut stream, |_| true).await);
+        assert!(is_key(&first, "user:1") && is_key(&second, "page:"), "{first:?} {second:?}");
+        assert_eq!(second.sequence - first.sequence, 2, "one was passed over");
+    });
+}
+
+#[test]
+fn a_stream_goes_on_where_it_ended_or_says_that_it_cannot() {
+    let node = Terrace::start(config());
+    block_on(async {
+        let mut client = resp(&node);
+        let mut stream = begun(&node, quick()).await;
+        run(&mut client, "SET first v");
+        let first = event(&mut stream, |event| is_key(event, "first")).await;
+        drop(stream);
+        run(&mut client, "SET between v");
+        let from = |sequence| WatchRequest { from_sequence: Some(sequence), ..quick() };
+        let mut resumed = watch(&node, from(first.sequence)).await.unwrap();
+        assert!(matches!(next(&mut resumed).await.1, News::Started(started) if started.resumed));
+        let (_, News::Events(missed)) = next_news(&mut resumed).await else { panic!("no events") };
+        assert!(is_key(&missed.events[0], "between"));
+        for other in [1, first.sequence + 1_000, u64::MAX] {
+            let mut anew = watch(&node, from(other)).await.unwrap();
+            assert!(matches!(next(&mut anew).await.1, News::Started(started) if !started.resumed));
+            let (_, News::Discontinuity(gap)) = next(&mut anew).await else { panic!("no discontinuity") };
+            assert_eq!(gap.gap(), WatchGap::PlaceUnknown);
+            assert!(matches!(next(&mut anew).await.1, News::Heartbeat(_)));
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_watched_is_refused_by_name() {
+    let redis = RedisServer::start();
+    let mut wanted = config();
+    wanted.l2.url = redis.url();
+    wanted.l2.prefixes = vec!["user:".into()];
+    let node = Terrace::start(wanted);
+    block_on(async {
+        let refused = async |request: WatchRequest| {
+            let mut stream = match watch(&node, request).await {
+                Ok(stream) => stream,
+                Err(status) => return (status.code(), status.message().to_owned()),
+            };
+            let status = stream.message().await.expect_err("it is refused");
+            (status.code(), status.message().to_owned())
+        };
+        let prefixes = |prefixes: Vec<Bytes>| WatchRequest { prefixes, ..quick() };
+        for (request, named) in [
+            (WatchRequest { heartbeat_ms: Some(99), ..WatchRequest::default() }, "heartbeat_ms"),
+            (prefixes(vec!["user:".into(); 65]), "64"),
+            (prefixes(vec![]), "l2.prefixes"),
+            (prefixes(vec!["user:1".into(), "use".into()]), "l2.prefixes"),
+        ] {
+            let (code, message) = refused(request).await;
+            assert_eq!(code, Code::InvalidArgument, "{message}");
+            assert!(message.contains(named), "{message}");
+        }
+        watch(&node, prefixes(vec!["user:1".into()])).await.unwrap().message().await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn the_drain_ends_a_stream_and_metrics_tell_of_it() {
+    let mut node = Terrace::start(config());
+    block_on(async {
+        let mut stream = begun(&node, quick()).await;
+        run(&mut resp(&node), "SET k v");
+        event(&mut stream, |event| is_key(event, "k")).await;
+        let samples = samples(node.http());
+        let told = ["terrace_watchers", "terrace_watch_events_total", "terrace_watch_discontinuities_total"];
+        assert_eq!(told.map(|name| samples[name]), [1.0, 1.0, 0.0]);
+        node.begin_stop();
+        let status = loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a status"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    });
+}
