@@ -144,7 +144,7 @@ impl Cache {
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
             let mut op = set(value.clone(), SetExpiry::Never);
-            rules.resolve(key, &mut op, now)?;
+            rules.resolve(key, &mut op, now, self.core.tuned_ttl(&rules, key))?;
             lives.push(life_of(&op));
         }
         let count = pairs.len().to_string();

@@ -4,6 +4,7 @@
 //! port or the data directory is not to be had.
 
 mod config;
+mod figures;
 mod health;
 mod invalidate;
 mod log;
@@ -11,6 +12,8 @@ mod replay;
 mod serve;
 mod settings;
 mod simulate;
+mod stats;
+mod top;
 pub mod trace;
 
 use std::{fmt, process::ExitCode};
@@ -41,6 +44,8 @@ enum Command {
     Invalidate(invalidate::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
+    Stats(stats::Args),
+    Top(top::Args),
 }
 
 /// How results are printed.
@@ -107,6 +112,8 @@ pub fn run() -> ExitCode {
         Command::Invalidate(args) => invalidate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Stats(args) => stats::run(args),
+        Command::Top(args) => top::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,7 @@ mod reflection;
 mod router;
 mod service;
 mod stream;
+mod ttl;
 mod unary;
 mod watch;
 

@@ -429,7 +429,7 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
             assert!(current.is_none());
             Ok((Change::Put(b"new"[..].into(), Tick::FAR), ()))
         };
-        l1.update(&key(18), Tick(7), EPOCH, absent).expect("it fits");
+        l1.update(&key(18), Tick(7), EPOCH, 0, absent).expect("it fits");
         // The walk's clock was read before these came in.
         let mut steps = 0;
         while !purge.is_done() {

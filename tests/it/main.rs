@@ -40,4 +40,5 @@ mod resp_session;
 mod server;
 mod stats;
 mod tidy;
+mod ttl;
 mod watch;

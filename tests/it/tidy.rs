@@ -43,7 +43,7 @@ const EXCEPTIONS: [(&str, &[&str]); 1] =
     [("cli/simulate.rs", &["l1", "learn"])];
 
 /// Each outside crate and the folders that are its home: replacing it touches only them.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
@@ -58,6 +58,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("metrics_process", &["metrics.rs"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("ratatui", &["cli"]),
     ("zstd", &["cli"]),
     ("toml", &["config"]),
     ("bytesize", &["config", "cli"]),
