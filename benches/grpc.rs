@@ -27,6 +27,7 @@ use terrace::{
         GetManyRequest, GetRequest, Operation, PipelineRequest, SetRequest, cache_client::CacheClient, get_response,
         operation,
     },
+    socket::Socket,
 };
 use tokio::{
     net::TcpListener,
@@ -113,7 +114,8 @@ async fn serve_terrace(listener: TcpListener) {
     let rules = Rules::new(8 << 20, Duration::from_secs(60));
     let core = Core::new(settings, Flavor::None, rules, clock.clone());
     let backend = NoneBackend::new(CoreStore::new(&core));
-    let settings = Settings { message_max: 16 << 20, timeout: Duration::from_secs(5), in_flight_max: 256 << 20 };
+    let settings =
+        Settings { message_max: 16 << 20, timeout: Duration::from_secs(5), in_flight_max: 256 << 20, warm_rate: 1 };
     let edge = Arc::new(Edge {
         cache: Cache::new(core, backend),
         node: Arc::new(Node::new(&clock, Vec::new())),
@@ -123,7 +125,7 @@ async fn serve_terrace(listener: TcpListener) {
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
-        tokio::spawn(grpc::serve(stream, Arc::clone(&edge), stop.clone()));
+        tokio::spawn(grpc::serve(Socket::Tcp(stream), Arc::clone(&edge), stop.clone()));
     }
 }
 

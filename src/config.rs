@@ -67,6 +67,17 @@ pub enum Sync {
     Always,
 }
 
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What may be written for [`LogFormat`].
+const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 /// What may be written for [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
 /// What bounds the age of copies in L1 over Redis.
@@ -90,9 +101,15 @@ settings! {
     server: Server {
         /// Log level (error, warn, info, debug, trace) or directives such as `info,terrace=debug`.
         log: String = "info".into(), LogFilter, reloadable;
+        /// How lines of the log look: for people, or one JSON object each.
+        log_format: LogFormat = LogFormat::Text, Choice(LOG_FORMAT);
+        /// Log one request in so many, with its duration and how it ended, on the gRPC and RESP ports; 0 = none.
+        log_requests: u64 = 0, Count(0, 1_000_000_000), reloadable;
         /// Worker threads, each with its own connections; 0 = one per core.
         workers: usize = 0, Count(0, 1024);
-        /// How long a drain may take: what runs then is cut off.
+        /// How long a drain goes on serving as not ready, before connections are told to go: as long as load balancers need to see it.
+        drain_wait: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(600));
+        /// How long a drain may take after that: what runs then is cut off.
         drain: Duration = Duration::from_secs(10), Span(Duration::ZERO, Duration::from_secs(600));
         /// Allow ports that are not loopback: whoever reaches them can read and write everything.
         expose: bool = false, Flag;
@@ -179,10 +196,16 @@ settings! {
     }
     /// `[data]`: the data directory.
     data: Data {
-        /// Holds the embedded store.
+        /// Holds the embedded store and the list of hot keys.
         dir: PathBuf = "./terrace-data".into(), Path;
         /// Bound on the embedded store; beyond it the oldest written go first.
         size: u64 = 4 * GIB, Size(16 * MIB, 64 * TIB);
+        /// Keys written down at shutdown and every `hot_keys_every`, hottest first, to be pulled from L2 at the next start; 0 = none.
+        hot_keys: usize = 1_000_000, Count(0, 10_000_000);
+        /// How often the hot keys are written down.
+        hot_keys_every: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(86_400));
+        /// Keys a second that are pulled from L2 after a start.
+        warm_rate: u64 = 50_000, Count(1, 10_000_000);
         /// When writes are forced to the disk; a killed process loses nothing either way, a power cut nothing with always.
         sync: Sync = Sync::Interval, Choice(SYNC);
         /// With `interval`: what a power cut may lose.

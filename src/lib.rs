@@ -9,11 +9,11 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`]: the words everything is said in. [`node`]: what this process is.
+//! 1. [`model`], [`error`], [`clock`], [`glob`], [`hot`]: the words everything is said in. [`node`]: what this process is.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
 //! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store. [`learn`]: what the traffic
 //!    teaches.
-//! 4. [`grpc`], [`resp`], [`http`]: thin edges; each checks, converts, calls the facade, converts back.
+//! 4. [`grpc`], [`resp`], [`http`]: thin edges over a [`socket`]; each checks, converts, calls the facade, converts back.
 //! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all that can be set. `cli`: subcommands.
 //!
 //! What always holds:
@@ -34,6 +34,7 @@ pub mod config;
 pub mod error;
 pub mod glob;
 pub mod grpc;
+pub mod hot;
 pub mod http;
 pub mod jobs;
 pub mod l1;
@@ -44,6 +45,7 @@ pub mod model;
 pub mod node;
 pub mod resp;
 pub mod server;
+pub mod socket;
 
 /// The generated messages and services of `proto/terrace/v1`.
 pub mod proto {

@@ -6,6 +6,7 @@
 
 use metrics::{Label, describe_counter, describe_gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Kind {
     Counter,
     /// A value of now.
     Gauge,
+    /// Counts by size, since start.
+    Histogram,
 }
 
 /// One metric.
@@ -66,9 +69,7 @@ metrics! {
     L2_KEYS_READ = "terrace_l2_keys_read_total", Counter, [], "Keys read from L2.";
     L2_OPS_WRITTEN = "terrace_l2_ops_written_total", Counter, [], "Operations written to L2.";
     L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that ended in an error of L2.";
-    L2_CALLS = "terrace_l2_calls_total", Counter, ["call"], "Calls to L2: read, write; each may carry many keys.";
-    L2_LATENCY = "terrace_l2_latency_seconds", Gauge, ["call", "quantile"], "How long calls to L2 took, since start; absent before the first.";
-    L2_LATENCY_SUM = "terrace_l2_latency_sum_seconds", Gauge, ["call"], "All calls to L2 together; over terrace_l2_calls_total the mean.";
+    L2_SECONDS = "terrace_l2_call_seconds", Histogram, ["call"], "How long calls to L2 took: read, write; each may carry many keys.";
     L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Primaries of Redis that are known.";
     L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Primaries whose circuit breaker is open: calls are refused at once.";
     L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Times that a circuit breaker opened, of the primaries that are known.";
@@ -83,6 +84,9 @@ metrics! {
     WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";
     WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Changes told to them, each client's counted.";
     WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Times that one was told to drop everything.";
+    WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys of warming up: found in L2, absent, resident already, failed.";
+    WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the former life that are still to be pulled from L2.";
+    WARMING = "terrace_warming", Gauge, [], "1 while a warm start goes on.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";
@@ -93,6 +97,19 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     page: PrometheusHandle,
     process: metrics_process::Collector,
+    /// Histograms that were counted elsewhere: the recorder only takes single samples.
+    histograms: Mutex<String>,
+}
+
+/// A histogram as it was counted elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buckets {
+    /// Upper bounds, and how many were not above them.
+    pub up_to: Vec<(f64, u64)>,
+    /// How many there are.
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
 }
 
 impl Default for Metrics {
@@ -105,10 +122,11 @@ impl Default for Metrics {
                 match metric.kind {
                     Kind::Counter => describe_counter!(metric.name, metric.doc),
                     Kind::Gauge => describe_gauge!(metric.name, metric.doc),
+                    Kind::Histogram => {}
                 }
             }
         });
-        Self { recorder, page, process }
+        Self { recorder, page, process, histograms: Mutex::default() }
     }
 }
 
@@ -123,11 +141,29 @@ impl Metrics {
         with_local_recorder(&self.recorder, || metrics::gauge!(metric.name, pairs(metric, labels)).set(value));
     }
 
+    /// Puts a histogram of one label on the next page: one line for each bucket.
+    pub fn histogram(&self, metric: &Metric, by_label: &[(&str, Buckets)]) {
+        let mut text = format!("# HELP {name} {}\n# TYPE {name} histogram\n", metric.doc, name = metric.name);
+        let label = metric.labels.first().copied().unwrap_or_default();
+        for (value, Buckets { up_to, count, sum }) in by_label {
+            for (bound, within) in up_to {
+                text += &format!("{}_bucket{{{label}=\"{value}\",le=\"{bound}\"}} {within}\n", metric.name);
+            }
+            text += &format!("{}_bucket{{{label}=\"{value}\",le=\"+Inf\"}} {count}\n", metric.name);
+            text += &format!("{name}_sum{{{label}=\"{value}\"}} {sum}\n", name = metric.name);
+            text += &format!("{name}_count{{{label}=\"{value}\"}} {count}\n", name = metric.name);
+        }
+        *self.histograms.lock() += &text;
+    }
+
     /// The page in Prometheus's text format, with the values set before and those of the process.
     #[must_use]
     pub fn render(&self) -> String {
         with_local_recorder(&self.recorder, || self.process.collect());
-        self.page.render()
+        // A counter with fractions of seconds, which the recorder can only hold as a gauge.
+        let page = self.page.render();
+        let page = page.replace("# TYPE process_cpu_seconds_total gauge", "# TYPE process_cpu_seconds_total counter");
+        page + &std::mem::take(&mut *self.histograms.lock())
     }
 
     /// What the exporter wants done every few seconds; without it samples of histograms would pile up.

@@ -40,6 +40,12 @@ impl Key {
         Ok(Self(Bytes::copy_from_slice(bytes)))
     }
 
+    /// The key of a record of Terrace's own, which no client can name. `name` is short.
+    #[must_use]
+    pub(crate) fn own(name: &[&[u8]]) -> Self {
+        Self([RESERVED_PREFIX, &name.concat()].concat().into())
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
@@ -87,8 +93,15 @@ impl fmt::Debug for Key {
 
 /// A value as clients see it: loose bytes, or a view into an entry of L1. Cheap to clone; its bytes never appear in
 /// `Debug`, so that no log can show them.
+///
+/// What a store keeps may begin with a header (`l2::codec`). Once that was found, the value shows what comes after it and
+/// still holds both.
 #[derive(Clone)]
-pub struct Value(Payload);
+pub struct Value {
+    stored: Payload,
+    /// Bytes of the header.
+    head_bytes: u16,
+}
 
 #[derive(Clone)]
 enum Payload {
@@ -100,16 +113,40 @@ impl Value {
     /// A view into an entry of L1; keeps that entry's memory, not its place in L1.
     #[inline]
     pub(crate) fn kept(record: Record) -> Self {
-        Self(Payload::Kept(record))
+        Self { stored: Payload::Kept(record), head_bytes: 0 }
+    }
+
+    /// Hides a header of so many bytes.
+    #[must_use]
+    pub(crate) fn behind(self, head_bytes: u16) -> Self {
+        Self { head_bytes, ..self }
+    }
+
+    /// All that is stored, the header included.
+    #[inline]
+    #[must_use]
+    pub(crate) fn stored(&self) -> &[u8] {
+        match &self.stored {
+            Payload::Loose(bytes) => bytes,
+            Payload::Kept(record) => record.value(),
+        }
+    }
+
+    /// The header; empty where there is none.
+    #[must_use]
+    pub(crate) fn head(&self) -> &[u8] {
+        self.stored().get(..usize::from(self.head_bytes)).unwrap_or_default()
     }
 
     /// The payload; shares the memory it lies in.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        match self.0 {
+        let head_bytes = usize::from(self.head_bytes);
+        let mut bytes = match self.stored {
             Payload::Loose(bytes) => bytes,
             Payload::Kept(record) => Bytes::from_owner(ValueOf(record)),
-        }
+        };
+        if head_bytes > 0 { bytes.split_off(head_bytes.min(bytes.len())) } else { bytes }
     }
 }
 
@@ -124,13 +161,13 @@ impl AsRef<[u8]> for ValueOf {
 
 impl Default for Value {
     fn default() -> Self {
-        Self(Payload::Loose(Bytes::new()))
+        Bytes::new().into()
     }
 }
 
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
-        Self(Payload::Loose(bytes))
+        Self { stored: Payload::Loose(bytes), head_bytes: 0 }
     }
 }
 
@@ -138,10 +175,7 @@ impl Deref for Value {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Payload::Loose(bytes) => bytes,
-            Payload::Kept(record) => record.value(),
-        }
+        self.stored().get(usize::from(self.head_bytes)..).unwrap_or_default()
     }
 }
 

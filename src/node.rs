@@ -30,6 +30,8 @@ pub struct Node {
     pub connections: Connections,
     /// Requests and answers under way on all ports.
     pub in_flight: InFlight,
+    /// Which requests are logged.
+    pub sampled: Sampled,
     /// Whether the workers move.
     pub pulses: Pulses,
     /// The server no longer takes new work.
@@ -73,6 +75,25 @@ pub struct Connections {
     pub resp_accepted: Arc<AtomicU64>,
     /// Refused because of a limit, any port, since start.
     pub rejected: Arc<AtomicU64>,
+}
+
+/// Draws the requests that are logged, by lot: whatever the pattern of a client, all its requests have the same chance.
+#[derive(Debug, Default)]
+pub struct Sampled(AtomicU64);
+
+impl Sampled {
+    /// One in so many; 0 for none.
+    pub fn set(&self, one_in: u64) {
+        self.0.store(one_in, Relaxed);
+    }
+
+    /// Whether one of `requests` is to be logged.
+    #[inline]
+    #[must_use]
+    pub fn draw(&self, requests: u64) -> bool {
+        let one_in = self.0.load(Relaxed);
+        one_in > 0 && requests > 0 && fastrand::u64(..one_in) < requests
+    }
 }
 
 /// Bytes of requests and answers under way, shared by both protocols.
@@ -128,6 +149,7 @@ impl Node {
             settings: ArcSwap::from_pointee(settings),
             connections: Connections::default(),
             in_flight: InFlight::default(),
+            sampled: Sampled::default(),
             pulses: Pulses::default(),
             draining: std::sync::atomic::AtomicBool::new(false),
         }

@@ -4,8 +4,9 @@
 //! worker's own Redis connections; one multi-thread runtime for the invalidation link, jobs and HTTP; the embedded
 //! store has a small pool of its own.
 //!
-//! A drain stops accepting, lets every connection finish what it has begun, and ends after `server.drain` at the
-//! latest.
+//! A drain says "not ready" first and goes on for `server.drain_wait`, so that whoever spreads the load looks elsewhere;
+//! then it stops accepting, lets every connection finish what it has begun (gRPC's are told GOAWAY), and ends after
+//! `server.drain` at the latest.
 
 mod listen;
 mod tier;
@@ -13,7 +14,7 @@ mod worker;
 
 use std::{
     future::Future,
-    net::TcpListener,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,6 +39,7 @@ use crate::{
     learn::intervals,
     node::{Addresses, Node, Setting},
     resp,
+    socket::Listener,
 };
 
 /// Threads of the background runtime: HTTP, jobs and the invalidation link together need little.
@@ -69,11 +71,11 @@ pub type Reload = (Config, Vec<Setting>);
 #[derive(Debug, Default)]
 pub struct Passed {
     /// For gRPC.
-    pub grpc: Option<TcpListener>,
+    pub grpc: Option<OwnedFd>,
     /// For RESP.
-    pub resp: Option<TcpListener>,
+    pub resp: Option<OwnedFd>,
     /// For HTTP.
-    pub http: Option<TcpListener>,
+    pub http: Option<OwnedFd>,
 }
 
 /// A server whose ports are bound and whose L2 is open.
@@ -118,7 +120,7 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, Into::into),
             given => given,
         };
-        let port = |name, address: &str, passed: &Option<TcpListener>, sockets| match passed {
+        let port = |name, address: &str, passed: &Option<OwnedFd>, sockets| match passed {
             Some(listener) => Port::shared(name, listener, sockets),
             None => Port::bind(name, address, sockets, config.server.expose),
         };
@@ -129,10 +131,11 @@ impl Server {
         let node = Arc::new(Node::new(&clock, settings));
         // Nobody has set them before: the node is new.
         let _first = node.addresses.set(Addresses {
-            grpc: grpc.address.to_string(),
-            resp: resp.address.to_string(),
-            http: http.address.to_string(),
+            grpc: grpc.address.clone(),
+            resp: resp.address.clone(),
+            http: http.address.clone(),
         });
+        node.sampled.set(config.server.log_requests);
         let flavor = tier::flavor(&config.l2.url)?;
         let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
@@ -190,6 +193,9 @@ impl Server {
             config: self.config.clone(),
             log: self.log,
         };
+        let warm = Arc::new(jobs::warm::Warm::new(live.http.cache.clone(), warm_settings(&self.config)));
+        let keeps_warm = Arc::clone(&warm);
+        background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
         background.spawn(jobs::marks::run(Arc::clone(&self.core)));
@@ -201,18 +207,30 @@ impl Server {
         if self.core.flavor() == Flavor::Redis {
             background.spawn(jobs::check::run(live.http.cache.clone()));
         }
+        let (written, last_list) = tokio::sync::oneshot::channel();
         background.block_on(async {
             for _ in 0..self.workers {
                 beginnings.recv().await;
             }
             ready();
             live.until(stop, reloads, asked).await;
+            self.node.draining.store(true, Ordering::Relaxed);
+            // Beside the drain: what is hot now will be hot in the next life.
+            background.spawn(async move {
+                warm.finish().await;
+                let _awaited = written.send(());
+            });
+            tokio::time::sleep(self.config.server.drain_wait).await;
         });
 
-        self.node.draining.store(true, Ordering::Relaxed);
+        for port in [&mut self.grpc, &mut self.resp, &mut self.http] {
+            port.remove_path();
+        }
         // Nobody listens only if everything has ended already.
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);
+        // It tells of its failures itself.
+        let _written = background.block_on(last_list);
         background.shutdown_timeout(Duration::from_millis(100));
         Ok(())
     }
@@ -259,8 +277,8 @@ impl Server {
     fn start_http(&mut self, background: &Runtime, plan: &Plan) -> Result<Arc<http::Edge>, StartError> {
         let _inside = background.enter();
         let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
-        let listener = tokio::net::TcpListener::from_std(socket)
-            .map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
+        let listener =
+            Listener::adopt(socket).map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
         let edge = Arc::new(http::Edge {
             cache: Cache::new(Arc::clone(&self.core), plan.tier.backend()),
             node: Arc::clone(&self.node),
@@ -327,6 +345,7 @@ impl Live {
         self.tunables.set(deadlines(&config), config.server.max_value);
         self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
         self.core.set_rules(rules(&config));
+        self.node.sampled.set(config.server.log_requests);
         self.node.settings.store(Arc::new(settings));
         if config.server.log != self.config.server.log {
             (self.log)(&config.server.log);
@@ -383,11 +402,21 @@ fn deadlines(config: &Config) -> Deadlines {
     Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout }
 }
 
+fn warm_settings(config: &Config) -> jobs::warm::Settings {
+    jobs::warm::Settings {
+        folder: config.data.dir.clone(),
+        keys_max: config.data.hot_keys,
+        every: config.data.hot_keys_every,
+        rate: config.data.warm_rate,
+    }
+}
+
 fn grpc_settings(config: &Config) -> grpc::Settings {
     grpc::Settings {
         message_max: usize::try_from(config.grpc.max_message).unwrap_or(usize::MAX),
         timeout: config.grpc.timeout,
         in_flight_max: config.server.max_in_flight,
+        warm_rate: config.data.warm_rate,
     }
 }
 

@@ -16,6 +16,8 @@ packages_missing() {
     have cc || printf ' gcc libc6-dev'
     have make || printf ' make'
     have curl || printf ' curl'
+    # promtool and prometheus, for the rules and the dashboard.
+    have promtool || printf ' prometheus'
 }
 
 install_packages() {
@@ -25,7 +27,8 @@ install_packages() {
         cat >&2 <<MESSAGE
 The tests need what is missing here. On Debian or Ubuntu, as root:
     apt-get install --no-install-recommends$missing
-elsewhere: redis-server and redis-cli 7.0 (replies are compared with it), curl, a C compiler and make, on PATH.
+elsewhere: redis-server and redis-cli 7.0 (replies are compared with it), curl, a C compiler and make, on PATH; promtool and
+prometheus, if the rules and the dashboard are to be checked as well.
 MESSAGE
         exit 1
     fi

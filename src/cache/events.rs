@@ -32,6 +32,8 @@ pub enum Event<'a> {
     },
     /// Redis announced that the key changed, whoever changed it.
     Invalidated(&'a [u8]),
+    /// A tag was invalidated, through whatever node, or first used, or its id renewed: its entries may be gone.
+    Tag(&'a [u8]),
     /// Everything may have changed.
     Flushed,
 }
@@ -123,6 +125,7 @@ impl Events {
 fn change(event: Event<'_>) -> Option<Change> {
     match event {
         Event::Flushed => Some(Change::All),
+        Event::Tag(name) => Some(Change::Tag(Bytes::copy_from_slice(name))),
         Event::Wrote { key, .. } | Event::Invalidated(key) if key.starts_with(RESERVED_PREFIX) => None,
         Event::Wrote { name, key } => Some(Change::Key(Bytes::copy_from_slice(key), cause(name))),
         Event::Invalidated(key) => Some(Change::Key(Bytes::copy_from_slice(key), Cause::Unknown)),
@@ -148,7 +151,9 @@ impl Told {
         if !core.events.are_wanted() {
             return Self(Vec::new());
         }
-        Self(ops.iter().map(|(key, op)| (key.clone(), names(op))).collect())
+        // Records of Terrace's own are nobody's business.
+        let of_clients = ops.iter().filter(|(key, _)| !key.starts_with(RESERVED_PREFIX));
+        Self(of_clients.map(|(key, op)| (key.clone(), names(op))).collect())
     }
 
     pub(super) fn tell(self, core: &Core, results: &[Result<Applied>]) {
@@ -167,7 +172,7 @@ fn names(op: &Op) -> Names {
     match op {
         Op::Set { expiry: SetExpiry::In(_) | SetExpiry::At(_), .. } => ("set", Some("expire")),
         Op::Set { expiry: SetExpiry::Never | SetExpiry::Keep { .. }, .. } => ("set", None),
-        Op::Delete { .. } => ("del", None),
+        Op::Delete { .. } | Op::Bury { .. } => ("del", None),
         Op::Expire { expiry: NewExpiry::Never, .. } => ("persist", None),
         Op::Expire { .. } => ("expire", None),
         Op::Increment { .. } => ("incrby", None),

@@ -30,6 +30,7 @@ use crate::{
     l1::{Epoch, L1},
     l2::{Ban, ChangeSink, FENCE_SPAN, Flavor, InvalidationSink, Source},
     learn::recorder::Happened,
+    model::RESERVED_PREFIX,
 };
 
 /// State of the gate.
@@ -210,6 +211,9 @@ impl ChangeSink for Core {
     fn invalidated(&self, key: &[u8]) {
         self.gate.invalidations.fetch_add(1, Ordering::Relaxed);
         self.l1.invalidate(key);
+        if key.starts_with(RESERVED_PREFIX) {
+            return self.heard_own(key);
+        }
         self.watched.changed(key);
         self.heard.tell(key, Happened::Invalidated, Caller::UNKNOWN, self.clock.now());
         self.events.tell(Event::Invalidated(key));
@@ -218,6 +222,7 @@ impl ChangeSink for Core {
     fn flushed(&self, source: Source) {
         self.gate.flushes.fetch_add(1, Ordering::Relaxed);
         self.gate.step_data(source, &self.l1);
+        self.in_use.lost_records();
         self.watched.all_changed();
         self.events.tell(Event::Flushed);
     }
@@ -237,6 +242,7 @@ impl ChangeSink for Core {
 
 impl InvalidationSink for Core {
     fn listening(&self, source: Source) {
+        self.in_use.missed_changes();
         self.gate.change(source, |state| {
             state.known = true;
             if let Some(epoch) = state.current.take() {
@@ -250,6 +256,7 @@ impl InvalidationSink for Core {
     }
 
     fn lost(&self, source: Source, why: &str) {
+        self.in_use.missed_changes();
         self.gate.change(source, |state| {
             state.known = true;
             state.fence = None;

@@ -1,6 +1,11 @@
 //! Looks that change and count nothing: descriptions, scans, sizes; and the clearing of everything.
 
-use super::Cache;
+use bytes::Bytes;
+
+use super::{
+    Cache,
+    tags::{is_own, names_in, tags_of},
+};
 use crate::{
     error::Result,
     glob::Glob,
@@ -18,10 +23,34 @@ pub struct KeyInfo {
     pub resident: Option<Resident>,
 }
 
+impl KeyInfo {
+    /// The tags of the entry.
+    #[must_use]
+    pub fn tags(&self) -> Vec<Bytes> {
+        match (&self.below, &self.resident) {
+            (Ok(Some(described)), _) => names_in(&described.head),
+            (Err(_), Some(resident)) => tags_of(&resident.hit.value),
+            (Ok(None), _) | (Err(_), None) => Vec::new(),
+        }
+    }
+}
+
 impl Cache {
     /// Describes keys, in order. Where there is no L2, `below` tells of L1.
     pub async fn describe(&self, keys: &[Key]) -> Vec<KeyInfo> {
-        let below = self.l2.describe(keys).await;
+        let mut below = self.l2.describe(keys).await;
+        let head = |below: &Result<Option<Described>>| match below {
+            Ok(Some(described)) => described.head.clone(),
+            Ok(None) | Err(_) => Bytes::new(),
+        };
+        let heads: Vec<Bytes> = below.iter().map(head).collect();
+        for (below, dead) in below.iter_mut().zip(self.are_dead(&heads).await) {
+            match dead {
+                Ok(false) => {}
+                Ok(true) => *below = Ok(None),
+                Err(error) => *below = Err(error),
+            }
+        }
         let infos = keys.iter().zip(below);
         infos.map(|(key, below)| KeyInfo { below, resident: self.resident(key) }).collect()
     }
@@ -29,7 +58,11 @@ impl Cache {
     /// The copy in L1 that a read would be answered with.
     #[must_use]
     pub fn resident(&self, key: &[u8]) -> Option<Resident> {
-        self.core.l1.peek(key, self.now())
+        if is_own(key) {
+            return None;
+        }
+        let now = self.now();
+        self.core.opened_resident(self.core.l1.peek(key, now)?, now)
     }
 
     /// One page of the logical keys: those of L2, or of L1 where there is no L2.
@@ -37,19 +70,23 @@ impl Cache {
     /// # Errors
     /// Those of L2.
     pub async fn scan(&self, request: ScanRequest) -> Result<ScanPage> {
-        self.l2.scan(request).await
+        let mut page = self.l2.scan(request).await?;
+        page.keys = self.living(page.keys).await?;
+        Ok(page)
     }
 
     /// One page of the keys that are in this node's L1.
     #[must_use]
     pub fn scan_resident(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
         let mut keys = Vec::new();
-        let visit = |key: &[u8], _: &Resident| {
-            if pattern.is_none_or(|pattern| pattern.matches(key)) {
+        let now = self.now();
+        let visit = |key: &[u8], resident: &Resident| {
+            let is_wanted = pattern.is_none_or(|pattern| pattern.matches(key));
+            if is_wanted && self.core.opened_resident(resident.clone(), now).is_some() {
                 keys.extend(Key::copied(key));
             }
         };
-        let cursor = self.core.l1.scan(cursor, count, self.now(), visit);
+        let cursor = self.core.l1.scan(cursor, count, now, visit);
         ScanPage { cursor, keys }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! * [`read`]: L1, else join or lead the key's flight, else L2; promote; one outcome a key.
 //! * [`mod@write`]: policy, limits, then drop, write below, drop again.
-//! * [`bans`]: patterns are invalidated. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
+//! * [`bans`]: patterns are invalidated. * [`tags`]: entries that are valid while their tags are. * [`inspect`]: looks that change and count nothing: scans, descriptions, sizes.
 //! * [`flight`]: who waits for whom.
 //! * [`gate`]: when L1 may answer (coherence over Redis); `check`: whether that holds, by samples.
 //! * [`pass`], [`pairs`], [`turns`], [`watch`]: commands that go to Redis as they are, and what happens to several keys at
 //!   one instant.
-//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was learned, as keys.
+//! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
+//!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
 //! * [`tuning`]: TTLs from what was learned.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
@@ -29,8 +30,10 @@ pub mod policy;
 pub mod read;
 pub mod resident;
 pub mod stats;
+pub mod tags;
 pub mod tuning;
 pub mod turns;
+pub mod warm;
 pub mod watch;
 pub mod write;
 
@@ -64,6 +67,7 @@ pub use pairs::{Renamed, Target};
 pub use pass::{Passing, append_within};
 pub use policy::Rules;
 pub use read::{Found, Read, ReadOptions, TierChoice};
+pub use tags::{TagNames, tags_of};
 pub use watch::Watch;
 
 /// What all workers of a server share.
@@ -76,10 +80,12 @@ pub struct Core {
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
     pub(crate) sweeps: bans::Sweeps,
+    pub(crate) in_use: tags::InUse,
     pub(crate) samples: check::Samples,
     pub(crate) events: events::Events,
     pub(crate) turns: turns::Turns,
     pub(crate) watched: watch::Watched,
+    pub(crate) warming: warm::Warming,
     pub(crate) started_at: Tick,
     pub(crate) what_if: stats::whatif::WhatIf,
     pub(crate) tuning: tuning::Tuning,
@@ -108,10 +114,12 @@ impl Core {
             flavor,
             stats: stats::Stats::default(),
             sweeps: bans::Sweeps::default(),
+            in_use: tags::InUse::new(flavor),
             samples: check::Samples::default(),
             events: events::Events::default(),
             turns: turns::Turns::default(),
             watched: watch::Watched::default(),
+            warming: warm::Warming::default(),
             heard: recorder.tap(),
             recorder,
             tokens: AtomicU64::new(1),

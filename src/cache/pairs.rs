@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Batch, Cache, Passing, Read, ReadOptions,
+    Batch, Cache, Passing, Read, ReadOptions, TagNames,
     op::{Condition, Op, SetExpiry},
-    pass,
+    pass, tags_of,
 };
 use crate::{
     clock::UnixMs,
     error::{CacheError, Kind, Result},
-    l2::Flavor,
+    l2::{Flavor, codec},
     model::{Key, Value},
 };
 
@@ -69,7 +69,7 @@ impl Cache {
         }
         if from != to {
             let delete = (from.clone(), Op::Delete { want_old: false });
-            inside.write_all(vec![whole.put(to.clone()), delete]).await?;
+            inside.write_all(vec![whole.put(to.clone()), delete], &[whole.tags()?]).await?;
             self.tell_wrote("rename_from", &from);
             self.tell_wrote("rename_to", &to);
         }
@@ -103,7 +103,8 @@ impl Cache {
             if target == Target::Replace {
                 words.push(b"REPLACE");
             }
-            let passing = Passing::write(vec![to.clone()]);
+            let named = vec![from.clone(), to.clone()];
+            let passing = Passing { named, ..Passing::write(vec![to.clone()]) };
             let done = is_one(&self.pass(&pass::request(&words), passing).await?)?;
             if done {
                 self.tell_wrote("copy_to", &to);
@@ -115,7 +116,7 @@ impl Cache {
         if target == Target::Keep && inside.exists(&to).await? {
             return Ok(false);
         }
-        inside.write_all(vec![whole.put(to.clone())]).await?;
+        inside.write_all(vec![whole.put(to.clone())], &[whole.tags()?]).await?;
         self.tell_wrote("copy_to", &to);
         Ok(true)
     }
@@ -134,18 +135,22 @@ impl Cache {
                 return Ok(false);
             }
         }
-        inside.write_all(pairs.into_iter().map(|(key, value)| (key, set(value, SetExpiry::Never))).collect()).await?;
+        let ops = pairs.into_iter().map(|(key, value)| (key, set(value, SetExpiry::Never))).collect();
+        inside.write_all(ops, &[]).await?;
         Ok(true)
     }
 
     /// One script, because each key has the life that its policy says.
-    async fn set_all_below(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+    async fn set_all_below(&self, mut pairs: Vec<(Key, Bytes)>) -> Result<bool> {
         let (rules, now) = (self.core.rules.load_full(), self.core.clock.unix());
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
             let mut op = set(value.clone(), SetExpiry::Never);
             rules.resolve(key, &mut op, now, self.core.tuned_ttl(&rules, key))?;
             lives.push(life_of(&op));
+        }
+        for (_, value) in &mut pairs {
+            *value = codec::guarded(std::mem::take(value));
         }
         let count = pairs.len().to_string();
         let mut words: Vec<&[u8]> = vec![b"EVAL", SET_ALL, count.as_bytes()];
@@ -187,14 +192,19 @@ impl Cache {
         infos.into_iter().next().map_or(Ok(false), |info| info.below.map(|below| below.is_some()))
     }
 
-    async fn write_all(&self, ops: Vec<(Key, Op)>) -> Result<()> {
-        self.write_many(ops, Batch::Atomic).await.into_iter().try_for_each(|result| result.map(drop))
+    async fn write_all(&self, ops: Vec<(Key, Op)>, tags: &[TagNames]) -> Result<()> {
+        self.write_tagged(ops, tags, Batch::Atomic).await.into_iter().try_for_each(|result| result.map(drop))
     }
 }
 
 impl Whole {
-    fn put(self, key: Key) -> (Key, Op) {
-        (key, set(self.value.into_bytes(), self.expiry))
+    fn put(&self, key: Key) -> (Key, Op) {
+        (key, set(self.value.clone().into_bytes(), self.expiry))
+    }
+
+    /// Its tags go with it: they were valid a moment ago, in the same turn.
+    fn tags(&self) -> Result<TagNames> {
+        TagNames::new(tags_of(&self.value))
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Passing {
     pub written: Vec<Key>,
     /// The reply is wanted in RESP3.
     pub resp3: bool,
+    /// It leaves values as they are stored, so that it may meet those with headers.
+    pub moves_whole: bool,
     /// It may wait for as long as the client likes, on a connection of its own.
     pub blocking: bool,
 }
@@ -38,13 +40,27 @@ impl Passing {
     /// A request that writes nothing.
     #[must_use]
     pub fn question(key: Option<Key>, resp3: bool) -> Self {
-        Self { named: key.iter().cloned().collect(), key, written: Vec::new(), resp3, blocking: false }
+        Self {
+            named: key.iter().cloned().collect(),
+            key,
+            written: Vec::new(),
+            resp3,
+            moves_whole: true,
+            blocking: false,
+        }
     }
 
-    /// A request that writes these keys.
+    /// A request that writes these keys, and moves values only whole.
     #[must_use]
     pub fn write(written: Vec<Key>) -> Self {
-        Self { key: written.first().cloned(), named: written.clone(), written, resp3: false, blocking: false }
+        Self {
+            key: written.first().cloned(),
+            named: written.clone(),
+            written,
+            resp3: false,
+            moves_whole: true,
+            blocking: false,
+        }
     }
 }
 
@@ -55,6 +71,7 @@ impl Cache {
     /// `Unsupported` where there is no Redis; `Unavailable`, `DeadlineExceeded` (nothing was written), `Unknown` (it may
     /// have been), `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
+        self.clear_dead(&passing).await?;
         let known = self.l2.clear_banned(&passing.named).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
         let question = match passing.written.first() {
@@ -117,6 +134,7 @@ impl Cache {
         count: usize,
         passing: Passing,
     ) -> Result<Bytes> {
+        self.clear_dead(&passing).await?;
         let known = self.l2.clear_banned(&passing.named).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
         let mut all = request(&[b"MULTI"]);
@@ -148,6 +166,16 @@ impl Cache {
         match replies.into_iter().find(|reply| reply.starts_with(b"-")) {
             Some(error) if last.starts_with(b"-") => kept_here(error),
             Some(_) | None => Ok(last),
+        }
+    }
+
+    /// A command that passes as it is sees nothing of entries whose tags are gone; and headers only if it leaves them where
+    /// they are.
+    async fn clear_dead(&self, passing: &Passing) -> Result<()> {
+        if passing.moves_whole {
+            self.bury_dead(&passing.named).await.map(drop)
+        } else {
+            self.refuse_heads(&passing.named).await
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     learn::intervals,
-    model::Key,
+    model::{Key, RESERVED_PREFIX},
 };
 
 /// One `[[policy]]`.
@@ -93,6 +93,10 @@ impl Rules {
     /// Whether this value of this key may live in L1.
     #[must_use]
     pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
+        // Terrace's own records are always announced, and no policy speaks of them.
+        if key.starts_with(RESERVED_PREFIX) {
+            return true;
+        }
         let announced = self.l1_prefixes.is_empty() || self.l1_prefixes.iter().any(|prefix| key.starts_with(prefix));
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
     }
@@ -141,7 +145,7 @@ impl Rules {
                     check_range(*offset, bytes.len(), value_max)?;
                 }
             }
-            Op::Delete { .. } => {}
+            Op::Delete { .. } | Op::Bury { .. } => {}
         }
         Ok(())
     }

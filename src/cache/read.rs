@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 use super::{
     Cache, check,
     flight::{Answer, Leader},
+    tags::is_own,
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
-    l1::{Fill, Filled, Hit, Leased},
+    l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
     learn::recorder::Happened,
     model::{Key, Life, Outcome, Tier, Value},
@@ -88,7 +89,10 @@ impl Cache {
         if self.core.turns.are_taken() && !self.alone {
             return None;
         }
-        let hit = self.core.l1.get(key, now, true)?;
+        if is_own(key) {
+            return None;
+        }
+        let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
         let before = self.counters.hit_l1(hit.group);
         if before.is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
@@ -130,7 +134,7 @@ impl Cache {
     /// Inspection of L1 alone.
     fn peek(&self, key: &Key) -> Read {
         let now = self.now();
-        self.core.l1.peek(key, now).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+        self.resident(key).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
     }
 
     /// Inspection of L2 alone.
@@ -160,8 +164,8 @@ impl Cache {
 
     /// User reads.
     async fn read_many(&self, keys: Vec<Key>, stale_ok: bool) -> Vec<Result<Read>> {
-        let mut reads =
-            Reads::new(keys.len(), if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO });
+        let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
+        let mut reads = Reads { stale_for, ..Reads::new(keys.len()) };
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
@@ -170,6 +174,25 @@ impl Cache {
                 None => pending.push((at, key)),
             }
         }
+        self.read_pending(pending, reads).await
+    }
+
+    /// Terrace's own records, kept in L1 like values: not counted.
+    pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut reads = Reads { is_counted: false, ..Reads::new(keys.len()) };
+        let mut pending = Vec::new();
+        let now = self.now();
+        for (at, key) in keys.into_iter().enumerate() {
+            match self.core.l1.get(&key, now, true) {
+                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+                None => pending.push((at, key)),
+            }
+        }
+        self.read_pending(pending, reads).await
+    }
+
+    /// What L1 lacks.
+    async fn read_pending(&self, mut pending: Vec<(usize, Key)>, mut reads: Reads) -> Vec<Result<Read>> {
         for _ in 0..JOIN_ROUNDS_MAX {
             if pending.is_empty() {
                 return reads.results();
@@ -199,11 +222,13 @@ impl Cache {
         if epoch.is_none() {
             self.counters.bypassed(1);
         }
-        match self.core.l1.lease(&key, token, round.sent_at, epoch, true) {
+        match self.lease(&key, token, round.sent_at, epoch) {
             Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
-                self.counters.outcome(hit.group, Outcome::HitL1, false);
+                if reads.is_counted {
+                    self.counters.outcome(hit.group, Outcome::HitL1, false);
+                }
                 reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
             }
             Leased::Join(other) => {
@@ -213,6 +238,17 @@ impl Cache {
                     None => round.again.push((at, key)),
                 }
             }
+        }
+    }
+
+    /// A copy that came in since; else who leads. A copy whose tags are not known to be valid is to be read again.
+    fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>) -> Leased {
+        match self.core.l1.lease(key, token, now, epoch, true) {
+            Leased::Hit(hit) => match self.core.opened(hit, now) {
+                Some(hit) => Leased::Hit(hit),
+                None => self.core.l1.lease(key, token, now, epoch, false),
+            },
+            leased @ (Leased::Lead | Leased::Join(_)) => leased,
         }
     }
 
@@ -240,7 +276,7 @@ impl Cache {
     }
 
     /// Reads below, and counts the call.
-    async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+    pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
@@ -248,11 +284,11 @@ impl Cache {
         self.counters.read_below(keys.len(), failed, us);
         let (now, share) = (self.now(), us / keys.len().max(1) as u64);
         keys.iter().for_each(|key| self.core.stats.tops.waited(key, share, now));
-        answers
+        self.without_dead(answers).await
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
+    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
         let rules = self.core.rules.load();
         let fill = match answer {
             Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => {
@@ -303,7 +339,9 @@ impl Cache {
             && error.says_away()
             && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
         {
-            self.counters.outcome(group, Outcome::Stale, false);
+            if reads.is_counted {
+                self.counters.outcome(group, Outcome::Stale, false);
+            }
             return reads.answer(at, Ok(Read::Found(found)));
         }
         let outcome = match &answer {
@@ -311,19 +349,26 @@ impl Cache {
             Ok(None) => Outcome::Miss,
             Err(_) => Outcome::Error,
         };
-        self.counters.outcome(self.core.group_of(key), outcome, coalesced);
-        let now = self.now();
-        if let Ok(found) = &answer {
+        if reads.is_counted {
+            let now = self.now();
+            self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+            self.note_below(key, &answer, now);
+            match outcome {
+                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, now),
+                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, now),
+                Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+            }
+        }
+        reads.answer(at, answer.map(Read::from_below));
+    }
+
+    /// Tells the rankings and the ghosts of a read that L1 did not answer.
+    fn note_below(&self, key: &[u8], answer: &Answer, now: Tick) {
+        if let Ok(found) = answer {
             self.core.stats.tops.read_below(key, found.as_ref().map(|found| found.value.len()), now);
             let found = found.as_ref().map(|found| (found.value.len(), found.life.until(now)));
             self.core.note_for_ghosts(key, self.core.l1.hash_of(key), found, now);
         }
-        match outcome {
-            Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, now),
-            Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, now),
-            Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
-        }
-        reads.answer(at, answer.map(Read::from_below));
     }
 
     /// A copy past the coherence bound, flagged so, and its group.
@@ -332,7 +377,7 @@ impl Cache {
             return None;
         }
         let now = self.now();
-        let hit = self.core.l1.get_stale(key, now, stale_for)?;
+        let hit = self.core.opened_stale(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
         let group = hit.group;
         Some((Found { stale: true, ..hit.found(now) }, group))
     }
@@ -355,13 +400,15 @@ impl Round {
 /// Results by position.
 struct Reads {
     results: Vec<Option<Result<Read>>>,
+    /// They are reads of a user.
+    is_counted: bool,
     /// How long after its fence a copy may be answered where L2 cannot be asked.
     stale_for: Duration,
 }
 
 impl Reads {
-    fn new(len: usize, stale_for: Duration) -> Self {
-        Self { results: (0..len).map(|_| None).collect(), stale_for }
+    fn new(len: usize) -> Self {
+        Self { results: (0..len).map(|_| None).collect(), is_counted: true, stale_for: Duration::ZERO }
     }
 
     fn answer(&mut self, at: usize, result: Result<Read>) {

@@ -5,13 +5,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use bytes::Bytes;
+
 use super::{Core, events::Event};
 use crate::{
     clock::{Tick, UnixMs, millis},
     error::Result,
     l1,
     l2::{
-        Applied, Described, Op, ScanPage, Source, TypeName,
+        Applied, Described, Op, ScanPage, Source, TypeName, codec,
         none::Resident,
         op::{self, Change, Present},
     },
@@ -76,12 +78,14 @@ impl Resident for CoreStore {
         let core = self.core.upgrade()?;
         let (now, unix) = self.times(&core);
         let hit = core.l1.peek(key, now)?.hit;
+        let value = codec::opened(hit.value);
         let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
         Some(Described {
             life: left.map_or(Life::Forever, Life::For),
             expires_at_ms: left.map(|left| unix.0 + millis(left)),
-            size_bytes: hit.value.len() as u64,
+            size_bytes: value.len() as u64,
             type_name: TypeName::String,
+            head: Bytes::copy_from_slice(value.head()),
         })
     }
 

@@ -121,6 +121,8 @@ impl Cache {
             return Err(crate::error::CacheError::new(crate::error::Kind::Overloaded, message));
         }
         if let Some(line) = &mut watch.line {
+            // Else EXEC's own look would change what is watched.
+            self.bury_dead(&keys).await?;
             let words = std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(|key| &**key)).collect::<Vec<_>>();
             line.ask(&super::pass::request(&words), 1).await?;
             // EXEC makes it as it was.

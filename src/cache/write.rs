@@ -8,13 +8,19 @@
 
 use std::sync::Arc;
 
-use super::{Cache, Core, events::Told};
+use smallvec::SmallVec;
+
+use super::{
+    Cache, Core,
+    events::Told,
+    tags::{TagNames, depends_on_present},
+};
 use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
-    l2::{Applied, Batch, Flavor, Op},
+    l2::{Applied, Batch, Flavor, Op, codec},
     learn::recorder::Happened,
-    model::{Key, Outcome},
+    model::{Key, Outcome, RESERVED_PREFIX},
 };
 
 /// Keys whose copies are dropped now and when this goes.
@@ -41,6 +47,11 @@ impl Drop for Dropped {
     fn drop(&mut self) {
         self.drop_copies();
     }
+}
+
+/// Whether a value could be taken for a header.
+fn needs_heads(ops: &[(Key, Op)]) -> bool {
+    ops.iter().any(|(_, op)| matches!(op, Op::Set { value, .. } if codec::is_marked(value)))
 }
 
 impl Cache {
@@ -76,6 +87,11 @@ impl Cache {
     /// Applies operations in one pipeline; one result per operation, in order. An atomic batch with a faulty
     /// operation does nothing: each result is then that fault.
     pub async fn write_many(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
+        self.write_tagged(ops, &[], batch).await
+    }
+
+    /// As [`Cache::write_many`]; a Set stores its entry under the tags at its place. `tags` may be shorter than `ops`.
+    pub async fn write_tagged(&self, ops: Vec<(Key, Op)>, tags: &[TagNames], batch: Batch) -> Vec<Result<Applied>> {
         let len = ops.len();
         let (accepted, mut results) = self.accept(ops);
         if batch == Batch::Atomic
@@ -83,7 +99,15 @@ impl Cache {
         {
             return vec![Err(fault); len];
         }
-        let (places, ops): (Vec<usize>, Vec<(Key, Op)>) = accepted.into_iter().unzip();
+        let (mut places, mut ops): (Vec<usize>, Vec<(Key, Op)>) = accepted.into_iter().unzip();
+        for (at, fault) in self.make_ready(&mut places, &mut ops, tags).await {
+            results[at] = Some(Err(fault));
+        }
+        if batch == Batch::Atomic
+            && let Some(fault) = results.iter().flatten().find_map(|result| result.as_ref().err().cloned())
+        {
+            return vec![Err(fault); len];
+        }
         for (at, result) in places.into_iter().zip(self.apply(ops, batch).await) {
             results[at] = Some(result);
         }
@@ -111,7 +135,37 @@ impl Cache {
         (accepted, results)
     }
 
-    async fn apply(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
+    /// Headers in front of what is stored under tags, and out of the way what is no more. Takes out the operations that
+    /// cannot be done; returns their places and faults.
+    async fn make_ready(
+        &self,
+        places: &mut Vec<usize>,
+        ops: &mut Vec<(Key, Op)>,
+        tags: &[TagNames],
+    ) -> Vec<(usize, CacheError)> {
+        let tags: SmallVec<[&TagNames; 4]> = places.iter().map_while(|&at| tags.get(at)).collect();
+        let mut faults: Vec<(usize, CacheError)> = Vec::new();
+        if needs_heads(ops) || tags.iter().any(|tags| !tags.is_empty()) {
+            let found = self.put_heads(ops, &tags).await;
+            for (at, fault) in found.into_iter().enumerate().rev() {
+                if let Some(fault) = fault {
+                    faults.push((places.remove(at), fault));
+                    ops.remove(at);
+                }
+            }
+        }
+        if !ops.iter().any(|(_, op)| depends_on_present(op)) {
+            return faults;
+        }
+        let keys: Vec<Key> = ops.iter().filter(|(_, op)| depends_on_present(op)).map(|(key, _)| key.clone()).collect();
+        if let Err(error) = self.bury_dead(&keys).await {
+            ops.clear();
+            faults.extend(places.drain(..).map(|at| (at, error.clone())));
+        }
+        faults
+    }
+
+    pub(super) async fn apply(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
         if ops.is_empty() {
             return Vec::new();
         }
@@ -126,7 +180,9 @@ impl Cache {
         let results = self.l2.apply(ops, batch).await;
         let now = self.now();
         for (key, _) in keys.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
-            self.tap.tell(key, Happened::Written, self.caller, now);
+            if !key.starts_with(RESERVED_PREFIX) {
+                self.tap.tell(key, Happened::Written, self.caller, now);
+            }
         }
         told.tell(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();

@@ -13,8 +13,10 @@ mod serve;
 mod settings;
 mod simulate;
 mod stats;
+mod systemd;
 mod top;
 pub mod trace;
+mod warm;
 
 use std::{fmt, process::ExitCode};
 
@@ -46,6 +48,7 @@ enum Command {
     Simulate(simulate::Args),
     Stats(stats::Args),
     Top(top::Args),
+    Warm(warm::Args),
 }
 
 /// How results are printed.
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Simulate(args) => simulate::run(args),
         Command::Stats(args) => stats::run(args),
         Command::Top(args) => top::run(args),
+        Command::Warm(args) => warm::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Failure, Result, log, say, settings::SettingArgs};
+use super::{Failure, Result, log, say, settings::SettingArgs, systemd};
 use crate::{
     clock::Clock,
     config::{self, Loaded, Sources},
@@ -17,7 +17,8 @@ use crate::{
 /// Serve: gRPC, RESP (redis-cli) and HTTP ports over memory and Redis or an embedded store.
 ///
 /// Prints one line for each bound address, then `ready`; logs go to stderr. SIGTERM and SIGINT drain: no new
-/// connections, what runs is finished, exit code 0. SIGHUP rereads the configuration file.
+/// connections, what runs is finished, exit code 0. SIGHUP rereads the configuration file. Listeners that systemd passes as
+/// `grpc`, `resp` and `http` (FileDescriptorName=) take the place of the addresses.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result {
     let sources = args.settings.sources();
     let loaded = config::load(&sources)?;
-    let level = log::start(&loaded.config.server.log)?;
+    let level = log::start(&loaded.config.server.log, loaded.config.server.log_format)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -36,8 +37,8 @@ pub(super) fn run(args: Args) -> Result {
     let (stop, stopped) = oneshot::channel();
     Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload }, stop)?;
 
-    let server =
-        Server::bind(loaded.config, loaded.settings, Clock::real())?.with_log_level(move |filter| level.set(filter));
+    let server = Server::bind_with(loaded.config, loaded.settings, Clock::real(), &systemd::passed()?)?
+        .with_log_level(move |filter| level.set(filter));
     if let Some(bound) = server.node.addresses.get() {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
     }
@@ -45,7 +46,11 @@ pub(super) fn run(args: Args) -> Result {
     let stopped = async {
         let _signal = stopped.await;
     };
-    server.run(|| say("ready"), reloads, stopped)?;
+    let ready = || {
+        say("ready");
+        systemd::ready();
+    };
+    server.run(ready, reloads, stopped)?;
     tracing::info!("drained");
     Ok(())
 }
@@ -101,6 +106,7 @@ async fn listen(
 fn drain(stop: Option<oneshot::Sender<()>>) {
     if let Some(stop) = stop {
         tracing::info!("draining");
+        systemd::stopping();
         // If nobody waits any more, the server has already ended.
         let _stopping = stop.send(());
     }

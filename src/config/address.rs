@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// `host:port`, `[::1]:port` or `:port` (all interfaces).
+/// `host:port`, `[::1]:port`, `:port` (all interfaces) or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     host: Host,
@@ -15,9 +15,12 @@ enum Host {
     All,
     Ip(IpAddr),
     Name(String),
+    Unix(String),
 }
 
-const WANTED: &str = "host:port, [::1]:port or :port (all interfaces)";
+const WANTED: &str = "host:port, [::1]:port, :port (all interfaces) or unix:/path";
+/// What the system takes as the path of a socket, bytes.
+const PATH_MAX_BYTES: usize = 107;
 
 impl Address {
     /// Reads an address.
@@ -25,13 +28,23 @@ impl Address {
     /// # Errors
     /// What was wrong and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.starts_with("unix:") {
-            return Err(format!("{text:?}: Unix sockets are not available yet; give {WANTED}"));
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Self::unix(path).map_err(|why| format!("{text:?}: {why}"));
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no port; give {WANTED}"))?;
         let port = port.parse().map_err(|_| format!("{text:?}: {port:?} is not a port from 0 to 65535"))?;
         let host = Host::parse(host).ok_or_else(|| format!("{text:?} is not {WANTED}"))?;
         Ok(Self { host, port })
+    }
+
+    fn unix(path: &str) -> Result<Self, String> {
+        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+            return Err(format!("{path:?} is not the whole path of a socket, from / on"));
+        }
+        if path.len() > PATH_MAX_BYTES {
+            return Err(format!("the path of a socket has at most {PATH_MAX_BYTES} bytes, this one {}", path.len()));
+        }
+        Ok(Self { host: Host::Unix(path.into()), port: 0 })
     }
 
     /// Whether only this machine can reach it. A name other than localhost counts as reachable by others.
@@ -41,12 +54,16 @@ impl Address {
             Host::All => false,
             Host::Ip(ip) => ip.to_canonical().is_loopback(),
             Host::Name(name) => name == "localhost",
+            Host::Unix(_) => true,
         }
     }
 
-    /// Whether two listeners would want the same port of the same interface. Names are not resolved.
+    /// Whether two listeners would want the same port of the same interface, or the same path. Names are not resolved.
     #[must_use]
     pub fn clashes(&self, other: &Self) -> bool {
+        if matches!(self.host, Host::Unix(_)) {
+            return self.host == other.host;
+        }
         self.port != 0 && self.port == other.port && (self.host == other.host || self.is_all() || other.is_all())
     }
 
@@ -54,7 +71,7 @@ impl Address {
         match &self.host {
             Host::All => true,
             Host::Ip(ip) => ip.is_unspecified(),
-            Host::Name(_) => false,
+            Host::Name(_) | Host::Unix(_) => false,
         }
     }
 }

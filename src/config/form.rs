@@ -401,7 +401,7 @@ impl Form<String> for Addr {
     }
 
     fn describe(&self) -> String {
-        "host:port, [::1]:port or :port (all interfaces); port 0 = any free one".into()
+        "host:port, [::1]:port, :port (all interfaces) or unix:/path; port 0 = any free one".into()
     }
 
     fn unit(&self) -> &'static str {

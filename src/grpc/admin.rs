@@ -12,10 +12,13 @@ use super::{
     unary::Call,
 };
 use crate::{
-    cache::{ScanPage, ScanRequest, TierChoice},
+    cache::{ScanPage, ScanRequest, TierChoice, bans::check_pattern},
     error::Result,
     glob::Glob,
-    proto::{ConfigEntry, GetConfigRequest, GetConfigResponse, ScanKeysRequest, ScanKeysResponse},
+    proto::{
+        ConfigEntry, FlushRequest, FlushResponse, GetConfigRequest, GetConfigResponse, ScanKeysRequest,
+        ScanKeysResponse, flush_request::Keys,
+    },
 };
 
 /// Keys that L2 looks at for one message of ScanKeys. A message of that many longest keys would have 64 MiB, so the
@@ -23,6 +26,8 @@ use crate::{
 const PAGE_KEYS: usize = 1_000;
 /// About how many bytes of keys go into one message.
 const KEYS_BYTES: usize = 64 * 1024;
+/// What has to be said to remove every key.
+const CONFIRM_ALL: &[u8] = b"flush all";
 
 impl Edge {
     pub(super) async fn get_config(&self, _request: GetConfigRequest) -> Result<GetConfigResponse> {
@@ -35,6 +40,34 @@ impl Edge {
         });
         Ok(GetConfigResponse { entries: entries.collect() })
     }
+
+    pub(super) async fn flush(&self, request: FlushRequest) -> Result<FlushResponse> {
+        match &request.keys {
+            None => Err(convert::invalid("neither all nor prefix is set; set one of them".to_owned())),
+            Some(Keys::All(_)) => {
+                confirmed(&request, CONFIRM_ALL)?;
+                self.cache.clear().await.map(|()| FlushResponse { ban: 0 })
+            }
+            Some(Keys::Prefix(prefix)) if prefix.is_empty() => {
+                Err(convert::invalid("prefix is empty; set all to remove every key".to_owned()))
+            }
+            Some(Keys::Prefix(prefix)) => {
+                confirmed(&request, prefix)?;
+                let glob = Glob::of_prefix(prefix)?;
+                check_pattern(&glob)?;
+                let invalidation = self.cache.invalidate_pattern(glob).await?;
+                Ok(FlushResponse { ban: invalidation.ban })
+            }
+        }
+    }
+}
+
+/// Whether the request says twice what it wants.
+fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
+    if request.confirm == wanted {
+        return Ok(());
+    }
+    Err(convert::invalid(format!("confirm must be \"{}\"; nothing was removed", wanted.escape_ascii())))
 }
 
 pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {

@@ -12,19 +12,23 @@ use std::{
 use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::TcpStream,
+    io::AsyncReadExt,
     sync::watch,
     task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
-use super::{Edge, router::Router};
+use super::{Edge, lent::Lent, router::Router};
+use crate::socket::Socket;
 
 /// What a client of HTTP/2 says first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client that has not said it by then is gone: an idle socket costs a descriptor.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that came just before a drain: its preface is under way, or it will never send one.
+const PREFACE_TIMEOUT_DRAINING: Duration = Duration::from_millis(500);
+/// A client that was told to go closes at once when it has read that; a slow network takes longer.
+const LINGER: Duration = Duration::from_secs(1);
 /// Calls of one connection at a time; further streams are refused (REFUSED_STREAM), which clients wait for or repeat.
 const STREAMS_MAX: u32 = 256;
 /// Streams we had to reset because of the client's errors, before the connection is closed (RUSTSEC-2024-0003).
@@ -45,25 +49,30 @@ const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const AGE_JITTER: Duration = Duration::from_secs(3 * 60);
 
 /// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
-pub async fn serve(stream: TcpStream, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let mut opening = pin!(timeout(PREFACE_TIMEOUT, open(stream)));
     let opened = tokio::select! {
-        opened = timeout(PREFACE_TIMEOUT, open(stream)) => opened,
-        _ = stop.wait_for(|stop| *stop) => return,
+        opened = &mut opening => Some(opened),
+        _ = stop.wait_for(|stop| *stop) => None,
+    };
+    let opened = match opened {
+        Some(opened) => opened,
+        // Its first calls may be on their way behind the preface: they are answered, or refused by a GOAWAY.
+        None => timeout(PREFACE_TIMEOUT_DRAINING, opening).await.unwrap_or_else(Err),
     };
     match opened {
-        Ok(Ok(io)) => run(io, edge, stop).await,
+        Ok(Ok(stream)) => run(stream, edge, stop).await,
         Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection did not begin with HTTP/2"),
         Err(_elapsed) => tracing::debug!("a gRPC connection was silent for {PREFACE_TIMEOUT:?}"),
     }
 }
 
-/// Reads the preface, and returns the connection with the preface before it again: hyper waits for it without a limit.
-async fn open(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
-    let (mut reader, writer) = stream.into_split();
+/// Reads the preface: hyper waits for it without a limit.
+async fn open(mut stream: Socket) -> io::Result<Socket> {
     let mut preface = [0; PREFACE.len()];
     let mut have = 0;
     while have < preface.len() {
-        match reader.read(&mut preface[have..]).await? {
+        match stream.read(&mut preface[have..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => have += count,
         }
@@ -71,13 +80,14 @@ async fn open(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unp
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not the preface of HTTP/2"));
         }
     }
-    Ok(tokio::io::join((&PREFACE[..]).chain(reader), writer))
+    Ok(stream)
 }
 
-async fn run(io: impl AsyncRead + AsyncWrite + Unpin, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let edge = Arc::new(edge.for_connection());
     let router = Router { edge, stop: stop.clone() };
-    let mut connection = pin!(builder().serve_connection(TokioIo::new(io), router));
+    let (lent, returned) = Lent::new(stream);
+    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(lent), router));
     let end = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         // Also when its sender is gone: then nobody could stop us later.
@@ -88,11 +98,18 @@ async fn run(io: impl AsyncRead + AsyncWrite + Unpin, edge: Arc<Edge>, mut stop:
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.as_mut().await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a gRPC connection broke off");
+    drop(connection);
+    match ended {
+        Ok(()) => {
+            if let Ok(socket) = returned.await {
+                // It may have sent calls before it read our last GOAWAY, which says that they were not begun.
+                socket.linger(LINGER).await;
+            }
+        }
+        Err(error) => tracing::debug!(%error, "a gRPC connection broke off"),
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     cache::{
-        Condition, ExpireOnly, Found, Op, Read, ReadOptions, TierChoice,
+        Condition, ExpireOnly, Found, Op, Read, ReadOptions, TagNames, TierChoice,
         inspect::KeyInfo,
         op::{NewExpiry, SetExpiry},
+        tags_of,
     },
     clock::{Tick, millis},
     error::{CacheError, Kind, Result},
@@ -97,6 +99,7 @@ pub(super) fn found(found: Found, want_meta: bool) -> proto::Found {
         ttl_ms: life_ms(found.life),
         age_ms: to_i64(millis(found.age)),
         size: found.value.len() as u64,
+        tags: tags_of(&found.value),
         l1_hits: u64::from(found.l1_hits),
     });
     proto::Found {
@@ -107,6 +110,7 @@ pub(super) fn found(found: Found, want_meta: bool) -> proto::Found {
         age_ms: meta.as_ref().map(|meta| meta.age_ms),
         size: meta.as_ref().map(|meta| meta.size),
         l1_hits: meta.as_ref().map(|meta| meta.l1_hits),
+        tags: meta.map_or_else(Vec::new, |meta| meta.tags),
     }
 }
 
@@ -114,6 +118,7 @@ struct Meta {
     ttl_ms: Option<i64>,
     age_ms: i64,
     size: u64,
+    tags: Vec<Bytes>,
     l1_hits: u64,
 }
 
@@ -138,13 +143,14 @@ pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::Get
     proto::GetManyResult { result: Some(result) }
 }
 
-/// The operation that a Set asks for.
+/// The operation that a Set asks for, and its tags.
 ///
 /// # Errors
-/// `InvalidArgument` for a bad key or TTL.
-pub(super) fn set_op(request: proto::SetRequest) -> Result<(Key, Op)> {
+/// `InvalidArgument` for a bad key, TTL or tag.
+pub(super) fn set_op(request: proto::SetRequest) -> Result<((Key, Op), TagNames)> {
     use proto::set_request::Condition as Asked;
     let key = Key::new(request.key)?;
+    let tags = TagNames::new(request.tags)?;
     let expiry = life(request.ttl_ms)?.map_or(SetExpiry::Never, SetExpiry::In);
     let condition = match request.condition {
         None => Condition::Always,
@@ -152,7 +158,7 @@ pub(super) fn set_op(request: proto::SetRequest) -> Result<(Key, Op)> {
         Some(Asked::IfPresent(_)) => Condition::IfPresent,
         Some(Asked::IfEqual(bytes)) => Condition::IfEqual(bytes),
     };
-    Ok((key, Op::Set { value: request.value, expiry, condition, want_old: false }))
+    Ok(((key, Op::Set { value: request.value, expiry, condition, want_old: false }), tags))
 }
 
 /// The operation that a Touch asks for.
@@ -187,6 +193,7 @@ pub(super) fn increment_op(request: proto::IncrementRequest) -> Result<(Key, Op)
 pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta {
     let resident = info.resident.as_ref();
     let mut meta = proto::KeyMeta {
+        tags: info.tags(),
         idle_ms: resident.map(|copy| to_i64(millis(now.since(copy.used_at)))),
         l1_hits: resident.map_or(0, |copy| u64::from(copy.hit.hits)),
         ..proto::KeyMeta::default()

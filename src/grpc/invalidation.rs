@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::{
     Edge, convert,
+    service::check_batch,
     stream::{self, Output},
     unary::Call,
 };
@@ -16,11 +17,21 @@ use crate::{
     cache::{Invalidation, Progress, bans::check_pattern},
     error::Result,
     glob::Glob,
-    proto::{InvalidatePatternRequest, InvalidatePatternResponse, invalidate_pattern_request::Keys},
+    proto::{
+        InvalidatePatternRequest, InvalidatePatternResponse, InvalidateTagsRequest, InvalidateTagsResponse,
+        invalidate_pattern_request::Keys,
+    },
 };
 
 /// Time between two messages of progress.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+
+impl Edge {
+    pub(super) async fn invalidate_tags(&self, request: InvalidateTagsRequest) -> Result<InvalidateTagsResponse> {
+        check_batch(request.tags.len(), "tags")?;
+        Ok(InvalidateTagsResponse { invalidated: self.cache.invalidate_tags(request.tags).await? })
+    }
+}
 
 pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(|output| async move {

@@ -19,14 +19,17 @@ mod health;
 mod inbound;
 mod insight;
 mod invalidation;
+mod lent;
 mod load;
 mod pipeline;
 mod reflection;
 mod router;
+mod sampled;
 mod service;
 mod stream;
 mod ttl;
 mod unary;
+mod warm;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -49,6 +52,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Most bytes of requests and answers under way, all connections.
     pub in_flight_max: u64,
+    /// Keys a second that Warm brings up, where the call does not say.
+    pub warm_rate: u64,
 }
 
 /// One worker's gRPC edge.

@@ -10,12 +10,12 @@ use tonic::Status;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, insight, invalidation, pipeline, reflection,
+    health, insight, invalidation, pipeline, reflection, sampled,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
     },
-    watch as watching,
+    warm, watch as watching,
 };
 
 /// The services of one connection.
@@ -32,6 +32,9 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     fn call(&self, request: Request<Incoming>) -> Call {
         match refused(&request) {
             Some(response) => Call::ready(response),
+            None if self.edge.node.sampled.draw(1) => {
+                sampled::logged(request.uri().path().to_owned(), || self.route(request))
+            }
             None => self.route(request),
         }
     }
@@ -78,7 +81,12 @@ impl Router {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_ttl_advice(r).await })
             }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
+            "/terrace.v1.Invalidation/InvalidateTags" => {
+                unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
+            }
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
+            "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
+            "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })
             }

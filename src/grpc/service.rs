@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{BATCH_MAX, Edge, convert};
 use crate::{
-    cache::{Applied, Batch, ExpireOnly, Op, Read, ReadOptions},
+    cache::{Applied, Batch, ExpireOnly, Op, Read, ReadOptions, TagNames},
     clock::Tick,
     error::{CacheError, Kind, Result},
     model::{self, Key},
@@ -71,8 +71,9 @@ impl Edge {
     }
 
     pub(super) async fn set(&self, request: SetRequest) -> Result<SetResponse> {
-        let (key, op) = convert::set_op(request)?;
-        let result = match was_stored(self.cache.write(key, op).await?)? {
+        let (op, tags) = convert::set_op(request)?;
+        let mut written = self.cache.write_tagged(vec![op], &[tags], Batch::Independent).await;
+        let result = match was_stored(written.pop().unwrap_or_else(|| Err(unexpected("a Set")))?)? {
             true => set_response::Result::Stored(Stored {}),
             false => set_response::Result::NotStored(NotStored {}),
         };
@@ -81,8 +82,9 @@ impl Edge {
 
     pub(super) async fn set_many(&self, request: SetManyRequest) -> Result<SetManyResponse> {
         check_batch(request.entries.len(), "entries")?;
-        let (ops, faults) = split(request.entries, convert::set_op);
-        let written = self.cache.write_many(ops, Batch::Independent).await;
+        let (sets, faults) = split(request.entries, convert::set_op);
+        let (ops, tags): (Vec<_>, Vec<TagNames>) = sets.into_iter().unzip();
+        let written = self.cache.write_tagged(ops, &tags, Batch::Independent).await;
         let results = merge(written, faults).map(|result| match result.and_then(was_stored) {
             Ok(true) => set_many_result::Result::Stored(Stored {}),
             Ok(false) => set_many_result::Result::NotStored(NotStored {}),

@@ -1,7 +1,9 @@
-//! The HTTP port: `/metrics`, `/healthz`, `/readyz`.
+//! The HTTP port: the page at `/`, `/metrics`, `/healthz`, `/readyz`.
 //!
 //! Small and bounded, because it stands beside the cache's work: few connections, small heads, no bodies, deadlines.
 
+mod dashboard;
+mod history;
 mod page;
 
 use std::{
@@ -25,12 +27,18 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::{cache::Cache, cache::State as L2State, metrics::Metrics, node::Node};
+use self::history::History;
+use crate::{
+    cache::Cache,
+    cache::State as L2State,
+    metrics::Metrics,
+    node::Node,
+    socket::{Listener, Socket},
+};
 
 /// Most connections: a few scrapers, probes and browsers. More wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -53,7 +61,7 @@ const STALL: Duration = Duration::from_secs(10);
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The paths there are, for who asks for another.
-const PATHS: &str = "Terrace serves here:\n/metrics  for Prometheus\n/healthz  200 while the process makes progress\n\
+const PATHS: &str = "Terrace serves here:\n/         a page\n/metrics  for Prometheus\n/healthz  200 while the process makes progress\n\
                      /readyz   200 from the first contact with L2 until the drain\n";
 
 /// The HTTP edge.
@@ -71,17 +79,27 @@ pub struct Edge {
 struct Shared {
     edge: Arc<Edge>,
     metrics: Arc<Metrics>,
+    history: Arc<History>,
+    top: Arc<dashboard::Top>,
 }
 
 /// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
+pub async fn serve(listener: Listener, edge: Arc<Edge>) {
     let metrics = Arc::new(Metrics::default());
-    let router = router(Shared { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics) });
+    let history = Arc::new(History::default());
+    let router = router(Shared {
+        edge: Arc::clone(&edge),
+        metrics: Arc::clone(&metrics),
+        history: Arc::clone(&history),
+        top: Arc::default(),
+    });
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let (mut upkeep, mut backoff) = (interval(UPKEEP_EVERY), BACKOFF_MIN);
+    let (mut upkeep, mut points, mut backoff) = (interval(UPKEEP_EVERY), interval(history::EVERY), BACKOFF_MIN);
+    points.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = upkeep.tick() => metrics.upkeep(),
+            _ = points.tick() => history.add(&edge.cache),
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
                     backoff = BACKOFF_MIN;
@@ -99,17 +117,17 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
 
 /// Waits for room, then for a client. Nothing is lost when it is dropped: an accepted stream is returned at once.
 async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     permits: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, Option<OwnedSemaphorePermit>)> {
+) -> std::io::Result<(Socket, Option<OwnedSemaphorePermit>)> {
     // The semaphore is never closed, so there always is a permit.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
-    let (stream, _) = listener.accept().await?;
+    let stream = listener.accept().await?;
     Ok((stream, permit))
 }
 
 /// Serves one connection, for a limited time.
-async fn connection(stream: TcpStream, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
+async fn connection(stream: Socket, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
     let counted = Counted::new(&edge.node.connections.http);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,7 +157,7 @@ impl Drop for Counted {
 }
 
 fn router(shared: Shared) -> Router {
-    Router::new()
+    dashboard::routes(Router::new())
         .route("/metrics", get(metrics))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
@@ -166,7 +184,10 @@ async fn alive(State(shared): State<Shared>) -> (StatusCode, String) {
 
 /// 200 from the first contact with L2 until the drain; an L2 lost later leaves it 200, unless it is required.
 async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
-    let edge = &shared.edge;
+    readiness(&shared.edge)
+}
+
+fn readiness(edge: &Edge) -> (StatusCode, String) {
     if edge.node.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }

@@ -8,13 +8,11 @@ use crate::{
         feed::FeedReport,
         latency::Latency,
         stats::{Group, Reads, Snapshot},
+        warm::Progress,
     },
-    metrics::{self as m, Metrics},
+    metrics::{self as m, Buckets, Metrics},
     node::{Node, VERSION},
 };
-
-/// The percentiles shown, and their labels.
-const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999")];
 
 /// The page as of now.
 pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
@@ -28,7 +26,19 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
     feed(metrics, &cache.feed_report());
+    warming(metrics, &cache.core().warming());
     metrics.render()
+}
+
+fn warming(metrics: &Metrics, progress: &Progress) {
+    let keys = &progress.keys;
+    for (result, count) in
+        [("found", keys.found), ("absent", keys.absent), ("resident", keys.resident), ("failed", keys.failed)]
+    {
+        metrics.count(&m::WARM_KEYS, &[result], count);
+    }
+    metrics.set(&m::WARM_LEFT, &[], float(progress.left));
+    metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.at_work)));
 }
 
 /// A gauge takes a float: exact up to 2^53.
@@ -134,19 +144,17 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.set(&m::L2_PRIMARIES, &[], float(snapshot.health.primaries as u64));
     metrics.set(&m::L2_BREAKERS_OPEN, &[], float(snapshot.health.breakers_open as u64));
     metrics.count(&m::L2_BREAKER_OPENED, &[], snapshot.health.breaker_opened);
-    latency(metrics, "read", &calls.read);
-    latency(metrics, "write", &calls.write);
+    metrics.histogram(&m::L2_SECONDS, &[("read", buckets(&calls.read)), ("write", buckets(&calls.write))]);
 }
 
-fn latency(metrics: &Metrics, call: &'static str, latency: &Latency) {
-    const US: f64 = 1e-6;
-    metrics.count(&m::L2_CALLS, &[call], latency.count());
-    metrics.set(&m::L2_LATENCY_SUM, &[call], float(latency.sum_us) * US);
-    for (quantile, label) in QUANTILES {
-        if let Some(us) = latency.quantile_us(quantile) {
-            metrics.set(&m::L2_LATENCY, &[call, label], float(us) * US);
-        }
-    }
+/// The bounds of the buckets: from a call within the machine to one that ran into its deadline.
+const BOUNDS_US: [u64; 13] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+fn buckets(latency: &Latency) -> Buckets {
+    const US: f64 = 1e6;
+    let up_to = BOUNDS_US.map(|us| (float(us) / US, latency.within_us(us))).to_vec();
+    Buckets { up_to, count: latency.count(), sum: float(latency.sum_us) / US }
 }
 
 fn coherence(metrics: &Metrics, snapshot: &Snapshot) {

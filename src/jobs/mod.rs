@@ -5,4 +5,5 @@ pub mod check;
 pub mod learn;
 pub mod marks;
 pub mod sweep;
+pub mod warm;
 pub mod watch;

@@ -136,7 +136,7 @@ impl<P: Policy> Tier<P> {
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
         let Incoming { key, fill, there, now, epoch } = *incoming;
-        let weight = shard.weight_for(key, &fill.value);
+        let weight = shard.weight_for(key, fill.value.stored());
         if weight > self.entry_max_bytes {
             return false;
         }
@@ -145,7 +145,7 @@ impl<P: Policy> Tier<P> {
         let mark = shard.announce(place.hash, carried, &self.shared);
         let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
-        let record = Record::new(key, fill.group, &fill.value, life, now);
+        let record = Record::new(key, fill.group, fill.value.stored(), life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, mark };
         let at = shard.insert(arrival, hole.at, &self.shared);
         // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.

@@ -34,7 +34,7 @@ pub struct Token(pub u64);
 /// A copy that may be answered.
 #[derive(Debug, Clone)]
 pub struct Hit {
-    /// The payload.
+    /// All that was stored: L1 knows nothing of headers.
     pub value: Value,
     /// When the key itself expires; [`Tick::FAR`] never.
     pub expires_at: Tick,
@@ -64,7 +64,7 @@ pub struct Resident {
 /// How a copy comes in.
 #[derive(Debug, Clone)]
 pub struct Fill {
-    /// The payload; copied into memory of its own, so that it pins no request buffer.
+    /// Stored with its header, if it has one; copied into memory of its own, so that it pins no request buffer.
     pub value: Value,
     /// When the key itself expires; [`Tick::FAR`] never.
     pub expires_at: Tick,
@@ -103,7 +103,7 @@ pub enum Filled {
 /// The present copy, for [`L1::update`].
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
-    /// The payload.
+    /// All that is stored.
     pub value: &'a [u8],
     /// When the key expires; [`Tick::FAR`] never.
     pub expires_at: Tick,

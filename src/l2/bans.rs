@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use crate::{
     error::{CacheError, Kind},
     glob::Glob,
+    model::RESERVED_PREFIX,
 };
 
 /// Bans that may be open at once, over all nodes: a read that misses L1 compares its key with each of them.
@@ -27,6 +28,14 @@ pub struct Ban {
     pub number: u64,
     /// Over whole keys.
     pub glob: Glob,
+}
+
+impl Ban {
+    /// Whether it is about this key. Patterns skip Terrace's own records: hidden for a while, one could come back.
+    #[must_use]
+    pub fn matches(&self, key: &[u8]) -> bool {
+        !key.starts_with(RESERVED_PREFIX) && self.glob.matches(key)
+    }
 }
 
 /// A part of a sweep.
@@ -76,7 +85,7 @@ impl OpenBans {
 
 /// Those of `bans` that match a key.
 pub fn matching<'a>(bans: &'a [Arc<Ban>], key: &'a [u8]) -> impl Iterator<Item = &'a Arc<Ban>> {
-    bans.iter().filter(move |ban| ban.glob.matches(key))
+    bans.iter().filter(move |ban| ban.matches(key))
 }
 
 /// Why no further ban is taken.

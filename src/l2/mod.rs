@@ -8,6 +8,7 @@
 //! lock, Redis has a command or a script for each.
 
 pub mod bans;
+pub mod codec;
 pub mod embedded;
 pub mod none;
 pub mod op;
@@ -93,23 +94,25 @@ impl Source {
 /// A value and how much longer its key lived when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The payload.
+    /// The payload, which still has its header if there is one.
     pub value: Value,
     /// Remaining life at the moment the store answered.
     pub life: Life,
 }
 
 /// A key without its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     /// Remaining life.
     pub life: Life,
     /// When it expires by the wall clock, Unix milliseconds; `None` never.
     pub expires_at_ms: Option<u64>,
-    /// Bytes of the value; for other types than strings, 0.
+    /// Bytes of the payload; for other types than strings, 0.
     pub size_bytes: u64,
     /// Redis's name of its type.
     pub type_name: TypeName,
+    /// The header before the payload; empty for a plain value.
+    pub head: Bytes,
 }
 
 /// What a key holds.

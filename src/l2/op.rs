@@ -1,5 +1,8 @@
 //! What each write operation means, once, as a pure function over the present entry.
 //!
+//! Operations act on payloads: a header in front of one ([`codec`]) stays where it is, unless a Set replaces all of it. What a
+//! Set brings is stored as it is; the facade has put a header in front where one is needed.
+//!
 //! The embedded store and `none` call [`apply`] under the lock of the key; the Redis implementation has one command,
 //! transaction or script with the same meaning for each [`Op`], and one behaviour test suite runs over all three.
 
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::codec;
 use crate::{
     clock::UnixMs,
     error::{CacheError, Kind, Result},
@@ -22,7 +26,7 @@ use crate::{
 pub enum Op {
     /// SET.
     Set {
-        /// The new value.
+        /// What is stored.
         value: Bytes,
         /// What becomes of the key's expiry.
         expiry: SetExpiry,
@@ -35,6 +39,11 @@ pub enum Op {
     Delete {
         /// Return the value there was (a key of another type is then `WrongType`).
         want_old: bool,
+    },
+    /// Removes the key if it still has this header: its tags are no more.
+    Bury {
+        /// The whole header.
+        head: Bytes,
     },
     /// EXPIRE, PERSIST, GETEX.
     Expire {
@@ -165,7 +174,7 @@ pub enum Applied {
         /// With `want_old`: what there was.
         old: Option<Value>,
     },
-    /// Of a Delete.
+    /// Of a Delete or Bury.
     Deleted {
         /// The key was there.
         existed: bool,
@@ -192,7 +201,7 @@ pub enum Applied {
 /// The present entry of a key, not expired.
 #[derive(Debug, Clone, Copy)]
 pub struct Present<'a> {
-    /// Its value.
+    /// All that is stored of it.
     pub value: &'a [u8],
     /// When it expires; `None` never.
     pub expires_at: Option<UnixMs>,
@@ -203,7 +212,7 @@ pub struct Present<'a> {
 pub enum Change {
     /// Nothing changes.
     Keep,
-    /// This value and expiry.
+    /// Store this, with this expiry.
     Put(Bytes, Option<UnixMs>),
     /// The same value with this expiry.
     Reexpire(Option<UnixMs>),
@@ -216,12 +225,29 @@ pub enum Change {
 /// # Errors
 /// `NotANumber`, `Overflow`, `TooLarge`; nothing changes then.
 pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(Change, Applied)> {
+    let (head, payload) = present.map_or((&b""[..], &b""[..]), |p| codec::split(p.value));
+    let present = present.map(|p| Present { value: payload, ..p });
+    let (change, applied) = apply_to_payload(op, head, present, now)?;
+    let is_payload = !matches!(op, Op::Set { .. });
+    Ok(match change {
+        Change::Put(payload, expires_at) if is_payload => {
+            (Change::Put(codec::joined(head, payload), expires_at), applied)
+        }
+        Change::Put(..) | Change::Keep | Change::Reexpire(_) | Change::Remove => (change, applied),
+    })
+}
+
+fn apply_to_payload(op: &Op, head: &[u8], present: Option<Present<'_>>, now: UnixMs) -> Result<(Change, Applied)> {
     match op {
         Op::Set { value, expiry, condition, want_old } => Ok(set(value, *expiry, condition, *want_old, present, now)),
         Op::Delete { want_old } => {
             let old = present.filter(|_| *want_old).map(|p| copied(p.value));
             let change = if present.is_some() { Change::Remove } else { Change::Keep };
             Ok((change, Applied::Deleted { existed: present.is_some(), old }))
+        }
+        Op::Bury { head: dead } => {
+            let existed = !dead.is_empty() && head == dead;
+            Ok((if existed { Change::Remove } else { Change::Keep }, Applied::Deleted { existed, old: None }))
         }
         Op::Expire { expiry, only, want_value } => Ok(expire(*expiry, *only, *want_value, present, now)),
         Op::Increment { delta, life_if_new } => increment(*delta, *life_if_new, present, now),

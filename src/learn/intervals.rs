@@ -381,11 +381,11 @@ mod tests {
         assert!(intervals.advice(&SETTINGS).is_empty(), "no key was read twice");
     }
 
-    /// Changes of one key that is read each second for ten minutes, where each minute `what` happens.
+    /// Changes of one of three keys that are read each second for ten minutes, where each minute `what` happens to it.
     fn changes(what: impl Fn(&mut Intervals, u64)) -> Option<f64> {
         let mut intervals = Intervals::default();
         for second in 0..600 {
-            note(&mut intervals, 1, HIT, second);
+            (1..4).for_each(|number| note(&mut intervals, number, HIT, second));
             if second % 60 == 30 {
                 what(&mut intervals, second);
             }

@@ -13,7 +13,6 @@ mod batch;
 use std::{
     future::poll_fn,
     io,
-    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context as TaskContext, Poll, ready},
@@ -22,7 +21,6 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     sync::watch,
     time::Instant,
 };
@@ -35,7 +33,12 @@ use super::{
     session::Session,
     stop::Stop,
 };
-use crate::{clock::Tick, model::KEY_MAX_BYTES, node::Held};
+use crate::{
+    clock::Tick,
+    model::KEY_MAX_BYTES,
+    node::Held,
+    socket::{Ends, Socket},
+};
 
 /// A client whose replies exceed this is closed at once.
 pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
@@ -49,6 +52,8 @@ const OUTPUT_OVERLOADED_BYTES: usize = 64 * 1024;
 const AUTH_TIME: Duration = Duration::from_secs(5);
 /// Reads from the socket after the stop: what was received by then is answered.
 const LAST_READS_MAX: usize = 64;
+/// A client that is busy has read its last replies by then; one that idles does not notice, and is not waited for longer.
+const LINGER: Duration = Duration::from_millis(250);
 /// Buffers up to this size are not counted as bytes under way: the limit on connections bounds them.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 
@@ -57,15 +62,18 @@ const PROTECTED: &str = "DENIED Terrace is running in protected mode because no 
                          resp.protected_mode = false if the network is trusted.";
 
 /// Serves one connection until it ends; after `stop` turns true it answers what was received and ends.
-pub async fn serve(stream: TcpStream, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    let mut connection = Connection::new(stream, Arc::new(edge.for_connection()), stop, peer, local);
-    let ended = connection.run(peer).await;
-    tracing::debug!(%peer, ?ended, "RESP connection ended");
+pub async fn serve(stream: Socket, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
+    let Ok(ends) = stream.ends() else { return };
+    let mut connection = Connection::new(stream, Arc::new(edge.for_connection()), stop, &ends);
+    let ended = connection.run(ends.is_here).await;
+    if ended.is_ok() && connection.stop.is_wanted() {
+        connection.stream.linger(LINGER).await;
+    }
+    tracing::debug!(peer = ends.peer, ?ended, "RESP connection ended");
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     edge: Arc<Edge>,
     requests: Requests,
     reply: Reply,
@@ -100,15 +108,9 @@ enum Event {
 }
 
 impl Connection {
-    fn new(
-        stream: TcpStream,
-        edge: Arc<Edge>,
-        stop: watch::Receiver<bool>,
-        peer: SocketAddr,
-        local: SocketAddr,
-    ) -> Self {
+    fn new(stream: Socket, edge: Arc<Edge>, stop: watch::Receiver<bool>, ends: &Ends) -> Self {
         let now = edge.cache.now();
-        let mut session = Session::new(&edge.shared, peer.to_string(), local.to_string(), now);
+        let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), now);
         session.authenticated = edge.settings.load().password.is_none();
         let auth_deadline = (!session.authenticated).then(|| Instant::now() + AUTH_TIME);
         Self {
@@ -130,8 +132,8 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, peer: SocketAddr) -> io::Result<()> {
-        if is_refused(&self.edge.settings.load(), peer.ip()) {
+    async fn run(&mut self, is_here: bool) -> io::Result<()> {
+        if is_refused(&self.edge.settings.load(), is_here) {
             self.reply.error(PROTECTED);
             return self.flush_and_close().await;
         }
@@ -343,8 +345,8 @@ impl Connection {
 }
 
 /// Protected mode: without a password only this machine is served.
-fn is_refused(settings: &Settings, peer: IpAddr) -> bool {
-    settings.protected_mode && settings.password.is_none() && !peer.to_canonical().is_loopback()
+fn is_refused(settings: &Settings, is_here: bool) -> bool {
+    settings.protected_mode && settings.password.is_none() && !is_here
 }
 
 #[cfg(test)]
@@ -374,12 +376,10 @@ mod tests {
             value_max: 1,
             in_flight_max: 1,
         };
-        let refused = |settings: &Settings, peer: &str| is_refused(settings, peer.parse().unwrap());
-        for (peer, wanted) in [("127.0.0.1", false), ("::1", false), ("::ffff:127.0.0.1", false), ("10.0.0.1", true)] {
-            assert_eq!(refused(&settings, peer), wanted, "{peer}");
-        }
+        assert!(!is_refused(&settings, true));
+        assert!(is_refused(&settings, false));
         let with_password = Settings { password: Some(Secret(b"x".to_vec())), ..settings.clone() };
-        assert!(!refused(&with_password, "10.0.0.1"));
-        assert!(!refused(&Settings { protected_mode: false, ..settings }, "10.0.0.1"));
+        assert!(!is_refused(&with_password, false));
+        assert!(!is_refused(&Settings { protected_mode: false, ..settings }, false));
     }
 }

@@ -29,10 +29,20 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     }
     let took_ns = stopwatch_ns().saturating_sub(begun_ns);
     let failed = cx.count_error() || failed;
+    if edge.node.sampled.draw(1) {
+        tell(found.row.name, 1, failed, took_ns);
+    }
     let calls = cx.session.counters.of(found.number);
     calls.record(took_ns, 1);
     if failed {
         calls.failed.fetch_add(1, Relaxed);
     }
     edge.shared.slow.note(found.row, args, took_ns / 1000, &cx.session.client, || edge.cache.core().clock().unix());
+}
+
+/// Logs a request that was drawn, or a run of the same ones. Never a key or a value.
+#[cold]
+pub(super) fn tell(command: &str, requests: u64, failed: bool, took_ns: u64) {
+    let took_us = took_ns / 1000;
+    tracing::info!(target: "terrace::request", port = "resp", command, requests, failed, took_us, "request");
 }

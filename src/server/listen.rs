@@ -1,10 +1,15 @@
 //! Binding ports, and accepting on them with caps and back-off.
 
 use std::{
-    fs::File,
+    fs::{self, File, Permissions},
     future::Future,
     io,
-    net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,35 +17,45 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::sync::{mpsc, watch};
 
 use super::StartError;
+use crate::socket::{Listener, Socket as Connection};
 
 /// Connections the kernel holds for us until we accept them.
-const BACKLOG: i32 = 1024;
+const BACKLOG: u16 = 1024;
 /// Dead peers are noticed after this long without traffic.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
 
+/// Who may connect to a Unix socket: its owner and its group, as containers of one pod share a group.
+const UNIX_MODE: u32 = 0o660;
+
 /// The sockets of one port, one for each worker.
 #[derive(Debug)]
 pub(super) struct Port {
-    pub(super) address: SocketAddr,
-    sockets: Vec<StdListener>,
+    /// As it is printed.
+    pub(super) address: String,
+    sockets: Vec<Socket>,
+    /// The path that is ours to remove.
+    path: Option<BoundPath>,
 }
 
 impl Port {
-    /// Binds `address` (`host:port`, or `:port` for all interfaces) for `workers`.
-    ///
+    /// Binds `address` (`host:port`, `:port` for all interfaces, or `unix:/path`) for `workers`.
+    pub(super) fn bind(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
+        match address.strip_prefix("unix:") {
+            Some(path) => Self::bind_path(name, Path::new(path), workers),
+            None => Self::bind_tcp(name, address, workers, expose),
+        }
+    }
+
     /// The address is bound once without `SO_REUSEPORT`: that reports a port in use, which sockets that share a port
     /// never would, and with port 0 the kernel chooses once.
-    pub(super) fn bind(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
+    fn bind_tcp(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
         let wanted = resolve(name, address)?;
         if !wanted.ip().is_loopback() && !expose {
             return Err(StartError::Config(format!(
@@ -51,22 +66,99 @@ impl Port {
         let probe = socket(wanted, false).map_err(fault)?;
         let address = probe.local_addr().map_err(fault)?.as_socket().unwrap_or(wanted);
         drop(probe);
-        let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket(address, true).map(Into::into)).collect();
-        Ok(Self { address, sockets: sockets.map_err(fault)? })
+        let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket(address, true)).collect();
+        Ok(Self { address: address.to_string(), sockets: sockets.map_err(fault)?, path: None })
     }
 
-    /// Shares a listener that was passed in.
-    pub(super) fn shared(name: &str, listener: &StdListener, workers: usize) -> Result<Self, StartError> {
+    fn bind_path(name: &str, path: &Path, workers: usize) -> Result<Self, StartError> {
+        let fault =
+            |error: io::Error| StartError::Port(format!("cannot bind {name} to unix:{}: {error}", path.display()));
+        let (socket, bound) = BoundPath::listen(path).map_err(fault)?;
+        let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket.try_clone()).collect();
+        let address = format!("unix:{}", path.display());
+        Ok(Self { address, sockets: sockets.map_err(fault)?, path: Some(bound) })
+    }
+
+    /// Shares a listener that was passed in. A path of it is not ours to remove.
+    pub(super) fn shared(name: &str, listener: &OwnedFd, workers: usize) -> Result<Self, StartError> {
         let fault = |error: io::Error| StartError::Port(format!("cannot share the {name} listener passed in: {error}"));
-        listener.set_nonblocking(true).map_err(fault)?;
-        let address = listener.local_addr().map_err(fault)?;
-        let sockets: io::Result<Vec<_>> = (0..workers).map(|_| listener.try_clone()).collect();
-        Ok(Self { address, sockets: sockets.map_err(fault)? })
+        let socket = Socket::from(listener.try_clone().map_err(fault)?);
+        socket.set_nonblocking(true).map_err(fault)?;
+        let address = socket.local_addr().map_err(fault)?;
+        let address = match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, Some(path)) => format!("unix:{}", path.display()),
+            (None, None) => return Err(fault(io::Error::other("it is neither TCP nor a Unix socket with a path"))),
+        };
+        let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket.try_clone()).collect();
+        Ok(Self { address, sockets: sockets.map_err(fault)?, path: None })
     }
 
     /// The socket of the next worker.
-    pub(super) fn take(&mut self) -> Option<StdListener> {
+    pub(super) fn take(&mut self) -> Option<Socket> {
         self.sockets.pop()
+    }
+
+    /// Removes the path of a Unix socket, so that the next server may bind it. Before the socket is closed: afterwards the
+    /// path could be another's already.
+    pub(super) fn remove_path(&mut self) {
+        drop(self.path.take());
+    }
+}
+
+/// The path of a Unix socket that this process made; it goes when this is dropped, unless another stands there.
+#[derive(Debug)]
+struct BoundPath {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl BoundPath {
+    fn listen(path: &Path) -> io::Result<(Socket, Self)> {
+        remove_left_over(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        let bound = Self { path: path.to_owned(), identity: identity(path)? };
+        fs::set_permissions(path, Permissions::from_mode(UNIX_MODE))?;
+        socket.listen(BACKLOG.into())?;
+        Ok((socket, bound))
+    }
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|there| there == self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "the socket stays behind");
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let there = fs::symlink_metadata(path)?;
+    Ok((there.dev(), there.ino()))
+}
+
+/// Removes the socket of a server that was killed. One that somebody listens on, and what is no socket, stays and is an
+/// error.
+fn remove_left_over(path: &Path) -> io::Result<()> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !there.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket"));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Also when its queue is full.
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
 
@@ -86,7 +178,7 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if reuse_port {
-        socket.listen(BACKLOG)?;
+        socket.listen(BACKLOG.into())?;
     }
     Ok(socket)
 }
@@ -106,7 +198,7 @@ pub(super) struct Caps {
 
 impl Caps {
     /// Counts a connection, or refuses it.
-    fn admit(&self, stream: &TcpStream) -> Option<Counted> {
+    fn admit(&self, stream: &Connection) -> Option<Counted> {
         if self.open.fetch_add(1, Relaxed) < self.max {
             return Some(Counted(Arc::clone(&self.open)));
         }
@@ -128,37 +220,46 @@ impl Drop for Counted {
 }
 
 /// Accepts until `stop` turns true, then waits for what runs. `serve` makes the task of one connection.
+///
+/// What the kernel has accepted for us by then is served as well: its client has been told that it is connected, may have
+/// sent a request, and would only see a reset. Connections that come still later are refused, which says so.
 pub(super) async fn accept<F>(
-    listener: TcpListener,
+    listener: Listener,
     caps: Caps,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(TcpStream) -> F,
+    serve: impl Fn(Connection) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     // Each connection holds a sender; the channel closes when the last has ended.
-    let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
-    let mut acceptor = Acceptor::new(listener);
-    loop {
-        let stream = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            stream = acceptor.next() => stream,
-        };
-        let Some(counted) = caps.admit(&stream) else { continue };
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    let begin = |stream: Connection, alive: &mpsc::Sender<()>| {
+        let Some(counted) = caps.admit(&stream) else { return };
         prepare(&stream);
         let (task, alive) = (serve(stream), alive.clone());
         tokio::spawn(async move {
             task.await;
             drop((counted, alive));
         });
+    };
+    let mut acceptor = Acceptor::new(listener);
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            stream = acceptor.next() => begin(stream, &alive),
+        }
     }
-    drop((alive, acceptor));
+    for stream in acceptor.listener.close(BACKLOG.into()) {
+        begin(stream, &alive);
+    }
+    drop(alive);
     // Nothing is ever sent: this ends when all connections have.
     let _closed = ended.recv().await;
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &Connection) {
+    let Connection::Tcp(stream) = stream else { return };
     let socket = SockRef::from(stream);
     // A connection on which these fail is already broken; its first read says so.
     let _nodelay = socket.set_tcp_nodelay(true);
@@ -167,7 +268,7 @@ fn prepare(stream: &TcpStream) {
 
 /// Accepts, and stays calm when it cannot.
 struct Acceptor {
-    listener: TcpListener,
+    listener: Listener,
     backoff: Duration,
     /// Given up to accept and close one connection when the file table is full, so that its client is not left
     /// hanging.
@@ -175,14 +276,14 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(listener: TcpListener) -> Self {
+    fn new(listener: Listener) -> Self {
         Self { listener, backoff: BACKOFF_MIN, spare: spare() }
     }
 
-    async fn next(&mut self) -> TcpStream {
+    async fn next(&mut self) -> Connection {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     self.backoff = BACKOFF_MIN;
                     return stream;
                 }

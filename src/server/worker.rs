@@ -1,10 +1,9 @@
 //! One worker: a thread with its own runtime, connections, and L2 connections, so that a request wakes no other thread.
 
-use std::{net::TcpListener as StdListener, sync::Arc, thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
@@ -19,6 +18,7 @@ use crate::{
     grpc,
     node::{Node, Pulse},
     resp,
+    socket::Listener,
 };
 
 /// Often enough that a worker that hangs is seen within seconds, and nothing in cost.
@@ -42,8 +42,8 @@ pub(super) struct Plan {
 pub(super) fn start(
     number: usize,
     plan: Plan,
-    grpc: StdListener,
-    resp: StdListener,
+    grpc: socket2::Socket,
+    resp: socket2::Socket,
     ready: impl FnOnce() + Send + 'static,
 ) -> Result<thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,8 +56,8 @@ pub(super) fn start(
         .map_err(|error| StartError::Port(format!("cannot start a worker thread: {error}")))
 }
 
-async fn run(plan: Plan, grpc: StdListener, resp: StdListener, ready: impl FnOnce()) {
-    let (grpc, resp) = match (TcpListener::from_std(grpc), TcpListener::from_std(resp)) {
+async fn run(plan: Plan, grpc: socket2::Socket, resp: socket2::Socket, ready: impl FnOnce()) {
+    let (grpc, resp) = match (Listener::adopt(grpc), Listener::adopt(resp)) {
         (Ok(grpc), Ok(resp)) => (grpc, resp),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "a worker cannot listen");
@@ -81,7 +81,7 @@ async fn beat(pulse: Pulse, cache: Cache) {
     }
 }
 
-async fn serve_grpc(plan: &Plan, cache: Cache, listener: TcpListener) {
+async fn serve_grpc(plan: &Plan, cache: Cache, listener: Listener) {
     let edge = Arc::new(grpc::Edge { cache, node: Arc::clone(&plan.node), settings: Arc::clone(&plan.grpc) });
     let stop = plan.stop.clone();
     let caps = Caps {
@@ -94,7 +94,7 @@ async fn serve_grpc(plan: &Plan, cache: Cache, listener: TcpListener) {
     accept(listener, caps, stop.clone(), serve).await;
 }
 
-async fn serve_resp(plan: &Plan, cache: Cache, listener: TcpListener) {
+async fn serve_resp(plan: &Plan, cache: Cache, listener: Listener) {
     let edge = Arc::new(resp::Edge {
         cache,
         node: Arc::clone(&plan.node),

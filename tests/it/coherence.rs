@@ -6,7 +6,7 @@
 use std::{thread::sleep, time::Duration};
 
 use redis::{Commands, Connection, Value};
-use terrace::proto::GetStatsResponse;
+use terrace::{l2::codec, proto::GetStatsResponse};
 use tokio::time::Instant;
 
 use crate::{
@@ -83,9 +83,17 @@ fn all_show_what_redis_has(nodes: &[Terrace], straight: Straight) {
         get.arg(&key);
         eventually("all nodes show what Redis has", || {
             let Ok(truth) = runtime.block_on(way.ask(key.as_bytes(), &get)) else { return false };
-            through.iter_mut().all(|node| node.get::<_, Value>(&key).is_ok_and(|value| value == truth))
+            through.iter_mut().all(|node| node.get::<_, Value>(&key).is_ok_and(|value| shows(&value, &truth)))
         });
     }
+}
+
+/// Whether a node that has heard all shows `value` where Redis has `truth`. An entry with tags is shown or, if they are gone,
+/// not there.
+fn shows(value: &Value, truth: &Value) -> bool {
+    let Value::BulkString(bytes) = truth else { return value == truth };
+    let (head, payload) = codec::split(bytes);
+    *value == Value::BulkString(payload.to_vec()) || !head.is_empty() && *value == Value::Nil
 }
 
 fn conclude(nodes: &[Terrace], checker: Checker, schedule: &Schedule, spent: Duration) {

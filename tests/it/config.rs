@@ -129,7 +129,7 @@ fn a_value_that_cannot_be_is_refused_with_what_could_be() {
         ("grpc.addr", "127.0.0.1:70000", "\"70000\" is not a port from 0 to 65535"),
         ("grpc.addr", "127.0.0.256:7400", "is not host:port"),
         ("grpc.addr", "::1:7400", "is not host:port"),
-        ("grpc.addr", "unix:/run/terrace", "Unix sockets are not available yet"),
+        ("grpc.addr", "unix:terrace", "is not the whole path of a socket"),
         ("l2.url", "memcached://a", "another scheme"),
         ("l2.url", "embedded:", "is not redis://"),
         ("l2.url", "redis://", "Redis URL is not acceptable"),

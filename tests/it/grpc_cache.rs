@@ -25,7 +25,7 @@ fn with_client<F: Future<Output = ()>>(test: impl FnOnce(Client) -> F) {
 }
 
 fn set(key: &'static str, value: &'static str) -> SetRequest {
-    SetRequest { key: key.into(), value: value.into(), ttl_ms: None, condition: None }
+    SetRequest { key: key.into(), value: value.into(), ..SetRequest::default() }
 }
 
 fn get(key: &'static str) -> GetRequest {

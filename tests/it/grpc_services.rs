@@ -4,7 +4,10 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use terrace::{
     grpc::client::{AdminClient, CacheClient, InsightClient},
-    proto::{self, GetConfigRequest, GetRequest, GetStatsRequest, ScanKeysRequest, SetRequest, TierSelection},
+    proto::{
+        self, FlushAll, FlushRequest, GetConfigRequest, GetRequest, GetStatsRequest, ScanKeysRequest, SetRequest,
+        TierSelection, flush_request::Keys,
+    },
 };
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -192,5 +195,37 @@ fn the_configuration_is_shown_with_its_sources() {
         let entries = admin.get_config(GetConfigRequest {}).await.unwrap().into_inner().entries;
         assert_eq!(entries.len(), 1);
         assert_eq!((entries[0].key.as_str(), entries[0].source.as_str()), ("l1.size", "flag --l1-size"));
+    });
+}
+
+#[test]
+fn a_flush_removes_what_is_said_twice() {
+    let server = Terrace::start(config());
+    block_on(async {
+        let channel = connect(server.grpc()).await;
+        let mut cache = CacheClient::new(channel.clone());
+        let mut admin = AdminClient::new(channel);
+        for key in ["a*:1", "a*:2", "ab:1", "b"] {
+            cache.set(SetRequest { key: key.into(), ..SetRequest::default() }).await.unwrap();
+        }
+        let all = || Some(Keys::All(FlushAll {}));
+        let prefix = |prefix: &'static str| Some(Keys::Prefix(prefix.into()));
+        for (keys, confirm, told) in [
+            (None, "", "all"),
+            (all(), "", "flush all"),
+            (all(), "a*", "flush all"),
+            (prefix("a*"), "flush all", "a*"),
+            (prefix(""), "", "all"),
+            (prefix("__terrace:"), "__terrace:", "reserved"),
+        ] {
+            let status = admin.flush(FlushRequest { keys, confirm: confirm.into() }).await.expect_err("it is refused");
+            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+            assert!(status.message().contains(told), "{status}");
+        }
+        assert_eq!(scan(&mut admin, ScanKeysRequest::default()).await.unwrap().len(), 4);
+        admin.flush(FlushRequest { keys: prefix("a*"), confirm: "a*".into() }).await.unwrap();
+        assert_eq!(scan(&mut admin, ScanKeysRequest::default()).await.unwrap(), ["ab:1", "b"]);
+        admin.flush(FlushRequest { keys: all(), confirm: "flush all".into() }).await.unwrap();
+        assert!(scan(&mut admin, ScanKeysRequest::default()).await.unwrap().is_empty());
     });
 }

@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// Sends bytes, returns all that comes until the server closes.
-fn exchange(address: &str, request: &[u8]) -> String {
+pub(crate) fn exchange(address: &str, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request).unwrap();
@@ -118,8 +118,10 @@ fn the_page_tells_what_happened_as_get_stats_does() {
         for (name, value) in shared_numbers(&stats) {
             assert_eq!(page.get(name), Some(&(value as f64)), "{name}");
         }
-        assert!(page["terrace_l2_calls_total{call=\"read\"}"] >= 1.0);
-        assert!(page["terrace_l2_latency_seconds{call=\"read\",quantile=\"0.99\"}"] > 0.0);
+        let of_reads = |name: &str| page[&format!("terrace_l2_call_seconds_{name}")];
+        assert!(of_reads("count{call=\"read\"}") >= 1.0 && of_reads("sum{call=\"read\"}") > 0.0);
+        assert_eq!(of_reads("bucket{call=\"read\",le=\"+Inf\"}"), of_reads("count{call=\"read\"}"));
+        assert!(of_reads("bucket{call=\"read\",le=\"1\"}") >= of_reads("bucket{call=\"read\",le=\"0.00005\"}"));
         assert!(page["process_resident_memory_bytes"] > 1e6 && page["process_open_fds"] > 3.0);
     });
 }
@@ -178,11 +180,13 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         let kind = match metric.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         assert!(page.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{} is missing", metric.name);
         assert!(page.contains(&format!("# HELP {} {}\n", metric.name, metric.doc)), "{} is unexplained", metric.name);
         assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
-        let labels = page.lines().find(|line| line.starts_with(&format!("{}{{", metric.name)));
+        let series = if metric.kind == Kind::Histogram { "_count{" } else { "{" };
+        let labels = page.lines().find(|line| line.starts_with(&format!("{}{series}", metric.name)));
         for label in metric.labels {
             assert!(labels.is_some_and(|line| line.contains(&format!("{label}=\""))), "{} lacks {label}", metric.name);
         }

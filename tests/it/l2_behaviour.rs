@@ -5,6 +5,7 @@
 mod bans;
 pub(crate) mod embedded;
 mod expiry;
+mod heads;
 mod keys;
 mod none;
 mod numbers;
@@ -158,7 +159,11 @@ macro_rules! behaviour {
                 numbers::increment, numbers::increment_refuses, numbers::increment_float,
                 numbers::increment_float_refuses,
                 keys::count_and_clear, keys::random_key, keys::scan_finds_all, keys::scan_patterns,
-                keys::scan_of_a_changing_store, keys::unknown_cursors_begin_again, keys::scan_types, keys::describe
+                keys::scan_of_a_changing_store, keys::unknown_cursors_begin_again, keys::scan_types, keys::describe,
+                heads::reads_show_payloads, heads::writes_act_on_payloads, heads::sums_keep_their_digits_and_refusals,
+                heads::batches_act_on_payloads, heads::sets_replace_headers, heads::lives_stay,
+                heads::what_becomes_like_a_header_stays_a_value, heads::limits_are_of_payloads,
+                heads::a_burial_removes_only_what_it_names
             }
         }
     };

@@ -205,11 +205,11 @@ async fn descriptions_read_no_value() {
     let expected = [TypeName::String, TypeName::List, TypeName::Set, TypeName::ZSet, TypeName::Hash, TypeName::Stream];
     assert_eq!(names[..6], expected.map(Some));
     assert_eq!(names[6], None);
-    let string = found[0].unwrap();
+    let string = found[0].clone().unwrap();
     assert_eq!(string.size_bytes, 3);
     assert!(matches!(string.life, Life::For(left) if left <= Duration::from_secs(60)));
     assert_eq!(string.expires_at_ms, Some(server.ask::<u64>(&[b"PEXPIRETIME", b"s"])));
-    let list = found[1].unwrap();
+    let list = found[1].clone().unwrap();
     assert_eq!((list.life, list.expires_at_ms, list.size_bytes), (Life::Forever, None, 0));
 }
 

@@ -72,7 +72,7 @@ fn other_machines_are_let_in_only_when_that_is_said() {
 fn a_listener_that_was_passed_in_is_shared() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let passed = Passed { resp: Some(listener), ..Passed::default() };
+    let passed = Passed { resp: Some(listener.into()), ..Passed::default() };
     let server = Server::bind_with(config(), Vec::new(), Clock::real(), &passed).expect("it binds");
     drop(passed);
     let server = Terrace::run(server);

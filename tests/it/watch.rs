@@ -85,12 +85,9 @@ fn node_over(redis: &RedisServer) -> Terrace {
 async fn begun(node: &Terrace, request: WatchRequest) -> Streaming<WatchResponse> {
     let mut stream = watch(node, request).await.unwrap();
     assert!(matches!(next(&mut stream).await.1, News::Started(started) if !started.resumed));
-    loop {
-        match next(&mut stream).await.1 {
-            News::Heartbeat(_) => return stream,
-            other => panic!("{other:?} before anything changed"),
-        }
-    }
+    // Redis may still tell of what was before, and a busy machine may lose a second.
+    while !matches!(next(&mut stream).await.1, News::Heartbeat(_)) {}
+    stream
 }
 
 async fn changes_are_told_with_what_is_known_of_them(node: &Terrace) {
@@ -103,6 +100,9 @@ async fn changes_are_told_with_what_is_known_of_them(node: &Terrace) {
     run(&mut client, "DEL k");
     let deleted = event(&mut stream, |event| is_key(event, "k") && event.cause() == WatchCause::Deleted).await;
     assert!(deleted.sequence > written.sequence, "numbers rise");
+    run(&mut client, "TERRACE.INVALIDATE PATTERN us?r:*");
+    let pattern = Subject::Pattern(Bytes::from_static(b"us?r:*"));
+    event(&mut stream, |event| event.subject.as_ref() == Some(&pattern)).await;
     run(&mut client, "FLUSHDB");
     event(&mut stream, |event| matches!(event.subject, Some(Subject::Everything(_)))).await;
 }
@@ -157,9 +157,15 @@ fn only_the_prefixes_asked_for_are_told_and_numbers_say_what_was_passed_over() {
         for line in ["SET users:1 v", "SET user:1 v", "SET xuser:1 v", "SET page: v"] {
             run(&mut client, line);
         }
-        let (first, second) = (event(&mut stream, |_| true).await, event(&mut stream, |_| true).await);
-        assert!(is_key(&first, "user:1") && is_key(&second, "page:"), "{first:?} {second:?}");
-        assert_eq!(second.sequence - first.sequence, 2, "one was passed over");
+        // They may come in one message or in two.
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            let (_, news) = next_news(&mut stream).await;
+            let News::Events(events) = news else { panic!("{news:?}") };
+            told.extend(events.events);
+        }
+        assert!(is_key(&told[0], "user:1") && is_key(&told[1], "page:"), "{told:?}");
+        assert_eq!(told[1].sequence - told[0].sequence, 2, "one was passed over");
     });
 }
 

@@ -25,6 +25,8 @@ pub fn config() -> Config {
     config.resp.addr = "127.0.0.1:0".into();
     config.http.addr = "127.0.0.1:0".into();
     config.l2.url = "none".into();
+    // Servers of one process would write them into one folder.
+    config.data.hot_keys = 0;
     config
 }
 

@@ -148,7 +148,7 @@ impl Lane {
 
     async fn set(&mut self, key: Bytes, size: u64, ttl_ms: Option<u64>, parent: Option<&TraceParent>) {
         let ttl_ms = ttl_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
-        let set = SetRequest { key, value: self.value(size), ttl_ms, condition: None };
+        let set = SetRequest { key, value: self.value(size), ttl_ms, ..SetRequest::default() };
         match self.client.set(with_parent(set, parent)).await {
             Ok(_) => self.tally.bytes += size,
             // A policy of the server's own for such keys.

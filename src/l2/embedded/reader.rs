@@ -19,7 +19,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName},
+    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName, codec},
     model::{Key, Life, Value},
 };
 
@@ -100,11 +100,9 @@ impl Shared {
         let now = self.clock.unix();
         let value_max = self.tunables.value_max();
         self.read_records(keys, |record| {
-            if record.value.len() > value_max {
-                return Err(too_large(record.value.len(), value_max));
-            }
             let life = if with_life { life(&record, now) } else { Life::Forever };
-            Ok(Stored { value: Value::from(record.value), life })
+            let value = codec::opened(Value::from(record.value));
+            if value.len() > value_max { Err(too_large(value.len(), value_max)) } else { Ok(Stored { value, life }) }
         })
     }
 
@@ -114,8 +112,9 @@ impl Shared {
             Ok(Described {
                 life: life(&record, now),
                 expires_at_ms: record.expires_at.map(|at| at.0),
-                size_bytes: record.value.len() as u64,
+                size_bytes: codec::split(&record.value).1.len() as u64,
                 type_name: TypeName::String,
+                head: Bytes::copy_from_slice(codec::split(&record.value).0),
             })
         })
     }

@@ -92,7 +92,7 @@ pub(super) fn decode_ban(row: &[u8], bytes: &[u8]) -> Result<Ban> {
 
 /// Whether one of `bans` hides a record.
 pub(super) fn is_hidden(bans: &[Arc<Ban>], record: &Record) -> bool {
-    bans.iter().any(|ban| record.written < ban.number && ban.glob.matches(&record.key))
+    bans.iter().any(|ban| record.written < ban.number && ban.matches(&record.key))
 }
 
 /// What is in the store, kept beside it in the same commits.

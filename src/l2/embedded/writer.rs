@@ -408,7 +408,7 @@ fn size(ops: &[(Key, Op)]) -> usize {
     let of = |op: &Op| match op {
         Op::Set { value, .. } => value.len(),
         Op::Append { suffix: bytes, .. } | Op::SetRange { bytes, .. } => bytes.len(),
-        Op::Delete { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
+        Op::Delete { .. } | Op::Bury { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
     };
     ops.iter().map(|(key, op)| key.len() + of(op)).sum()
 }

@@ -669,7 +669,7 @@ fn depends_on_old(op: &Op, batch: Batch) -> bool {
         Op::Set { condition: Condition::Always, want_old: false, expiry, .. } => {
             batch == Batch::Atomic || matches!(expiry, SetExpiry::Keep { .. })
         }
-        Op::Delete { want_old: false } => false,
+        Op::Delete { want_old: false } | Op::Bury { .. } => false,
         Op::Set { .. }
         | Op::Delete { .. }
         | Op::Expire { .. }

@@ -58,7 +58,8 @@ use self::{
     group::{Group, GroupSettings},
     lane::{Access, Commands, Replies},
     ops::Reading,
-    route::Answered,
+    read::Look,
+    route::{Answered, Unit},
     scripts::By,
     tls::{Tls, TlsFiles},
     topology::{Map, Primary, Topology},
@@ -75,7 +76,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{CacheError, Result},
+    error::{CacheError, Kind, Result},
     glob::Glob,
     model::Key,
 };
@@ -314,6 +315,28 @@ impl RedisBackend {
         Ok(page)
     }
 
+    async fn describe_with(
+        &self,
+        keys: &[Key],
+        look: Look,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Option<Described>>> {
+        let questions = read::description_questions(keys, look);
+        if self.is_spread() || !open.is_empty() {
+            let answers = self.ask_each(keys, questions, open, deadline).await;
+            let one = |answer: Result<Option<Answered>>| match answer? {
+                Some(answered) => read::descriptions(answered.replies, look).pop().unwrap_or(Ok(None)),
+                None => Ok(None),
+            };
+            return answers.into_iter().map(one).collect();
+        }
+        match self.ask(questions, Access::Read, deadline).await {
+            Ok(replies) => read::descriptions(replies, look),
+            Err(error) => fail_all(keys.len(), &error),
+        }
+    }
+
     async fn apply_under(
         &self,
         ops: &[(Key, Op)],
@@ -325,9 +348,33 @@ impl RedisBackend {
             _ if ops.is_empty() => Vec::new(),
             Batch::Atomic if self.is_spread() => self.apply_atomically_spread(ops, open, deadline).await,
             Batch::Atomic => self.apply_atomically(ops, open, deadline).await,
-            Batch::Independent if self.is_spread() => self.apply_each_spread(ops, open, deadline).await,
-            Batch::Independent => self.apply_each(ops, open, deadline).await,
+            Batch::Independent => {
+                let results = if self.is_spread() {
+                    self.apply_each_spread(ops, open, deadline).await
+                } else {
+                    self.apply_each(ops, open, deadline).await
+                };
+                self.behind_head(ops, results, deadline).await
+            }
         }
+    }
+
+    /// Redis's INCRBY takes a payload behind a header for no number: then a script that knows headers adds.
+    async fn behind_head(
+        &self,
+        ops: &[(Key, Op)],
+        results: Vec<Result<Applied>>,
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        let is_no_number = |result: &Result<Applied>| matches!(result, Err(error) if error.kind() == Kind::NotANumber);
+        let ([(key, op)], [result]) = (ops, &results[..]) else { return results };
+        let Some((command, reading)) = ops::behind_head(key, op).filter(|_| is_no_number(result)) else {
+            return results;
+        };
+        let mut answers = self.ask_units(vec![Unit::new(key, vec![command])], Access::Write, deadline).await;
+        let reply = answers.pop().and_then(|answer| answer.map(|mut answered| answered.replies.pop()).transpose());
+        let reply = reply.unwrap_or_else(|| Err(errors::unexpected("a script")));
+        vec![reply.and_then(|reply| ops::read(reading, reply))]
     }
 
     async fn apply_each(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
@@ -404,7 +451,7 @@ fn executed(replies: Replies, count: usize) -> Result<Vec<Reply>> {
 }
 
 fn compile(ops: &[(Key, Op)], by: By) -> (Commands, Vec<Reading>) {
-    ops.iter().map(|(key, op)| ops::command(key, op, by)).unzip()
+    ops.iter().map(|(key, op)| ops::command(key, op, by, ops.len() == 1)).unzip()
 }
 
 fn fail_all<T>(count: usize, error: &CacheError) -> Vec<Result<T>> {
@@ -479,19 +526,16 @@ impl Backend for RedisBackend {
                 Ok(known) => known,
                 Err(error) => return fail_all(keys.len(), &error),
             };
-            let questions = read::description_questions(keys);
-            if self.is_spread() || known.open.is_some() {
-                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
-                let one = |answer: Result<Option<Answered>>| match answer? {
-                    Some(answered) => read::descriptions(answered.replies).pop().unwrap_or(Ok(None)),
-                    None => Ok(None),
-                };
-                return answers.into_iter().map(one).collect();
+            let mut described = self.describe_with(keys, Look::Mark, known.open(), deadline).await;
+            // Headers are rare, so their bytes are asked for only where one begins; with all else, which may have changed.
+            let is_marked = |at: &usize| matches!(&described[*at], Ok(Some(known)) if !known.head.is_empty());
+            let marked: Vec<usize> = (0..keys.len()).filter(is_marked).collect();
+            if !marked.is_empty() {
+                let keys: Vec<Key> = marked.iter().map(|&at| keys[at].clone()).collect();
+                let again = self.describe_with(&keys, Look::Head, known.open(), deadline).await;
+                marked.into_iter().zip(again).for_each(|(at, again)| described[at] = again);
             }
-            match self.ask(questions, Access::Read, deadline).await {
-                Ok(replies) => read::descriptions(replies),
-                Err(error) => fail_all(keys.len(), &error),
-            }
+            described
         })
     }
 

@@ -10,12 +10,15 @@ use bytes::Bytes;
 
 use super::{
     errors,
-    scripts::{APPEND, By, EXPIRE, INCREMENT, SET, SETRANGE},
+    scripts::{APPEND, BURY, By, EXPIRE, INCREMENT, SET, SETRANGE},
 };
 use crate::{
     clock::millis,
     error::Result,
-    l2::op::{Applied, Condition, ExpireOnly, NewExpiry, Op, SetExpiry, parse_integer},
+    l2::{
+        codec,
+        op::{Applied, Condition, ExpireOnly, NewExpiry, Op, SetExpiry, parse_integer},
+    },
     model::Value,
 };
 
@@ -49,7 +52,7 @@ pub(super) enum Reading {
     ExpireScript,
     Number,
     Decimal,
-    /// SETRANGE, plain or as a script.
+    /// The SETRANGE script.
     Length,
     /// The APPEND script.
     Appended {
@@ -58,19 +61,26 @@ pub(super) enum Reading {
     },
 }
 
-/// The command for `op` on `key`, and how to read its reply.
-pub(super) fn command(key: &[u8], op: &Op, by: By) -> (Cmd, Reading) {
+/// The command for `op` on `key`, and how to read its reply. One that stands `alone` may be done again by [`behind_head`].
+pub(super) fn command(key: &[u8], op: &Op, by: By, alone: bool) -> (Cmd, Reading) {
     match op {
         Op::Set { value, expiry, condition, want_old } => set(key, value, *expiry, condition, *want_old, by),
         Op::Delete { want_old: true } => (plain("GETDEL", key), Reading::DeletedOld),
         Op::Delete { want_old: false } => (plain("UNLINK", key), Reading::Deleted),
+        Op::Bury { head } => {
+            let mut command = BURY.call(by, key);
+            command.arg(&head[..]);
+            (command, Reading::Deleted)
+        }
         Op::Expire { expiry, only, want_value } => expire(key, *expiry, *only, *want_value, by),
         Op::Increment { delta, life_if_new } => {
             let delta = itoa::Buffer::new().format(*delta).to_owned();
-            (increment(key, "INCRBY", delta.as_bytes(), *life_if_new, by), Reading::Number)
+            let is_plain = alone && life_if_new.is_none();
+            (increment(key, "INCRBY", delta.as_bytes(), *life_if_new, (!is_plain).then_some(by)), Reading::Number)
         }
         Op::IncrementFloat { delta, life_if_new } => {
-            (increment(key, "INCRBYFLOAT", delta, *life_if_new, by), Reading::Decimal)
+            let is_plain = alone && life_if_new.is_none();
+            (increment(key, "INCRBYFLOAT", delta, *life_if_new, (!is_plain).then_some(by)), Reading::Decimal)
         }
         Op::Append { suffix, life_if_new, length_max } => {
             let command = append(key, suffix, *life_if_new, *length_max, by);
@@ -208,33 +218,49 @@ fn expire_script(key: &[u8], name: &str, number: u64, only: ExpireOnly, want_val
     command
 }
 
-fn increment(key: &[u8], name: &str, delta: &[u8], life_if_new: Option<Duration>, by: By) -> Cmd {
-    let Some(life) = life_if_new else {
+/// As a plain command, or as a script.
+fn increment(key: &[u8], name: &str, delta: &[u8], life_if_new: Option<Duration>, by: Option<By>) -> Cmd {
+    let Some(by) = by else {
         let mut command = plain(name, key);
         command.arg(delta);
         return command;
     };
     let mut command = INCREMENT.call(by, key);
-    command.arg(name).arg(delta).arg(life_ms(life));
+    command.arg(name).arg(delta).arg(life_text(life_if_new));
     command
+}
+
+/// After the plain command that adds has found no number: what adds to the payload behind a header, if that was why.
+pub(super) fn behind_head(key: &[u8], op: &Op) -> Option<(Cmd, Reading)> {
+    match op {
+        Op::Increment { life_if_new: None, .. } | Op::IncrementFloat { life_if_new: None, .. } => {
+            Some(command(key, op, By::Text, false))
+        }
+        Op::Set { .. }
+        | Op::Delete { .. }
+        | Op::Bury { .. }
+        | Op::Expire { .. }
+        | Op::Increment { .. }
+        | Op::IncrementFloat { .. }
+        | Op::Append { .. }
+        | Op::SetRange { .. } => None,
+    }
+}
+
+fn life_text(life: Option<Duration>) -> String {
+    life.map_or_else(String::new, |life| life_ms(life).to_string())
 }
 
 fn append(key: &[u8], suffix: &Bytes, life_if_new: Option<Duration>, length_max: u64, by: By) -> Cmd {
     let mut command = APPEND.call(by, key);
-    let life = life_if_new.map_or_else(String::new, |life| life_ms(life).to_string());
-    command.arg(&suffix[..]).arg(length_max).arg(life);
+    command.arg(&suffix[..]).arg(length_max).arg(life_text(life_if_new));
     command
 }
 
 /// The limit was checked before: it depends on the offset alone.
 fn set_range(key: &[u8], offset: u64, bytes: &Bytes, life_if_new: Option<Duration>, by: By) -> Cmd {
-    let Some(life) = life_if_new else {
-        let mut command = plain("SETRANGE", key);
-        command.arg(offset).arg(&bytes[..]);
-        return command;
-    };
     let mut command = SETRANGE.call(by, key);
-    command.arg(offset).arg(&bytes[..]).arg(life_ms(life));
+    command.arg(offset).arg(&bytes[..]).arg(life_text(life_if_new));
     command
 }
 
@@ -249,28 +275,28 @@ pub(super) fn read(reading: Reading, reply: Reply) -> Result<Applied> {
     match reading {
         Reading::Stored => Ok(Applied::Set { stored: reply != Reply::Nil, old: None }),
         Reading::StoredOver { only_absent, only_present } => {
-            let old = optional(reply, "SET")?;
+            let old = payload(reply, "SET")?;
             let stored = !(only_absent && old.is_some() || only_present && old.is_none());
             Ok(Applied::Set { stored, old })
         }
         Reading::StoredScript => {
             let [stored, old] = parts(reply, "SET")?;
-            Ok(Applied::Set { stored: flag(&stored, "SET")?, old: optional(old, "SET")? })
+            Ok(Applied::Set { stored: flag(&stored, "SET")?, old: payload(old, "SET")? })
         }
         Reading::Deleted => Ok(Applied::Deleted { existed: flag(&reply, "UNLINK")?, old: None }),
         Reading::DeletedOld => {
-            let old = optional(reply, "GETDEL")?;
+            let old = payload(reply, "GETDEL")?;
             Ok(Applied::Deleted { existed: old.is_some(), old })
         }
         Reading::Found => Ok(expired(flag(&reply, "EXISTS")?, false, None)),
-        Reading::FoundValue => optional(reply, "GET").map(|value| expired(value.is_some(), false, value)),
+        Reading::FoundValue => payload(reply, "GET").map(|value| expired(value.is_some(), false, value)),
         Reading::Reexpired => flag(&reply, "PEXPIRE").map(|applied| expired(applied, applied, None)),
         Reading::ReexpiredValue => {
-            optional(reply, "GETEX").map(|value| expired(value.is_some(), value.is_some(), value))
+            payload(reply, "GETEX").map(|value| expired(value.is_some(), value.is_some(), value))
         }
         Reading::ExpireScript => {
             let [found, applied, value] = parts(reply, "EXPIRE")?;
-            Ok(expired(flag(&found, "EXPIRE")?, flag(&applied, "EXPIRE")?, optional(value, "EXPIRE")?))
+            Ok(expired(flag(&found, "EXPIRE")?, flag(&applied, "EXPIRE")?, payload(value, "EXPIRE")?))
         }
         Reading::Number => number(&reply).map(Applied::Number),
         Reading::Decimal => match optional(reply, "INCRBYFLOAT")? {
@@ -305,6 +331,11 @@ pub(super) fn optional(reply: Reply, command: &str) -> Result<Option<Value>> {
         return Ok(Some(Value::from(Bytes::from(bytes))));
     }
     if reply == Reply::Nil { Ok(None) } else { Err(errors::unexpected(command)) }
+}
+
+/// What is stored under a key, behind its header, or nil.
+pub(super) fn payload(reply: Reply, command: &str) -> Result<Option<Value>> {
+    Ok(optional(reply, command)?.map(codec::opened))
 }
 
 pub(super) fn integer(reply: &Reply, command: &str) -> Result<i64> {

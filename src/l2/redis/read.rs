@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::redis::{Cmd, Value as Reply};
+use bytes::Bytes;
 
 use super::{
     errors,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    l2::{Described, ScanPage, ScanRequest, Stored, TypeName},
+    l2::{Described, ScanPage, ScanRequest, Stored, TypeName, codec},
     model::{Key, Life, Value},
 };
 
@@ -48,7 +49,7 @@ pub(super) fn answers(replies: Replies, with_life: bool, value_max: usize) -> Ve
 }
 
 fn stored(reply: Reply, life: Result<Life>, value_max: usize) -> Result<Option<Stored>> {
-    let Some(value) = ops::optional(ops::checked(reply)?, "GET")? else { return Ok(None) };
+    let Some(value) = ops::payload(ops::checked(reply)?, "GET")? else { return Ok(None) };
     within(&value, value_max)?;
     Ok(Some(Stored { value, life: life? }))
 }
@@ -69,37 +70,82 @@ fn life(reply: Reply) -> Result<Life> {
     Ok(Life::For(Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
 }
 
-/// TYPE, PTTL, PEXPIRETIME and STRLEN for each key, in one pipeline.
-pub(super) fn description_questions(keys: &[Key]) -> Commands {
-    let questions = ["TYPE", "PTTL", "PEXPIRETIME", "STRLEN"];
-    keys.iter().flat_map(|key| questions.into_iter().map(|name| small(name, key))).collect()
+/// What is asked of a key that is to be described, beside the beginning of its value.
+const DESCRIPTION: [&str; 4] = ["TYPE", "PTTL", "PEXPIRETIME", "STRLEN"];
+
+/// How much of a value is read to describe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Enough to see whether there may be a header.
+    Mark,
+    /// All of a header.
+    Head,
 }
 
-/// The answers to [`description_questions`].
-pub(super) fn descriptions(replies: Replies) -> Vec<Result<Option<Described>>> {
-    let mut results = Vec::with_capacity(replies.len() / 4);
+/// TYPE, PTTL, PEXPIRETIME, STRLEN and the beginning of each key, in one pipeline.
+pub(super) fn description_questions(keys: &[Key], look: Look) -> Commands {
+    let last = match look {
+        Look::Mark => codec::MAGIC.len() - 1,
+        Look::Head => codec::HEAD_MAX_BYTES - 1,
+    };
+    let beginning = |key: &Key| {
+        let mut command = small("GETRANGE", key);
+        command.arg(0).arg(last);
+        command
+    };
+    let mut commands = Commands::with_capacity(keys.len() * (DESCRIPTION.len() + 1));
+    for key in keys {
+        commands.extend(DESCRIPTION.into_iter().map(|name| small(name, key)));
+        commands.push(beginning(key));
+    }
+    commands
+}
+
+/// The answers to [`description_questions`]. After [`Look::Mark`] the `head` of a key is only where one may begin, and its
+/// size that of all that is stored.
+pub(super) fn descriptions(replies: Replies, look: Look) -> Vec<Result<Option<Described>>> {
+    let mut results = Vec::with_capacity(replies.len() / (DESCRIPTION.len() + 1));
     let mut replies = replies.into_iter();
-    while let (Some(kind), Some(ttl), Some(at), Some(size)) =
-        (replies.next(), replies.next(), replies.next(), replies.next())
+    while let (Some(kind), Some(ttl), Some(at), Some(size), Some(beginning)) =
+        (replies.next(), replies.next(), replies.next(), replies.next(), replies.next())
     {
-        results.push(description(kind, ttl, at, size));
+        results.push(description(kind, ttl, at, (size, beginning), look));
     }
     results
 }
 
-fn description(kind: Reply, ttl: Reply, at: Reply, size: Reply) -> Result<Option<Described>> {
+fn description(
+    kind: Reply,
+    ttl: Reply,
+    at: Reply,
+    (size, beginning): (Reply, Reply),
+    look: Look,
+) -> Result<Option<Described>> {
     let Some(type_name) = type_name(ops::checked(kind)?)? else { return Ok(None) };
     let at = ops::integer(&ops::checked(at)?, "PEXPIRETIME")?;
     if at == -2 {
         // It went between the questions.
         return Ok(None);
     }
-    let size_bytes = match type_name {
-        TypeName::String => ops::unsigned(&ops::checked(size)?, "STRLEN")?,
+    let (size_bytes, head) = match type_name {
+        TypeName::String => part_of_strings(size, beginning, look)?,
         // STRLEN was refused, as it should be.
-        TypeName::List | TypeName::Set | TypeName::ZSet | TypeName::Hash | TypeName::Stream | TypeName::Other => 0,
+        TypeName::List | TypeName::Set | TypeName::ZSet | TypeName::Hash | TypeName::Stream | TypeName::Other => {
+            (0, Bytes::new())
+        }
     };
-    Ok(Some(Described { life: life(ttl)?, expires_at_ms: u64::try_from(at).ok(), size_bytes, type_name }))
+    Ok(Some(Described { life: life(ttl)?, expires_at_ms: u64::try_from(at).ok(), size_bytes, type_name, head }))
+}
+
+fn part_of_strings(size: Reply, beginning: Reply, look: Look) -> Result<(u64, Bytes)> {
+    let size_bytes = ops::unsigned(&ops::checked(size)?, "STRLEN")?;
+    let beginning = ops::optional(ops::checked(beginning)?, "GETRANGE")?.unwrap_or_default().into_bytes();
+    let head = match look {
+        Look::Mark if codec::is_marked(&beginning) => return Ok((size_bytes, beginning)),
+        Look::Mark => Bytes::new(),
+        Look::Head => beginning.slice(..codec::head_len(&beginning)),
+    };
+    Ok((size_bytes.saturating_sub(head.len() as u64), head))
 }
 
 /// TYPE's answer; `None` for a key that is not there.

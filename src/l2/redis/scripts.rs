@@ -7,15 +7,22 @@ use std::sync::LazyLock;
 
 use ::redis::{Cmd, Script};
 
+use crate::l2::codec;
+
 /// A script and its digest.
 pub(super) struct Lua {
-    text: &'static str,
+    text: String,
     script: Script,
 }
 
 impl Lua {
-    fn new(text: &'static str) -> Self {
-        Self { text, script: Script::new(text) }
+    fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), script: Script::new(text) }
+    }
+
+    /// A script that knows headers.
+    fn of_payloads(text: &str) -> Self {
+        Self::new(&[&heads(), text].concat())
     }
 
     /// The call without its arguments.
@@ -28,7 +35,7 @@ impl Lua {
         let mut command = Cmd::new();
         match by {
             By::Digest => command.arg("EVALSHA").arg(self.script.get_hash()),
-            By::Text => command.arg("EVAL").arg(self.text),
+            By::Text => command.arg("EVAL").arg(&self.text),
         };
         command.arg(keys.clone().count());
         keys.for_each(|key| {
@@ -47,18 +54,49 @@ pub(super) enum By {
     Text,
 }
 
+/// What scripts know of headers (`l2::codec`): `head_of(value)` is the length of the header that a value begins with, 0 for
+/// none; `head_at(key)` that of the value there; `guard(key)` puts an empty one before a value that looks like a header.
+fn heads() -> String {
+    let quoted = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\{byte:03}")).collect::<String>();
+    format!(
+        r"
+local MAGIC, EMPTY = '{magic}', '{empty}'
+local function head_of(value)
+  if #value < {fixed} or string.sub(value, 1, 8) ~= MAGIC then return 0 end
+  local length = string.byte(value, 10) * 256 + string.byte(value, 11)
+  if length > {most} or #value < {fixed} + length then return 0 end
+  local sum = redis.sha1hex(string.sub(value, 9, 11) .. string.sub(value, {fixed} + 1, {fixed} + length))
+  sum = string.gsub(string.sub(sum, 1, 16), '..', function(hex) return string.char(tonumber(hex, 16)) end)
+  if sum ~= string.sub(value, 12, {fixed}) then return 0 end
+  return {fixed} + length
+end
+local function is_marked(key) return redis.call('GETRANGE', key, 0, 7) == MAGIC end
+local function head_at(key)
+  if not is_marked(key) then return 0 end
+  return head_of(redis.call('GETRANGE', key, 0, {fixed} + {most} - 1))
+end
+local function guard(key)
+  if is_marked(key) then redis.call('SET', key, EMPTY .. redis.call('GET', key), 'KEEPTTL') end
+end",
+        magic = quoted(&codec::MAGIC),
+        empty = quoted(&codec::head_of(&[])),
+        fixed = codec::FIXED_BYTES,
+        most = codec::FIELDS_MAX_BYTES,
+    )
+}
+
 /// SET under a condition on the bytes, or with a life for a key that is new.
 ///
 /// KEYS\[1\]; ARGV: value, `1` to compare, the bytes to compare with, `1` to return the old value, then the options of
 /// SET for a key that exists, `|`, and those for a new one. Returns {stored, old value or nil}.
 pub(super) static SET: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
+    Lua::of_payloads(
         r"
 local compare, want = ARGV[2] == '1', ARGV[4] == '1'
 local old = false
 if compare or want then old = redis.call('GET', KEYS[1]) end
 local shown = want and old
-if compare and (not old or old ~= ARGV[3]) then return {0, shown} end
+if compare and (not old or string.sub(old, head_of(old) + 1) ~= ARGV[3]) then return {0, shown} end
 local exists = (compare or want) and old or redis.call('EXISTS', KEYS[1]) == 1
 local options, mine = {}, exists
 for i = 5, #ARGV do
@@ -98,12 +136,14 @@ return {1, applied, value}",
 ///
 /// KEYS\[1\]; ARGV: suffix, most bytes, life in milliseconds or empty. Returns {appended, length}.
 pub(super) static APPEND: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
+    Lua::of_payloads(
         r"
-local length = redis.call('STRLEN', KEYS[1]) + #ARGV[1]
+local head = head_at(KEYS[1])
+local length = redis.call('STRLEN', KEYS[1]) - head + #ARGV[1]
 if length > tonumber(ARGV[2]) then return {0, length} end
 local new = ARGV[3] ~= '' and redis.call('EXISTS', KEYS[1]) == 0
 redis.call('APPEND', KEYS[1], ARGV[1])
+if head == 0 then guard(KEYS[1]) end
 if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return {1, length}",
     )
@@ -111,28 +151,56 @@ return {1, length}",
 
 /// SETRANGE with a life for a key that is new.
 ///
-/// KEYS\[1\]; ARGV: offset, bytes, life in milliseconds. Returns the length.
+/// KEYS\[1\]; ARGV: offset, bytes, life in milliseconds or empty. Returns the length.
 pub(super) static SETRANGE: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
+    Lua::of_payloads(
         r"
-local new = redis.call('EXISTS', KEYS[1]) == 0
-local length = redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2])
-if new and length > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+local head = head_at(KEYS[1])
+if ARGV[2] == '' then return redis.call('STRLEN', KEYS[1]) - head end
+local new = ARGV[3] ~= '' and redis.call('EXISTS', KEYS[1]) == 0
+local length = redis.call('SETRANGE', KEYS[1], string.format('%.0f', ARGV[1] + head), ARGV[2]) - head
+if head == 0 then guard(KEYS[1]) end
+if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return length",
     )
 });
 
-/// INCRBY or INCRBYFLOAT with a life for a key that is new.
+/// INCRBY or INCRBYFLOAT behind a header, or with a life for a key that is new.
 ///
-/// KEYS\[1\]; ARGV: the command, its argument, life in milliseconds. Returns the number as it is stored: as a number it
-/// would pass through Lua's doubles and lose digits.
+/// KEYS\[1\]; ARGV: the command, its argument, life in milliseconds or empty. Returns the number as it is stored: as a number
+/// it would pass through Lua's doubles and lose digits. For the same reason Redis adds, on the payload alone, and the header
+/// goes back in front of the sum.
 pub(super) static INCREMENT: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
+    Lua::of_payloads(
         r"
 local new = redis.call('EXISTS', KEYS[1]) == 0
-redis.call(ARGV[1], KEYS[1], ARGV[2])
-if new then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return redis.call('GET', KEYS[1])",
+local head = new and 0 or head_at(KEYS[1])
+if head == 0 then
+  redis.call(ARGV[1], KEYS[1], ARGV[2])
+  if new and ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+  return redis.call('GET', KEYS[1])
+end
+local all = redis.call('GET', KEYS[1])
+redis.call('SET', KEYS[1], string.sub(all, head + 1), 'KEEPTTL')
+local done = redis.pcall(ARGV[1], KEYS[1], ARGV[2])
+if type(done) == 'table' and done.err then
+  redis.call('SET', KEYS[1], all, 'KEEPTTL')
+  return done
+end
+local sum = redis.call('GET', KEYS[1])
+redis.call('SET', KEYS[1], string.sub(all, 1, head) .. sum, 'KEEPTTL')
+return sum",
+    )
+});
+
+/// Removes a key whose value begins with a header.
+///
+/// KEYS\[1\]; ARGV: the header. Returns whether it went.
+pub(super) static BURY: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) ~= ARGV[1] then return 0 end
+return redis.call('UNLINK', KEYS[1])",
     )
 });
 

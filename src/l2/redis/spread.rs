@@ -56,7 +56,7 @@ impl RedisBackend {
         let (units, readings): (Vec<Unit>, Vec<Reading>) = ops
             .iter()
             .map(|(key, op)| {
-                let (command, reading) = ops::command(key, op, By::Text);
+                let (command, reading) = ops::command(key, op, By::Text, ops.len() == 1);
                 (Unit::new(key, self.clearing(open, key).into_iter().chain([command]).collect()), reading)
             })
             .unzip();
@@ -86,7 +86,7 @@ impl RedisBackend {
         let mut readings = Vec::with_capacity(slots.len());
         let units = slots.iter().map(|(slot, places)| {
             let (inner, read): (Commands, Vec<Reading>) =
-                places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text)).unzip();
+                places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text, false)).unzip();
             readings.push(read);
             let clearings = places.iter().filter_map(|&at| self.clearing(open, &ops[at].0));
             Unit { slot: *slot, commands: clearings.chain(transaction(inner)).collect() }

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
 use super::Connection;
 use crate::{
     clock::{Tick, stopwatch_ns},
@@ -21,11 +19,12 @@ use crate::{
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
         reply::Refusal,
-        run::run,
+        run::{run, tell},
         session::{Client, Replies},
         stop::Stop,
         table::TABLE,
     },
+    socket::Socket,
 };
 
 /// Requests run before other connections of the worker get their turn.
@@ -92,7 +91,11 @@ impl Connection {
         let hits = std::mem::take(&mut self.hits);
         if hits > 0 {
             let calls = self.session.counters.of(command::GET);
-            calls.record(stopwatch_ns().saturating_sub(begun_ns), hits);
+            let took_ns = stopwatch_ns().saturating_sub(begun_ns);
+            calls.record(took_ns, hits);
+            if self.edge.node.sampled.draw(hits) {
+                tell("get", hits, false, took_ns);
+            }
             self.session.client.last_command.store(command::GET + 1, Relaxed);
         }
     }
@@ -240,6 +243,9 @@ impl Connection {
         let took_ns = stopwatch_ns().saturating_sub(begun_ns);
         counters.record(took_ns, calls);
         counters.failed.fetch_add(failed, Relaxed);
+        if self.edge.node.sampled.draw(calls) {
+            tell("get", calls, failed > 0, took_ns);
+        }
         self.session.client.last_command.store(command::GET + 1, Relaxed);
         self.note_slow_gets(&noted, took_ns / 1000);
         self.now = self.edge.cache.now();
@@ -301,7 +307,7 @@ const BLOCKED_REQUESTS_MAX_BYTES: usize = 64 * 1024;
 
 fn poll_interruption(
     client: &Client,
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     requests: &mut Requests,
     stop: &mut Stop,
     task: &mut TaskContext<'_>,

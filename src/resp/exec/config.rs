@@ -85,7 +85,8 @@ async fn encodings_below(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<
 fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {
     let settings = cx.edge.settings.load();
     let resp = cx.edge.node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
-    let (host, port) = resp.rsplit_once(':').unwrap_or((&resp, "0"));
+    let path = resp.strip_prefix("unix:");
+    let (host, port) = if path.is_some() { ("", "0") } else { resp.rsplit_once(':').unwrap_or((&resp, "0")) };
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     let slow = &cx.edge.shared.slow;
     let mut parameters: Vec<(String, String)> = [

@@ -14,6 +14,8 @@ use crate::{
 
 /// Where changes that Redis announces go.
 const INVALIDATED: &[u8] = b"__terrace__:invalidated";
+/// Where tags go whose entries may be gone.
+const TAG: &[u8] = b"__terrace__:tag";
 /// The letters of `notify-keyspace-events` that name kinds of events.
 const KINDS: &str = "g$lshzxetdmnA";
 
@@ -60,6 +62,9 @@ impl Shared {
                 self.hub.publish(INVALIDATED, key);
             }
             Event::Invalidated(_) => {}
+            Event::Tag(name) => {
+                self.hub.publish(TAG, name);
+            }
             Event::Flushed => {
                 self.hub.publish(b"__terrace__:flushed", b"");
             }

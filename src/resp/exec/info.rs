@@ -138,7 +138,8 @@ impl Report<'_> {
         let node = &self.edge.node;
         let uptime = self.now.since(node.started_at).as_secs();
         let resp = node.addresses.get().map(|addresses| addresses.resp.clone()).unwrap_or_default();
-        let port = resp.rsplit_once(':').map_or("0", |(_, port)| port);
+        let port =
+            resp.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok()).unwrap_or("0");
         let clock = self.edge.cache.core().clock();
         fields!(self,
             "redis_version": REDIS_VERSION,

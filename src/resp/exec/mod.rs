@@ -113,6 +113,7 @@ impl Context<'_> {
             expires_at_ms: None,
             size_bytes: object.len() as u64,
             type_name: crate::cache::TypeName::String,
+            head: bytes::Bytes::new(),
         })
     }
 
@@ -126,6 +127,7 @@ impl Context<'_> {
             expires_at_ms: left.map(|left| clock.unix().0 + crate::clock::millis(left)),
             size_bytes: resident.hit.value.len() as u64,
             type_name: crate::cache::TypeName::String,
+            head: bytes::Bytes::new(),
         })
     }
 }

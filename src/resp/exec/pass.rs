@@ -55,6 +55,7 @@ impl Context<'_> {
             named,
             written: written.clone(),
             resp3: self.reply.resp3(),
+            moves_whole: false,
             blocking: self.row.is_blocking && !self.session.in_exec,
         };
         let reply = self.edge.cache.pass(&request, passing).await?;

@@ -130,7 +130,7 @@ fn slice(value: &[u8], start: i64, end: i64) -> &[u8] {
 /// STRLEN key
 pub(in crate::resp) async fn strlen(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let described = cx.describe(args.at(1)).await?;
-    if described.is_some_and(|described| described.type_name != crate::cache::TypeName::String) {
+    if described.as_ref().is_some_and(|described| described.type_name != crate::cache::TypeName::String) {
         return Err(CacheError::new(Kind::WrongType, "not a string").into());
     }
     cx.reply.count(described.map_or(0, |described| described.size_bytes));

@@ -1,6 +1,8 @@
-//! Terrace's own commands: TERRACE.INVALIDATE, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
+//! Terrace's own commands: TERRACE.INVALIDATE, TERRACE.TAGS, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
 
-use super::{integer, is};
+use bytes::Bytes;
+
+use super::{KEYS_PER_CALL_MAX, integer, is};
 use crate::{
     cache::{
         Resident,
@@ -124,11 +126,42 @@ pub(in crate::resp) async fn invalidate(cx: &mut Context<'_>, args: Args<'_>) ->
                 "TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]",
                 "    Values under matching keys are absent from now on; they are removed in the background.",
                 "    DRYRUN counts the keys; WAIT answers when all are removed.",
+                "TERRACE.INVALIDATE TAG tag [tag ...]",
+                "    Entries that were written under these tags are absent from now on.",
             ],
         ),
         word if is(word, "pattern") && args.len() >= 3 => invalidate_pattern(cx, args).await,
-        _ => Err(Refusal::text("ERR TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]")),
+        word if is(word, "tag") && args.len() >= 3 => invalidate_tags(cx, args).await,
+        _ => Err(Refusal::text("ERR TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT] or TAG tag [tag ...]")),
     }
+}
+
+/// TERRACE.INVALIDATE TAG tag [tag ...]: how many of them may have had entries.
+async fn invalidate_tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let names: Vec<Bytes> = args.from(2).iter().map(Bytes::copy_from_slice).collect();
+    if names.len() > KEYS_PER_CALL_MAX {
+        return Err(Refusal::text(format!("ERR TERRACE.INVALIDATE TAG takes at most {KEYS_PER_CALL_MAX} tags")));
+    }
+    let invalidated = cx.edge.cache.invalidate_tags(names).await?;
+    cx.reply.count(invalidated);
+    Ok(())
+}
+
+/// TERRACE.TAGS key: `nil` for a key that is not there.
+pub(in crate::resp) async fn tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let key = Key::copied(args.at(1))?;
+    let info = cx.edge.cache.describe(std::slice::from_ref(&key)).await.pop();
+    let Some(info) = info.filter(|info| !matches!(info.below, Ok(None))) else {
+        cx.reply.null_array();
+        return Ok(());
+    };
+    let tags = info.tags();
+    if let (Err(error), None) = (info.below, info.resident) {
+        return Err(error.into());
+    }
+    cx.reply.array(tags.len());
+    tags.iter().for_each(|tag| cx.reply.bulk(tag));
+    Ok(())
 }
 
 async fn invalidate_pattern(cx: &mut Context<'_>, args: Args<'_>) -> Done {

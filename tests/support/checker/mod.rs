@@ -10,6 +10,9 @@
 //! * [`faults`] is the seeded schedule of what goes wrong, and a standalone Redis's faults; [`failovers`] those of Sentinels
 //!   and Clusters.
 //!
+//! Keys that may go are written under a few tags through gRPC, and tags are invalidated: a read that began Δ after an
+//! acknowledged invalidation must see nothing that was acknowledged under the tag before it was sent.
+//!
 //! What a reader straight to Redis sees is judged as well: a violation there would be a fault of the checker. A standalone
 //! Redis is never stale (Δ = 0); a primary that has been replaced may be, until it hears of it.
 
@@ -87,6 +90,8 @@ pub struct Tally {
     pub resp: Count,
     pub grpc: Count,
     pub straight: Count,
+    /// Acknowledged invalidations of tags.
+    pub invalidations: AtomicU64,
     /// Age of the oldest value that was read through a node, microseconds since its successor was acknowledged.
     oldest_us: AtomicU64,
     violations: AtomicU64,
@@ -100,6 +105,7 @@ impl Default for Tally {
             resp: Count::default(),
             grpc: Count::default(),
             straight: Count::default(),
+            invalidations: AtomicU64::new(0),
             oldest_us: AtomicU64::new(0),
             violations: AtomicU64::new(0),
             told: Mutex::new(Vec::new()),
@@ -168,6 +174,7 @@ impl fmt::Display for Tally {
                 of(&count.doubtful),
             )?;
         }
+        writeln!(f, "{} invalidations of tags", self.invalidations.load(Relaxed))?;
         write!(f, "oldest value {:?} past its successor, {} violations", self.oldest(), self.violations())
     }
 }

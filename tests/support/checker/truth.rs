@@ -21,6 +21,14 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+/// Tags that keys are written under.
+pub const TAGS: usize = 4;
+
+/// The tag of a key that goes; the others are under none.
+pub fn tag(key: usize) -> Option<usize> {
+    (habit(key) == Habit::Goes).then_some(key / 4 % TAGS)
+}
+
 /// How long acknowledgements are kept: longer than any read takes, plus Δ.
 const KEPT: Duration = Duration::from_secs(40);
 
@@ -55,6 +63,8 @@ pub struct Read {
     pub number: Option<u64>,
     /// How old the answer may be.
     pub bound: Duration,
+    /// It went through a node: entries whose tags were invalidated are not to be seen.
+    pub knows_tags: bool,
 }
 
 /// A write under way; whoever drops it without a word leaves a doubt.
@@ -68,9 +78,18 @@ pub struct Write<'a> {
 
 impl Write<'_> {
     /// Redis has said that it is done.
-    pub fn acknowledged(mut self) {
+    pub fn acknowledged(self) {
+        self.end(false);
+    }
+
+    /// As [`Write::acknowledged`], for an entry that was written under the tag of its key.
+    pub fn acknowledged_under_tag(self) {
+        self.end(true);
+    }
+
+    fn end(mut self, tagged: bool) {
         self.told = true;
-        self.truth.acknowledged(self.key, self.number, self.sent_at, Instant::now());
+        self.truth.acknowledged(self.key, self.number, self.sent_at, Instant::now(), tagged);
         self.truth.keys[self.key].busy.store(false, SeqCst);
     }
 
@@ -105,6 +124,13 @@ impl fmt::Display for Refuted {
         let Self { read, least, acknowledged, newest } = self;
         let found = read.number.map_or("missing".to_owned(), |number| number.to_string());
         let age = read.began.elapsed();
+        if *least == u64::MAX {
+            return write!(
+                f,
+                "key {} read {found}, begun {age:?} ago; its tag was invalidated {acknowledged:?} before that",
+                read.key
+            );
+        }
         write!(
             f,
             "key {} read {found}, begun {age:?} ago; {least} was acknowledged {acknowledged:?} before that, ",
@@ -117,6 +143,15 @@ impl fmt::Display for Refuted {
 #[derive(Debug, Clone, Copy)]
 struct Ack {
     number: u64,
+    sent_at: Instant,
+    acked_at: Instant,
+    /// It was written under the tag of its key.
+    tagged: bool,
+}
+
+/// An acknowledged invalidation of a tag.
+#[derive(Debug, Clone, Copy)]
+struct Invalidation {
     sent_at: Instant,
     acked_at: Instant,
 }
@@ -179,13 +214,14 @@ impl Sea {
 #[derive(Debug)]
 pub struct Truth {
     keys: Vec<Key>,
+    tags: [Mutex<VecDeque<Invalidation>>; TAGS],
     sea: Mutex<Sea>,
 }
 
 impl Truth {
     /// Nothing is written yet.
     pub fn new(keys: usize) -> Self {
-        Self { keys: (0..keys).map(|_| Key::default()).collect(), sea: Mutex::default() }
+        Self { keys: (0..keys).map(|_| Key::default()).collect(), tags: Default::default(), sea: Mutex::default() }
     }
 
     /// How many keys there are.
@@ -230,10 +266,30 @@ impl Truth {
         self.sea.lock().barrier = Some((began, Instant::now()));
     }
 
-    fn acknowledged(&self, key: usize, number: u64, sent_at: Instant, acked_at: Instant) {
+    /// An invalidation of this tag was sent and acknowledged.
+    pub fn invalidated(&self, tag: usize, sent_at: Instant, acked_at: Instant) {
+        let mut known = self.tags[tag].lock();
+        known.push_back(Invalidation { sent_at, acked_at });
+        while known.front().is_some_and(|old| acked_at.saturating_duration_since(old.acked_at) > KEPT) {
+            known.pop_front();
+        }
+    }
+
+    /// How long before the read the entry that it saw had been invalidated, if it was, more than the bound ago.
+    fn dead_for(&self, read: &Read, ack: &Ack) -> Option<Duration> {
+        let known = self.tags[tag(read.key)?].lock();
+        // Of an upheaval: the invalidation itself may have been undone.
+        let is_undone = |known: &Invalidation| self.sea.lock().regress.reaches(known.sent_at);
+        let kills = |known: &&Invalidation| {
+            ack.acked_at < known.sent_at && known.acked_at + read.bound < read.began && !is_undone(known)
+        };
+        known.iter().find(kills).map(|known| read.began.saturating_duration_since(known.acked_at))
+    }
+
+    fn acknowledged(&self, key: usize, number: u64, sent_at: Instant, acked_at: Instant, tagged: bool) {
         let barrier = self.sea.lock().barrier;
         let mut log = self.keys[key].log.lock();
-        log.acks.push_back(Ack { number, sent_at, acked_at });
+        log.acks.push_back(Ack { number, sent_at, acked_at, tagged });
         // The last one that is older than all reads stays: it is their least.
         while log.acks.len() > 1 && acked_at.saturating_duration_since(log.acks[1].acked_at) > KEPT {
             log.acks.pop_front();
@@ -258,6 +314,11 @@ impl Truth {
     /// The newest number that it had to see.
     pub fn judge(&self, read: &Read) -> Result<Duration, Refuted> {
         let log = self.keys[read.key].log.lock();
+        if let Some(ack) = read.number.and_then(|number| log.ack(number)).filter(|ack| ack.tagged && read.knows_tags)
+            && let Some(acknowledged) = self.dead_for(read, &ack)
+        {
+            return Err(Refuted { read: *read, least: u64::MAX, acknowledged, newest: log.newest });
+        }
         let Some(least) = log.least(read) else { return Ok(Duration::ZERO) };
         let (lost, regressed) = {
             let sea = self.sea.lock();
@@ -284,6 +345,11 @@ impl Doubt {
 }
 
 impl Log {
+    fn ack(&self, number: u64) -> Option<Ack> {
+        let at = self.acks.partition_point(|ack| ack.number < number);
+        self.acks.get(at).filter(|ack| ack.number == number).copied()
+    }
+
     /// The newest write that the read had to see.
     fn least(&self, read: &Read) -> Option<Ack> {
         let before = self.acks.partition_point(|ack| ack.acked_at + read.bound < read.began);
@@ -314,14 +380,14 @@ mod tests {
         for key in [0, 3] {
             for (number, at) in [(1, 5000), (2, 3000 + 5000)] {
                 truth.keys[key].log.lock().newest = number;
-                truth.acknowledged(key, number, zero + MS * (at - 10), zero + MS * at);
+                truth.acknowledged(key, number, zero + MS * (at - 10), zero + MS * at, key == 3);
             }
         }
         truth
     }
 
     fn read(truth: &Truth, began: Instant, number: Option<u64>) -> Result<Duration, Refuted> {
-        truth.judge(&Read { key: 0, began, number, bound: BOUND })
+        truth.judge(&Read { key: 0, began, number, bound: BOUND, knows_tags: true })
     }
 
     #[test]
@@ -345,8 +411,35 @@ mod tests {
         let refuted = read(&truth, zero + MS * 9500, Some(1)).expect_err("too old").to_string();
         assert!(refuted.contains("read 1") && refuted.contains("2 was acknowledged 1.5s before"), "{refuted}");
         // A key that may go is never missed, its old values are.
-        let goes = |number| truth.judge(&Read { key: 3, began: zero + MS * 9001, number, bound: BOUND });
+        let goes =
+            |number| truth.judge(&Read { key: 3, began: zero + MS * 9001, number, bound: BOUND, knows_tags: true });
         assert!(goes(None).is_ok() && goes(Some(1)).is_err());
+    }
+
+    #[test]
+    fn what_was_written_under_a_tag_is_not_read_after_its_invalidation() {
+        let zero = Instant::now();
+        let truth = two_writes(zero);
+        // 1 was acknowledged at 5000, 2 at 8000.
+        truth.invalidated(tag(3).expect("it has one"), zero + MS * 7000, zero + MS * 7100);
+        let read = |at: u32, number, knows_tags| {
+            truth.judge(&Read { key: 3, began: zero + MS * at, number, bound: BOUND, knows_tags })
+        };
+        for (at, number, knows_tags, fine) in [
+            (8100, Some(1), true, true),
+            (8101, Some(1), true, false),
+            (8101, Some(1), false, true),
+            (8101, None, true, true),
+            (8101, Some(2), true, true),
+            (20_000, Some(2), true, true),
+        ] {
+            let judged = read(at, number, knows_tags);
+            assert_eq!(judged.is_ok(), fine, "{at} {number:?} {judged:?}");
+        }
+        let refuted = read(8101, Some(1), true).expect_err("it is dead").to_string();
+        assert!(refuted.contains("its tag was invalidated 1.001s before"), "{refuted}");
+        truth.begins(Upheaval::Regress);
+        assert!(read(8101, Some(1), true).is_ok(), "the invalidation may be undone");
     }
 
     #[test]
@@ -354,20 +447,20 @@ mod tests {
         let zero = Instant::now();
         let truth = two_writes(zero);
         truth.doubted(0, 3, zero + MS * 9000);
-        truth.acknowledged(0, 4, zero + MS * 9100, zero + MS * 9110);
+        truth.acknowledged(0, 4, zero + MS * 9100, zero + MS * 9110, false);
         // 4 was acknowledged, then 3 was done, late.
         assert!(read(&truth, zero + MS * 60_000, Some(3)).is_ok());
         assert!(read(&truth, zero + MS * 60_000, Some(2)).is_err());
         truth.sea.lock().barrier = Some((zero + MS * 9500, zero + MS * 9600));
         // Sent before the barrier had ended: the doubt may be done between it and the barrier.
-        truth.acknowledged(0, 5, zero + MS * 9550, zero + MS * 9700);
+        truth.acknowledged(0, 5, zero + MS * 9550, zero + MS * 9700, false);
         assert!(read(&truth, zero + MS * 11_000, Some(3)).is_ok());
-        truth.acknowledged(0, 6, zero + MS * 9800, zero + MS * 9810);
+        truth.acknowledged(0, 6, zero + MS * 9800, zero + MS * 9810, false);
         assert!(read(&truth, zero + MS * 10_810, Some(3)).is_ok());
         assert!(read(&truth, zero + MS * 10_811, Some(3)).is_err());
         // What is told after a barrier has begun is not covered by it.
         truth.doubted(0, 7, zero + MS * 9900);
-        truth.acknowledged(0, 8, zero + MS * 9910, zero + MS * 9920);
+        truth.acknowledged(0, 8, zero + MS * 9910, zero + MS * 9920, false);
         assert!(read(&truth, zero + MS * 20_000, Some(7)).is_ok());
     }
 

@@ -1,0 +1,206 @@
+//! Limits messages that repeat: a fault that comes back a thousand times a second must not fill a disk or hide the others.
+//!
+//! In each minute a message of the same place and words is written [`SAME_MAX`] times, and a place in the code writes
+//! [`PLACE_MAX`] messages, whatever their words; then it is silent until the minute is over. The next one tells how many
+//! were left out. Requests that were drawn to be logged are limited by the drawing and not here.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Debug, Write},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use parking_lot::Mutex;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
+use tracing_subscriber::{
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Full, Json, Writer},
+        time::{FormatTime, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+use crate::clock::stopwatch_ns;
+
+const MINUTE_NS: u64 = 60_000_000_000;
+/// Of one place with the same words, a minute.
+const SAME_MAX: u64 = 5;
+/// Of one place, a minute.
+const PLACE_MAX: u64 = 100;
+/// Messages that are remembered; the minute of all begins afresh when there are more.
+const REMEMBERED_MAX: usize = 4_096;
+/// What is sampled already.
+const EXEMPT: &str = "terrace::request";
+
+/// A format of lines that leaves repeated ones out.
+pub(super) struct Limited<F> {
+    format: F,
+    is_json: bool,
+    seen: Mutex<Seen>,
+}
+
+impl Limited<Format<Full>> {
+    pub(super) fn text() -> Self {
+        Self { format: Format::default(), is_json: false, seen: Mutex::default() }
+    }
+}
+
+impl Limited<Format<Json>> {
+    pub(super) fn json(format: Format<Json>) -> Self {
+        Self { format, is_json: true, seen: Mutex::default() }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Limited<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let target = event.metadata().target();
+        // Who asks for details wants all of them.
+        if target == EXEMPT || *event.metadata().level() > Level::INFO || LevelFilter::current() > LevelFilter::INFO {
+            return self.format.format_event(context, writer, event);
+        }
+        let (place, words) = identity(event);
+        let Some(left_out) = self.seen.lock().admit(place, words, stopwatch_ns()) else { return Ok(()) };
+        if left_out > 0 {
+            self.tell(&mut writer, target, left_out)?;
+        }
+        self.format.format_event(context, writer, event)
+    }
+}
+
+impl<F> Limited<F> {
+    /// The line before one that stands for others.
+    fn tell(&self, writer: &mut Writer<'_>, target: &str, left_out: u64) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let words = "messages like the next one were left out";
+        if self.is_json {
+            let line = serde_json::json!({
+                "timestamp": time, "level": "INFO", "target": target, "message": words, "left_out": left_out,
+            });
+            return writeln!(writer, "{line}");
+        }
+        writeln!(writer, "{time}  INFO {target}: {words} left_out={left_out}")
+    }
+}
+
+/// What was written, by place and by place and words.
+#[derive(Default)]
+struct Seen(HashMap<u64, Count>);
+
+#[derive(Default)]
+struct Count {
+    begun_ns: u64,
+    written: u64,
+    left_out: u64,
+}
+
+impl Seen {
+    /// How many were left out before this one; `None` if it is to be left out as well.
+    fn admit(&mut self, place: u64, words: u64, now_ns: u64) -> Option<u64> {
+        if self.0.len() > REMEMBERED_MAX {
+            self.0.clear();
+        }
+        let same = self.count(words, SAME_MAX, now_ns);
+        let of_place = same.and_then(|same| Some(same + self.count(place, PLACE_MAX, now_ns)?));
+        if of_place.is_none() && same.is_some() {
+            // Silent because of its place: its words have not been written.
+            let words = self.0.entry(words).or_default();
+            words.written = words.written.saturating_sub(1);
+        }
+        of_place
+    }
+
+    fn count(&mut self, identity: u64, most: u64, now_ns: u64) -> Option<u64> {
+        let count = self.0.entry(identity).or_default();
+        if now_ns.saturating_sub(count.begun_ns) >= MINUTE_NS {
+            (count.begun_ns, count.written) = (now_ns, 0);
+        }
+        if count.written >= most {
+            count.left_out += 1;
+            return None;
+        }
+        count.written += 1;
+        Some(std::mem::take(&mut count.left_out))
+    }
+}
+
+/// Hashes of the place in the code, and of the place with the words of the message; numbers are no words.
+fn identity(event: &Event<'_>) -> (u64, u64) {
+    let mut place = DefaultHasher::new();
+    event.metadata().callsite().hash(&mut place);
+    let mut words = Words(place.clone());
+    event.record(&mut words);
+    (place.finish(), words.0.finish() ^ 1)
+}
+
+struct Words(DefaultHasher);
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        struct Into<'a>(&'a mut DefaultHasher);
+        impl Write for Into<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.write(text.as_bytes());
+                Ok(())
+            }
+        }
+        field.name().hash(&mut self.0);
+        // Hashing cannot fail.
+        let _ok = write!(Into(&mut self.0), "{value:?}");
+    }
+
+    fn record_i64(&mut self, _field: &Field, _value: i64) {}
+
+    fn record_u64(&mut self, _field: &Field, _value: u64) {}
+
+    fn record_i128(&mut self, _field: &Field, _value: i128) {}
+
+    fn record_u128(&mut self, _field: &Field, _value: u128) {}
+
+    fn record_f64(&mut self, _field: &Field, _value: f64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_words_are_written_a_few_times_a_minute_and_then_counted() {
+        let mut seen = Seen::default();
+        let mut admit = |words, now_ns| seen.admit(1, words, now_ns);
+        for _ in 0..SAME_MAX {
+            assert_eq!(admit(2, 10), Some(0));
+        }
+        assert_eq!((admit(2, 20), admit(2, 30)), (None, None));
+        assert_eq!(admit(3, 40), Some(0), "other words of the same place");
+        assert_eq!(admit(2, 10 + MINUTE_NS), Some(2));
+        assert_eq!(admit(2, 11 + MINUTE_NS), Some(0));
+    }
+
+    #[test]
+    fn a_place_is_limited_whatever_its_words() {
+        let mut seen = Seen::default();
+        let admitted = (0..1_000).filter(|words| seen.admit(u64::MAX, *words, 10).is_some()).count();
+        assert_eq!(admitted as u64, PLACE_MAX);
+        assert_eq!(seen.admit(u64::MAX, 999, 10 + MINUTE_NS), Some(1_000 - PLACE_MAX));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut seen = Seen::default();
+        for words in 0..100_000_u64 {
+            let _admitted = seen.admit(words | 1 << 40, words, 10);
+        }
+        assert!(seen.0.len() <= REMEMBERED_MAX + 2);
+    }
+}

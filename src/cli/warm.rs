@@ -1,0 +1,158 @@
+//! `terrace warm`: brings keys up from L2 into a running server's L1.
+
+use std::{fs, path::PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tonic::transport::Channel;
+
+use super::{Failure, Format, Result, say};
+use crate::{
+    grpc::client::{self, AdminClient},
+    hot,
+    proto::{WarmRequest, WarmResponse},
+};
+
+/// Keys of one call: what a server takes.
+const CALL_KEYS: usize = 10_000;
+/// About how many bytes of keys one call has: half of a client's usual limit of messages.
+const CALL_BYTES: usize = 2 << 20;
+
+/// Bring keys up from L2 into the L1 of a running server: those of a file, or those that match a pattern.
+///
+/// The file is a list of hot keys as a server keeps it in its data directory (hot-keys), or text with one key a line,
+/// hottest first. It ends early when L1 is full.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// List of hot keys, or text with one key a line.
+    #[arg(required_unless_present = "pattern", conflicts_with = "pattern")]
+    file: Option<PathBuf>,
+    /// Redis glob over whole keys.
+    #[arg(long)]
+    pattern: Option<String>,
+    /// Keys a second [default: the server's data.warm_rate].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let calls = calls(&args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let done = runtime.block_on(warm(&args, calls))?;
+    print(&done, args.format);
+    if done.failed > 0 {
+        let message = format_args!("{} keys were not brought up: L2 does not answer, or L1 is closed", done.failed);
+        return Err(Failure::new(message));
+    }
+    Ok(())
+}
+
+/// The calls that it takes.
+fn calls(args: &Args) -> Result<Vec<WarmRequest>> {
+    let keys_per_second = args.rate.unwrap_or(0);
+    let call = WarmRequest { keys_per_second, ..WarmRequest::default() };
+    if let Some(pattern) = &args.pattern {
+        return Ok(vec![WarmRequest { pattern: pattern.clone().into(), ..call }]);
+    }
+    let Some(file) = &args.file else { return Err(Failure::new("neither a file nor a pattern")) };
+    let bytes = fs::read(file).map_err(|error| Failure::new(format_args!("{}: {error}", file.display())))?;
+    let keys = keys(bytes).map_err(|why| Failure::new(format_args!("{}: {why}", file.display())))?;
+    let mut calls: Vec<WarmRequest> = Vec::new();
+    let mut bytes = 0;
+    for key in keys {
+        if calls.last().is_none_or(|last| last.keys.len() == CALL_KEYS) || bytes + key.len() > CALL_BYTES {
+            calls.push(call.clone());
+            bytes = 0;
+        }
+        bytes += key.len();
+        if let Some(last) = calls.last_mut() {
+            last.keys.push(key.into());
+        }
+    }
+    Ok(calls)
+}
+
+fn keys(bytes: Vec<u8>) -> std::result::Result<Vec<Vec<u8>>, String> {
+    if hot::is_hot_keys(&bytes) {
+        return Ok(hot::decode(&bytes)?.into_iter().map(|hot| hot.key.to_vec()).collect());
+    }
+    let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    Ok(lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+async fn warm(args: &Args, calls: Vec<WarmRequest>) -> Result<WarmResponse> {
+    let fault = |why: &dyn std::fmt::Display| Failure::new(format_args!("{}: {why}", args.server));
+    let channel = client::connect(&args.server).await.map_err(|error| fault(&error))?;
+    let mut client = AdminClient::new(channel);
+    let bar = bar(args.file.is_some().then(|| calls.iter().map(|call| call.keys.len() as u64).sum()));
+    let mut total = WarmResponse::default();
+    for call in calls {
+        let done = follow(&mut client, call, &total, &bar).await.map_err(|status| fault(&status.message()))?;
+        total = sum(&total, &done);
+        if total.full {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(total)
+}
+
+/// One call to its end; shows how far it is beyond what was done before.
+async fn follow(
+    client: &mut AdminClient<Channel>,
+    call: WarmRequest,
+    before: &WarmResponse,
+    bar: &ProgressBar,
+) -> std::result::Result<WarmResponse, tonic::Status> {
+    let mut progress = client.warm(call).await?.into_inner();
+    let mut last = WarmResponse::default();
+    while let Some(message) = progress.message().await? {
+        last = message;
+        bar.set_position(before.done + last.done);
+    }
+    Ok(last)
+}
+
+fn sum(before: &WarmResponse, done: &WarmResponse) -> WarmResponse {
+    WarmResponse {
+        done: before.done + done.done,
+        found: before.found + done.found,
+        absent: before.absent + done.absent,
+        resident: before.resident + done.resident,
+        failed: before.failed + done.failed,
+        full: done.full,
+    }
+}
+
+/// With a known end a bar, else a count.
+fn bar(keys: Option<u64>) -> ProgressBar {
+    let (bar, template) = match keys {
+        Some(keys) => (ProgressBar::new(keys), "{bar:40} {percent}% {human_pos}/{human_len} {per_sec} {eta}"),
+        None => (ProgressBar::no_length(), "{spinner} {human_pos} keys {per_sec}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn print(done: &WarmResponse, format: Format) {
+    let WarmResponse { done: keys, found, absent, resident, failed, full } = *done;
+    match format {
+        Format::Json => say(json!({
+            "keys": keys, "found": found, "absent": absent, "resident": resident, "failed": failed, "full": full,
+        })),
+        Format::Text => {
+            let full = if full { "; L1 is full, the rest stays below" } else { "" };
+            say(format_args!(
+                "{keys} keys: {found} brought up, {resident} there already, {absent} in no tier, {failed} failed{full}"
+            ));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The hot keys as they are kept between two lives of a node: keys with their heat, hottest first, never a value.
+//!
+//! One file, `hot-keys`: a line that names format and version, then counts and a checksum, then the keys. It is written
+//! beside its place and renamed, so that a crash leaves the old one whole. What is damaged, or of a newer version, is set
+//! aside and never half read; the node then begins cold.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use crc::{CRC_32_ISO_HDLC, Crc};
+
+use crate::model::Key;
+
+/// Its name in the data directory.
+const NAME: &str = "hot-keys";
+/// What the file begins with; the number is the version.
+const MAGIC: &[u8; 16] = b"terrace-hot v01\n";
+/// Magic, number of keys, checksum of the rest.
+const HEAD_BYTES: usize = MAGIC.len() + 8 + 4;
+/// Bound on the file that is read or written: some millions of keys of usual length.
+const FILE_MAX_BYTES: usize = 512 << 20;
+const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+/// A key and how much it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotKey {
+    /// The key.
+    pub key: Key,
+    /// Only its order means something: more is hotter.
+    pub heat: u32,
+}
+
+/// What came of looking for the file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// There is none.
+    None,
+    /// Its keys.
+    Keys(Vec<HotKey>),
+    /// It cannot be used, for this reason; it was set aside as the second.
+    Damaged(String, PathBuf),
+}
+
+/// Keeps `keys` in `folder`, which is made if it is missing.
+///
+/// # Errors
+/// Those of the system; the file that was there is whole.
+pub fn save(folder: &Path, keys: &[HotKey]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    // Another node that was given the same folder writes a file of its own meanwhile.
+    let beside = folder.join(format!("{NAME}.{}", std::process::id()));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(&encode(keys))?;
+        file.sync_all()
+    });
+    let kept = written.and_then(|()| fs::rename(&beside, folder.join(NAME)));
+    if kept.is_err() {
+        // Nothing is lost but a part of a file.
+        let _removed = fs::remove_file(&beside);
+    }
+    kept
+}
+
+/// Reads what [`save`] kept. A file that cannot be used is renamed, so that the next one does not overwrite it.
+///
+/// # Errors
+/// Those of the system.
+pub fn load(folder: &Path) -> io::Result<Loaded> {
+    let path = folder.join(NAME);
+    let mut file = match File::open(&path) {
+        Ok(file) => file.take(FILE_MAX_BYTES as u64 + 1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    match decode(&bytes) {
+        Ok(keys) => Ok(Loaded::Keys(keys)),
+        Err(why) => {
+            let aside = folder.join(format!("{NAME}.damaged"));
+            fs::rename(&path, &aside)?;
+            Ok(Loaded::Damaged(why, aside))
+        }
+    }
+}
+
+/// Whether these are the first bytes of such a file.
+#[must_use]
+pub fn is_hot_keys(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"terrace-hot ")
+}
+
+/// The bytes of the file; keys that do not fit any more, the coldest, are left out.
+#[must_use]
+pub fn encode(keys: &[HotKey]) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut count = 0_u64;
+    for HotKey { key, heat } in keys {
+        // A key has at most 64 KiB.
+        let Ok(len) = u32::try_from(key.len()) else { continue };
+        if HEAD_BYTES + body.len() + 8 + key.len() > FILE_MAX_BYTES {
+            break;
+        }
+        body.extend_from_slice(&heat.to_le_bytes());
+        body.extend_from_slice(&len.to_le_bytes());
+        body.extend_from_slice(key);
+        count += 1;
+    }
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&count.to_le_bytes());
+    bytes.extend_from_slice(&CHECKSUM.checksum(&body).to_le_bytes());
+    bytes.append(&mut body);
+    bytes
+}
+
+/// The keys of the file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode(bytes: &[u8]) -> Result<Vec<HotKey>, String> {
+    if bytes.len() > FILE_MAX_BYTES {
+        return Err(format!("it is larger than {FILE_MAX_BYTES} bytes"));
+    }
+    if is_hot_keys(bytes) && !bytes.starts_with(MAGIC) {
+        return Err("it is of another version".to_owned());
+    }
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Err("it is no list of hot keys".to_owned()) };
+    let cut = || "it is cut off".to_owned();
+    let count = u64::from_le_bytes(take(&mut rest).ok_or_else(cut)?);
+    let checksum = u32::from_le_bytes(take(&mut rest).ok_or_else(cut)?);
+    if CHECKSUM.checksum(rest) != checksum {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let mut keys = Vec::new();
+    while !rest.is_empty() {
+        let heat = u32::from_le_bytes(take(&mut rest).ok_or_else(cut)?);
+        let len = u32::from_le_bytes(take(&mut rest).ok_or_else(cut)?) as usize;
+        let (key, behind) = rest.split_at_checked(len).ok_or_else(cut)?;
+        rest = behind;
+        let key = Key::copied(key).map_err(|error| error.to_string())?;
+        keys.push(HotKey { key, heat });
+    }
+    if keys.len() as u64 != count {
+        return Err(format!("it tells of {count} keys and holds {}", keys.len()));
+    }
+    Ok(keys)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, behind) = rest.split_first_chunk::<N>()?;
+    *rest = behind;
+    Some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Vec<HotKey> {
+        (0..100_u32)
+            .map(|number| HotKey { key: Key::copied(format!("k:{number}").as_bytes()).unwrap(), heat: 100 - number })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_kept_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("made/for/it");
+        assert_eq!(load(&inner).unwrap(), Loaded::None);
+        save(&inner, &keys()).unwrap();
+        save(&inner, &keys()[..50]).unwrap();
+        assert_eq!(load(&inner).unwrap(), Loaded::Keys(keys()[..50].to_vec()));
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_changed_or_cut_file_is_set_aside_and_never_half_read() {
+        let bytes = encode(&keys());
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert!(decode(&changed).is_err(), "byte {at}");
+            assert!(decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(NAME), &bytes[..bytes.len() - 1]).unwrap();
+        let aside = folder.path().join("hot-keys.damaged");
+        assert_eq!(load(folder.path()).unwrap(), Loaded::Damaged("its checksum is wrong".to_owned(), aside.clone()));
+        assert_eq!(fs::read(aside).unwrap(), bytes[..bytes.len() - 1]);
+        assert_eq!(load(folder.path()).unwrap(), Loaded::None);
+        let newer = [b"terrace-hot v02\n", &bytes[16..]].concat();
+        assert_eq!(decode(&newer), Err("it is of another version".to_owned()));
+    }
+}

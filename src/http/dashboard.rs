@@ -1,0 +1,273 @@
+//! The page at `/`: what it is made of, and the numbers behind it.
+//!
+//! Everything comes from the binary, nothing from elsewhere, and the browser is told so (Content-Security-Policy). It is
+//! read-only. The numbers are those of `GetStats`, `INFO` and `/metrics`.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{Shared, history, readiness};
+use crate::{
+    cache::{
+        Cache, Removals, State as L2State,
+        latency::Latency,
+        stats::{Group, Reads, Snapshot, Tally, Window},
+    },
+    clock::Tick,
+    node::{Node, VERSION},
+};
+
+/// Nothing but what this server sends, no inline script or style, in nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Headers of everything that the page is made of.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    // A new version of the server brings a new page.
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// Path, type and bytes of each file.
+const FILES: [(&str, &str, &str); 7] = [
+    ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
+    ("/app.css", "text/css; charset=utf-8", include_str!("assets/app.css")),
+    ("/app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
+    ("/favicon.svg", "image/svg+xml", include_str!("assets/favicon.svg")),
+    ("/vendor/uplot.js", "text/javascript; charset=utf-8", include_str!("assets/vendor/uPlot-1.6.32.min.js")),
+    ("/vendor/uplot.css", "text/css; charset=utf-8", include_str!("assets/vendor/uPlot-1.6.32.min.css")),
+    ("/vendor/uplot-license.txt", "text/plain; charset=utf-8", include_str!("assets/vendor/uPlot-LICENSE")),
+];
+
+/// Keys shown as the hottest.
+const TOP: usize = 12;
+/// A walk through L1 is not repeated sooner, however many pages are open.
+const TOP_EVERY: Duration = Duration::from_secs(10);
+/// Bytes of a key that are shown.
+const KEY_SHOWN_BYTES: usize = 80;
+/// Groups that are shown, the busiest.
+const GROUPS: usize = 12;
+
+/// When the hottest keys were looked for, and what was found.
+pub(super) type Top = tokio::sync::Mutex<Option<(Tick, Value)>>;
+
+/// Adds the page.
+pub(super) fn routes(router: Router<Shared>) -> Router<Shared> {
+    let files = FILES.into_iter().fold(router, |router, (path, kind, text)| {
+        router.route(path, get(move || async move { with_headers(([(header::CONTENT_TYPE, kind)], text)) }))
+    });
+    files.route("/api/stats", get(stats)).route("/api/history", get(points)).route("/api/top", get(top))
+}
+
+fn with_headers(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Numbers are for this page and for programs, not for the scripts of other sites.
+fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
+    let from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return with_headers((StatusCode::FORBIDDEN, "not for other sites\n"));
+    }
+    with_headers(([(header::CONTENT_TYPE, "application/json")], numbers.to_string()))
+}
+
+async fn points(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    answer(&headers, &shared.history.show())
+}
+
+async fn stats(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let edge = &shared.edge;
+    let snapshot = edge.cache.snapshot();
+    let (status, says) = readiness(edge);
+    let ready = json!({ "ready": status == StatusCode::OK, "says": says.trim_end() });
+    let numbers = json!({
+        "node": node(&edge.node, &edge.cache),
+        "health": ready,
+        "point": history::point(&edge.cache, &snapshot),
+        "l1": {
+            "entries": snapshot.l1.entries,
+            "bytes": snapshot.l1.bytes,
+            "capacity_bytes": snapshot.l1.capacity_bytes,
+            "removed": removals(&snapshot.removals),
+            "promoted": snapshot.fills.promoted,
+        },
+        "l2": l2(&snapshot),
+        "coherence": coherence(&snapshot),
+        "warming": warming(&edge.cache),
+        "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
+        "groups": groups(&snapshot),
+    });
+    answer(&headers, &numbers)
+}
+
+fn node(node: &Node, cache: &Cache) -> Value {
+    use std::sync::atomic::Ordering::Relaxed;
+    let connections = &node.connections;
+    json!({
+        "version": VERSION,
+        "run_id": node.run_id,
+        "grpc": node.addresses.get().map(|addresses| &addresses.grpc),
+        "resp": node.addresses.get().map(|addresses| &addresses.resp),
+        "uptime_s": cache.now().since(node.started_at).as_secs(),
+        "draining": node.is_draining(),
+        "connections": {
+            "grpc": connections.grpc.load(Relaxed),
+            "resp": connections.resp.load(Relaxed),
+            "http": connections.http.load(Relaxed),
+            "rejected": connections.rejected.load(Relaxed),
+        },
+        "in_flight_bytes": node.in_flight.bytes(),
+    })
+}
+
+fn l2(snapshot: &Snapshot) -> Value {
+    let (state, why) = match &snapshot.l2 {
+        L2State::Up => ("up", None),
+        L2State::Connecting => ("connecting", None),
+        L2State::Down(why) => ("down", Some(why)),
+    };
+    json!({
+        "kind": snapshot.flavor.name(),
+        "state": state,
+        "why": why,
+        "keys_read": snapshot.calls.keys_read,
+        "ops_written": snapshot.calls.ops_written,
+        "errors": snapshot.calls.errors,
+        "primaries": snapshot.health.primaries,
+        "breakers_open": snapshot.health.breakers_open,
+    })
+}
+
+fn coherence(snapshot: &Snapshot) -> Value {
+    let coherence = &snapshot.coherence;
+    json!({
+        "open": coherence.open,
+        "refused": coherence.refused,
+        "fence_age_ms": coherence.fence_age_ms,
+        "invalidations": coherence.invalidations,
+        "reconnects": coherence.reconnects,
+        "flushes": coherence.flushes,
+        "checked": coherence.checked,
+        "stale_detected": coherence.stale_detected,
+    })
+}
+
+fn warming(cache: &Cache) -> Value {
+    let progress = cache.core().warming();
+    json!({ "at_work": progress.at_work, "left": progress.left, "found": progress.keys.found })
+}
+
+fn window(window: &Window) -> Value {
+    json!({
+        "name": window.name,
+        "over_ms": window.over.as_millis() as u64,
+        "reads": reads(&window.total.reads),
+        "removed": removals(&window.total.removals),
+        "l2_read": latency(&window.read),
+        "l2_write": latency(&window.write),
+    })
+}
+
+/// The groups that were read most in the last five minutes, or else since start.
+fn groups(snapshot: &Snapshot) -> Vec<Value> {
+    let recent = snapshot.windows.get(1);
+    let of = |(at, group): (usize, &Group)| {
+        let tally = recent.and_then(|window| window.groups.get(at)).copied().unwrap_or(Tally::default());
+        (tally.reads.total(), tally, group.clone())
+    };
+    let mut groups: Vec<_> = snapshot.groups.iter().enumerate().map(of).collect();
+    groups.sort_by_key(|(reads, _, group)| std::cmp::Reverse((*reads, group.bytes)));
+    groups.retain(|(reads, _, group)| *reads > 0 || group.entries > 0);
+    groups.truncate(GROUPS);
+    let show = |(_, tally, group): (u64, Tally, Group)| json!({ "name": &*group.name, "entries": group.entries, "bytes": group.bytes, "reads": reads(&tally.reads) });
+    groups.into_iter().map(show).collect()
+}
+
+fn reads(reads: &Reads) -> Value {
+    json!({
+        "hit_l1": reads.hit_l1,
+        "stale": reads.stale,
+        "hit_l2": reads.hit_l2,
+        "miss": reads.miss,
+        "error": reads.error,
+        "l1_hit_rate": reads.l1_hit_rate(),
+    })
+}
+
+fn removals(removals: &Removals) -> Value {
+    json!({
+        "size": removals.size,
+        "expired": removals.expired,
+        "invalidated": removals.invalidated,
+        "replaced": removals.replaced,
+    })
+}
+
+fn latency(latency: &Latency) -> Value {
+    json!({ "count": latency.count(), "p50_us": latency.quantile_us(0.5), "p99_us": latency.quantile_us(0.99) })
+}
+
+async fn top(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let cache = &shared.edge.cache;
+    // One walk at a time; who waited for it takes what it found.
+    let mut found = shared.top.lock().await;
+    if let Some((at, keys)) = &*found
+        && cache.now().since(*at) < TOP_EVERY
+    {
+        return answer(&headers, keys);
+    }
+    let hot = cache.core().hot_keys(TOP).await;
+    let keys = hot.iter().filter_map(|hot| cache.resident(&hot.key).map(|resident| (hot, resident)));
+    let keys = keys.map(
+        |(hot, resident)| json!({ "key": shown(&hot.key), "hits": resident.hit.hits, "bytes": resident.weight_bytes }),
+    );
+    let keys = json!({ "keys": keys.collect::<Vec<_>>() });
+    *found = Some((cache.now(), keys.clone()));
+    answer(&headers, &keys)
+}
+
+/// A key as text: what is no printable ASCII is escaped.
+fn shown(key: &[u8]) -> String {
+    let cut = key.get(..KEY_SHOWN_BYTES);
+    let text = cut.unwrap_or(key).escape_ascii().to_string();
+    if cut.is_some_and(|cut| cut.len() < key.len()) { text + "…" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_text_and_cut() {
+        assert_eq!(shown(b"user:1"), "user:1");
+        assert_eq!(shown(b"<\x00\xff\n>"), "<\\x00\\xff\\n>");
+        assert_eq!(shown(&[b'a'; 81]), "a".repeat(80) + "…");
+    }
+
+    #[test]
+    fn the_page_is_small_and_holds_nothing_of_elsewhere() {
+        let bytes: usize = FILES.iter().map(|(_, _, text)| text.len()).sum();
+        assert!(bytes < 300 << 10, "{bytes} bytes");
+        for (path, _, text) in
+            FILES.iter().filter(|(path, _, _)| !path.starts_with("/vendor") && *path != "/favicon.svg")
+        {
+            assert!(!text.contains("http://") && !text.contains("https://"), "{path} names another host");
+            assert!(!text.contains("innerHTML") && !text.contains("style=\""), "{path} would break the policy");
+        }
+    }
+}

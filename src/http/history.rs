@@ -1,0 +1,55 @@
+//! The last minutes as points, so that the page has its curves as soon as it is opened.
+
+use std::{collections::VecDeque, time::Duration};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::cache::{Cache, stats::Snapshot};
+
+/// Between two points.
+pub(super) const EVERY: Duration = Duration::from_secs(2);
+/// Five minutes.
+const POINTS_MAX: usize = 150;
+
+/// Points of the last minutes, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History(Mutex<VecDeque<Value>>);
+
+impl History {
+    /// Adds how things stand now.
+    pub(super) fn add(&self, cache: &Cache) {
+        let point = point(cache, &cache.snapshot());
+        let mut points = self.0.lock();
+        if points.len() == POINTS_MAX {
+            points.pop_front();
+        }
+        points.push_back(point);
+    }
+
+    /// All points.
+    pub(super) fn show(&self) -> Value {
+        let points: Vec<Value> = self.0.lock().iter().cloned().collect();
+        json!({ "every_ms": EVERY.as_millis(), "points_max": POINTS_MAX, "points": points })
+    }
+}
+
+/// What the curves need of one moment: counters since start, levels of now. The page knows the order.
+pub(super) fn point(cache: &Cache, snapshot: &Snapshot) -> Value {
+    let reads = &snapshot.reads;
+    // Of the last minute: a percentile since start hardly moves.
+    let read = snapshot.windows.first().map(|minute| &minute.read);
+    let quantile = |quantile| read.and_then(|read| read.quantile_us(quantile));
+    json!([
+        cache.core().clock().unix().0,
+        reads.hit_l1,
+        reads.stale,
+        reads.hit_l2,
+        reads.miss,
+        reads.error,
+        snapshot.removals.size,
+        snapshot.l1.bytes,
+        quantile(0.5),
+        quantile(0.99),
+    ])
+}

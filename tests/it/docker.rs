@@ -1,0 +1,367 @@
+//! What stands under docker/ holds: the YAML is valid and agrees with itself and with the server, the rules are tested, every
+//! metric that is named exists, the dashboard's queries return data, and the image's commands run in an empty root.
+//!
+//! promtool and prometheus are Debian's package `prometheus`; where they are missing, their part says so and is left out.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use redis::Commands;
+use serde_json::Value;
+use terrace::{
+    config::{Given, Sources, load},
+    metrics::ALL,
+};
+
+use crate::{
+    http,
+    support::{
+        eventually,
+        process::Process,
+        redis::{RedisServer, free_port},
+        terrace::{Terrace, config},
+    },
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docker")
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(folder().join(path)).unwrap()
+}
+
+fn yaml(path: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&text(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Whether a command is there; says what is left out if not.
+fn has(command: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {command}")]).output().unwrap().status.success();
+    if !found {
+        println!("left out: {command} is not installed");
+    }
+    found
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+fn words(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+}
+
+/// Flags as `serve` takes them, read as settings.
+fn given(args: &[String]) -> Vec<Given> {
+    let mut flags = Vec::new();
+    let mut args = args.iter().skip(1);
+    while let Some(arg) = args.next() {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => (&arg[..], args.next().unwrap().clone()),
+        };
+        let flag = name.strip_prefix("--").unwrap();
+        let row = terrace::config::Row::all();
+        let row = row.iter().find(|row| row.flag() == flag || row.short_flag() == Some(flag));
+        let key = row.unwrap_or_else(|| panic!("no flag {name}")).key;
+        flags.push(Given { key, value, flag: flag.to_owned() });
+    }
+    flags
+}
+
+#[test]
+fn compose_agrees_with_itself_and_with_the_server() {
+    let compose = &yaml("compose.yaml")[0];
+    let services = compose["services"].as_object().unwrap();
+    let names: Vec<_> = services.keys().map(String::as_str).collect();
+    assert_eq!(
+        BTreeSet::from_iter(names),
+        BTreeSet::from(["grafana", "prometheus", "redis", "terrace-a", "terrace-b"])
+    );
+    let mut ports = BTreeSet::new();
+    for (name, service) in services {
+        let image = service["image"].as_str().unwrap();
+        assert!(image.split_once(':').is_some_and(|(_, tag)| tag != "latest"), "{name}: {image} has a full tag");
+        for port in service["ports"].as_array().into_iter().flatten() {
+            let port = port.as_str().unwrap();
+            assert!(port.starts_with("127.0.0.1:") && ports.insert(port), "{name}: {port}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume.as_str().unwrap().split(':').next().unwrap();
+            let known = match source.strip_prefix("./") {
+                Some(path) => folder().join(path).exists(),
+                None => compose["volumes"].get(source).is_some(),
+            };
+            assert!(known, "{name}: {source}");
+        }
+    }
+    for node in ["terrace-a", "terrace-b"] {
+        let flags = given(&words(&services[node]["command"]));
+        load(&Sources { flags, environment: image_environment(), ..Sources::default() }).unwrap();
+        let target = format!("{node}:7402");
+        assert!(yaml("prometheus/prometheus.yml")[0].to_string().contains(&target), "{target} is scraped");
+    }
+    assert!(yaml("grafana/provisioning/datasources/prometheus.yaml")[0].to_string().contains("http://prometheus:9090"));
+    yaml("grafana/provisioning/dashboards/terrace.yaml");
+}
+
+/// The part of a Dockerfile behind an instruction, with continued lines.
+fn instructions(name: &str) -> Vec<String> {
+    let joined = text("Dockerfile").replace("\\\n", " ");
+    let lines = joined.lines().filter_map(|line| line.strip_prefix(&format!("{name} ")));
+    lines.map(|rest| rest.trim().to_owned()).collect()
+}
+
+fn image_environment() -> Vec<(String, String)> {
+    let pairs = instructions("ENV").join(" ");
+    pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap()).map(|(k, v)| (k.into(), v.into())).collect()
+}
+
+#[test]
+fn the_images_base_is_pinned_and_its_environment_valid() {
+    for from in instructions("FROM") {
+        let tag = from.split_whitespace().next().unwrap().split_once(':').unwrap().1;
+        assert!(tag.matches('.').count() >= 1 && !tag.contains("latest"), "{from}");
+    }
+    assert_eq!(instructions("USER"), ["10001:10001"]);
+    let loaded = load(&Sources { environment: image_environment(), ..Sources::default() }).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert!(loaded.config.server.expose && loaded.config.data.dir == Path::new("/data"));
+}
+
+/// The shared libraries of a program, as the loader finds them.
+fn libraries(program: &str) -> Vec<String> {
+    let said = run(Command::new("ldd").arg(program));
+    said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_images_commands_run_in_an_empty_root() {
+    if !rustix::process::geteuid().is_root() || !has("ldd") || !has("chroot") {
+        println!("left out: only root may change its root");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let binary = env!("CARGO_BIN_EXE_terrace");
+    let copy = |from: &str, to: &str| {
+        let to = root.path().join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    // COPY --from=build, and the libraries that the base image has.
+    let installed = instructions("COPY").last().unwrap().split_whitespace().last().unwrap().to_owned();
+    copy(binary, &installed);
+    libraries(binary).iter().for_each(|library| copy(library, library));
+    run(Command::new("install").args(["-d", "-o", "10001", "-g", "10001", "-m", "0750"]).arg(root.path().join("data")));
+    run(Command::new("chmod").arg("755").arg(root.path()));
+    let inside = |words: &[String]| {
+        // With its whole path: the search for it would use the image's environment.
+        let mut command = Command::new(run(Command::new("which").arg("chroot")).trim());
+        command.arg(format!("--userspec={}", instructions("USER")[0])).arg(root.path()).args(words);
+        command.env_clear().envs(image_environment());
+        command
+    };
+    let list = |name: &str| words(&serde_json::from_str(&instructions(name)[0]).unwrap());
+    let mut serve = inside(&[list("ENTRYPOINT"), list("CMD")].concat());
+    // The image's ports may be taken here.
+    let addresses = ["--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let serve = serve.args(addresses).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
+    let mut server = Killed(serve.spawn().unwrap());
+    let out = server.0.stdout.take().unwrap();
+    let lines: Vec<String> =
+        std::io::BufRead::lines(std::io::BufReader::new(out)).map_while(Result::ok).take(4).collect();
+    assert_eq!(lines.last().map(String::as_str), Some("ready"), "{lines:?}");
+    let grpc = lines[0].strip_prefix("grpc ").unwrap();
+    let check = instructions("HEALTHCHECK")[0].split_once("CMD ").unwrap().1.to_owned();
+    let check = words(&serde_json::from_str(&check).unwrap());
+    let said = run(inside(&check).args(["--server", grpc]));
+    assert!(said.contains("ready, L2 up"), "{said}");
+    let store = fs::metadata(root.path().join("data/store")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&store), 10001);
+}
+
+#[test]
+fn kubernetes_agrees_with_itself_and_with_the_server() {
+    for path in ["kubernetes/terrace.yaml", "kubernetes/servicemonitor.yaml", "kubernetes/sidecar.yaml"] {
+        for object in yaml(path) {
+            let kind = object["kind"].as_str().unwrap();
+            assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{path}: {kind}");
+            if kind == "Deployment" {
+                deployment(&object);
+            }
+            if kind == "ConfigMap" {
+                let data = tempfile::tempdir().unwrap();
+                let file = data.path().join("terrace.toml");
+                fs::write(&file, object["data"]["terrace.toml"].as_str().unwrap()).unwrap();
+                let sources = Sources { file: Some(file), environment: image_environment(), ..Sources::default() };
+                let config = load(&sources).unwrap().config;
+                assert!(config.server.drain_wait + config.server.drain < std::time::Duration::from_secs(30));
+            }
+        }
+    }
+    let kinds: Vec<_> = yaml("kubernetes/terrace.yaml").iter().map(|object| object["kind"].clone()).collect();
+    for kind in ["ConfigMap", "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"] {
+        assert!(kinds.contains(&kind.into()), "{kind}");
+    }
+}
+
+fn deployment(object: &Value) {
+    let (spec, template) = (&object["spec"], &object["spec"]["template"]);
+    assert_eq!(spec["selector"]["matchLabels"], template["metadata"]["labels"]);
+    let pod = &template["spec"];
+    let all = |name: &str| pod[name].as_array().cloned().unwrap_or_default();
+    let containers = [all("containers"), all("initContainers")].concat();
+    let terrace = containers.iter().find(|container| container["name"] == "terrace").unwrap();
+    let flags: Vec<String> =
+        words(&terrace["args"]).into_iter().filter(|word| !word.contains("terrace.toml")).collect();
+    let flags = if flags.contains(&"--config".to_owned()) { vec![flags[0].clone()] } else { flags };
+    load(&Sources { flags: given(&flags), environment: image_environment(), ..Sources::default() }).unwrap();
+    let ports: Vec<&Value> = terrace["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let probe = &terrace[probe];
+        let port = &probe["httpGet"]["port"];
+        assert!(probe["exec"].is_object() || ports.contains(&port), "{probe}");
+    }
+    for limit in [&terrace["resources"]["requests"]["memory"], &terrace["resources"]["limits"]["memory"]] {
+        assert!(limit.is_string());
+    }
+    let volumes: Vec<_> = all("volumes").iter().map(|volume| volume["name"].clone()).collect();
+    for mount in containers.iter().flat_map(|container| container["volumeMounts"].as_array().into_iter().flatten()) {
+        assert!(volumes.contains(&mount["name"]), "{mount}");
+    }
+}
+
+/// Names of series of ours, and of recorded rules, that a text holds.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
+    words.filter(|word| word.starts_with("terrace_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// The queries of the dashboard, by panel.
+fn queries() -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&text("grafana/dashboards/terrace.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().clone();
+    let of = |panel: &Value| {
+        let title = panel["title"].as_str().unwrap().to_owned();
+        let targets = panel["targets"].as_array().cloned().unwrap_or_default();
+        targets.into_iter().map(move |target| (title.clone(), target["expr"].as_str().unwrap().to_owned()))
+    };
+    panels.iter().flat_map(of).collect()
+}
+
+#[test]
+fn every_metric_that_is_named_exists() {
+    let server = Terrace::start(config());
+    let (_, page) = http::get(server.http(), "/metrics");
+    let mut known: BTreeSet<String> = named(&page);
+    known.extend(ALL.iter().map(|metric| metric.name.to_owned()));
+    let rules: String = text("prometheus/alerts.yml").lines().filter(|line| !line.contains('#')).collect();
+    let used = queries().iter().map(|(_, query)| query.as_str()).collect::<Vec<_>>().join(" ");
+    let unknown: Vec<_> = named(&(rules + &used)).difference(&known).cloned().collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn the_rules_are_valid_and_tested_and_the_page_of_metrics_is_clean() {
+    let rules = &yaml("prometheus/alerts.yml")[0]["groups"][0]["rules"];
+    let tested = text("prometheus/alerts_test.yml");
+    let readme = fs::read_to_string(folder().join("../README.md")).unwrap();
+    for alert in rules.as_array().unwrap().iter().filter_map(|rule| rule["alert"].as_str()) {
+        assert!(tested.contains(&format!("alertname: {alert}\n")), "{alert} has a test");
+        assert!(readme.contains(&format!("| `{alert}` |")), "README says what to do about {alert}");
+    }
+    if !has("promtool") {
+        return;
+    }
+    let at = folder().join("prometheus");
+    run(Command::new("promtool").current_dir(&at).args(["check", "rules", "alerts.yml"]));
+    run(Command::new("promtool").current_dir(&at).args(["test", "rules", "alerts_test.yml"]));
+    let server = Terrace::start(config());
+    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    client.set::<_, _, ()>("k", "v").unwrap();
+    let (_, page) = http::get(server.http(), "/metrics");
+    let mut check = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();
+    check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    assert!(check.wait().unwrap().success());
+}
+
+/// A Prometheus that scrapes these servers.
+fn prometheus(data: &Path, targets: &[&str]) -> (Killed, String) {
+    let config = text("prometheus/prometheus.yml")
+        .replace("[\"terrace-a:7402\", \"terrace-b:7402\"]", &format!("{targets:?}"))
+        .replace("scrape_interval: 5s", "scrape_interval: 1s")
+        .replace("/etc/prometheus/alerts.yml", folder().join("prometheus/alerts.yml").to_str().unwrap());
+    assert!(targets.iter().all(|target| config.contains(target)), "{config}");
+    let file = data.join("prometheus.yml");
+    fs::write(&file, config).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let child = Command::new("prometheus")
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.tsdb.path={}", data.join("tsdb").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    (Killed(child), address)
+}
+
+fn ask(prometheus: &str, query: &str) -> Vec<Value> {
+    let url = format!("http://{prometheus}/api/v1/query");
+    let output =
+        Command::new("curl").args(["-sG", &url, "--data-urlencode", &format!("query={query}")]).output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    answer["data"]["result"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn every_query_of_the_dashboard_returns_data() {
+    if !has("prometheus") {
+        return;
+    }
+    let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let l2 = redis.url();
+    let start = |name: &str| Process::start(&data.path().join(name), &["--l2", &l2, "--l2-read-timeout", "30s"]);
+    let nodes = [start("a"), start("b")];
+    let targets: Vec<&str> = nodes.iter().map(|node| node.http.as_str()).collect();
+    let (_running, prometheus) = prometheus(data.path(), &targets);
+    let mut clients = nodes
+        .iter()
+        .map(|node| redis::Client::open(format!("redis://{}", node.resp)).unwrap().get_connection().unwrap())
+        .collect::<Vec<_>>();
+    let mut round = 0_u64;
+    for (panel, query) in queries() {
+        let query = query.replace("$job", ".*").replace("$instance", ".*");
+        let query = query.replace("$__rate_interval", "15s").replace("$__range", "1m");
+        let mut answer = Vec::new();
+        eventually(&format!("{panel}: {query} returns data"), || {
+            for client in &mut clients {
+                round += 1;
+                client.set::<_, _, ()>(format!("user:{}:name", round % 50), "v").unwrap();
+                let _found: Option<String> = client.get(format!("user:{}:name", round % 60)).unwrap();
+            }
+            answer = ask(&prometheus, &query);
+            let number = |series: &Value| series["value"][1].as_str().is_some_and(|value| value != "NaN");
+            !answer.is_empty() && answer.iter().any(number)
+        });
+    }
+}

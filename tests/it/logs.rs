@@ -1,0 +1,95 @@
+//! The log: text or JSON, sampled requests, repeated messages.
+
+use redis::Commands;
+use serde_json::Value;
+use terrace::{
+    grpc::client::CacheClient,
+    proto::{GetRequest, TouchRequest},
+};
+
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
+    process::Process,
+};
+
+fn server(args: &[&str]) -> (Process, tempfile::TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    (Process::start(data.path(), &[&["--l2", "none"], args].concat()), data)
+}
+
+fn resp(server: &Process) -> redis::Connection {
+    redis::Client::open(format!("redis://{}", server.resp)).unwrap().get_connection().unwrap()
+}
+
+fn config_set(client: &mut redis::Connection, key: &str, value: &str) {
+    redis::cmd("CONFIG").arg("SET").arg(key).arg(value).exec(client).unwrap();
+}
+
+/// The lines about requests so far.
+fn requests(server: &Process) -> Vec<String> {
+    server.log().lines().filter(|line| line.contains("terrace::request")).map(str::to_owned).collect()
+}
+
+#[test]
+fn json_is_one_object_a_line() {
+    let (server, _data) = server(&["--server-log-format", "json", "--server-log-requests", "1"]);
+    let mut client = resp(&server);
+    client.set::<_, _, ()>("quotes\"", "\n").unwrap();
+    config_set(&mut client, "server.max_value", "1MiB");
+    eventually("the last line is there", || server.log().contains("CONFIG SET"));
+    for line in server.log().lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for field in ["timestamp", "level", "message", "target"] {
+            assert!(event[field].is_string(), "{field}: {line}");
+        }
+    }
+}
+
+#[test]
+fn drawn_requests_are_logged_with_how_they_ended_and_without_keys() {
+    let (server, _data) = server(&["--server-log-requests", "1"]);
+    let mut client = resp(&server);
+    client.set::<_, _, ()>("secret-key", "secret-value").unwrap();
+    let _found: String = client.get("secret-key").unwrap();
+    let refused = redis::cmd("INCR").arg("secret-key").query::<i64>(&mut client);
+    assert!(refused.is_err());
+    block_on(async {
+        let mut cache = CacheClient::new(connect(&server.grpc).await);
+        cache.get(GetRequest { key: "secret-key".into(), options: None }).await.unwrap();
+        let touch = TouchRequest { key: "secret-key".into(), ttl_ms: Some(-1), ..TouchRequest::default() };
+        cache.touch(touch).await.unwrap_err();
+    });
+    for wanted in [
+        "port=\"resp\" command=\"set\" requests=1 failed=false",
+        "port=\"resp\" command=\"get\" requests=1 failed=false",
+        "port=\"resp\" command=\"incr\" requests=1 failed=true",
+        "port=\"grpc\" method=\"/terrace.v1.Cache/Get\" status=\"0\"",
+        "port=\"grpc\" method=\"/terrace.v1.Cache/Touch\" status=\"3\"",
+    ] {
+        eventually(wanted, || requests(&server).iter().any(|line| line.contains(wanted)));
+    }
+    assert!(!server.log().contains("secret"), "{}", server.log());
+    // From here on none is; what was asked before a marker is logged before it.
+    config_set(&mut client, "server.log_requests", "0");
+    let _found: String = client.get("secret-key").unwrap();
+    config_set(&mut client, "server.log_requests", "1");
+    redis::cmd("ECHO").arg("marker").exec(&mut client).unwrap();
+    eventually("the marker is logged", || requests(&server).iter().any(|line| line.contains("\"echo\"")));
+    let gets = requests(&server).iter().filter(|line| line.contains("command=\"get\"")).count();
+    assert_eq!(gets, 1, "{}", server.log());
+}
+
+#[test]
+fn a_message_that_repeats_is_written_a_few_times() {
+    let (server, _data) = server(&[]);
+    let mut client = resp(&server);
+    for _ in 0..50 {
+        config_set(&mut client, "server.max_value", "1MiB");
+    }
+    // Other words of the same place are written.
+    config_set(&mut client, "grpc.timeout", "7s");
+    eventually("the last message is there", || server.log().contains("grpc.timeout"));
+    let repeated = server.log().lines().filter(|line| line.contains("server.max_value")).count();
+    assert_eq!(repeated, 5, "{}", server.log());
+}

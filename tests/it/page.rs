@@ -1,0 +1,140 @@
+//! The page at /: what it is made of, its policy, its numbers; and in a browser, under load, without an error.
+//!
+//! The browser is Debian's package `chromium`; where it is missing, its part says so and is left out.
+
+use std::process::Command;
+
+use redis::Commands;
+use serde_json::Value;
+
+use crate::{
+    http,
+    support::{
+        eventually,
+        terrace::{Terrace, config},
+    },
+};
+
+fn exchange(address: &str, path: &str, headers: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{headers}\r\n");
+    let answer = http::exchange(address, request.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_lowercase(), body.to_owned())
+}
+
+fn json(address: &str, path: &str) -> Value {
+    let (head, body) = exchange(address, path, "");
+    assert!(head.starts_with("http/1.1 200") && head.contains("content-type: application/json"), "{head}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Some traffic: 21 keys read from L1, one of them markup, one read that finds nothing.
+fn traffic(server: &Terrace) {
+    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    for number in 0..20 {
+        client.set::<_, _, ()>(format!("user:{number}:name"), "v").unwrap();
+        for _ in 0..=number {
+            let _found: String = client.get(format!("user:{number}:name")).unwrap();
+        }
+    }
+    let _missing: Option<String> = client.get("<b>\n").unwrap();
+    client.set::<_, _, ()>("<b>\n", "markup").unwrap();
+    for _ in 0..30 {
+        let _found: String = client.get("<b>\n").unwrap();
+    }
+}
+
+#[test]
+fn all_of_it_is_served_with_a_strict_policy_and_is_small() {
+    let server = Terrace::start(config());
+    let (_, page) = exchange(server.http(), "/", "");
+    let mut bytes = page.len();
+    let named = page.split(['"', '\'']).filter(|word| word.starts_with('/') && word.contains('.'));
+    let mut files: Vec<&str> = named.collect();
+    files.sort_unstable();
+    files.dedup();
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let (head, body) = exchange(server.http(), file, "");
+        assert!(head.starts_with("http/1.1 200"), "{file}: {head}");
+        assert!(
+            head.contains("content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'"),
+            "{head}"
+        );
+        assert!(!head.contains("unsafe-"), "{head}");
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        bytes += body.len();
+    }
+    assert!(bytes < 300 << 10, "{bytes} bytes");
+}
+
+#[test]
+fn its_numbers_are_those_of_the_metrics() {
+    let server = Terrace::start(config());
+    traffic(&server);
+    let stats = json(server.http(), "/api/stats");
+    let page = http::samples(server.http());
+    let reads = &stats["windows"].as_array().unwrap().last().unwrap()["reads"];
+    for outcome in ["hit_l1", "hit_l2", "miss", "error"] {
+        let counted = page[&format!("terrace_reads_total{{outcome=\"{outcome}\"}}")] as u64;
+        assert_eq!(reads[outcome], Value::from(counted), "{outcome}");
+    }
+    assert_eq!((&reads["hit_l1"], &reads["miss"]), (&Value::from(240), &Value::from(1)));
+    assert_eq!(stats["l1"]["entries"], Value::from(21));
+    assert_eq!(stats["health"]["says"], Value::from("ready"));
+    let top = json(server.http(), "/api/top");
+    let keys: Vec<&str> = top["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap()).collect();
+    assert!(keys.contains(&"user:19:name") && keys.len() == 12, "{keys:?}");
+    eventually("there are points", || json(server.http(), "/api/history")["points"].as_array().unwrap().len() >= 2);
+}
+
+#[test]
+fn scripts_of_other_sites_are_refused() {
+    let server = Terrace::start(config());
+    for (headers, status) in [
+        ("Sec-Fetch-Site: cross-site\r\n", "403"),
+        ("Sec-Fetch-Site: same-site\r\n", "403"),
+        ("Sec-Fetch-Site: same-origin\r\n", "200"),
+        ("", "200"),
+    ] {
+        for path in ["/api/stats", "/api/history", "/api/top"] {
+            let (head, _) = exchange(server.http(), path, headers);
+            assert!(head.starts_with(&format!("http/1.1 {status}")), "{path} {headers}: {head}");
+        }
+    }
+}
+
+#[test]
+fn a_browser_shows_it_under_load_without_an_error() {
+    let found = Command::new("sh").args(["-c", "command -v chromium"]).output().unwrap();
+    if !found.status.success() {
+        println!("left out: chromium is not installed");
+        return;
+    }
+    let server = Terrace::start(config());
+    traffic(&server);
+    eventually("there are points", || json(server.http(), "/api/history")["points"].as_array().unwrap().len() >= 2);
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
+        .args(["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--virtual-time-budget=9000", "--dump-dom"])
+        .arg(format!("http://{}/", server.http()))
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    assert_eq!(dom.matches("<canvas").count(), 4, "four charts: {dom}");
+    let shows = |id: &str| {
+        let (_, rest) = dom.split_once(&format!("id=\"{id}\"")).unwrap_or_else(|| panic!("no {id}: {dom}"));
+        rest.split_once('>').unwrap().1.split('<').next().unwrap().to_owned()
+    };
+    assert_eq!(shows("t-l1"), "99.6 %", "{dom}");
+    assert!(shows("s-l1").starts_with("now "), "the charts are told in words as well");
+    assert!(dom.contains("user:19:name"), "the hottest keys are listed");
+    assert!(dom.contains("&lt;b&gt;\\n") && !dom.contains("<b>"), "a key is text and never markup");
+    assert!(dom.contains("<p id=\"banner\" class=\"banner\" role=\"status\" hidden"), "nothing is wrong");
+}
