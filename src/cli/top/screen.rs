@@ -258,7 +258,7 @@ impl<'s> Screen<'s> {
 
     fn groups(&self, frame: &mut Frame<'_>, area: Rect) {
         let over_ms = self.0.window().map_or(0, |window| window.over_ms);
-        let name_width = usize::from(area.width.saturating_sub(56)).max(10);
+        let name_width = usize::from(area.width.saturating_sub(63)).max(10);
         let rows = self.shown().into_iter().map(|group| {
             Row::new([
                 cut(group.name, name_width),
@@ -275,14 +275,14 @@ impl<'s> Screen<'s> {
         let widths = std::iter::once(Constraint::Min(10)).chain(widths);
         let head = ["group", " reads/s", "      L1", "      L2", " misses", "entries", "   bytes", "left L1"];
         let title = format!("groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
-        let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(0);
+        let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);
     }
 
     fn keys(&self, frame: &mut Frame<'_>, area: Rect) {
         let (name, shown) = named(self.0.by());
         let top = &self.0.top;
-        let name_width = usize::from(area.width.saturating_sub(20)).max(10);
+        let name_width = usize::from(area.width.saturating_sub(22)).max(10);
         let wanted = top
             .keys
             .iter()
@@ -294,7 +294,7 @@ impl<'s> Screen<'s> {
         let widths = [Constraint::Min(10), Constraint::Length(10), Constraint::Length(8)];
         let head = ["key".to_owned(), right(name, 10), right("of all", 8)];
         let title = format!("keys by {name}, {}, error at most {}", span(top.over_ms), shown(top.error));
-        let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(0);
+        let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);
     }
 
