@@ -25,7 +25,7 @@ pub use self::{
     table::{Row, SHORT_FLAGS},
 };
 use self::{
-    form::{Addr, Choice, Count, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
+    form::{Addr, Choice, Count, Factor, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
 use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis};
@@ -54,6 +54,8 @@ pub struct Config {
     pub data: Data,
     /// Traces.
     pub trace: Trace,
+    /// What is learned.
+    pub learn: Learn,
     /// Rules for groups of keys, first match wins.
     pub policies: Vec<Policy>,
 }
@@ -184,6 +186,15 @@ settings! {
         tls_key_file: Option<PathBuf> = None, Maybe("none", Path);
         /// What may live in L1: keys that begin with one of these; empty = all keys.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
+    }
+    /// `[learn]`: what is learned from the traffic.
+    learn: Learn {
+        /// How many mean intervals between changes a TTL may be that is advised or tuned; 0 = changes do not matter.
+        ttl_freshness: f64 = 1.0, Factor(0.0, 1_000.0), reloadable;
+        /// Shortest TTL that is advised or tuned.
+        ttl_min: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
+        /// Longest TTL that is advised or tuned.
+        ttl_max: Duration = Duration::from_secs(86_400), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
     }
     /// `[data]`: the data directory.
     data: Data {

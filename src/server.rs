@@ -36,6 +36,7 @@ use crate::{
     config::{self, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
+    learn::intervals,
     node::{Addresses, Node, Setting},
     resp,
     socket::Listener,
@@ -393,6 +394,11 @@ fn rules(config: &Config) -> Rules {
         l1_max_age: config.l1.max_age,
         serve_stale_for: config.l2.serve_stale_for,
         untracked: config.l1.coherence == Coherence::Ttl,
+        ttl: intervals::Settings {
+            freshness: config.learn.ttl_freshness,
+            min: config.learn.ttl_min,
+            max: config.learn.ttl_max,
+        },
         l1_prefixes: config.l2.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
     }
 }

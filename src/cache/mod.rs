@@ -9,6 +9,7 @@
 //!   one instant.
 //! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
 //!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
+//! * [`tuning`]: TTLs from what was learned.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -30,6 +31,7 @@ pub mod read;
 pub mod resident;
 pub mod stats;
 pub mod tags;
+pub mod tuning;
 pub mod turns;
 pub mod warm;
 pub mod watch;
@@ -85,6 +87,8 @@ pub struct Core {
     pub(crate) watched: watch::Watched,
     pub(crate) warming: warm::Warming,
     pub(crate) started_at: Tick,
+    pub(crate) what_if: stats::whatif::WhatIf,
+    pub(crate) tuning: tuning::Tuning,
     recorder: Recorder,
     /// Tells of what Redis announces.
     heard: Arc<Tap>,
@@ -95,13 +99,15 @@ pub struct Core {
 impl Core {
     /// An empty cache over an L2 of this flavor.
     #[must_use]
-    pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
-        let l1 = L1::new(l1);
+    pub fn new(settings: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
+        let l1 = L1::new(settings);
         let recorder = Recorder::default();
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
             started_at: clock.now(),
+            what_if: stats::whatif::WhatIf::new(settings),
+            tuning: tuning::Tuning::default(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,

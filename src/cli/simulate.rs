@@ -18,10 +18,13 @@ use super::{
 use crate::{
     clock::Tick,
     l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Settings, Token},
+    learn::{intervals, intervals::Intervals, recorder::Happened, recorder::Sample, shape::Shapes},
     model::Key,
 };
+use ttl::{Ledger, Tuner};
 
 mod plot;
+mod ttl;
 
 /// Play a trace through L1 alone and print its miss ratio.
 #[derive(Debug, clap::Args)]
@@ -38,9 +41,18 @@ pub(super) struct Args {
     /// What goes when room is needed.
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "learned")]
     l1_policy: Vec<Policy>,
-    /// Which expiry entries get: none, the trace's, or one for all in seconds.
-    #[arg(long, value_name = "ignore|recorded|SECONDS", value_parser = ttl, default_value = "ignore")]
+    /// Which expiry entries get: none, the trace's, one for all in seconds, or what a server with ttl = "tune" would learn.
+    ///
+    /// With anything but ignore, the result also tells the share of requests that were answered later than the TTL recorded
+    /// with the value (stale), and for how long how many bytes were held.
+    #[arg(long, value_name = "ignore|recorded|tune|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
+    /// TTL that requests without one are taken to have recorded; without it theirs never ends.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    ttl_none: Option<u64>,
+    /// Shortest TTL of --ttl tune, and what entries get before enough is known; as learn.ttl_min.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
+    ttl_min: u64,
     /// Shards of L1; as many as the server would use unless given.
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -82,6 +94,7 @@ impl Policy {
 enum Ttl {
     Ignore,
     Recorded,
+    Tune,
     Fixed(u64),
 }
 
@@ -107,6 +120,7 @@ struct Run {
     epoch: Option<Epoch>,
     requests: u64,
     misses: u64,
+    ledger: Ledger,
 }
 
 /// What the whole trace holds: needed for percentages.
@@ -146,7 +160,9 @@ fn simulate(args: &Args) -> Result<Vec<Run>> {
     let policies = args.l1_policy.iter();
     let mut runs: Vec<Run> =
         policies.flat_map(|&policy| rooms.iter().map(move |&room| Run::new(policy, room, args.shards))).collect();
-    let mut played = Playback { ttl: args.ttl, zeros: Bytes::new(), now: Tick(START_MS) };
+    let tuner = Tuner::new(args.ttl_min);
+    let (ttl, ttl_none) = (args.ttl, args.ttl_none);
+    let mut played = Playback { ttl, ttl_none, tuner, zeros: Bytes::new(), now: Tick(START_MS) };
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
         played.play(&request.map_err(Failure::new)?, &mut runs);
     }
@@ -168,6 +184,8 @@ fn census(path: &Path) -> Result<Census> {
 /// What is the same for all runs.
 struct Playback {
     ttl: Ttl,
+    ttl_none: Option<u64>,
+    tuner: Tuner,
     /// As many zeros as the largest value so far.
     zeros: Bytes,
     now: Tick,
@@ -179,9 +197,11 @@ impl Playback {
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let ttl_ms = match self.ttl {
             Ttl::Ignore => None,
-            Ttl::Recorded => request.ttl_ms,
+            Ttl::Recorded => request.ttl_ms.or(self.ttl_none),
             Ttl::Fixed(ms) => Some(ms),
+            Ttl::Tune => Some(self.tuner.ttl_ms(&request.key, self.now)),
         };
+        let recorded_ms = request.ttl_ms.or(self.ttl_none);
         let expires_at = ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms));
         let key = Key::copied(&request.key).ok();
         for run in runs {
@@ -194,7 +214,10 @@ impl Playback {
                 .as_ref()
                 .zip(value)
                 .map(|(key, value)| (key, Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 }));
-            run.request(copy, self.now);
+            let hit = run.request(copy, self.now);
+            if self.ttl != Ttl::Ignore {
+                run.ledger.note(request, hit, self.now, expires_at, recorded_ms);
+            }
         }
     }
 
@@ -219,18 +242,18 @@ impl Run {
             None => L1::seeded(settings, SEED),
         };
         let epoch = l1.begin(Tick::FAR);
-        Self { policy, room, l1, epoch, requests: 0, misses: 0 }
+        Self { policy, room, l1, epoch, requests: 0, misses: 0, ledger: Ledger::default() }
     }
 
-    /// One read: get, and on a miss insert.
-    fn request(&mut self, copy: Option<(&Key, Fill)>, now: Tick) {
+    /// One read: get, and on a miss insert. Says whether it was a hit.
+    fn request(&mut self, copy: Option<(&Key, Fill)>, now: Tick) -> bool {
         self.requests += 1;
         let Some((key, fill)) = copy else {
             self.misses += 1;
-            return;
+            return false;
         };
         if self.l1.get(key, now, true).is_some() {
-            return;
+            return true;
         }
         self.misses += 1;
         let token = Token(self.requests);
@@ -238,10 +261,16 @@ impl Run {
             // A value over an eighth of L1 is not kept, as on a server.
             let _kept: Filled = self.l1.fill(key, token, fill, now);
         }
+        false
     }
 
     fn miss_ratio(&self) -> f64 {
         if self.requests == 0 { 0.0 } else { self.misses as f64 / self.requests as f64 }
+    }
+
+    /// Requests that were answered later than the TTL that was recorded with the value.
+    fn stale_ratio(&self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.ledger.stale() as f64 / self.requests as f64 }
     }
 
     fn json(&self, trace: &str) -> serde_json::Value {
@@ -251,6 +280,10 @@ impl Run {
         line["requests"] = self.requests.into();
         line["misses"] = self.misses.into();
         line["miss_ratio"] = self.miss_ratio().into();
+        if self.ledger.is_kept() {
+            line["stale_ratio"] = self.stale_ratio().into();
+            line["byte_seconds"] = self.ledger.byte_seconds().into();
+        }
         line
     }
 }
@@ -288,6 +321,10 @@ fn print_table(trace: &str, runs: &[Run]) {
             "{trace:<width$}  {policy:<7}  {unit:>7}  {amount:>14}  {:>12}  {:>12}  {ratio:>10.4}",
             run.requests, run.misses
         ));
+        if run.ledger.is_kept() {
+            let (stale, byte_seconds) = (run.stale_ratio(), run.ledger.byte_seconds());
+            say(format_args!("{:<width$}  of these stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
+        }
     }
 }
 
@@ -312,10 +349,19 @@ fn ttl(text: &str) -> std::result::Result<Ttl, String> {
     match text {
         "ignore" => Ok(Ttl::Ignore),
         "recorded" => Ok(Ttl::Recorded),
-        seconds => match seconds.parse::<f64>() {
-            Ok(seconds) if seconds > 0.0 && seconds <= 3.2e9 => Ok(Ttl::Fixed((seconds * 1_000.0) as u64)),
-            Ok(_) | Err(_) => Err(format!("{text:?} is not ignore, recorded or a number of seconds")),
+        "tune" => Ok(Ttl::Tune),
+        text => match seconds(text) {
+            Ok(ms) => Ok(Ttl::Fixed(ms)),
+            Err(_) => Err(format!("{text:?} is not ignore, recorded, tune or a number of seconds")),
         },
+    }
+}
+
+/// Seconds as milliseconds.
+fn seconds(text: &str) -> std::result::Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3.2e9 => Ok((seconds * 1_000.0) as u64),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a number of seconds")),
     }
 }
 

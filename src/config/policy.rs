@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use super::{
     file::{Entry, PolicyTable},
-    form::{Flag, Form, Maybe, Raw, Size, Span},
+    form::{Choice, Flag, Form, Maybe, Raw, Size, Span},
     load::{Fault, nearest},
 };
-use crate::{cache::policy::Policy, glob::Glob, node::Setting};
+use crate::{
+    cache::policy::{Policy, Ttl},
+    glob::Glob,
+    node::Setting,
+};
 
 /// Most policies: each read and write of a key that matches none looks at all of them.
 const POLICIES_MAX: usize = 256;
@@ -31,8 +35,11 @@ pub struct PolicyRow {
 const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
 const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
+/// What may be written for `ttl`.
+const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Advise), ("tune", Ttl::Tune)]);
+
 /// All keys of a policy.
-pub const POLICY_ROWS: [PolicyRow; 5] = [
+pub const POLICY_ROWS: [PolicyRow; 6] = [
     PolicyRow {
         key: "match",
         doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
@@ -73,6 +80,14 @@ pub const POLICY_ROWS: [PolicyRow; 5] = [
         set: |policy, raw| Flag.read(raw).map(|l1| policy.l1 = l1),
         show: |policy| Flag.show(&policy.l1),
     },
+    PolicyRow {
+        key: "ttl",
+        doc: "Whether writes that brought no TTL get a learned one; advise only says what it would be.",
+        form: || TTL_MODE.describe(),
+        default: "fixed",
+        set: |policy, raw| TTL_MODE.read(raw).map(|ttl| policy.ttl = ttl),
+        show: |policy| TTL_MODE.show(&policy.ttl),
+    },
 ];
 
 /// A glob.
@@ -84,9 +99,13 @@ impl Form<Glob> for Pattern {
             Raw::Word(text) | Raw::Text(text) if !text.is_empty() => {
                 Glob::new(text.as_bytes()).map_err(|error| error.to_string())
             }
-            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => {
-                Err(raw.not("a pattern such as \"session:*\""))
-            }
+            Raw::Word(_)
+            | Raw::Text(_)
+            | Raw::Integer(_)
+            | Raw::Boolean(_)
+            | Raw::List(_)
+            | Raw::Float(_)
+            | Raw::Other(_) => Err(raw.not("a pattern such as \"session:*\"")),
         }
     }
 

@@ -29,6 +29,7 @@ mod service;
 mod stream;
 #[cfg(feature = "otel")]
 mod trace;
+mod ttl;
 mod unary;
 mod warm;
 mod watch;

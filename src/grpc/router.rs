@@ -87,11 +87,20 @@ impl Router {
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
+            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
+            "/terrace.v1.Insight/TopKeys" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.top_keys(r).await })
+            }
+            "/terrace.v1.Insight/SimulateCapacity" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.simulate_capacity(r).await })
+            }
+            "/terrace.v1.Insight/GetTtlAdvice" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_ttl_advice(r).await })
+            }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
             "/terrace.v1.Invalidation/InvalidateTags" => {
                 unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
             }
-            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
             "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),

@@ -46,6 +46,7 @@ mod stats;
 mod tags;
 mod tidy;
 mod traces;
+mod ttl;
 mod unix_sockets;
 mod warm;
 mod watch;

@@ -45,7 +45,7 @@ const EXCEPTIONS: [(&str, &[&str]); 1] =
     [("cli/simulate.rs", &["l1", "learn"])];
 
 /// Each outside crate and the folders that are its home: replacing it touches only them.
-const HOMES: [(&str, &[&str]); 25] = [
+const HOMES: [(&str, &[&str]); 26] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
@@ -60,6 +60,7 @@ const HOMES: [(&str, &[&str]); 25] = [
     ("metrics_process", &["metrics.rs"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("ratatui", &["cli"]),
     ("zstd", &["cli"]),
     ("opentelemetry", &["grpc/trace", "cli/traces"]),
     ("opentelemetry_sdk", &["grpc/trace", "cli/traces"]),
