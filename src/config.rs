@@ -54,6 +54,8 @@ pub struct Config {
     pub data: Data,
     /// What is learned.
     pub learn: Learn,
+    /// Traces.
+    pub trace: Trace,
     /// Rules for groups of keys, first match wins.
     pub policies: Vec<Policy>,
 }
@@ -210,5 +212,12 @@ settings! {
         sync: Sync = Sync::Interval, Choice(SYNC);
         /// With `interval`: what a power cut may lose.
         sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
+    }
+    /// `[trace]`: OpenTelemetry.
+    trace: Trace {
+        /// Send traces of gRPC calls to this OpenTelemetry collector (OTLP over gRPC); only in builds with the feature `otel`.
+        otlp: Option<String> = None, Maybe("none", form::Collector);
+        /// Calls whose caller sends no traceparent: trace one in so many; 0 = none. Where it sends one, the caller has decided.
+        requests: u64 = 0, Count(0, 1_000_000_000);
     }
 }

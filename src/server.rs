@@ -136,6 +136,11 @@ impl Server {
             http: http.address.clone(),
         });
         node.sampled.set(config.server.log_requests);
+        #[cfg(feature = "otel")]
+        {
+            node.traced.on.store(config.trace.otlp.is_some(), Ordering::Relaxed);
+            node.traced.others.set(config.trace.requests);
+        }
         let flavor = tier::flavor(&config.l2.url)?;
         let core = Core::new(l1_settings(&config), flavor, rules(&config), clock);
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);

@@ -278,6 +278,19 @@ impl Cache {
     /// Reads below, and counts the call.
     pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
+        #[cfg(feature = "otel")]
+        let answers = {
+            use tracing::Instrument;
+            // Part of a call's span, where the call is traced.
+            let traced = !tracing::Span::current().is_none();
+            let span = if traced {
+                tracing::info_span!(target: "terrace::trace", "read L2", otel.kind = "client", keys = keys.len())
+            } else {
+                tracing::Span::none()
+            };
+            self.l2.get(keys, true).instrument(span).await
+        };
+        #[cfg(not(feature = "otel"))]
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let us = (stopwatch_ns() - begun) / 1000;

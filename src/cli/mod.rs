@@ -16,6 +16,8 @@ mod stats;
 mod systemd;
 mod top;
 pub mod trace;
+#[cfg(feature = "otel")]
+mod traces;
 mod warm;
 
 use std::{fmt, process::ExitCode};

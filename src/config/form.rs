@@ -409,6 +409,36 @@ impl Form<String> for Addr {
     }
 }
 
+/// Where a collector of traces listens.
+pub(super) struct Collector;
+
+impl Form<String> for Collector {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        const WANTED: &str = "http://host:port of a collector";
+        let text = raw.text(WANTED)?;
+        let host = text.strip_prefix("http://").unwrap_or_default();
+        if !Address::parse(host.trim_end_matches('/')).is_ok_and(|address| address.port != 0) {
+            return Err(raw.not(WANTED));
+        }
+        if !cfg!(feature = "otel") {
+            return Err("this build cannot send traces; build it with --features otel".to_owned());
+        }
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "http://host:port".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "URL"
+    }
+}
+
 /// Log level or directives.
 pub(super) struct LogFilter;
 

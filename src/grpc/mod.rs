@@ -27,6 +27,8 @@ mod router;
 mod sampled;
 mod service;
 mod stream;
+#[cfg(feature = "otel")]
+mod trace;
 mod ttl;
 mod unary;
 mod warm;

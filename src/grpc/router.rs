@@ -7,6 +7,8 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::Status;
 
+#[cfg(feature = "otel")]
+use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
@@ -33,14 +35,29 @@ impl hyper::service::Service<Request<Incoming>> for Router {
         match refused(&request) {
             Some(response) => Call::ready(response),
             None if self.edge.node.sampled.draw(1) => {
-                sampled::logged(request.uri().path().to_owned(), || self.route(request))
+                let method = request.uri().path().to_owned();
+                sampled::logged(method, || self.route_traced(request))
             }
-            None => self.route(request),
+            None => self.route_traced(request),
         }
     }
 }
 
 impl Router {
+    #[cfg(feature = "otel")]
+    fn route_traced(&self, request: Request<Incoming>) -> Call {
+        match trace::span(&self.edge.node.traced, &request) {
+            Some(span) => trace::followed(span, || self.route(request)),
+            None => self.route(request),
+        }
+    }
+
+    #[cfg(not(feature = "otel"))]
+    #[inline]
+    fn route_traced(&self, request: Request<Incoming>) -> Call {
+        self.route(request)
+    }
+
     fn route(&self, request: Request<Incoming>) -> Call {
         match request.uri().path() {
             "/terrace.v1.Cache/Get" => unary::get(&self.edge, request),

@@ -45,6 +45,7 @@ mod server;
 mod stats;
 mod tags;
 mod tidy;
+mod traces;
 mod ttl;
 mod unix_sockets;
 mod warm;
