@@ -317,9 +317,9 @@ fn a_blocked_command_ends_with_its_time_its_client_or_at_a_word() {
     blocked.expect("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
     other.ask(&format!("CLIENT UNBLOCK {id}"), ":0\r\n");
     blocked.say("BLPOP list 0");
-    wait_until_blocked();
-    drop(blocked);
     let blocked_below = || redis.ask::<String>(&[b"INFO", b"clients"]).contains("blocked_clients:1");
+    eventually("it waits in Redis", blocked_below);
+    drop(blocked);
     eventually("nobody waits in Redis for a client that is gone", || !blocked_below());
     other.ask("RPUSH list b", ":1\r\n");
     other.ask("LLEN list", ":1\r\n");

@@ -353,7 +353,7 @@ impl Core {
                     let (weight, deadline) = (Some(there.weight_bytes), there.deadline);
                     self.what_if.put(Touch { hash, weight, deadline, at: event.at });
                 }
-                (Flavor::None, None) | (Flavor::Redis | Flavor::Embedded, _) => self.what_if.changed(hash),
+                (Flavor::None, None) | (Flavor::Redis | Flavor::Embedded, _) => self.what_if.changed(hash, event.at),
             }
         }
     }

@@ -61,7 +61,20 @@ enum Waiting {
     /// Where L1 is the store: a copy came in with a write.
     Put(Touch),
     /// The copy of this key is gone: written or invalidated.
-    Changed(u32),
+    Changed(u32, Tick),
+}
+
+impl Waiting {
+    /// Reads come by another way than changes: this puts them in order again. Within a millisecond a read that missed is
+    /// taken to come before the write that fills, a hit after it.
+    fn order(&self) -> (Tick, u8) {
+        match self {
+            Self::Read(touch) if touch.weight.is_none() => (touch.at, 0),
+            Self::Put(touch) => (touch.at, 1),
+            Self::Changed(_, at) => (*at, 1),
+            Self::Read(touch) => (touch.at, 2),
+        }
+    }
 }
 
 /// What L1 would be at one size.
@@ -160,8 +173,8 @@ impl WhatIf {
     }
 
     /// The copy of a key of the sample is gone.
-    pub fn changed(&self, hash: u32) {
-        self.wait(Waiting::Changed(hash));
+    pub fn changed(&self, hash: u32, at: Tick) {
+        self.wait(Waiting::Changed(hash, at));
     }
 
     fn wait(&self, event: Waiting) {
@@ -175,7 +188,8 @@ impl WhatIf {
 
     /// Plays what waits. `reads` is how many user reads there have been in all.
     pub fn play(&self, now: Tick, reads: u64) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.sort_by_key(Waiting::order);
         let mut ghosts = self.ghosts.lock();
         ghosts.turn(now, reads);
         let many = waiting.len() > ROUND_MAX;
@@ -223,12 +237,12 @@ impl Ghosts {
     fn play(&mut self, event: Waiting) {
         let hash = match event {
             Waiting::Read(touch) | Waiting::Put(touch) => touch.hash,
-            Waiting::Changed(hash) => hash,
+            Waiting::Changed(hash, _) => hash,
         };
         // The sample may have been halved since.
         let Some(key) = Key::copied(&hash.to_le_bytes()).ok().filter(|_| hash < u32::MAX / self.one_in) else { return };
         match event {
-            Waiting::Changed(_) => {
+            Waiting::Changed(..) => {
                 for ghost in &self.sizes {
                     ghost.l1.invalidate(&key);
                 }
@@ -405,7 +419,7 @@ mod tests {
         assert!(what_if.wants(0) && !what_if.wants(u32::MAX / 32 + 1));
         assert!(what_if.ghosts.lock().sizes.iter().all(|ghost| ghost.l1.usage().entries <= ENTRIES_MAX + 1_000));
         assert!(estimates.sizes[3].l1_hit_rate.expect("reads") < 0.05, "no key was read twice");
-        (0..WAITING_MAX * 2).for_each(|_| what_if.changed(0));
+        (0..WAITING_MAX * 2).for_each(|_| what_if.changed(0, Tick(1)));
         assert_eq!(what_if.waiting.lock().len(), WAITING_MAX);
     }
 
@@ -421,7 +435,7 @@ mod tests {
         read(2, Some(100));
         read(3, Some(100));
         assert_eq!(misses(3), 2, "a key that no tier has is no entry");
-        what_if.changed(1);
+        what_if.changed(1, Tick(4));
         read(4, Some(100));
         assert_eq!(misses(4), 3);
         read(60, Some(100));
