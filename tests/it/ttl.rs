@@ -184,7 +184,7 @@ fn tuned_ttls_follow_each_rhythm_and_hold_less_for_the_same_hits() {
 
 #[test]
 fn advice_changes_nothing_and_a_clients_ttl_is_kept() {
-    let advised = lived(Ttl::Advise, HOUR, 20 * HOUR);
+    let advised = lived(Ttl::Advise, HOUR, END);
     let advice = advised.cache.ttl_advice();
     let quick = advice.iter().find(|advised| &*advised.advice.name == "quick:{d}").unwrap();
     let off = quick.advice.ttl_ms as f64 / (25 * SECOND) as f64 - 1.0;
