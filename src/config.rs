@@ -25,7 +25,7 @@ pub use self::{
     table::{Row, SHORT_FLAGS},
 };
 use self::{
-    form::{Addr, Choice, Count, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
+    form::{Addr, Choice, Count, Factor, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
 use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis};
@@ -52,6 +52,8 @@ pub struct Config {
     pub l2: L2,
     /// The data directory.
     pub data: Data,
+    /// Traces.
+    pub trace: Trace,
     /// What is learned.
     pub learn: Learn,
     /// Rules for groups of keys, first match wins.
@@ -185,6 +187,19 @@ settings! {
         /// What may live in L1: keys that begin with one of these; empty = all keys.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
     }
+    /// `[learn]`: what is learned from the traffic.
+    learn: Learn {
+        /// How many mean intervals between changes a TTL may be that is advised or tuned; 0 = changes do not matter.
+        ttl_freshness: f64 = 1.0, Factor(0.0, 1_000.0), reloadable;
+        /// Shortest TTL that is advised or tuned.
+        ttl_min: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
+        /// Longest TTL that is advised or tuned.
+        ttl_max: Duration = Duration::from_secs(86_400), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
+        /// Bound on the memory of what is learned for prefetch.
+        memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
+        /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
+        budget: u64 = 40, Count(1, 1_000);
+    }
     /// `[data]`: the data directory.
     data: Data {
         /// Holds the embedded store and the list of hot keys.
@@ -202,11 +217,11 @@ settings! {
         /// With `interval`: what a power cut may lose.
         sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
     }
-    /// `[learn]`: what is learned from the traffic.
-    learn: Learn {
-        /// Bound on the memory of what is learned for prefetch.
-        memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
-        /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
-        budget: u64 = 40, Count(1, 1_000);
+    /// `[trace]`: OpenTelemetry.
+    trace: Trace {
+        /// Send traces of gRPC calls to this OpenTelemetry collector (OTLP over gRPC); only in builds with the feature `otel`.
+        otlp: Option<String> = None, Maybe("none", form::Collector);
+        /// Calls whose caller sends no traceparent: trace one in so many; 0 = none. Where it sends one, the caller has decided.
+        requests: u64 = 0, Count(0, 1_000_000_000);
     }
 }

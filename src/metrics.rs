@@ -56,10 +56,13 @@ metrics! {
     GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight of the entries in L1 by key group.";
     GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries that left L1 by key group and cause.";
     FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
+    TTL_ADVISED = "terrace_ttl_advised_seconds", Gauge, ["template"], "TTL that would suit the keys of a template; the first 256 of which enough is known.";
+    TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL that writes of a template without one get where a policy tunes it.";
     L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
     L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
     L1_CAPACITY = "terrace_l1_capacity_bytes", Gauge, [], "Bound on the weight (l1.size).";
     L1_REMOVED = "terrace_l1_removed_total", Counter, ["cause"], "Entries that left L1: size, expired, invalidated, replaced.";
+    L1_WHAT_IF = "terrace_l1_what_if_hit_rate", Gauge, ["scale"], "The part of reads that L1 would answer at 0.5, 1, 2, 4 times its size, estimated; absent before the first.";
     L1_PROMOTED = "terrace_l1_promoted_total", Counter, [], "Values brought up from L2.";
     L1_FILLS_VOIDED = "terrace_l1_fills_voided_total", Counter, [], "Fills that an invalidation overtook: nothing was inserted.";
     L2_UP = "terrace_l2_up", Gauge, [], "1 while L2 answers.";

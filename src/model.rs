@@ -1,10 +1,13 @@
 //! The words everything else is said in: keys, values, lives of keys, outcomes of reads, causes of removal.
 
-use std::{fmt, ops::Deref, time::Duration};
+use std::{borrow::Borrow, fmt, ops::Deref, time::Duration};
 
 use bytes::Bytes;
 
-use crate::error::{CacheError, Kind, Result};
+use crate::{
+    clock::Tick,
+    error::{CacheError, Kind, Result},
+};
 
 mod record;
 pub(crate) use record::{Lifetime, Record};
@@ -71,6 +74,13 @@ pub fn check_key(bytes: &[u8]) -> Result<()> {
 impl Deref for Key {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Equal, ordered and hashed as its bytes are.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
         &self.0
     }
 }
@@ -190,6 +200,17 @@ pub enum Life {
     Forever,
     /// It expires after this.
     For(Duration),
+}
+
+impl Life {
+    /// When it ends, counted from `now`; [`Tick::FAR`] never.
+    #[must_use]
+    pub fn until(self, now: Tick) -> Tick {
+        match self {
+            Self::Forever => Tick::FAR,
+            Self::For(life) => now.plus(life),
+        }
+    }
 }
 
 /// A tier that answered or that holds a key.

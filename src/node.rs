@@ -32,6 +32,9 @@ pub struct Node {
     pub in_flight: InFlight,
     /// Which requests are logged.
     pub sampled: Sampled,
+    /// Which requests are traced.
+    #[cfg(feature = "otel")]
+    pub traced: Traced,
     /// Whether the workers move.
     pub pulses: Pulses,
     /// The server no longer takes new work.
@@ -96,6 +99,16 @@ impl Sampled {
     }
 }
 
+/// Which requests are traced: those whose caller says so, and of the others one in so many.
+#[cfg(feature = "otel")]
+#[derive(Debug, Default)]
+pub struct Traced {
+    /// There is a collector.
+    pub on: std::sync::atomic::AtomicBool,
+    /// Of calls without a traceparent.
+    pub others: Sampled,
+}
+
 /// Bytes of requests and answers under way, shared by both protocols.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight(Arc<AtomicU64>);
@@ -150,6 +163,8 @@ impl Node {
             connections: Connections::default(),
             in_flight: InFlight::default(),
             sampled: Sampled::default(),
+            #[cfg(feature = "otel")]
+            traced: Traced::default(),
             pulses: Pulses::default(),
             draining: std::sync::atomic::AtomicBool::new(false),
         }

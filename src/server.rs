@@ -36,7 +36,7 @@ use crate::{
     config::{self, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
-    learn,
+    learn::{self, intervals},
     node::{Addresses, Node, Setting},
     resp,
     socket::Listener,
@@ -136,6 +136,11 @@ impl Server {
             http: http.address.clone(),
         });
         node.sampled.set(config.server.log_requests);
+        #[cfg(feature = "otel")]
+        {
+            node.traced.on.store(config.trace.otlp.is_some(), Ordering::Relaxed);
+            node.traced.others.set(config.trace.requests);
+        }
         let flavor = tier::flavor(&config.l2.url)?;
         let core = Core::with_learning(l1_settings(&config), flavor, rules(&config), clock, learn_settings(&config));
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
@@ -398,6 +403,11 @@ fn rules(config: &Config) -> Rules {
         l1_max_age: config.l1.max_age,
         serve_stale_for: config.l2.serve_stale_for,
         untracked: config.l1.coherence == Coherence::Ttl,
+        ttl: intervals::Settings {
+            freshness: config.learn.ttl_freshness,
+            min: config.learn.ttl_min,
+            max: config.learn.ttl_max,
+        },
         l1_prefixes: config.l2.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
     }
 }

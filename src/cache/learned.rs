@@ -4,10 +4,14 @@
 
 use serde_json::json;
 
-use super::{Cache, Core, ScanPage};
+use super::{Cache, Core, ScanPage, tuning::Advised};
 use crate::{
     glob::Glob,
-    learn::{RuleView, Successor, recorder::Event},
+    learn::{
+        RuleView, Successor,
+        intervals::{Expected, Spread},
+        recorder::Event,
+    },
     model::Key,
 };
 
@@ -21,6 +25,9 @@ impl Core {
     pub fn learn(&self, events: &mut Vec<Event>) {
         events.clear();
         self.recorder.drain(events);
+        self.tell_ghosts(events);
+        self.play_ghosts();
+        self.learn_ttls(events);
     }
 
     /// Events that no learner saw, because they came faster than they were taken up.
@@ -30,6 +37,9 @@ impl Core {
     }
 }
 
+/// How keys of TTL advice begin.
+const TTL: &str = "ttl:";
+
 impl Cache {
     /// What was learned under this key.
     #[must_use]
@@ -37,17 +47,21 @@ impl Cache {
         if let Some(key) = key.strip_prefix(ASSOCIATION) {
             return self.core.successors(key).map(|successors| association(&successors));
         }
+        if let Some(name) = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(TTL)) {
+            return self.ttl_advice().iter().find(|advised| *advised.advice.name == *name).map(ttl_json);
+        }
         let name = key.strip_prefix(TEMPLATE)?;
         let known = self.core.template_rules().into_iter().filter(|(known, _)| known.as_bytes() == name);
         let rules: Vec<RuleView> = known.flat_map(|(_, rules)| rules).collect();
         (!rules.is_empty()).then(|| template(&rules))
     }
 
-    /// One page of the keys under which something was learned: templates first, all at once.
+    /// One page of the keys under which something was learned: templates and TTLs first, all at once.
     #[must_use]
     pub fn scan_learned(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
         let (keys, next) = if cursor & KEYS_BIT == 0 {
-            (self.templates(), Some(0))
+            let few: Vec<Vec<u8>> = self.templates().into_iter().chain(self.advised()).collect();
+            (few, Some(0).filter(|_| self.core.prefetch().keys > 0))
         } else {
             let (keys, next) = self.core.known_keys((cursor & !KEYS_BIT) as usize, count.max(1));
             (keys.iter().map(|key| [ASSOCIATION, key].concat()).collect(), next)
@@ -68,15 +82,24 @@ impl Cache {
     /// How many keys there are.
     #[must_use]
     pub fn count_learned(&self) -> u64 {
-        self.core.prefetch().keys + self.templates().len() as u64
+        self.core.prefetch().keys + self.templates().len() as u64 + self.ttl_advice().len() as u64
     }
 
     /// Any of them.
     #[must_use]
     pub fn random_learned(&self) -> Option<Key> {
-        let keys = usize::try_from(self.core.prefetch().keys).ok().filter(|&keys| keys > 0)?;
-        let (page, _) = self.core.known_keys(fastrand::usize(..keys), 1);
+        let few: Vec<Vec<u8>> = self.templates().into_iter().chain(self.advised()).collect();
+        let keys = usize::try_from(self.core.prefetch().keys).unwrap_or(0);
+        let at = (few.len() + keys > 0).then(|| fastrand::usize(..few.len() + keys))?;
+        if let Some(key) = few.get(at) {
+            return Key::copied(key).ok();
+        }
+        let (page, _) = self.core.known_keys(at - few.len(), 1);
         page.first().and_then(|key| Key::copied(&[ASSOCIATION, key].concat()).ok())
+    }
+
+    fn advised(&self) -> Vec<Vec<u8>> {
+        self.ttl_advice().iter().map(|advised| format!("{TTL}{}", advised.advice.name).into_bytes()).collect()
     }
 }
 
@@ -93,4 +116,22 @@ fn template(rules: &[RuleView]) -> String {
         json!({ "makes": makes, "probability": p, "right": right, "tried": tried, "support": support })
     });
     json!({ "rules": each.collect::<Vec<_>>() }).to_string()
+}
+
+fn ttl_json(advised: &Advised) -> String {
+    let advice = &advised.advice;
+    let spread = |spread: Spread| json!({ "intervals": spread.count, "mean_ms": spread.mean_ms, "p50_ms": spread.p50_ms, "p90_ms": spread.p90_ms });
+    let expected = |expected: Expected| json!({ "hit_rate": expected.hit_rate, "stale_share": expected.stale_share, "held": expected.held });
+    json!({
+        "ttl_ms": advice.ttl_ms,
+        "tuned_ms": advised.tuned_ms,
+        "current_ttl_ms": advice.current_ttl_ms,
+        "keys": advice.keys,
+        "access": spread(advice.access),
+        "change": advice.change.map(spread),
+        "value_bytes": advice.value_bytes,
+        "now": expected(advice.now),
+        "then": expected(advice.then),
+    })
+    .to_string()
 }

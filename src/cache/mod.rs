@@ -10,6 +10,7 @@
 //!   one instant.
 //! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
 //!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
+//! * [`tuning`]: TTLs from what was learned.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -32,6 +33,7 @@ pub mod read;
 pub mod resident;
 pub mod stats;
 pub mod tags;
+pub mod tuning;
 pub mod turns;
 pub mod warm;
 pub mod watch;
@@ -91,6 +93,8 @@ pub struct Core {
     pub(crate) ahead: ahead::Ahead,
     pub(crate) warming: warm::Warming,
     pub(crate) started_at: Tick,
+    pub(crate) what_if: stats::whatif::WhatIf,
+    pub(crate) tuning: tuning::Tuning,
     recorder: Recorder,
     /// Tells of what Redis announces.
     heard: Arc<Tap>,
@@ -101,25 +105,27 @@ pub struct Core {
 impl Core {
     /// An empty cache over an L2 of this flavor.
     #[must_use]
-    pub fn new(l1: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
-        Self::with_learning(l1, flavor, rules, clock, learn::Settings::default())
+    pub fn new(settings: l1::Settings, flavor: Flavor, rules: Rules, clock: Clock) -> Arc<Self> {
+        Self::with_learning(settings, flavor, rules, clock, learn::Settings::default())
     }
 
     /// As [`Core::new`], where learning has its own bounds.
     #[must_use]
     pub fn with_learning(
-        l1: l1::Settings,
+        settings: l1::Settings,
         flavor: Flavor,
         rules: Rules,
         clock: Clock,
         learning: learn::Settings,
     ) -> Arc<Self> {
-        let l1 = L1::new(l1);
+        let l1 = L1::new(settings);
         let recorder = Recorder::default();
         Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
             started_at: clock.now(),
+            what_if: stats::whatif::WhatIf::new(settings),
+            tuning: tuning::Tuning::default(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,

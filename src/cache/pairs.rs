@@ -146,7 +146,7 @@ impl Cache {
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
             let mut op = set(value.clone(), SetExpiry::Never);
-            rules.resolve(key, &mut op, now)?;
+            rules.resolve(key, &mut op, now, self.core.tuned_ttl(&rules, key))?;
             lives.push(life_of(&op));
         }
         for (_, value) in &mut pairs {

@@ -9,6 +9,7 @@ use crate::{
     clock::{UnixMs, millis},
     error::{CacheError, Kind, Result},
     glob::Glob,
+    learn::intervals,
     model::{Key, RESERVED_PREFIX},
 };
 
@@ -25,8 +26,22 @@ pub struct Policy {
     pub max_value: Option<u64>,
     /// Whether matching keys may live in L1.
     pub l1: bool,
+    /// Where the TTL of a write comes from that brought none.
+    pub ttl: Ttl,
     /// What prefetch may do with matching keys.
     pub prefetch: Prefetch,
+}
+
+/// Where the TTL of a write comes from that brought none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ttl {
+    /// `default_ttl`.
+    #[default]
+    Fixed,
+    /// `default_ttl`; what is learned is only told.
+    Advise,
+    /// What is learned, once enough is known.
+    Tune,
 }
 
 /// What prefetch may do with a group of keys.
@@ -45,12 +60,13 @@ impl Policy {
     /// One that says nothing yet of the keys it matches.
     #[must_use]
     pub fn of(matches: Glob) -> Self {
-        Self { matches, default_ttl: None, max_ttl: None, max_value: None, l1: true, prefetch: Prefetch::Auto }
+        let (ttl, prefetch) = (Ttl::Fixed, Prefetch::Auto);
+        Self { matches, default_ttl: None, max_ttl: None, max_value: None, l1: true, ttl, prefetch }
     }
 }
 
 /// All that a reload may change in the facade.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// First match wins.
     pub policies: Vec<Policy>,
@@ -64,6 +80,8 @@ pub struct Rules {
     pub untracked: bool,
     /// Keys that may live in L1 begin with one of these; empty: all keys.
     pub l1_prefixes: Vec<Bytes>,
+    /// Bounds of TTLs that are advised or tuned.
+    pub ttl: intervals::Settings,
 }
 
 impl Rules {
@@ -77,6 +95,7 @@ impl Rules {
             serve_stale_for: Duration::ZERO,
             untracked: false,
             l1_prefixes: Vec::new(),
+            ttl: intervals::Settings::default(),
         }
     }
 
@@ -121,14 +140,15 @@ impl Rules {
 
     /// Gives a write the life that the policy of its key says, and checks its size.
     ///
-    /// The client's life, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
+    /// The client's life, else the `tuned` one, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
     ///
     /// # Errors
     /// `TooLarge` for a value over `max_value`.
-    pub fn resolve(&self, key: &Key, op: &mut Op, now: UnixMs) -> Result<()> {
+    pub fn resolve(&self, key: &Key, op: &mut Op, now: UnixMs, tuned: Option<Duration>) -> Result<()> {
         let policy = self.policy(key);
         let value_max = self.value_max_of(key);
-        let lives = Lives { default: policy.and_then(|p| p.default_ttl), max: policy.and_then(|p| p.max_ttl), now };
+        let default = tuned.or(policy.and_then(|policy| policy.default_ttl));
+        let lives = Lives { default, max: policy.and_then(|p| p.max_ttl), now };
         match op {
             Op::Set { value, expiry, .. } => {
                 check_size(value.len(), value_max)?;

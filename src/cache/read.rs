@@ -95,8 +95,13 @@ impl Cache {
             return None;
         }
         let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
-        if self.counters.hit_l1(hit.group).is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
+        let before = self.counters.hit_l1(hit.group);
+        if before.is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
+        }
+        self.core.stats.tops.hit(key, hit.value.len(), before, now);
+        if self.core.what_if.wants(hit.hash) {
+            self.core.note_for_ghosts(key, hit.hash, Some((hit.value.len(), hit.expires_at)), now);
         }
         self.tap.hit(key, self.caller, now);
         if hit.is_first_use {
@@ -289,9 +294,25 @@ impl Cache {
     /// Reads below, and counts the call.
     pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
         let begun = stopwatch_ns();
+        #[cfg(feature = "otel")]
+        let answers = {
+            use tracing::Instrument;
+            // Part of a call's span, where the call is traced.
+            let traced = !tracing::Span::current().is_none();
+            let span = if traced {
+                tracing::info_span!(target: "terrace::trace", "read L2", otel.kind = "client", keys = keys.len())
+            } else {
+                tracing::Span::none()
+            };
+            self.l2.get(keys, true).instrument(span).await
+        };
+        #[cfg(not(feature = "otel"))]
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
-        self.counters.read_below(keys.len(), failed, (stopwatch_ns() - begun) / 1000);
+        let us = (stopwatch_ns() - begun) / 1000;
+        self.counters.read_below(keys.len(), failed, us);
+        let (now, share) = (self.now(), us / keys.len().max(1) as u64);
+        keys.iter().for_each(|key| self.core.stats.tops.waited(key, share, now));
         self.without_dead(answers).await
     }
 
@@ -315,16 +336,9 @@ impl Cache {
     /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
     /// outlives the key.
     pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick) -> Fill {
-        let expires_at = match stored.life {
-            Life::Forever => Tick::FAR,
-            Life::For(life) => sent_at.plus(life),
-        };
-        let age_bound = match self.core.flavor {
-            Flavor::Redis => sent_at.plus(self.core.rules.load().l1_max_age),
-            Flavor::Embedded | Flavor::None => Tick::FAR,
-        };
-        let group = self.core.group_of(key);
-        Fill { value: stored.value.clone(), expires_at, deadline: expires_at.min(age_bound), group }
+        let expires_at = stored.life.until(sent_at);
+        let (deadline, group) = (self.core.deadline_of(expires_at, sent_at), self.core.group_of(key));
+        Fill { value: stored.value.clone(), expires_at, deadline, group }
     }
 
     /// Waits for the flights of others. Returns the keys that have to try again.
@@ -365,14 +379,25 @@ impl Cache {
             Err(_) => Outcome::Error,
         };
         if reads.is_counted {
+            let now = self.now();
             self.counters.outcome(self.core.group_of(key), outcome, coalesced);
+            self.note_below(key, &answer, now);
             match outcome {
-                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, self.now()),
-                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, self.now()),
+                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, now),
+                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, now),
                 Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
             }
         }
         reads.answer(at, answer.map(Read::from_below));
+    }
+
+    /// Tells the rankings and the ghosts of a read that L1 did not answer.
+    fn note_below(&self, key: &[u8], answer: &Answer, now: Tick) {
+        if let Ok(found) = answer {
+            self.core.stats.tops.read_below(key, found.as_ref().map(|found| found.value.len()), now);
+            let found = found.as_ref().map(|found| (found.value.len(), found.life.until(now)));
+            self.core.note_for_ghosts(key, self.core.l1.hash_of(key), found, now);
+        }
     }
 
     /// A copy past the coherence bound, flagged so, and its group.

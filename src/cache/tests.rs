@@ -483,25 +483,16 @@ async fn policies_give_and_cap_lives_and_sizes() {
     let mut rules = Rules::new(100, seconds(60));
     rules.policies = vec![
         policy::Policy {
-            matches: glob("s:*"),
             default_ttl: Some(seconds(30)),
             max_ttl: Some(seconds(90)),
             max_value: Some(10),
-            l1: true,
-            prefetch: policy::Prefetch::Auto,
+            ..policy::Policy::of(glob("s:*"))
         },
-        policy::Policy {
-            matches: glob("*"),
-            default_ttl: None,
-            max_ttl: None,
-            max_value: None,
-            l1: false,
-            prefetch: policy::Prefetch::Auto,
-        },
+        policy::Policy { l1: false, ..policy::Policy::of(glob("*")) },
     ];
     let resolved = |name: &'static str, expiry| {
         let mut op = Op::Set { value: Bytes::new(), expiry, condition: Condition::Always, want_old: false };
-        rules.resolve(&key(name), &mut op, crate::clock::UnixMs(0)).unwrap();
+        rules.resolve(&key(name), &mut op, crate::clock::UnixMs(0), None).unwrap();
         let Op::Set { expiry, .. } = op else { panic!() };
         expiry
     };

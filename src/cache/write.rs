@@ -123,8 +123,9 @@ impl Cache {
         let mut results = Vec::with_capacity(ops.len());
         let mut accepted = Vec::with_capacity(ops.len());
         for (at, (key, mut op)) in ops.into_iter().enumerate() {
-            match rules.resolve(&key, &mut op, now) {
+            match rules.resolve(&key, &mut op, now, self.core.tuned_ttl(&rules, &key)) {
                 Ok(()) => {
+                    self.core.note_set(&key, &op);
                     accepted.push((at, (key, op)));
                     results.push(None);
                 }

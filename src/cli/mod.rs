@@ -4,6 +4,7 @@
 //! port or the data directory is not to be had.
 
 mod config;
+mod figures;
 mod health;
 mod invalidate;
 mod log;
@@ -11,8 +12,12 @@ mod replay;
 mod serve;
 mod settings;
 mod simulate;
+mod stats;
 mod systemd;
+mod top;
 pub mod trace;
+#[cfg(feature = "otel")]
+mod traces;
 mod warm;
 
 use std::{fmt, process::ExitCode};
@@ -43,6 +48,8 @@ enum Command {
     Invalidate(invalidate::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
+    Stats(stats::Args),
+    Top(top::Args),
     Warm(warm::Args),
 }
 
@@ -110,6 +117,8 @@ pub fn run() -> ExitCode {
         Command::Invalidate(args) => invalidate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Stats(args) => stats::run(args),
+        Command::Top(args) => top::run(args),
         Command::Warm(args) => warm::run(args),
     };
     match done {

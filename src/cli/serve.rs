@@ -28,7 +28,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result {
     let sources = args.settings.sources();
     let loaded = config::load(&sources)?;
-    let level = log::start(&loaded.config.server.log, loaded.config.server.log_format)?;
+    let log = log::start(&loaded.config)?;
+    let level = log.level.clone();
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -52,6 +53,7 @@ pub(super) fn run(args: Args) -> Result {
     };
     server.run(ready, reloads, stopped)?;
     tracing::info!("drained");
+    log.finish();
     Ok(())
 }
 

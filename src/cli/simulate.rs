@@ -21,11 +21,18 @@ use super::{
 use crate::{
     clock::Tick,
     l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Token},
-    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller},
+    learn::{
+        self, Counts, FETCHES_MAX, Learner, Moment, Presence, World,
+        intervals::{self, Intervals},
+        recorder::{Caller, Happened, Sample},
+        shape::Shapes,
+    },
     model::Key,
 };
+use ttl::{Ledger, Tuner};
 
 mod plot;
+mod ttl;
 
 /// Play a trace through L1 alone and print its miss ratio.
 #[derive(Debug, clap::Args)]
@@ -42,8 +49,11 @@ pub(super) struct Args {
     /// What goes when room is needed.
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "learned")]
     l1_policy: Vec<Policy>,
-    /// Which expiry entries get: none, the trace's, or one for all in seconds.
-    #[arg(long, value_name = "ignore|recorded|SECONDS", value_parser = ttl, default_value = "ignore")]
+    /// Which expiry entries get: none, the trace's, one for all in seconds, or what a server with ttl = "tune" would learn.
+    ///
+    /// With anything but ignore, the result also tells the share of requests that were answered later than the TTL recorded
+    /// with the value (stale), and for how long how many bytes were held.
+    #[arg(long, value_name = "ignore|recorded|tune|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
     /// Prefetch as a server would: auto fetches what has proven itself, shadow only measures.
     #[arg(long, value_name = "MODE,...", value_delimiter = ',', value_enum, default_value = "off")]
@@ -51,6 +61,12 @@ pub(super) struct Args {
     /// Requests before a background fetch arrives; what rides with a miss arrives with it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     prefetch_delay: u64,
+    /// TTL that requests without one are taken to have recorded; without it theirs never ends.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    ttl_none: Option<u64>,
+    /// Shortest TTL of --ttl tune, and what entries get before enough is known; as learn.ttl_min.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
+    ttl_min: u64,
     /// Shards of L1; as many as the server would use unless given.
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -113,6 +129,7 @@ impl Mode {
 enum Ttl {
     Ignore,
     Recorded,
+    Tune,
     Fixed(u64),
 }
 
@@ -140,6 +157,7 @@ struct Run {
     requests: u64,
     misses: u64,
     l2_reads: u64,
+    ledger: Ledger,
 }
 
 /// What the whole trace holds: needed for percentages.
@@ -171,6 +189,9 @@ pub(super) fn run(args: Args) -> Result {
 }
 
 fn simulate(args: &Args) -> Result<Vec<Run>> {
+    if args.ttl == Ttl::Tune && args.prefetch.iter().any(|&mode| mode != Mode::Off) {
+        return Err(Failure::new("--ttl tune and --prefetch are simulated one at a time: leave one of them out"));
+    }
     let is_relative = args.entries.iter().chain(&args.l1_size).any(|capacity| matches!(capacity, Capacity::Percent(_)));
     let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
     let below = if is_relative || is_ahead { census(&args.trace)? } else { Below::default() };
@@ -184,7 +205,9 @@ fn simulate(args: &Args) -> Result<Vec<Run>> {
             runs.extend(args.prefetch.iter().map(|&mode| Run::new(policy, room, args, mode)));
         }
     }
-    let mut played = Playback { ttl: args.ttl, zeros: Bytes::new(), now: Tick(START_MS), below };
+    let tuner = Tuner::new(args.ttl_min);
+    let (ttl, ttl_none) = (args.ttl, args.ttl_none);
+    let mut played = Playback { ttl, ttl_none, tuner, zeros: Bytes::new(), now: Tick(START_MS), below };
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
         played.play(&request.map_err(Failure::new)?, &mut runs);
     }
@@ -222,6 +245,8 @@ impl Below {
 /// What is the same for all runs.
 struct Playback {
     ttl: Ttl,
+    ttl_none: Option<u64>,
+    tuner: Tuner,
     /// As many zeros as the largest value so far.
     zeros: Bytes,
     now: Tick,
@@ -234,32 +259,50 @@ impl Playback {
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let key = Key::copied(&request.key).ok();
         let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
+        let ttl_ms = match self.ttl {
+            Ttl::Tune => Some(self.tuner.ttl_ms(&request.key, self.now)),
+            Ttl::Ignore | Ttl::Recorded | Ttl::Fixed(_) => self.ttl_of(request.ttl_ms),
+        };
+        let recorded_ms = request.ttl_ms.or(self.ttl_none);
         for run in runs {
             // What Terrace does not take is a miss each time.
-            let fill = self.fill(run.room, request.size, request.ttl_ms);
-            run.request(key.as_ref().zip(fill), caller, self);
+            let fill = self.fill(run.room, request.size, ttl_ms);
+            let expires_at = self.end_of(ttl_ms);
+            let hit = run.request(key.as_ref().zip(fill), caller, self);
+            if self.ttl != Ttl::Ignore {
+                run.ledger.note(request, hit, self.now, expires_at, recorded_ms);
+            }
         }
     }
 
+    /// The TTL of a value, as far as it goes by the value alone.
+    fn ttl_of(&self, recorded_ms: Option<u64>) -> Option<u64> {
+        match self.ttl {
+            Ttl::Ignore => None,
+            Ttl::Recorded | Ttl::Tune => recorded_ms.or(self.ttl_none),
+            Ttl::Fixed(ms) => Some(ms),
+        }
+    }
+
+    fn end_of(&self, ttl_ms: Option<u64>) -> Tick {
+        ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms))
+    }
+
     /// A copy of what L2 has, as an L1 of this kind keeps it.
-    fn fill(&mut self, room: Room, size: u64, recorded_ms: Option<u64>) -> Option<Fill> {
+    fn fill(&mut self, room: Room, size: u64, ttl_ms: Option<u64>) -> Option<Fill> {
         let value = match room {
             Room::Entries(_) => Some(Bytes::new()),
             Room::Bytes(_) => self.value(size),
         };
-        let ttl_ms = match self.ttl {
-            Ttl::Ignore => None,
-            Ttl::Recorded => recorded_ms,
-            Ttl::Fixed(ms) => Some(ms),
-        };
-        let expires_at = ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms));
+        let expires_at = self.end_of(ttl_ms);
         value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 })
     }
 
     /// What a fetch of this key brings, if L2 has it.
     fn fetch(&mut self, room: Room, key: &Key) -> Option<Fill> {
         let stored = *self.below.0.get(&**key)?;
-        self.fill(room, stored.size, stored.ttl_ms)
+        let ttl_ms = self.ttl_of(stored.ttl_ms);
+        self.fill(room, stored.size, ttl_ms)
     }
 
     fn value(&mut self, size: u64) -> Option<Bytes> {
@@ -284,25 +327,29 @@ impl Run {
         };
         let epoch = l1.begin(Tick::FAR);
         let ahead = (mode != Mode::Off).then(|| Ahead::new(mode, args.prefetch_delay));
-        Self { policy, room, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0 }
+        Self { policy, room, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger: Ledger::default() }
     }
 
-    /// One read: get, and on a miss insert.
-    fn request(&mut self, copy: Option<(&Key, Fill)>, caller: Caller, played: &mut Playback) {
+    /// One read: get, and on a miss insert. Says whether it was a hit.
+    fn request(&mut self, copy: Option<(&Key, Fill)>, caller: Caller, played: &mut Playback) -> bool {
         self.requests += 1;
         self.land(played);
         let Some((key, fill)) = copy else {
             self.misses += 1;
             self.l2_reads += 1;
-            return;
+            return false;
         };
         match self.l1.get(key, played.now, true) {
-            Some(hit) if hit.is_first_use => self.learn(key, caller, Moment::Used, played),
-            Some(_) => {}
+            Some(hit) if hit.is_first_use => {
+                self.learn(key, caller, Moment::Used, played);
+                true
+            }
+            Some(_) => true,
             None => {
                 self.misses += 1;
                 self.miss(key, fill, played.now);
                 self.learn(key, caller, Moment::Missed, played);
+                false
             }
         }
     }
@@ -390,6 +437,11 @@ impl Run {
         if self.requests == 0 { 0.0 } else { self.misses as f64 / self.requests as f64 }
     }
 
+    /// Requests that were answered later than the TTL that was recorded with the value.
+    fn stale_ratio(&self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.ledger.stale() as f64 / self.requests as f64 }
+    }
+
     fn json(&self, trace: &str) -> serde_json::Value {
         let (unit, amount) = self.room.parts();
         let mut line = json!({ "trace": trace, "policy": self.policy.name() });
@@ -407,6 +459,10 @@ impl Run {
         line["learned_bytes"] = learner.map_or(0, Learner::bytes).into();
         line["prefetch"] = self.ahead.as_ref().map_or(Mode::Off, |ahead| ahead.mode).name().into();
         line["l2_reads"] = self.l2_reads.into();
+        if self.ledger.is_kept() {
+            line["stale_ratio"] = self.stale_ratio().into();
+            line["byte_seconds"] = self.ledger.byte_seconds().into();
+        }
         line
     }
 }
@@ -475,6 +531,10 @@ fn print_table(trace: &str, runs: &[Run]) {
             "{trace:<width$}  {policy:<7}  {unit:>7}  {amount:>14}  {:>12}  {:>12}  {ratio:>10.4}",
             run.requests, run.misses
         ));
+        if run.ledger.is_kept() {
+            let (stale, byte_seconds) = (run.stale_ratio(), run.ledger.byte_seconds());
+            say(format_args!("{:<width$}  of these stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
+        }
     }
 }
 
@@ -499,10 +559,19 @@ fn ttl(text: &str) -> std::result::Result<Ttl, String> {
     match text {
         "ignore" => Ok(Ttl::Ignore),
         "recorded" => Ok(Ttl::Recorded),
-        seconds => match seconds.parse::<f64>() {
-            Ok(seconds) if seconds > 0.0 && seconds <= 3.2e9 => Ok(Ttl::Fixed((seconds * 1_000.0) as u64)),
-            Ok(_) | Err(_) => Err(format!("{text:?} is not ignore, recorded or a number of seconds")),
+        "tune" => Ok(Ttl::Tune),
+        text => match seconds(text) {
+            Ok(ms) => Ok(Ttl::Fixed(ms)),
+            Err(_) => Err(format!("{text:?} is not ignore, recorded, tune or a number of seconds")),
         },
+    }
+}
+
+/// Seconds as milliseconds.
+fn seconds(text: &str) -> std::result::Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3.2e9 => Ok((seconds * 1_000.0) as u64),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a number of seconds")),
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) fn rules(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
         let sizes = format!("server.max_value {} and {room} for key and framing", show_size(value));
         fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
     }
+    if config.learn.ttl_min > config.learn.ttl_max {
+        fault("learn.ttl_min", "learn.ttl_min is over learn.ttl_max".to_owned());
+    }
     if message > config.server.max_in_flight {
         let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
         fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));

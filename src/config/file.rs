@@ -129,6 +129,7 @@ fn raw(value: &DeValue<'_>) -> Raw {
             .map_or(Raw::Other("number beyond 64 bits"), Raw::Integer),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
-        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other(value.type_str()),
+        DeValue::Float(number) => number.as_str().parse().map_or(Raw::Other("number"), Raw::Float),
+        DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other(value.type_str()),
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Raw {
     Text(String),
     /// An integer of the file.
     Integer(i64),
+    /// A number with a fraction of the file.
+    Float(f64),
     /// A boolean of the file.
     Boolean(bool),
     /// An array of the file.
@@ -28,7 +30,9 @@ impl Raw {
     fn text(&self, wanted: &str) -> Result<&str, String> {
         match self {
             Self::Word(text) | Self::Text(text) => Ok(text),
-            Self::Integer(_) | Self::Boolean(_) | Self::List(_) | Self::Other(_) => Err(self.not(wanted)),
+            Self::Integer(_) | Self::Boolean(_) | Self::List(_) | Self::Float(_) | Self::Other(_) => {
+                Err(self.not(wanted))
+            }
         }
     }
 
@@ -37,6 +41,7 @@ impl Raw {
         match self {
             Self::Word(text) | Self::Text(text) => format!("{text:?} is not {wanted}"),
             Self::Integer(number) => format!("{number} is not {wanted}"),
+            Self::Float(number) => format!("{number} is not {wanted}"),
             Self::Boolean(value) => format!("{value} is not {wanted}"),
             Self::List(_) => format!("an array is not {wanted}"),
             Self::Other(kind) => format!("a {kind} is not {wanted}"),
@@ -88,7 +93,7 @@ impl Form<u64> for Size {
             Raw::Word(text) | Raw::Text(text) => {
                 text.trim().parse::<bytesize::ByteSize>().map_err(|_| raw.not(WANTED))?.as_u64()
             }
-            Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => return Err(raw.not(WANTED)),
+            Raw::Boolean(_) | Raw::List(_) | Raw::Float(_) | Raw::Other(_) => return Err(raw.not(WANTED)),
         };
         in_range(bytes, self.0, self.1, show_size)
     }
@@ -136,6 +141,35 @@ impl Form<Duration> for Span {
     }
 }
 
+/// A number with a fraction between two bounds.
+pub(super) struct Factor(pub f64, pub f64);
+
+impl Form<f64> for Factor {
+    fn read(&self, raw: &Raw) -> Result<f64, String> {
+        const WANTED: &str = "a number such as 0.5 or 2";
+        let number = match raw {
+            Raw::Float(number) => Some(*number),
+            Raw::Integer(number) => i32::try_from(*number).ok().map(f64::from),
+            Raw::Word(text) => text.trim().parse().ok(),
+            Raw::Text(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => None,
+        };
+        let number = number.filter(|number: &f64| number.is_finite()).ok_or_else(|| raw.not(WANTED))?;
+        in_range(number, self.0, self.1, |number| number.to_string())
+    }
+
+    fn show(&self, value: &f64) -> String {
+        format!("{value:?}")
+    }
+
+    fn describe(&self) -> String {
+        format!("number, {} to {}", self.0, self.1)
+    }
+
+    fn unit(&self) -> &'static str {
+        "NUMBER"
+    }
+}
+
 /// A whole number between two bounds.
 pub(super) struct Count(pub u64, pub u64);
 
@@ -145,7 +179,7 @@ impl Form<u64> for Count {
         let number = match raw {
             Raw::Integer(number) => u64::try_from(*number).ok(),
             Raw::Word(text) => text.trim().parse().ok(),
-            Raw::Text(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => None,
+            Raw::Text(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Float(_) | Raw::Other(_) => None,
         };
         in_range(number.ok_or_else(|| raw.not(WANTED))?, self.0, self.1, |number| number.to_string())
     }
@@ -190,7 +224,7 @@ impl Form<bool> for Flag {
             Raw::Boolean(value) => Ok(*value),
             Raw::Word(word) if word == "true" => Ok(true),
             Raw::Word(word) if word == "false" => Ok(false),
-            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::List(_) | Raw::Other(_) => {
+            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::List(_) | Raw::Float(_) | Raw::Other(_) => {
                 Err(raw.not("true or false"))
             }
         }
@@ -266,9 +300,13 @@ impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
     fn read(&self, raw: &Raw) -> Result<Option<T>, String> {
         match raw {
             Raw::Word(word) | Raw::Text(word) if word == self.0 => Ok(None),
-            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => {
-                self.1.read(raw).map(Some)
-            }
+            Raw::Word(_)
+            | Raw::Text(_)
+            | Raw::Integer(_)
+            | Raw::Boolean(_)
+            | Raw::List(_)
+            | Raw::Float(_)
+            | Raw::Other(_) => self.1.read(raw).map(Some),
         }
     }
 
@@ -294,7 +332,9 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
             Raw::List(items) => items.clone(),
             Raw::Word(word) if word.is_empty() => Vec::new(),
             Raw::Word(word) => word.split(',').map(|item| Raw::Word(item.into())).collect(),
-            Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::Other(_) => return Err(raw.not("an array")),
+            Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::Float(_) | Raw::Other(_) => {
+                return Err(raw.not("an array"));
+            }
         };
         if items.len() > self.0 {
             return Err(format!("{} values; at most {} are allowed", items.len(), self.0));
@@ -366,6 +406,36 @@ impl Form<String> for Addr {
 
     fn unit(&self) -> &'static str {
         "ADDR"
+    }
+}
+
+/// Where a collector of traces listens.
+pub(super) struct Collector;
+
+impl Form<String> for Collector {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        const WANTED: &str = "http://host:port of a collector";
+        let text = raw.text(WANTED)?;
+        let host = text.strip_prefix("http://").unwrap_or_default();
+        if !Address::parse(host.trim_end_matches('/')).is_ok_and(|address| address.port != 0) {
+            return Err(raw.not(WANTED));
+        }
+        if !cfg!(feature = "otel") {
+            return Err("this build cannot send traces; build it with --features otel".to_owned());
+        }
+        Ok(text.into())
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "http://host:port".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "URL"
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     load::{Fault, nearest},
 };
 use crate::{
-    cache::policy::{Policy, Prefetch},
+    cache::policy::{Policy, Prefetch, Ttl},
     glob::Glob,
     node::Setting,
 };
@@ -37,9 +37,11 @@ const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
 const PREFETCH: Choice<Prefetch> =
     Choice(&[("off", Prefetch::Off), ("shadow", Prefetch::Shadow), ("auto", Prefetch::Auto)]);
+/// What may be written for `ttl`.
+const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Advise), ("tune", Ttl::Tune)]);
 
 /// All keys of a policy.
-pub const POLICY_ROWS: [PolicyRow; 6] = [
+pub const POLICY_ROWS: [PolicyRow; 7] = [
     PolicyRow {
         key: "match",
         doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
@@ -81,6 +83,14 @@ pub const POLICY_ROWS: [PolicyRow; 6] = [
         show: |policy| Flag.show(&policy.l1),
     },
     PolicyRow {
+        key: "ttl",
+        doc: "Whether writes that brought no TTL get a learned one; advise only says what it would be.",
+        form: || TTL_MODE.describe(),
+        default: "fixed",
+        set: |policy, raw| TTL_MODE.read(raw).map(|ttl| policy.ttl = ttl),
+        show: |policy| TTL_MODE.show(&policy.ttl),
+    },
+    PolicyRow {
         key: "prefetch",
         doc: "What prefetch may do: nothing, measure, fetch what has proven itself.",
         form: || PREFETCH.describe(),
@@ -99,9 +109,13 @@ impl Form<Glob> for Pattern {
             Raw::Word(text) | Raw::Text(text) if !text.is_empty() => {
                 Glob::new(text.as_bytes()).map_err(|error| error.to_string())
             }
-            Raw::Word(_) | Raw::Text(_) | Raw::Integer(_) | Raw::Boolean(_) | Raw::List(_) | Raw::Other(_) => {
-                Err(raw.not("a pattern such as \"session:*\""))
-            }
+            Raw::Word(_)
+            | Raw::Text(_)
+            | Raw::Integer(_)
+            | Raw::Boolean(_)
+            | Raw::List(_)
+            | Raw::Float(_)
+            | Raw::Other(_) => Err(raw.not("a pattern such as \"session:*\"")),
         }
     }
 

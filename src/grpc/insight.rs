@@ -19,13 +19,14 @@ use crate::{
     cache::{
         Flavor, Removals, State,
         latency::Latency,
-        stats::{Group, Reads, Snapshot, Tally, Window},
+        stats::{Group, Reads, Snapshot, Tally, Window, top::By},
     },
     clock::millis,
     error::Result,
     proto::{
-        CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, GroupStats, GroupWindow, L1Stats, L2Stats,
-        LatencyStats, ReadStats, RemovalStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
+        CapacityEstimate, CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, GroupStats, GroupWindow,
+        L1Stats, L2Stats, LatencyStats, ReadStats, RemovalStats, SimulateCapacityRequest, SimulateCapacityResponse,
+        TopBy, TopKey, TopKeysRequest, TopKeysResponse, WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 
@@ -34,9 +35,47 @@ const WATCH_EVERY_MS: i64 = 1_000;
 /// What it may say: a snapshot costs about as much as a hundred reads.
 const WATCH_MS: std::ops::RangeInclusive<i64> = 100..=3_600_000;
 
+/// Keys that TopKeys names, unless the client says otherwise, and at most.
+const TOP_KEYS: u32 = 10;
+const TOP_KEYS_MAX: u32 = 1_000;
+
 impl Edge {
+    pub(super) async fn top_keys(&self, request: TopKeysRequest) -> Result<TopKeysResponse> {
+        let by = match TopBy::try_from(request.by) {
+            Ok(TopBy::Unspecified | TopBy::Reads) => By::Reads,
+            Ok(TopBy::Bytes) => By::Bytes,
+            Ok(TopBy::Misses) => By::Misses,
+            Ok(TopBy::L2Time) => By::Time,
+            Err(_) => return Err(convert::invalid(format!("by is {}, which is no ranking", request.by))),
+        };
+        let count = if request.count == 0 { TOP_KEYS } else { request.count.min(TOP_KEYS_MAX) };
+        let top = self.cache.top(by, count as usize);
+        let keys = top.keys.into_iter().map(|(key, number)| TopKey { key: key.bytes().clone(), number });
+        let over_ms = i64::try_from(millis(top.over)).unwrap_or(i64::MAX);
+        Ok(TopKeysResponse { keys: keys.collect(), error: top.error, total: top.total, over_ms })
+    }
+
     pub(super) async fn get_stats(&self, _request: GetStatsRequest) -> Result<GetStatsResponse> {
         Ok(self.stats())
+    }
+
+    pub(super) async fn simulate_capacity(
+        &self,
+        _request: SimulateCapacityRequest,
+    ) -> Result<SimulateCapacityResponse> {
+        let what_if = self.cache.snapshot().what_if;
+        let sizes = what_if.sizes.iter().map(|size| CapacityEstimate {
+            scale: size.scale,
+            capacity_bytes: size.capacity_bytes,
+            l1_hit_rate: size.l1_hit_rate,
+        });
+        Ok(SimulateCapacityResponse {
+            sizes: sizes.collect(),
+            one_in: what_if.one_in,
+            samples: what_if.samples,
+            reads: what_if.reads,
+            over_ms: i64::try_from(millis(what_if.over)).unwrap_or(i64::MAX),
+        })
     }
 
     fn stats(&self) -> GetStatsResponse {

@@ -28,6 +28,9 @@ mod router;
 mod sampled;
 mod service;
 mod stream;
+#[cfg(feature = "otel")]
+mod trace;
+mod ttl;
 mod unary;
 mod warm;
 mod watch;

@@ -7,6 +7,8 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::Status;
 
+#[cfg(feature = "otel")]
+use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
@@ -33,14 +35,29 @@ impl hyper::service::Service<Request<Incoming>> for Router {
         match refused(&request) {
             Some(response) => Call::ready(response),
             None if self.edge.node.sampled.draw(1) => {
-                sampled::logged(request.uri().path().to_owned(), || self.route(request))
+                let method = request.uri().path().to_owned();
+                sampled::logged(method, || self.route_traced(request))
             }
-            None => self.route(request),
+            None => self.route_traced(request),
         }
     }
 }
 
 impl Router {
+    #[cfg(feature = "otel")]
+    fn route_traced(&self, request: Request<Incoming>) -> Call {
+        match trace::span(&self.edge.node.traced, &request) {
+            Some(span) => trace::followed(span, || self.route(request)),
+            None => self.route(request),
+        }
+    }
+
+    #[cfg(not(feature = "otel"))]
+    #[inline]
+    fn route_traced(&self, request: Request<Incoming>) -> Call {
+        self.route(request)
+    }
+
     fn route(&self, request: Request<Incoming>) -> Call {
         match request.uri().path() {
             "/terrace.v1.Cache/Get" => unary::get(&self.edge, request),
@@ -70,6 +87,16 @@ impl Router {
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
+            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
+            "/terrace.v1.Insight/TopKeys" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.top_keys(r).await })
+            }
+            "/terrace.v1.Insight/SimulateCapacity" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.simulate_capacity(r).await })
+            }
+            "/terrace.v1.Insight/GetTtlAdvice" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_ttl_advice(r).await })
+            }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
             "/terrace.v1.Insight/GetAssociations" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_associations(r).await })
@@ -80,7 +107,6 @@ impl Router {
             "/terrace.v1.Invalidation/InvalidateTags" => {
                 unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
             }
-            "/terrace.v1.Insight/WatchStats" => insight::watch_stats(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
             "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),

@@ -55,6 +55,8 @@ const TOP: usize = 12;
 const TOP_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a key that are shown.
 const KEY_SHOWN_BYTES: usize = 80;
+/// Open bans that are shown.
+const BANS: usize = 8;
 /// Groups that are shown, the busiest.
 const GROUPS: usize = 12;
 
@@ -108,6 +110,7 @@ async fn stats(State(shared): State<Shared>, headers: HeaderMap) -> Response {
         },
         "l2": l2(&snapshot),
         "coherence": coherence(&snapshot),
+        "bans": edge.cache.open_bans().iter().map(|ban| shown(ban.glob.pattern())).take(BANS).collect::<Vec<_>>(),
         "warming": warming(&edge.cache),
         "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups(&snapshot),

@@ -22,6 +22,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     this_node(metrics, node, &snapshot);
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
+    ttls(metrics, cache);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
@@ -103,6 +104,22 @@ fn group(metrics: &Metrics, group: &Group) {
     metrics.set(&m::GROUP_BYTES, &[name], float(group.bytes));
 }
 
+/// Templates shown: a label has no more values than key groups have.
+const TEMPLATES_SHOWN: usize = 256;
+
+fn ttls(metrics: &Metrics, cache: &Cache) {
+    const MS: f64 = 1e-3;
+    // A template without a variable is the name of a key, which is no label.
+    let advice = cache.ttl_advice().into_iter().filter(|advised| advised.advice.name.contains('{'));
+    for advised in advice.take(TEMPLATES_SHOWN) {
+        let name = &*advised.advice.name;
+        metrics.set(&m::TTL_ADVISED, &[name], float(advised.advice.ttl_ms) * MS);
+        if let Some(tuned_ms) = advised.tuned_ms {
+            metrics.set(&m::TTL_TUNED, &[name], float(tuned_ms) * MS);
+        }
+    }
+}
+
 fn l1(metrics: &Metrics, snapshot: &Snapshot) {
     let usage = &snapshot.l1;
     metrics.set(&m::L1_ENTRIES, &[], float(usage.entries));
@@ -110,6 +127,11 @@ fn l1(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.set(&m::L1_CAPACITY, &[], float(usage.capacity_bytes));
     for (cause, count) in causes(&snapshot.removals) {
         metrics.count(&m::L1_REMOVED, &[cause], count);
+    }
+    for size in &snapshot.what_if.sizes {
+        if let Some(rate) = size.l1_hit_rate {
+            metrics.set(&m::L1_WHAT_IF, &[&size.scale.to_string()], rate);
+        }
     }
     metrics.count(&m::L1_PROMOTED, &[], snapshot.fills.promoted);
     metrics.count(&m::L1_FILLS_VOIDED, &[], snapshot.fills.voided);

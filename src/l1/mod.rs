@@ -41,6 +41,7 @@ use std::time::Duration;
 pub use epochs::Epoch;
 use policy::{Learned, Lru};
 pub use purge::Purge;
+use shard::Weights;
 use tier::Tier;
 pub use types::{
     Change, Current, Fill, Filled, GroupUsage, Hit, Leased, PolicyKind, Removals, Residence, Resident, Settings,
@@ -94,11 +95,34 @@ impl L1 {
     /// As [`L1::new`] with a number of shards, rounded up to a power of two.
     #[must_use]
     pub fn with_shards(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
+        Self::made(settings, shards, seed, Weights::Real)
+    }
+
+    /// One that only pretends: an entry's value is eight bytes that say, in little-endian order, what it weighs. For what is
+    /// asked about another size of L1 while one is running.
+    #[must_use]
+    pub fn ghost(settings: Settings) -> Self {
+        Self::made(settings, 1, None, Weights::Told)
+    }
+
+    fn made(settings: Settings, shards: usize, seed: Option<u64>, weights: Weights) -> Self {
         let shards = shards.clamp(1, 1 << 16).next_power_of_two();
         Self(match settings.policy {
-            PolicyKind::Learned => Engine::Learned(Tier::new(settings, shards, seed)),
-            PolicyKind::Lru => Engine::Lru(Tier::new(settings, shards, seed)),
+            PolicyKind::Learned => Engine::Learned(Tier::new(settings, shards, seed, weights)),
+            PolicyKind::Lru => Engine::Lru(Tier::new(settings, shards, seed, weights)),
         })
+    }
+
+    /// The hash of a key that [`Hit::hash`] shows.
+    #[must_use]
+    pub fn hash_of(&self, key: &[u8]) -> u32 {
+        tier!(self, tier => tier.hash_of(key))
+    }
+
+    /// What an entry of these lengths weighs.
+    #[must_use]
+    pub fn weigh(&self, key_bytes: usize, value_bytes: usize) -> u64 {
+        tier!(self, tier => tier.weigh(key_bytes, value_bytes))
     }
 
     /// A new epoch, whose copies may be answered until `fence`. [`Tick::ZERO`]: not before [`L1::extend`].

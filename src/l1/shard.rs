@@ -38,6 +38,16 @@ pub(super) struct Shard<P> {
     /// By number of the key group.
     groups: Vec<GroupUsage>,
     hasher: Hasher,
+    weights: Weights,
+}
+
+/// How heavy entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weights {
+    /// As heavy as the memory they take.
+    Real,
+    /// As heavy as their value says.
+    Told,
 }
 
 /// A new entry on its way in.
@@ -69,7 +79,7 @@ pub(super) struct Gone {
 }
 
 impl<P: Policy> Shard<P> {
-    pub(super) fn new(policy: P, hasher: Hasher) -> Self {
+    pub(super) fn new(policy: P, hasher: Hasher, weights: Weights) -> Self {
         Self {
             slots: Slots::default(),
             index: Index::default(),
@@ -80,6 +90,7 @@ impl<P: Policy> Shard<P> {
             bytes: 0,
             groups: Vec::new(),
             hasher,
+            weights,
         }
     }
 
@@ -88,8 +99,19 @@ impl<P: Policy> Shard<P> {
         Record::weigh(key_bytes, value_bytes) + SLOT_BYTES + P::OVERHEAD_BYTES
     }
 
-    pub(super) fn weight_of(record: &Record) -> u64 {
-        record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES
+    /// What an entry with this value is to weigh here.
+    pub(super) fn weight_for(&self, key: &[u8], value: &[u8]) -> u64 {
+        match self.weights {
+            Weights::Real => Self::weigh(key.len(), value.len()),
+            Weights::Told => told_weight(value),
+        }
+    }
+
+    pub(super) fn weight_of(&self, record: &Record) -> u64 {
+        match self.weights {
+            Weights::Real => record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES,
+            Weights::Told => told_weight(record.value()),
+        }
     }
 
     /// Time goes on.
@@ -177,7 +199,7 @@ impl<P: Policy> Shard<P> {
             hit: hit(record, self.hasher.of_slot(slot), now),
             deadline: record.deadline(now),
             used_at: record.used_at(now),
-            weight_bytes: Self::weight_of(record),
+            weight_bytes: self.weight_of(record),
         })
     }
 
@@ -215,7 +237,7 @@ impl<P: Policy> Shard<P> {
 
     /// Takes an entry that goes out of the sums; what it weighed.
     fn subtract(&mut self, record: &Record) -> u64 {
-        let weight = Self::weight_of(record);
+        let weight = self.weight_of(record);
         self.bytes -= weight;
         let group = self.group(record.group());
         group.entries -= 1;
@@ -281,7 +303,7 @@ impl<P: Policy> Shard<P> {
     /// its weight.
     pub(super) fn unstage(&mut self, at: usize, hash: u32, shared: &P::Shared) -> Option<(u32, u64)> {
         let slot = self.slots.get(at).filter(|slot| slot.is_staged())?;
-        let told = (slot.mark.load(Relaxed), Self::weight_of(slot.record()?));
+        let told = (slot.mark.load(Relaxed), self.weight_of(slot.record()?));
         let mark = self.policy.arrive(hash, None, &self.slots, shared);
         self.slots.unstage(at);
         self.policy.place(&self.slots, at, mark, shared);
@@ -388,7 +410,7 @@ impl<P: Policy> Shard<P> {
         let mut groups = vec![(0, 0); 256];
         for (at, slot) in self.slots.all().iter().enumerate() {
             let Some(record) = slot.record() else { continue };
-            let weight = Self::weight_of(record);
+            let weight = self.weight_of(record);
             bytes += weight;
             let (entries, held) = &mut groups[usize::from(record.group())];
             (*entries, *held) = (*entries + 1, *held + weight);
@@ -407,6 +429,11 @@ impl<P: Policy> Shard<P> {
         }
         self.policy.validate(&self.slots)
     }
+}
+
+/// The weight that a ghost's value says.
+fn told_weight(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// What a hit returns.

@@ -16,7 +16,7 @@ use super::{
     epochs::{Epoch, Epochs},
     hash::Hasher,
     policy::{Frame, Policy},
-    shard::{Arrival, Gone, Owner, Shard},
+    shard::{Arrival, Gone, Owner, Shard, Weights},
     staging::Staging,
     sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
     types::{Fill, GroupUsage, Settings, Usage},
@@ -73,14 +73,14 @@ struct Place {
 }
 
 impl<P: Policy> Tier<P> {
-    pub(super) fn new(settings: Settings, shards: usize, seed: Option<u64>) -> Self {
+    pub(super) fn new(settings: Settings, shards: usize, seed: Option<u64>, weights: Weights) -> Self {
         let weighed = settings.capacity_bytes != u64::MAX;
         let frame = Frame { shards, weighed, seed: seed.unwrap_or_else(|| fastrand::u64(..)) };
         let hasher = Hasher::new(seed);
         let new_cell = |shard| Cell {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
-            shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone())),
+            shard: RwLock::new(Shard::new(P::new(frame, shard), hasher.clone(), weights)),
         };
         Self {
             cells: (0..shards).map(|shard| CachePadded::new(new_cell(shard))).collect(),
@@ -103,6 +103,14 @@ impl<P: Policy> Tier<P> {
     fn place(&self, key: &[u8]) -> Place {
         let hash = self.hasher.of(key);
         Place { cell: hash as usize & (self.cells.len() - 1), hash: (hash >> 32) as u32 }
+    }
+
+    pub(super) fn hash_of(&self, key: &[u8]) -> u32 {
+        self.place(key).hash
+    }
+
+    pub(super) fn weigh(&self, key_bytes: usize, value_bytes: usize) -> u64 {
+        Shard::<P>::weigh(key_bytes, value_bytes)
     }
 
     /// Locks a shard for change; `note` must follow.
@@ -131,7 +139,7 @@ impl<P: Policy> Tier<P> {
     /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
         let Incoming { key, fill, there, now, epoch, staged } = *incoming;
-        let weight = Shard::<P>::weigh(key.len(), fill.value.stored().len());
+        let weight = shard.weight_for(key, fill.value.stored());
         if weight > self.entry_max_bytes {
             return false;
         }

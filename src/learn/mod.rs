@@ -7,12 +7,14 @@
 //!   follows which) and `shadow` (predictions that were not fetched) feed `proof`: no prediction is acted upon before
 //!   predictions like it were right, and `budget` bounds what may be wasted.
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
+//! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
 
 mod associations;
 mod budget;
 mod callers;
+pub mod intervals;
 mod proof;
 pub mod recorder;
 mod shadow;

@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// Deadlines are not what is tested here, and the machine may be busy.
+const PATIENT: [&str; 4] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s"];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docker")
 }
@@ -340,7 +343,7 @@ fn every_query_of_the_dashboard_returns_data() {
     }
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let l2 = redis.url();
-    let start = |name: &str| Process::start(&data.path().join(name), &["--l2", &l2, "--l2-read-timeout", "30s"]);
+    let start = |name: &str| Process::start(&data.path().join(name), &[&["--l2", &l2][..], &PATIENT].concat());
     let nodes = [start("a"), start("b")];
     let targets: Vec<&str> = nodes.iter().map(|node| node.http.as_str()).collect();
     let (_running, prometheus) = prometheus(data.path(), &targets);

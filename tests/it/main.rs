@@ -46,6 +46,8 @@ mod server;
 mod stats;
 mod tags;
 mod tidy;
+mod traces;
+mod ttl;
 mod unix_sockets;
 mod warm;
 mod watch;

@@ -81,6 +81,7 @@ fn its_numbers_are_those_of_the_metrics() {
     }
     assert_eq!((&reads["hit_l1"], &reads["miss"]), (&Value::from(240), &Value::from(1)));
     assert_eq!(stats["l1"]["entries"], Value::from(21));
+    assert_eq!(stats["bans"], Value::Array(Vec::new()));
     assert_eq!(stats["health"]["says"], Value::from("ready"));
     let top = json(server.http(), "/api/top");
     let keys: Vec<&str> = top["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap()).collect();

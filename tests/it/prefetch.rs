@@ -34,14 +34,7 @@ fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
     let mut config = config();
     config.l2.url = redis.url();
     config.server.workers = 1;
-    config.policies = vec![Policy {
-        matches: Glob::new(b"*").expect("a pattern"),
-        default_ttl: None,
-        max_ttl: None,
-        max_value: None,
-        l1: true,
-        prefetch,
-    }];
+    config.policies = vec![Policy { prefetch, ..Policy::of(Glob::new(b"*").expect("a pattern")) }];
     let terrace = Terrace::start(config);
     eventually("L1 opens", || open(&terrace));
     let mut client = connection(terrace.resp());

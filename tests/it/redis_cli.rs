@@ -190,7 +190,7 @@ fn interactive(terrace: &Terrace) {
     press("cli v\r");
     session.until("SET is answered", "OK");
     press("terrace.top ");
-    session.until("TERRACE.TOP is hinted", "[READS|BYTES|HELP] [count]");
+    session.until("TERRACE.TOP is hinted", "[READS|BYTES|MISSES|TIME|HELP] [count]");
     press("\u{15}help terrace.info\r");
     session.until("help knows our commands", "Show what each tier knows of a key");
     press("help getset\r");

@@ -172,12 +172,9 @@ fn policies_hold_within_a_transaction() {
     let mut config = patient(config());
     config.l2.url = redis.url();
     config.policies = vec![terrace::cache::policy::Policy {
-        matches: terrace::glob::Glob::new(b"session:*").unwrap(),
         default_ttl: Some(std::time::Duration::from_secs(1000)),
         max_ttl: Some(std::time::Duration::from_secs(5000)),
-        max_value: None,
-        l1: true,
-        prefetch: terrace::cache::policy::Prefetch::Auto,
+        ..terrace::cache::policy::Policy::of(terrace::glob::Glob::new(b"session:*").unwrap())
     }];
     let terrace = Terrace::start(config);
     eventually("L2 answers", || ask(&terrace, "DBSIZE").starts_with(':'));
@@ -320,9 +317,9 @@ fn a_blocked_command_ends_with_its_time_its_client_or_at_a_word() {
     blocked.expect("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
     other.ask(&format!("CLIENT UNBLOCK {id}"), ":0\r\n");
     blocked.say("BLPOP list 0");
-    wait_until_blocked();
-    drop(blocked);
     let blocked_below = || redis.ask::<String>(&[b"INFO", b"clients"]).contains("blocked_clients:1");
+    eventually("it waits in Redis", blocked_below);
+    drop(blocked);
     eventually("nobody waits in Redis for a client that is gone", || !blocked_below());
     other.ask("RPUSH list b", ":1\r\n");
     other.ask("LLEN list", ":1\r\n");
@@ -384,9 +381,11 @@ fn own_commands_tell_of_the_tiers() {
         assert!(info.contains(part), "{part} in {info}");
     }
     assert!(ask(&terrace, "TERRACE.INFO none").starts_with("$-1\r\n"));
-    assert!(ask(&terrace, "TERRACE.TOP 1").starts_with("*1\r\n*2\r\n$1\r\na\r\n:2\r\n"));
-    assert!(ask(&terrace, "TERRACE.TOP BYTES").starts_with("*2\r\n*2\r\n$1\r\n"));
-    assert!(ask(&terrace, "TERRACE.TOP FOO").starts_with("-ERR TERRACE.TOP orders by READS or BYTES"));
+    assert!(ask(&terrace, "TERRACE.TOP 1").starts_with("*1\r\n*2\r\n$1\r\na\r\n:3\r\n"));
+    assert!(ask(&terrace, "TERRACE.TOP BYTES").starts_with("*2\r\n*2\r\n$1\r\na\r\n:3\r\n*2\r\n$1\r\nb\r\n:2\r\n"));
+    assert!(ask(&terrace, "GET none | TERRACE.TOP MISSES").starts_with("$-1\r\n*1\r\n*2\r\n$4\r\nnone\r\n:1\r\n"));
+    assert!(ask(&terrace, "TERRACE.TOP TIME").starts_with("*3\r\n"));
+    assert!(ask(&terrace, "TERRACE.TOP FOO").starts_with("-ERR TERRACE.TOP orders by READS, BYTES, MISSES or TIME"));
     assert!(ask(&terrace, "TERRACE.TIERS").contains("$5\r\nstore\r\n$8\r\nembedded\r\n"));
     assert!(ask(&terrace, "TERRACE.HELP").contains("+TERRACE.TOP\r\n"));
     // Looking was no use of a key.

@@ -10,7 +10,8 @@ use terrace::{
     grpc::client::{CacheClient, InsightClient},
     proto::{
         DeleteRequest, GetManyRequest, GetRequest, GetStatsRequest, GetStatsResponse, ReadStats, RemovalStats,
-        SetRequest, Tier, WatchStatsRequest, get_many_result, get_response,
+        SetRequest, SimulateCapacityRequest, SimulateCapacityResponse, Tier, TopBy, TopKeysRequest, WatchStatsRequest,
+        get_many_result, get_response,
     },
 };
 use tonic::{Code, transport::Channel};
@@ -193,6 +194,64 @@ fn every_window_and_group_adds_up_to_what_clients_saw() {
         assert!(!names.contains(&"plain"), "no key's name is a group");
         on_the_page(&server, &stats);
     });
+}
+
+#[test]
+fn top_keys_are_ranked_by_what_they_cost() {
+    let server = Terrace::start(config());
+    block_on(async {
+        let channel = connect(server.grpc()).await;
+        let mut cache = CacheClient::new(channel.clone());
+        for (key, length, reads) in [("few", 1_000, 2), ("many", 10, 30), ("absent", 0, 7)] {
+            if length > 0 {
+                let set = SetRequest { key: key.into(), value: vec![1; length].into(), ..SetRequest::default() };
+                cache.set(set).await.unwrap();
+            }
+            for _ in 0..reads {
+                cache.get(GetRequest { key: key.into(), options: None }).await.unwrap();
+            }
+        }
+        let mut insight = InsightClient::new(channel);
+        for (by, wanted) in [
+            (TopBy::Unspecified, vec![("many", 30), ("absent", 7), ("few", 2)]),
+            (TopBy::Bytes, vec![("few", 2_000), ("many", 300)]),
+            (TopBy::Misses, vec![("absent", 7)]),
+            (TopBy::L2Time, vec![]),
+        ] {
+            let top = insight.top_keys(TopKeysRequest { by: by.into(), count: 0 }).await.unwrap().into_inner();
+            let keys: Vec<_> =
+                top.keys.iter().map(|key| (std::str::from_utf8(&key.key).unwrap(), key.number)).collect();
+            assert_eq!((keys, top.error), (wanted, 0), "{by:?}");
+        }
+        let refused = insight.top_keys(TopKeysRequest { by: 99, count: 1 }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    });
+}
+
+#[test]
+fn another_size_of_l1_is_estimated_while_running() {
+    let mut config = config();
+    config.l1.size = 256 << 10;
+    let server = Terrace::start(config);
+    let mut estimates = SimulateCapacityResponse::default();
+    block_on(async {
+        let channel = connect(server.grpc()).await;
+        let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel));
+        // Twice what fits: half as much L1 answers less, four times as much nearly all.
+        for number in 0..6_000 {
+            let key: Bytes = format!("k:{}", number * 7 % 500).into();
+            let got = cache.get(GetRequest { key: key.clone(), options: None }).await.unwrap().into_inner();
+            if matches!(got.result, Some(get_response::Result::Missing(_))) {
+                cache.set(SetRequest { key, value: vec![1; 900].into(), ..SetRequest::default() }).await.unwrap();
+            }
+        }
+        estimates = insight.simulate_capacity(SimulateCapacityRequest {}).await.unwrap().into_inner();
+    });
+    let scales: Vec<f64> = estimates.sizes.iter().map(|size| size.scale).collect();
+    assert_eq!(scales, [0.5, 1.0, 2.0, 4.0]);
+    assert!(estimates.samples > 0 && estimates.one_in > 0, "{estimates:?}");
+    let page = samples(server.http());
+    assert!(page.contains_key("terrace_l1_what_if_hit_rate{scale=\"4\"}"));
 }
 
 /// The page of metrics and INFO tell the same.

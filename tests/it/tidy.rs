@@ -45,7 +45,7 @@ const EXCEPTIONS: [(&str, &[&str]); 1] =
     [("cli/simulate.rs", &["l1", "learn"])];
 
 /// Each outside crate and the folders that are its home: replacing it touches only them.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 26] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
@@ -60,7 +60,12 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("metrics_process", &["metrics.rs"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("ratatui", &["cli"]),
     ("zstd", &["cli"]),
+    ("opentelemetry", &["grpc/trace", "cli/traces"]),
+    ("opentelemetry_sdk", &["grpc/trace", "cli/traces"]),
+    ("opentelemetry_otlp", &["cli/traces"]),
+    ("tracing_opentelemetry", &["grpc/trace", "cli/log"]),
     ("sd_listen_fds", &["cli"]),
     ("sd_notify", &["cli"]),
     ("toml", &["config"]),

@@ -8,7 +8,7 @@ use std::{
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tonic::{
-    Code, Status,
+    Status,
     transport::{Channel, Endpoint},
 };
 use tower_service::Service;
@@ -36,15 +36,6 @@ pub async fn pause() {
 /// Sends bytes as the body of a call, whatever they are, and returns the status that came back.
 pub async fn raw_call(channel: &mut Channel, path: &str, body: &'static [u8]) -> Status {
     raw_request(channel, path, "application/grpc", Full::new(body.into())).await
-}
-
-/// Calls with an empty message a method that answers for ever; the code it was refused with at once, if it was.
-pub async fn raw_begin(channel: &mut Channel, path: &str) -> Option<Code> {
-    let request = http::Request::post(path).header("content-type", "application/grpc");
-    let body = tonic::body::Body::new(Full::new(bytes::Bytes::from_static(b"\0\0\0\0\0")));
-    poll_fn(|context| channel.poll_ready(context)).await.expect("the connection stands");
-    let answer = channel.call(request.body(body).expect("a request")).await.expect("an answer");
-    Status::from_header_map(answer.headers()).map(|status| status.code())
 }
 
 /// As [`raw_call`], with any body and content type. What is not gRPC is told as tonic's clients tell it.

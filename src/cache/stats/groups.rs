@@ -79,6 +79,13 @@ impl Groups {
         self.known.read().names.clone()
     }
 
+    /// Number and name of a key's template, which need not be a group.
+    #[must_use]
+    pub fn template_of(&self, key: &[u8]) -> (u64, String) {
+        let shape = self.known.read().shapes.look(key);
+        (shape.hash, shown(&shape.name(key)))
+    }
+
     fn of_policy(&self, pattern: &[u8]) -> u8 {
         let number = self.known.read().policies.get(pattern).copied();
         number.unwrap_or_else(|| self.known.write().add_policy(pattern))

@@ -3,11 +3,15 @@
 //!
 //! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
 //!   keys is the sum over the groups.
+//! * [`top`]: the keys that cost most.
 //! * [`windows`]: what was counted in the last minute, five minutes, hour.
+//! * [`whatif`]: what L1 would answer at other sizes.
 //!
 //! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
 
 pub mod groups;
+pub mod top;
+pub mod whatif;
 pub mod windows;
 
 use std::sync::{
@@ -21,6 +25,8 @@ use parking_lot::Mutex;
 pub use self::windows::{MARK_EVERY, Tally, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
+    top::{By, Top, Tops},
+    whatif::{Estimates, Touch},
     windows::{Totals, Windows},
 };
 
@@ -30,8 +36,10 @@ use super::{
     latency::{Histogram, Latency},
 };
 use crate::{
+    clock::Tick,
     l1::{GroupUsage, Removals, Usage},
     l2::Flavor,
+    learn::recorder::{Event, Happened},
     model::Outcome,
 };
 
@@ -126,6 +134,7 @@ impl Counters {
 pub struct Stats {
     workers: Mutex<Vec<Arc<Counters>>>,
     pub(crate) groups: Groups,
+    pub(crate) tops: Tops,
     windows: Windows,
 }
 
@@ -321,9 +330,58 @@ pub struct Snapshot {
     pub groups: Vec<Group>,
     /// The last minute, five minutes, hour, and all since start.
     pub windows: Vec<Window>,
+    /// What L1 would answer at other sizes.
+    pub what_if: Estimates,
+}
+
+/// Reads that stand in the hit rate.
+fn answered(reads: &Reads) -> u64 {
+    reads.total() - reads.error
 }
 
 impl Core {
+    /// Tells the ghosts whose copies are gone.
+    pub(crate) fn tell_ghosts(&self, events: &[Event]) {
+        let is_change = |event: &&Event| matches!(event.happened, Happened::Written | Happened::Invalidated);
+        for event in events.iter().filter(is_change) {
+            let hash = self.l1.hash_of(&event.key);
+            if !self.what_if.wants(hash) {
+                continue;
+            }
+            match (self.flavor, self.l1.peek(&event.key, event.at)) {
+                (Flavor::None, Some(there)) => {
+                    let (weight, deadline) = (Some(there.weight_bytes), there.deadline);
+                    self.what_if.put(Touch { hash, weight, deadline, at: event.at });
+                }
+                (Flavor::None, None) | (Flavor::Redis | Flavor::Embedded, _) => self.what_if.changed(hash, event.at),
+            }
+        }
+    }
+
+    /// Plays the sample of reads to the ghosts.
+    pub(crate) fn play_ghosts(&self) {
+        let mut reads = Reads::default();
+        self.stats.reads().iter().for_each(|group| reads.add(group));
+        self.what_if.play(self.clock.now(), answered(&reads));
+    }
+
+    /// Tells the ghosts of a read, if its key is in their sample. `found` is the length of the value and when its key expires.
+    pub(crate) fn note_for_ghosts(&self, key: &[u8], hash: u32, found: Option<(usize, Tick)>, at: Tick) {
+        if self.what_if.wants(hash) {
+            let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
+            let expires_at = found.map_or(Tick::FAR, |(_, expires_at)| expires_at);
+            self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(expires_at, at), at });
+        }
+    }
+
+    /// When a copy of a key would end that is made now.
+    pub(crate) fn deadline_of(&self, expires_at: Tick, now: Tick) -> Tick {
+        match self.flavor {
+            Flavor::Redis => expires_at.min(now.plus(self.rules.load().l1_max_age)),
+            Flavor::Embedded | Flavor::None => expires_at,
+        }
+    }
+
     /// The number of the group that a key is counted to.
     pub(crate) fn group_of(&self, key: &[u8]) -> u8 {
         self.stats.groups.of(key, &self.rules.load())
@@ -348,6 +406,12 @@ impl Core {
 }
 
 impl Cache {
+    /// The keys that cost most, over the last five to ten minutes.
+    #[must_use]
+    pub fn top(&self, by: By, count: usize) -> Top {
+        self.core.stats.tops.top(by, count, self.now())
+    }
+
     /// All numbers, now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -374,6 +438,7 @@ impl Cache {
             health: self.l2.health(),
             coherence: core.gate.report(now),
             flights: core.flights.len() as u64,
+            what_if: core.what_if.estimates(now, answered(&tally.reads)),
             groups,
             windows,
         }

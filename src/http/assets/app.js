@@ -231,6 +231,7 @@ function facts(stats) {
     rows.push(["self-check", `${count(coherence.checked)} checked, ${count(coherence.stale_detected)} stale`]);
     if (coherence.refused) rows.push(["Redis refuses", coherence.refused]);
   }
+  if (l2.kind !== "none") rows.push(["open bans", stats.bans.length ? stats.bans.join(", ") : "none"]);
   const c = node.connections;
   rows.push(["clients", `${c.grpc} gRPC, ${c.resp} RESP, ${c.http} HTTP`], ["clients refused", count(c.rejected)]);
   rows.push(["under way", bytes(node.in_flight_bytes)]);

@@ -10,7 +10,7 @@ use crate::{
     l1::{
         epochs::Epoch,
         policy::Policy,
-        shard::{Gone, Shard},
+        shard::Gone,
         slot::{BLOCK, Slot},
         types::{Resident, Staged},
     },
@@ -35,11 +35,15 @@ impl<P: Policy> Tier<P> {
             let (slots, bytes) = shard.clear();
             let entries = slots.len() as u64;
             self.note(cell, &shard);
+            let staged = slots.all().iter().filter(|slot| slot.is_staged());
+            let staged: Vec<_> = staged
+                .filter_map(|slot| {
+                    Some((self.hasher.of_slot(slot), slot.record()?.clone(), shard.weight_of(slot.record()?)))
+                })
+                .collect();
             drop(shard);
-            for slot in slots.all().iter().filter(|slot| slot.is_staged()) {
-                if let Some(record) = slot.record() {
-                    self.staging.unused(self.hasher.of_slot(slot), record, Shard::<P>::weight_of(record));
-                }
+            for (hash, record, weight) in &staged {
+                self.staging.unused(*hash, record, *weight);
             }
             // The room is free only when the memory is.
             drop(slots);
@@ -194,7 +198,7 @@ impl<P: Policy> Tier<P> {
             bytes += shard.bytes();
             for record in (0..shard.len()).filter_map(|at| shard.slot(at).filter(|slot| slot.is_staged())?.record()) {
                 staged += 1;
-                staged_bytes += Shard::<P>::weight_of(record);
+                staged_bytes += shard.weight_of(record);
             }
         }
         let report = self.staged();

@@ -79,8 +79,6 @@ const SWEEPER_LIFE: Duration = Duration::from_secs(5);
 const PAGE_WITHIN: Duration = Duration::from_secs(4);
 /// Time between two looks that fail.
 const LOOK_APART: Duration = Duration::from_millis(50);
-/// Time between two questions whether a connection is up that is being opened.
-const CONNECT_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The log, as this process knows it; shared by its workers.
 #[derive(Default)]
@@ -420,18 +418,9 @@ impl RedisBackend {
         self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
     }
 
-    /// As [`RedisBackend::bans`], for commands on connections of their own, which may be up before the worker's are.
-    async fn bans_when_connected(&self) -> Result<Known> {
-        let deadline = after(self.tunables().deadlines().read);
-        while !self.has_reached() && Instant::now() < deadline {
-            tokio::time::sleep(CONNECT_LOOK_EVERY).await;
-        }
-        self.bans().await
-    }
-
     /// Makes keys such of after all open bans.
     pub(super) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
-        let known = self.bans_when_connected().await?;
+        let known = self.bans().await?;
         let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
         let units: Vec<Unit> = clearings.collect();
         if units.is_empty() {

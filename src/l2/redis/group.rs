@@ -72,7 +72,12 @@ impl Group {
         if breaker.is_open() {
             return Err(away());
         }
-        let result = Lane::choose(&self.lanes).ask(commands, access, deadline).await;
+        let mut lane = Lane::choose(&self.lanes);
+        if !lane.is_up() {
+            lane.first_contact(deadline).await;
+            lane = Lane::choose(&self.lanes);
+        }
+        let result = lane.ask(commands, access, deadline).await;
         match &result {
             Ok(_) => breaker.succeeded(),
             Err(error) if is_late(error) => {

@@ -5,7 +5,8 @@
 //! The task polls the connection's driver itself, so a call and its reply cross one task, not three.
 //!
 //! What a caller may rely on:
-//! * A call is refused at once while there is no connection, and when the queue is full.
+//! * A call is refused at once while there is no connection, but for the first one, which is waited for; and when the queue is
+//!   full.
 //! * It ends by its deadline, by the caller's own timer. What was still queued then is never sent.
 //! * A write ends as `Unavailable` only if it was never handed to the connection, else as `Unknown`.
 //! * A connection on which a pipeline stays unanswered past the last deadline in it (and [`STALL_GRACE`]) is given up.
@@ -55,6 +56,8 @@ const JOIN_MAX: usize = 128;
 /// command of somebody else must not cost a reconnection, a half-open link must not cost more than a second.
 const STALL_GRACE: Duration = Duration::from_secs(1);
 
+/// Time between two looks whether the first attempt to connect has ended.
+const CONNECTING_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// When a caller may try again after a connection was lost or fell behind: about two attempts to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -254,6 +257,14 @@ impl Lane {
     pub(super) fn choose(lanes: &[Self]) -> &Self {
         let best = lanes.iter().filter(|lane| lane.is_up()).min_by_key(|lane| lane.load());
         best.unwrap_or(&lanes[0])
+    }
+
+    /// Waits until the first attempt to connect has ended, until `deadline` at most: a call that comes right after the start
+    /// need not fail.
+    pub(super) async fn first_contact(&self, deadline: Instant) {
+        while matches!(*self.shared.contact.lock(), Contact::Connecting) && Instant::now() < deadline {
+            sleep(CONNECTING_LOOK_EVERY).await;
+        }
     }
 
     /// Sends `commands` and waits for their replies until `deadline`.

@@ -250,11 +250,6 @@ impl RedisBackend {
         matches!(self.redis.url.target(), Target::Cluster(_))
     }
 
-    /// Whether any primary has answered since start.
-    fn has_reached(&self) -> bool {
-        self.groups.lock().of.iter().any(|group| group.reached())
-    }
-
     fn tunables(&self) -> &Tunables {
         &self.redis.tunables
     }
@@ -661,7 +656,7 @@ impl Backend for RedisBackend {
     }
 
     fn reached(&self) -> bool {
-        self.has_reached()
+        self.groups.lock().of.iter().any(|group| group.reached())
     }
 
     fn health(&self) -> Health {

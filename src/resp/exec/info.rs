@@ -317,6 +317,9 @@ impl Report<'_> {
             "l1_removed_invalidated": removals.invalidated,
             "l1_removed_replaced": removals.replaced,
         );
+        for size in std::mem::take(&mut self.snapshot.what_if.sizes) {
+            self.line(format_args!("l1_hit_rate_at_{}x:{}", size.scale, rate(size.l1_hit_rate)));
+        }
     }
 
     fn tier_l2(&mut self) {

@@ -4,7 +4,11 @@ use bytes::Bytes;
 
 use super::{KEYS_PER_CALL_MAX, integer, is};
 use crate::{
-    cache::{Resident, ScanPage, bans::check_pattern, stats::Snapshot},
+    cache::{
+        Resident,
+        bans::check_pattern,
+        stats::{Snapshot, top::By},
+    },
     clock::{Tick, millis},
     glob::Glob,
     model::{Key, Life},
@@ -20,8 +24,6 @@ use crate::{
 const TOP_DEFAULT: usize = 10;
 /// Keys it shows at most.
 const TOP_MAX: usize = 1_000;
-/// Entries of L1 looked at between two yields to other connections.
-const TOP_STEP: usize = 1_000;
 
 /// TERRACE.HELP
 pub(in crate::resp) fn help(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
@@ -190,26 +192,25 @@ async fn invalidate_pattern(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// By what TERRACE.TOP orders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    Reads,
-    Bytes,
-}
-
-/// TERRACE.TOP [READS|BYTES] [count]
-pub(in crate::resp) async fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+/// TERRACE.TOP [READS|BYTES|MISSES|TIME] [count]
+pub(in crate::resp) fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if args.get(1).is_some_and(|word| is(word, "help")) {
         return help_of(
             cx,
-            &["TERRACE.TOP [READS|BYTES] [count]", "    Keys of this node's L1, the largest number first."],
+            &[
+                "TERRACE.TOP [READS|BYTES|MISSES|TIME] [count]",
+                "    Keys of the last five to ten minutes, the largest number first:",
+                "    reads, bytes answered, misses, microseconds of L2.",
+            ],
         );
     }
     let (by, rest) = match args.get(1) {
         Some(word) if is(word, "reads") => (By::Reads, args.from(2)),
         Some(word) if is(word, "bytes") => (By::Bytes, args.from(2)),
+        Some(word) if is(word, "misses") => (By::Misses, args.from(2)),
+        Some(word) if is(word, "time") => (By::Time, args.from(2)),
         Some(word) if integer(word).is_err() => {
-            return Err(Refusal::text("ERR TERRACE.TOP orders by READS or BYTES"));
+            return Err(Refusal::text("ERR TERRACE.TOP orders by READS, BYTES, MISSES or TIME"));
         }
         Some(_) | None => (By::Reads, args.from(1)),
     };
@@ -218,39 +219,14 @@ pub(in crate::resp) async fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         (Some(text), 1) => usize::try_from(integer(text)?).map_err(|_negative| Refusal::NotAnInteger)?.min(TOP_MAX),
         (Some(_), _) => return Err(Refusal::Syntax),
     };
-    let top = largest(cx, by, count).await;
+    let top = cx.edge.cache.top(by, count).keys;
     cx.reply.array(top.len());
-    for (number, key) in &top {
+    for (key, number) in &top {
         cx.reply.array(2);
         cx.reply.bulk(key);
         cx.reply.count(*number);
     }
     Ok(())
-}
-
-/// The keys with the largest numbers, found in one walk through L1.
-async fn largest(cx: &Context<'_>, by: By, count: usize) -> Vec<(u64, Key)> {
-    let mut top: std::collections::BTreeSet<(u64, Key)> = std::collections::BTreeSet::new();
-    let mut cursor = 0;
-    loop {
-        let ScanPage { cursor: next, keys } = cx.edge.cache.scan_resident(cursor, None, TOP_STEP);
-        for key in keys {
-            let Some(resident) = cx.edge.cache.resident(&key) else { continue };
-            let number = match by {
-                By::Reads => u64::from(resident.hit.hits),
-                By::Bytes => resident.weight_bytes,
-            };
-            top.insert((number, key));
-            if top.len() > count {
-                top.pop_first();
-            }
-        }
-        cursor = next;
-        if cursor == 0 {
-            return top.into_iter().rev().collect();
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 /// TERRACE.TIERS

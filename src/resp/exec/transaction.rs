@@ -248,9 +248,8 @@ impl Plan {
         }
         self.named.extend(keys.iter().map(|(key, _)| key.clone()));
         let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
-        let rules = cx.edge.cache.core().rules();
         for key in &written {
-            let (default, max) = rules.lives_of(key);
+            let (default, max) = cx.edge.cache.lives_of(key);
             for (life, only) in [(default, &b"NX"[..]), (max, b"LT")] {
                 let Some(life) = life else { continue };
                 let ms = millis(life).to_string();

@@ -48,14 +48,17 @@ pub(super) const ROWS: &[Row] =
             .categories("slow")
             .doc("terrace", "7.0.0", "O(1)", "Show each tier: entries, bytes, hits, state")
             .arguments("help?:token='HELP'"),
-        Row::new("terrace.top", -1, later!(terrace::top))
+        Row::new("terrace.top", -1, Run::Now(terrace::top))
             .flags("readonly")
             .categories("keyspace read slow")
             .doc(
                 "terrace",
                 "7.0.0",
-                "O(N) where N is the number of entries in L1",
-                "Show the keys of this node's L1 that were read most, or that take most memory",
+                "O(1)",
+                "Show the keys that were read most lately, or that cost most bytes, misses or time of L2",
             )
-            .arguments("by?:oneof(reads:token='READS' bytes:token='BYTES' help:token='HELP') count?:integer"),
+            .arguments(
+                "by?:oneof(reads:token='READS' bytes:token='BYTES' misses:token='MISSES' time:token='TIME' \
+                 help:token='HELP') count?:integer",
+            ),
     ];

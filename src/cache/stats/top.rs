@@ -1,0 +1,273 @@
+//! The keys that cost most: by reads, by bytes answered, by misses, by time that L2 took.
+//!
+//! A sketch of bounded size for each. It counts up to [`KEYS_MAX`] keys; when they are more, the median of all counts is
+//! taken off each and what is left with nothing goes (the frequent items of Misra and Gries). So a count is never too high,
+//! and too low by at most what was taken off, which each answer says. What is read from L2 is counted exactly; of hits the
+//! first [`EXACT_HITS`] of a group at each worker, then one in [`HIT_TURNS`], drawn by lot and counted so many times: the
+//! count of a key with h such hits is then right to about 8 × √h.
+//!
+//! What is told is recent: two sketches take turns, five minutes each, and the answer is both together.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::{clock::Tick, model::Key};
+
+/// Keys that one sketch counts at most.
+const KEYS_MAX: usize = 1_024;
+/// Longest key that is counted, bytes: bounds a sketch to about 1 MB.
+const KEY_BYTES_MAX: usize = 1_024;
+/// How long one sketch counts.
+const TURN: Duration = Duration::from_secs(300);
+/// Hits of a group that are all counted, by each worker.
+const EXACT_HITS: u64 = 1_024;
+/// Of later hits, one in so many is.
+const HIT_TURNS: u64 = 64;
+
+/// By what keys are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// User reads, whatever their outcome.
+    Reads,
+    /// Bytes of the values that were answered.
+    Bytes,
+    /// Reads that found it in no tier.
+    Misses,
+    /// Microseconds that reads below took; a call for many keys is shared out among them.
+    Time,
+}
+
+/// All that keys can be ranked by.
+pub const ALL: [By; 4] = [By::Reads, By::Bytes, By::Misses, By::Time];
+
+/// The ranking.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Top {
+    /// Largest first: the key and its count.
+    pub keys: Vec<(Key, u64)>,
+    /// Each count is too low by at most this.
+    pub error: u64,
+    /// Everything that was counted, of all keys.
+    pub total: u64,
+    /// How long was counted.
+    pub over: Duration,
+}
+
+/// Counts of the heaviest keys.
+#[derive(Debug, Default)]
+struct Sketch {
+    /// When its first key came.
+    begun: Option<Tick>,
+    counts: HashMap<Key, u64, foldhash::fast::RandomState>,
+    error: u64,
+    total: u64,
+}
+
+impl Sketch {
+    fn note(&mut self, key: &[u8], weight: u64) {
+        self.total += weight;
+        if let Some(count) = self.counts.get_mut(key) {
+            *count += weight;
+        } else if key.len() <= KEY_BYTES_MAX
+            && let Ok(key) = Key::copied(key)
+        {
+            self.counts.insert(key, weight);
+            if self.counts.len() > KEYS_MAX {
+                self.make_room();
+            }
+        }
+    }
+
+    /// Takes the median off all counts.
+    fn make_room(&mut self) {
+        let mut counts: Vec<u64> = self.counts.values().copied().collect();
+        let middle = counts.len() / 2;
+        let (_, &mut median, _) = counts.select_nth_unstable(middle);
+        self.error += median;
+        self.counts.retain(|_, count| {
+            *count = count.saturating_sub(median);
+            *count > 0
+        });
+    }
+}
+
+/// The sketch that counts and the one before.
+#[derive(Debug, Default)]
+struct Turns {
+    now: Sketch,
+    before: Sketch,
+}
+
+impl Turns {
+    /// Lets the sketches take turns when it is time.
+    fn at(&mut self, now: Tick) -> &mut Self {
+        let begun = *self.now.begun.get_or_insert(now);
+        let age = now.since(begun);
+        if age >= TURN {
+            self.before = std::mem::take(&mut self.now);
+            self.now.begun = Some(now);
+        }
+        if age >= 2 * TURN {
+            self.before = Sketch::default();
+        }
+        self
+    }
+
+    fn top(&self, now: Tick, count: usize) -> Top {
+        let mut sums = self.now.counts.clone();
+        for (key, count) in &self.before.counts {
+            *sums.entry(key.clone()).or_default() += count;
+        }
+        let mut keys: Vec<(Key, u64)> = sums.into_iter().collect();
+        keys.sort_unstable_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+        keys.truncate(count);
+        let begun = self.before.begun.or(self.now.begun);
+        Top {
+            keys,
+            error: self.now.error + self.before.error,
+            total: self.now.total + self.before.total,
+            over: begun.map_or(Duration::ZERO, |begun| now.since(begun)),
+        }
+    }
+}
+
+/// All rankings of a server.
+#[derive(Debug, Default)]
+pub(crate) struct Tops([Mutex<Turns>; ALL.len()]);
+
+impl Tops {
+    fn note(&self, by: By, key: &[u8], weight: u64, now: Tick) {
+        self.0[by as usize].lock().at(now).now.note(key, weight);
+    }
+
+    /// L1 answered with so many bytes; `before` hits of the group had been before at this worker.
+    #[inline]
+    pub(crate) fn hit(&self, key: &[u8], bytes: usize, before: u64, now: Tick) {
+        if before < EXACT_HITS {
+            self.hits(key, bytes, 1, now);
+        } else if is_drawn(before) {
+            self.hits(key, bytes, HIT_TURNS, now);
+        }
+    }
+
+    #[cold]
+    fn hits(&self, key: &[u8], bytes: usize, count: u64, now: Tick) {
+        self.note(By::Reads, key, count, now);
+        self.note(By::Bytes, key, count * bytes as u64, now);
+    }
+
+    /// A read that L1 did not answer: found with so many bytes, or missing.
+    pub(crate) fn read_below(&self, key: &[u8], found: Option<usize>, now: Tick) {
+        self.note(By::Reads, key, 1, now);
+        match found {
+            Some(bytes) => self.note(By::Bytes, key, bytes as u64, now),
+            None => self.note(By::Misses, key, 1, now),
+        }
+    }
+
+    /// L2 took so long for a key.
+    pub(crate) fn waited(&self, key: &[u8], us: u64, now: Tick) {
+        self.note(By::Time, key, us, now);
+    }
+
+    /// The first `count` of a ranking.
+    pub(crate) fn top(&self, by: By, count: usize, now: Tick) -> Top {
+        self.0[by as usize].lock().at(now).top(now, count)
+    }
+}
+
+/// Draws one number in [`HIT_TURNS`], without a step that a client's own steps could fall in with.
+#[inline]
+fn is_drawn(number: u64) -> bool {
+    let mixed = (number ^ number >> 7).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    ((mixed ^ mixed >> 31).wrapping_mul(0x94D0_49BB_1331_11EB) >> 32).is_multiple_of(HIT_TURNS)
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+
+    const NOW: Tick = Tick(1_000);
+
+    fn key(number: u64) -> Vec<u8> {
+        format!("key:{number}").into_bytes()
+    }
+
+    #[test]
+    fn few_keys_are_counted_exactly() {
+        let tops = Tops::default();
+        for number in 0..100 {
+            (0..=number).for_each(|_| tops.read_below(&key(number), (number % 2 == 0).then_some(10), NOW));
+            tops.waited(&key(number), 7 * number, NOW);
+        }
+        let reads = tops.top(By::Reads, 3, NOW);
+        let shown: Vec<(&[u8], u64)> = reads.keys.iter().map(|(key, count)| (&**key, *count)).collect();
+        assert_eq!(shown, [(&b"key:99"[..], 100), (b"key:98", 99), (b"key:97", 98)]);
+        assert_eq!((reads.error, reads.total), (0, 5_050));
+        assert_eq!(tops.top(By::Misses, 1, NOW).keys[0].1, 100);
+        let bytes = tops.top(By::Bytes, 1, NOW).keys;
+        assert_eq!((&*bytes[0].0, bytes[0].1), (&b"key:98"[..], 990));
+        assert_eq!(tops.top(By::Time, 1, NOW).keys[0].1, 693);
+    }
+
+    #[test]
+    fn among_many_keys_no_count_is_off_by_more_than_is_said() {
+        let (tops, mut rng) = (Tops::default(), Rng::with_seed(3));
+        let mut truth = vec![0; 100_000];
+        for _ in 0..400_000 {
+            // Ranks drawn in proportion to 1 / rank.
+            let number = (100_000_f64.powf(rng.f64()) as u64).min(99_999);
+            truth[number as usize] += 1;
+            tops.read_below(&key(number), None, NOW);
+        }
+        let top = tops.top(By::Misses, 20, NOW);
+        assert!(top.error > 0 && top.error <= 400_000 / (KEYS_MAX as u64 / 2), "{}", top.error);
+        let mut best: Vec<u64> = (0..100_000).collect();
+        best.sort_by_key(|&number| std::cmp::Reverse(truth[number as usize]));
+        for number in &best[..10] {
+            assert!(top.keys.iter().any(|(found, _)| **found == key(*number)), "{number} is among the first");
+        }
+        for (found, count) in &top.keys {
+            let number: usize = std::str::from_utf8(&found[4..]).expect("text").parse().expect("a number");
+            assert!((*count..=count + top.error).contains(&truth[number]), "{number}: {count} of {}", truth[number]);
+        }
+    }
+
+    #[test]
+    fn hits_are_counted_by_lot_and_come_out_right() {
+        let (tops, mut rng) = (Tops::default(), Rng::with_seed(4));
+        let mut truth = [0_u64; 8];
+        for before in 0..1_000_000 {
+            // In turns of two, which a sample of every 64th would fall in with.
+            let number = 2 * (rng.u64(..8) / 2) + before % 2;
+            truth[number as usize] += 1;
+            tops.hit(&key(number), 3, before, NOW);
+        }
+        for (found, count) in tops.top(By::Reads, 8, NOW).keys {
+            let number: usize = std::str::from_utf8(&found[4..]).expect("text").parse().expect("a number");
+            let (count, truth) = (count as f64, truth[number] as f64);
+            assert!((count - truth).abs() < 5.0 * 8.0 * truth.sqrt(), "{number}: {count} of {truth}");
+        }
+    }
+
+    #[test]
+    fn what_was_long_ago_is_forgotten_and_size_is_bounded() {
+        let tops = Tops::default();
+        tops.read_below(b"old", None, NOW);
+        let later = NOW.plus(TURN);
+        tops.read_below(b"new", None, later);
+        let top = tops.top(By::Reads, 9, later);
+        assert_eq!((top.keys.len(), top.over), (2, TURN));
+        let top = tops.top(By::Reads, 9, later.plus(TURN));
+        assert_eq!((top.keys.len(), &*top.keys[0].0), (1, &b"new"[..]));
+        assert!(tops.top(By::Reads, 9, later.plus(4 * TURN)).keys.is_empty());
+        tops.read_below(&[b'x'; KEY_BYTES_MAX + 1], None, later.plus(5 * TURN));
+        assert!(tops.top(By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too long to be kept");
+        (0..10_000).for_each(|number| tops.read_below(&key(number), None, later));
+        assert!(tops.0[0].lock().now.counts.len() <= KEYS_MAX);
+    }
+}

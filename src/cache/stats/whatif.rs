@@ -1,0 +1,444 @@
+//! What would L1 answer if it were half, twice or four times as large? Told while running, by ghosts.
+//!
+//! A ghost is an L1 of its own, with the same policy, that keeps weights instead of values and sees a sample of the keys:
+//! all reads of a key whose hash lies under a threshold. A sample of one key in eight in an eighth of the room behaves as
+//! the whole does (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, over *all* reads are the miss ratio:
+//! whether a very hot key is in the sample or not then makes no difference, because hot keys hit anyway.
+//!
+//! The sample begins with all keys and is halved, and the ghosts with it, whenever the largest holds more than [`ENTRIES_MAX`] or
+//! a round of the job that plays it finds more than [`ROUND_MAX`] reads: so all ghosts together take some 6 MB and a few
+//! per cent of one core at most, whatever the size of L1 and the traffic. Reads in the sample wait in a queue of
+//! [`WAITING_MAX`]; what finds no room is left out. Counts are those of the last ten to twenty
+//! minutes. One ghost is as large as L1 itself: what it says beside what L1 does is how good the estimate is.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Tick,
+    l1::{Epoch, Fill, Filled, L1, Leased, Settings, Token},
+    model::{Key, Value},
+};
+
+/// Sizes of the ghosts, in quarters of L1.
+const QUARTERS: [u64; 4] = [2, 4, 8, 16];
+/// One key in so many is in the sample at first: all.
+const RATE_FIRST: u32 = 1;
+/// And never fewer than this one in so many.
+const RATE_LAST: u32 = 1 << 16;
+/// Entries of the largest ghost beyond which the sample is halved.
+const ENTRIES_MAX: u64 = 32_768;
+/// Reads of one round (20 ms) beyond which the sample is halved: each takes about 1 µs to play.
+const ROUND_MAX: usize = 512;
+/// Reads that wait to be played: about 3 MB.
+const WAITING_MAX: usize = 65_536;
+/// Entries that one step of a scan looks at.
+const SCAN_STEP: usize = 1_024;
+/// How long one set of counts runs before the next takes over.
+const TURN: Duration = Duration::from_secs(600);
+
+/// A user read of a key in the sample.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch {
+    /// The hash of its key.
+    pub hash: u32,
+    /// What an entry for it weighs; `None` where no tier has it.
+    pub weight: Option<u64>,
+    /// When a copy fetched now would end.
+    pub deadline: Tick,
+    /// When.
+    pub at: Tick,
+}
+
+/// What waits to be played.
+#[derive(Debug, Clone, Copy)]
+enum Waiting {
+    Read(Touch),
+    /// Where L1 is the store: a copy came in with a write.
+    Put(Touch),
+    /// The copy of this key is gone: written or invalidated.
+    Changed(u32, Tick),
+}
+
+impl Waiting {
+    /// Reads come by another way than changes: this puts them in order again. Within a millisecond a read that missed is
+    /// taken to come before the write that fills, a hit after it.
+    fn order(&self) -> (Tick, u8) {
+        match self {
+            Self::Read(touch) if touch.weight.is_none() => (touch.at, 0),
+            Self::Put(touch) => (touch.at, 1),
+            Self::Changed(_, at) => (*at, 1),
+            Self::Read(touch) => (touch.at, 2),
+        }
+    }
+}
+
+/// What L1 would be at one size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Its size as a part of today's.
+    pub scale: f64,
+    /// That in bytes.
+    pub capacity_bytes: u64,
+    /// The part of all reads that it would answer; `None` before the first.
+    pub l1_hit_rate: Option<f64>,
+}
+
+/// Estimates, and what they rest on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Estimates {
+    /// By size, smallest first.
+    pub sizes: Vec<Estimate>,
+    /// One key in so many is in the sample.
+    pub one_in: u32,
+    /// Reads that were played.
+    pub samples: u64,
+    /// Of so many reads in all.
+    pub reads: u64,
+    /// In this time.
+    pub over: Duration,
+}
+
+/// The ghosts of one L1.
+pub struct WhatIf {
+    /// Of today's L1.
+    settings: Settings,
+    /// A key with a hash below is in the sample.
+    threshold: AtomicU32,
+    waiting: Mutex<Vec<Waiting>>,
+    ghosts: Mutex<Ghosts>,
+}
+
+struct Ghosts {
+    one_in: u32,
+    sizes: Vec<Ghost>,
+    tokens: u64,
+    now: Turn,
+    before: Turn,
+}
+
+struct Ghost {
+    l1: L1,
+    epoch: Option<Epoch>,
+}
+
+/// Counts of one turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    /// When it began, and how many reads there had been then.
+    begun: Option<(Tick, u64)>,
+    samples: u64,
+    /// Each counted as often as it stands for keys that are not in the sample.
+    misses: [u64; QUARTERS.len()],
+}
+
+impl WhatIf {
+    /// For an L1 of these settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let ghosts = Ghosts {
+            one_in: RATE_FIRST,
+            sizes: ghosts(&settings, RATE_FIRST),
+            tokens: 0,
+            now: Turn::default(),
+            before: Turn::default(),
+        };
+        Self {
+            settings,
+            threshold: AtomicU32::new(u32::MAX / RATE_FIRST),
+            waiting: Mutex::new(Vec::new()),
+            ghosts: Mutex::new(ghosts),
+        }
+    }
+
+    /// Whether a key is in the sample.
+    #[inline]
+    #[must_use]
+    pub fn wants(&self, hash: u32) -> bool {
+        hash < self.threshold.load(Relaxed)
+    }
+
+    /// A key of the sample was read.
+    pub fn read(&self, touch: Touch) {
+        self.wait(Waiting::Read(touch));
+    }
+
+    /// Where L1 is the store: a key of the sample was written.
+    pub fn put(&self, touch: Touch) {
+        self.wait(Waiting::Put(touch));
+    }
+
+    /// The copy of a key of the sample is gone.
+    pub fn changed(&self, hash: u32, at: Tick) {
+        self.wait(Waiting::Changed(hash, at));
+    }
+
+    fn wait(&self, event: Waiting) {
+        // Who would have to wait is left out: the sample is one all the same.
+        if let Some(mut waiting) = self.waiting.try_lock()
+            && waiting.len() < WAITING_MAX
+        {
+            waiting.push(event);
+        }
+    }
+
+    /// Plays what waits. `reads` is how many user reads there have been in all.
+    pub fn play(&self, now: Tick, reads: u64) {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.sort_by_key(Waiting::order);
+        let mut ghosts = self.ghosts.lock();
+        ghosts.turn(now, reads);
+        let many = waiting.len() > ROUND_MAX;
+        waiting.into_iter().for_each(|event| ghosts.play(event));
+        if (many || ghosts.is_full()) && ghosts.one_in < RATE_LAST {
+            ghosts.halve(&self.settings, now);
+            self.threshold.store(u32::MAX / ghosts.one_in, Relaxed);
+        }
+    }
+
+    /// What was found. `reads` as for [`WhatIf::play`].
+    #[must_use]
+    pub fn estimates(&self, now: Tick, reads: u64) -> Estimates {
+        let ghosts = self.ghosts.lock();
+        let begun = ghosts.before.begun.or(ghosts.now.begun);
+        let reads = begun.map_or(0, |(_, before)| reads.saturating_sub(before));
+        let rate = |at: usize| {
+            let misses = ghosts.now.misses[at] + ghosts.before.misses[at];
+            (reads > 0).then(|| (1.0 - misses as f64 / reads as f64).max(0.0))
+        };
+        let sizes = QUARTERS.iter().enumerate().map(|(at, &quarters)| Estimate {
+            scale: quarters as f64 / 4.0,
+            capacity_bytes: scaled(self.settings.capacity_bytes, quarters, 1),
+            l1_hit_rate: rate(at),
+        });
+        Estimates {
+            sizes: sizes.collect(),
+            one_in: ghosts.one_in,
+            samples: ghosts.now.samples + ghosts.before.samples,
+            reads,
+            over: begun.map_or(Duration::ZERO, |(at, _)| now.since(at)),
+        }
+    }
+}
+
+impl Ghosts {
+    /// Lets the counts take turns.
+    fn turn(&mut self, now: Tick, reads: u64) {
+        let (begun, _) = *self.now.begun.get_or_insert((now, reads));
+        if now.since(begun) >= TURN {
+            self.before = std::mem::replace(&mut self.now, Turn { begun: Some((now, reads)), ..Turn::default() });
+        }
+    }
+
+    fn play(&mut self, event: Waiting) {
+        let hash = match event {
+            Waiting::Read(touch) | Waiting::Put(touch) => touch.hash,
+            Waiting::Changed(hash, _) => hash,
+        };
+        // The sample may have been halved since.
+        let Some(key) = Key::copied(&hash.to_le_bytes()).ok().filter(|_| hash < u32::MAX / self.one_in) else { return };
+        match event {
+            Waiting::Changed(..) => {
+                for ghost in &self.sizes {
+                    ghost.l1.invalidate(&key);
+                }
+            }
+            Waiting::Put(touch) => {
+                self.tokens += 1;
+                for ghost in &self.sizes {
+                    ghost.l1.invalidate(&key);
+                    ghost.take_in(&key, &touch, Token(self.tokens));
+                }
+            }
+            Waiting::Read(touch) => self.read(&key, &touch),
+        }
+    }
+
+    fn read(&mut self, key: &Key, touch: &Touch) {
+        self.now.samples += 1;
+        self.tokens += 1;
+        for (ghost, misses) in self.sizes.iter().zip(&mut self.now.misses) {
+            if !ghost.read(key, touch, Token(self.tokens)) {
+                *misses += u64::from(self.one_in);
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.sizes.last().map_or(0, |ghost| ghost.l1.usage().entries) > ENTRIES_MAX
+    }
+
+    /// Goes on with half of the keys.
+    fn halve(&mut self, settings: &Settings, now: Tick) {
+        self.one_in *= 2;
+        let whole = std::mem::replace(&mut self.sizes, ghosts(settings, self.one_in));
+        for (ghost, whole) in self.sizes.iter().zip(whole) {
+            ghost.take_over(&whole, u32::MAX / self.one_in, now);
+        }
+    }
+}
+
+impl Ghost {
+    /// Takes in what another holds of keys with a hash below, what was used last last.
+    fn take_over(&self, other: &Self, below: u32, now: Tick) {
+        let mut entries: Vec<(Tick, bool, Key, Fill)> = Vec::new();
+        let mut cursor = 0;
+        loop {
+            cursor = other.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
+                let hash = key.try_into().map_or(u32::MAX, u32::from_le_bytes);
+                if let Some(key) = Key::copied(key).ok().filter(|_| hash < below) {
+                    let (value, deadline) = (resident.hit.value.clone(), resident.deadline);
+                    let fill = Fill { value, expires_at: deadline, deadline, group: 0 };
+                    entries.push((resident.used_at, resident.hit.hits > 0, key, fill));
+                }
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+        entries.sort_by_key(|(used_at, ..)| *used_at);
+        for (number, (_, was_hit, key, fill)) in entries.into_iter().enumerate() {
+            self.fill(&key, fill, Token(number as u64), now);
+            // The policy is to know that it was of use.
+            let _used = was_hit.then(|| self.l1.get(&key, now, true));
+        }
+    }
+
+    fn fill(&self, key: &Key, fill: Fill, token: Token, now: Tick) {
+        if matches!(self.l1.lease(key, token, now, self.epoch, false), Leased::Lead) {
+            // What is too large is no copy in the real one either.
+            let _kept: Filled = self.l1.fill(key, token, fill, now);
+        }
+    }
+
+    /// Whether it answers; if not, it takes a copy in.
+    fn read(&self, key: &Key, touch: &Touch, token: Token) -> bool {
+        if self.l1.get(key, touch.at, true).is_some() {
+            return true;
+        }
+        self.take_in(key, touch, token);
+        false
+    }
+
+    fn take_in(&self, key: &Key, touch: &Touch, token: Token) {
+        if let Some(weight) = touch.weight {
+            let value = Value::from(bytes::Bytes::copy_from_slice(&weight.to_le_bytes()));
+            let (expires_at, deadline) = (touch.deadline, touch.deadline);
+            self.fill(key, Fill { value, expires_at, deadline, group: 0 }, token, touch.at);
+        }
+    }
+}
+
+fn scaled(whole: u64, quarters: u64, one_in: u32) -> u64 {
+    let scaled = u128::from(whole) * u128::from(quarters) / (4 * u128::from(one_in));
+    u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
+}
+
+fn ghosts(settings: &Settings, one_in: u32) -> Vec<Ghost> {
+    let ghost = |&quarters: &u64| {
+        let capacity_bytes = match settings.capacity_bytes {
+            u64::MAX => u64::MAX,
+            bytes => scaled(bytes, quarters, one_in),
+        };
+        let max_entries = settings.max_entries.map(|entries| scaled(entries, quarters, one_in));
+        let l1 = L1::ghost(Settings { capacity_bytes, max_entries, ..*settings });
+        let epoch = l1.begin(Tick::FAR);
+        Ghost { l1, epoch }
+    };
+    QUARTERS.iter().map(ghost).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::l1::PolicyKind;
+
+    const SETTINGS: Settings = Settings { capacity_bytes: 4 << 20, max_entries: None, policy: PolicyKind::Lru };
+
+    /// Weights from 500 to 1,500, the same for a key.
+    fn weight(number: u64) -> u64 {
+        500 + number * 7_919 % 1_000
+    }
+
+    fn hash(number: u64) -> u32 {
+        (number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 32) as u32
+    }
+
+    /// Plays reads with an own plain L1 of `quarters` beside; its hit rate.
+    fn measured(quarters: u64, order: &[u64]) -> f64 {
+        let settings = Settings { capacity_bytes: scaled(SETTINGS.capacity_bytes, quarters, 1), ..SETTINGS };
+        let l1 = L1::ghost(settings);
+        let ghost = Ghost { epoch: l1.begin(Tick::FAR), l1 };
+        let hits = order.iter().enumerate().filter(|(at, number)| {
+            let touch = Touch { hash: 0, weight: Some(weight(**number)), deadline: Tick::FAR, at: Tick(1) };
+            ghost.read(&Key::copied(&number.to_le_bytes()).expect("a key"), &touch, Token(*at as u64))
+        });
+        hits.count() as f64 / order.len() as f64
+    }
+
+    fn play(what_if: &WhatIf, order: &[u64]) {
+        for (at, number) in order.iter().enumerate() {
+            let (number, hash) = (*number, hash(*number));
+            if what_if.wants(hash) {
+                what_if.read(Touch { hash, weight: Some(weight(number)), deadline: Tick::FAR, at: Tick(1) });
+            }
+            if at % 500 == 499 {
+                what_if.play(Tick(1), at as u64 + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn ghosts_say_what_an_l1_of_that_size_does() {
+        let mut rng = Rng::with_seed(5);
+        let order: Vec<u64> = (0..400_000).map(|_| 60_000_f64.powf(rng.f64()) as u64).collect();
+        let what_if = WhatIf::new(SETTINGS);
+        what_if.play(Tick(1), 0);
+        play(&what_if, &order);
+        let estimates = what_if.estimates(Tick(1), order.len() as u64);
+        assert_eq!(estimates.reads, order.len() as u64);
+        for (estimate, quarters) in estimates.sizes.iter().zip(QUARTERS) {
+            let (told, truth) = (estimate.l1_hit_rate.expect("many reads"), measured(quarters, &order));
+            assert!((told - truth).abs() < 0.02, "{} times: {told:.4} of {truth:.4}", estimate.scale);
+        }
+    }
+
+    #[test]
+    fn the_sample_is_halved_as_l1_grows_and_stays_bounded() {
+        let what_if = WhatIf::new(Settings { capacity_bytes: 1 << 40, ..SETTINGS });
+        let order: Vec<u64> = (0..1_000_000).collect();
+        play(&what_if, &order);
+        let estimates = what_if.estimates(Tick(1), order.len() as u64);
+        assert!((32..=128).contains(&estimates.one_in), "{}", estimates.one_in);
+        assert!(what_if.wants(0) && !what_if.wants(u32::MAX / 32 + 1));
+        assert!(what_if.ghosts.lock().sizes.iter().all(|ghost| ghost.l1.usage().entries <= ENTRIES_MAX + 1_000));
+        assert!(estimates.sizes[3].l1_hit_rate.expect("reads") < 0.05, "no key was read twice");
+        (0..WAITING_MAX * 2).for_each(|_| what_if.changed(0, Tick(1)));
+        assert_eq!(what_if.waiting.lock().len(), WAITING_MAX);
+    }
+
+    #[test]
+    fn a_changed_key_and_one_whose_time_is_over_are_misses() {
+        let what_if = WhatIf::new(SETTINGS);
+        let read = |at: u64, weight| what_if.read(Touch { hash: 1, weight, deadline: Tick(at + 50), at: Tick(at) });
+        let misses = |at: u64| {
+            what_if.play(Tick(at), 0);
+            what_if.ghosts.lock().now.misses[0]
+        };
+        read(1, None);
+        read(2, Some(100));
+        read(3, Some(100));
+        assert_eq!(misses(3), 2, "a key that no tier has is no entry");
+        what_if.changed(1, Tick(4));
+        read(4, Some(100));
+        assert_eq!(misses(4), 3);
+        read(60, Some(100));
+        assert_eq!(misses(60), 4, "its time was over");
+    }
+}

@@ -1,0 +1,128 @@
+//! `terrace stats`: what a running server counts: windows, key groups, top keys, other sizes of L1, TTL advice.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+
+use super::{Failure, Format, Result, say};
+use crate::{
+    grpc::client::{self, InsightClient},
+    proto::{
+        GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest, SimulateCapacityRequest, SimulateCapacityResponse,
+        TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
+    },
+};
+
+mod fields;
+pub(super) mod tables;
+
+/// Time between two looks of --watch.
+const WATCH: &str = "2s";
+
+/// Print what a running server counts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// TTL advice for each template instead, with its evidence.
+    #[arg(long)]
+    ttl: bool,
+    /// Of the groups table: the last minute, five minutes, hour, or all since start.
+    #[arg(long, value_name = "WINDOW", default_value = "1m", value_parser = ["1m", "5m", "1h", "start"])]
+    window: String,
+    /// Keys and groups shown of each ranking.
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    top: u32,
+    /// Again and again, until interrupted.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = WATCH, value_parser = interval)]
+    watch: Option<Duration>,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// As --format json.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that is printed.
+pub(super) struct Seen {
+    pub(super) stats: GetStatsResponse,
+    pub(super) capacity: SimulateCapacityResponse,
+    /// By reads, bytes, misses, time.
+    pub(super) top: Vec<(TopBy, TopKeysResponse)>,
+}
+
+/// All rankings.
+pub(super) const RANKINGS: [TopBy; 4] = [TopBy::Reads, TopBy::Bytes, TopBy::Misses, TopBy::L2Time];
+
+pub(super) fn run(args: Args) -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(show(&args))
+}
+
+async fn show(args: &Args) -> Result {
+    let mut client = connect(&args.server).await?;
+    loop {
+        let text = match args.ttl {
+            true => ttl(&mut client, args).await?,
+            false => all(&mut client, args).await?,
+        };
+        let Some(interval) = args.watch else {
+            say(text);
+            return Ok(());
+        };
+        // Clears the screen for people; programs want one object after the other.
+        say(if is_json(args) { text } else { format!("\x1b[2J\x1b[H{text}") });
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// Connects, or says why not.
+pub(super) async fn connect(server: &str) -> Result<InsightClient<Channel>> {
+    let unreachable = |error| Failure::new(format_args!("{server} cannot be reached: {error}"));
+    Ok(InsightClient::new(client::connect(server).await.map_err(unreachable)?))
+}
+
+fn is_json(args: &Args) -> bool {
+    args.json || args.format == Format::Json
+}
+
+async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
+    let asked = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
+    let advice: Vec<TtlAdvice> = asked.into_inner().advice;
+    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice) })
+}
+
+async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
+    let seen = look(client, args.top).await?;
+    Ok(if is_json(args) {
+        fields::all(&seen).to_string()
+    } else {
+        tables::all(&args.server, &seen, &args.window, args.top)
+    })
+}
+
+async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
+    let stats = client.get_stats(GetStatsRequest {}).await.map_err(refused)?.into_inner();
+    let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
+    let mut top = Vec::new();
+    for by in RANKINGS {
+        let asked = client.top_keys(TopKeysRequest { by: by.into(), count }).await.map_err(refused)?;
+        top.push((by, asked.into_inner()));
+    }
+    Ok(Seen { stats, capacity, top })
+}
+
+/// Why a call failed.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
+pub(super) fn refused(status: tonic::Status) -> Failure {
+    Failure::new(format_args!("the server does not answer: {}", status.message()))
+}
+
+fn interval(text: &str) -> std::result::Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a duration of at least 100ms, such as 2s")),
+    }
+}

@@ -1,0 +1,231 @@
+//! Statistics for people.
+
+use std::fmt::Write as _;
+
+use super::{
+    super::figures::{bytes, count, cut, key, micros, percent, span},
+    Seen,
+};
+use crate::proto::{
+    GetStatsResponse, LatencyStats, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
+};
+
+/// Characters of a group's or key's name.
+const NAME: usize = 36;
+
+/// A table whose columns are as wide as they need to be: the first to the left, the others to the right.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ok = match column {
+                0 => write!(line, "{cell:<width$}"),
+                _ => write!(line, "  {cell:>width$}"),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.into_iter().map(str::to_owned).collect()
+}
+
+/// Everything.
+pub(super) fn all(server: &str, seen: &Seen, window: &str, top: u32) -> String {
+    let mut parts = vec![head(server, &seen.stats), windows(&seen.stats.windows), groups(&seen.stats, window, top)];
+    parts.extend(seen.top.iter().filter(|(_, top)| !top.keys.is_empty()).map(|(by, top)| ranking(*by, top)));
+    parts.push(sizes(seen));
+    parts.join("\n").trim_end().to_owned()
+}
+
+fn head(server: &str, stats: &GetStatsResponse) -> String {
+    let (l1, l2) = (stats.l1.unwrap_or_default(), stats.l2.clone().unwrap_or_default());
+    let coherence = stats.coherence.clone().unwrap_or_default();
+    let connections = stats.connections.unwrap_or_default();
+    format!(
+        "{server}  up {}  L1 {}, {} entries, {} of {}  L2 {} {}  clients: {} gRPC, {} RESP\n",
+        span(stats.uptime_ms),
+        if coherence.open { "open" } else { "closed" },
+        count(l1.entries as f64),
+        bytes(l1.bytes),
+        bytes(l1.capacity_bytes),
+        l2.kind,
+        if l2.up { "up" } else { "away" },
+        connections.grpc,
+        connections.resp,
+    )
+}
+
+/// User reads of all outcomes.
+pub(in crate::cli) fn total(reads: &ReadStats) -> u64 {
+    reads.hit_l1 + reads.stale + reads.hit_l2 + reads.miss + reads.error
+}
+
+/// Entries that left, whatever the cause.
+pub(in crate::cli) fn removed(removed: &RemovalStats) -> u64 {
+    removed.size + removed.expired + removed.invalidated + removed.replaced
+}
+
+/// So many in a second.
+pub(in crate::cli) fn per_second(number: u64, over_ms: i64) -> f64 {
+    if over_ms > 0 { number as f64 * 1e3 / over_ms as f64 } else { 0.0 }
+}
+
+fn windows(windows: &[WindowStats]) -> String {
+    let mut rows = vec![row(["over the last"])];
+    rows[0].extend(windows.iter().map(|window| match &*window.name {
+        "start" => format!("all {}", span(window.over_ms)),
+        name => name.to_owned(),
+    }));
+    let mut line = |name: &str, cell: &dyn Fn(&WindowStats, &ReadStats, &RemovalStats) -> String| {
+        let cells = windows
+            .iter()
+            .map(|window| cell(window, &window.reads.unwrap_or_default(), &window.removed.unwrap_or_default()));
+        rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
+    };
+    line("reads/s", &|window, reads, _| count(per_second(total(reads), window.over_ms)));
+    line("L1 hit rate", &|_, reads, _| percent(reads.l1_hit_rate));
+    line("L2 hit rate", &|_, reads, _| percent(reads.l2_hit_rate));
+    line("hits in L1", &|_, reads, _| count(reads.hit_l1 as f64));
+    line("stale", &|_, reads, _| count(reads.stale as f64));
+    line("hits in L2", &|_, reads, _| count(reads.hit_l2 as f64));
+    line("misses", &|_, reads, _| count(reads.miss as f64));
+    line("errors", &|_, reads, _| count(reads.error as f64));
+    line("coalesced", &|_, reads, _| count(reads.coalesced as f64));
+    line("left L1: room", &|_, _, removed| count(removed.size as f64));
+    line("left L1: expired", &|_, _, removed| count(removed.expired as f64));
+    line("left L1: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
+    line("L2 read p50", &|window, _, _| micros(latency(window.l2_read).p50_us));
+    line("L2 read p99", &|window, _, _| micros(latency(window.l2_read).p99_us));
+    line("L2 write p99", &|window, _, _| micros(latency(window.l2_write).p99_us));
+    table(&rows)
+}
+
+fn latency(latency: Option<LatencyStats>) -> LatencyStats {
+    latency.unwrap_or_default()
+}
+
+fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
+    let Some(window) = stats.windows.iter().find(|window| window.name == name) else { return String::new() };
+    let title = format!("key groups, {name}");
+    let mut rows = vec![row([&title, "reads/s", "L1", "L2", "misses", "errors", "entries", "bytes", "left L1"])];
+    let mut groups: Vec<_> = stats
+        .groups
+        .iter()
+        .map(|held| {
+            let counted = window.groups.iter().find(|group| group.name == held.name);
+            let reads = counted.and_then(|group| group.reads).unwrap_or_default();
+            (held, reads, counted.and_then(|group| group.removed).unwrap_or_default())
+        })
+        .filter(|(held, reads, _)| held.entries > 0 || total(reads) > 0)
+        .collect();
+    groups.sort_by_key(|(held, reads, _)| std::cmp::Reverse((total(reads), held.bytes)));
+    for (held, reads, gone) in groups.iter().take(top as usize) {
+        rows.push(vec![
+            cut(&held.name, NAME),
+            count(per_second(total(reads), window.over_ms)),
+            percent(reads.l1_hit_rate),
+            percent(reads.l2_hit_rate),
+            count(reads.miss as f64),
+            count(reads.error as f64),
+            count(held.entries as f64),
+            bytes(held.bytes),
+            count(removed(gone) as f64),
+        ]);
+    }
+    let more = groups.len().saturating_sub(top as usize);
+    let more = if more > 0 { format!("and {more} more (--top)\n") } else { String::new() };
+    table(&rows) + &more
+}
+
+/// What a ranking is called, and how its numbers are shown.
+pub(in crate::cli) fn named(by: TopBy) -> (&'static str, fn(u64) -> String) {
+    match by {
+        TopBy::Unspecified | TopBy::Reads => ("reads", |number| count(number as f64)),
+        TopBy::Bytes => ("bytes", bytes),
+        TopBy::Misses => ("misses", |number| count(number as f64)),
+        TopBy::L2Time => ("time of L2", |us| micros(Some(us))),
+    }
+}
+
+fn ranking(by: TopBy, top: &crate::proto::TopKeysResponse) -> String {
+    let (name, shown) = named(by);
+    let title = format!("top keys by {name}, {} (error at most {})", span(top.over_ms), shown(top.error));
+    let mut rows = vec![row([&title, name, "of all"])];
+    for entry in &top.keys {
+        let part = (top.total > 0).then(|| entry.number as f64 / top.total as f64);
+        rows.push(vec![key(&entry.key, NAME), shown(entry.number), percent(part)]);
+    }
+    table(&rows)
+}
+
+fn sizes(seen: &Seen) -> String {
+    let capacity = &seen.capacity;
+    let title = format!("L1 at another size, from 1 key in {}", capacity.one_in);
+    let mut rows = vec![row([&title, "size", "L1 hit rate"])];
+    for size in &capacity.sizes {
+        rows.push(vec![format!("{} x", size.scale), bytes(size.capacity_bytes), percent(size.l1_hit_rate)]);
+    }
+    table(&rows)
+}
+
+/// TTL advice.
+pub(super) fn ttl(advice: &[TtlAdvice]) -> String {
+    if advice.is_empty() {
+        return "nothing to advise yet: too few of the keys that are followed were read again".to_owned();
+    }
+    let mut rows = vec![row([
+        "template",
+        "advised",
+        "tuned",
+        "today",
+        "keys",
+        "read every",
+        "p90",
+        "changes every",
+        "hits",
+        "stale",
+        "held",
+    ])];
+    for of in advice {
+        let (access, change) = (of.access.unwrap_or_default(), of.change);
+        let ms = |ms: Option<i64>| ms.map_or_else(|| "-".to_owned(), span);
+        let both = |part: fn(&TtlOutcome) -> f64| {
+            let (now, then) = (of.now.unwrap_or_default(), of.then.unwrap_or_default());
+            format!("{} > {}", percent(Some(part(&now))), percent(Some(part(&then))))
+        };
+        rows.push(vec![
+            cut(&of.template, NAME),
+            span(of.ttl_ms),
+            ms(of.tuned_ms),
+            ms(of.current_ttl_ms),
+            format!("{} ({})", of.keys, access.count),
+            span(access.mean_ms as i64),
+            span(i64::try_from(access.p90_ms).unwrap_or(i64::MAX)),
+            change.map_or_else(|| "unknown".to_owned(), |change| span(change.mean_ms as i64)),
+            both(|outcome| outcome.hit_rate),
+            both(|outcome| outcome.stale_share),
+            both(|outcome| outcome.held),
+        ]);
+    }
+    table(&rows) + "keys followed (intervals between reads); hits, stale and held: today > as advised"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_need_to_be() {
+        let text = table(&[row(["a", "bb"]), row(["long", "3"]), row(["x"])]);
+        assert_eq!(text, "a     bb\nlong   3\nx\n");
+    }
+}

@@ -1,0 +1,119 @@
+//! `terrace top`: a live view of a running server in the terminal.
+//!
+//! One task: it waits for the next message of WatchStats, for a key press, or for the end. Keys are read by a thread of
+//! their own, because a terminal cannot be waited for otherwise; its queue is short, and the thread ends with the process.
+
+use std::{io::IsTerminal, time::Duration};
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::{
+    Failure, Result,
+    stats::{connect, refused},
+};
+use crate::{
+    grpc::client::InsightClient,
+    proto::{SimulateCapacityRequest, TopBy, TopKeysRequest, WatchStatsRequest},
+};
+use screen::{Screen, State};
+
+mod screen;
+
+/// Keys asked for: more than the largest terminal shows.
+const TOP_KEYS: u32 = 100;
+/// Key presses that wait for the next picture.
+const PRESSES_WAITING: usize = 16;
+
+/// Watch a running server live in the terminal: rates, hit rates, key groups, hot keys, L2.
+///
+/// Keys: q quits; s and S choose by what groups are sorted, r turns the order round; k chooses by what keys are ranked; w
+/// chooses the stretch of time; / filters groups and keys by a part of their name, Esc ends that.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// Time between two pictures.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    if !std::io::stdout().is_terminal() {
+        return Err(Failure::new("top needs a terminal; terrace stats prints without one"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let client = runtime.block_on(connect(&args.server))?;
+    let mut terminal = ratatui::try_init().map_err(Failure::new)?;
+    let shown = runtime.block_on(show(&args, client, &mut terminal));
+    ratatui::restore();
+    // The thread that reads keys waits for one more press.
+    runtime.shutdown_background();
+    shown
+}
+
+async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ratatui::DefaultTerminal) -> Result {
+    let interval_ms = i64::try_from(args.interval.as_millis()).ok();
+    let request = WatchStatsRequest { interval_ms };
+    let mut messages = client.watch_stats(request).await.map_err(refused)?.into_inner();
+    let mut presses = presses();
+    let mut state = State::new(&args.server);
+    loop {
+        terminal.draw(|frame| Screen(&state).draw(frame)).map_err(Failure::new)?;
+        tokio::select! {
+            message = messages.message() => {
+                let Some(message) = message.map_err(refused)? else {
+                    return Err(Failure::new(format_args!("{} is stopping", args.server)));
+                };
+                state.took(message.stats.unwrap_or_default());
+                ask(&mut client, &mut state).await?;
+            }
+            press = presses.recv() => match press {
+                Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
+                    let is_interrupt = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+                    let by = state.by();
+                    if is_interrupt || state.pressed(key.code) {
+                        return Ok(());
+                    }
+                    if state.by() != by {
+                        ask(&mut client, &mut state).await?;
+                    }
+                }
+                // Another size: the next picture fits it.
+                Some(_) => {}
+                None => return Err(Failure::new("the terminal is gone")),
+            },
+        }
+    }
+}
+
+/// What is not in the messages.
+async fn ask(client: &mut InsightClient<Channel>, state: &mut State) -> Result {
+    let by: TopBy = state.by();
+    let request = TopKeysRequest { by: by.into(), count: TOP_KEYS };
+    let top = client.top_keys(request).await.map_err(refused)?.into_inner();
+    let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
+    state.asked(top, capacity);
+    Ok(())
+}
+
+fn presses() -> mpsc::Receiver<Event> {
+    let (sender, presses) = mpsc::channel(PRESSES_WAITING);
+    std::thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if sender.blocking_send(event).is_err() {
+                return;
+            }
+        }
+    });
+    presses
+}
+
+fn interval(text: &str) -> std::result::Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) => Ok(interval),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a duration from 100ms to 1h, such as 1s")),
+    }
+}
