@@ -62,13 +62,14 @@ fn warm(node: &mut Connection) {
 
 /// Latencies of GETs straight to Redis, nanoseconds, until `stop`.
 fn load(redis: &RedisServer, keys: usize, stop: &AtomicBool) -> Histogram<u64> {
-    let mut all = Histogram::new(3).expect("a histogram");
+    let histogram = || Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).expect("a histogram");
+    let mut all = histogram();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..LOAD)
             .map(|_| {
                 scope.spawn(|| {
                     let mut connection = redis.connect();
-                    let mut latencies = Histogram::<u64>::new(3).expect("a histogram");
+                    let mut latencies = histogram();
                     while !stop.load(Relaxed) {
                         let key = format!("other:{}", fastrand::usize(..keys));
                         let began = Instant::now();

@@ -21,13 +21,17 @@ use crate::{
 };
 
 /// Keys that a page of a sweep looks at while others use the store ...
-const PAGE_KEYS_BUSY: usize = 200;
+const PAGE_KEYS_BUSY: usize = 500;
 /// ... and while nobody does: 1 to 2 ms of a Redis.
 const PAGE_KEYS_IDLE: usize = 2_000;
 /// Operations per second of others from which the store counts as used.
 const BUSY_RATE: u64 = 500;
 /// While it is used the sweep rests this many times as long as its last page took: a quarter of the store's time is its.
 const REST_BUSY: u32 = 3;
+/// ... but no longer than this: a page that took longer waited for something else than the store.
+const REST_MAX: Duration = Duration::from_millis(2);
+/// Whoever was asked to invalidate sweeps first; other nodes take over when a ban is this old and nobody sweeps.
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// Time between two questions how much the store is used, and between two words that the sweeper lives.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Entries of L1 looked at between two yields to other tasks.
@@ -75,6 +79,8 @@ pub(crate) struct Sweeps {
 struct Underway {
     ban: u64,
     since: Tick,
+    /// It was this node that was asked.
+    is_own: bool,
     progress: watch::Sender<Progress>,
 }
 
@@ -113,7 +119,21 @@ impl Sweeps {
             // The oldest: most likely done long ago.
             underway.remove(0);
         }
-        underway.push(Underway { ban, since: now, progress: watch::Sender::default() });
+        underway.push(Underway { ban, since: now, is_own: false, progress: watch::Sender::default() });
+    }
+
+    /// It was this node that was asked.
+    fn own(&self, ban: u64) {
+        if let Some(known) = self.underway.lock().iter_mut().find(|underway| underway.ban == ban) {
+            known.is_own = true;
+        }
+    }
+
+    /// Whether this node may try for the right to sweep a ban.
+    fn is_due(&self, ban: u64, now: Tick) -> bool {
+        let underway = self.underway.lock();
+        let known = underway.iter().find(|underway| underway.ban == ban);
+        known.is_none_or(|known| known.is_own || now >= known.since.plus(OTHERS_AFTER))
     }
 
     fn follow(&self, ban: u64) -> watch::Receiver<Progress> {
@@ -157,6 +177,7 @@ impl Cache {
         }
         let ban = self.l2.ban(glob).await?;
         self.core.sweeps.note(ban, self.now());
+        self.core.sweeps.own(ban);
         let progress = self.core.sweeps.follow(ban);
         self.core.sweeps.wake();
         Ok(Invalidation { ban, progress })
@@ -232,6 +253,9 @@ impl Cache {
                 if self.now() >= since.plus(self.l2.retire_after()) {
                     self.retire_ban(ban).await;
                 }
+                continue;
+            }
+            if !sweeps.is_due(ban.number, self.now()) {
                 continue;
             }
             match self.l2.claim_sweep(ban.number, sweeps.token).await {
@@ -361,7 +385,7 @@ impl Pace {
     async fn rest(&mut self, took: Duration) {
         self.pages += 1;
         if self.busy {
-            sleep(took * REST_BUSY).await;
+            sleep((took * REST_BUSY).min(REST_MAX)).await;
         }
     }
 }

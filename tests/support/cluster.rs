@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::{
     checker::straight::SLOTS,
@@ -19,6 +20,8 @@ use super::{
 pub const SHARDS: usize = 3;
 /// A node that does not answer for this long is down for another, milliseconds.
 const NODE_TIMEOUT: &str = "1000";
+/// A claim of slots that is not believed by then is made again.
+const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Longest wait for the cluster to agree on something.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 /// Keys that one MIGRATE moves.
@@ -201,11 +204,16 @@ impl RedisCluster {
 
     /// `to` claims slots that others have, with a higher epoch and without their keys. Returns when all believe it.
     pub fn take_slots(&self, slots: &[u16], to: usize) {
-        for slot in slots {
-            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
-        }
-        self.servers[to].run("CLUSTER BUMPEPOCH");
+        let mut claimed_at: Option<Instant> = None;
         eventually_within(SETTLED_WITHIN, "the slots are where they were taken to", || {
+            // A failover at the same time may have got the higher epoch: then it is claimed again.
+            if claimed_at.is_none_or(|at| at.elapsed() > CLAIM_AGAIN_AFTER) {
+                claimed_at = Some(Instant::now());
+                for slot in slots {
+                    self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+                }
+                self.servers[to].run("CLUSTER BUMPEPOCH");
+            }
             let others = self.primaries().into_iter().filter(|other| *other != to);
             others.map(|other| self.slots(other)).all(|owned| slots.iter().all(|slot| !owned.contains(slot)))
         });
