@@ -207,6 +207,7 @@ impl Server {
         background.spawn(jobs::marks::run(Arc::clone(&self.core)));
         background.spawn(jobs::learn::run(Arc::clone(&self.core)));
         background.spawn(jobs::watch::run(live.http.cache.clone()));
+        background.spawn(jobs::slide::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
             background.spawn(jobs::bans::run(live.http.cache.clone()));
         }

@@ -23,12 +23,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Cache, Core, flight::Answer, flight::Leader, policy::Prefetch};
-pub use crate::learn::Counts;
+pub use crate::learn::{Counts, Prediction};
 use crate::{
     clock::Tick,
     l1::{Filled, Residence},
     l2::Flavor,
-    learn::{self, Group, Learner, Moment, Prediction, Presence, RuleView, Successor, World},
+    learn::{self, Group, Learner, Moment, Presence, RuleView, Successor, World},
     model::Key,
 };
 
@@ -283,7 +283,7 @@ impl Cache {
     pub async fn fetch_ahead(&self, batch: Batch) {
         let sent_at = self.now();
         let keys: Vec<Key> = batch.0.iter().filter_map(Fetch::key).cloned().collect();
-        let answers = self.ask(&keys).await;
+        let (answers, _) = self.ask(&keys).await;
         for (fetch, answer) in batch.0.into_iter().zip(answers) {
             self.stage(fetch, sent_at, &answer);
         }
@@ -295,11 +295,11 @@ impl Cache {
         let core = &self.core;
         let kept = match answer {
             Ok(Some(_)) if core.flights.has_waiters(leader.token) => {
-                self.promote(&leader, sent_at, answer);
+                self.promote(&leader, sent_at, answer, core.group_of(&leader.key));
                 true
             }
             Ok(Some(stored)) if core.rules.load().may_promote(&leader.key, &stored.value) => {
-                let fill = self.copy_of(&leader.key, stored, sent_at);
+                let fill = self.copy_of(&leader.key, stored, sent_at, core.group_of(&leader.key));
                 let filled = core.l1.fill_staged(&leader.key, leader.token, fill, self.now());
                 filled == Filled::Inserted
             }

@@ -25,7 +25,7 @@ use crate::{
     clock::Tick,
     learn::{
         intervals::Intervals,
-        recorder::{Event, is_sampled},
+        recorder::{Event, Happened, is_sampled},
     },
 };
 
@@ -67,14 +67,19 @@ impl Core {
     /// Takes up what happened to the keys that are followed, and advises when it is time.
     pub(crate) fn learn_ttls(&self, events: &[Event]) {
         let mut intervals = self.tuning.intervals.lock();
+        let rules = self.rules.load();
         for event in events.iter().filter(|event| is_sampled(&event.key)) {
+            // Another node may only have touched it, which Redis announces alike.
+            if event.happened == Happened::Invalidated && rules.slide_of(&event.key).is_some() {
+                continue;
+            }
             let (template, name) = self.stats.groups.template_of(&event.key);
             intervals.note(&event.key, (template, || name), event.happened, event.at);
         }
         let now = self.clock.now();
         if now.since(Tick(self.tuning.advised_at.load(Relaxed))) >= ADVISE_EVERY {
             self.tuning.advised_at.store(now.0, Relaxed);
-            let advice = intervals.advice(&self.rules.load().ttl);
+            let advice = intervals.advice(&rules.ttl);
             drop(intervals);
             self.tune(&advice, now);
             self.tuning.advice.store(Arc::new(advice));
@@ -101,13 +106,18 @@ impl Core {
 
     /// The TTL of a write of this key that brought none, where its policy tunes it and enough is known; up to a tenth off.
     pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
+        let mean = self.tuned_mean(rules, key)?;
+        Some(mean.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0)))
+    }
+
+    /// What that is off from.
+    pub(crate) fn tuned_mean(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
         if rules.policy(key)?.ttl != Ttl::Tune {
             return None;
         }
         let (template, _) = self.stats.groups.template_of(key);
         let tuned = self.tuning.tuned.load().get(&template).copied()?;
-        let jitter = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
-        Some(Duration::from_millis((tuned.ttl_ms * jitter) as u64))
+        Some(Duration::from_millis(tuned.ttl_ms as u64))
     }
 
     /// Notes the length of a value that is about to be written, and the TTL it gets.

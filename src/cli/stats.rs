@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod fields;
+pub(super) use fields::text_of;
 pub(super) mod tables;
 
 /// Time between two looks of --watch.

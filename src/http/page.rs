@@ -8,6 +8,7 @@ use crate::{
         ahead::Report,
         feed::FeedReport,
         latency::Latency,
+        slide::Touches,
         stats::{Group, Reads, Snapshot},
         warm::Progress,
     },
@@ -23,6 +24,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
     ttls(metrics, cache);
+    touches(metrics, cache.core().touches());
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
@@ -118,6 +120,11 @@ fn ttls(metrics: &Metrics, cache: &Cache) {
             metrics.set(&m::TTL_TUNED, &[name], float(tuned_ms) * MS);
         }
     }
+}
+
+fn touches(metrics: &Metrics, touches: Touches) {
+    metrics.count(&m::TOUCHES, &["extended"], touches.extended);
+    metrics.count(&m::TOUCHES, &["left"], touches.left);
 }
 
 fn l1(metrics: &Metrics, snapshot: &Snapshot) {

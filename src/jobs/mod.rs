@@ -5,6 +5,7 @@ pub mod bans;
 pub mod check;
 pub mod learn;
 pub mod marks;
+pub mod slide;
 pub mod sweep;
 pub mod warm;
 pub mod watch;

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 
-use super::recorder::Happened;
+use super::recorder::{Happened, Wrote};
 use crate::{
     clock::{Tick, millis},
     model::Key,
@@ -122,6 +122,12 @@ impl Track {
         }
     }
 
+    /// Its value is as before: what is announced of it now is no change.
+    fn retimed(&mut self, now: Tick) {
+        self.announced_at = self.announced_at.filter(|at| now.since(*at) > ECHO);
+        self.written_at = Some(now);
+    }
+
     fn invalidated(&mut self, now: Tick) {
         if self.written_at.is_none_or(|at| now.since(at) > ECHO) {
             self.announced_at = Some(now);
@@ -204,8 +210,10 @@ impl Intervals {
         match happened {
             Happened::Hit(_) | Happened::FirstUse | Happened::HitL2 => track.read(at, true),
             Happened::Miss => track.read(at, false),
-            Happened::Written => track.written(at),
+            Happened::Written(Wrote::Value(_) | Wrote::Deletion) => track.written(at),
+            Happened::Written(Wrote::Lifetime) => track.retimed(at),
             Happened::Invalidated => track.invalidated(at),
+            Happened::Failed => {}
         }
     }
 
@@ -342,6 +350,7 @@ mod tests {
     }
 
     const HIT: Happened = Happened::Hit(Sample::Key);
+    const WRITTEN: Happened = Happened::Written(Wrote::Value(None));
 
     #[test]
     fn the_formula_is_the_one_of_the_design() {
@@ -360,7 +369,7 @@ mod tests {
         for second in (0..3_000).step_by(10) {
             (0..5).for_each(|number| note(&mut intervals, number, HIT, second));
             if second % 100 == 50 {
-                (0..5).for_each(|number| note(&mut intervals, number, Happened::Written, second));
+                (0..5).for_each(|number| note(&mut intervals, number, WRITTEN, second));
             }
             (0..5).for_each(|number| intervals.note_value(&key(number), 100, Some(Duration::from_secs(1_000))));
         }
@@ -395,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_change_is_a_change_once_and_a_fill_is_none() {
-        let written = |intervals: &mut Intervals, second| note(intervals, 1, Happened::Written, second);
+        let written = |intervals: &mut Intervals, second| note(intervals, 1, WRITTEN, second);
         assert_eq!(changes(written), Some(60.0));
         let announced = |intervals: &mut Intervals, second| {
             note(intervals, 1, Happened::Invalidated, second);
@@ -404,7 +413,7 @@ mod tests {
         assert_eq!(changes(announced), Some(60.0), "written straight to Redis");
         for echo_first in [false, true] {
             let echoed = |intervals: &mut Intervals, second| {
-                let mut both = [Happened::Written, Happened::Invalidated];
+                let mut both = [WRITTEN, Happened::Invalidated];
                 if echo_first {
                     both.reverse();
                 }
@@ -415,7 +424,7 @@ mod tests {
         let expired = |intervals: &mut Intervals, second| {
             note(intervals, 1, Happened::Invalidated, second);
             note(intervals, 1, Happened::Miss, second);
-            note(intervals, 1, Happened::Written, second);
+            note(intervals, 1, WRITTEN, second);
         };
         assert_eq!(changes(expired), None, "it expired and was filled again");
     }

@@ -50,12 +50,13 @@ pub struct Counters {
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
     below: Below,
+    pub(crate) tops: Tops,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
-        Self { reads, fills: CachePadded::default(), below: Below::default() }
+        Self { reads, fills: CachePadded::default(), below: Below::default(), tops: Tops::default() }
     }
 }
 
@@ -134,7 +135,6 @@ impl Counters {
 pub struct Stats {
     workers: Mutex<Vec<Arc<Counters>>>,
     pub(crate) groups: Groups,
-    pub(crate) tops: Tops,
     windows: Windows,
 }
 
@@ -342,7 +342,7 @@ fn answered(reads: &Reads) -> u64 {
 impl Core {
     /// Tells the ghosts whose copies are gone.
     pub(crate) fn tell_ghosts(&self, events: &[Event]) {
-        let is_change = |event: &&Event| matches!(event.happened, Happened::Written | Happened::Invalidated);
+        let is_change = |event: &&Event| matches!(event.happened, Happened::Written(_) | Happened::Invalidated);
         for event in events.iter().filter(is_change) {
             let hash = self.l1.hash_of(&event.key);
             if !self.what_if.wants(hash) {
@@ -370,16 +370,18 @@ impl Core {
         if self.what_if.wants(hash) {
             let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
             let expires_at = found.map_or(Tick::FAR, |(_, expires_at)| expires_at);
-            self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(expires_at, at), at });
+            self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(key, expires_at, at), at });
         }
     }
 
     /// When a copy of a key would end that is made now.
-    pub(crate) fn deadline_of(&self, expires_at: Tick, now: Tick) -> Tick {
-        match self.flavor {
-            Flavor::Redis => expires_at.min(now.plus(self.rules.load().l1_max_age)),
-            Flavor::Embedded | Flavor::None => expires_at,
-        }
+    pub(crate) fn deadline_of(&self, key: &[u8], expires_at: Tick, now: Tick) -> Tick {
+        let rules = self.rules.load();
+        let by_age = match self.flavor {
+            Flavor::Redis => now.plus(rules.l1_max_age),
+            Flavor::Embedded | Flavor::None => Tick::FAR,
+        };
+        expires_at.min(by_age).min(self.slide_deadline(&rules, key, expires_at, now))
     }
 
     /// The number of the group that a key is counted to.
@@ -409,7 +411,8 @@ impl Cache {
     /// The keys that cost most, over the last five to ten minutes.
     #[must_use]
     pub fn top(&self, by: By, count: usize) -> Top {
-        self.core.stats.tops.top(by, count, self.now())
+        let workers = self.core.stats.workers.lock().clone();
+        top::top(workers.iter().map(|worker| &worker.tops), by, count, self.now())
     }
 
     /// All numbers, now.

@@ -100,12 +100,15 @@ fn window(window: &WindowStats) -> Value {
 }
 
 /// Keys are bytes: what is no text is escaped.
-fn top(by: TopBy, top: &TopKeysResponse) -> Value {
-    let text = |key: &[u8]| match std::str::from_utf8(key) {
+pub(in crate::cli) fn text_of(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
         Ok(text) => text.to_owned(),
         Err(_) => key.escape_ascii().to_string(),
-    };
-    let keys = top.keys.iter().map(|entry| json!({ "key": text(&entry.key), "number": entry.number }));
+    }
+}
+
+fn top(by: TopBy, top: &TopKeysResponse) -> Value {
+    let keys = top.keys.iter().map(|entry| json!({ "key": text_of(&entry.key), "number": entry.number }));
     json!({
         "by": named(by).0, "keys": keys.collect::<Vec<_>>(), "error": top.error, "total": top.total,
         "over_ms": top.over_ms,
