@@ -157,6 +157,12 @@ impl Core {
         }
     }
 
+    /// What became of prefetched keys since start.
+    #[must_use]
+    pub fn prefetch_counts(&self) -> Counts {
+        self.ahead.learner.lock().counts()
+    }
+
     /// What would be fetched if this key were missed now, and why.
     #[must_use]
     pub fn predict(&self, key: &[u8]) -> Vec<Prediction> {

@@ -9,7 +9,7 @@ use crate::{
     grpc::client::{self, InsightClient},
     proto::{
         GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest, SimulateCapacityRequest, SimulateCapacityResponse,
-        TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
+        TopBy, TopKeysRequest, TopKeysResponse,
     },
 };
 
@@ -91,8 +91,8 @@ fn is_json(args: &Args) -> bool {
 
 async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
     let asked = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
-    let advice: Vec<TtlAdvice> = asked.into_inner().advice;
-    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice) })
+    let advice = asked.into_inner();
+    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
 async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {

@@ -57,14 +57,18 @@ pub(super) fn prediction(of: ahead::Prediction) -> Prediction {
     Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
 }
 
-fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
-    let counts = |counts: ahead::Counts| PrefetchCounts {
+/// What became of prefetched keys.
+pub(super) fn counts(counts: ahead::Counts) -> PrefetchCounts {
+    PrefetchCounts {
         issued: counts.issued,
         used: counts.used,
         late: counts.late,
         wasted: counts.wasted,
         shadow: counts.shadow,
-    };
+    }
+}
+
+fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
     let groups = report.groups.into_iter();
     GetAssociationsResponse {
         associations,

@@ -24,11 +24,11 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
     ttls(metrics, cache);
-    touches(metrics, cache.core().touches());
+    touches(metrics, snapshot.learning.touches);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     coherence(metrics, &snapshot);
-    prefetch(metrics, &cache.core().prefetch());
+    prefetch(metrics, &snapshot.learning.prefetch);
     feed(metrics, &cache.feed_report());
     warming(metrics, &cache.core().warming());
     metrics.render()

@@ -74,11 +74,15 @@ struct Last {
 impl Last {
     fn note(&mut self, now: Tick) {
         if let Some(before) = self.at {
-            self.ms.copy_within(..KEPT - 1, 1);
-            self.ms[0] = millis(now.since(before));
-            self.count = (self.count + 1).min(KEPT as u8);
+            self.push(millis(now.since(before)));
         }
         self.at = Some(now);
+    }
+
+    fn push(&mut self, interval: u64) {
+        self.ms.copy_within(..KEPT - 1, 1);
+        self.ms[0] = interval;
+        self.count = (self.count + 1).min(KEPT as u8);
     }
 
     /// Newest first.
@@ -89,7 +93,7 @@ impl Last {
 
 /// One key.
 #[derive(Debug, Clone, Copy, Default)]
-struct Track {
+pub(super) struct Track {
     template: u64,
     reads: Last,
     changes: Last,
@@ -105,11 +109,43 @@ struct Track {
 
 impl Track {
     fn read(&mut self, now: Tick, found: bool) {
+        self.seen(now, found);
+        self.reads.note(now);
+    }
+
+    /// A read as far as it tells of changes.
+    fn seen(&mut self, now: Tick, found: bool) {
         if let Some(at) = self.announced_at.take().filter(|_| found) {
             self.changes.note(at);
         }
         self.missed_at = (!found).then_some(now);
-        self.reads.note(now);
+    }
+
+    /// Something happened, as far as it tells of changes.
+    pub(super) fn note_change(&mut self, happened: Happened, at: Tick) {
+        match happened {
+            Happened::Hit(_) | Happened::FirstUse | Happened::HitL2 => self.seen(at, true),
+            Happened::Miss => self.seen(at, false),
+            Happened::Written(Wrote::Value(_) | Wrote::Deletion) => self.written(at),
+            Happened::Written(Wrote::Lifetime) => self.retimed(at),
+            Happened::Invalidated => self.invalidated(at),
+            Happened::Failed => {}
+        }
+    }
+
+    /// A mean of intervals between reads, in a unit of the caller's.
+    pub(super) fn note_mean(&mut self, mean: u64) {
+        self.reads.push(mean);
+    }
+
+    /// Those means, newest first.
+    pub(super) fn means(&self) -> &[u64] {
+        self.reads.intervals()
+    }
+
+    /// Intervals between changes.
+    pub(super) fn changes(&self) -> Spread {
+        Spread::of(self.changes.intervals().to_vec())
     }
 
     fn written(&mut self, now: Tick) {
@@ -210,10 +246,7 @@ impl Intervals {
         match happened {
             Happened::Hit(_) | Happened::FirstUse | Happened::HitL2 => track.read(at, true),
             Happened::Miss => track.read(at, false),
-            Happened::Written(Wrote::Value(_) | Wrote::Deletion) => track.written(at),
-            Happened::Written(Wrote::Lifetime) => track.retimed(at),
-            Happened::Invalidated => track.invalidated(at),
-            Happened::Failed => {}
+            Happened::Written(_) | Happened::Invalidated | Happened::Failed => track.note_change(happened, at),
         }
     }
 

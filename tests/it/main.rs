@@ -46,6 +46,7 @@ mod resp_session;
 mod server;
 mod slide;
 mod stats;
+mod stats_cli;
 mod tags;
 mod tidy;
 mod traces;

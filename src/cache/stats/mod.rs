@@ -22,7 +22,7 @@ use std::sync::{
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-pub use self::windows::{MARK_EVERY, Tally, Window};
+pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
     top::{By, Top, Tops},
@@ -32,8 +32,11 @@ use self::{
 
 use super::{
     Cache, Core, Health, State,
+    ahead::Report,
     gate::Coherence,
     latency::{Histogram, Latency},
+    slide::Touches,
+    tuning::Followed,
 };
 use crate::{
     clock::Tick,
@@ -332,6 +335,19 @@ pub struct Snapshot {
     pub windows: Vec<Window>,
     /// What L1 would answer at other sizes.
     pub what_if: Estimates,
+    /// What is learned, and what is done with it.
+    pub learning: Learning,
+}
+
+/// What is learned, and what is done with it.
+#[derive(Debug, Clone, Default)]
+pub struct Learning {
+    /// Of what follows what, for prefetch.
+    pub prefetch: Report,
+    /// Of TTLs.
+    pub ttl: Followed,
+    /// Keys that reads gave more life.
+    pub touches: Touches,
 }
 
 /// Reads that stand in the hit rate.
@@ -403,7 +419,15 @@ impl Core {
         reads.resize(reads.len().max(usage.len()), Reads::default());
         let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
         let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });
-        Totals { groups: groups.collect(), calls: self.stats.calls() }
+        let (coherence, fills) = (self.gate.report(self.clock.now()), self.stats.fills());
+        let upkeep = Upkeep {
+            invalidations: coherence.invalidations,
+            flushes: coherence.flushes,
+            reconnects: coherence.reconnects,
+            bypassed: fills.bypassed,
+            fills_voided: fills.voided,
+        };
+        Totals { groups: groups.collect(), calls: self.stats.calls(), prefetch: self.prefetch_counts(), upkeep }
     }
 }
 
@@ -442,6 +466,7 @@ impl Cache {
             coherence: core.gate.report(now),
             flights: core.flights.len() as u64,
             what_if: core.what_if.estimates(now, answered(&tally.reads)),
+            learning: Learning { prefetch: core.prefetch(), ttl: core.followed(), touches: core.touches() },
             groups,
             windows,
         }

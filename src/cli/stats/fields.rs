@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Seen, tables::named};
 use crate::proto::{
-    CoherenceStats, ConnectionStats, GetStatsResponse, IntervalStats, L1Stats, L2Stats, LatencyStats, ReadStats,
-    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WindowStats,
+    CoherenceStats, CoherenceWindow, ConnectionStats, GetStatsResponse, GetTtlAdviceResponse, HotKeyTtl, IntervalStats,
+    L1Stats, L2Stats, LatencyStats, LearningStats, PrefetchCounts, ReadStats, RemovalStats, SimulateCapacityResponse,
+    TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WindowStats,
 };
 
 /// Everything.
@@ -28,6 +29,28 @@ fn stats(stats: &GetStatsResponse) -> Value {
         "connections": stats.connections.as_ref().map(connections),
         "windows": stats.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
+        "learning": stats.learning.as_ref().map(learning),
+    })
+}
+
+fn learning(of: &LearningStats) -> Value {
+    json!({
+        "prefetch": of.prefetch.as_ref().map(prefetch), "staged_entries": of.staged_entries,
+        "staged_bytes": of.staged_bytes, "floor": of.floor, "known_keys": of.known_keys,
+        "learned_bytes": of.learned_bytes, "dropped": of.dropped, "busy": of.busy, "ttl_keys": of.ttl_keys,
+        "ttl_templates": of.ttl_templates, "ttl_hot_keys": of.ttl_hot_keys, "touches_extended": of.touches_extended,
+        "touches_left": of.touches_left,
+    })
+}
+
+fn prefetch(of: &PrefetchCounts) -> Value {
+    json!({ "issued": of.issued, "used": of.used, "late": of.late, "wasted": of.wasted, "shadow": of.shadow })
+}
+
+fn upkeep(of: &CoherenceWindow) -> Value {
+    json!({
+        "invalidations": of.invalidations, "flushes": of.flushes, "reconnects": of.reconnects, "bypassed": of.bypassed,
+        "fills_voided": of.fills_voided,
     })
 }
 
@@ -96,6 +119,8 @@ fn window(window: &WindowStats) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "l2_read": window.l2_read.as_ref().map(latency),
         "l2_write": window.l2_write.as_ref().map(latency),
+        "prefetch": window.prefetch.as_ref().map(prefetch),
+        "coherence": window.coherence.as_ref().map(upkeep),
     })
 }
 
@@ -126,7 +151,7 @@ fn capacity(of: &SimulateCapacityResponse) -> Value {
 }
 
 /// TTL advice.
-pub(super) fn ttl(advice: &[TtlAdvice]) -> Value {
+pub(super) fn ttl(advice: &GetTtlAdviceResponse) -> Value {
     let intervals = |of: &IntervalStats| json!({ "count": of.count, "mean_ms": of.mean_ms, "p50_ms": of.p50_ms, "p90_ms": of.p90_ms });
     let outcome = |of: &TtlOutcome| {
         json!({
@@ -141,5 +166,14 @@ pub(super) fn ttl(advice: &[TtlAdvice]) -> Value {
             "now": of.now.as_ref().map(outcome), "then": of.then.as_ref().map(outcome),
         })
     };
-    json!({ "advice": advice.iter().map(one).collect::<Vec<_>>() })
+    let hot = |of: &HotKeyTtl| {
+        json!({
+            "key": text_of(&of.key), "ttl_ms": of.ttl_ms, "access_ms": of.access_ms, "reads": of.reads,
+            "change": of.change.as_ref().map(intervals),
+        })
+    };
+    json!({
+        "advice": advice.advice.iter().map(one).collect::<Vec<_>>(),
+        "hot_keys": advice.hot_keys.iter().map(hot).collect::<Vec<_>>(),
+    })
 }
