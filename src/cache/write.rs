@@ -10,11 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{
-    Cache, Core,
-    events::Told,
-    tags::{TagNames, depends_on_present},
-};
+use super::{Cache, Core, events::Told, tags::TagNames};
 use crate::{
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
@@ -154,10 +150,10 @@ impl Cache {
                 }
             }
         }
-        if !ops.iter().any(|(_, op)| depends_on_present(op)) {
+        if !ops.iter().any(|(_, op)| op.depends_on_present()) {
             return faults;
         }
-        let keys: Vec<Key> = ops.iter().filter(|(_, op)| depends_on_present(op)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Key> = ops.iter().filter(|(_, op)| op.depends_on_present()).map(|(key, _)| key.clone()).collect();
         if let Err(error) = self.bury_dead(&keys).await {
             ops.clear();
             faults.extend(places.drain(..).map(|at| (at, error.clone())));

@@ -71,8 +71,8 @@ pub use self::{
     pass::{Line, elements, text},
 };
 use super::{
-    Applied, Backend, Ban, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source,
-    State, Stored, SweepPage, Tunables,
+    Applied, Backend, Ban, Batch, Described, Effort, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest,
+    Source, State, Stored, SweepPage, Tunables,
 };
 use crate::{
     clock::Clock,
@@ -561,8 +561,8 @@ impl Backend for RedisBackend {
         Box::pin(self.keep_sweep(ban, token))
     }
 
-    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, count: usize) -> BoxFuture<'a, Result<SweepPage>> {
-        Box::pin(self.sweep_page(ban, cursor, count))
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
+        Box::pin(self.sweep_page(ban, cursor, effort))
     }
 
     fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {
@@ -586,8 +586,8 @@ impl Backend for RedisBackend {
         Box::pin(self.after_question(known, answer, keys))
     }
 
-    fn load(&self) -> BoxFuture<'_, Option<u64>> {
-        Box::pin(self.commands_per_second())
+    fn commands_done(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(self.total_commands())
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
