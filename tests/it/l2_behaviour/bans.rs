@@ -45,6 +45,10 @@ pub(super) async fn hides_what_was_there(s: &Subject) {
     assert_eq!(s.get("user:1").await, None);
     assert_eq!(s.get("users:1").await, Some(Bytes::from("old")));
     assert_eq!(s.keys(None, 10).await, ["users:1", "xuser:1"]);
+    for _ in 0..50 {
+        let drawn = s.backend.random_key().await.expect("a key").expect("there are two");
+        assert!(!drawn.starts_with(b"user:"), "{drawn:?}");
+    }
     let described = s.backend.describe(&[key_of("user:1"), key_of("xuser:1")]).await;
     assert!(matches!(&described[..], [Ok(None), Ok(Some(_))]), "{described:?}");
     s.set("user:1", "new").await;
