@@ -20,13 +20,14 @@ use crate::{
         Flavor, Removals, State,
         latency::Latency,
         stats::{Group, Reads, Snapshot, Tally, Window, top::By},
+        warm::{Progress, Warmed},
     },
     clock::millis,
     error::Result,
     proto::{
         CapacityEstimate, CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, GroupStats, GroupWindow,
         L1Stats, L2Stats, LatencyStats, ReadStats, RemovalStats, SimulateCapacityRequest, SimulateCapacityResponse,
-        TopBy, TopKey, TopKeysRequest, TopKeysResponse, WatchStatsRequest, WatchStatsResponse, WindowStats,
+        TopBy, TopKey, TopKeysRequest, TopKeysResponse, WarmStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 
@@ -90,6 +91,7 @@ impl Edge {
             connections: Some(self.connections()),
             windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
             groups: snapshot.groups.iter().map(group).collect(),
+            warm: Some(warm(&self.cache.core().warming())),
         }
     }
 
@@ -159,6 +161,8 @@ fn window(window: &Window, groups: &[Group]) -> WindowStats {
         groups: groups.collect(),
         l2_read: Some(latency(&window.read)),
         l2_write: Some(latency(&window.write)),
+        grpc_request: Some(latency(&window.requests.grpc)),
+        resp_request: Some(latency(&window.requests.resp)),
     }
 }
 
@@ -216,6 +220,11 @@ fn l2(snapshot: &Snapshot) -> L2Stats {
         breakers_open: snapshot.health.breakers_open as u64,
         breaker_opened: snapshot.health.breaker_opened,
     }
+}
+
+fn warm(progress: &Progress) -> WarmStats {
+    let Warmed { found, absent, resident, failed } = progress.keys;
+    WarmStats { at_work: progress.at_work, left: progress.left, found, absent, resident, failed }
 }
 
 fn coherence(snapshot: &Snapshot) -> CoherenceStats {

@@ -23,8 +23,10 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
     ttls(metrics, cache);
+    requests(metrics, &snapshot);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
+    metrics.set(&m::BANS_OPEN, &[], float(cache.open_bans().len() as u64));
     coherence(metrics, &snapshot);
     prefetch(metrics, &cache.core().prefetch());
     feed(metrics, &cache.feed_report());
@@ -71,6 +73,11 @@ fn reads(metrics: &Metrics, snapshot: &Snapshot) {
     }
     metrics.count(&m::READS_COALESCED, &[], reads.coalesced);
     metrics.set(&m::FLIGHTS, &[], float(snapshot.flights));
+}
+
+fn requests(metrics: &Metrics, snapshot: &Snapshot) {
+    let requests = &snapshot.requests;
+    metrics.histogram(&m::REQUEST_SECONDS, &[("grpc", buckets(&requests.grpc)), ("resp", buckets(&requests.resp))]);
 }
 
 fn outcomes(reads: &Reads) -> [(&'static str, u64); 5] {
@@ -149,9 +156,9 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.histogram(&m::L2_SECONDS, &[("read", buckets(&calls.read)), ("write", buckets(&calls.write))]);
 }
 
-/// The bounds of the buckets: from a call within the machine to one that ran into its deadline.
-const BOUNDS_US: [u64; 13] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+/// The bounds of the buckets: from a hit in L1, over a call within the machine, to one that ran into its deadline.
+const BOUNDS_US: [u64; 15] =
+    [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 fn buckets(latency: &Latency) -> Buckets {
     const US: f64 = 1e6;

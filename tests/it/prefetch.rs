@@ -20,17 +20,24 @@ use crate::{
 };
 
 /// Users that are read to learn from.
-const TAUGHT: std::ops::Range<u32> = 10_000..10_300;
+pub(crate) const TAUGHT: std::ops::Range<u32> = 10_000..10_300;
 
-/// A Redis with users and profiles, and a Terrace over it that has read the users of [`TAUGHT`] with their profiles.
-fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
-    let redis = RedisServer::start();
+/// Writes users with their profiles straight to Redis.
+pub(crate) fn write(redis: &RedisServer, users: impl Iterator<Item = u32>) {
     let mut below = redis.connect();
-    for user in TAUGHT.chain(20_000..20_200) {
+    let mut all = redis::pipe();
+    for user in users {
         for kind in ["user", "profile"] {
-            below.set::<_, _, ()>(format!("{kind}:{user}"), format!("{kind} of {user}")).expect("written");
+            all.set(format!("{kind}:{user}"), format!("{kind} of {user}")).ignore();
         }
     }
+    all.exec(&mut below).expect("written");
+}
+
+/// A Redis with users and profiles, and a Terrace over it that has read the users of [`TAUGHT`] with their profiles.
+pub(crate) fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
+    let redis = RedisServer::start();
+    write(&redis, TAUGHT.chain(20_000..20_200));
     let mut config = config();
     config.l2.url = redis.url();
     config.server.workers = 1;
@@ -49,7 +56,7 @@ fn connection(address: &str) -> Connection {
 }
 
 /// Reads a user, then its profile.
-fn read(client: &mut Connection, user: u32) {
+pub(crate) fn read(client: &mut Connection, user: u32) {
     for kind in ["user", "profile"] {
         let value: String = client.get(format!("{kind}:{user}")).expect("an answer");
         assert_eq!(value, format!("{kind} of {user}"));

@@ -1,6 +1,7 @@
 //! Counts each user read once, by key group and outcome, and what happens around reads. Each worker has counters of its
 //! own, so that counting shares no cache line between threads; sums are made when somebody asks.
 //!
+//! * [`requests`]: how long requests take, by port.
 //! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
 //!   keys is the sum over the groups.
 //! * [`top`]: the keys that cost most.
@@ -10,6 +11,7 @@
 //! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
 
 pub mod groups;
+pub mod requests;
 pub mod top;
 pub mod whatif;
 pub mod windows;
@@ -25,6 +27,7 @@ use parking_lot::Mutex;
 pub use self::windows::{MARK_EVERY, Tally, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
+    requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
     windows::{Totals, Windows},
@@ -50,12 +53,13 @@ pub struct Counters {
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
     below: Below,
+    timed: Timed,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
-        Self { reads, fills: CachePadded::default(), below: Below::default() }
+        Self { reads, fills: CachePadded::default(), below: Below::default(), timed: Timed::default() }
     }
 }
 
@@ -180,6 +184,14 @@ impl Stats {
             below.read.add_to(&mut sum.read);
             below.write.add_to(&mut sum.write);
         }
+        sum
+    }
+
+    /// How long requests took, sums over all workers.
+    #[must_use]
+    fn requests(&self) -> Requests {
+        let mut sum = Requests::default();
+        self.workers.lock().iter().for_each(|worker| worker.timed.add_to(&mut sum));
         sum
     }
 }
@@ -318,6 +330,8 @@ pub struct Snapshot {
     pub flavor: Flavor,
     /// Calls to it.
     pub calls: Calls,
+    /// How long requests took since start.
+    pub requests: Requests,
     /// Whether it answers.
     pub l2: State,
     /// Primaries and circuit breakers.
@@ -401,7 +415,7 @@ impl Core {
         reads.resize(reads.len().max(usage.len()), Reads::default());
         let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
         let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });
-        Totals { groups: groups.collect(), calls: self.stats.calls() }
+        Totals { groups: groups.collect(), calls: self.stats.calls(), requests: self.stats.requests() }
     }
 }
 
@@ -434,6 +448,7 @@ impl Cache {
             removals: tally.removals,
             flavor: core.flavor,
             calls: totals.calls,
+            requests: totals.requests,
             l2: self.l2_state(),
             health: self.l2.health(),
             coherence: core.gate.report(now),

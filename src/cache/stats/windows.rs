@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Calls, Reads};
+use super::{Calls, Reads, Requests};
 use crate::{cache::latency::Latency, clock::Tick, l1::Removals};
 
 /// What is counted of one key group, or of all together.
@@ -38,6 +38,7 @@ pub(super) struct Totals {
     /// By number of the group.
     pub(super) groups: Vec<Tally>,
     pub(super) calls: Calls,
+    pub(super) requests: Requests,
 }
 
 /// A stretch of time up to now.
@@ -55,6 +56,8 @@ pub struct Window {
     pub read: Latency,
     /// How long write calls to L2 took.
     pub write: Latency,
+    /// How long requests took.
+    pub requests: Requests,
 }
 
 /// Name, length, and how far apart its notes are.
@@ -118,7 +121,8 @@ fn window(name: &'static str, now: Tick, (at, before): &(Tick, Totals), totals: 
     groups.iter().for_each(|group| total.add(group));
     let read = totals.calls.read.less(&before.calls.read);
     let write = totals.calls.write.less(&before.calls.write);
-    Window { name, over: now.since(*at), total, groups, read, write }
+    let requests = totals.requests.less(&before.requests);
+    Window { name, over: now.since(*at), total, groups, read, write, requests }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Seen, tables::named};
 use crate::proto::{
     CoherenceStats, ConnectionStats, GetStatsResponse, IntervalStats, L1Stats, L2Stats, LatencyStats, ReadStats,
-    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WindowStats,
+    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
 };
 
 /// Everything.
@@ -28,6 +28,14 @@ fn stats(stats: &GetStatsResponse) -> Value {
         "connections": stats.connections.as_ref().map(connections),
         "windows": stats.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
+        "warm": stats.warm.as_ref().map(warm),
+    })
+}
+
+fn warm(of: &WarmStats) -> Value {
+    json!({
+        "at_work": of.at_work, "left": of.left, "found": of.found, "absent": of.absent, "resident": of.resident,
+        "failed": of.failed,
     })
 }
 
@@ -96,6 +104,8 @@ fn window(window: &WindowStats) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "l2_read": window.l2_read.as_ref().map(latency),
         "l2_write": window.l2_write.as_ref().map(latency),
+        "grpc_request": window.grpc_request.as_ref().map(latency),
+        "resp_request": window.resp_request.as_ref().map(latency),
     })
 }
 

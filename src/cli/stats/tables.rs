@@ -103,6 +103,9 @@ fn windows(windows: &[WindowStats]) -> String {
     line("left L1: room", &|_, _, removed| count(removed.size as f64));
     line("left L1: expired", &|_, _, removed| count(removed.expired as f64));
     line("left L1: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
+    line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
+    line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
+    line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));
     line("L2 read p50", &|window, _, _| micros(latency(window.l2_read).p50_us));
     line("L2 read p99", &|window, _, _| micros(latency(window.l2_read).p99_us));
     line("L2 write p99", &|window, _, _| micros(latency(window.l2_write).p99_us));
