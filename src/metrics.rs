@@ -55,6 +55,7 @@ metrics! {
     GROUP_ENTRIES = "terrace_group_l1_entries", Gauge, ["group"], "Entries in L1 by key group.";
     GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight of the entries in L1 by key group.";
     GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries that left L1 by key group and cause.";
+    REQUEST_SECONDS = "terrace_request_seconds", Histogram, ["port"], "How long requests took in the server: grpc (unary calls), resp (commands that do not block); one in 16 is timed and counts as 16.";
     FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
     TTL_ADVISED = "terrace_ttl_advised_seconds", Gauge, ["template"], "TTL that would suit the keys of a template; the first 256 of which enough is known.";
     TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL that writes of a template without one get where a policy tunes it.";
@@ -86,10 +87,17 @@ metrics! {
     PREFETCH_STAGED = "terrace_prefetch_staged_entries", Gauge, [], "Prefetched entries in L1 that wait for their first use.";
     PREFETCH_STAGED_BYTES = "terrace_prefetch_staged_bytes", Gauge, [], "Their weight.";
     PREFETCH_FLOOR = "terrace_prefetch_floor", Gauge, [], "The probability that is asked of a prediction; above 1 nothing is fetched.";
-    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing, because the learner was at work for another.";
+    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing: the learner was at work, and too many waited for it already.";
+    PREFETCH_GROUP = "terrace_group_prefetch_total", Counter, ["group", "outcome"], "Keys prefetched by key group: issued, used, late, wasted.";
+    PREFETCH_CONTROL = "terrace_prefetch_control_total", Counter, ["set", "outcome"], "Decisions to fetch a key of a sample, one key in 16 each: of set without (not fetched) and with (fetched); decided, and of these missed.";
+    PREFETCH_GAIN = "terrace_prefetch_gain", Gauge, [], "The part of misses that prefetch has spared since start, by these samples; absent before enough is known.";
+    PREFETCH_GAIN_DEVIATION = "terrace_prefetch_gain_deviation", Gauge, [], "One standard deviation of it.";
     LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory of what was learned for prefetch.";
     LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys whose successors are known.";
+    LEARN_SNAPSHOTS = "terrace_learn_snapshots_total", Counter, ["result"], "Files of what was learned: loaded, set_aside (not usable), written, failed.";
+    LEARN_SNAPSHOT_BYTES = "terrace_learn_snapshot_bytes", Gauge, [], "Size of the last one that was written or loaded.";
     LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that found no room in the tap.";
+    BANS_OPEN = "terrace_bans_open", Gauge, [], "Invalidated patterns whose matching values are still being removed from L2.";
     WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";
     WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Changes told to them, each client's counted.";
     WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Times that one was told to drop everything.";

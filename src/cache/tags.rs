@@ -571,20 +571,3 @@ fn creation(id: u64, condition: Condition) -> Op {
 fn renewal() -> Op {
     Op::Expire { expiry: NewExpiry::In(ID_LIFE), only: ExpireOnly::ALWAYS, want_value: false }
 }
-
-/// Whether what an operation does or says depends on what is there.
-pub(super) fn depends_on_present(op: &Op) -> bool {
-    match op {
-        Op::Set { condition: Condition::Always, want_old: false, expiry, .. } => {
-            matches!(expiry, SetExpiry::Keep { .. })
-        }
-        Op::Bury { .. } => false,
-        Op::Set { .. }
-        | Op::Delete { .. }
-        | Op::Expire { .. }
-        | Op::Increment { .. }
-        | Op::IncrementFloat { .. }
-        | Op::Append { .. }
-        | Op::SetRange { .. } => true,
-    }
-}

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     Cache, Core, SetExpiry,
     events::{Told, took_effect},
-    tags::{TagNames, depends_on_present},
+    tags::TagNames,
 };
 use crate::{
     clock::{Tick, UnixMs, stopwatch_ns},
@@ -173,10 +173,10 @@ impl Cache {
                 }
             }
         }
-        if !ops.iter().any(|(_, op)| depends_on_present(op)) {
+        if !ops.iter().any(|(_, op)| op.depends_on_present()) {
             return faults;
         }
-        let keys: Vec<Key> = ops.iter().filter(|(_, op)| depends_on_present(op)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Key> = ops.iter().filter(|(_, op)| op.depends_on_present()).map(|(key, _)| key.clone()).collect();
         if let Err(error) = self.bury_dead(&keys).await {
             ops.clear();
             faults.extend(places.drain(..).map(|at| (at, error.clone())));

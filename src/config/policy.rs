@@ -113,17 +113,10 @@ struct Pattern;
 
 impl Form<Glob> for Pattern {
     fn read(&self, raw: &Raw) -> Result<Glob, String> {
-        match raw {
-            Raw::Word(text) | Raw::Text(text) if !text.is_empty() => {
-                Glob::new(text.as_bytes()).map_err(|error| error.to_string())
-            }
-            Raw::Word(_)
-            | Raw::Text(_)
-            | Raw::Integer(_)
-            | Raw::Boolean(_)
-            | Raw::List(_)
-            | Raw::Float(_)
-            | Raw::Other(_) => Err(raw.not("a pattern such as \"session:*\"")),
+        let wanted = "a pattern such as \"session:*\"";
+        match raw.text(wanted)? {
+            "" => Err(raw.not(wanted)),
+            text => Glob::new(text.as_bytes()).map_err(|error| error.to_string()),
         }
     }
 

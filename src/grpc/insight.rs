@@ -21,6 +21,7 @@ use crate::{
         Flavor, Removals, State,
         latency::Latency,
         stats::{Group, Learning, Reads, Snapshot, Tally, Window, top::By},
+        warm::{Progress, Warmed},
     },
     clock::millis,
     error::Result,
@@ -28,7 +29,7 @@ use crate::{
         CapacityEstimate, CoherenceStats, CoherenceWindow, ConnectionStats, GetStatsRequest, GetStatsResponse,
         GroupStats, GroupWindow, L1Stats, L2Stats, LatencyStats, LearningStats, ReadStats, RemovalStats,
         SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKey, TopKeysRequest, TopKeysResponse,
-        WatchStatsRequest, WatchStatsResponse, WindowStats,
+        WarmStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 
@@ -93,6 +94,7 @@ impl Edge {
             windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
             groups: snapshot.groups.iter().map(group).collect(),
             learning: Some(learning(&snapshot.learning)),
+            warm: Some(warm(&self.cache.core().warming())),
         }
     }
 
@@ -162,6 +164,8 @@ fn window(window: &Window, groups: &[Group]) -> WindowStats {
         groups: groups.collect(),
         l2_read: Some(latency(&window.read)),
         l2_write: Some(latency(&window.write)),
+        grpc_request: Some(latency(&window.requests.grpc)),
+        resp_request: Some(latency(&window.requests.resp)),
         prefetch: Some(counts(window.prefetch)),
         coherence: Some(CoherenceWindow {
             invalidations: window.upkeep.invalidations,
@@ -246,6 +250,11 @@ fn l2(snapshot: &Snapshot) -> L2Stats {
         breakers_open: snapshot.health.breakers_open as u64,
         breaker_opened: snapshot.health.breaker_opened,
     }
+}
+
+fn warm(progress: &Progress) -> WarmStats {
+    let Warmed { found, absent, resident, failed } = progress.keys;
+    WarmStats { at_work: progress.at_work, left: progress.left, found, absent, resident, failed }
 }
 
 fn coherence(snapshot: &Snapshot) -> CoherenceStats {

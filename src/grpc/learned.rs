@@ -2,12 +2,12 @@
 
 use super::Edge;
 use crate::{
-    cache::ahead::{self, Report},
+    cache::ahead::{self, Evidence, Report},
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{
         Association, GetAssociationsRequest, GetAssociationsResponse, PredictRequest, PredictResponse, Prediction,
-        PrefetchCounts, PrefetchGroup, TemplateRule,
+        PrefetchControl, PrefetchCounts, PrefetchGroup, TemplateRule,
     },
 };
 
@@ -52,6 +52,17 @@ impl Edge {
     }
 }
 
+fn control(evidence: &Evidence) -> PrefetchControl {
+    PrefetchControl {
+        without_decided: evidence.without.decided,
+        without_missed: evidence.without.missed,
+        with_decided: evidence.with.decided,
+        with_missed: evidence.with.missed,
+        gain: evidence.gain.map(|(gain, _)| gain),
+        gain_deviation: evidence.gain.map(|(_, deviation)| deviation),
+    }
+}
+
 /// A key that would be fetched, or why it would not.
 pub(super) fn prediction(of: ahead::Prediction) -> Prediction {
     Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
@@ -78,5 +89,6 @@ fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateR
         known_keys: report.keys,
         learned_bytes: report.bytes,
         floor: report.floor,
+        control: Some(control(&report.evidence)),
     }
 }

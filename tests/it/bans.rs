@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-fn node(url: &str) -> Terrace {
+/// A node over this Redis, with L1 open and deadlines that only a hang exceeds.
+pub(crate) fn node(url: &str) -> Terrace {
     let mut wanted = config();
     wanted.l2.url = url.to_owned();
     wanted.l2.read_timeout = PATIENCE;

@@ -20,7 +20,7 @@ use terrace::{
 };
 
 use crate::{
-    http,
+    http, prefetch,
     support::{
         eventually,
         process::Process,
@@ -307,6 +307,11 @@ fn the_rules_are_valid_and_tested_and_the_page_of_metrics_is_clean() {
     assert!(check.wait().unwrap().success());
 }
 
+/// Users that the nodes read while the dashboard is asked for: each new one brings its profile along.
+const USERS: std::ops::Range<u32> = prefetch::TAUGHT.start..40_000;
+/// How often they read those they learn from: advice on a TTL needs 20 intervals of one key in 64.
+const PASSES: usize = 12;
+
 /// A Prometheus that scrapes these servers.
 fn prometheus(data: &Path, targets: &[&str]) -> (Killed, String) {
     let config = text("prometheus/prometheus.yml")
@@ -342,8 +347,12 @@ fn every_query_of_the_dashboard_returns_data() {
         return;
     }
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let l2 = redis.url();
-    let start = |name: &str| Process::start(&data.path().join(name), &[&["--l2", &l2][..], &PATIENT].concat());
+    prefetch::write(&redis, USERS);
+    let file = data.path().join("terrace.toml");
+    fs::write(&file, "[[policy]]\nmatch = \"profile:*\"\nttl = \"tune\"\n").unwrap();
+    let given = ["--config", file.to_str().unwrap(), "--l2", &redis.url()].map(str::to_owned);
+    let given: Vec<&str> = given.iter().map(String::as_str).chain(PATIENT).collect();
+    let start = |name: &str| Process::start(&data.path().join(name), &given);
     let nodes = [start("a"), start("b")];
     let targets: Vec<&str> = nodes.iter().map(|node| node.http.as_str()).collect();
     let (_running, prometheus) = prometheus(data.path(), &targets);
@@ -351,16 +360,21 @@ fn every_query_of_the_dashboard_returns_data() {
         .iter()
         .map(|node| redis::Client::open(format!("redis://{}", node.resp)).unwrap().get_connection().unwrap())
         .collect::<Vec<_>>();
-    let mut round = 0_u64;
+    // Enough to learn from: rules, which then go on, and TTLs.
+    for client in &mut clients {
+        (0..PASSES).for_each(|_| prefetch::TAUGHT.for_each(|user| prefetch::read(client, user)));
+    }
+    let mut users = USERS.skip(prefetch::TAUGHT.len()).cycle();
     for (panel, query) in queries() {
         let query = query.replace("$job", ".*").replace("$instance", ".*");
         let query = query.replace("$__rate_interval", "15s").replace("$__range", "1m");
         let mut answer = Vec::new();
         eventually(&format!("{panel}: {query} returns data"), || {
+            let user = users.next().unwrap();
             for client in &mut clients {
-                round += 1;
-                client.set::<_, _, ()>(format!("user:{}:name", round % 50), "v").unwrap();
-                let _found: Option<String> = client.get(format!("user:{}:name", round % 60)).unwrap();
+                prefetch::read(client, user);
+                client.set::<_, _, ()>("user:name", "v").unwrap();
+                let _missing: Option<String> = client.get("nowhere").unwrap();
             }
             answer = ask(&prometheus, &query);
             let number = |series: &Value| series["value"][1].as_str().is_some_and(|value| value != "NaN");

@@ -15,6 +15,7 @@ use terrace::{
 use tonic::{Code, Status};
 
 use crate::{
+    bans,
     nodes::{open, stats},
     support::{
         PATIENCE,
@@ -33,12 +34,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn node(url: &str) -> Terrace {
-    let mut wanted = config();
-    wanted.l2.url = url.to_owned();
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
-    let node = Terrace::start(wanted);
-    eventually("L1 opens", || open(&node));
+    let node = bans::node(url);
     // Each worker has connections of its own, and a client cannot choose its worker.
     eventually("all workers reach all of Redis", || {
         (0..16).all(|_| {

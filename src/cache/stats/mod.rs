@@ -1,6 +1,7 @@
 //! Counts each user read once, by key group and outcome, and what happens around reads. Each worker has counters of its
 //! own, so that counting shares no cache line between threads; sums are made when somebody asks.
 //!
+//! * [`requests`]: how long requests take, by port.
 //! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
 //!   keys is the sum over the groups.
 //! * [`top`]: the keys that cost most.
@@ -10,6 +11,7 @@
 //! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
 
 pub mod groups;
+pub mod requests;
 pub mod top;
 pub mod whatif;
 pub mod windows;
@@ -25,6 +27,7 @@ use parking_lot::Mutex;
 pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
+    requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
     windows::{Totals, Windows},
@@ -54,12 +57,13 @@ pub struct Counters {
     fills: CachePadded<FillCounters>,
     below: Below,
     pub(crate) tops: Tops,
+    timed: Timed,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
-        Self { reads, fills: CachePadded::default(), below: Below::default(), tops: Tops::default() }
+        Self { reads, fills: CachePadded::default(), below: Below::default(), tops: Tops::default(), timed: Timed::default() }
     }
 }
 
@@ -183,6 +187,14 @@ impl Stats {
             below.read.add_to(&mut sum.read);
             below.write.add_to(&mut sum.write);
         }
+        sum
+    }
+
+    /// How long requests took, sums over all workers.
+    #[must_use]
+    fn requests(&self) -> Requests {
+        let mut sum = Requests::default();
+        self.workers.lock().iter().for_each(|worker| worker.timed.add_to(&mut sum));
         sum
     }
 }
@@ -321,6 +333,8 @@ pub struct Snapshot {
     pub flavor: Flavor,
     /// Calls to it.
     pub calls: Calls,
+    /// How long requests took since start.
+    pub requests: Requests,
     /// Whether it answers.
     pub l2: State,
     /// Primaries and circuit breakers.
@@ -427,7 +441,8 @@ impl Core {
             bypassed: fills.bypassed,
             fills_voided: fills.voided,
         };
-        Totals { groups: groups.collect(), calls: self.stats.calls(), prefetch: self.prefetch_counts(), upkeep }
+        let (prefetch, requests) = (self.prefetch_counts(), self.stats.requests());
+        Totals { groups: groups.collect(), calls: self.stats.calls(), requests, prefetch, upkeep }
     }
 }
 
@@ -461,6 +476,7 @@ impl Cache {
             removals: tally.removals,
             flavor: core.flavor,
             calls: totals.calls,
+            requests: totals.requests,
             l2: self.l2_state(),
             health: self.l2.health(),
             coherence: core.gate.report(now),

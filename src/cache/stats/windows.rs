@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Calls, Reads};
+use super::{Calls, Reads, Requests};
 use crate::{
     cache::{ahead::Counts, latency::Latency},
     clock::Tick,
@@ -42,6 +42,7 @@ pub(super) struct Totals {
     /// By number of the group.
     pub(super) groups: Vec<Tally>,
     pub(super) calls: Calls,
+    pub(super) requests: Requests,
     pub(super) prefetch: Counts,
     pub(super) upkeep: Upkeep,
 }
@@ -88,6 +89,8 @@ pub struct Window {
     pub read: Latency,
     /// How long write calls to L2 took.
     pub write: Latency,
+    /// How long requests took.
+    pub requests: Requests,
     /// What became of prefetched keys.
     pub prefetch: Counts,
     /// What was done to keep L1 true.
@@ -155,9 +158,10 @@ fn window(name: &'static str, now: Tick, (at, before): &(Tick, Totals), totals: 
     groups.iter().for_each(|group| total.add(group));
     let read = totals.calls.read.less(&before.calls.read);
     let write = totals.calls.write.less(&before.calls.write);
+    let requests = totals.requests.less(&before.requests);
     let prefetch = totals.prefetch.less(&before.prefetch);
     let upkeep = totals.upkeep.less(&before.upkeep);
-    Window { name, over: now.since(*at), total, groups, read, write, prefetch, upkeep }
+    Window { name, over: now.since(*at), total, groups, read, write, requests, prefetch, upkeep }
 }
 
 #[cfg(test)]

@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Seen, tables::named};
 use crate::proto::{
-    CoherenceStats, CoherenceWindow, ConnectionStats, GetStatsResponse, GetTtlAdviceResponse, HotKeyTtl, IntervalStats,
-    L1Stats, L2Stats, LatencyStats, LearningStats, PrefetchCounts, ReadStats, RemovalStats, SimulateCapacityResponse,
-    TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WindowStats,
+    CoherenceStats, CoherenceWindow, ConnectionStats, GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse,
+    HotKeyTtl, IntervalStats, L1Stats, L2Stats, LatencyStats, LearningStats, PrefetchCounts, ReadStats, RemovalStats,
+    SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
 };
 
 /// Everything.
 pub(super) fn all(seen: &Seen) -> Value {
     let mut all = stats(&seen.stats);
+    all["prefetch"] = prefetch(&seen.prefetch);
     all["capacity"] = capacity(&seen.capacity);
     all["top"] = seen.top.iter().map(|(by, of)| top(*by, of)).collect();
     all
@@ -30,12 +31,13 @@ fn stats(stats: &GetStatsResponse) -> Value {
         "windows": stats.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
         "learning": stats.learning.as_ref().map(learning),
+        "warm": stats.warm.as_ref().map(warm),
     })
 }
 
 fn learning(of: &LearningStats) -> Value {
     json!({
-        "prefetch": of.prefetch.as_ref().map(prefetch), "staged_entries": of.staged_entries,
+        "prefetch": of.prefetch.as_ref().map(counts), "staged_entries": of.staged_entries,
         "staged_bytes": of.staged_bytes, "floor": of.floor, "known_keys": of.known_keys,
         "learned_bytes": of.learned_bytes, "dropped": of.dropped, "busy": of.busy, "ttl_keys": of.ttl_keys,
         "ttl_templates": of.ttl_templates, "ttl_hot_keys": of.ttl_hot_keys, "touches_extended": of.touches_extended,
@@ -43,7 +45,7 @@ fn learning(of: &LearningStats) -> Value {
     })
 }
 
-fn prefetch(of: &PrefetchCounts) -> Value {
+fn counts(of: &PrefetchCounts) -> Value {
     json!({ "issued": of.issued, "used": of.used, "late": of.late, "wasted": of.wasted, "shadow": of.shadow })
 }
 
@@ -51,6 +53,13 @@ fn upkeep(of: &CoherenceWindow) -> Value {
     json!({
         "invalidations": of.invalidations, "flushes": of.flushes, "reconnects": of.reconnects, "bypassed": of.bypassed,
         "fills_voided": of.fills_voided,
+    })
+}
+
+fn warm(of: &WarmStats) -> Value {
+    json!({
+        "at_work": of.at_work, "left": of.left, "found": of.found, "absent": of.absent, "resident": of.resident,
+        "failed": of.failed,
     })
 }
 
@@ -119,8 +128,26 @@ fn window(window: &WindowStats) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "l2_read": window.l2_read.as_ref().map(latency),
         "l2_write": window.l2_write.as_ref().map(latency),
-        "prefetch": window.prefetch.as_ref().map(prefetch),
+        "prefetch": window.prefetch.as_ref().map(counts),
         "coherence": window.coherence.as_ref().map(upkeep),
+        "grpc_request": window.grpc_request.as_ref().map(latency),
+        "resp_request": window.resp_request.as_ref().map(latency),
+    })
+}
+
+fn prefetch(of: &GetAssociationsResponse) -> Value {
+    let groups =
+        of.groups.iter().map(|group| json!({ "name": group.name, "counts": counts(&group.counts.unwrap_or_default()) }));
+    let control = of.control.unwrap_or_default();
+    json!({
+        "total": counts(&of.total.unwrap_or_default()),
+        "groups": groups.collect::<Vec<_>>(),
+        "control": {
+            "without_decided": control.without_decided, "without_missed": control.without_missed,
+            "with_decided": control.with_decided, "with_missed": control.with_missed,
+            "gain": control.gain, "gain_deviation": control.gain_deviation,
+        },
+        "known_keys": of.known_keys, "learned_bytes": of.learned_bytes, "floor": of.floor,
     })
 }
 
