@@ -198,7 +198,7 @@ settings! {
         /// Bound on the memory of what is learned for prefetch.
         memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
         /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
-        budget: u64 = 40, Count(1, 1_000);
+        budget: u64 = 45, Count(1, 1_000);
     }
     /// `[data]`: the data directory.
     data: Data {

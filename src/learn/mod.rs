@@ -61,7 +61,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, budget: 0.04 }
+        Self { memory_bytes: 64 << 20, budget: 0.045 }
     }
 }
 
@@ -218,7 +218,6 @@ impl Learner {
             return;
         }
         self.event += 1;
-        self.budget.event();
         self.budget.displaced(world.displaced.saturating_sub(std::mem::replace(&mut self.displaced, world.displaced)));
         let hash = hash_of(key);
         let covered = self.settle(hash, moment, world);
@@ -250,13 +249,15 @@ impl Learner {
             Source::Rule(rule) => templates.p(rule) >= COVERED,
             Source::Edge(_) => false,
         };
-        shadow.settle(hash, |source| {
+        let was_likely = shadow.settle(hash, |source| {
             covered |= is_covering(templates, source);
             note(proof, templates, source, true);
         });
         let horizon = (world.room / HORIZON_PART).clamp(HORIZON_MIN, HORIZON_MAX);
         shadow.expire(self.event, horizon, |source| note(proof, templates, source, false));
-        let Some(pending) = self.pending.remove(&hash) else { return covered };
+        let pending = self.pending.remove(&hash);
+        self.budget.event(was_likely || pending.is_some());
+        let Some(pending) = pending else { return covered };
         self.note(pending.source, true);
         self.budget.used(pending.p);
         let late = moment == Moment::Missed;
@@ -359,7 +360,8 @@ impl Learner {
                 continue;
             }
             let Self { proof, templates, shadow, event, .. } = self;
-            shadow.add(candidate.hash, candidate.source, *event, |source| note(proof, templates, source, false));
+            let said = (candidate.source, candidate.p);
+            shadow.add(candidate.hash, said, *event, |source| note(proof, templates, source, false));
             self.count(group_of(&candidate.key), |counts| counts.shadow += 1);
         }
         self.candidates = candidates;
