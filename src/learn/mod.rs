@@ -9,6 +9,7 @@
 //! * [`control`]: whether it pays, by keys that are left out.
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
+//! * [`hot_keys`]: the same of the hottest keys, each by itself.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
 //! * [`snapshot`]: what was learned, as bytes.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
@@ -17,6 +18,7 @@ mod associations;
 mod budget;
 mod callers;
 pub mod control;
+pub mod hot_keys;
 pub mod intervals;
 mod proof;
 pub mod recorder;
@@ -121,6 +123,20 @@ pub struct Counts {
     pub wasted: u64,
     /// Predicted and not fetched.
     pub shadow: u64,
+}
+
+impl Counts {
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: &Self) -> Self {
+        Self {
+            issued: self.issued.saturating_sub(before.issued),
+            used: self.used.saturating_sub(before.used),
+            late: self.late.saturating_sub(before.late),
+            wasted: self.wasted.saturating_sub(before.wasted),
+            shadow: self.shadow.saturating_sub(before.shadow),
+        }
+    }
 }
 
 /// What said that a key would follow.

@@ -375,7 +375,7 @@ fn is_uuid(key: &[u8], at: usize) -> bool {
 
 /// FNV-1a, continued from `hash`, and mixed: names stay the same over restarts. Who builds keys that collide gets two
 /// templates counted as one.
-pub(super) fn hash_of(hash: u64, text: &[u8]) -> u64 {
+pub(crate) fn hash_of(hash: u64, text: &[u8]) -> u64 {
     let start = hash ^ 0xCBF2_9CE4_8422_2325;
     let hash = text.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
     (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
