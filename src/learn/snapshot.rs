@@ -14,8 +14,8 @@ use crate::kept::{BLOCK_MAX_BYTES, Form};
 /// The form of the file.
 pub const FORM: Form = Form { name: "terrace-learned ", version: "v01\n" };
 /// Nodes, and skeletons, of one block: about a tenth of a millisecond.
-const NODES: usize = 512;
-const PLACES: usize = 32;
+const NODES: usize = 256;
+const PLACES: usize = 16;
 
 /// What a block holds, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
