@@ -86,9 +86,15 @@ metrics! {
     PREFETCH_STAGED = "terrace_prefetch_staged_entries", Gauge, [], "Prefetched entries in L1 that wait for their first use.";
     PREFETCH_STAGED_BYTES = "terrace_prefetch_staged_bytes", Gauge, [], "Their weight.";
     PREFETCH_FLOOR = "terrace_prefetch_floor", Gauge, [], "The probability that is asked of a prediction; above 1 nothing is fetched.";
-    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing, because the learner was at work for another.";
+    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing: the learner was at work, and too many waited for it already.";
+    PREFETCH_GROUP = "terrace_group_prefetch_total", Counter, ["group", "outcome"], "Keys prefetched by key group: issued, used, late, wasted.";
+    PREFETCH_CONTROL = "terrace_prefetch_control_total", Counter, ["set", "outcome"], "Decisions to fetch a key of a sample, one key in 16 each: of set without (not fetched) and with (fetched); decided, and of these missed.";
+    PREFETCH_GAIN = "terrace_prefetch_gain", Gauge, [], "The part of misses that prefetch has spared since start, by these samples; absent before enough is known.";
+    PREFETCH_GAIN_DEVIATION = "terrace_prefetch_gain_deviation", Gauge, [], "One standard deviation of it.";
     LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory of what was learned for prefetch.";
     LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys whose successors are known.";
+    LEARN_SNAPSHOTS = "terrace_learn_snapshots_total", Counter, ["result"], "Files of what was learned: loaded, set_aside (not usable), written, failed.";
+    LEARN_SNAPSHOT_BYTES = "terrace_learn_snapshot_bytes", Gauge, [], "Size of the last one that was written or loaded.";
     LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that found no room in the tap.";
     BANS_OPEN = "terrace_bans_open", Gauge, [], "Invalidated patterns whose matching values are still being removed from L2.";
     WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";

@@ -8,8 +8,8 @@ use super::{Failure, Format, Result, say};
 use crate::{
     grpc::client::{self, InsightClient},
     proto::{
-        GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest, SimulateCapacityRequest, SimulateCapacityResponse,
-        TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
+        GetAssociationsRequest, GetAssociationsResponse, GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest,
+        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
     },
 };
 
@@ -49,6 +49,7 @@ pub(super) struct Args {
 pub(super) struct Seen {
     pub(super) stats: GetStatsResponse,
     pub(super) capacity: SimulateCapacityResponse,
+    pub(super) prefetch: GetAssociationsResponse,
     /// By reads, bytes, misses, time.
     pub(super) top: Vec<(TopBy, TopKeysResponse)>,
 }
@@ -106,12 +107,13 @@ async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String>
 async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
     let stats = client.get_stats(GetStatsRequest {}).await.map_err(refused)?.into_inner();
     let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
+    let prefetch = client.get_associations(GetAssociationsRequest::default()).await.map_err(refused)?.into_inner();
     let mut top = Vec::new();
     for by in RANKINGS {
         let asked = client.top_keys(TopKeysRequest { by: by.into(), count }).await.map_err(refused)?;
         top.push((by, asked.into_inner()));
     }
-    Ok(Seen { stats, capacity, top })
+    Ok(Seen { stats, capacity, prefetch, top })
 }
 
 /// Why a call failed.

@@ -2,12 +2,12 @@
 
 use super::Edge;
 use crate::{
-    cache::ahead::Report,
+    cache::ahead::{Evidence, Report},
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{
         Association, GetAssociationsRequest, GetAssociationsResponse, PredictRequest, PredictResponse, Prediction,
-        PrefetchCounts, PrefetchGroup, TemplateRule,
+        PrefetchControl, PrefetchCounts, PrefetchGroup, TemplateRule,
     },
 };
 
@@ -57,6 +57,17 @@ impl Edge {
     }
 }
 
+fn control(evidence: &Evidence) -> PrefetchControl {
+    PrefetchControl {
+        without_decided: evidence.without.decided,
+        without_missed: evidence.without.missed,
+        with_decided: evidence.with.decided,
+        with_missed: evidence.with.missed,
+        gain: evidence.gain.map(|(gain, _)| gain),
+        gain_deviation: evidence.gain.map(|(_, deviation)| deviation),
+    }
+}
+
 fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
     let counts = |counts: crate::cache::ahead::Counts| PrefetchCounts {
         issued: counts.issued,
@@ -74,5 +85,6 @@ fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateR
         known_keys: report.keys,
         learned_bytes: report.bytes,
         floor: report.floor,
+        control: Some(control(&report.evidence)),
     }
 }

@@ -173,12 +173,35 @@ fn prefetch(metrics: &Metrics, report: &Report) {
     metrics.count(&m::PREFETCH, &["late"], counts.late);
     metrics.count(&m::PREFETCH, &["wasted"], counts.wasted);
     metrics.count(&m::PREFETCH, &["shadow"], counts.shadow);
+    for (group, counts) in &report.key_groups {
+        let outcomes =
+            [("issued", counts.issued), ("used", counts.used), ("late", counts.late), ("wasted", counts.wasted)];
+        for (outcome, count) in outcomes {
+            metrics.count(&m::PREFETCH_GROUP, &[group, outcome], count);
+        }
+    }
+    let evidence = &report.evidence;
+    for (set, decisions) in [("without", evidence.without), ("with", evidence.with)] {
+        metrics.count(&m::PREFETCH_CONTROL, &[set, "decided"], decisions.decided);
+        metrics.count(&m::PREFETCH_CONTROL, &[set, "missed"], decisions.missed);
+    }
+    if let Some((gain, deviation)) = evidence.gain {
+        metrics.set(&m::PREFETCH_GAIN, &[], gain);
+        metrics.set(&m::PREFETCH_GAIN_DEVIATION, &[], deviation);
+    }
     metrics.set(&m::PREFETCH_STAGED, &[], float(report.staged_entries));
     metrics.set(&m::PREFETCH_STAGED_BYTES, &[], float(report.staged_bytes));
     metrics.set(&m::PREFETCH_FLOOR, &[], f64::from(report.floor));
     metrics.count(&m::PREFETCH_BUSY, &[], report.busy);
     metrics.set(&m::LEARN_BYTES, &[], float(report.bytes));
     metrics.set(&m::LEARN_KEYS, &[], float(report.keys));
+    let files = &report.snapshots;
+    for (result, count) in
+        [("loaded", files.loaded), ("set_aside", files.set_aside), ("written", files.written), ("failed", files.failed)]
+    {
+        metrics.count(&m::LEARN_SNAPSHOTS, &[result], count);
+    }
+    metrics.set(&m::LEARN_SNAPSHOT_BYTES, &[], float(files.bytes));
     metrics.count(&m::LEARN_DROPPED, &[], report.dropped);
 }
 

@@ -4,6 +4,7 @@ pub mod ahead;
 pub mod bans;
 pub mod check;
 pub mod learn;
+pub mod learned;
 pub mod marks;
 pub mod sweep;
 pub mod warm;

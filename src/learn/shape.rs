@@ -107,6 +107,9 @@ pub struct Shapes {
     positions: HashMap<u64, Values, foldhash::fast::FixedState>,
 }
 
+/// A position and a bit for each of 256 values.
+pub type KeptPosition = (u64, [u64; 4]);
+
 /// Which of 256 values a position has shown, by their hash.
 #[derive(Debug, Clone, Copy, Default)]
 struct Values([u64; 4]);
@@ -153,6 +156,18 @@ impl Shapes {
         if self.positions.len() > POSITIONS_MAX / 2 {
             self.positions.clear();
         }
+    }
+
+    /// The positions with which of 256 values they have shown, as they are kept between two lives of a node.
+    #[must_use]
+    pub fn kept(&self) -> Vec<KeptPosition> {
+        self.positions.iter().map(|(&position, values)| (position, values.0)).collect()
+    }
+
+    /// Takes positions back: [`POSITIONS_MAX`] of them at most.
+    pub fn take(&mut self, positions: Vec<KeptPosition>) {
+        let positions = positions.into_iter().take(POSITIONS_MAX);
+        self.positions = positions.map(|(position, values)| (position, Values(values))).collect();
     }
 
     /// Positions now.

@@ -32,6 +32,7 @@ mod l2_away;
 mod l2_behaviour;
 mod l2_redis;
 mod l2_redis_link;
+mod learned;
 mod logs;
 mod nodes;
 mod page;

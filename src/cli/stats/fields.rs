@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Seen, tables::named};
 use crate::proto::{
-    CoherenceStats, ConnectionStats, GetStatsResponse, IntervalStats, L1Stats, L2Stats, LatencyStats, ReadStats,
-    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
+    CoherenceStats, ConnectionStats, GetAssociationsResponse, GetStatsResponse, IntervalStats, L1Stats, L2Stats,
+    LatencyStats, PrefetchCounts, ReadStats, RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice,
+    TtlOutcome, WarmStats, WindowStats,
 };
 
 /// Everything.
 pub(super) fn all(seen: &Seen) -> Value {
     let mut all = stats(&seen.stats);
+    all["prefetch"] = prefetch(&seen.prefetch);
     all["capacity"] = capacity(&seen.capacity);
     all["top"] = seen.top.iter().map(|(by, of)| top(*by, of)).collect();
     all
@@ -106,6 +108,23 @@ fn window(window: &WindowStats) -> Value {
         "l2_write": window.l2_write.as_ref().map(latency),
         "grpc_request": window.grpc_request.as_ref().map(latency),
         "resp_request": window.resp_request.as_ref().map(latency),
+    })
+}
+
+fn prefetch(of: &GetAssociationsResponse) -> Value {
+    let counts = |of: PrefetchCounts| json!({ "issued": of.issued, "used": of.used, "late": of.late, "wasted": of.wasted, "shadow": of.shadow });
+    let groups =
+        of.groups.iter().map(|group| json!({ "name": group.name, "counts": counts(group.counts.unwrap_or_default()) }));
+    let control = of.control.unwrap_or_default();
+    json!({
+        "total": counts(of.total.unwrap_or_default()),
+        "groups": groups.collect::<Vec<_>>(),
+        "control": {
+            "without_decided": control.without_decided, "without_missed": control.without_missed,
+            "with_decided": control.with_decided, "with_missed": control.with_missed,
+            "gain": control.gain, "gain_deviation": control.gain_deviation,
+        },
+        "known_keys": of.known_keys, "learned_bytes": of.learned_bytes, "floor": of.floor,
     })
 }
 

@@ -7,7 +7,8 @@ use super::{
     Seen,
 };
 use crate::proto::{
-    GetStatsResponse, LatencyStats, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
+    GetAssociationsResponse, GetStatsResponse, LatencyStats, PrefetchControl, PrefetchCounts, ReadStats, RemovalStats,
+    TopBy, TtlAdvice, TtlOutcome, WindowStats,
 };
 
 /// Characters of a group's or key's name.
@@ -42,7 +43,9 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 pub(super) fn all(server: &str, seen: &Seen, window: &str, top: u32) -> String {
     let mut parts = vec![head(server, &seen.stats), windows(&seen.stats.windows), groups(&seen.stats, window, top)];
     parts.extend(seen.top.iter().filter(|(_, top)| !top.keys.is_empty()).map(|(by, top)| ranking(*by, top)));
+    parts.push(prefetch(&seen.prefetch, top));
     parts.push(sizes(seen));
+    parts.retain(|part| !part.is_empty());
     parts.join("\n").trim_end().to_owned()
 }
 
@@ -147,6 +150,37 @@ fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
     let more = groups.len().saturating_sub(top as usize);
     let more = if more > 0 { format!("and {more} more (--top)\n") } else { String::new() };
     table(&rows) + &more
+}
+
+/// What became of prefetched keys since start, by what they begin with; empty where nothing was predicted.
+fn prefetch(of: &GetAssociationsResponse, top: u32) -> String {
+    let line = |name: &str, of: PrefetchCounts| {
+        let numbers = [of.issued, of.used, of.late, of.wasted, of.shadow].map(|number| count(number as f64));
+        std::iter::once(cut(name, NAME)).chain(numbers).collect::<Vec<_>>()
+    };
+    let total = of.total.unwrap_or_default();
+    if total.issued + total.shadow == 0 {
+        return String::new();
+    }
+    let mut rows =
+        vec![row(["prefetch, since start", "issued", "used", "late", "wasted", "shadow"]), line("all", total)];
+    let mut groups: Vec<_> = of.groups.iter().map(|group| (group.counts.unwrap_or_default(), &group.name)).collect();
+    groups.sort_by_key(|(counts, _)| std::cmp::Reverse(counts.issued + counts.shadow));
+    rows.extend(groups.iter().take(top as usize).map(|(counts, name)| line(name, *counts)));
+    table(&rows) + &gain(&of.control.unwrap_or_default())
+}
+
+fn gain(control: &PrefetchControl) -> String {
+    let PrefetchControl { without_decided, without_missed, with_decided, with_missed, .. } = control;
+    let samples =
+        format!("missed without {without_missed} of {without_decided}, with {with_missed} of {with_decided} sampled");
+    match (control.gain, control.gain_deviation) {
+        (Some(gain), Some(deviation)) => {
+            let [gain, deviation] = [gain, deviation].map(|part| format!("{:.1} %", 100.0 * part));
+            format!("misses spared: {gain} (deviation {deviation}; {samples})\n")
+        }
+        _ => format!("misses spared: not known yet ({samples})\n"),
+    }
 }
 
 /// What a ranking is called, and how its numbers are shown.
