@@ -12,7 +12,7 @@ mod log;
 mod replay;
 mod serve;
 mod settings;
-mod simulate;
+pub mod simulate;
 mod stats;
 mod systemd;
 mod top;

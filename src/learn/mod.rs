@@ -74,7 +74,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, budget: 0.04, control: false }
+        Self { memory_bytes: 64 << 20, budget: 0.045, control: false }
     }
 }
 
@@ -255,7 +255,6 @@ impl Learner {
             return;
         }
         self.event += 1;
-        self.budget.event();
         self.budget.displaced(world.displaced.saturating_sub(std::mem::replace(&mut self.displaced, world.displaced)));
         let hash = hash_of(key);
         self.missed += u64::from(moment == Moment::Missed);
@@ -289,14 +288,16 @@ impl Learner {
             Source::Rule(rule) => templates.p(rule) >= COVERED,
             Source::Edge(_) => false,
         };
-        shadow.settle(hash, |source| {
+        let was_likely = shadow.settle(hash, |source| {
             covered |= is_covering(templates, source);
             note(proof, templates, source, true);
         });
         let horizon = (world.room / HORIZON_PART).clamp(HORIZON_MIN, HORIZON_MAX);
         shadow.expire(self.event, horizon, |source| note(proof, templates, source, false));
         self.control.expire(self.event, horizon);
-        let Some(pending) = self.pending.remove(&hash) else { return covered };
+        let pending = self.pending.remove(&hash);
+        self.budget.event(was_likely || pending.is_some());
+        let Some(pending) = pending else { return covered };
         self.note(pending.source, true);
         self.budget.used(pending.p);
         let late = moment == Moment::Missed;
@@ -419,7 +420,8 @@ impl Learner {
                 continue;
             }
             let Self { proof, templates, shadow, event, .. } = self;
-            shadow.add(candidate.hash, candidate.source, *event, |source| note(proof, templates, source, false));
+            let said = (candidate.source, candidate.p);
+            shadow.add(candidate.hash, said, *event, |source| note(proof, templates, source, false));
             self.count_for(&candidate.key, |counts| counts.shadow += 1);
         }
         self.candidates = candidates;

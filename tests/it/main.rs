@@ -27,6 +27,7 @@ mod grpc_limits;
 mod grpc_pipeline;
 mod grpc_services;
 mod http;
+mod image;
 mod kill;
 mod l2_away;
 mod l2_behaviour;
