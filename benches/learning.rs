@@ -76,6 +76,17 @@ struct Pair {
 }
 
 impl Pair {
+    /// One round; every other one the other way round, because the machine's other load comes and goes.
+    fn measure(&mut self, round: usize, [base, other]: &[Process; 2], figure: impl Fn(&Process) -> f64) {
+        if round.is_multiple_of(2) {
+            self.base.push(figure(base));
+            self.other.push(figure(other));
+        } else {
+            self.other.push(figure(other));
+            self.base.push(figure(base));
+        }
+    }
+
     fn tell(self, what: &str, names: [&str; 2]) {
         let ratios = self.base.iter().zip(&self.other).map(|(base, other)| other / base).collect();
         let (base, other) = (median(self.base) / 1e3, median(self.other) / 1e3);
@@ -164,14 +175,10 @@ fn hits(servers: &[Process; 2], rounds: usize) {
     }
     let (mut plain, mut traced, mut header, mut pipeline) =
         (Pair::default(), Pair::default(), Pair::default(), Pair::default());
-    for _ in 0..rounds {
-        let [off, on] = servers;
-        plain.base.push(grpc_hit_ns(off, false));
-        plain.other.push(grpc_hit_ns(on, false));
-        traced.base.push(grpc_hit_ns(off, true));
-        traced.other.push(grpc_hit_ns(on, true));
-        pipeline.base.push(resp_hit_ns(off));
-        pipeline.other.push(resp_hit_ns(on));
+    for round in 0..rounds {
+        plain.measure(round, servers, |server| grpc_hit_ns(server, false));
+        traced.measure(round, servers, |server| grpc_hit_ns(server, true));
+        pipeline.measure(round, servers, resp_hit_ns);
     }
     header.base.clone_from(&plain.other);
     header.other.clone_from(&traced.other);

@@ -211,6 +211,7 @@ impl Server {
         let keeps_learned = Arc::clone(&learned);
         background.spawn(async move { keeps_learned.run().await });
         background.spawn(jobs::watch::run(live.http.cache.clone()));
+        background.spawn(jobs::slide::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
             background.spawn(jobs::bans::run(live.http.cache.clone()));
         }

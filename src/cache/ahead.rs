@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::{Cache, Caller, Core, flight::Answer, flight::Leader, policy::Prefetch, stats::groups::GROUPS_MAX};
 pub use crate::learn::{
-    Counts, Learner,
+    Counts, Learner, Prediction,
     control::{Decisions, Evidence},
     snapshot::FORM,
 };
@@ -33,7 +33,7 @@ use crate::{
     clock::Tick,
     l1::{Filled, Residence},
     l2::Flavor,
-    learn::{self, Group, Moment, Prediction, Presence, RuleView, Successor, World, snapshot::Cursor},
+    learn::{self, Group, Moment, Presence, RuleView, Successor, World, snapshot::Cursor},
     model::Key,
 };
 
@@ -223,6 +223,12 @@ impl Core {
             floor: learner.floor(),
             snapshots: *self.ahead.files.lock(),
         }
+    }
+
+    /// What became of prefetched keys since start.
+    #[must_use]
+    pub fn prefetch_counts(&self) -> Counts {
+        self.ahead.learner.lock().counts()
     }
 
     fn prefetch_groups(&self) -> Vec<(Arc<str>, Counts)> {
@@ -422,7 +428,7 @@ impl Cache {
     pub async fn fetch_ahead(&self, batch: Batch) {
         let sent_at = self.now();
         let keys: Vec<Key> = batch.0.iter().filter_map(Fetch::key).cloned().collect();
-        let answers = self.ask(&keys).await;
+        let (answers, _) = self.ask(&keys).await;
         for (fetch, answer) in batch.0.into_iter().zip(answers) {
             self.stage(fetch, sent_at, &answer);
         }
@@ -434,11 +440,11 @@ impl Cache {
         let core = &self.core;
         let kept = match answer {
             Ok(Some(_)) if core.flights.has_waiters(leader.token) => {
-                self.promote(&leader, sent_at, answer);
+                self.promote(&leader, sent_at, answer, core.group_of(&leader.key));
                 true
             }
             Ok(Some(stored)) if core.rules.load().may_promote(&leader.key, &stored.value) => {
-                let fill = self.copy_of(&leader.key, stored, sent_at);
+                let fill = self.copy_of(&leader.key, stored, sent_at, core.group_of(&leader.key));
                 let filled = core.l1.fill_staged(&leader.key, leader.token, fill, self.now());
                 filled == Filled::Inserted
             }

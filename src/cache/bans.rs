@@ -43,6 +43,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Bans whose progress is remembered for those who ask.
 const UNDERWAY_MAX: usize = 1_024;
 
+/// Patterns that are remembered for those who ask why a key is gone.
+const RECENT_MAX: usize = 64;
+
 /// How far the invalidation of a pattern is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
@@ -76,6 +79,8 @@ pub(crate) struct Sweeps {
     /// Walks through L1 that are not done, by ban.
     purges: Mutex<VecDeque<(u64, Purge)>>,
     purge_ring: Notify,
+    /// Patterns that were invalidated lately, open or not, and when; the latest last.
+    recent: Mutex<VecDeque<(Glob, Tick)>>,
 }
 
 struct Underway {
@@ -95,6 +100,7 @@ impl Default for Sweeps {
             ring: Notify::new(),
             purges: Mutex::default(),
             purge_ring: Notify::new(),
+            recent: Mutex::default(),
         }
     }
 }
@@ -165,6 +171,20 @@ impl Sweeps {
         }
     }
 
+    /// A pattern takes effect now.
+    pub(crate) fn remember(&self, glob: Glob, now: Tick) {
+        let mut recent = self.recent.lock();
+        if recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((glob, now));
+    }
+
+    /// When a pattern that matches a key was invalidated last, as far as is remembered.
+    pub(crate) fn last_matching(&self, key: &[u8]) -> Option<Tick> {
+        self.recent.lock().iter().rev().find(|(glob, _)| glob.matches(key)).map(|(_, at)| *at)
+    }
+
     /// Since when this node knows of a ban, if it was swept here.
     fn swept_since(&self, ban: u64) -> Option<Tick> {
         let underway = self.underway.lock();
@@ -192,6 +212,7 @@ impl Cache {
     async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
         let total = self.core.l1.usage().entries;
         let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
+        self.core.sweeps.remember(glob.clone(), self.now());
         self.core.events.record(Change::Pattern(glob));
         while !purge.is_done() {
             self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);

@@ -9,11 +9,12 @@ use crate::{
     grpc::client::{self, InsightClient},
     proto::{
         GetAssociationsRequest, GetAssociationsResponse, GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest,
-        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
+        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse,
     },
 };
 
 mod fields;
+pub(super) use fields::text_of;
 pub(super) mod tables;
 
 /// Time between two looks of --watch.
@@ -91,8 +92,8 @@ fn is_json(args: &Args) -> bool {
 
 async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
     let asked = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
-    let advice: Vec<TtlAdvice> = asked.into_inner().advice;
-    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice) })
+    let advice = asked.into_inner();
+    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
 async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use super::Edge;
 use crate::{
-    cache::ahead::{Evidence, Report},
+    cache::ahead::{self, Evidence, Report},
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{
@@ -47,12 +47,7 @@ impl Edge {
 
     pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {
         let key = Key::new(request.key)?;
-        let predictions = self.cache.core().predict(&key).into_iter().map(|prediction| Prediction {
-            key: prediction.key.into(),
-            probability: prediction.p,
-            fetched: prediction.fetched,
-            why: prediction.why,
-        });
+        let predictions = self.cache.core().predict(&key).into_iter().map(prediction);
         Ok(PredictResponse { predictions: predictions.collect() })
     }
 }
@@ -68,14 +63,23 @@ fn control(evidence: &Evidence) -> PrefetchControl {
     }
 }
 
-fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
-    let counts = |counts: crate::cache::ahead::Counts| PrefetchCounts {
+/// A key that would be fetched, or why it would not.
+pub(super) fn prediction(of: ahead::Prediction) -> Prediction {
+    Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
+}
+
+/// What became of prefetched keys.
+pub(super) fn counts(counts: ahead::Counts) -> PrefetchCounts {
+    PrefetchCounts {
         issued: counts.issued,
         used: counts.used,
         late: counts.late,
         wasted: counts.wasted,
         shadow: counts.shadow,
-    };
+    }
+}
+
+fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
     let groups = report.groups.into_iter();
     GetAssociationsResponse {
         associations,

@@ -8,6 +8,7 @@ use crate::{
         ahead::Report,
         feed::FeedReport,
         latency::Latency,
+        slide::Touches,
         stats::{Group, Reads, Snapshot},
         warm::Progress,
     },
@@ -23,12 +24,13 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
     ttls(metrics, cache);
+    touches(metrics, snapshot.learning.touches);
     requests(metrics, &snapshot);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
     metrics.set(&m::BANS_OPEN, &[], float(cache.open_bans().len() as u64));
     coherence(metrics, &snapshot);
-    prefetch(metrics, &cache.core().prefetch());
+    prefetch(metrics, &snapshot.learning.prefetch);
     feed(metrics, &cache.feed_report());
     warming(metrics, &cache.core().warming());
     metrics.render()
@@ -125,6 +127,11 @@ fn ttls(metrics: &Metrics, cache: &Cache) {
             metrics.set(&m::TTL_TUNED, &[name], float(tuned_ms) * MS);
         }
     }
+}
+
+fn touches(metrics: &Metrics, touches: Touches) {
+    metrics.count(&m::TOUCHES, &["extended"], touches.extended);
+    metrics.count(&m::TOUCHES, &["left"], touches.left);
 }
 
 fn l1(metrics: &Metrics, snapshot: &Snapshot) {

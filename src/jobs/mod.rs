@@ -6,6 +6,7 @@ pub mod check;
 pub mod learn;
 pub mod learned;
 pub mod marks;
+pub mod slide;
 pub mod sweep;
 pub mod warm;
 pub mod watch;

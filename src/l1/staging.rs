@@ -181,7 +181,9 @@ impl Staging {
     pub(super) fn missed(&self, hash: u32, turn: u64, shards: u64, room: u64) {
         let Some(drops) = self.drops() else { return };
         let half = self.places(room) / 2;
-        if take(&drops.policy, hash, turn as u32).is_some_and(|ago| ago * shards <= half) {
+        let is_near = take(&drops.policy, hash, turn as u32).is_some_and(|ago| ago * shards <= half);
+        // Where nothing is staged nothing had to make room.
+        if is_near && self.entries.load(Relaxed) > 0 {
             self.displaced.fetch_add(1, Relaxed);
             let places = self.places(room);
             self.places.store(places.saturating_sub(DISPLACED_COST).max(LEAST), Relaxed);

@@ -9,6 +9,7 @@
 //! * [`control`]: whether it pays, by keys that are left out.
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
+//! * [`hot_keys`]: the same of the hottest keys, each by itself.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
 //! * [`snapshot`]: what was learned, as bytes.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
@@ -17,6 +18,7 @@ mod associations;
 mod budget;
 mod callers;
 pub mod control;
+pub mod hot_keys;
 pub mod intervals;
 mod proof;
 pub mod recorder;
@@ -72,7 +74,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, budget: 0.04, control: false }
+        Self { memory_bytes: 64 << 20, budget: 0.045, control: false }
     }
 }
 
@@ -121,6 +123,20 @@ pub struct Counts {
     pub wasted: u64,
     /// Predicted and not fetched.
     pub shadow: u64,
+}
+
+impl Counts {
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: &Self) -> Self {
+        Self {
+            issued: self.issued.saturating_sub(before.issued),
+            used: self.used.saturating_sub(before.used),
+            late: self.late.saturating_sub(before.late),
+            wasted: self.wasted.saturating_sub(before.wasted),
+            shadow: self.shadow.saturating_sub(before.shadow),
+        }
+    }
 }
 
 /// What said that a key would follow.
@@ -239,7 +255,6 @@ impl Learner {
             return;
         }
         self.event += 1;
-        self.budget.event();
         self.budget.displaced(world.displaced.saturating_sub(std::mem::replace(&mut self.displaced, world.displaced)));
         let hash = hash_of(key);
         self.missed += u64::from(moment == Moment::Missed);
@@ -273,14 +288,16 @@ impl Learner {
             Source::Rule(rule) => templates.p(rule) >= COVERED,
             Source::Edge(_) => false,
         };
-        shadow.settle(hash, |source| {
+        let was_likely = shadow.settle(hash, |source| {
             covered |= is_covering(templates, source);
             note(proof, templates, source, true);
         });
         let horizon = (world.room / HORIZON_PART).clamp(HORIZON_MIN, HORIZON_MAX);
         shadow.expire(self.event, horizon, |source| note(proof, templates, source, false));
         self.control.expire(self.event, horizon);
-        let Some(pending) = self.pending.remove(&hash) else { return covered };
+        let pending = self.pending.remove(&hash);
+        self.budget.event(was_likely || pending.is_some());
+        let Some(pending) = pending else { return covered };
         self.note(pending.source, true);
         self.budget.used(pending.p);
         let late = moment == Moment::Missed;
@@ -403,7 +420,8 @@ impl Learner {
                 continue;
             }
             let Self { proof, templates, shadow, event, .. } = self;
-            shadow.add(candidate.hash, candidate.source, *event, |source| note(proof, templates, source, false));
+            let said = (candidate.source, candidate.p);
+            shadow.add(candidate.hash, said, *event, |source| note(proof, templates, source, false));
             self.count_for(&candidate.key, |counts| counts.shadow += 1);
         }
         self.candidates = candidates;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::Source;
+use super::{Source, budget::FLOOR};
 
 /// Predictions that wait at most: 2 MB.
 const WAITING_MAX: usize = 32_768;
@@ -15,6 +15,8 @@ const WAITING_MAX: usize = 32_768;
 struct Waiting {
     hash: u64,
     source: Source,
+    /// It was likely enough to be fetched, but for the budget.
+    is_likely: bool,
     /// Event at which it was made.
     event: u64,
     /// The one before it of the same key.
@@ -34,24 +36,27 @@ pub(super) struct Shadow {
 
 impl Shadow {
     /// Predicted but not fetched.
-    pub(super) fn add(&mut self, hash: u64, source: Source, event: u64, wrong: impl FnMut(Source)) {
+    pub(super) fn add(&mut self, hash: u64, (source, p): (Source, f32), event: u64, wrong: impl FnMut(Source)) {
         if self.waiting.len() >= WAITING_MAX {
             self.drop_first(wrong);
         }
         let number = self.first + self.waiting.len() as u64;
         let before = self.last.insert(hash, number);
-        self.waiting.push_back(Waiting { hash, source, event, before, settled: false });
+        self.waiting.push_back(Waiting { hash, source, is_likely: p >= FLOOR, event, before, settled: false });
     }
 
-    /// A key came: all that was predicted of it was right.
-    pub(super) fn settle(&mut self, hash: u64, mut right: impl FnMut(Source)) {
+    /// A key came: all that was predicted of it was right. Whether any of that was likely.
+    pub(super) fn settle(&mut self, hash: u64, mut right: impl FnMut(Source)) -> bool {
+        let mut was_likely = false;
         let mut next = self.last.remove(&hash);
         while let Some(number) = next.filter(|&number| number >= self.first) {
-            let Some(waiting) = self.waiting.get_mut((number - self.first) as usize) else { return };
+            let Some(waiting) = self.waiting.get_mut((number - self.first) as usize) else { break };
             waiting.settled = true;
+            was_likely |= waiting.is_likely;
             right(waiting.source);
             next = waiting.before;
         }
+        was_likely
     }
 
     /// What was predicted more than `horizon` events ago and did not come was wrong.

@@ -3,8 +3,9 @@
 //! A key is split at everything that is neither letter nor digit, and digits at the end of a word stand alone (`page12`
 //! is `page{d}`). A UUID is one token. Numbers, hexadecimal numbers, UUIDs and mixtures are variables at sight; a word
 //! becomes one when its position has shown many different words, so that names of tenants or users are found without
-//! being told. A position is what stands before it, variables marked: what is learned behind `user:` says nothing about
-//! what stands behind `order:`.
+//! being told; but words that stand there all the time stay what they are, so that `user:17` is no `{w}:{d}` because
+//! somebody else's keys begin with anything. A position is what stands before it, variables marked, and the separator
+//! behind it: what is learned behind `user:` says nothing about what stands behind `order:`.
 //!
 //! Bounded: [`TOKENS_MAX`] tokens of the first [`LOOKED_AT_BYTES`] of a key, [`POSITIONS_MAX`] positions of 48 bytes.
 //! Keys without any structure end in few templates, because their words soon are variables.
@@ -22,6 +23,15 @@ pub const POSITIONS_MAX: usize = 4_096;
 const WORDS_MANY: u32 = 32;
 /// The same for the first token of a key, which mostly names what kind of thing this is: 120 words.
 const FIRST_WORDS_MANY: u32 = 96;
+/// A word is frequent if it is at least this part of the words of its position: of so many, none would be a variable.
+const FREQUENT_PART: u32 = 34;
+const FIRST_FREQUENT_PART: u32 = 120;
+/// And if it was seen so often: before that a part says nothing.
+const FREQUENT_MIN: u32 = 16;
+/// Counts of words: two rows, 64 KB. They are halved when so many words were counted; a count is too high by 4 on average
+/// then.
+const COUNTS: usize = 16_384;
+const COUNTED_MAX: u32 = 65_536;
 /// Different numbers under which a position is taken to hold a type or a version and not an id.
 const NUMBERS_FEW: u32 = 32;
 
@@ -105,49 +115,113 @@ impl Shape {
 #[derive(Debug, Default)]
 pub struct Shapes {
     positions: HashMap<u64, Values, foldhash::fast::FixedState>,
+    words: Words,
 }
 
-/// A position and a bit for each of 256 values.
-pub type KeptPosition = (u64, [u64; 4]);
+/// A position, a bit for each of 256 values, and how many values it has shown in all.
+pub type KeptPosition = (u64, [u64; 4], u32);
 
-/// Which of 256 values a position has shown, by their hash.
+/// Which of 256 values a position has shown, by their hash, and how many in all.
 #[derive(Debug, Clone, Copy, Default)]
-struct Values([u64; 4]);
+struct Values {
+    shown: [u64; 4],
+    total: u32,
+}
 
 impl Values {
     fn note(&mut self, hash: u64) {
         let bit = hash >> 56;
-        self.0[(bit / 64) as usize] |= 1 << (bit % 64);
+        self.shown[(bit / 64) as usize] |= 1 << (bit % 64);
+        self.total = self.total.saturating_add(1);
     }
 
     fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        self.shown.iter().map(|word| word.count_ones()).sum()
     }
+}
+
+/// How often words stand where they stand: a count-min sketch that forgets.
+#[derive(Debug)]
+struct Words {
+    rows: [Box<[u16]>; 2],
+    counted: u32,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self { rows: [0; 2].map(|_| vec![0; COUNTS].into()), counted: 0 }
+    }
+}
+
+impl Words {
+    fn places(position: u64, value: u64) -> [usize; 2] {
+        let hash = (position ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        [hash >> 50, hash >> 36].map(|place| place as usize % COUNTS)
+    }
+
+    fn note(&mut self, position: u64, value: u64) {
+        for (row, place) in self.rows.iter_mut().zip(Self::places(position, value)) {
+            row[place] = row[place].saturating_add(1);
+        }
+        self.counted += 1;
+    }
+
+    fn count(&self, position: u64, value: u64) -> u32 {
+        let counts = self.rows.iter().zip(Self::places(position, value)).map(|(row, place)| u32::from(row[place]));
+        counts.min().unwrap_or(0)
+    }
+
+    fn halve(&mut self) {
+        self.counted = 0;
+        self.rows.iter_mut().flat_map(|row| row.iter_mut()).for_each(|count| *count /= 2);
+    }
+}
+
+/// What is known of a value where it stands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Standing {
+    /// Values that its position has shown.
+    values: u32,
+    /// Of all that stood there, it is one in so many at least.
+    one_in: u32,
 }
 
 impl Shapes {
     /// The shape of a key, and learns from it.
     pub fn learn(&mut self, key: &[u8]) -> Shape {
-        shape_of(key, |position, value| self.note(position, value))
+        shape_of(key, |position, value, class| self.note(position, value, class))
     }
 
     /// The shape of a key; learns nothing.
     #[must_use]
     pub fn look(&self, key: &[u8]) -> Shape {
-        shape_of(key, |position, _value| self.positions.get(&position).map_or(0, Values::count))
+        shape_of(key, |position, value, class| self.standing(position, value, class))
     }
 
-    /// Notes a value; how many its position has shown.
-    fn note(&mut self, position: u64, value: u64) -> u32 {
+    /// Notes a value where it stands.
+    fn note(&mut self, position: u64, value: u64, class: Class) -> Standing {
         if self.positions.len() >= POSITIONS_MAX && !self.positions.contains_key(&position) {
             self.make_room();
         }
-        let values = match self.positions.entry(position) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(Values::default()),
-        };
-        values.note(value);
-        values.count()
+        match self.positions.entry(position) {
+            Entry::Occupied(mut there) => there.get_mut().note(value),
+            Entry::Vacant(free) => free.insert(Values::default()).note(value),
+        }
+        if class == Class::Word {
+            self.words.note(position, value);
+            if self.words.counted >= COUNTED_MAX {
+                self.words.halve();
+                self.positions.values_mut().for_each(|values| values.total /= 2);
+            }
+        }
+        self.standing(position, value, class)
+    }
+
+    fn standing(&self, position: u64, value: u64, class: Class) -> Standing {
+        let Some(values) = self.positions.get(&position) else { return Standing { values: 0, one_in: u32::MAX } };
+        let count = if class == Class::Word { self.words.count(position, value) } else { 0 };
+        let one_in = if count < FREQUENT_MIN { u32::MAX } else { values.total / count };
+        Standing { values: values.count(), one_in }
     }
 
     /// What has shown one value only says least; where that is not enough, all begins anew.
@@ -161,13 +235,30 @@ impl Shapes {
     /// The positions with which of 256 values they have shown, as they are kept between two lives of a node.
     #[must_use]
     pub fn kept(&self) -> Vec<KeptPosition> {
-        self.positions.iter().map(|(&position, values)| (position, values.0)).collect()
+        self.positions.iter().map(|(&position, values)| (position, values.shown, values.total)).collect()
     }
 
     /// Takes positions back: [`POSITIONS_MAX`] of them at most.
     pub fn take(&mut self, positions: Vec<KeptPosition>) {
         let positions = positions.into_iter().take(POSITIONS_MAX);
-        self.positions = positions.map(|(position, values)| (position, Values(values))).collect();
+        self.positions = positions.map(|(position, shown, total)| (position, Values { shown, total })).collect();
+    }
+
+    /// How often words stand where they stand, as it is kept.
+    #[must_use]
+    pub fn kept_words(&self) -> Vec<u16> {
+        self.words.rows.iter().flat_map(|row| row.iter().copied()).collect()
+    }
+
+    /// Takes these counts back, if they are as many.
+    pub fn take_words(&mut self, counts: &[u16]) -> Option<()> {
+        if counts.len() != 2 * COUNTS {
+            return None;
+        }
+        for (row, kept) in self.words.rows.iter_mut().zip(counts.chunks(COUNTS)) {
+            row.copy_from_slice(kept);
+        }
+        Some(())
     }
 
     /// Positions now.
@@ -177,8 +268,8 @@ impl Shapes {
     }
 }
 
-/// Splits a key; `count` tells how many values a position has shown.
-fn shape_of(key: &[u8], mut count: impl FnMut(u64, u64) -> u32) -> Shape {
+/// Splits a key; `standing` tells what is known of a value at a position.
+fn shape_of(key: &[u8], mut standing: impl FnMut(u64, u64, Class) -> Standing) -> Shape {
     let mut tokens = split(key);
     let (mut hash, mut at) = (hash_of(0, b""), 0);
     for (number, token) in tokens.iter_mut().enumerate() {
@@ -186,10 +277,17 @@ fn shape_of(key: &[u8], mut count: impl FnMut(u64, u64) -> u32) -> Shape {
         let text = &key[token.start..token.end];
         match token.class {
             Class::Word => {
-                let many = if number == 0 { FIRST_WORDS_MANY } else { WORDS_MANY };
-                token.is_variable = count(hash, hash_of(1, text)) >= many;
+                let (many, part) = match number {
+                    0 => (FIRST_WORDS_MANY, FIRST_FREQUENT_PART),
+                    _ => (WORDS_MANY, FREQUENT_PART),
+                };
+                let position = hash_of(hash, &key[token.end..key.len().min(token.end + 1)]);
+                let Standing { values, one_in } = standing(position, hash_of(1, text), token.class);
+                token.is_variable = values >= many && one_in > part;
             }
-            Class::Digits => token.is_few = count(hash ^ 1, hash_of(1, text)) < NUMBERS_FEW,
+            Class::Digits => {
+                token.is_few = standing(hash ^ 1, hash_of(1, text), token.class).values < NUMBERS_FEW;
+            }
             Class::Hex | Class::Uuid | Class::Mixed => {}
         }
         hash = if token.is_variable { hash_of(hash, token.class.mark().as_bytes()) } else { hash_of(hash, text) };
@@ -277,7 +375,7 @@ fn is_uuid(key: &[u8], at: usize) -> bool {
 
 /// FNV-1a, continued from `hash`, and mixed: names stay the same over restarts. Who builds keys that collide gets two
 /// templates counted as one.
-pub(super) fn hash_of(hash: u64, text: &[u8]) -> u64 {
+pub(crate) fn hash_of(hash: u64, text: &[u8]) -> u64 {
     let start = hash ^ 0xCBF2_9CE4_8422_2325;
     let hash = text.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
     (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
@@ -328,6 +426,24 @@ mod tests {
         let [left, right] = ["session:ab:cart", "session:cd:cart"].map(|key| shapes.look(key.as_bytes()).hash);
         assert_eq!(left, right, "one template, one hash");
         assert_ne!(left, shapes.look(b"session:ab:list").hash);
+    }
+
+    #[test]
+    fn what_stands_there_all_the_time_stays_whatever_else_does() {
+        let mut shapes = Shapes::default();
+        let mut rng = fastrand::Rng::with_seed(6);
+        let mut word = || -> String { (0..9).map(|_| rng.lowercase()).collect() };
+        let kinds = ["user", "profile", "order", "price"];
+        for number in 0..4_000 {
+            shapes.learn(format!("{}:{number}", kinds[number % 4]).as_bytes());
+            shapes.learn(format!("{}:{number}", word()).as_bytes());
+            shapes.learn(word().as_bytes());
+        }
+        for (key, expected) in
+            [("user:77", "user:{d}"), ("price:1", "price:{d}"), ("seldom:5", "{w}:{d}"), ("orderly", "{w}")]
+        {
+            assert_eq!(shapes.look(key.as_bytes()).name(key.as_bytes()), expected);
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::kept::{BLOCK_MAX_BYTES, Form};
 /// The form of the file.
 pub const FORM: Form = Form { name: "terrace-learned ", version: "v01\n" };
 /// Nodes, and skeletons, of one block: about a tenth of a millisecond.
-const NODES: usize = 512;
-const PLACES: usize = 32;
+const NODES: usize = 256;
+const PLACES: usize = 16;
 
 /// What a block holds, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ enum Part {
     Positions = 1,
     Rules = 2,
     Nodes = 3,
+    Words = 4,
 }
 
 fn format() -> impl bincode::config::Config {
@@ -35,6 +36,7 @@ fn format() -> impl bincode::config::Config {
 pub struct Cursor {
     has_cells: bool,
     has_positions: bool,
+    has_words: bool,
     place: usize,
     node: usize,
 }
@@ -48,6 +50,9 @@ impl Learner {
         }
         if !std::mem::replace(&mut cursor.has_positions, true) {
             return encoded(Part::Positions, &self.templates.shapes().kept());
+        }
+        if !std::mem::replace(&mut cursor.has_words, true) {
+            return encoded(Part::Words, &self.templates.shapes().kept_words());
         }
         let places = self.templates.kept(cursor.place, PLACES);
         if !places.is_empty() {
@@ -70,6 +75,7 @@ impl Learner {
             part if part == Part::Positions as u8 => self.take_positions(bytes),
             part if part == Part::Rules as u8 => self.take_rules(bytes),
             part if part == Part::Nodes as u8 => self.take_nodes(bytes),
+            part if part == Part::Words as u8 => self.take_words(bytes),
             _ => None,
         };
         taken.ok_or_else(|| "a block is not what was learned".to_owned())
@@ -83,6 +89,10 @@ impl Learner {
     fn take_positions(&mut self, bytes: &[u8]) -> Option<()> {
         self.templates.shapes_mut().take(decoded::<Vec<KeptPosition>>(bytes)?);
         Some(())
+    }
+
+    fn take_words(&mut self, bytes: &[u8]) -> Option<()> {
+        self.templates.shapes_mut().take_words(&decoded::<Vec<u16>>(bytes)?)
     }
 
     fn take_rules(&mut self, bytes: &[u8]) -> Option<()> {
@@ -222,8 +232,9 @@ mod tests {
         assert_eq!(FORM.version, "v01\n");
         let cells = encoded(Part::Cells, &vec![(1_u16, 2_u16)]);
         assert_eq!(cells.unwrap(), [0, 1, 1, 2]);
-        let positions: Vec<KeptPosition> = vec![(9, [1, 2, 3, 4])];
-        assert_eq!(encoded(Part::Positions, &positions).unwrap(), [1, 1, 9, 1, 2, 3, 4]);
+        let positions: Vec<KeptPosition> = vec![(9, [1, 2, 3, 4], 5)];
+        assert_eq!(encoded(Part::Positions, &positions).unwrap(), [1, 1, 9, 1, 2, 3, 4, 5]);
+        assert_eq!(encoded(Part::Words, &vec![1_u16, 2]).unwrap(), [4, 2, 1, 2]);
         let pieces = vec![(b"b".to_vec(), 0, 0), (Vec::new(), 1, -1)];
         let places: Vec<KeptPlace> = vec![(7, "a{d}".to_owned(), vec![(pieces, 2, 3, 4)])];
         let expected = [2, 1, 7, 4, b'a', b'{', b'd', b'}', 1, 2, 1, b'b', 0, 0, 0, 1, 255, 2, 3, 4];

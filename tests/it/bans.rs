@@ -274,7 +274,7 @@ fn invalidate(
     })
 }
 
-fn by_pattern(pattern: &str) -> InvalidatePatternRequest {
+pub(crate) fn by_pattern(pattern: &str) -> InvalidatePatternRequest {
     InvalidatePatternRequest { keys: Some(Keys::Pattern(pattern.to_owned().into())), ..Default::default() }
 }
 

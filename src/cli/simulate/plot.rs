@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Run;
+use super::{engine::Run, miss_ratio, policy_name};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
@@ -12,7 +12,7 @@ const COLORS: [&str; 4] = ["#0b6e99", "#d9730d", "#4d6461", "#ad1a72"];
 
 /// Draws the runs of one trace. Entries and bytes share the axis, each with its own lines.
 pub(super) fn draw(trace: &str, runs: &[Run]) -> String {
-    let amounts = || runs.iter().map(|run| run.room.parts().1 as f64);
+    let amounts = || runs.iter().map(|run| run.plan().room.parts().1 as f64);
     let (least, most) = amounts().fold((f64::MAX, 1.0_f64), |(least, most), a| (least.min(a), most.max(a)));
     let scale = Scale { least: least.min(most), most };
     let mut svg = format!(
@@ -54,9 +54,9 @@ struct Line {
 fn lines(runs: &[Run]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for run in runs {
-        let (unit, amount) = run.room.parts();
-        let label = format!("{}, {unit}", run.policy.name());
-        let point = (amount as f64, run.miss_ratio());
+        let (unit, amount) = run.plan().room.parts();
+        let label = format!("{}, {unit}", policy_name(run));
+        let point = (amount as f64, miss_ratio(run));
         match lines.iter_mut().find(|line| line.label == label) {
             Some(line) => line.points.push(point),
             None => lines.push(Line { label, points: vec![point] }),

@@ -20,7 +20,7 @@ fn played(trace: &str, flags: &str) -> Vec<Run> {
 }
 
 fn misses(trace: &str, flags: &str) -> Vec<u64> {
-    played(trace, flags).iter().map(|run| run.misses).collect()
+    played(trace, flags).iter().map(|run| run.figures().misses).collect()
 }
 
 #[test]
@@ -48,12 +48,12 @@ fn bytes_count_by_weight_and_what_is_too_large_is_never_kept() {
 fn json_lines_have_the_fields_that_were_promised() {
     let runs = played("0,a,1\n1,a,1\n", "--entries 2 --l1-size 1MiB --l1-policy lru");
     assert_eq!(
-        runs[0].json("t"),
+        to_json(&runs[0], "t"),
         json!({ "trace": "t", "policy": "lru", "entries": 2, "requests": 2, "misses": 1, "miss_ratio": 0.5,
             "prefetch": "off", "issued": 0, "used": 0, "late": 0, "wasted": 0, "precision": 0.0, "learned_bytes": 0,
             "l2_reads": 1 })
     );
-    assert_eq!(runs[1].json("t")["bytes"], json!(1 << 20));
+    assert_eq!(to_json(&runs[1], "t")["bytes"], json!(1 << 20));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn groups(rounds: u64) -> String {
 #[test]
 fn what_follows_is_prefetched_and_counted() {
     let runs = played(&groups(8_000), "--entries 200 --prefetch off,shadow,auto");
-    let [off, shadow, auto] = [0, 1, 2].map(|run| runs[run].json("t"));
+    let [off, shadow, auto] = [0, 1, 2].map(|run| to_json(&runs[run], "t"));
     assert_eq!((&off["misses"], &off["l2_reads"]), (&shadow["misses"], &shadow["l2_reads"]), "a shadow does nothing");
     assert_eq!(shadow["issued"], json!(0));
     let number = |field: &str| auto[field].as_u64().expect("a number");
@@ -99,7 +99,7 @@ fn late_fetches_are_misses_and_stop() {
     let trace = groups(8_000);
     let [soon, late] = [1, 50].map(|delay| {
         let flags = format!("--entries 200 --prefetch auto --prefetch-delay {delay}");
-        played(&trace, &flags)[0].json("t")
+        to_json(&played(&trace, &flags)[0], "t")
     });
     assert!(late["misses"].as_u64() > soon["misses"].as_u64(), "{late}");
     assert!(late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20), "most ride: {late}");

@@ -5,7 +5,16 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::{Happened, Intervals, Key, Request, Sample, Shapes, Tick, intervals};
+use crate::{
+    cli::trace::Request,
+    clock::Tick,
+    learn::{
+        intervals::{self, Intervals},
+        recorder::{Happened, Sample},
+        shape::Shapes,
+    },
+    model::Key,
+};
 
 /// How often advice is made anew, ms of the trace's time: as on a server.
 const ADVISE_EVERY_MS: u64 = 10_000;

@@ -7,8 +7,8 @@ use super::{
     Seen,
 };
 use crate::proto::{
-    GetAssociationsResponse, GetStatsResponse, LatencyStats, PrefetchControl, PrefetchCounts, ReadStats, RemovalStats,
-    TopBy, TtlAdvice, TtlOutcome, WindowStats,
+    GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse, HotKeyTtl, LatencyStats, PrefetchControl,
+    PrefetchCounts, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
 };
 
 /// Characters of a group's or key's name.
@@ -106,6 +106,12 @@ fn windows(windows: &[WindowStats]) -> String {
     line("left L1: room", &|_, _, removed| count(removed.size as f64));
     line("left L1: expired", &|_, _, removed| count(removed.expired as f64));
     line("left L1: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
+    line("prefetched", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.issued) as f64));
+    line("  of these used", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.used) as f64));
+    line("announced changes", &|window, _, _| {
+        count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64)
+    });
+    line("reads, L1 closed", &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64));
     line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
     line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
     line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));
@@ -214,8 +220,30 @@ fn sizes(seen: &Seen) -> String {
     table(&rows)
 }
 
-/// TTL advice.
-pub(super) fn ttl(advice: &[TtlAdvice]) -> String {
+/// TTL advice, and the hottest keys.
+pub(super) fn ttl(advice: &GetTtlAdviceResponse, top: u32) -> String {
+    let mut parts = vec![templates(&advice.advice)];
+    if !advice.hot_keys.is_empty() {
+        parts.push(hot_keys(&advice.hot_keys, top));
+    }
+    parts.join("\n\n").trim_end().to_owned()
+}
+
+fn hot_keys(keys: &[HotKeyTtl], top: u32) -> String {
+    let mut rows = vec![row(["hot keys", "advised", "reads/s", "changes every", "of reads"])];
+    for of in keys.iter().take(top as usize) {
+        rows.push(vec![
+            key(&of.key, NAME),
+            span(of.ttl_ms),
+            count(1e3 / of.access_ms.max(1e-3)),
+            of.change.map_or_else(|| "unknown".to_owned(), |change| span(change.mean_ms as i64)),
+            count(of.reads as f64),
+        ]);
+    }
+    table(&rows)
+}
+
+fn templates(advice: &[TtlAdvice]) -> String {
     if advice.is_empty() {
         return "nothing to advise yet: too few of the keys that are followed were read again".to_owned();
     }

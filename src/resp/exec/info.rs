@@ -10,7 +10,7 @@ use crate::{
     cache::{
         Flavor,
         latency::Latency,
-        stats::{Reads, Snapshot},
+        stats::{Learning, Reads, Snapshot},
     },
     clock::{Tick, millis},
     node::VERSION,
@@ -278,7 +278,27 @@ impl Report<'_> {
     }
 
     fn learning(&mut self) {
-        fields!(self, "learning_keys": self.edge.cache.count_learned());
+        let learned = self.edge.cache.count_learned();
+        let Learning { prefetch, ttl, touches } = std::mem::take(&mut self.snapshot.learning);
+        fields!(self,
+            "learning_keys": learned,
+            "learning_prefetch_issued": prefetch.counts.issued,
+            "learning_prefetch_used": prefetch.counts.used,
+            "learning_prefetch_late": prefetch.counts.late,
+            "learning_prefetch_wasted": prefetch.counts.wasted,
+            "learning_prefetch_shadow": prefetch.counts.shadow,
+            "learning_prefetch_floor": format!("{:.4}", prefetch.floor),
+            "learning_staged_entries": prefetch.staged_entries,
+            "learning_known_keys": prefetch.keys,
+            "learning_bytes": prefetch.bytes,
+            "learning_dropped": prefetch.dropped,
+            "learning_busy": prefetch.busy,
+            "learning_ttl_keys": ttl.keys,
+            "learning_ttl_templates": ttl.templates,
+            "learning_ttl_hot_keys": ttl.hot_keys,
+            "learning_touches_extended": touches.extended,
+            "learning_touches_left": touches.left,
+        );
     }
 
     fn errorstats(&mut self) {
@@ -352,7 +372,8 @@ impl Report<'_> {
             let percentile = |quantile| window.read.quantile_us(quantile).unwrap_or(0);
             let p99 = |latency: &Latency| latency.quantile_us(0.99).unwrap_or(0);
             self.line(format_args!(
-                "window_{}:over_ms={},{},removed={},l2_reads={},l2_read_p50_us={},l2_read_p99_us={},grpc_p99_us={},resp_p99_us={}",
+                "window_{}:over_ms={},{},removed={},l2_reads={},l2_read_p50_us={},l2_read_p99_us={},grpc_p99_us={},resp_p99_us={},\
+                 prefetched={},prefetch_used={},invalidations={},bypassed={}",
                 window.name,
                 millis(window.over),
                 outcomes(reads),
@@ -362,6 +383,10 @@ impl Report<'_> {
                 percentile(0.99),
                 p99(&window.requests.grpc),
                 p99(&window.requests.resp),
+                window.prefetch.issued,
+                window.prefetch.used,
+                window.upkeep.invalidations,
+                window.upkeep.bypassed,
             ));
         }
     }

@@ -1,0 +1,246 @@
+//! A seeded synthetic workload of microservices: many sessions at once, each of which looks at one thing after another
+//! and reads what belongs to it.
+//!
+//! A look begins with the *root* (`user:17`) and goes on with its *dependents* (`profile:17`, `user:17:permissions`),
+//! each with a probability of its own, in an order by chance: such that follow at least 9 times in 10, and such that follow in
+//! 60 to 80 % of the cases. Sessions take turns by chance, so that what belongs together stands far apart. Half of the
+//! things are looked at for the first time. Between looks come reads of no consequence. Halfway the schema changes: the
+//! roots stay, and what users and products need is kept under other names.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use terrace::cli::trace::Request;
+
+use super::workload::Zipf;
+
+/// Things of each kind that are looked at again and again.
+const KNOWN: usize = 5_000;
+/// Of looks, the part at something never seen before, and the part of reads of no consequence.
+const NEW: f64 = 0.5;
+const NOISE: f64 = 0.1;
+/// Size of every value, bytes.
+const VALUE_BYTES: u64 = 200;
+
+/// What the requests are to be like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Services {
+    /// Sessions under way at any time.
+    pub(crate) sessions: usize,
+    /// Whether requests say which session they belong to.
+    pub(crate) with_callers: bool,
+    /// Which dependents there are.
+    pub(crate) follow: Follow,
+    pub(crate) requests: usize,
+    pub(crate) seed: u64,
+}
+
+/// Which dependents are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// Those that follow at least 9 times in 10.
+    Often,
+    /// Those that follow in 60 to 80 % of the cases.
+    Sometimes,
+    /// All.
+    Mixed,
+}
+
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Root,
+    /// Follows at least 9 times in 10.
+    Often,
+    /// Follows in 60 to 80 % of the cases.
+    Sometimes,
+    Noise,
+}
+
+/// One request and what it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) request: Request,
+    pub(crate) kind: Kind,
+    /// Nobody has looked at the thing before.
+    pub(crate) is_new: bool,
+}
+
+/// What belongs to a root: how its key is made, and how often it is read.
+struct Dependent(&'static str, f64);
+
+/// A kind of thing.
+struct Scheme {
+    root: &'static str,
+    before: &'static [Dependent],
+    after: &'static [Dependent],
+    /// Read one after the other, each with its probability.
+    pages: &'static [Dependent],
+}
+
+/// `{n}` is a number, `{u}` a UUID, `{t}` a tenant, `{h}` a hexadecimal number: of the thing.
+const SCHEMES: [Scheme; 5] = [
+    Scheme {
+        root: "user:{n}",
+        before: &[
+            Dependent("profile:{n}", 0.96),
+            Dependent("user:{n}:permissions", 0.95),
+            Dependent("sessions:{n}", 0.93),
+            Dependent("user:{n}:settings", 0.75),
+        ],
+        after: &[
+            Dependent("identity/v2/{n}", 0.96),
+            Dependent("acl:{n}:read", 0.95),
+            Dependent("user:{n}:settings", 0.75),
+        ],
+        pages: &[],
+    },
+    Scheme {
+        root: "product:{n}",
+        before: &[Dependent("price:{n}", 0.97), Dependent("stock:{n}:eu", 0.93)],
+        after: &[Dependent("offer:{n}:price", 0.97), Dependent("stock:{n}:eu", 0.93)],
+        pages: &[Dependent("reviews:{n}:page:1", 0.8), Dependent("reviews:{n}:page:2", 0.7)],
+    },
+    Scheme {
+        root: "/api/v1/orders/{n}",
+        before: &[Dependent("/api/v1/orders/{n}/items", 0.96), Dependent("/api/v1/orders/{n}/invoice", 0.65)],
+        after: &[Dependent("/api/v1/orders/{n}/items", 0.96), Dependent("/api/v1/orders/{n}/invoice", 0.65)],
+        pages: &[],
+    },
+    Scheme {
+        root: "t{t}/cart/{u}",
+        before: &[Dependent("t{t}/cart/{u}/lines", 0.95), Dependent("t{t}/coupons/{u}", 0.7)],
+        after: &[Dependent("t{t}/cart/{u}/lines", 0.95), Dependent("t{t}/coupons/{u}", 0.7)],
+        pages: &[],
+    },
+    Scheme {
+        root: "file:{h}-{n}",
+        before: &[Dependent("meta:{h}-{n}", 0.95), Dependent("thumb|{h}-{n}", 0.62)],
+        after: &[Dependent("meta:{h}-{n}", 0.95), Dependent("thumb|{h}-{n}", 0.62)],
+        pages: &[],
+    },
+];
+
+/// How keys begin that are read before the change only, and after it only; all of them often.
+pub(crate) const BEFORE_ONLY: [&str; 3] = ["profile:", "sessions:", "price:"];
+pub(crate) const AFTER_ONLY: [&str; 3] = ["identity/", "acl:", "offer:"];
+
+/// Reads at least so often, as a part of looks, count as often.
+const OFTEN: f64 = 0.9;
+
+/// The requests, one after the other.
+pub(crate) struct Calls {
+    plan: Services,
+    rng: Rng,
+    zipf: Zipf,
+    sessions: Vec<Session>,
+    made: usize,
+    begun: u64,
+}
+
+#[derive(Default)]
+struct Session {
+    caller: u64,
+    left: VecDeque<(String, Kind, bool)>,
+}
+
+impl Services {
+    /// The requests.
+    pub(crate) fn calls(self) -> Calls {
+        let sessions = (0..self.sessions).map(|_| Session::default()).collect();
+        let (rng, zipf) = (Rng::with_seed(self.seed), Zipf::new(KNOWN, 0.9));
+        Calls { plan: self, rng, zipf, sessions, made: 0, begun: 0 }
+    }
+}
+
+impl Iterator for Calls {
+    type Item = Call;
+
+    fn next(&mut self) -> Option<Call> {
+        if self.made >= self.plan.requests {
+            return None;
+        }
+        let at = self.rng.usize(..self.sessions.len());
+        if self.sessions[at].left.is_empty() {
+            self.begun += 1;
+            self.sessions[at] = Session { caller: self.begun, left: self.look() };
+        }
+        let caller = self.sessions[at].caller;
+        let (key, kind, is_new) = self.sessions[at].left.pop_front()?;
+        let request = Request {
+            at_ms: self.made as u64,
+            key: key.into_bytes(),
+            size: VALUE_BYTES,
+            ttl_ms: None,
+            caller: self.plan.with_callers.then(|| format!("c{caller}").into_bytes()),
+        };
+        self.made += 1;
+        Some(Call { request, kind, is_new })
+    }
+}
+
+impl Calls {
+    /// What a session reads next.
+    fn look(&mut self) -> VecDeque<(String, Kind, bool)> {
+        if self.rng.f64() < NOISE {
+            return VecDeque::from([(self.noise(), Kind::Noise, false)]);
+        }
+        let is_new = self.rng.f64() < NEW;
+        let thing = if is_new { KNOWN as u64 + self.begun } else { self.zipf.draw(&mut self.rng) as u64 };
+        let number = self.rng.usize(..SCHEMES.len());
+        let scheme = &SCHEMES[number];
+        let made = |template: &str| make(template, thing * SCHEMES.len() as u64 + number as u64);
+        let has_changed = self.made * 2 >= self.plan.requests;
+        let mut dependents: Vec<&Dependent> = if has_changed { scheme.after } else { scheme.before }.iter().collect();
+        self.rng.shuffle(&mut dependents);
+        let mut reads = VecDeque::from([(made(scheme.root), Kind::Root, is_new)]);
+        for Dependent(template, probability) in dependents {
+            let kind = if *probability >= OFTEN { Kind::Often } else { Kind::Sometimes };
+            if self.plan.follow.has(kind) && self.rng.f64() < *probability {
+                reads.push_back((made(template), kind, is_new));
+            }
+        }
+        for Dependent(template, probability) in scheme.pages {
+            if !self.plan.follow.has(Kind::Sometimes) || self.rng.f64() >= *probability {
+                break;
+            }
+            reads.push_back((made(template), Kind::Sometimes, is_new));
+        }
+        reads
+    }
+
+    fn noise(&mut self) -> String {
+        match self.rng.u32(..4) {
+            0 => format!("config:{}", ["flags", "limits", "routes", "banner"][self.rng.usize(..4)]),
+            1 => format!("rate:10.0.{}.{}", self.rng.u8(..), self.rng.u8(..)),
+            2 => format!("token:{:016x}{:016x}", self.rng.u64(..), self.rng.u64(..)),
+            _ => (0..12).map(|_| self.rng.lowercase()).collect(),
+        }
+    }
+}
+
+impl Follow {
+    fn has(self, kind: Kind) -> bool {
+        match self {
+            Self::Often => kind == Kind::Often,
+            Self::Sometimes => kind == Kind::Sometimes,
+            Self::Mixed => true,
+        }
+    }
+}
+
+/// A key of this thing.
+fn make(template: &str, thing: u64) -> String {
+    // Numbers of things lie as far apart as chance puts them: who adds one finds nothing.
+    let mixed = (thing + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let (high, low) = (mixed >> 32, mixed & 0xFFFF_FFFF);
+    let (a, b, c) = (low >> 16, low & 0xFFF, high & 0xFFF);
+    let uuid = format!("{high:08x}-{a:04x}-4{b:03x}-8{c:03x}-{:012x}", mixed & 0xFFFF_FFFF_FFFF);
+    let number = (mixed >> 24).to_string();
+    let hexadecimal = format!("{:010x}", mixed.rotate_left(17) >> 24);
+    template
+        .replace("{n}", &number)
+        .replace("{u}", &uuid)
+        .replace("{t}", &(mixed % 40).to_string())
+        .replace("{h}", &hexadecimal)
+}

@@ -1,0 +1,407 @@
+//! The simulator's engine: requests go through an L1 and its learner, in this process and without a clock. What
+//! `terrace simulate` prints and what `benches/prefetch` compares comes out of it.
+//!
+//! Time is that of the requests. Every choice by lot follows from a seed: the same requests give the same figures.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use hashbrown::{HashMap, hash_map::Entry};
+
+use super::ttl::{Ledger, Tuner};
+use crate::{
+    cli::trace::Request,
+    clock::Tick,
+    l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Staged, Token},
+    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller},
+    model::Key,
+};
+
+/// Trace time 0 as a tick, which is never 0.
+const START_MS: u64 = 1;
+/// Largest value that is kept in simulated memory, bytes. Terrace's own bound is far below.
+const VALUE_MAX_BYTES: u64 = 64 << 20;
+/// Whose requests those without a caller are.
+const ALONE: u64 = 1;
+
+/// A capacity in its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Entries, each of which weighs 1.
+    Entries(u64),
+    /// Bytes, entries with their real weight.
+    Bytes(u64),
+}
+
+/// What prefetch may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Nothing is learned.
+    Off,
+    /// It is learned and measured, and nothing is fetched.
+    Shadow,
+    /// What has proven itself is fetched.
+    Auto,
+}
+
+/// Where expiries come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ttl {
+    /// Nothing expires.
+    #[default]
+    Ignore,
+    /// What the requests recorded.
+    Recorded,
+    /// What a server would learn.
+    Tune,
+    /// One for all, ms.
+    Fixed(u64),
+}
+
+/// When what is kept ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expiry {
+    /// Where expiries come from.
+    pub ttl: Ttl,
+    /// What requests without a TTL are taken to have recorded, ms.
+    pub none_ms: Option<u64>,
+    /// Shortest TTL that is learned, ms.
+    pub min_ms: u64,
+}
+
+/// One L1 with its learner.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// How large it is.
+    pub room: Room,
+    /// What goes when room is needed.
+    pub policy: PolicyKind,
+    /// Shards of L1; as many as a server would use unless given.
+    pub shards: Option<usize>,
+    /// For what L1 draws by lot.
+    pub seed: u64,
+    /// What prefetch may do.
+    pub prefetch: Mode,
+    /// Requests before a background fetch arrives; what rides with a miss arrives with it.
+    pub delay: u64,
+    /// How the learner works.
+    pub learn: learn::Settings,
+}
+
+/// What came of the requests so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Requests.
+    pub requests: u64,
+    /// Of these, not answered by L1.
+    pub misses: u64,
+    /// Reads below, prefetch included.
+    pub l2_reads: u64,
+    /// What became of what was fetched.
+    pub counts: Counts,
+    /// What waits for its first use.
+    pub staged: Staged,
+    /// Memory of what was learned, bytes.
+    pub learned_bytes: u64,
+}
+
+/// What L2 has: each key of the requests, from the start, at its largest size and with its first expiry.
+#[derive(Debug, Default)]
+pub struct Below(HashMap<Vec<u8>, Stored>);
+
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    size: u64,
+    ttl_ms: Option<u64>,
+}
+
+impl Below {
+    /// It has this one as well.
+    pub fn add(&mut self, request: &Request) {
+        let &Request { size, ttl_ms, .. } = request;
+        match self.0.entry(request.key.clone()) {
+            Entry::Occupied(mut known) => known.get_mut().size = size.max(known.get().size),
+            Entry::Vacant(free) => {
+                free.insert(Stored { size, ttl_ms });
+            }
+        }
+    }
+
+    /// Keys.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Bytes of their values.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.values().map(|stored| stored.size).sum()
+    }
+}
+
+/// Plays requests: what all runs have in common.
+pub struct Playback {
+    expiry: Expiry,
+    tuner: Tuner,
+    /// As many zeros as the largest value so far.
+    zeros: Bytes,
+    now: Tick,
+    below: Below,
+}
+
+impl Playback {
+    /// Over this L2.
+    #[must_use]
+    pub fn new(below: Below, expiry: Expiry) -> Self {
+        Self { expiry, tuner: Tuner::new(expiry.min_ms), zeros: Bytes::new(), now: Tick(START_MS), below }
+    }
+
+    /// One request through each run; `told` hears, by number of the run, whether it was a hit.
+    pub fn play(&mut self, request: &Request, runs: &mut [Run], mut told: impl FnMut(usize, bool)) {
+        // Time never goes back, even where a trace is not in order.
+        self.now = self.now.max(Tick(START_MS + request.at_ms));
+        let key = Key::copied(&request.key).ok();
+        let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
+        let ttl_ms = match self.expiry.ttl {
+            Ttl::Tune => Some(self.tuner.ttl_ms(&request.key, self.now)),
+            Ttl::Ignore | Ttl::Recorded | Ttl::Fixed(_) => self.ttl_of(request.ttl_ms),
+        };
+        let recorded_ms = request.ttl_ms.or(self.expiry.none_ms);
+        for (number, run) in runs.iter_mut().enumerate() {
+            // What Terrace does not take is a miss each time.
+            let fill = self.fill(run.plan.room, request.size, ttl_ms);
+            let expires_at = self.end_of(ttl_ms);
+            let hit = run.request(key.as_ref().zip(fill), caller, self);
+            if self.expiry.ttl != Ttl::Ignore {
+                run.ledger.note(request, hit, self.now, expires_at, recorded_ms);
+            }
+            told(number, hit);
+        }
+    }
+
+    /// The TTL of a value, as far as it goes by the value alone.
+    fn ttl_of(&self, recorded_ms: Option<u64>) -> Option<u64> {
+        match self.expiry.ttl {
+            Ttl::Ignore => None,
+            Ttl::Recorded | Ttl::Tune => recorded_ms.or(self.expiry.none_ms),
+            Ttl::Fixed(ms) => Some(ms),
+        }
+    }
+
+    fn end_of(&self, ttl_ms: Option<u64>) -> Tick {
+        ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms))
+    }
+
+    /// A copy of what L2 has, as an L1 of this kind keeps it.
+    fn fill(&mut self, room: Room, size: u64, ttl_ms: Option<u64>) -> Option<Fill> {
+        let value = match room {
+            Room::Entries(_) => Some(Bytes::new()),
+            Room::Bytes(_) => self.value(size),
+        };
+        let expires_at = self.end_of(ttl_ms);
+        value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 })
+    }
+
+    /// What a fetch of this key brings, if L2 has it.
+    fn fetch(&mut self, room: Room, key: &Key) -> Option<Fill> {
+        let stored = *self.below.0.get(&**key)?;
+        let ttl_ms = self.ttl_of(stored.ttl_ms);
+        self.fill(room, stored.size, ttl_ms)
+    }
+
+    fn value(&mut self, size: u64) -> Option<Bytes> {
+        let size = usize::try_from(size).ok().filter(|&size| size as u64 <= VALUE_MAX_BYTES)?;
+        if self.zeros.len() < size {
+            self.zeros = vec![0; size.next_power_of_two()].into();
+        }
+        Some(self.zeros.slice(..size))
+    }
+}
+
+/// One L1 that the requests go through.
+pub struct Run {
+    plan: Plan,
+    l1: L1,
+    epoch: Option<Epoch>,
+    ahead: Option<Ahead>,
+    requests: u64,
+    misses: u64,
+    l2_reads: u64,
+    ledger: Ledger,
+}
+
+impl Run {
+    /// An empty L1 and a learner that knows nothing.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        let (capacity_bytes, max_entries) = match plan.room {
+            Room::Entries(entries) => (u64::MAX, Some(entries)),
+            Room::Bytes(bytes) => (bytes, None),
+        };
+        let settings = Settings { capacity_bytes, max_entries, policy: plan.policy };
+        let l1 = match plan.shards {
+            Some(shards) => L1::with_shards(settings, shards, Some(plan.seed)),
+            None => L1::seeded(settings, plan.seed),
+        };
+        let epoch = l1.begin(Tick::FAR);
+        let ahead = (plan.prefetch != Mode::Off).then(|| Ahead::new(plan.learn));
+        Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger: Ledger::default() }
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What came of it so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let &Self { requests, misses, l2_reads, .. } = self;
+        let learner = self.learner();
+        let counts = learner.map(Learner::counts).unwrap_or_default();
+        let learned_bytes = learner.map_or(0, |learner| learner.bytes() as u64);
+        Figures { requests, misses, l2_reads, counts, staged: self.l1.staged(), learned_bytes }
+    }
+
+    /// What it has learned; `None` where prefetch is off.
+    #[must_use]
+    pub fn learner(&self) -> Option<&Learner> {
+        self.ahead.as_ref().map(|ahead| &ahead.learner)
+    }
+
+    /// What became of its values.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// One read: get, and on a miss insert. Says whether it was a hit.
+    fn request(&mut self, copy: Option<(&Key, Fill)>, caller: Caller, played: &mut Playback) -> bool {
+        self.requests += 1;
+        self.land(played);
+        let Some((key, fill)) = copy else {
+            self.misses += 1;
+            self.l2_reads += 1;
+            return false;
+        };
+        match self.l1.get(key, played.now, true) {
+            Some(hit) if hit.is_first_use => {
+                self.learn(key, caller, Moment::Used, played);
+                true
+            }
+            Some(_) => true,
+            None => {
+                self.misses += 1;
+                self.miss(key, fill, played.now);
+                self.learn(key, caller, Moment::Missed, played);
+                false
+            }
+        }
+    }
+
+    /// Reads a key that L1 lacks, or joins the fetch under way.
+    fn miss(&mut self, key: &Key, fill: Fill, now: Tick) {
+        let own = self.token(0);
+        let token = match self.l1.lease(key, own, now, self.epoch, false) {
+            Leased::Lead => {
+                self.l2_reads += 1;
+                own
+            }
+            Leased::Join(other) => other,
+            Leased::Hit(_) => return,
+        };
+        // A value over an eighth of L1 is not kept, as on a server.
+        let _kept: Filled = self.l1.fill(key, token, fill, now);
+    }
+
+    /// Names a fetch of this request.
+    fn token(&self, number: u64) -> Token {
+        Token(self.requests * (FETCHES_MAX as u64 + 1) + number)
+    }
+
+    /// Background fetches whose time has come.
+    fn land(&mut self, played: &mut Playback) {
+        while let Some((key, token)) = self.ahead.as_mut().and_then(|ahead| ahead.next_due(self.requests)) {
+            self.bring(&key, token, played);
+        }
+    }
+
+    /// A fetch arrives.
+    fn bring(&mut self, key: &Key, token: Token, played: &mut Playback) {
+        let filled = match played.fetch(self.plan.room, key) {
+            Some(fill) => self.l1.fill_staged(key, token, fill, played.now),
+            None => {
+                self.l1.release(key, token);
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.learner.absent(key);
+                }
+                Filled::Voided
+            }
+        };
+        if let Some(ahead) = &mut self.ahead
+            && matches!(filled, Filled::TooLarge | Filled::Expired)
+        {
+            ahead.learner.unused(key);
+        }
+    }
+
+    /// Tells the learner, and fetches what it says.
+    fn learn(&mut self, key: &Key, caller: Caller, moment: Moment, played: &mut Playback) {
+        let Some(ahead) = &mut self.ahead else { return };
+        let (l1, now, mode) = (&self.l1, played.now, self.plan.prefetch);
+        l1.take_unused(|key| ahead.learner.unused(key));
+        let presence = |key: &[u8]| match (l1.residence(key, now), mode) {
+            (Residence::Resident, _) => Presence::Resident,
+            (Residence::Staged | Residence::InFlight, _) => Presence::Coming,
+            (Residence::Absent, Mode::Auto) => Presence::Absent,
+            (Residence::Absent, Mode::Shadow | Mode::Off) => Presence::Barred,
+        };
+        let world = World { presence: &presence, room: l1.room_entries(), displaced: l1.staged().displaced };
+        let mut fetches = std::mem::take(&mut ahead.fetches);
+        ahead.learner.learn(key, caller, moment, &world, &mut fetches);
+        for (number, key) in fetches.drain(..).enumerate() {
+            let token = self.token(1 + number as u64);
+            self.l2_reads += 1;
+            let leased = self.epoch.is_some_and(|epoch| self.l1.lease_ahead(&key, token, now, epoch));
+            match (moment, leased) {
+                (_, false) => {}
+                (Moment::Missed, true) => self.bring(&key, token, played),
+                (Moment::Used, true) => {
+                    if let Some(ahead) = &mut self.ahead {
+                        ahead.due.push_back((self.requests + self.plan.delay, key, token));
+                    }
+                }
+            }
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.fetches = fetches;
+        }
+    }
+}
+
+/// Prefetch over one L1.
+struct Ahead {
+    learner: Learner,
+    /// Background fetches under way: when each arrives, in that order.
+    due: VecDeque<(u64, Key, Token)>,
+    fetches: Vec<Key>,
+}
+
+impl Ahead {
+    fn new(settings: learn::Settings) -> Self {
+        Self { learner: Learner::new(settings), due: VecDeque::new(), fetches: Vec::new() }
+    }
+
+    /// A fetch that arrives before this request.
+    fn next_due(&mut self, request: u64) -> Option<(Key, Token)> {
+        let is_due = self.due.front().is_some_and(|&(at, ..)| at <= request);
+        is_due.then(|| self.due.pop_front()).flatten().map(|(_, key, token)| (key, token))
+    }
+}
+
+/// Names a caller of a trace.
+fn caller_of(name: &[u8]) -> u64 {
+    name.iter().fold(ALONE, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)).max(ALONE + 1)
+}
