@@ -200,6 +200,8 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         "terrace_ttl_tuned_seconds",
         "terrace_l1_what_if_hit_rate",
         "terrace_group_prefetch_total",
+        "terrace_prefetch_gain",
+        "terrace_prefetch_gain_deviation",
     ];
     for metric in ALL.iter().filter(|metric| !told_later.contains(&metric.name)) {
         let kind = match metric.kind {
