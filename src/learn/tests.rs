@@ -90,6 +90,29 @@ fn a_rule_holds_for_keys_never_seen_whatever_they_look_like() {
 }
 
 #[test]
+fn keys_by_chance_beside_them_do_not_spoil_rules_and_no_flood_of_kinds_grows_without_bound() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut before = 0;
+    for round in 0..6_000_u64 {
+        if round == 4_000 {
+            before = memory.misses;
+        }
+        let id = rng.u64(1_000_000..900_000_000);
+        memory.read(&mut learner, 0, &format!("t{}/order/{id}", id % 9), |_| true);
+        // Words without structure, kinds that come once, and values that say nothing.
+        let word: String = (0..12).map(|_| rng.lowercase()).collect();
+        memory.read(&mut learner, 0, &word, |_| true);
+        memory.read(&mut learner, 0, &format!("{word}:{id}x:{}", rng.u32(..)), |_| true);
+        memory.read(&mut learner, 0, &format!("{:032x}", rng.u128(..)), |_| true);
+        memory.read(&mut learner, 0, &format!("t{}/order/{id}/items", id % 9), |_| true);
+    }
+    let missed = memory.misses - before;
+    assert!(missed < 2_000 * 4 * 102 / 100, "{missed} misses: all but the items of 2,000 orders");
+    assert!(learner.rules().len() <= templates::SKELETONS && learner.bytes() <= 64 << 20);
+}
+
+#[test]
 fn chance_costs_no_more_than_the_budget() {
     let (mut learner, mut memory) = (learner(), Memory::default());
     let mut rng = fastrand::Rng::with_seed(2);
