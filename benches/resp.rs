@@ -17,7 +17,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use support::{process::Process, redis::RedisServer};
+use support::{
+    process::{Process, cpu_ns},
+    redis::RedisServer,
+};
 
 /// Keys asked for, all there; as `redis-benchmark -r` names them.
 const KEYS: usize = 10_000;
@@ -98,16 +101,6 @@ impl Target {
         assert!(status.success());
         (cpu_ns(self.pid) - before) / f64::from(requests)
     }
-}
-
-/// Time that all threads of a process have spent on a CPU.
-fn cpu_ns(pid: u32) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
-    let of_task = |task: fs::DirEntry| {
-        let schedule = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        schedule.split(' ').next()?.parse::<f64>().ok()
-    };
-    tasks.filter_map(Result::ok).filter_map(of_task).sum()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

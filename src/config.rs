@@ -197,12 +197,14 @@ settings! {
         ttl_max: Duration = Duration::from_secs(86_400), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
         /// Bound on the memory of what is learned for prefetch.
         memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
+        /// How often what was learned for prefetch is written into the data directory; at shutdown as well. 0s = never, nor read.
+        snapshot_every: Duration = Duration::from_secs(300), Span(Duration::ZERO, Duration::from_secs(86_400));
         /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
         budget: u64 = 45, Count(1, 1_000);
     }
     /// `[data]`: the data directory.
     data: Data {
-        /// Holds the embedded store and the list of hot keys.
+        /// Holds the embedded store, the list of hot keys and what was learned.
         dir: PathBuf = "./terrace-data".into(), Path;
         /// Bound on the embedded store; beyond it the oldest written go first.
         size: u64 = 4 * GIB, Size(16 * MIB, 64 * TIB);

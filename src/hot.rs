@@ -1,18 +1,18 @@
 //! The hot keys as they are kept between two lives of a node: keys with their heat, hottest first, never a value.
 //!
-//! One file, `hot-keys`: a line that names format and version, then counts and a checksum, then the keys. It is written
-//! beside its place and renamed, so that a crash leaves the old one whole. What is damaged, or of a newer version, is set
-//! aside and never half read; the node then begins cold.
+//! One file, `hot-keys`: a line that names format and version, then counts and a checksum, then the keys. A crash leaves
+//! the old one whole; what is damaged, or of a newer version, is set aside, and the node then begins cold.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
+    io::{self, Read},
+    path::Path,
 };
 
-use crc::{CRC_32_ISO_HDLC, Crc};
-
-use crate::model::Key;
+pub use crate::kept::Loaded;
+use crate::{
+    kept::{self, CHECKSUM},
+    model::Key,
+};
 
 /// Its name in the data directory.
 const NAME: &str = "hot-keys";
@@ -22,7 +22,6 @@ const MAGIC: &[u8; 16] = b"terrace-hot v01\n";
 const HEAD_BYTES: usize = MAGIC.len() + 8 + 4;
 /// Bound on the file that is read or written: some millions of keys of usual length.
 const FILE_MAX_BYTES: usize = 512 << 20;
-const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// A key and how much it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,58 +32,24 @@ pub struct HotKey {
     pub heat: u32,
 }
 
-/// What came of looking for the file.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Loaded {
-    /// There is none.
-    None,
-    /// Its keys.
-    Keys(Vec<HotKey>),
-    /// It cannot be used, for this reason; it was set aside as the second.
-    Damaged(String, PathBuf),
-}
-
 /// Keeps `keys` in `folder`, which is made if it is missing.
 ///
 /// # Errors
 /// Those of the system; the file that was there is whole.
 pub fn save(folder: &Path, keys: &[HotKey]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    // Another node that was given the same folder writes a file of its own meanwhile.
-    let beside = folder.join(format!("{NAME}.{}", std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(&encode(keys))?;
-        file.sync_all()
-    });
-    let kept = written.and_then(|()| fs::rename(&beside, folder.join(NAME)));
-    if kept.is_err() {
-        // Nothing is lost but a part of a file.
-        let _removed = fs::remove_file(&beside);
-    }
-    kept
+    kept::save(folder, NAME, |file| file.write_all(&encode(keys)))
 }
 
 /// Reads what [`save`] kept. A file that cannot be used is renamed, so that the next one does not overwrite it.
 ///
 /// # Errors
 /// Those of the system.
-pub fn load(folder: &Path) -> io::Result<Loaded> {
-    let path = folder.join(NAME);
-    let mut file = match File::open(&path) {
-        Ok(file) => file.take(FILE_MAX_BYTES as u64 + 1),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    match decode(&bytes) {
-        Ok(keys) => Ok(Loaded::Keys(keys)),
-        Err(why) => {
-            let aside = folder.join(format!("{NAME}.damaged"));
-            fs::rename(&path, &aside)?;
-            Ok(Loaded::Damaged(why, aside))
-        }
-    }
+pub fn load(folder: &Path) -> io::Result<Loaded<Vec<HotKey>>> {
+    kept::load(folder, NAME, |file| {
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(decode(&bytes))
+    })
 }
 
 /// Whether these are the first bytes of such a file.
@@ -158,6 +123,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn keys() -> Vec<HotKey> {
@@ -173,7 +140,7 @@ mod tests {
         assert_eq!(load(&inner).unwrap(), Loaded::None);
         save(&inner, &keys()).unwrap();
         save(&inner, &keys()[..50]).unwrap();
-        assert_eq!(load(&inner).unwrap(), Loaded::Keys(keys()[..50].to_vec()));
+        assert_eq!(load(&inner).unwrap(), Loaded::Kept(keys()[..50].to_vec()));
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
     }
 

@@ -41,6 +41,7 @@ pub mod grpc;
 pub mod hot;
 pub mod http;
 pub mod jobs;
+pub mod kept;
 pub mod l1;
 pub mod l2;
 pub mod learn;

@@ -185,6 +185,8 @@ impl Server {
         let (changes, asked) = mpsc::channel(CHANGES_WAITING);
         let plan = self.plan(stopped, changes)?;
         let (begun, mut beginnings) = mpsc::channel::<()>(self.workers);
+        let learned = Arc::new(self.learned());
+        learned.restore();
         let workers = self.start_workers(&plan, &begun)?;
         drop(begun);
 
@@ -206,7 +208,10 @@ impl Server {
         background.spawn(jobs::ahead::run(live.http.cache.clone()));
         background.spawn(jobs::marks::run(Arc::clone(&self.core)));
         background.spawn(jobs::learn::run(Arc::clone(&self.core)));
+        let keeps_learned = Arc::clone(&learned);
+        background.spawn(async move { keeps_learned.run().await });
         background.spawn(jobs::watch::run(live.http.cache.clone()));
+        background.spawn(jobs::slide::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
             background.spawn(jobs::bans::run(live.http.cache.clone()));
         }
@@ -223,7 +228,7 @@ impl Server {
             self.node.draining.store(true, Ordering::Relaxed);
             // Beside the drain: what is hot now will be hot in the next life.
             background.spawn(async move {
-                warm.finish().await;
+                tokio::join!(warm.finish(), learned.finish());
                 let _awaited = written.send(());
             });
             tokio::time::sleep(self.config.server.drain_wait).await;
@@ -239,6 +244,11 @@ impl Server {
         let _written = background.block_on(last_list);
         background.shutdown_timeout(Duration::from_millis(100));
         Ok(())
+    }
+
+    fn learned(&self) -> jobs::learned::Learned {
+        let (folder, every) = (self.config.data.dir.clone(), self.config.learn.snapshot_every);
+        jobs::learned::Learned::new(Arc::clone(&self.core), folder, every)
     }
 
     fn plan(&self, stop: watch::Receiver<bool>, changes: mpsc::Sender<resp::Change>) -> Result<Plan, StartError> {
@@ -393,6 +403,7 @@ fn learn_settings(config: &Config) -> learn::Settings {
         memory_bytes: usize::try_from(config.learn.memory).unwrap_or(usize::MAX),
         // Both are small whole numbers.
         budget: config.learn.budget as f32 / 1_000.0,
+        control: true,
     }
 }
 

@@ -1,11 +1,11 @@
 //! Prefetch: what the learner says is read with the miss that made it say so, or in the background.
 //!
 //! **Where the learner runs.** There is one, behind a lock that workers only ever *try*. A worker that misses a key learns
-//! and predicts on the spot, 1 to 3 µs before a read below that takes 50 and more, so that the prediction knows the very
-//! last event and rides in the same pipeline; a learner on a thread of its own would answer after the miss has been
-//! sent. A worker that finds the lock taken goes on without: nothing is learned from that event, nothing is fetched,
-//! and it is counted. What becomes of fetched keys is noted in a list of its own and taken up with the next event, so
-//! that it is never lost.
+//! and predicts on the spot, so that the prediction knows the very last event and rides in the same pipeline; a learner on
+//! a thread of its own would answer after the miss has been sent. What that costs: `benches/learning.rs`. A worker that finds
+//! the lock taken notes the event in a list and goes on without; who has the lock next takes up the list, some of it at a
+//! time, and what follows from that is fetched in the background. So nothing that was learned, and no outcome of a fetch,
+//! is lost before the list is full; what is lost then is counted.
 //!
 //! **Riders** are leased and registered like any flight before they are asked for: a demand for one in flight joins it, an
 //! invalidation voids it. They are staged in L1 until their first use, which teaches in turn; what that predicts is read
@@ -20,15 +20,20 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Cache, Core, flight::Answer, flight::Leader, policy::Prefetch};
-pub use crate::learn::Counts;
+use super::{Cache, Caller, Core, flight::Answer, flight::Leader, policy::Prefetch, stats::groups::GROUPS_MAX};
+pub use crate::learn::{
+    Counts, Learner, Prediction,
+    control::{Decisions, Evidence},
+    snapshot::FORM,
+};
 use crate::{
     clock::Tick,
     l1::{Filled, Residence},
     l2::Flavor,
-    learn::{self, Group, Learner, Moment, Prediction, Presence, RuleView, Successor, World},
+    learn::{self, Group, Moment, Presence, RuleView, Successor, World, snapshot::Cursor},
     model::Key,
 };
 
@@ -36,42 +41,81 @@ use crate::{
 const QUEUE_MAX: usize = 1_024;
 /// Keys that ride with one read below at most, however many keys it misses.
 const RIDERS_MAX: usize = 64;
-/// Outcomes that wait for the next event at most.
-const OUTCOMES_MAX: usize = 8_192;
+/// What waits for the learner at most, and how much of it one event takes up: its miss waits for that.
+const NOTED_MAX: usize = 8_192;
+const TAKEN_UP: usize = 8;
 
-/// What became of a fetched key, as far as L1 does not tell.
-enum Outcome {
-    /// L2 has no such key.
+/// What the learner is to be told.
+enum Noted {
+    /// L2 has no such key, which was fetched.
     Absent,
-    /// It could not be kept: L2 is away, the key changed meanwhile, its copy is too large.
+    /// A fetched key could not be kept: L2 is away, the key changed meanwhile, its copy is too large.
     Dropped,
+    /// What taught something found the learner at work.
+    Event(Caller, Moment),
 }
 
 /// Prefetch of one server.
 pub(crate) struct Ahead {
     learner: Mutex<Learner>,
-    outcomes: Mutex<Vec<(Key, Outcome)>>,
+    noted: Mutex<VecDeque<(Key, Noted)>>,
     queue: Mutex<VecDeque<Fetch>>,
     waiting: Notify,
-    /// Events that found the learner at work.
+    /// By number of the key group: what became of its keys.
+    groups: Box<[GroupCounts]>,
+    /// Events that found the learner at work, and no room to be noted.
     busy: AtomicU64,
+    settings: learn::Settings,
+    files: Mutex<Files>,
 }
 
 impl Ahead {
     pub(crate) fn new(settings: learn::Settings) -> Self {
         Self {
             learner: Mutex::new(Learner::new(settings)),
-            outcomes: Mutex::new(Vec::new()),
+            noted: Mutex::new(VecDeque::new()),
             queue: Mutex::new(VecDeque::new()),
             waiting: Notify::new(),
+            groups: (0..GROUPS_MAX).map(|_| GroupCounts::default()).collect(),
             busy: AtomicU64::new(0),
+            settings,
+            files: Mutex::default(),
         }
     }
 
-    fn ended(&self, key: &Key, outcome: Outcome) {
-        let mut outcomes = self.outcomes.lock();
-        if outcomes.len() < OUTCOMES_MAX {
-            outcomes.push((key.clone(), outcome));
+    /// Keeps something for the learner. `false` if too much waits already.
+    fn note(&self, key: &Key, what: Noted) -> bool {
+        let mut noted = self.noted.lock();
+        let has_room = noted.len() < NOTED_MAX;
+        if has_room {
+            noted.push_back((key.clone(), what));
+        }
+        has_room
+    }
+
+    fn ended(&self, key: &Key, what: Noted) {
+        // What is not told is let go of by the learner in the end.
+        let _told = self.note(key, what);
+    }
+}
+
+/// What became of the fetched keys of one key group.
+#[derive(Default)]
+struct GroupCounts {
+    issued: AtomicU64,
+    used: AtomicU64,
+    late: AtomicU64,
+    wasted: AtomicU64,
+}
+
+impl GroupCounts {
+    fn counts(&self) -> Counts {
+        Counts {
+            issued: self.issued.load(Relaxed),
+            used: self.used.load(Relaxed),
+            late: self.late.load(Relaxed),
+            wasted: self.wasted.load(Relaxed),
+            shadow: 0,
         }
     }
 }
@@ -91,7 +135,7 @@ impl Fetch {
 impl Drop for Fetch {
     fn drop(&mut self) {
         if let Some(leader) = &self.leader {
-            self.core.ahead.ended(&leader.key, Outcome::Dropped);
+            self.core.ahead.ended(&leader.key, Noted::Dropped);
         }
     }
 }
@@ -101,8 +145,12 @@ impl Drop for Fetch {
 pub struct Report {
     /// All keys.
     pub counts: Counts,
-    /// By group of keys.
+    /// By what keys begin with.
     pub groups: Vec<Group>,
+    /// By key group, as reads are counted (`shadow` is not): those with any, by name.
+    pub key_groups: Vec<(Arc<str>, Counts)>,
+    /// Whether it pays.
+    pub evidence: Evidence,
     /// Entries that wait for their first use.
     pub staged_entries: u64,
     /// Their weight.
@@ -111,12 +159,29 @@ pub struct Report {
     pub keys: u64,
     /// Memory of all that was learned.
     pub bytes: u64,
-    /// Events that taught nothing, because the learner was at work for another.
+    /// Events that taught nothing: the learner was at work for another, and too many waited for it already.
     pub busy: u64,
     /// Events of which the tap had to drop what it would have told.
     pub dropped: u64,
     /// The probability that is asked of a prediction now; above 1 nothing is fetched.
     pub floor: f32,
+    /// Files of what was learned.
+    pub snapshots: Files,
+}
+
+/// What became of files of what was learned, since start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Files {
+    /// Taken back.
+    pub loaded: u64,
+    /// Could not be used.
+    pub set_aside: u64,
+    /// Written.
+    pub written: u64,
+    /// Could not be read or written.
+    pub failed: u64,
+    /// Size of the last one.
+    pub bytes: u64,
 }
 
 impl Core {
@@ -147,6 +212,8 @@ impl Core {
         Report {
             counts: learner.counts(),
             groups: learner.groups().cloned().collect(),
+            key_groups: self.prefetch_groups(),
+            evidence: learner.evidence(),
             staged_entries: staged.entries,
             staged_bytes: staged.bytes,
             keys: learner.keys() as u64,
@@ -154,7 +221,82 @@ impl Core {
             busy: self.ahead.busy.load(Relaxed),
             dropped: self.events_dropped(),
             floor: learner.floor(),
+            snapshots: *self.ahead.files.lock(),
         }
+    }
+
+    /// What became of prefetched keys since start.
+    #[must_use]
+    pub fn prefetch_counts(&self) -> Counts {
+        self.ahead.learner.lock().counts()
+    }
+
+    fn prefetch_groups(&self) -> Vec<(Arc<str>, Counts)> {
+        let names = self.stats.groups.names().into_iter();
+        let all = names.zip(&self.ahead.groups).map(|(name, group)| (name, group.counts()));
+        all.filter(|(_, counts)| *counts != Counts::default()).collect()
+    }
+
+    /// Tells the learner of one key; what that made of earlier fetches is counted for its group.
+    fn teach(&self, learner: &mut Learner, key: &[u8], tell: impl FnOnce(&mut Learner)) {
+        let before = learner.counts();
+        tell(learner);
+        let after = learner.counts();
+        if (before.used, before.late, before.wasted) != (after.used, after.late, after.wasted) {
+            let counts = &self.ahead.groups[usize::from(self.group_of(key))];
+            counts.used.fetch_add(after.used - before.used, Relaxed);
+            counts.late.fetch_add(after.late - before.late, Relaxed);
+            counts.wasted.fetch_add(after.wasted - before.wasted, Relaxed);
+        }
+    }
+
+    /// Takes up some of what was noted while the learner was at work; what is to be fetched because of it.
+    fn take_up(&self, learner: &mut Learner, now: Tick) -> Vec<Key> {
+        let mut fetched = Vec::new();
+        let noted: SmallVec<[(Key, Noted); TAKEN_UP]> = {
+            let mut noted = self.ahead.noted.lock();
+            let count = noted.len().min(TAKEN_UP);
+            noted.drain(..count).collect()
+        };
+        for (key, what) in noted {
+            self.teach(learner, &key, |learner| match what {
+                Noted::Absent => learner.absent(&key),
+                Noted::Dropped => learner.dropped(&key),
+                Noted::Event(caller, moment) => {
+                    self.with_world(now, |world| learner.learn(&key, caller, moment, world, &mut fetched));
+                }
+            });
+        }
+        self.l1.take_unused(|key| self.teach(learner, key, |learner| learner.unused(key)));
+        fetched
+    }
+
+    /// The next block of what was learned; `None` after the last.
+    #[must_use]
+    pub fn keep_learned(&self, cursor: &mut Cursor) -> Option<Vec<u8>> {
+        self.ahead.learner.lock().keep(cursor)
+    }
+
+    /// A learner like this node's that knows nothing yet, to take back what was learned.
+    #[must_use]
+    pub fn new_learner(&self) -> Learner {
+        Learner::new(self.ahead.settings)
+    }
+
+    /// Goes on with this learner. What was in flight for the former is no longer awaited.
+    pub fn set_learner(&self, learner: Learner) {
+        let _former = std::mem::replace(&mut *self.ahead.learner.lock(), learner);
+    }
+
+    /// Most bytes of a file of what was learned: it is smaller than the memory that it takes.
+    #[must_use]
+    pub fn learned_max_bytes(&self) -> u64 {
+        self.ahead.settings.memory_bytes as u64
+    }
+
+    /// Counts what became of a file of what was learned.
+    pub fn note_learned(&self, note: impl FnOnce(&mut Files)) {
+        note(&mut self.ahead.files.lock());
     }
 
     /// What would be fetched if this key were missed now, and why.
@@ -190,19 +332,21 @@ impl Cache {
             return Vec::new();
         }
         let Some(mut learner) = core.ahead.learner.try_lock() else {
-            core.ahead.busy.fetch_add(1, Relaxed);
+            let noted = Key::copied(key).is_ok_and(|key| core.ahead.note(&key, Noted::Event(self.caller, moment)));
+            core.ahead.busy.fetch_add(u64::from(!noted), Relaxed);
             return Vec::new();
         };
-        for (key, outcome) in core.ahead.outcomes.lock().drain(..) {
-            match outcome {
-                Outcome::Absent => learner.absent(&key),
-                Outcome::Dropped => learner.dropped(&key),
-            }
-        }
-        core.l1.take_unused(|key| learner.unused(key));
+        let behind = core.take_up(&mut learner, now);
         let mut keys = Vec::new();
-        core.with_world(now, |world| learner.learn(key, self.caller, moment, world, &mut keys));
+        core.teach(&mut learner, key, |learner| {
+            core.with_world(now, |world| learner.learn(key, self.caller, moment, world, &mut keys));
+        });
         drop(learner);
+        self.queue_ahead(self.lease_all(behind, now));
+        self.lease_all(keys, now)
+    }
+
+    fn lease_all(&self, keys: Vec<Key>, now: Tick) -> Vec<Fetch> {
         keys.into_iter().filter_map(|key| self.lease_ahead(key, now)).collect()
     }
 
@@ -214,9 +358,10 @@ impl Cache {
         let epoch = core.gate.epoch(self.l2.source(&key)).filter(|&epoch| core.l1.is_open(epoch, now));
         if !epoch.is_some_and(|epoch| core.l1.lease_ahead(&key, token, now, epoch)) {
             core.flights.end(token);
-            core.ahead.ended(&key, Outcome::Dropped);
+            core.ahead.ended(&key, Noted::Dropped);
             return None;
         }
+        core.ahead.groups[usize::from(core.group_of(&key))].issued.fetch_add(1, Relaxed);
         Some(Fetch { core: Arc::clone(core), leader: Some(Leader::new(core, key, token)) })
     }
 
@@ -283,7 +428,7 @@ impl Cache {
     pub async fn fetch_ahead(&self, batch: Batch) {
         let sent_at = self.now();
         let keys: Vec<Key> = batch.0.iter().filter_map(Fetch::key).cloned().collect();
-        let answers = self.ask(&keys).await;
+        let (answers, _) = self.ask(&keys).await;
         for (fetch, answer) in batch.0.into_iter().zip(answers) {
             self.stage(fetch, sent_at, &answer);
         }
@@ -295,11 +440,11 @@ impl Cache {
         let core = &self.core;
         let kept = match answer {
             Ok(Some(_)) if core.flights.has_waiters(leader.token) => {
-                self.promote(&leader, sent_at, answer);
+                self.promote(&leader, sent_at, answer, core.group_of(&leader.key));
                 true
             }
             Ok(Some(stored)) if core.rules.load().may_promote(&leader.key, &stored.value) => {
-                let fill = self.copy_of(&leader.key, stored, sent_at);
+                let fill = self.copy_of(&leader.key, stored, sent_at, core.group_of(&leader.key));
                 let filled = core.l1.fill_staged(&leader.key, leader.token, fill, self.now());
                 filled == Filled::Inserted
             }
@@ -309,8 +454,8 @@ impl Cache {
             }
         };
         match answer {
-            Ok(None) => core.ahead.ended(&leader.key, Outcome::Absent),
-            Ok(Some(_)) | Err(_) if !kept => core.ahead.ended(&leader.key, Outcome::Dropped),
+            Ok(None) => core.ahead.ended(&leader.key, Noted::Absent),
+            Ok(Some(_)) | Err(_) if !kept => core.ahead.ended(&leader.key, Noted::Dropped),
             Ok(Some(_)) | Err(_) => {}
         }
         leader.land(answer);

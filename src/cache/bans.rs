@@ -17,29 +17,34 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l1::Purge,
-    l2::{Ban, Flavor, ScanRequest, SweepPage, bans::too_many},
+    l2::{Ban, Effort, Flavor, ScanRequest, SweepPage, bans::too_many},
 };
 
-/// Keys that a page of a sweep looks at while others use the store ...
-const PAGE_KEYS_BUSY: usize = 500;
-/// ... and while nobody does: 1 to 2 ms of a Redis.
-const PAGE_KEYS_IDLE: usize = 2_000;
-/// Operations per second of others from which the store counts as used.
-const BUSY_RATE: u64 = 500;
+/// Keys that a page of a dry run looks at: 1 to 2 ms of a Redis.
+const PAGE_KEYS: usize = 2_000;
+/// Commands per second of others from which the store counts as used.
+const BUSY_RATE: f64 = 500.0;
 /// While it is used the sweep rests this many times as long as its last page took: a quarter of the store's time is its.
 const REST_BUSY: u32 = 3;
 /// ... but no longer than this: a page that took longer waited for something else than the store.
 const REST_MAX: Duration = Duration::from_millis(2);
+/// The shortest rest that the runtime's timer keeps.
+const REST_MIN: Duration = Duration::from_millis(1);
 /// Whoever was asked to invalidate sweeps first; other nodes take over when a ban is this old and nobody sweeps.
 const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// Time between two questions how much the store is used, and between two words that the sweeper lives.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Entries of L1 looked at between two yields to other tasks.
 const PURGE_STEP: usize = 4_096;
+/// Time between the first two questions, the shortest in which commands are worth counting.
+const LOOK_FIRST: Duration = Duration::from_millis(50);
 /// After an error of the store.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Bans whose progress is remembered for those who ask.
 const UNDERWAY_MAX: usize = 1_024;
+
+/// Patterns that are remembered for those who ask why a key is gone.
+const RECENT_MAX: usize = 64;
 
 /// How far the invalidation of a pattern is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,6 +79,8 @@ pub(crate) struct Sweeps {
     /// Walks through L1 that are not done, by ban.
     purges: Mutex<VecDeque<(u64, Purge)>>,
     purge_ring: Notify,
+    /// Patterns that were invalidated lately, open or not, and when; the latest last.
+    recent: Mutex<VecDeque<(Glob, Tick)>>,
 }
 
 struct Underway {
@@ -93,6 +100,7 @@ impl Default for Sweeps {
             ring: Notify::new(),
             purges: Mutex::default(),
             purge_ring: Notify::new(),
+            recent: Mutex::default(),
         }
     }
 }
@@ -111,22 +119,27 @@ impl Sweeps {
 
     /// Knows of a ban from now on.
     pub(crate) fn note(&self, ban: u64, now: Tick) {
-        let mut underway = self.underway.lock();
-        if underway.iter().any(|underway| underway.ban == ban) {
-            return;
-        }
-        if underway.len() >= UNDERWAY_MAX {
-            // The oldest: most likely done long ago.
-            underway.remove(0);
-        }
-        underway.push(Underway { ban, since: now, is_own: false, progress: watch::Sender::default() });
+        Self::known(&mut self.underway.lock(), ban, now);
     }
 
-    /// It was this node that was asked.
-    fn own(&self, ban: u64) {
-        if let Some(known) = self.underway.lock().iter_mut().find(|underway| underway.ban == ban) {
-            known.is_own = true;
-        }
+    /// It was this node that was asked: it sweeps first.
+    fn own(&self, ban: u64, now: Tick) -> watch::Receiver<Progress> {
+        let mut underway = self.underway.lock();
+        let known = Self::known(&mut underway, ban, now);
+        known.is_own = true;
+        known.progress.subscribe()
+    }
+
+    fn known(underway: &mut Vec<Underway>, ban: u64, now: Tick) -> &mut Underway {
+        let at = underway.iter().position(|underway| underway.ban == ban).unwrap_or_else(|| {
+            if underway.len() >= UNDERWAY_MAX {
+                // The oldest: most likely done long ago.
+                underway.remove(0);
+            }
+            underway.push(Underway { ban, since: now, is_own: false, progress: watch::Sender::default() });
+            underway.len() - 1
+        });
+        &mut underway[at]
     }
 
     /// Whether this node may try for the right to sweep a ban.
@@ -158,6 +171,20 @@ impl Sweeps {
         }
     }
 
+    /// A pattern takes effect now.
+    pub(crate) fn remember(&self, glob: Glob, now: Tick) {
+        let mut recent = self.recent.lock();
+        if recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((glob, now));
+    }
+
+    /// When a pattern that matches a key was invalidated last, as far as is remembered.
+    pub(crate) fn last_matching(&self, key: &[u8]) -> Option<Tick> {
+        self.recent.lock().iter().rev().find(|(glob, _)| glob.matches(key)).map(|(_, at)| *at)
+    }
+
     /// Since when this node knows of a ban, if it was swept here.
     fn swept_since(&self, ban: u64) -> Option<Tick> {
         let underway = self.underway.lock();
@@ -176,9 +203,7 @@ impl Cache {
             return self.purge_store(glob).await;
         }
         let ban = self.l2.ban(glob).await?;
-        self.core.sweeps.note(ban, self.now());
-        self.core.sweeps.own(ban);
-        let progress = self.core.sweeps.follow(ban);
+        let progress = self.core.sweeps.own(ban, self.now());
         self.core.sweeps.wake();
         Ok(Invalidation { ban, progress })
     }
@@ -187,6 +212,7 @@ impl Cache {
     async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
         let total = self.core.l1.usage().entries;
         let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
+        self.core.sweeps.remember(glob.clone(), self.now());
         self.core.events.record(Change::Pattern(glob));
         while !purge.is_done() {
             self.core.l1.purge(&mut purge, self.now(), PURGE_STEP);
@@ -316,11 +342,11 @@ impl Cache {
             if !is_open || !self.l2.claim_sweep(ban.number, self.core.sweeps.token).await? {
                 return Ok(None);
             }
-            pace.look(self.l2.load().await);
+            pace.look(self.l2.commands_done().await);
         }
         let begun = stopwatch_ns();
-        let page = self.l2.sweep(ban, cursor, pace.keys()).await?;
-        pace.rest(Duration::from_nanos(stopwatch_ns() - begun)).await;
+        let page = self.l2.sweep(ban, cursor, pace.effort()).await?;
+        pace.rest(Duration::from_nanos(stopwatch_ns() - begun), &page).await;
         Ok(Some(page))
     }
 }
@@ -343,12 +369,12 @@ impl Counting<'_> {
             return Ok(None);
         }
         let pattern = Some(self.glob.pattern().clone());
-        let request = ScanRequest { cursor: self.cursor, pattern, count: PAGE_KEYS_IDLE, type_name: None };
+        let request = ScanRequest { cursor: self.cursor, pattern, count: PAGE_KEYS, type_name: None };
         let page = self.cache.scan(request).await?;
         self.cursor = page.cursor;
         self.progress.removed += page.keys.len() as u64;
         self.progress.done = page.cursor == 0;
-        let scanned = self.progress.scanned + PAGE_KEYS_IDLE as u64;
+        let scanned = self.progress.scanned + PAGE_KEYS as u64;
         self.progress.scanned = if self.progress.done { self.progress.total } else { scanned.min(self.progress.total) };
         Ok(Some(self.progress))
     }
@@ -357,35 +383,48 @@ impl Counting<'_> {
 /// How fast a sweep goes.
 #[derive(Default)]
 struct Pace {
-    looked_ns: Option<u64>,
-    /// Pages since the last look.
-    pages: u64,
+    /// When it was looked, and what the store had done by then.
+    looked: Option<(u64, Option<u64>)>,
+    is_compared: bool,
+    /// Commands of the sweep itself since then.
+    own: u64,
     busy: bool,
+    /// What the last pages took and was not rested for yet.
+    owed: Duration,
 }
 
 impl Pace {
     fn is_due(&self) -> bool {
-        self.looked_ns.is_none_or(|at| stopwatch_ns() - at >= LOOK_EVERY.as_nanos() as u64)
+        let apart = if self.is_compared { LOOK_EVERY } else { LOOK_FIRST };
+        self.looked.is_none_or(|(at, _)| stopwatch_ns() - at >= apart.as_nanos() as u64)
     }
 
-    /// Takes what the store does in a second, the sweep's own pages included; where that is not known it counts as used.
-    fn look(&mut self, rate: Option<u64>) {
+    /// Takes how many commands the store has done. Before the second look, and where that is not known or began anew, it
+    /// counts as used.
+    fn look(&mut self, done: Option<u64>) {
         let now = stopwatch_ns();
-        let since = self.looked_ns.map_or(1_000_000_000, |at| (now - at).max(1));
-        // A page is a scan and a script; Redis's rate is an average over some more time than this.
-        let own = 3 * self.pages * 1_000_000_000 / since;
-        self.busy = rate.is_none_or(|rate| rate.saturating_sub(own) > BUSY_RATE);
-        (self.looked_ns, self.pages) = (Some(now), 0);
+        let others = || {
+            let (at, before) = self.looked?;
+            let others = done?.checked_sub(before?)?.saturating_sub(self.own);
+            Some(others as f64 * 1e9 / (now - at).max(1) as f64)
+        };
+        self.busy = others().is_none_or(|rate| rate > BUSY_RATE);
+        self.is_compared = self.looked.is_some();
+        (self.looked, self.own) = (Some((now, done)), 0);
     }
 
-    fn keys(&self) -> usize {
-        if self.busy { PAGE_KEYS_BUSY } else { PAGE_KEYS_IDLE }
+    fn effort(&self) -> Effort {
+        if self.busy { Effort::Yielding } else { Effort::Full }
     }
 
-    async fn rest(&mut self, took: Duration) {
-        self.pages += 1;
-        if self.busy {
-            sleep((took * REST_BUSY).min(REST_MAX)).await;
+    async fn rest(&mut self, took: Duration, page: &SweepPage) {
+        self.own += page.commands;
+        if !self.busy {
+            return;
+        }
+        self.owed += (took * REST_BUSY).min(REST_MAX);
+        if self.owed >= REST_MIN {
+            sleep(std::mem::take(&mut self.owed)).await;
         }
     }
 }

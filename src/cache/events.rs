@@ -182,7 +182,8 @@ fn names(op: &Op) -> Names {
     }
 }
 
-fn took_effect(applied: &Applied) -> bool {
+/// Whether an operation changed something.
+pub(super) fn took_effect(applied: &Applied) -> bool {
     match applied {
         Applied::Set { stored: done, .. }
         | Applied::Deleted { existed: done, .. }

@@ -229,6 +229,7 @@ impl ChangeSink for Core {
 
     fn banned(&self, ban: &Arc<Ban>) {
         self.sweeps.note(ban.number, self.clock.now());
+        self.sweeps.remember(ban.glob.clone(), self.clock.now());
         match self.l1.ban(ban.glob.clone(), self.clock.now()) {
             Some(purge) => self.sweeps.purge(ban.number, purge),
             // More at once than L1 tells apart: all copies go.

@@ -35,6 +35,9 @@ impl KeyInfo {
     }
 }
 
+/// A key drawn at random may be one whose tags were invalidated: then another is drawn, this often at most.
+const RANDOM_TRIES: usize = 32;
+
 impl Cache {
     /// Describes keys, in order. Where there is no L2, `below` tells of L1.
     pub async fn describe(&self, keys: &[Key]) -> Vec<KeyInfo> {
@@ -103,7 +106,13 @@ impl Cache {
     /// # Errors
     /// Those of L2.
     pub async fn random_key(&self) -> Result<Option<Key>> {
-        self.l2.random_key().await
+        for _ in 0..RANDOM_TRIES {
+            let Some(key) = self.l2.random_key().await? else { return Ok(None) };
+            if let Some(key) = self.living(vec![key]).await?.pop() {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 
     /// Any key that is in L1.

@@ -28,6 +28,7 @@ impl Core {
         self.tell_ghosts(events);
         self.play_ghosts();
         self.learn_ttls(events);
+        self.note_fates(events);
     }
 
     /// Events that no learner saw, because they came faster than they were taken up.

@@ -10,7 +10,8 @@
 //!   one instant.
 //! * [`events`]: who is told of changes; [`feed`]: what clients with copies of their own are told. * [`learned`]: what was
 //!   learned, as keys. * [`warm`]: which keys are hot, and bringing them up after a start.
-//! * [`tuning`]: TTLs from what was learned.
+//! * [`tuning`]: TTLs from what was learned; [`slide`]: those that reads extend.
+//! * [`explain`]: all that is known of one key; [`fates`]: what happened to keys lately.
 //! * [`policy`]: what the operator said about groups of keys.
 //! * [`stats`]: the one place that counts; [`latency`]: how it counts durations.
 //!
@@ -20,6 +21,8 @@ pub mod ahead;
 pub mod bans;
 pub(crate) mod check;
 pub mod events;
+pub mod explain;
+pub mod fates;
 pub mod feed;
 pub mod flight;
 pub mod gate;
@@ -31,6 +34,7 @@ pub mod pass;
 pub mod policy;
 pub mod read;
 pub mod resident;
+pub mod slide;
 pub mod stats;
 pub mod tags;
 pub mod tuning;
@@ -95,6 +99,8 @@ pub struct Core {
     pub(crate) started_at: Tick,
     pub(crate) what_if: stats::whatif::WhatIf,
     pub(crate) tuning: tuning::Tuning,
+    pub(crate) fates: fates::Fates,
+    pub(crate) slides: slide::Slides,
     recorder: Recorder,
     /// Tells of what Redis announces.
     heard: Arc<Tap>,
@@ -120,12 +126,14 @@ impl Core {
     ) -> Arc<Self> {
         let l1 = L1::new(settings);
         let recorder = Recorder::default();
-        Arc::new(Self {
+        let core = Arc::new(Self {
             gate: gate::Gate::new(flavor, &l1),
             l1,
             started_at: clock.now(),
             what_if: stats::whatif::WhatIf::new(settings),
             tuning: tuning::Tuning::default(),
+            fates: fates::Fates::default(),
+            slides: slide::Slides::default(),
             flights: flight::Flights::default(),
             rules: ArcSwap::from_pointee(rules),
             clock,
@@ -143,7 +151,9 @@ impl Core {
             recorder,
             tokens: AtomicU64::new(1),
             callers: AtomicU64::new(1),
-        })
+        });
+        core.slide_by(&core.rules.load());
+        core
     }
 
     /// The clock of this server.
@@ -172,6 +182,7 @@ impl Core {
 
     /// Takes new rules; L1 begins afresh, because it may hold what the new rules keep out.
     pub fn set_rules(&self, rules: Rules) {
+        self.slide_by(&rules);
         self.rules.store(Arc::new(rules));
         if self.flavor != Flavor::None {
             self.gate.step_all(&self.l1);

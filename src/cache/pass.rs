@@ -11,6 +11,7 @@ use super::{Cache, write::Dropped};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::{Flavor, Line, bans::overtaken, text},
+    learn::recorder::{Happened, Wrote},
     model::Key,
 };
 
@@ -216,6 +217,15 @@ impl Cache {
 
     /// Tells who listens that a command of this name wrote a key.
     pub fn tell_wrote(&self, name: &str, key: &[u8]) {
+        // Other stores have no commands that pass: their writes are told of where they are applied.
+        if self.core.flavor == Flavor::Redis {
+            let what = match name {
+                "del" | "rename_from" => Wrote::Deletion,
+                "expire" | "persist" => Wrote::Lifetime,
+                _ => Wrote::Value(None),
+            };
+            self.tap.tell(key, Happened::Written(what), self.caller, self.now());
+        }
         self.core.events.tell(super::events::Event::Wrote { name, key });
     }
 

@@ -24,6 +24,8 @@ pub struct Policy {
     pub max_ttl: Option<Duration>,
     /// Most bytes of a value.
     pub max_value: Option<u64>,
+    /// A read gives a key with less life this much again.
+    pub touch_on_read: Option<Duration>,
     /// Whether matching keys may live in L1.
     pub l1: bool,
     /// Where the TTL of a write comes from that brought none.
@@ -61,7 +63,16 @@ impl Policy {
     #[must_use]
     pub fn of(matches: Glob) -> Self {
         let (ttl, prefetch) = (Ttl::Fixed, Prefetch::Auto);
-        Self { matches, default_ttl: None, max_ttl: None, max_value: None, l1: true, ttl, prefetch }
+        Self {
+            matches,
+            default_ttl: None,
+            max_ttl: None,
+            max_value: None,
+            touch_on_read: None,
+            l1: true,
+            ttl,
+            prefetch,
+        }
     }
 }
 
@@ -130,6 +141,13 @@ impl Rules {
     #[must_use]
     pub fn lives_of(&self, key: &[u8]) -> (Option<Duration>, Option<Duration>) {
         self.policy(key).map_or((None, None), |policy| (policy.default_ttl, policy.max_ttl))
+    }
+
+    /// What a read extends the life of a key like this one to, if it does.
+    #[must_use]
+    pub fn slide_of(&self, key: &[u8]) -> Option<Duration> {
+        let policy = self.policy(key)?;
+        policy.touch_on_read.map(|window| policy.max_ttl.map_or(window, |max| window.min(max)))
     }
 
     /// Most bytes of the value of a key like this one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache,
+    Cache, Core,
     ahead::Fetch,
     check,
     flight::{Answer, Leader},
@@ -99,13 +99,16 @@ impl Cache {
         if before.is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);
         }
-        self.core.stats.tops.hit(key, hit.value.len(), before, now);
+        self.counters.tops.hit(key, hit.value.len(), before, now);
         if self.core.what_if.wants(hit.hash) {
             self.core.note_for_ghosts(key, hit.hash, Some((hit.value.len(), hit.expires_at)), now);
         }
         self.tap.hit(key, self.caller, now);
         if hit.is_first_use {
             self.first_use(key, now);
+        }
+        if self.slides_in_l1() {
+            self.slide_resident(key, &hit, now);
         }
         Some(hit)
     }
@@ -148,7 +151,7 @@ impl Cache {
             let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY: this server has no L2 (l2 = \"none\")");
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
-        let answers = self.ask(keys).await;
+        let (answers, _) = self.ask(keys).await;
         answers.into_iter().map(|answer| answer.map(Read::from_below)).collect()
     }
 
@@ -272,7 +275,8 @@ impl Cache {
         if self.core.flavor == Flavor::None {
             for (at, leader) in led {
                 self.core.l1.release(&leader.key, leader.token);
-                self.answer_below(at, &leader.key, Ok(None), false, reads);
+                let below = Below::new(&self.core, &leader.key, round.sent_at);
+                self.answer_below(at, &leader.key, Ok(None), below, reads);
                 leader.land(&Ok(None));
             }
             return;
@@ -280,19 +284,21 @@ impl Cache {
         let mut keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
         let riders = if reads.is_counted { self.riders(&keys, round.sent_at) } else { Vec::new() };
         keys.extend(riders.iter().filter_map(Fetch::key).cloned());
-        let mut answers = self.ask(&keys).await;
+        let (mut answers, waited_us) = self.ask(&keys).await;
         for (rider, answer) in riders.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
             self.stage(rider, round.sent_at, &answer);
         }
+        let now = self.now();
         for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
-            self.promote(&leader, round.sent_at, &answer);
+            let below = Below { waited_us: Some(waited_us), ..Below::new(&self.core, &key, now) };
+            self.promote(&leader, round.sent_at, &answer, below.group);
             leader.land(&answer);
-            self.answer_below(at, &key, answer, false, reads);
+            self.answer_below(at, &key, answer, below, reads);
         }
     }
 
-    /// Reads below, and counts the call.
-    pub(super) async fn ask(&self, keys: &[Key]) -> Vec<Answer> {
+    /// Reads below, and counts the call; also how long it took for each key, microseconds.
+    pub(super) async fn ask(&self, keys: &[Key]) -> (Vec<Answer>, u64) {
         let begun = stopwatch_ns();
         #[cfg(feature = "otel")]
         let answers = {
@@ -311,17 +317,15 @@ impl Cache {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let us = (stopwatch_ns() - begun) / 1000;
         self.counters.read_below(keys.len(), failed, us);
-        let (now, share) = (self.now(), us / keys.len().max(1) as u64);
-        keys.iter().for_each(|key| self.core.stats.tops.waited(key, share, now));
-        self.without_dead(answers).await
+        (self.without_dead(keys, answers).await, us / keys.len().max(1) as u64)
     }
 
     /// Fills L1 under the leader's lease, or releases it.
-    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer) {
+    pub(super) fn promote(&self, leader: &Leader, sent_at: Tick, answer: &Answer, group: u8) {
         let rules = self.core.rules.load();
         let fill = match answer {
             Ok(Some(stored)) if rules.may_promote(&leader.key, &stored.value) => {
-                self.copy_of(&leader.key, stored, sent_at)
+                self.copy_of(&leader.key, stored, sent_at, group)
             }
             Ok(_) | Err(_) => return self.core.l1.release(&leader.key, leader.token),
         };
@@ -335,19 +339,26 @@ impl Cache {
 
     /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
     /// outlives the key.
-    pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick) -> Fill {
+    pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick, group: u8) -> Fill {
         let expires_at = stored.life.until(sent_at);
-        let (deadline, group) = (self.core.deadline_of(expires_at, sent_at), self.core.group_of(key));
+        let deadline = self.core.deadline_of(key, expires_at, sent_at);
         Fill { value: stored.value.clone(), expires_at, deadline, group }
     }
 
     /// Waits for the flights of others. Returns the keys that have to try again.
     async fn wait(&self, round: Round, reads: &mut Reads) -> Vec<(usize, Key)> {
-        let mut again = round.again;
+        let (mut again, mut landed) = (round.again, Vec::with_capacity(round.joined.len()));
         for (at, key, receiver) in round.joined {
             match receiver.await {
-                Ok(answer) => self.answer_below(at, &key, answer, true, reads),
+                Ok(answer) => landed.push((at, key, answer)),
                 Err(_given_up) => again.push((at, key)),
+            }
+        }
+        if !landed.is_empty() {
+            let now = self.now();
+            for (at, key, answer) in landed {
+                let below = Below { coalesced: true, ..Below::new(&self.core, &key, now) };
+                self.answer_below(at, &key, answer, below, reads);
             }
         }
         again
@@ -356,14 +367,16 @@ impl Cache {
     /// Last resort after many flights given up by others: asks L2 without a lease, promotes nothing.
     async fn ask_alone(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
-        let answers = self.ask(&keys).await;
+        let (answers, waited_us) = self.ask(&keys).await;
+        let now = self.now();
         for ((at, key), answer) in pending.into_iter().zip(answers) {
-            self.answer_below(at, &key, answer, false, reads);
+            let below = Below { waited_us: Some(waited_us), ..Below::new(&self.core, &key, now) };
+            self.answer_below(at, &key, answer, below, reads);
         }
     }
 
     /// Counts and records what L2 said of one key. Where it could not be asked, a stale copy may do.
-    fn answer_below(&self, at: usize, key: &[u8], answer: Answer, coalesced: bool, reads: &mut Reads) {
+    fn answer_below(&self, at: usize, key: &[u8], answer: Answer, below: Below, reads: &mut Reads) {
         if let Err(error) = &answer
             && error.says_away()
             && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
@@ -379,22 +392,30 @@ impl Cache {
             Err(_) => Outcome::Error,
         };
         if reads.is_counted {
-            let now = self.now();
-            self.counters.outcome(self.core.group_of(key), outcome, coalesced);
-            self.note_below(key, &answer, now);
+            let Below { now, .. } = below;
+            self.counters.outcome(below.group, outcome, below.coalesced);
+            self.note_below(key, &answer, &below);
+            if let Ok(Some(stored)) = &answer
+                && !below.coalesced
+            {
+                self.slide(key, stored.life);
+            }
             match outcome {
                 Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, now),
                 Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, now),
-                Outcome::HitL1 | Outcome::Stale | Outcome::Error => {}
+                Outcome::Error => self.tap.tell(key, Happened::Failed, self.caller, now),
+                Outcome::HitL1 | Outcome::Stale => {}
             }
         }
         reads.answer(at, answer.map(Read::from_below));
     }
 
     /// Tells the rankings and the ghosts of a read that L1 did not answer.
-    fn note_below(&self, key: &[u8], answer: &Answer, now: Tick) {
+    fn note_below(&self, key: &[u8], answer: &Answer, below: &Below) {
+        let now = below.now;
+        let bytes = |found: &Option<Stored>| found.as_ref().map(|found| found.value.len());
+        self.counters.tops.read_below(key, answer.as_ref().ok().map(bytes), below.waited_us, now);
         if let Ok(found) = answer {
-            self.core.stats.tops.read_below(key, found.as_ref().map(|found| found.value.len()), now);
             let found = found.as_ref().map(|found| (found.value.len(), found.life.until(now)));
             self.core.note_for_ghosts(key, self.core.l1.hash_of(key), found, now);
         }
@@ -423,6 +444,25 @@ struct Round {
 impl Round {
     fn new(sent_at: Tick) -> Self {
         Self { sent_at, led: Vec::new(), joined: Vec::new(), again: Vec::new() }
+    }
+}
+
+/// What is known of a read that L1 did not answer, beside the answer.
+#[derive(Clone, Copy)]
+struct Below {
+    /// Of its key.
+    group: u8,
+    /// It joined another's flight.
+    coalesced: bool,
+    /// How long L2 took for it, if it was asked for this read.
+    waited_us: Option<u64>,
+    /// When the answer came.
+    now: Tick,
+}
+
+impl Below {
+    fn new(core: &Core, key: &[u8], now: Tick) -> Self {
+        Self { group: core.group_of(key), coalesced: false, waited_us: None, now }
     }
 }
 

@@ -252,7 +252,7 @@ const RECORD_BYTES: usize = 10 + 4 + TAG_MAX_BYTES;
 
 impl Cache {
     /// Answers of L2, with entries whose tags are gone as misses.
-    pub(super) async fn without_dead(&self, mut answers: Vec<Answer>) -> Vec<Answer> {
+    pub(super) async fn without_dead(&self, keys: &[Key], mut answers: Vec<Answer>) -> Vec<Answer> {
         let head = |answer: &Answer| match answer {
             Ok(Some(stored)) => Bytes::copy_from_slice(stored.value.head()),
             Ok(None) | Err(_) => Bytes::new(),
@@ -263,16 +263,33 @@ impl Cache {
         let heads: Vec<Bytes> = answers.iter().map(head).collect();
         // Boxed: the ids are read in the same way, once.
         let valid = Box::pin(self.are_valid(&heads)).await;
-        for ((answer, head), valid) in answers.iter_mut().zip(heads).zip(valid) {
+        for (((answer, key), head), valid) in answers.iter_mut().zip(keys).zip(heads).zip(valid) {
             match valid {
                 _ if head.is_empty() => {}
                 Ok(true) => {}
-                Ok(false) => *answer = Ok(None),
+                Ok(false) => {
+                    self.core.fates.tag_gone(key, self.now());
+                    *answer = Ok(None);
+                }
                 // A failed read is never a miss.
                 Err(error) => *answer = Err(error),
             }
         }
         answers
+    }
+
+    /// The tags in a header, and whether each has the id still that the entry was written under.
+    pub(super) async fn tags_now(&self, head: &[u8]) -> Result<Vec<(Bytes, bool)>> {
+        let tags = codec::tags(head).unwrap_or_default();
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = self.ids(tags.iter().map(|tag| tag.name.clone()).collect(), tags.clone()).await?;
+        let with_state = tags.into_iter().map(|tag| {
+            let is_valid = ids.get(&tag.name) == Some(&Some(tag.id));
+            (tag.name, is_valid)
+        });
+        Ok(with_state.collect())
     }
 
     /// Whether entries with these headers are valid.
@@ -553,21 +570,4 @@ fn creation(id: u64, condition: Condition) -> Op {
 
 fn renewal() -> Op {
     Op::Expire { expiry: NewExpiry::In(ID_LIFE), only: ExpireOnly::ALWAYS, want_value: false }
-}
-
-/// Whether what an operation does or says depends on what is there.
-pub(super) fn depends_on_present(op: &Op) -> bool {
-    match op {
-        Op::Set { condition: Condition::Always, want_old: false, expiry, .. } => {
-            matches!(expiry, SetExpiry::Keep { .. })
-        }
-        Op::Bury { .. } => false,
-        Op::Set { .. }
-        | Op::Delete { .. }
-        | Op::Expire { .. }
-        | Op::Increment { .. }
-        | Op::IncrementFloat { .. }
-        | Op::Append { .. }
-        | Op::SetRange { .. } => true,
-    }
 }

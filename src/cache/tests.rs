@@ -522,7 +522,7 @@ async fn policies_give_and_cap_lives_and_sizes() {
 
 #[tokio::test]
 async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
-    use crate::learn::recorder::Happened;
+    use crate::learn::recorder::{Happened, Wrote};
     let mut bench = bench();
     bench.cache = bench.cache.for_new_caller();
     let caller = bench.cache.caller;
@@ -542,7 +542,7 @@ async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
     told.sort_by_key(|(key, ..)| key.clone());
     let expected = [
         (b"a".to_vec(), Happened::HitL2, caller),
-        (b"c".to_vec(), Happened::Written, caller),
+        (b"c".to_vec(), Happened::Written(Wrote::Value(Some(Tick::FAR))), caller),
         (b"d".to_vec(), Happened::Invalidated, Caller::UNKNOWN),
     ];
     assert_eq!(told, expected);

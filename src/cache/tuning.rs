@@ -24,12 +24,16 @@ use super::{
 use crate::{
     clock::Tick,
     learn::{
+        hot_keys::HotKeys,
         intervals::Intervals,
-        recorder::{Event, is_sampled},
+        recorder::{Event, Happened, is_sampled},
     },
 };
 
-pub use crate::learn::intervals::{Advice, Expected, Spread};
+pub use crate::learn::{
+    hot_keys::HotKey,
+    intervals::{Advice, Expected, Spread},
+};
 
 /// How often advice is made anew.
 const ADVISE_EVERY: Duration = Duration::from_secs(10);
@@ -49,6 +53,8 @@ struct Tuned {
 #[derive(Debug, Default)]
 pub(crate) struct Tuning {
     intervals: Mutex<Intervals>,
+    hot_keys: Mutex<HotKeys>,
+    hottest: ArcSwap<Vec<HotKey>>,
     /// By template.
     tuned: ArcSwap<HashMap<u64, Tuned>>,
     advice: ArcSwap<Vec<Advice>>,
@@ -63,19 +69,50 @@ impl Tuned {
     }
 }
 
+/// What the learning of TTLs follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Followed {
+    /// Keys of the sample.
+    pub keys: u64,
+    /// Templates that a TTL is advised for.
+    pub templates: u64,
+    /// Hot keys of which enough is known.
+    pub hot_keys: u64,
+}
+
 impl Core {
+    /// What the learning of TTLs follows.
+    #[must_use]
+    pub fn followed(&self) -> Followed {
+        Followed {
+            keys: self.tuning.intervals.lock().keys() as u64,
+            templates: self.tuning.advice.load().len() as u64,
+            hot_keys: self.tuning.hottest.load().len() as u64,
+        }
+    }
+
     /// Takes up what happened to the keys that are followed, and advises when it is time.
     pub(crate) fn learn_ttls(&self, events: &[Event]) {
         let mut intervals = self.tuning.intervals.lock();
-        for event in events.iter().filter(|event| is_sampled(&event.key)) {
+        let rules = self.rules.load();
+        // Another node may only have touched it, which Redis announces alike.
+        let is_touch = |event: &&Event| event.happened == Happened::Invalidated && rules.slide_of(&event.key).is_some();
+        let mut hot_keys = self.tuning.hot_keys.lock();
+        for event in events.iter().filter(|event| !is_touch(event)) {
+            hot_keys.note(&event.key, event.happened, event.at);
+            if !is_sampled(&event.key) {
+                continue;
+            }
             let (template, name) = self.stats.groups.template_of(&event.key);
             intervals.note(&event.key, (template, || name), event.happened, event.at);
         }
         let now = self.clock.now();
         if now.since(Tick(self.tuning.advised_at.load(Relaxed))) >= ADVISE_EVERY {
             self.tuning.advised_at.store(now.0, Relaxed);
-            let advice = intervals.advice(&self.rules.load().ttl);
+            let advice = intervals.advice(&rules.ttl);
             drop(intervals);
+            hot_keys.forget(now);
+            self.tuning.hottest.store(Arc::new(hot_keys.hottest(&rules.ttl)));
             self.tune(&advice, now);
             self.tuning.advice.store(Arc::new(advice));
         }
@@ -101,13 +138,18 @@ impl Core {
 
     /// The TTL of a write of this key that brought none, where its policy tunes it and enough is known; up to a tenth off.
     pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
+        let mean = self.tuned_mean(rules, key)?;
+        Some(mean.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0)))
+    }
+
+    /// What that is off from.
+    pub(crate) fn tuned_mean(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
         if rules.policy(key)?.ttl != Ttl::Tune {
             return None;
         }
         let (template, _) = self.stats.groups.template_of(key);
         let tuned = self.tuning.tuned.load().get(&template).copied()?;
-        let jitter = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
-        Some(Duration::from_millis((tuned.ttl_ms * jitter) as u64))
+        Some(Duration::from_millis(tuned.ttl_ms as u64))
     }
 
     /// Notes the length of a value that is about to be written, and the TTL it gets.
@@ -141,6 +183,12 @@ impl Cache {
         let rules = self.core.rules.load();
         let (default, max) = rules.lives_of(key);
         (self.core.tuned_ttl(&rules, key).or(default), max)
+    }
+
+    /// The hottest keys, each with its own intervals, as of the last ten seconds.
+    #[must_use]
+    pub fn hottest(&self) -> Arc<Vec<HotKey>> {
+        self.core.tuning.hottest.load_full()
     }
 
     /// What is advised for each template of which enough is known, as of the last ten seconds.

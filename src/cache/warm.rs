@@ -165,9 +165,9 @@ impl Cache {
             return warmed;
         }
         let wanted: Vec<Key> = led.iter().map(|leader| leader.key.clone()).collect();
-        let answers = self.ask(&wanted).await;
+        let (answers, _) = self.ask(&wanted).await;
         for (leader, answer) in led.into_iter().zip(answers) {
-            self.promote(&leader, sent_at, &answer);
+            self.promote(&leader, sent_at, &answer, self.core.group_of(&leader.key));
             match &answer {
                 Ok(Some(_)) => warmed.found += 1,
                 Ok(None) => warmed.absent += 1,

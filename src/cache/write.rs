@@ -11,15 +11,15 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    Cache, Core,
-    events::Told,
-    tags::{TagNames, depends_on_present},
+    Cache, Core, SetExpiry,
+    events::{Told, took_effect},
+    tags::TagNames,
 };
 use crate::{
-    clock::stopwatch_ns,
+    clock::{Tick, UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op, codec},
-    learn::recorder::Happened,
+    learn::recorder::{Happened, Wrote},
     model::{Key, Outcome, RESERVED_PREFIX},
 };
 
@@ -47,6 +47,25 @@ impl Drop for Dropped {
     fn drop(&mut self) {
         self.drop_copies();
     }
+}
+
+/// What an operation does to its key, for those who learn from it.
+fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
+    Some(match op {
+        Op::Set { expiry, .. } => Wrote::Value(match expiry {
+            SetExpiry::Never => Some(Tick::FAR),
+            SetExpiry::In(life) => Some(now.plus(*life)),
+            SetExpiry::At(at) => Some(Tick(now.0 + at.0.saturating_sub(unix.0))),
+            SetExpiry::Keep { .. } => None,
+        }),
+        Op::Delete { .. } => Wrote::Deletion,
+        // It was gone before.
+        Op::Bury { .. } => return None,
+        Op::Expire { .. } => Wrote::Lifetime,
+        Op::Increment { .. } | Op::IncrementFloat { .. } | Op::Append { .. } | Op::SetRange { .. } => {
+            Wrote::Value(None)
+        }
+    })
 }
 
 /// Whether a value could be taken for a header.
@@ -154,10 +173,10 @@ impl Cache {
                 }
             }
         }
-        if !ops.iter().any(|(_, op)| depends_on_present(op)) {
+        if !ops.iter().any(|(_, op)| op.depends_on_present()) {
             return faults;
         }
-        let keys: Vec<Key> = ops.iter().filter(|(_, op)| depends_on_present(op)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Key> = ops.iter().filter(|(_, op)| op.depends_on_present()).map(|(key, _)| key.clone()).collect();
         if let Err(error) = self.bury_dead(&keys).await {
             ops.clear();
             faults.extend(places.drain(..).map(|at| (at, error.clone())));
@@ -176,17 +195,25 @@ impl Cache {
         let _turn = self.turn().await;
         let (begun, len) = (stopwatch_ns(), ops.len());
         let told = Told::of(&self.core, &ops);
-        let keys: Vec<Key> = ops.iter().map(|(key, _)| key.clone()).collect();
+        let (now, unix) = (self.now(), self.core.clock.unix());
+        let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
         let results = self.l2.apply(ops, batch).await;
-        let now = self.now();
-        for (key, _) in keys.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
-            if !key.starts_with(RESERVED_PREFIX) {
-                self.tap.tell(key, Happened::Written, self.caller, now);
-            }
-        }
+        self.tell_written(&wrote, &results);
         told.tell(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);
         results
+    }
+
+    fn tell_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {
+        let now = self.now();
+        for ((key, what), result) in wrote.iter().zip(results) {
+            if let Some(what) = *what
+                && result.as_ref().is_ok_and(took_effect)
+                && !key.starts_with(RESERVED_PREFIX)
+            {
+                self.tap.tell(key, Happened::Written(what), self.caller, now);
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! port or the data directory is not to be had.
 
 mod config;
+mod explain;
 mod figures;
 mod health;
 mod invalidate;
@@ -44,6 +45,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Config(config::Args),
+    Explain(explain::Args),
     Health(health::Args),
     Invalidate(invalidate::Args),
     Replay(replay::Args),
@@ -113,6 +115,7 @@ pub fn run() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Health(args) => health::run(args),
         Command::Invalidate(args) => invalidate::run(args),
         Command::Replay(args) => replay::run(args),

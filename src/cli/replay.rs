@@ -39,7 +39,7 @@ const VALUE_MAX_BYTES: u64 = 8 << 20;
 /// Play a trace against a running server: get each key, and on a miss set a value of the recorded size.
 ///
 /// Prints at the end: trace, requests (Gets sent), errors (calls that failed), skipped (requests over the server's
-/// limits), seconds, per_second, p50_us, p99_us, p999_us (of the Gets), hit_l1, hit_l2, miss, and bytes (of values read
+/// limits), seconds, per_second, mean_us, p50_us, p99_us, p999_us (of the Gets), hit_l1, hit_l2, miss, and bytes (of values read
 /// and set).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -8,12 +8,13 @@ use super::{Failure, Format, Result, say};
 use crate::{
     grpc::client::{self, InsightClient},
     proto::{
-        GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest, SimulateCapacityRequest, SimulateCapacityResponse,
-        TopBy, TopKeysRequest, TopKeysResponse, TtlAdvice,
+        GetAssociationsRequest, GetAssociationsResponse, GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest,
+        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse,
     },
 };
 
 mod fields;
+pub(super) use fields::text_of;
 pub(super) mod tables;
 
 /// Time between two looks of --watch.
@@ -49,6 +50,7 @@ pub(super) struct Args {
 pub(super) struct Seen {
     pub(super) stats: GetStatsResponse,
     pub(super) capacity: SimulateCapacityResponse,
+    pub(super) prefetch: GetAssociationsResponse,
     /// By reads, bytes, misses, time.
     pub(super) top: Vec<(TopBy, TopKeysResponse)>,
 }
@@ -90,8 +92,8 @@ fn is_json(args: &Args) -> bool {
 
 async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
     let asked = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
-    let advice: Vec<TtlAdvice> = asked.into_inner().advice;
-    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice) })
+    let advice = asked.into_inner();
+    Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
 async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
@@ -106,12 +108,13 @@ async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String>
 async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
     let stats = client.get_stats(GetStatsRequest {}).await.map_err(refused)?.into_inner();
     let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
+    let prefetch = client.get_associations(GetAssociationsRequest::default()).await.map_err(refused)?.into_inner();
     let mut top = Vec::new();
     for by in RANKINGS {
         let asked = client.top_keys(TopKeysRequest { by: by.into(), count }).await.map_err(refused)?;
         top.push((by, asked.into_inner()));
     }
-    Ok(Seen { stats, capacity, top })
+    Ok(Seen { stats, capacity, prefetch, top })
 }
 
 /// Why a call failed.

@@ -27,7 +27,11 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    fn text(&self, wanted: &str) -> Result<&str, String> {
+    /// The words, of which `wanted` says what they should be.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub(super) fn text(&self, wanted: &str) -> Result<&str, String> {
         match self {
             Self::Word(text) | Self::Text(text) => Ok(text),
             Self::Integer(_) | Self::Boolean(_) | Self::List(_) | Self::Float(_) | Self::Other(_) => {
@@ -298,16 +302,10 @@ pub(super) struct Maybe<F>(pub &'static str, pub F);
 
 impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
     fn read(&self, raw: &Raw) -> Result<Option<T>, String> {
-        match raw {
-            Raw::Word(word) | Raw::Text(word) if word == self.0 => Ok(None),
-            Raw::Word(_)
-            | Raw::Text(_)
-            | Raw::Integer(_)
-            | Raw::Boolean(_)
-            | Raw::List(_)
-            | Raw::Float(_)
-            | Raw::Other(_) => self.1.read(raw).map(Some),
+        if raw.text(self.0).is_ok_and(|word| word == self.0) {
+            return Ok(None);
         }
+        self.1.read(raw).map(Some)
     }
 
     fn show(&self, value: &Option<T>) -> String {

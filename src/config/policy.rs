@@ -41,7 +41,7 @@ const PREFETCH: Choice<Prefetch> =
 const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Advise), ("tune", Ttl::Tune)]);
 
 /// All keys of a policy.
-pub const POLICY_ROWS: [PolicyRow; 7] = [
+pub const POLICY_ROWS: [PolicyRow; 8] = [
     PolicyRow {
         key: "match",
         doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
@@ -65,6 +65,14 @@ pub const POLICY_ROWS: [PolicyRow; 7] = [
         default: "none",
         set: |policy, raw| TTL.read(raw).map(|ttl| policy.max_ttl = ttl),
         show: |policy| TTL.show(&policy.max_ttl),
+    },
+    PolicyRow {
+        key: "touch_on_read",
+        doc: "A read gives a key that has less life left this much again; none: reads change no TTL.",
+        form: || TTL.describe(),
+        default: "none",
+        set: |policy, raw| TTL.read(raw).map(|ttl| policy.touch_on_read = ttl),
+        show: |policy| TTL.show(&policy.touch_on_read),
     },
     PolicyRow {
         key: "max_value",
@@ -105,17 +113,10 @@ struct Pattern;
 
 impl Form<Glob> for Pattern {
     fn read(&self, raw: &Raw) -> Result<Glob, String> {
-        match raw {
-            Raw::Word(text) | Raw::Text(text) if !text.is_empty() => {
-                Glob::new(text.as_bytes()).map_err(|error| error.to_string())
-            }
-            Raw::Word(_)
-            | Raw::Text(_)
-            | Raw::Integer(_)
-            | Raw::Boolean(_)
-            | Raw::List(_)
-            | Raw::Float(_)
-            | Raw::Other(_) => Err(raw.not("a pattern such as \"session:*\"")),
+        let wanted = "a pattern such as \"session:*\"";
+        match raw.text(wanted)? {
+            "" => Err(raw.not(wanted)),
+            text => Glob::new(text.as_bytes()).map_err(|error| error.to_string()),
         }
     }
 
@@ -159,12 +160,13 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
         let message = "policy: match is missing; give a pattern such as \"session:*\"";
         faults.push(table.source.fault(message));
     }
-    if let (Some(default), Some(most)) = (policy.default_ttl, policy.max_ttl)
-        && default > most
-    {
-        let message =
-            format!("policy: default_ttl {} is over max_ttl {}", TTL.show(&Some(default)), TTL.show(&Some(most)));
-        faults.push(table.source.fault(message));
+    for (key, ttl) in [("default_ttl", policy.default_ttl), ("touch_on_read", policy.touch_on_read)] {
+        if let (Some(ttl), Some(most)) = (ttl, policy.max_ttl)
+            && ttl > most
+        {
+            let message = format!("policy: {key} {} is over max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
+            faults.push(table.source.fault(message));
+        }
     }
     policy
 }

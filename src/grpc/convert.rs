@@ -230,7 +230,7 @@ fn life(ttl_ms: Option<i64>) -> Result<Option<Duration>> {
     }
 }
 
-fn life_ms(life: Life) -> Option<i64> {
+pub(super) fn life_ms(life: Life) -> Option<i64> {
     match life {
         Life::Forever => None,
         Life::For(left) => Some(to_i64(millis(left))),
@@ -244,7 +244,7 @@ fn tier(tier: Tier) -> proto::Tier {
     }
 }
 
-fn to_i64(number: u64) -> i64 {
+pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

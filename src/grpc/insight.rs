@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::{
     Edge, convert,
+    learned::counts,
     stream::{self, Output},
     unary::Call,
 };
@@ -19,14 +20,16 @@ use crate::{
     cache::{
         Flavor, Removals, State,
         latency::Latency,
-        stats::{Group, Reads, Snapshot, Tally, Window, top::By},
+        stats::{Group, Learning, Reads, Snapshot, Tally, Window, top::By},
+        warm::{Progress, Warmed},
     },
     clock::millis,
     error::Result,
     proto::{
-        CapacityEstimate, CoherenceStats, ConnectionStats, GetStatsRequest, GetStatsResponse, GroupStats, GroupWindow,
-        L1Stats, L2Stats, LatencyStats, ReadStats, RemovalStats, SimulateCapacityRequest, SimulateCapacityResponse,
-        TopBy, TopKey, TopKeysRequest, TopKeysResponse, WatchStatsRequest, WatchStatsResponse, WindowStats,
+        CapacityEstimate, CoherenceStats, CoherenceWindow, ConnectionStats, GetStatsRequest, GetStatsResponse,
+        GroupStats, GroupWindow, L1Stats, L2Stats, LatencyStats, LearningStats, ReadStats, RemovalStats,
+        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKey, TopKeysRequest, TopKeysResponse,
+        WarmStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 
@@ -90,6 +93,8 @@ impl Edge {
             connections: Some(self.connections()),
             windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
             groups: snapshot.groups.iter().map(group).collect(),
+            learning: Some(learning(&snapshot.learning)),
+            warm: Some(warm(&self.cache.core().warming())),
         }
     }
 
@@ -159,6 +164,35 @@ fn window(window: &Window, groups: &[Group]) -> WindowStats {
         groups: groups.collect(),
         l2_read: Some(latency(&window.read)),
         l2_write: Some(latency(&window.write)),
+        grpc_request: Some(latency(&window.requests.grpc)),
+        resp_request: Some(latency(&window.requests.resp)),
+        prefetch: Some(counts(window.prefetch)),
+        coherence: Some(CoherenceWindow {
+            invalidations: window.upkeep.invalidations,
+            flushes: window.upkeep.flushes,
+            reconnects: window.upkeep.reconnects,
+            bypassed: window.upkeep.bypassed,
+            fills_voided: window.upkeep.fills_voided,
+        }),
+    }
+}
+
+fn learning(of: &Learning) -> LearningStats {
+    let (report, ttl, touches) = (&of.prefetch, of.ttl, of.touches);
+    LearningStats {
+        prefetch: Some(counts(report.counts)),
+        staged_entries: report.staged_entries,
+        staged_bytes: report.staged_bytes,
+        floor: report.floor,
+        known_keys: report.keys,
+        learned_bytes: report.bytes,
+        dropped: report.dropped,
+        busy: report.busy,
+        ttl_keys: ttl.keys,
+        ttl_templates: ttl.templates,
+        ttl_hot_keys: ttl.hot_keys,
+        touches_extended: touches.extended,
+        touches_left: touches.left,
     }
 }
 
@@ -216,6 +250,11 @@ fn l2(snapshot: &Snapshot) -> L2Stats {
         breakers_open: snapshot.health.breakers_open as u64,
         breaker_opened: snapshot.health.breaker_opened,
     }
+}
+
+fn warm(progress: &Progress) -> WarmStats {
+    let Warmed { found, absent, resident, failed } = progress.keys;
+    WarmStats { at_work: progress.at_work, left: progress.left, found, absent, resident, failed }
 }
 
 fn coherence(snapshot: &Snapshot) -> CoherenceStats {

@@ -2,12 +2,12 @@
 
 use super::Edge;
 use crate::{
-    cache::ahead::Report,
+    cache::ahead::{self, Evidence, Report},
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{
         Association, GetAssociationsRequest, GetAssociationsResponse, PredictRequest, PredictResponse, Prediction,
-        PrefetchCounts, PrefetchGroup, TemplateRule,
+        PrefetchControl, PrefetchCounts, PrefetchGroup, TemplateRule,
     },
 };
 
@@ -47,24 +47,39 @@ impl Edge {
 
     pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {
         let key = Key::new(request.key)?;
-        let predictions = self.cache.core().predict(&key).into_iter().map(|prediction| Prediction {
-            key: prediction.key.into(),
-            probability: prediction.p,
-            fetched: prediction.fetched,
-            why: prediction.why,
-        });
+        let predictions = self.cache.core().predict(&key).into_iter().map(prediction);
         Ok(PredictResponse { predictions: predictions.collect() })
     }
 }
 
-fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
-    let counts = |counts: crate::cache::ahead::Counts| PrefetchCounts {
+fn control(evidence: &Evidence) -> PrefetchControl {
+    PrefetchControl {
+        without_decided: evidence.without.decided,
+        without_missed: evidence.without.missed,
+        with_decided: evidence.with.decided,
+        with_missed: evidence.with.missed,
+        gain: evidence.gain.map(|(gain, _)| gain),
+        gain_deviation: evidence.gain.map(|(_, deviation)| deviation),
+    }
+}
+
+/// A key that would be fetched, or why it would not.
+pub(super) fn prediction(of: ahead::Prediction) -> Prediction {
+    Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
+}
+
+/// What became of prefetched keys.
+pub(super) fn counts(counts: ahead::Counts) -> PrefetchCounts {
+    PrefetchCounts {
         issued: counts.issued,
         used: counts.used,
         late: counts.late,
         wasted: counts.wasted,
         shadow: counts.shadow,
-    };
+    }
+}
+
+fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateRule>) -> GetAssociationsResponse {
     let groups = report.groups.into_iter();
     GetAssociationsResponse {
         associations,
@@ -74,5 +89,6 @@ fn response(report: Report, associations: Vec<Association>, rules: Vec<TemplateR
         known_keys: report.keys,
         learned_bytes: report.bytes,
         floor: report.floor,
+        control: Some(control(&report.evidence)),
     }
 }

@@ -15,6 +15,7 @@ mod answer;
 mod connection;
 mod convert;
 mod deadline;
+mod explain;
 mod health;
 mod inbound;
 mod insight;

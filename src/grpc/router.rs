@@ -97,6 +97,9 @@ impl Router {
             "/terrace.v1.Insight/GetTtlAdvice" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_ttl_advice(r).await })
             }
+            "/terrace.v1.Insight/Explain" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.explain(r).await })
+            }
             "/terrace.v1.Invalidation/InvalidatePattern" => invalidation::invalidate_pattern(edge, request),
             "/terrace.v1.Insight/GetAssociations" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_associations(r).await })

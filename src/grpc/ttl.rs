@@ -2,16 +2,28 @@
 
 use super::Edge;
 use crate::{
-    cache::tuning::{Advised, Expected, Spread},
+    cache::tuning::{Advised, Expected, HotKey, Spread},
     error::Result,
-    proto::{GetTtlAdviceRequest, GetTtlAdviceResponse, IntervalStats, TtlAdvice, TtlOutcome},
+    proto::{GetTtlAdviceRequest, GetTtlAdviceResponse, HotKeyTtl, IntervalStats, TtlAdvice, TtlOutcome},
 };
 
 impl Edge {
     pub(super) async fn get_ttl_advice(&self, request: GetTtlAdviceRequest) -> Result<GetTtlAdviceResponse> {
         let all = self.cache.ttl_advice();
         let wanted = all.iter().filter(|advised| advised.advice.name.starts_with(&request.prefix));
-        Ok(GetTtlAdviceResponse { advice: wanted.map(advice).collect() })
+        let hottest = self.cache.hottest();
+        let hot_keys = hottest.iter().filter(|hot| hot.key.starts_with(request.prefix.as_bytes())).map(hot_key);
+        Ok(GetTtlAdviceResponse { advice: wanted.map(advice).collect(), hot_keys: hot_keys.collect() })
+    }
+}
+
+fn hot_key(hot: &HotKey) -> HotKeyTtl {
+    HotKeyTtl {
+        key: hot.key.bytes().clone(),
+        ttl_ms: signed(hot.ttl_ms),
+        access_ms: hot.access_ms,
+        reads: hot.reads,
+        change: hot.change.as_ref().map(intervals),
     }
 }
 

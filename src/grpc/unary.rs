@@ -22,7 +22,11 @@ use super::{
     inbound::Inbound,
     load,
 };
-use crate::{error::Result, proto::GetRequest};
+use crate::{
+    cache::stats::requests::{Port, Stopwatch},
+    error::Result,
+    proto::GetRequest,
+};
 
 /// What the end of its time says about a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +122,11 @@ impl Get {
 /// Runs a Get.
 pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
-    Call::Get(Some(Get { edge: edge.for_request(&inbound.headers), inbound }))
+    let edge = edge.for_request(&inbound.headers);
+    match edge.cache.time_request(Port::Grpc) {
+        None => Call::Get(Some(Get { edge, inbound })),
+        Some(stopwatch) => timed(stopwatch, Call::Get(Some(Get { edge, inbound }))),
+    }
 }
 
 /// Runs one unary method.
@@ -135,7 +143,24 @@ where
 {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
     let edge = edge.for_request(&inbound.headers);
-    Call::Pending(Box::pin(answered(edge, inbound, effect, method)))
+    let stopwatch = edge.cache.time_request(Port::Grpc);
+    let call = Call::Pending(Box::pin(answered(edge, inbound, effect, method)));
+    match stopwatch {
+        None => call,
+        Some(stopwatch) => timed(stopwatch, call),
+    }
+}
+
+/// Runs a call that is timed.
+#[cold]
+fn timed(stopwatch: Stopwatch, call: Call) -> Call {
+    Call::Pending(Box::pin(async move {
+        let _stopwatch = stopwatch;
+        match call.await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }))
 }
 
 async fn answered<M, R, F>(

@@ -14,12 +14,15 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{Shared, history, readiness};
+use super::{Shared, history, learned, readiness};
 use crate::{
     cache::{
         Cache, Removals, State as L2State,
         latency::Latency,
-        stats::{Group, Reads, Snapshot, Tally, Window},
+        stats::{
+            Group, Reads, Snapshot, Tally, Window,
+            whatif::{Estimate, Estimates},
+        },
     },
     clock::Tick,
     node::{Node, VERSION},
@@ -39,20 +42,33 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Path, type and bytes of each file.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
     ("/app.css", "text/css; charset=utf-8", include_str!("assets/app.css")),
+    ("/format.js", "text/javascript; charset=utf-8", include_str!("assets/format.js")),
+    ("/charts.js", "text/javascript; charset=utf-8", include_str!("assets/charts.js")),
+    ("/learned.js", "text/javascript; charset=utf-8", include_str!("assets/learned.js")),
     ("/app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("assets/favicon.svg")),
     ("/vendor/uplot.js", "text/javascript; charset=utf-8", include_str!("assets/vendor/uPlot-1.6.32.min.js")),
     ("/vendor/uplot.css", "text/css; charset=utf-8", include_str!("assets/vendor/uPlot-1.6.32.min.css")),
     ("/vendor/uplot-license.txt", "text/plain; charset=utf-8", include_str!("assets/vendor/uPlot-LICENSE")),
+    ("/vendor/d3-force.js", "text/javascript; charset=utf-8", D3_FORCE),
+    ("/vendor/d3-force-license.txt", "text/plain; charset=utf-8", include_str!("assets/vendor/d3-LICENSE")),
 ];
+
+/// The layout of graphs, behind the three small parts of D3 that it stands on.
+const D3_FORCE: &str = concat!(
+    include_str!("assets/vendor/d3-dispatch-3.0.2.min.js"),
+    include_str!("assets/vendor/d3-quadtree-3.0.2.min.js"),
+    include_str!("assets/vendor/d3-timer-3.0.2.min.js"),
+    include_str!("assets/vendor/d3-force-3.0.1.min.js"),
+);
 
 /// Keys shown as the hottest.
 const TOP: usize = 12;
-/// A walk through L1 is not repeated sooner, however many pages are open.
-const TOP_EVERY: Duration = Duration::from_secs(10);
+/// What is dear to find is not looked for sooner again, however many pages are open.
+pub(super) const SEEN_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a key that are shown.
 const KEY_SHOWN_BYTES: usize = 80;
 /// Open bans that are shown.
@@ -60,15 +76,16 @@ const BANS: usize = 8;
 /// Groups that are shown, the busiest.
 const GROUPS: usize = 12;
 
-/// When the hottest keys were looked for, and what was found.
-pub(super) type Top = tokio::sync::Mutex<Option<(Tick, Value)>>;
+/// When something dear was looked for, and what was found.
+pub(super) type Seen = tokio::sync::Mutex<Option<(Tick, Value)>>;
 
 /// Adds the page.
 pub(super) fn routes(router: Router<Shared>) -> Router<Shared> {
     let files = FILES.into_iter().fold(router, |router, (path, kind, text)| {
         router.route(path, get(move || async move { with_headers(([(header::CONTENT_TYPE, kind)], text)) }))
     });
-    files.route("/api/stats", get(stats)).route("/api/history", get(points)).route("/api/top", get(top))
+    let files = files.route("/api/stats", get(stats)).route("/api/history", get(points));
+    files.route("/api/top", get(top)).route("/api/learned", get(learned::show))
 }
 
 fn with_headers(answer: impl IntoResponse) -> Response {
@@ -80,7 +97,7 @@ fn with_headers(answer: impl IntoResponse) -> Response {
 }
 
 /// Numbers are for this page and for programs, not for the scripts of other sites.
-fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
+pub(super) fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
     let from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return with_headers((StatusCode::FORBIDDEN, "not for other sites\n"));
@@ -110,10 +127,12 @@ async fn stats(State(shared): State<Shared>, headers: HeaderMap) -> Response {
         },
         "l2": l2(&snapshot),
         "coherence": coherence(&snapshot),
+        "bans_open": edge.cache.open_bans().len(),
         "bans": edge.cache.open_bans().iter().map(|ban| shown(ban.glob.pattern())).take(BANS).collect::<Vec<_>>(),
         "warming": warming(&edge.cache),
         "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups(&snapshot),
+        "what_if": what_if(&snapshot.what_if),
     });
     answer(&headers, &numbers)
 }
@@ -183,6 +202,8 @@ fn window(window: &Window) -> Value {
         "removed": removals(&window.total.removals),
         "l2_read": latency(&window.read),
         "l2_write": latency(&window.write),
+        "grpc": latency(&window.requests.grpc),
+        "resp": latency(&window.requests.resp),
     })
 }
 
@@ -209,6 +230,16 @@ fn reads(reads: &Reads) -> Value {
         "miss": reads.miss,
         "error": reads.error,
         "l1_hit_rate": reads.l1_hit_rate(),
+        "l2_hit_rate": reads.l2_hit_rate(),
+    })
+}
+
+fn what_if(estimates: &Estimates) -> Value {
+    let size = |size: &Estimate| json!({ "scale": size.scale, "capacity_bytes": size.capacity_bytes, "l1_hit_rate": size.l1_hit_rate });
+    json!({
+        "sizes": estimates.sizes.iter().map(size).collect::<Vec<_>>(),
+        "samples": estimates.samples,
+        "over_s": estimates.over.as_secs(),
     })
 }
 
@@ -230,7 +261,7 @@ async fn top(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     // One walk at a time; who waited for it takes what it found.
     let mut found = shared.top.lock().await;
     if let Some((at, keys)) = &*found
-        && cache.now().since(*at) < TOP_EVERY
+        && cache.now().since(*at) < SEEN_EVERY
     {
         return answer(&headers, keys);
     }
@@ -245,7 +276,7 @@ async fn top(State(shared): State<Shared>, headers: HeaderMap) -> Response {
 }
 
 /// A key as text: what is no printable ASCII is escaped.
-fn shown(key: &[u8]) -> String {
+pub(super) fn shown(key: &[u8]) -> String {
     let cut = key.get(..KEY_SHOWN_BYTES);
     let text = cut.unwrap_or(key).escape_ascii().to_string();
     if cut.is_some_and(|cut| cut.len() < key.len()) { text + "…" } else { text }

@@ -5,7 +5,11 @@ use std::{collections::VecDeque, time::Duration};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, stats::Snapshot};
+use crate::cache::{
+    Cache,
+    latency::Latency,
+    stats::{Snapshot, Window},
+};
 
 /// Between two points.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
@@ -38,8 +42,9 @@ impl History {
 pub(super) fn point(cache: &Cache, snapshot: &Snapshot) -> Value {
     let reads = &snapshot.reads;
     // Of the last minute: a percentile since start hardly moves.
-    let read = snapshot.windows.first().map(|minute| &minute.read);
-    let quantile = |quantile| read.and_then(|read| read.quantile_us(quantile));
+    let minute = snapshot.windows.first();
+    let quantile = |latency: fn(&Window) -> &Latency, quantile| latency(minute?).quantile_us(quantile);
+    let prefetch = cache.core().prefetch().counts;
     json!([
         cache.core().clock().unix().0,
         reads.hit_l1,
@@ -49,7 +54,14 @@ pub(super) fn point(cache: &Cache, snapshot: &Snapshot) -> Value {
         reads.error,
         snapshot.removals.size,
         snapshot.l1.bytes,
-        quantile(0.5),
-        quantile(0.99),
+        quantile(|minute| &minute.read, 0.5),
+        quantile(|minute| &minute.read, 0.99),
+        quantile(|minute| &minute.requests.grpc, 0.5),
+        quantile(|minute| &minute.requests.grpc, 0.99),
+        quantile(|minute| &minute.requests.resp, 0.99),
+        prefetch.issued,
+        prefetch.used,
+        prefetch.late,
+        prefetch.wasted,
     ])
 }

@@ -4,6 +4,7 @@
 
 mod dashboard;
 mod history;
+mod learned;
 mod page;
 
 use std::{
@@ -80,7 +81,8 @@ struct Shared {
     edge: Arc<Edge>,
     metrics: Arc<Metrics>,
     history: Arc<History>,
-    top: Arc<dashboard::Top>,
+    top: Arc<dashboard::Seen>,
+    learned: Arc<dashboard::Seen>,
 }
 
 /// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
@@ -92,6 +94,7 @@ pub async fn serve(listener: Listener, edge: Arc<Edge>) {
         metrics: Arc::clone(&metrics),
         history: Arc::clone(&history),
         top: Arc::default(),
+        learned: Arc::default(),
     });
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (mut upkeep, mut points, mut backoff) = (interval(UPKEEP_EVERY), interval(history::EVERY), BACKOFF_MIN);

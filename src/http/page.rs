@@ -8,6 +8,7 @@ use crate::{
         ahead::Report,
         feed::FeedReport,
         latency::Latency,
+        slide::Touches,
         stats::{Group, Reads, Snapshot},
         warm::Progress,
     },
@@ -23,10 +24,13 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     reads(metrics, &snapshot);
     snapshot.groups.iter().for_each(|of| group(metrics, of));
     ttls(metrics, cache);
+    touches(metrics, snapshot.learning.touches);
+    requests(metrics, &snapshot);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
+    metrics.set(&m::BANS_OPEN, &[], float(cache.open_bans().len() as u64));
     coherence(metrics, &snapshot);
-    prefetch(metrics, &cache.core().prefetch());
+    prefetch(metrics, &snapshot.learning.prefetch);
     feed(metrics, &cache.feed_report());
     warming(metrics, &cache.core().warming());
     metrics.render()
@@ -71,6 +75,11 @@ fn reads(metrics: &Metrics, snapshot: &Snapshot) {
     }
     metrics.count(&m::READS_COALESCED, &[], reads.coalesced);
     metrics.set(&m::FLIGHTS, &[], float(snapshot.flights));
+}
+
+fn requests(metrics: &Metrics, snapshot: &Snapshot) {
+    let requests = &snapshot.requests;
+    metrics.histogram(&m::REQUEST_SECONDS, &[("grpc", buckets(&requests.grpc)), ("resp", buckets(&requests.resp))]);
 }
 
 fn outcomes(reads: &Reads) -> [(&'static str, u64); 5] {
@@ -120,6 +129,11 @@ fn ttls(metrics: &Metrics, cache: &Cache) {
     }
 }
 
+fn touches(metrics: &Metrics, touches: Touches) {
+    metrics.count(&m::TOUCHES, &["extended"], touches.extended);
+    metrics.count(&m::TOUCHES, &["left"], touches.left);
+}
+
 fn l1(metrics: &Metrics, snapshot: &Snapshot) {
     let usage = &snapshot.l1;
     metrics.set(&m::L1_ENTRIES, &[], float(usage.entries));
@@ -149,9 +163,9 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.histogram(&m::L2_SECONDS, &[("read", buckets(&calls.read)), ("write", buckets(&calls.write))]);
 }
 
-/// The bounds of the buckets: from a call within the machine to one that ran into its deadline.
-const BOUNDS_US: [u64; 13] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+/// The bounds of the buckets: from a hit in L1, over a call within the machine, to one that ran into its deadline.
+const BOUNDS_US: [u64; 15] =
+    [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 fn buckets(latency: &Latency) -> Buckets {
     const US: f64 = 1e6;
@@ -166,12 +180,35 @@ fn prefetch(metrics: &Metrics, report: &Report) {
     metrics.count(&m::PREFETCH, &["late"], counts.late);
     metrics.count(&m::PREFETCH, &["wasted"], counts.wasted);
     metrics.count(&m::PREFETCH, &["shadow"], counts.shadow);
+    for (group, counts) in &report.key_groups {
+        let outcomes =
+            [("issued", counts.issued), ("used", counts.used), ("late", counts.late), ("wasted", counts.wasted)];
+        for (outcome, count) in outcomes {
+            metrics.count(&m::PREFETCH_GROUP, &[group, outcome], count);
+        }
+    }
+    let evidence = &report.evidence;
+    for (set, decisions) in [("without", evidence.without), ("with", evidence.with)] {
+        metrics.count(&m::PREFETCH_CONTROL, &[set, "decided"], decisions.decided);
+        metrics.count(&m::PREFETCH_CONTROL, &[set, "missed"], decisions.missed);
+    }
+    if let Some((gain, deviation)) = evidence.gain {
+        metrics.set(&m::PREFETCH_GAIN, &[], gain);
+        metrics.set(&m::PREFETCH_GAIN_DEVIATION, &[], deviation);
+    }
     metrics.set(&m::PREFETCH_STAGED, &[], float(report.staged_entries));
     metrics.set(&m::PREFETCH_STAGED_BYTES, &[], float(report.staged_bytes));
     metrics.set(&m::PREFETCH_FLOOR, &[], f64::from(report.floor));
     metrics.count(&m::PREFETCH_BUSY, &[], report.busy);
     metrics.set(&m::LEARN_BYTES, &[], float(report.bytes));
     metrics.set(&m::LEARN_KEYS, &[], float(report.keys));
+    let files = &report.snapshots;
+    for (result, count) in
+        [("loaded", files.loaded), ("set_aside", files.set_aside), ("written", files.written), ("failed", files.failed)]
+    {
+        metrics.count(&m::LEARN_SNAPSHOTS, &[result], count);
+    }
+    metrics.set(&m::LEARN_SNAPSHOT_BYTES, &[], float(files.bytes));
     metrics.count(&m::LEARN_DROPPED, &[], report.dropped);
 }
 

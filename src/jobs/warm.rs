@@ -112,8 +112,8 @@ impl Warm {
         let folder = self.settings.folder.clone();
         let loaded = spawn_blocking(move || hot::load(&folder)).await;
         match loaded.map_err(std::io::Error::other).flatten() {
-            Ok(Loaded::Keys(keys)) if !keys.is_empty() => self.pull(keys).await,
-            Ok(Loaded::Keys(_) | Loaded::None) => {}
+            Ok(Loaded::Kept(keys)) if !keys.is_empty() => self.pull(keys).await,
+            Ok(Loaded::Kept(_) | Loaded::None) => {}
             Ok(Loaded::Damaged(why, aside)) => {
                 tracing::warn!(why, aside = %aside.display(), "the list of hot keys is damaged and set aside; a cold start");
             }

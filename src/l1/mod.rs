@@ -15,9 +15,10 @@
 //!
 //! From the outside in: this facade picks the policy; `tier` holds the shards and the one budget of bytes; `shard` is
 //! what a lock guards: `slot` (dense entries with their deadlines), `index` (hash to slot), `lease`; `policy` says what
-//! goes; `staging` holds what was prefetched until its first use. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
+//! goes; `staging` holds what was prefetched until its first use; `departures` remembers why entries left. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
 
 mod budget;
+mod departures;
 mod epochs;
 mod hash;
 mod index;
@@ -44,8 +45,8 @@ pub use purge::Purge;
 use shard::Weights;
 use tier::Tier;
 pub use types::{
-    Change, Current, Fill, Filled, GroupUsage, Hit, Leased, PolicyKind, Removals, Residence, Resident, Settings,
-    Staged, Token, Usage,
+    Change, Current, Departure, Fill, Filled, GroupUsage, Hit, Leased, Left, PolicyKind, Removals, Residence, Resident,
+    Settings, Staged, Token, Usage,
 };
 
 use crate::{clock::Tick, error::Result, glob::Glob, model::Key};
@@ -179,6 +180,13 @@ impl L1 {
     #[must_use]
     pub fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
         tier!(self, tier => tier.peek(key, now))
+    }
+
+    /// Why a copy of a key is not answered although there was one, as far as is remembered: the last departures of some
+    /// thousand keys. `None` if there is one that is, or nothing is known.
+    #[must_use]
+    pub fn departure(&self, key: &[u8], now: Tick) -> Option<Departure> {
+        tier!(self, tier => tier.departure(key, now))
     }
 
     /// Asks for the right to fill `key` under `token`, in `epoch`; without an epoch the caller leads and may keep nothing.

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
+    departures::Departures,
     epochs::{Epoch, Epochs},
     hash::Hasher,
     index::{ENTRIES_MAX, Index},
@@ -13,7 +14,7 @@ use super::{
     policy::Policy,
     purge::Bans,
     slot::{BLOCK, Slot, Slots, size_class},
-    types::{GroupUsage, Hit, Resident},
+    types::{Departure, GroupUsage, Hit, Left, Resident},
 };
 use crate::{
     clock::Tick,
@@ -31,6 +32,7 @@ pub(super) struct Shard<P> {
     index: Index,
     pub(super) leases: Leases,
     bans: Bans,
+    departures: Departures,
     /// Entries that the policy gave, since start.
     evicted: u64,
     policy: P,
@@ -73,9 +75,11 @@ pub(super) enum Owner {
 pub(super) struct Gone {
     pub(super) record: Record,
     pub(super) weight: u64,
+    /// The hash it was filed under.
+    pub(super) hash: u32,
     pub(super) was_over: bool,
-    /// It was prefetched and nobody used it: the hash it was filed under.
-    pub(super) unused: Option<u32>,
+    /// It was prefetched and nobody used it.
+    pub(super) is_unused: bool,
 }
 
 impl<P: Policy> Shard<P> {
@@ -85,6 +89,7 @@ impl<P: Policy> Shard<P> {
             index: Index::default(),
             leases: Leases::default(),
             bans: Bans::default(),
+            departures: Departures::default(),
             evicted: 0,
             policy,
             bytes: 0,
@@ -112,6 +117,11 @@ impl<P: Policy> Shard<P> {
             Weights::Real => record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES,
             Weights::Told => told_weight(record.value()),
         }
+    }
+
+    /// The latest time that it was told of.
+    pub(super) fn now(&self) -> Tick {
+        self.slots.now()
     }
 
     /// Time goes on.
@@ -208,8 +218,8 @@ impl<P: Policy> Shard<P> {
         self.policy.arrive(hash, carried, &self.slots, shared)
     }
 
-    /// Takes out what the policy likes least and leaves a hole there; also the hash it was filed under.
-    pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, u32, Gone)> {
+    /// Takes out what the policy likes least and leaves a hole there.
+    pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, Gone)> {
         let now = self.slots.now();
         let any_ended = epochs.any_ended();
         let is_dead = |slot: &Slot| slot.is_over(now) || any_ended && epochs.has_ended(slot.epoch());
@@ -224,7 +234,7 @@ impl<P: Policy> Shard<P> {
         let record = self.slots.hollow(at)?;
         let weight = self.subtract(&record);
         self.evicted += u64::from(!is_staged);
-        Some((at, hash, Gone { record, weight, was_over, unused: is_staged.then_some(hash) }))
+        Some((at, Gone { record, weight, hash, was_over, is_unused: is_staged }))
     }
 
     fn group(&mut self, number: u8) -> &mut GroupUsage {
@@ -246,8 +256,29 @@ impl<P: Policy> Shard<P> {
     }
 
     /// Notes why an entry went.
-    pub(super) fn count(&mut self, gone: &Gone, cause: RemovalCause) {
+    pub(super) fn count(&mut self, gone: &Gone, cause: RemovalCause, left: Left) {
         self.group(gone.record.group()).removals.count(cause, 1);
+        // A ghost is asked about sizes, never about keys.
+        if self.weights == Weights::Real {
+            self.departures.note(gone.hash, &gone.record, left, self.slots.now());
+        }
+    }
+
+    /// Why a copy with this key is not answered, as far as is remembered. `None` if it is, or nothing is known of it.
+    pub(super) fn departure(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<Departure> {
+        let Some(slot) = self.find(hash, key).and_then(|at| self.slots.get(at)) else {
+            return self.departures.find(hash);
+        };
+        let record = slot.record()?;
+        let left = match () {
+            () if now >= record.expires_at() => Left::Expired,
+            () if record.is_over(now) => Left::TooOld,
+            () if self.hides(slot, now) => Left::Banned,
+            () if epochs.has_ended(slot.epoch()) => Left::Ended,
+            () if !epochs.is_open(slot.epoch(), now) => Left::Closed,
+            () => return None,
+        };
+        Some(Departure { left, at: now, used_at: (record.hits() > 0).then(|| record.used_at(now)) })
     }
 
     /// What it holds and what left, by group.
@@ -337,7 +368,7 @@ impl<P: Policy> Shard<P> {
         let record = self.slots.hollow(at)?;
         self.close(at);
         let weight = self.subtract(&record);
-        Some(Gone { record, weight, was_over, unused: is_staged.then_some(hash) })
+        Some(Gone { record, weight, hash, was_over, is_unused: is_staged })
     }
 
     pub(super) fn slot(&self, at: usize) -> Option<&Slot> {

@@ -19,7 +19,7 @@ use super::{
     shard::{Arrival, Gone, Owner, Shard, Weights},
     staging::Staging,
     sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
-    types::{Fill, GroupUsage, Settings, Usage},
+    types::{Fill, GroupUsage, Left, Settings, Usage},
 };
 use crate::{
     clock::Tick,
@@ -166,10 +166,21 @@ impl<P: Policy> Tier<P> {
 
     /// Removes the entry that a new one replaces; the policy's mark on it.
     fn replace(&self, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
-        let mark = shard.slot(at).filter(|slot| !slot.is_staged()).map(|slot| slot.mark.load(Relaxed));
+        let slot = shard.slot(at)?;
+        let mark = (!slot.is_staged()).then(|| slot.mark.load(Relaxed));
+        // What was dead already is found out by whom takes its place.
+        let dead = match () {
+            () if shard.is_hidden(at, shard.now()) => Some(Left::Banned),
+            () if self.epochs.has_ended(slot.epoch()) => Some(Left::Ended),
+            () if !self.epochs.is_open(slot.epoch(), shard.now()) => Some(Left::Closed),
+            () => None,
+        };
         let gone = shard.remove(at, false)?;
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Replaced };
-        self.account(shard, gone, cause, freed);
+        match dead.filter(|_| !gone.was_over) {
+            Some(left) => self.account_as(left, shard, gone, cause, freed),
+            None => self.account(shard, gone, cause, freed),
+        }
         mark
     }
 
@@ -184,8 +195,8 @@ impl<P: Policy> Tier<P> {
                 continue;
             }
             match shard.evict(&self.epochs, &self.shared) {
-                Some((at, hash, gone)) => {
-                    self.account_evicted(shard, hash, gone, freed);
+                Some((at, gone)) => {
+                    self.account_evicted(shard, gone, freed);
                     hole = Some(at);
                 }
                 None if self.evict_anywhere(cell, freed) => {}
@@ -220,26 +231,38 @@ impl<P: Policy> Tier<P> {
     }
 
     fn evict_one(&self, cell: usize, shard: &mut Shard<P>, freed: &mut Freed<'_>) -> bool {
-        let Some((at, hash, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
+        let Some((at, gone)) = shard.evict(&self.epochs, &self.shared) else { return false };
         shard.close(at);
-        self.account_evicted(shard, hash, gone, freed);
+        self.account_evicted(shard, gone, freed);
         self.note(cell, shard);
         true
     }
 
-    fn account_evicted(&self, shard: &mut Shard<P>, hash: u32, gone: Gone, freed: &mut Freed<'_>) {
+    fn account_evicted(&self, shard: &mut Shard<P>, gone: Gone, freed: &mut Freed<'_>) {
         let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Size };
-        if gone.unused.is_none() {
-            self.staging.dropped(hash, shard.evicted());
+        if !gone.is_unused {
+            self.staging.dropped(gone.hash, shard.evicted());
         }
         self.account(shard, gone, cause, freed);
     }
 
     /// Counts what went from `shard`, and keeps its memory until the lock is free.
     fn account(&self, shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
-        shard.count(&gone, cause);
-        if let Some(hash) = gone.unused {
-            self.staging.unused(hash, &gone.record, gone.weight);
+        let left = match cause {
+            RemovalCause::Size => Left::Evicted,
+            RemovalCause::Expired if shard.now() < gone.record.expires_at() => Left::TooOld,
+            RemovalCause::Expired => Left::Expired,
+            RemovalCause::Invalidated => Left::Changed,
+            RemovalCause::Replaced => Left::Replaced,
+        };
+        self.account_as(left, shard, gone, cause, freed);
+    }
+
+    /// As [`Tier::account`], where more is known of why it left.
+    fn account_as(&self, left: Left, shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
+        shard.count(&gone, cause, left);
+        if gone.is_unused {
+            self.staging.unused(gone.hash, &gone.record, gone.weight);
         }
         freed.add(gone.record, gone.weight);
     }

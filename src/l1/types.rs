@@ -150,6 +150,38 @@ pub enum Change {
     Remove,
 }
 
+/// Why an entry is in L1 no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Room was needed.
+    Evicted,
+    /// The key itself had expired.
+    Expired,
+    /// The copy was as old as a copy may be.
+    TooOld,
+    /// The key changed: a write, or an announcement.
+    Changed,
+    /// A newer value took its place.
+    Replaced,
+    /// A pattern that it matches was invalidated.
+    Banned,
+    /// What was known of its source ended: a flush, a link that was lost, a failover.
+    Ended,
+    /// It is there, and may not be answered: all changes up to now are not known to have been heard.
+    Closed,
+}
+
+/// An entry that is not answered any more, although it was in L1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departure {
+    /// Why.
+    pub left: Left,
+    /// When it left; for one that only waits to be removed, when somebody asked.
+    pub at: Tick,
+    /// When a read was last answered with it, approximate; `None` if none was.
+    pub used_at: Option<Tick>,
+}
+
 /// Size of L1 now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

@@ -47,6 +47,17 @@ pub struct SweepPage {
     pub scanned: u64,
     /// Values removed (with `dry_run`: that would be).
     pub removed: u64,
+    /// Commands that the store counts for it, about; 0 where it counts none.
+    pub commands: u64,
+}
+
+/// How much of the store a sweep takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Others use it: no part of the sweep keeps them waiting for longer than a few of their own commands would.
+    Yielding,
+    /// Nobody else does.
+    Full,
 }
 
 /// The bans that are open, read by every call without a lock.

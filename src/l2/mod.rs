@@ -33,7 +33,7 @@ use crate::{
     glob::Glob,
     model::{Key, Life, Value},
 };
-pub use bans::{Ban, SweepPage};
+pub use bans::{Ban, Effort, SweepPage};
 pub use op::{Applied, Op};
 
 /// Δ of the coherence contract: a hit reflects every write acknowledged this long before.
@@ -253,7 +253,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes what a ban hides among about `count` keys from `cursor` on; 0 begins. By who has the right to, a few seconds after
     /// it was claimed or kept at the latest.
-    fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _count: usize) -> BoxFuture<'a, Result<SweepPage>> {
+    fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
         Box::pin(std::future::ready(Err(no_bans())))
     }
 
@@ -284,8 +284,8 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(HashMap::new())))
     }
 
-    /// Operations per second that others have the store do, where that is known: a sweep makes way for them.
-    fn load(&self) -> BoxFuture<'_, Option<u64>> {
+    /// Commands that the store has done since it started, for whomever, where that is known: a sweep makes way for others.
+    fn commands_done(&self) -> BoxFuture<'_, Option<u64>> {
         Box::pin(std::future::ready(None))
     }
 

@@ -90,6 +90,26 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether what it does or says depends on what is there.
+    #[must_use]
+    pub fn depends_on_present(&self) -> bool {
+        match self {
+            Self::Set { condition: Condition::Always, want_old: false, expiry, .. } => {
+                matches!(expiry, SetExpiry::Keep { .. })
+            }
+            Self::Bury { .. } => false,
+            Self::Set { .. }
+            | Self::Delete { .. }
+            | Self::Expire { .. }
+            | Self::Increment { .. }
+            | Self::IncrementFloat { .. }
+            | Self::Append { .. }
+            | Self::SetRange { .. } => true,
+        }
+    }
+}
+
 /// What a Set does to the expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetExpiry {

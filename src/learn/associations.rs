@@ -4,8 +4,11 @@
 //! is absent, and is right if the successor comes while the key is among the caller's last [`CONTEXT`] events. Keys leave
 //! by a clock: an edge that was right keeps its key for three rounds, any event for one.
 
+mod kept;
+
 use hashbrown::HashTable;
 
+pub(super) use self::kept::KeptNode;
 use super::proof::Opinion;
 
 /// Successors of a key.
@@ -136,7 +139,7 @@ impl Graph {
         }
         let mut node = Node { key: key.into(), hash, generation: 0, clock: 0, seen: 1, group, edges: [None; EDGES] };
         self.key_bytes += key.len() + ALLOCATION_BYTES;
-        let at = if (self.nodes.len() + 1) * NODE_BYTES + self.key_bytes <= self.memory_bytes || self.nodes.is_empty() {
+        let at = if self.has_room() || self.nodes.is_empty() {
             if self.nodes.len() == self.nodes.capacity() {
                 self.nodes.reserve_exact(self.nodes.len() / 4 + 64);
             }
@@ -190,6 +193,11 @@ impl Graph {
         if let Some(place) = weakest {
             *place = Some(Edge { target, history: 0, tried: 0, lag, open: false });
         }
+    }
+
+    /// Room for one more node; its key is counted already.
+    fn has_room(&self) -> bool {
+        (self.nodes.len() + 1) * NODE_BYTES + self.key_bytes <= self.memory_bytes
     }
 
     /// The successors of a node that are still there.

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 
-use super::recorder::Happened;
+use super::recorder::{Happened, Wrote};
 use crate::{
     clock::{Tick, millis},
     model::Key,
@@ -74,11 +74,15 @@ struct Last {
 impl Last {
     fn note(&mut self, now: Tick) {
         if let Some(before) = self.at {
-            self.ms.copy_within(..KEPT - 1, 1);
-            self.ms[0] = millis(now.since(before));
-            self.count = (self.count + 1).min(KEPT as u8);
+            self.push(millis(now.since(before)));
         }
         self.at = Some(now);
+    }
+
+    fn push(&mut self, interval: u64) {
+        self.ms.copy_within(..KEPT - 1, 1);
+        self.ms[0] = interval;
+        self.count = (self.count + 1).min(KEPT as u8);
     }
 
     /// Newest first.
@@ -89,7 +93,7 @@ impl Last {
 
 /// One key.
 #[derive(Debug, Clone, Copy, Default)]
-struct Track {
+pub(super) struct Track {
     template: u64,
     reads: Last,
     changes: Last,
@@ -105,11 +109,43 @@ struct Track {
 
 impl Track {
     fn read(&mut self, now: Tick, found: bool) {
+        self.seen(now, found);
+        self.reads.note(now);
+    }
+
+    /// A read as far as it tells of changes.
+    fn seen(&mut self, now: Tick, found: bool) {
         if let Some(at) = self.announced_at.take().filter(|_| found) {
             self.changes.note(at);
         }
         self.missed_at = (!found).then_some(now);
-        self.reads.note(now);
+    }
+
+    /// Something happened, as far as it tells of changes.
+    pub(super) fn note_change(&mut self, happened: Happened, at: Tick) {
+        match happened {
+            Happened::Hit(_) | Happened::FirstUse | Happened::HitL2 => self.seen(at, true),
+            Happened::Miss => self.seen(at, false),
+            Happened::Written(Wrote::Value(_) | Wrote::Deletion) => self.written(at),
+            Happened::Written(Wrote::Lifetime) => self.retimed(at),
+            Happened::Invalidated => self.invalidated(at),
+            Happened::Failed => {}
+        }
+    }
+
+    /// A mean of intervals between reads, in a unit of the caller's.
+    pub(super) fn note_mean(&mut self, mean: u64) {
+        self.reads.push(mean);
+    }
+
+    /// Those means, newest first.
+    pub(super) fn means(&self) -> &[u64] {
+        self.reads.intervals()
+    }
+
+    /// Intervals between changes.
+    pub(super) fn changes(&self) -> Spread {
+        Spread::of(self.changes.intervals().to_vec())
     }
 
     fn written(&mut self, now: Tick) {
@@ -120,6 +156,12 @@ impl Track {
         if !fills_in {
             self.changes.note(now);
         }
+    }
+
+    /// Its value is as before: what is announced of it now is no change.
+    fn retimed(&mut self, now: Tick) {
+        self.announced_at = self.announced_at.filter(|at| now.since(*at) > ECHO);
+        self.written_at = Some(now);
     }
 
     fn invalidated(&mut self, now: Tick) {
@@ -204,8 +246,7 @@ impl Intervals {
         match happened {
             Happened::Hit(_) | Happened::FirstUse | Happened::HitL2 => track.read(at, true),
             Happened::Miss => track.read(at, false),
-            Happened::Written => track.written(at),
-            Happened::Invalidated => track.invalidated(at),
+            Happened::Written(_) | Happened::Invalidated | Happened::Failed => track.note_change(happened, at),
         }
     }
 
@@ -342,6 +383,7 @@ mod tests {
     }
 
     const HIT: Happened = Happened::Hit(Sample::Key);
+    const WRITTEN: Happened = Happened::Written(Wrote::Value(None));
 
     #[test]
     fn the_formula_is_the_one_of_the_design() {
@@ -360,7 +402,7 @@ mod tests {
         for second in (0..3_000).step_by(10) {
             (0..5).for_each(|number| note(&mut intervals, number, HIT, second));
             if second % 100 == 50 {
-                (0..5).for_each(|number| note(&mut intervals, number, Happened::Written, second));
+                (0..5).for_each(|number| note(&mut intervals, number, WRITTEN, second));
             }
             (0..5).for_each(|number| intervals.note_value(&key(number), 100, Some(Duration::from_secs(1_000))));
         }
@@ -395,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_change_is_a_change_once_and_a_fill_is_none() {
-        let written = |intervals: &mut Intervals, second| note(intervals, 1, Happened::Written, second);
+        let written = |intervals: &mut Intervals, second| note(intervals, 1, WRITTEN, second);
         assert_eq!(changes(written), Some(60.0));
         let announced = |intervals: &mut Intervals, second| {
             note(intervals, 1, Happened::Invalidated, second);
@@ -404,7 +446,7 @@ mod tests {
         assert_eq!(changes(announced), Some(60.0), "written straight to Redis");
         for echo_first in [false, true] {
             let echoed = |intervals: &mut Intervals, second| {
-                let mut both = [Happened::Written, Happened::Invalidated];
+                let mut both = [WRITTEN, Happened::Invalidated];
                 if echo_first {
                     both.reverse();
                 }
@@ -415,7 +457,7 @@ mod tests {
         let expired = |intervals: &mut Intervals, second| {
             note(intervals, 1, Happened::Invalidated, second);
             note(intervals, 1, Happened::Miss, second);
-            note(intervals, 1, Happened::Written, second);
+            note(intervals, 1, WRITTEN, second);
         };
         assert_eq!(changes(expired), None, "it expired and was filled again");
     }

@@ -6,20 +6,26 @@
 //! * [`Learner`]: told of misses and of first uses of prefetched keys, it says what to fetch. `associations` (which key
 //!   follows which) and `shadow` (predictions that were not fetched) feed `proof`: no prediction is acted upon before
 //!   predictions like it were right, and `budget` bounds what may be wasted.
+//! * [`control`]: whether it pays, by keys that are left out.
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
+//! * [`hot_keys`]: the same of the hottest keys, each by itself.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
+//! * [`snapshot`]: what was learned, as bytes.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
 
 mod associations;
 mod budget;
 mod callers;
+pub mod control;
+pub mod hot_keys;
 pub mod intervals;
 mod proof;
 pub mod recorder;
 mod shadow;
 pub mod shape;
 mod show;
+pub mod snapshot;
 mod templates;
 
 #[cfg(test)]
@@ -32,6 +38,7 @@ use self::{
     associations::{Graph, NodeRef},
     budget::Budget,
     callers::{Callers, Context},
+    control::{Control, Evidence, Set},
     proof::{Proof, State},
     recorder::Caller,
     shadow::Shadow,
@@ -43,6 +50,10 @@ use crate::model::Key;
 pub const FETCHES_MAX: usize = 4;
 /// Fetched keys whose outcome is awaited at most: about 3 MB.
 const PENDING_MAX: usize = 65_536;
+/// Events after which nobody awaits an outcome any more: it was told to somebody who had no room to note it.
+const PENDING_EVENTS: u64 = 1 << 20;
+/// Events between two looks for such, because a look goes through all.
+const FORGET_EVERY: u64 = 4_096;
 /// Entries of L1 below which nothing is fetched: there is no room that could be spared.
 const ROOM_MIN: u64 = 16;
 /// How long a prediction waits to come true, as a part of L1's entries, and its bounds, in events.
@@ -57,11 +68,13 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Reads below that may be wasted, per read on demand.
     pub budget: f32,
+    /// One key in 16 is not fetched, so that the gain is known.
+    pub control: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, budget: 0.045 }
+        Self { memory_bytes: 64 << 20, budget: 0.045, control: false }
     }
 }
 
@@ -112,6 +125,20 @@ pub struct Counts {
     pub shadow: u64,
 }
 
+impl Counts {
+    /// Those since `before`, an earlier count of the same.
+    #[must_use]
+    pub fn less(&self, before: &Self) -> Self {
+        Self {
+            issued: self.issued.saturating_sub(before.issued),
+            used: self.used.saturating_sub(before.used),
+            late: self.late.saturating_sub(before.late),
+            wasted: self.wasted.saturating_sub(before.wasted),
+            shadow: self.shadow.saturating_sub(before.shadow),
+        }
+    }
+}
+
 /// What said that a key would follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -126,6 +153,8 @@ struct Pending {
     group: u8,
     lag: u8,
     in_background: bool,
+    /// Event at which it was fetched.
+    event: u64,
 }
 
 /// A key that may be fetched.
@@ -155,7 +184,12 @@ pub struct Learner {
     pending: HashMap<u64, Pending, foldhash::fast::FixedState>,
     lateness: Lateness,
     absent: Absent,
+    control: Control,
     counts: Counts,
+    /// Reads that L1 could not answer.
+    missed: u64,
+    /// Event from which on it is worth looking for outcomes that will not come.
+    forget_from: u64,
     groups: Vec<Group>,
     event: u64,
     displaced: u64,
@@ -204,6 +238,9 @@ impl Learner {
             pending: HashMap::default(),
             lateness: Lateness::default(),
             absent: Absent::default(),
+            control: Control::new(settings.control),
+            missed: 0,
+            forget_from: 0,
             counts: Counts::default(),
             groups: vec![Group::default(); proof::GROUPS],
             event: 0,
@@ -220,6 +257,8 @@ impl Learner {
         self.event += 1;
         self.budget.displaced(world.displaced.saturating_sub(std::mem::replace(&mut self.displaced, world.displaced)));
         let hash = hash_of(key);
+        self.missed += u64::from(moment == Moment::Missed);
+        self.control.asked(hash, moment == Moment::Missed);
         let covered = self.settle(hash, moment, world);
         let node = self.graph.meet(hash, key, group_of(key));
         let context = self.callers.of(caller);
@@ -255,6 +294,7 @@ impl Learner {
         });
         let horizon = (world.room / HORIZON_PART).clamp(HORIZON_MIN, HORIZON_MAX);
         shadow.expire(self.event, horizon, |source| note(proof, templates, source, false));
+        self.control.expire(self.event, horizon);
         let pending = self.pending.remove(&hash);
         self.budget.event(was_likely || pending.is_some());
         let Some(pending) = pending else { return covered };
@@ -266,6 +306,15 @@ impl Learner {
             self.lateness.note(pending.lag, late);
         }
         covered || is_covering(&self.templates, pending.source)
+    }
+
+    /// Counts for the group of a key, which is named after the first key it is told of.
+    fn count_for(&mut self, key: &[u8], add: impl Fn(&mut Counts)) {
+        let group = group_of(key);
+        if let Some(known) = self.groups.get_mut(usize::from(group)).filter(|known| known.name.is_empty()) {
+            known.name = String::from_utf8_lossy(head_of(key)).into_owned();
+        }
+        self.count(group, add);
     }
 
     fn count(&mut self, group: u8, add: impl Fn(&mut Counts)) {
@@ -350,38 +399,68 @@ impl Learner {
         candidates.sort_by(|a, b| b.p.total_cmp(&a.p));
         let mut room = FETCHES_MAX;
         for candidate in candidates.drain(..) {
+            let set = self.control.set_of(candidate.hash);
+            if set == Some(Set::Without) && self.control.is_open(candidate.hash) {
+                continue;
+            }
             let in_background = moment == Moment::Used;
             let may = room > 0
                 && candidate.p >= floor
                 && !self.absent.is(candidate.hash, self.event)
                 && (!in_background || self.lateness.may(candidate.lag));
-            if may && self.issue(&candidate, in_background, fetch) {
+            let is_pretended = may && set == Some(Set::Without);
+            let is_issued = may && !is_pretended && self.issue(&candidate, in_background, fetch);
+            if is_pretended || is_issued {
                 room -= 1;
+            }
+            if is_pretended || is_issued && set.is_some() {
+                self.control.decide(candidate.hash, self.event);
+            }
+            if is_issued {
                 continue;
             }
             let Self { proof, templates, shadow, event, .. } = self;
             let said = (candidate.source, candidate.p);
             shadow.add(candidate.hash, said, *event, |source| note(proof, templates, source, false));
-            self.count(group_of(&candidate.key), |counts| counts.shadow += 1);
+            self.count_for(&candidate.key, |counts| counts.shadow += 1);
         }
         self.candidates = candidates;
     }
 
     fn issue(&mut self, candidate: &Candidate, in_background: bool, fetch: &mut Vec<Key>) -> bool {
         let Ok(key) = Key::copied(&candidate.key) else { return false };
+        if self.pending.len() >= PENDING_MAX && self.event >= self.forget_from {
+            self.forget_pending();
+        }
         if self.pending.len() >= PENDING_MAX || self.pending.contains_key(&candidate.hash) {
             return false;
         }
         let Candidate { p, source, lag, .. } = *candidate;
-        let group = group_of(&key);
-        if let Some(known) = self.groups.get_mut(usize::from(group)).filter(|known| known.name.is_empty()) {
-            known.name = String::from_utf8_lossy(head_of(&key)).into_owned();
-        }
-        self.pending.insert(candidate.hash, Pending { p, source, group, lag, in_background });
+        let (group, event) = (group_of(&key), self.event);
+        self.pending.insert(candidate.hash, Pending { p, source, group, lag, in_background, event });
         self.budget.fetched(p);
-        self.count(group, |counts| counts.issued += 1);
+        self.count_for(&key, |counts| counts.issued += 1);
         fetch.push(key);
         true
+    }
+
+    /// Lets go of outcomes that will not come any more.
+    fn forget_pending(&mut self) {
+        self.forget_from = self.event + FORGET_EVERY;
+        let Self { pending, budget, event, .. } = self;
+        pending.retain(|_, fetched| {
+            let is_awaited = fetched.event + PENDING_EVENTS >= *event;
+            if !is_awaited {
+                budget.used(fetched.p);
+            }
+            is_awaited
+        });
+    }
+
+    /// Whether prefetch pays.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        self.control.evidence(self.counts.issued, self.missed, self.displaced)
     }
 
     /// Counts since start.
@@ -411,6 +490,7 @@ impl Learner {
             + self.templates.bytes()
             + pending
             + self.callers.bytes()
+            + self.control.bytes()
     }
 
     /// Keys it knows.

@@ -124,5 +124,26 @@ impl Proof {
         speaking.map_or(0.0, |(tally, _)| tally.cautious())
     }
 
+    /// All cells, trials that were right and trials of each, as they are kept between two lives of a node.
+    pub(super) fn kept(&self) -> Vec<(u16, u16)> {
+        [&self.groups, &self.all, &self.own].into_iter().flatten().map(|tally| (tally.right, tally.trials)).collect()
+    }
+
+    /// Takes them back; `None` if they are no such cells.
+    pub(super) fn of_kept(kept: &[(u16, u16)]) -> Option<Self> {
+        let mut proof = Self::default();
+        let (groups, rest) = kept.split_at_checked(proof.groups.len())?;
+        let (all, own) = rest.split_at_checked(proof.all.len())?;
+        let parts =
+            [(&mut proof.groups, groups, GROUP_MAX), (&mut proof.all, all, ALL_MAX), (&mut proof.own, own, ALL_MAX)];
+        for (tallies, kept, max) in parts {
+            if tallies.len() != kept.len() || kept.iter().any(|&(right, trials)| right > trials || trials > max) {
+                return None;
+            }
+            *tallies = kept.iter().map(|&(right, trials)| Tally { right, trials }).collect();
+        }
+        Some(proof)
+    }
+
     pub(super) const BYTES: usize = (GROUPS + 1) * CELLS * size_of::<Tally>();
 }

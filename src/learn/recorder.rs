@@ -33,10 +33,23 @@ pub enum Happened {
     FirstUse,
     /// L1 answered; a sample.
     Hit(Sample),
+    /// The read failed.
+    Failed,
     /// It was written through this node.
-    Written,
+    Written(Wrote),
     /// Redis announced that it changed, whoever changed it.
     Invalidated,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrote {
+    /// It stored a value, or changed one. When the key expires then: [`Tick::FAR`] never, `None` as before.
+    Value(Option<Tick>),
+    /// It only set when the key expires.
+    Lifetime,
+    /// It removed the key.
+    Deletion,
 }
 
 /// Why a hit was told.
@@ -172,12 +185,12 @@ mod tests {
         for number in 0..RING_EVENTS + 10 {
             first.tell(format!("k{number}").as_bytes(), Happened::Miss, Caller(1), Tick(number as u64 + 1));
         }
-        second.tell(b"other", Happened::Written, Caller(2), Tick(9));
+        second.tell(b"other", Happened::Written(Wrote::Deletion), Caller(2), Tick(9));
         let mut events = Vec::new();
         recorder.drain(&mut events);
         assert_eq!((events.len(), recorder.dropped()), (RING_EVENTS + 1, 10));
         assert!(events[..RING_EVENTS].is_sorted_by_key(|event| event.at.0));
-        assert_eq!(events[RING_EVENTS].happened, Happened::Written);
+        assert_eq!(events[RING_EVENTS].happened, Happened::Written(Wrote::Deletion));
         recorder.drain(&mut events);
         assert_eq!(events.len(), RING_EVENTS + 1, "nothing is told twice");
     }

@@ -118,6 +118,9 @@ pub struct Shapes {
     words: Words,
 }
 
+/// A position, a bit for each of 256 values, and how many values it has shown in all.
+pub type KeptPosition = (u64, [u64; 4], u32);
+
 /// Which of 256 values a position has shown, by their hash, and how many in all.
 #[derive(Debug, Clone, Copy, Default)]
 struct Values {
@@ -227,6 +230,35 @@ impl Shapes {
         if self.positions.len() > POSITIONS_MAX / 2 {
             self.positions.clear();
         }
+    }
+
+    /// The positions with which of 256 values they have shown, as they are kept between two lives of a node.
+    #[must_use]
+    pub fn kept(&self) -> Vec<KeptPosition> {
+        self.positions.iter().map(|(&position, values)| (position, values.shown, values.total)).collect()
+    }
+
+    /// Takes positions back: [`POSITIONS_MAX`] of them at most.
+    pub fn take(&mut self, positions: Vec<KeptPosition>) {
+        let positions = positions.into_iter().take(POSITIONS_MAX);
+        self.positions = positions.map(|(position, shown, total)| (position, Values { shown, total })).collect();
+    }
+
+    /// How often words stand where they stand, as it is kept.
+    #[must_use]
+    pub fn kept_words(&self) -> Vec<u16> {
+        self.words.rows.iter().flat_map(|row| row.iter().copied()).collect()
+    }
+
+    /// Takes these counts back, if they are as many.
+    pub fn take_words(&mut self, counts: &[u16]) -> Option<()> {
+        if counts.len() != 2 * COUNTS {
+            return None;
+        }
+        for (row, kept) in self.words.rows.iter_mut().zip(counts.chunks(COUNTS)) {
+            row.copy_from_slice(kept);
+        }
+        Some(())
     }
 
     /// Positions now.
@@ -343,7 +375,7 @@ fn is_uuid(key: &[u8], at: usize) -> bool {
 
 /// FNV-1a, continued from `hash`, and mixed: names stay the same over restarts. Who builds keys that collide gets two
 /// templates counted as one.
-pub(super) fn hash_of(hash: u64, text: &[u8]) -> u64 {
+pub(crate) fn hash_of(hash: u64, text: &[u8]) -> u64 {
     let start = hash ^ 0xCBF2_9CE4_8422_2325;
     let hash = text.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
     (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)

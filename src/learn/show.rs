@@ -1,6 +1,9 @@
 //! What was learned, for people: looking changes nothing.
 
-use super::{FETCHES_MAX, Learner, Presence, World, hash_of, proof::Opinion, proof::State};
+use super::{FETCHES_MAX, Learner, Presence, World, control::Set, hash_of, proof::Opinion, proof::State};
+
+/// Why a key is not fetched that would be.
+const CONTROL: &str = "one key in 16 is left out, to measure the gain";
 
 /// A key that has followed another.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +89,7 @@ impl Learner {
                 Presence::Barred => Some("policy"),
                 Presence::Absent if *p < floor => Some("not likely enough"),
                 Presence::Absent if self.absent.is(hash_of(key), self.event) => Some("was not in L2"),
+                Presence::Absent if self.control.set_of(hash_of(key)) == Some(Set::Without) => Some(CONTROL),
                 Presence::Absent if room == 0 => Some("others are likelier"),
                 Presence::Absent => None,
             };

@@ -10,11 +10,14 @@
 //!
 //! Bounded: [`SKELETONS`] with [`RULES`] each, [`RECENT`] events.
 
+mod kept;
+
 use std::{collections::VecDeque, ops::Range};
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+pub(super) use self::kept::KeptPlace;
 use super::{
     proof::Tally,
     shape::{Class, Shape, Shapes, Token, hash_of},
@@ -226,6 +229,16 @@ impl Templates {
                 }
             }
         }
+    }
+
+    /// Which positions hold variables.
+    pub(super) fn shapes(&self) -> &Shapes {
+        &self.shapes
+    }
+
+    /// The same, to be taken back.
+    pub(super) fn shapes_mut(&mut self) -> &mut Shapes {
+        &mut self.shapes
     }
 
     /// What came of a prediction.

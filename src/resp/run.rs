@@ -7,7 +7,7 @@ use super::{
     frame::Args,
     reply::Refusal,
 };
-use crate::clock::stopwatch_ns;
+use crate::{cache::stats::requests::Port, clock::stopwatch_ns};
 
 /// Runs a request that was accepted and writes its reply.
 pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
@@ -34,6 +34,9 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     }
     let calls = cx.session.counters.of(found.number);
     calls.record(took_ns, 1);
+    if !found.row.is_blocking {
+        edge.cache.requests_took(Port::Resp, took_ns, 1);
+    }
     if failed {
         calls.failed.fetch_add(1, Relaxed);
     }

@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-fn node(url: &str) -> Terrace {
+/// A node over this Redis, with L1 open and deadlines that only a hang exceeds.
+pub(crate) fn node(url: &str) -> Terrace {
     let mut wanted = config();
     wanted.l2.url = url.to_owned();
     wanted.l2.read_timeout = PATIENCE;
@@ -273,7 +274,7 @@ fn invalidate(
     })
 }
 
-fn by_pattern(pattern: &str) -> InvalidatePatternRequest {
+pub(crate) fn by_pattern(pattern: &str) -> InvalidatePatternRequest {
     InvalidatePatternRequest { keys: Some(Keys::Pattern(pattern.to_owned().into())), ..Default::default() }
 }
 

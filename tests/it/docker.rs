@@ -1,5 +1,5 @@
 //! What stands under docker/ holds: the YAML is valid and agrees with itself and with the server, the rules are tested, every
-//! metric that is named exists, the dashboard's queries return data, and the image's commands run in an empty root.
+//! metric that is named exists, and the dashboard's queries return data. The image has a file of its own (`image`).
 //!
 //! promtool and prometheus are Debian's package `prometheus`; where they are missing, their part says so and is left out.
 
@@ -7,7 +7,6 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -20,7 +19,7 @@ use terrace::{
 };
 
 use crate::{
-    http,
+    http, image, prefetch,
     support::{
         eventually,
         process::Process,
@@ -45,7 +44,7 @@ fn yaml(path: &str) -> Vec<Value> {
 }
 
 /// Whether a command is there; says what is left out if not.
-fn has(command: &str) -> bool {
+pub(crate) fn has(command: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {command}")]).output().unwrap().status.success();
     if !found {
         println!("left out: {command} is not installed");
@@ -53,7 +52,8 @@ fn has(command: &str) -> bool {
     found
 }
 
-fn run(command: &mut Command) -> String {
+/// What a command printed; it must succeed.
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
@@ -110,7 +110,7 @@ fn compose_agrees_with_itself_and_with_the_server() {
     }
     for node in ["terrace-a", "terrace-b"] {
         let flags = given(&words(&services[node]["command"]));
-        load(&Sources { flags, environment: image_environment(), ..Sources::default() }).unwrap();
+        load(&Sources { flags, environment: image::environment(), ..Sources::default() }).unwrap();
         let target = format!("{node}:7402");
         assert!(yaml("prometheus/prometheus.yml")[0].to_string().contains(&target), "{target} is scraped");
     }
@@ -118,88 +118,14 @@ fn compose_agrees_with_itself_and_with_the_server() {
     yaml("grafana/provisioning/dashboards/terrace.yaml");
 }
 
-/// The part of a Dockerfile behind an instruction, with continued lines.
-fn instructions(name: &str) -> Vec<String> {
-    let joined = text("Dockerfile").replace("\\\n", " ");
-    let lines = joined.lines().filter_map(|line| line.strip_prefix(&format!("{name} ")));
-    lines.map(|rest| rest.trim().to_owned()).collect()
-}
-
-fn image_environment() -> Vec<(String, String)> {
-    let pairs = instructions("ENV").join(" ");
-    pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap()).map(|(k, v)| (k.into(), v.into())).collect()
-}
-
-#[test]
-fn the_images_base_is_pinned_and_its_environment_valid() {
-    for from in instructions("FROM") {
-        let tag = from.split_whitespace().next().unwrap().split_once(':').unwrap().1;
-        assert!(tag.matches('.').count() >= 1 && !tag.contains("latest"), "{from}");
-    }
-    assert_eq!(instructions("USER"), ["10001:10001"]);
-    let loaded = load(&Sources { environment: image_environment(), ..Sources::default() }).unwrap();
-    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-    assert!(loaded.config.server.expose && loaded.config.data.dir == Path::new("/data"));
-}
-
-/// The shared libraries of a program, as the loader finds them.
-fn libraries(program: &str) -> Vec<String> {
-    let said = run(Command::new("ldd").arg(program));
-    said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
-}
-
-struct Killed(Child);
+/// A process that ends with this.
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-#[test]
-fn the_images_commands_run_in_an_empty_root() {
-    if !rustix::process::geteuid().is_root() || !has("ldd") || !has("chroot") {
-        println!("left out: only root may change its root");
-        return;
-    }
-    let root = tempfile::tempdir().unwrap();
-    let binary = env!("CARGO_BIN_EXE_terrace");
-    let copy = |from: &str, to: &str| {
-        let to = root.path().join(to.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
-    };
-    // COPY --from=build, and the libraries that the base image has.
-    let installed = instructions("COPY").last().unwrap().split_whitespace().last().unwrap().to_owned();
-    copy(binary, &installed);
-    libraries(binary).iter().for_each(|library| copy(library, library));
-    run(Command::new("install").args(["-d", "-o", "10001", "-g", "10001", "-m", "0750"]).arg(root.path().join("data")));
-    run(Command::new("chmod").arg("755").arg(root.path()));
-    let inside = |words: &[String]| {
-        // With its whole path: the search for it would use the image's environment.
-        let mut command = Command::new(run(Command::new("which").arg("chroot")).trim());
-        command.arg(format!("--userspec={}", instructions("USER")[0])).arg(root.path()).args(words);
-        command.env_clear().envs(image_environment());
-        command
-    };
-    let list = |name: &str| words(&serde_json::from_str(&instructions(name)[0]).unwrap());
-    let mut serve = inside(&[list("ENTRYPOINT"), list("CMD")].concat());
-    // The image's ports may be taken here.
-    let addresses = ["--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    let serve = serve.args(addresses).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
-    let mut server = Killed(serve.spawn().unwrap());
-    let out = server.0.stdout.take().unwrap();
-    let lines: Vec<String> =
-        std::io::BufRead::lines(std::io::BufReader::new(out)).map_while(Result::ok).take(4).collect();
-    assert_eq!(lines.last().map(String::as_str), Some("ready"), "{lines:?}");
-    let grpc = lines[0].strip_prefix("grpc ").unwrap();
-    let check = instructions("HEALTHCHECK")[0].split_once("CMD ").unwrap().1.to_owned();
-    let check = words(&serde_json::from_str(&check).unwrap());
-    let said = run(inside(&check).args(["--server", grpc]));
-    assert!(said.contains("ready, L2 up"), "{said}");
-    let store = fs::metadata(root.path().join("data/store")).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&store), 10001);
 }
 
 #[test]
@@ -215,7 +141,7 @@ fn kubernetes_agrees_with_itself_and_with_the_server() {
                 let data = tempfile::tempdir().unwrap();
                 let file = data.path().join("terrace.toml");
                 fs::write(&file, object["data"]["terrace.toml"].as_str().unwrap()).unwrap();
-                let sources = Sources { file: Some(file), environment: image_environment(), ..Sources::default() };
+                let sources = Sources { file: Some(file), environment: image::environment(), ..Sources::default() };
                 let config = load(&sources).unwrap().config;
                 assert!(config.server.drain_wait + config.server.drain < std::time::Duration::from_secs(30));
             }
@@ -237,7 +163,7 @@ fn deployment(object: &Value) {
     let flags: Vec<String> =
         words(&terrace["args"]).into_iter().filter(|word| !word.contains("terrace.toml")).collect();
     let flags = if flags.contains(&"--config".to_owned()) { vec![flags[0].clone()] } else { flags };
-    load(&Sources { flags: given(&flags), environment: image_environment(), ..Sources::default() }).unwrap();
+    load(&Sources { flags: given(&flags), environment: image::environment(), ..Sources::default() }).unwrap();
     let ports: Vec<&Value> = terrace["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let probe = &terrace[probe];
@@ -307,6 +233,11 @@ fn the_rules_are_valid_and_tested_and_the_page_of_metrics_is_clean() {
     assert!(check.wait().unwrap().success());
 }
 
+/// Users that the nodes read while the dashboard is asked for: each new one brings its profile along.
+const USERS: std::ops::Range<u32> = prefetch::TAUGHT.start..40_000;
+/// How often they read those they learn from: advice on a TTL needs 20 intervals of one key in 64.
+const PASSES: usize = 12;
+
 /// A Prometheus that scrapes these servers.
 fn prometheus(data: &Path, targets: &[&str]) -> (Killed, String) {
     let config = text("prometheus/prometheus.yml")
@@ -342,8 +273,12 @@ fn every_query_of_the_dashboard_returns_data() {
         return;
     }
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let l2 = redis.url();
-    let start = |name: &str| Process::start(&data.path().join(name), &[&["--l2", &l2][..], &PATIENT].concat());
+    prefetch::write(&redis, USERS);
+    let file = data.path().join("terrace.toml");
+    fs::write(&file, "[[policy]]\nmatch = \"profile:*\"\nttl = \"tune\"\n").unwrap();
+    let given = ["--config", file.to_str().unwrap(), "--l2", &redis.url()].map(str::to_owned);
+    let given: Vec<&str> = given.iter().map(String::as_str).chain(PATIENT).collect();
+    let start = |name: &str| Process::start(&data.path().join(name), &given);
     let nodes = [start("a"), start("b")];
     let targets: Vec<&str> = nodes.iter().map(|node| node.http.as_str()).collect();
     let (_running, prometheus) = prometheus(data.path(), &targets);
@@ -351,16 +286,21 @@ fn every_query_of_the_dashboard_returns_data() {
         .iter()
         .map(|node| redis::Client::open(format!("redis://{}", node.resp)).unwrap().get_connection().unwrap())
         .collect::<Vec<_>>();
-    let mut round = 0_u64;
+    // Enough to learn from: rules, which then go on, and TTLs.
+    for client in &mut clients {
+        (0..PASSES).for_each(|_| prefetch::TAUGHT.for_each(|user| prefetch::read(client, user)));
+    }
+    let mut users = USERS.skip(prefetch::TAUGHT.len()).cycle();
     for (panel, query) in queries() {
         let query = query.replace("$job", ".*").replace("$instance", ".*");
         let query = query.replace("$__rate_interval", "15s").replace("$__range", "1m");
         let mut answer = Vec::new();
         eventually(&format!("{panel}: {query} returns data"), || {
+            let user = users.next().unwrap();
             for client in &mut clients {
-                round += 1;
-                client.set::<_, _, ()>(format!("user:{}:name", round % 50), "v").unwrap();
-                let _found: Option<String> = client.get(format!("user:{}:name", round % 60)).unwrap();
+                prefetch::read(client, user);
+                client.set::<_, _, ()>("user:name", "v").unwrap();
+                let _missing: Option<String> = client.get("nowhere").unwrap();
             }
             answer = ask(&prometheus, &query);
             let number = |series: &Value| series["value"][1].as_str().is_some_and(|value| value != "NaN");

@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use redis::Commands;
 use terrace::{
     clock::Clock,
     config::Config,
-    grpc::client::{CacheClient, InsightClient},
+    grpc::client::{AdminClient, CacheClient, InsightClient},
     metrics::{ALL, Kind},
-    proto::{GetManyRequest, GetRequest, GetStatsRequest, GetStatsResponse, SetRequest},
+    proto::{GetManyRequest, GetRequest, GetStatsRequest, GetStatsResponse, SetRequest, WarmRequest},
 };
 
 use crate::support::{
@@ -55,7 +56,8 @@ pub(crate) fn samples(address: &str) -> HashMap<String, f64> {
 /// What the page and `GetStats` both tell.
 fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
     let (reads, l1, l2) = (stats.reads.unwrap(), stats.l1.unwrap(), stats.l2.clone().unwrap());
-    let (coherence, connections) = (stats.coherence.clone().unwrap(), stats.connections.unwrap());
+    let (coherence, connections, warm) =
+        (stats.coherence.clone().unwrap(), stats.connections.unwrap(), stats.warm.unwrap());
     vec![
         ("terrace_reads_total{outcome=\"hit_l1\"}", reads.hit_l1),
         ("terrace_reads_total{outcome=\"stale\"}", reads.stale),
@@ -82,6 +84,12 @@ fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
         ("terrace_coherence_bypassed_total", coherence.bypassed),
         ("terrace_connections{port=\"grpc\"}", connections.grpc),
         ("terrace_connections_rejected_total", connections.rejected),
+        ("terrace_warming", warm.at_work.into()),
+        ("terrace_warm_left", warm.left),
+        ("terrace_warm_keys_total{result=\"found\"}", warm.found),
+        ("terrace_warm_keys_total{result=\"absent\"}", warm.absent),
+        ("terrace_warm_keys_total{result=\"resident\"}", warm.resident),
+        ("terrace_warm_keys_total{result=\"failed\"}", warm.failed),
     ]
 }
 
@@ -100,6 +108,7 @@ fn the_page_tells_what_happened_as_get_stats_does() {
         let channel = connect(server.grpc()).await;
         let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel));
         eventually("L1 is open", || samples(server.http())["terrace_coherence_open"] == 1.0);
+        redis.connect().set::<_, _, ()>("d", "warm").unwrap();
         for key in ["a", "b", "c"] {
             let request = SetRequest { key: key.into(), value: "value".into(), ..SetRequest::default() };
             cache.set(request).await.unwrap();
@@ -109,11 +118,17 @@ fn the_page_tells_what_happened_as_get_stats_does() {
             cache.get_many(GetManyRequest { keys: keys.clone(), options: None }).await.unwrap();
         }
         cache.get(GetRequest { key: "a".into(), options: None }).await.unwrap();
+        let mut warm = AdminClient::new(connect(server.grpc()).await);
+        let keys = ["a", "d", "nowhere"].map(Into::into).to_vec();
+        let mut warmed = warm.warm(WarmRequest { keys, ..WarmRequest::default() }).await.unwrap().into_inner();
+        while warmed.message().await.unwrap().is_some() {}
         let stats = insight.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
         let page = samples(server.http());
         let reads = stats.reads.unwrap();
         assert_eq!(reads.hit_l1 + reads.hit_l2 + reads.miss, 9, "{reads:?}");
         assert_eq!(reads.miss, 2);
+        let warm = stats.warm.unwrap();
+        assert_eq!((warm.found, warm.absent, warm.resident, warm.failed, warm.left), (1, 1, 1, 0, 0));
         assert!(reads.hit_l2 >= 3, "the first read of each comes from Redis: {reads:?}");
         for (name, value) in shared_numbers(&stats) {
             assert_eq!(page.get(name), Some(&(value as f64)), "{name}");
@@ -127,7 +142,7 @@ fn the_page_tells_what_happened_as_get_stats_does() {
 }
 
 /// The fields of INFO that the page has too, by the name of the sample.
-const INFO_FIELDS: [(&str, &str); 8] = [
+const INFO_FIELDS: [(&str, &str); 11] = [
     ("keyspace_misses", "terrace_reads_total{outcome=\"miss\"}"),
     ("l1_hits", "terrace_reads_total{outcome=\"hit_l1\"}"),
     ("l1_entries", "terrace_l1_entries"),
@@ -136,6 +151,9 @@ const INFO_FIELDS: [(&str, &str); 8] = [
     ("l1_promoted", "terrace_l1_promoted_total"),
     ("l1_removed_invalidated", "terrace_l1_removed_total{cause=\"invalidated\"}"),
     ("connected_clients", "terrace_connections{port=\"resp\"}"),
+    ("warm_at_work", "terrace_warming"),
+    ("warm_left", "terrace_warm_left"),
+    ("warm_found", "terrace_warm_keys_total{result=\"found\"}"),
 ];
 
 #[test]
@@ -193,6 +211,41 @@ fn every_metric_is_on_the_page_with_its_meaning() {
             assert!(labels.is_some_and(|line| line.contains(&format!("{label}=\""))), "{} lacks {label}", metric.name);
         }
     }
+}
+
+/// One in 16 is timed, by lot: of so many, at least one, unless by a chance of 1 to 10^28.
+const TIMED: usize = 1_000;
+/// Would one of so many be timed, nearly always.
+const BLOCKED: usize = 200;
+
+#[test]
+fn requests_of_both_ports_are_timed() {
+    let redis = RedisServer::start();
+    let server = Terrace::start(over_redis(&redis));
+    let count =
+        |port: &str| samples(server.http())[&format!("terrace_request_seconds_count{{port=\"{port}\"}}")] as u64;
+    assert_eq!((count("grpc"), count("resp")), (0, 0));
+    block_on(async {
+        let mut cache = CacheClient::new(connect(server.grpc()).await);
+        let mut insight = InsightClient::new(connect(server.grpc()).await);
+        for _ in 0..TIMED {
+            cache.get(GetRequest { key: "a".into(), options: None }).await.unwrap();
+        }
+        let stats = insight.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let latency = stats.windows.last().unwrap().grpc_request.unwrap();
+        assert!(latency.count > 0 && latency.p99_us.is_some(), "{latency:?}");
+    });
+    assert!((1..16 * TIMED as u64).contains(&count("grpc")) && count("grpc").is_multiple_of(16), "{}", count("grpc"));
+    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    (0..TIMED).for_each(|_| drop(client.get::<_, Option<String>>("a").unwrap()));
+    assert!(count("resp") > 0);
+    // Who waits for as long as it likes is nobody's latency.
+    let before = count("resp");
+    for _ in 0..BLOCKED {
+        let none: Option<(String, String)> = client.blpop("nothing", 0.001).unwrap();
+        assert_eq!(none, None);
+    }
+    assert_eq!(count("resp"), before);
 }
 
 #[test]

@@ -186,12 +186,14 @@ behaviour!(over_none, crate::l2_behaviour::none::start);
 mod bans_over_embedded {
     behaviour! { @cases crate::l2_behaviour::embedded::start:
         bans::hides_what_was_there, bans::operations_find_nothing, bans::batches_find_nothing,
+        bans::sweeps_page_by_page,
         bans::several_bans_and_the_same_again, bans::their_number_is_bounded
     }
 }
 mod bans_over_redis {
     behaviour! { @cases crate::l2_behaviour::redis::start:
         bans::hides_what_was_there, bans::operations_find_nothing, bans::batches_find_nothing,
+        bans::sweeps_page_by_page,
         bans::several_bans_and_the_same_again, bans::their_number_is_bounded
     }
 }

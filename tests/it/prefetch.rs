@@ -1,70 +1,107 @@
 //! Prefetch over a real Redis: what follows rides with the miss, and shows itself on every port.
 
 use redis::{Commands, Connection};
+use rustix::process::Signal;
 use terrace::{
     cache::policy::{Policy, Prefetch},
+    config::Config,
     glob::Glob,
     proto::{
-        GetAssociationsRequest, GetRequest, PredictRequest, cache_client::CacheClient, insight_client::InsightClient,
+        GetAssociationsRequest, GetRequest, PredictRequest, Prediction, cache_client::CacheClient,
+        insight_client::InsightClient,
     },
 };
 
 use crate::{
     nodes::open,
     support::{
-        eventually,
+        self, PATIENCE, eventually,
         grpc::{block_on, connect},
+        process::Process,
         redis::RedisServer,
         terrace::{Terrace, config},
     },
 };
 
-/// Users that are read to learn from.
-const TAUGHT: std::ops::Range<u32> = 10_000..10_300;
+/// Users that are read to learn from, and users that nobody has read yet.
+pub(crate) const TAUGHT: std::ops::Range<u32> = 10_000..10_300;
+const NEW: std::ops::Range<u32> = 20_000..21_600;
 
-/// A Redis with users and profiles, and a Terrace over it that has read the users of [`TAUGHT`] with their profiles.
-fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
-    let redis = RedisServer::start();
+/// Writes users with their profiles straight to Redis.
+pub(crate) fn write(redis: &RedisServer, users: impl Iterator<Item = u32>) {
     let mut below = redis.connect();
-    for user in TAUGHT.chain(20_000..20_200) {
+    let mut all = redis::pipe();
+    for user in users {
         for kind in ["user", "profile"] {
-            below.set::<_, _, ()>(format!("{kind}:{user}"), format!("{kind} of {user}")).expect("written");
+            all.set(format!("{kind}:{user}"), format!("{kind} of {user}")).ignore();
         }
     }
+    all.exec(&mut below).expect("written");
+}
+
+/// A Redis with users and profiles.
+pub(crate) fn redis_with_users() -> RedisServer {
+    let redis = RedisServer::start();
+    write(&redis, TAUGHT.chain(NEW));
+    redis
+}
+
+/// The configuration of a node over it.
+pub(crate) fn over(redis: &RedisServer, prefetch: Prefetch) -> Config {
     let mut config = config();
     config.l2.url = redis.url();
+    config.l2.read_timeout = PATIENCE;
     config.server.workers = 1;
     config.policies = vec![Policy { prefetch, ..Policy::of(Glob::new(b"*").expect("a pattern")) }];
-    let terrace = Terrace::start(config);
-    eventually("L1 opens", || open(&terrace));
-    let mut client = connection(terrace.resp());
-    for user in TAUGHT {
-        read(&mut client, user);
-    }
+    config
+}
+
+/// A Terrace over a Redis that has read the users of [`TAUGHT`] with their profiles.
+pub(crate) fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
+    let redis = redis_with_users();
+    let terrace = Terrace::start(over(&redis, prefetch));
+    let client = teach(&terrace);
     (redis, terrace, client)
 }
 
-fn connection(address: &str) -> Connection {
+/// Reads the users of [`TAUGHT`] with their profiles.
+pub(crate) fn teach(terrace: &Terrace) -> Connection {
+    eventually("L1 opens", || open(terrace));
+    let mut client = connection(terrace.resp());
+    TAUGHT.for_each(|user| read(&mut client, user));
+    client
+}
+
+pub(crate) fn connection(address: &str) -> Connection {
     redis::Client::open(format!("redis://{address}")).expect("an address").get_connection().expect("it accepts")
 }
 
 /// Reads a user, then its profile.
-fn read(client: &mut Connection, user: u32) {
+pub(crate) fn read(client: &mut Connection, user: u32) {
     for kind in ["user", "profile"] {
         let value: String = client.get(format!("{kind}:{user}")).expect("an answer");
         assert_eq!(value, format!("{kind} of {user}"));
     }
 }
 
-/// A value on the page of metrics.
+/// What would be said of this user's profile if the user were missed now.
+pub(crate) fn predicted(terrace: &Terrace, user: u32) -> Option<Prediction> {
+    let (asked, profile) = (format!("user:{user}"), format!("profile:{user}"));
+    let predictions = block_on(async {
+        let mut insight = InsightClient::new(connect(terrace.grpc()).await);
+        insight.predict(PredictRequest { key: asked.into() }).await.expect("an answer").into_inner().predictions
+    });
+    predictions.into_iter().find(|prediction| prediction.key == profile)
+}
+
+/// New users whose profile would be fetched: not those that are left out to measure the gain.
+pub(crate) fn fetched(terrace: &Terrace) -> impl Iterator<Item = u32> {
+    NEW.filter(|&user| predicted(terrace, user).is_some_and(|prediction| prediction.fetched))
+}
+
+/// A value on the page of metrics; 0 where there is none.
 fn metric(terrace: &Terrace, name: &str) -> f64 {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(terrace.http()).expect("it accepts");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").expect("sent");
-    let mut page = String::new();
-    stream.read_to_string(&mut page).expect("text");
-    let line = page.lines().find(|line| line.starts_with(name) && line.as_bytes().get(name.len()) == Some(&b' '));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+    support::metric(terrace.http(), name).unwrap_or_default()
 }
 
 fn count(terrace: &Terrace, outcome: &str) -> f64 {
@@ -86,20 +123,26 @@ fn select(terrace: &Terrace, database: u8) -> Connection {
 fn the_profile_of_a_user_never_seen_comes_with_the_user() {
     let (redis, terrace, mut client) = taught(Prefetch::Auto);
     let mut resident = select(&terrace, 1);
-    assert!(!is_resident(&mut resident, "profile:20000"));
-    let _user: String = client.get("user:20000").expect("an answer");
-    assert!(is_resident(&mut resident, "profile:20000"), "it rode with the miss: it is there when that is answered");
+    let users: Vec<u32> = fetched(&terrace).take(102).collect();
+    let profile = |at: usize| format!("profile:{}", users[at]);
+    let of = |at: usize| format!("user:{}", users[at]);
+    assert!(!is_resident(&mut resident, &profile(0)));
+    let _user: String = client.get(of(0)).expect("an answer");
+    assert!(is_resident(&mut resident, &profile(0)), "it rode with the miss: it is there when that is answered");
     let used = count(&terrace, "used");
-    (20_000..20_100).for_each(|user| read(&mut client, user));
-    assert!(count(&terrace, "used") >= used + 90.0, "{} after {used}", count(&terrace, "used"));
+    users[..100].iter().for_each(|&user| read(&mut client, user));
+    assert!(count(&terrace, "used") >= used + 95.0, "{} after {used}", count(&terrace, "used"));
     assert!(count(&terrace, "wasted") <= 5.0);
+    // Counted for the group of the keys as well, which is here the policy's.
+    let by_group = metric(&terrace, "terrace_group_prefetch_total{group=\"*\",outcome=\"used\"}");
+    assert_eq!(by_group, count(&terrace, "used"));
     // A prefetched copy is coherent like any other.
-    let _user: String = client.get("user:20150").expect("an answer");
-    assert!(is_resident(&mut resident, "profile:20150"));
+    let _user: String = client.get(of(101)).expect("an answer");
+    assert!(is_resident(&mut resident, &profile(101)));
     let mut straight = redis.connect();
-    straight.set::<_, _, ()>("profile:20150", "newer").expect("written");
-    eventually("the staged copy goes", || !is_resident(&mut resident, "profile:20150"));
-    let value: String = client.get("profile:20150").expect("an answer");
+    straight.set::<_, _, ()>(profile(101), "newer").expect("written");
+    eventually("the staged copy goes", || !is_resident(&mut resident, &profile(101)));
+    let value: String = client.get(profile(101)).expect("an answer");
     assert_eq!(value, "newer");
 }
 
@@ -122,16 +165,17 @@ fn what_was_learned_shows_in_database_2_and_over_grpc() {
     assert!(template.contains("\"makes\":\"profile:{1}\""), "{template}");
     let association: String = learned.get("assoc:user:10007").expect("an answer");
     assert!(association.contains("\"key\":\"profile:10007\""), "{association}");
+    assert!(fetched(&terrace).next().is_some());
     block_on(async {
         let mut insight = InsightClient::new(connect(terrace.grpc()).await);
-        let request = PredictRequest { key: "user:20001".into() };
-        let predictions = insight.predict(request).await.expect("an answer").into_inner().predictions;
-        assert_eq!((&*predictions[0].key, predictions[0].fetched), (&b"profile:20001"[..], true), "{predictions:?}");
         let request = GetAssociationsRequest { key: "user:10007".into() };
         let known = insight.get_associations(request).await.expect("an answer").into_inner();
         assert_eq!(known.associations[0].key, "profile:10007");
         assert!(known.rules.iter().any(|rule| rule.template == "user:{d}" && rule.makes == "profile:{1}"));
-        assert!(known.total.is_some_and(|total| total.issued > 0) && known.groups[0].name == "profile");
+        assert!(
+            known.total.is_some_and(|total| total.issued > 0)
+                && known.groups.iter().any(|group| group.name == "profile")
+        );
         let nobody = insight.get_associations(GetAssociationsRequest { key: "nobody".into() }).await;
         assert_eq!(nobody.expect_err("unknown").code(), tonic::Code::InvalidArgument);
     });
@@ -152,4 +196,101 @@ fn requests_of_one_trace_belong_together_whatever_connection_they_come_by() {
     let mut learned = select(&terrace, 2);
     let association: String = learned.get("assoc:user:20010").expect("an answer");
     assert!(association.contains("\"key\":\"profile:20020\""), "{association}");
+}
+
+#[test]
+fn the_gain_is_measured_by_keys_that_are_left_out() {
+    let (_redis, terrace, mut client) = taught(Prefetch::Auto);
+    let control = |set: &str, outcome: &str| {
+        metric(&terrace, &format!("terrace_prefetch_control_total{{set=\"{set}\",outcome=\"{outcome}\"}}"))
+    };
+    let left_out = NEW.filter(|&user| predicted(&terrace, user).is_some_and(|it| it.why.contains("left out")));
+    let left_out: Vec<u32> = left_out.collect();
+    let expected = NEW.len() / 16;
+    assert!((expected / 2..expected * 2).contains(&left_out.len()), "{} of {}", left_out.len(), NEW.len());
+    let mut resident = select(&terrace, 1);
+    let _user: String = client.get(format!("user:{}", left_out[0])).expect("an answer");
+    assert!(!is_resident(&mut resident, &format!("profile:{}", left_out[0])), "it is not fetched");
+    NEW.for_each(|user| read(&mut client, user));
+    let [without, with] = ["without", "with"].map(|set| (control(set, "decided"), control(set, "missed")));
+    assert!(without.0 >= 50.0 && without.1 >= 0.95 * without.0, "they are missed: {without:?}");
+    assert!(with.0 >= 50.0 && with.1 <= 0.05 * with.0, "they are not: {with:?}");
+    // One of two reads of a user is spared, but for those that are left out and those that taught.
+    let gain = metric(&terrace, "terrace_prefetch_gain");
+    assert!((0.3..0.55).contains(&gain), "{gain}");
+    block_on(async {
+        let mut insight = InsightClient::new(connect(terrace.grpc()).await);
+        let known = insight.get_associations(GetAssociationsRequest::default()).await.expect("an answer").into_inner();
+        let told = known.control.expect("it is told");
+        assert_eq!((told.without_decided as f64, told.with_missed as f64), (without.0, with.1));
+        assert!(told.gain.is_some_and(|told| (told - gain).abs() < 1e-6) && told.gain_deviation.is_some());
+    });
+}
+
+#[test]
+fn a_key_that_l2_does_not_have_is_not_asked_for_again() {
+    let (redis, terrace, mut client) = taught(Prefetch::Auto);
+    let (mut straight, mut resident) = (redis.connect(), select(&terrace, 1));
+    let user = fetched(&terrace).next().expect("one is fetched");
+    let (key, profile) = (format!("user:{user}"), format!("profile:{user}"));
+    straight.del::<_, ()>(&profile).expect("deleted");
+    let mut read_below = |why: &str| {
+        let before = metric(&terrace, "terrace_l2_keys_read_total");
+        let _user: String = client.get(&key).expect("an answer");
+        let read = metric(&terrace, "terrace_l2_keys_read_total") - before;
+        // A change ends the copy, so that the next read is a miss again.
+        straight.set::<_, _, ()>(&key, "changed").expect("written");
+        eventually("the copy goes", || !is_resident(&mut resident, &key));
+        println!("{why}: {read} keys");
+        read
+    };
+    assert_eq!(read_below("the first time"), 2.0, "the profile rides along, and is not there");
+    // What came of it is taken up with the next event.
+    assert_eq!(read_below("the second time"), 1.0, "it is remembered");
+    let prediction = predicted(&terrace, user).expect("the rule speaks of it");
+    assert!(!prediction.fetched && prediction.why.contains("was not in L2"), "{}", prediction.why);
+    assert_eq!(read_below("the third time"), 1.0);
+    assert!(count(&terrace, "wasted") >= 1.0);
+}
+
+#[test]
+fn a_policy_changes_by_sighup_what_prefetch_may_do() {
+    let (redis, folder) = (redis_with_users(), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("terrace.toml");
+    let write = |prefetch: &str| {
+        let policy = format!("[[policy]]\nmatch = \"*\"\nprefetch = \"{prefetch}\"\n");
+        std::fs::write(&file, policy).expect("written");
+    };
+    write("off");
+    let path = file.to_str().expect("UTF-8");
+    let args = ["--l2", &redis.url(), "--l2-read-timeout", "30s", "--server-workers", "1", "--config", path];
+    let node = Process::start(folder.path(), &args);
+    let count = |outcome: &str| {
+        support::metric(&node.http, &format!("terrace_prefetch_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
+    };
+    let is_open = || support::metric(&node.http, "terrace_coherence_open") == Some(1.0);
+    let mut reloads = 0;
+    let mut reload = |prefetch: &str| {
+        write(prefetch);
+        node.signal(Signal::HUP);
+        reloads += 1;
+        eventually("it is taken", || node.log().matches("configuration reloaded").count() == reloads && is_open());
+    };
+    let mut client = connection(&node.resp);
+    let mut users = NEW;
+    let mut read_some = || users.by_ref().take(200).for_each(|user| read(&mut client, user));
+    eventually("L1 opens", is_open);
+    read_some();
+    assert_eq!((count("shadow"), count("issued")), (0.0, 0.0), "off");
+    reload("shadow");
+    read_some();
+    assert!(count("shadow") > 50.0);
+    assert_eq!(count("issued"), 0.0, "a shadow fetches nothing");
+    reload("auto");
+    read_some();
+    let issued = count("issued");
+    assert!(issued > 100.0, "{issued}: what the shadow has proven is fetched at once");
+    reload("off");
+    read_some();
+    assert_eq!(count("issued"), issued);
 }

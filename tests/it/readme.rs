@@ -9,6 +9,7 @@ use std::{
 use terrace::{
     config::{POLICY_ROWS, Row, Sources, load},
     grpc::client::CacheClient,
+    metrics::{ALL, Kind},
     proto::{GetRequest, ReadOptions, get_response::Result::Found},
 };
 
@@ -59,10 +60,24 @@ fn policies_table() -> String {
     table
 }
 
+fn metrics_table() -> String {
+    let mut table = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in ALL {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        table += &format!("| `{}` | {kind} | {} | {} |\n", metric.name, metric.labels.join(", "), cell(metric.doc));
+    }
+    table
+}
+
 #[test]
 fn its_tables_are_those_of_the_code() {
     let text = readme();
-    for (name, table) in [("settings", settings_table()), ("policies", policies_table())] {
+    let tables = [("settings", settings_table()), ("policies", policies_table()), ("metrics", metrics_table())];
+    for (name, table) in tables {
         let begin = format!("<!-- {name}: ");
         let (_, shown) = between(&text, &begin, &format!("<!-- /{name} -->")).split_once("-->\n").unwrap();
         assert!(shown == table, "between the marks of {name} in README.md is to stand:\n{table}");

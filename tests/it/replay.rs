@@ -40,7 +40,7 @@ fn a_trace_is_played_and_counted_as_the_server_counts() {
     assert_eq!((&result["miss"], &result["hit_l1"], &result["hit_l2"]), (&700.into(), &2300.into(), &0.into()));
     let bytes: u64 = (0..3000).map(|n| u64::from(n % 700 % 50_u32)).sum();
     assert_eq!(result["bytes"], bytes);
-    for name in ["trace", "seconds", "per_second", "p50_us", "p99_us", "p999_us"] {
+    for name in ["trace", "seconds", "per_second", "mean_us", "p50_us", "p99_us", "p999_us"] {
         assert!(!result[name].is_null(), "{name} is missing in {result}");
     }
 }
@@ -78,7 +78,8 @@ fn text_names_every_figure() {
     let output = replay(server.grpc(), b"0,a,1\n", &[]);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let names: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    let wanted = "trace requests errors skipped seconds per_second p50_us p99_us p999_us hit_l1 hit_l2 miss bytes";
+    let wanted =
+        "trace requests errors skipped seconds per_second mean_us p50_us p99_us p999_us hit_l1 hit_l2 miss bytes";
     assert_eq!(names.join(" "), wanted);
 }
 

@@ -272,6 +272,15 @@ fn on_the_page(server: &Terrace, stats: &GetStatsResponse) {
     let reads = start.reads.unwrap();
     let told = format!("hit_l1={},stale=0,hit_l2={},miss={},", reads.hit_l1, reads.hit_l2, reads.miss);
     assert!(lines["window_start"].contains(&told) && lines["window_1m"].contains(&told), "{info}");
+    let learning = stats.learning.unwrap();
+    let prefetch = learning.prefetch.unwrap();
+    assert_eq!(page["terrace_prefetch_total{outcome=\"issued\"}"], prefetch.issued as f64);
+    assert_eq!(lines["learning_prefetch_issued"], prefetch.issued.to_string());
+    assert_eq!(lines["learning_known_keys"], learning.known_keys.to_string());
+    // What is announced goes on meanwhile, and only grows.
+    let (coherence, upkeep) = (stats.coherence.as_ref().unwrap(), start.coherence.unwrap());
+    assert!((1..=coherence.invalidations).contains(&upkeep.invalidations), "{upkeep:?}, {coherence:?}");
+    assert!(page["terrace_coherence_invalidations_total"] >= upkeep.invalidations as f64);
     let cart = start.groups.iter().find(|group| group.name == "user:{d}:cart").unwrap();
     let hits = format!(",hit_l1={},", cart.reads.unwrap().hit_l1);
     let is_cart = |line: &&str| line.starts_with("group_") && line.ends_with(",name=user:{d}:cart");

@@ -15,6 +15,7 @@ use terrace::{
 use tonic::{Code, Status};
 
 use crate::{
+    bans,
     nodes::{open, stats},
     support::{
         PATIENCE,
@@ -27,18 +28,13 @@ use crate::{
 };
 
 /// A server and what it stands on.
-struct World {
-    node: Terrace,
+pub(crate) struct World {
+    pub(crate) node: Terrace,
     _keep: Box<dyn Any>,
 }
 
-fn node(url: &str) -> Terrace {
-    let mut wanted = config();
-    wanted.l2.url = url.to_owned();
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
-    let node = Terrace::start(wanted);
-    eventually("L1 opens", || open(&node));
+pub(crate) fn node(url: &str) -> Terrace {
+    let node = bans::node(url);
     // Each worker has connections of its own, and a client cannot choose its worker.
     eventually("all workers reach all of Redis", || {
         (0..16).all(|_| {
@@ -49,12 +45,12 @@ fn node(url: &str) -> Terrace {
     node
 }
 
-fn over_redis() -> World {
+pub(crate) fn over_redis() -> World {
     let redis = RedisServer::start();
     World { node: node(&redis.url()), _keep: Box::new(redis) }
 }
 
-fn over_embedded() -> World {
+pub(crate) fn over_embedded() -> World {
     let dir = tempfile::tempdir().unwrap();
     let mut wanted = config();
     wanted.l2.url = "embedded".into();
@@ -64,11 +60,11 @@ fn over_embedded() -> World {
     World { node: Terrace::start(wanted), _keep: Box::new(dir) }
 }
 
-fn over_none() -> World {
+pub(crate) fn over_none() -> World {
     World { node: Terrace::start(config()), _keep: Box::new(()) }
 }
 
-fn resp(node: &Terrace) -> Connection {
+pub(crate) fn resp(node: &Terrace) -> Connection {
     redis::Client::open(format!("redis://{}", node.resp())).unwrap().get_connection().unwrap()
 }
 
@@ -84,7 +80,7 @@ fn try_set(node: &Terrace, request: SetRequest) -> Result<bool, Status> {
     })
 }
 
-fn set(node: &Terrace, key: &str, value: &str, tags: &[&str]) {
+pub(crate) fn set(node: &Terrace, key: &str, value: &str, tags: &[&str]) {
     assert!(try_set(node, tagged(key, value, tags)).expect("an answer"), "{key}");
 }
 
@@ -98,11 +94,11 @@ fn read(node: &Terrace, key: &str, tier: TierSelection) -> Result<Option<Found>,
     })
 }
 
-fn get(node: &Terrace, key: &str) -> Option<Found> {
+pub(crate) fn get(node: &Terrace, key: &str) -> Option<Found> {
     read(node, key, TierSelection::Any).expect("an answer")
 }
 
-fn value(node: &Terrace, key: &str) -> Option<String> {
+pub(crate) fn value(node: &Terrace, key: &str) -> Option<String> {
     get(node, key).map(|found| String::from_utf8(found.value.to_vec()).unwrap())
 }
 
@@ -615,7 +611,7 @@ fn what_passes_to_redis_meets_no_header() {
 
 /// Entry and tag are on different primaries.
 #[test]
-fn over_a_cluster() {
+pub(crate) fn over_a_cluster() {
     let cluster = RedisCluster::start();
     let (a, b) = (node(&cluster.url()), node(&cluster.url()));
     for number in 0..30 {

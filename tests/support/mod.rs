@@ -10,7 +10,11 @@ pub mod redis;
 pub mod sentinel;
 pub mod terrace;
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 /// Longest wait for a condition; generous, because it only bounds a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,4 +40,14 @@ pub fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut()
 #[expect(clippy::disallowed_methods, reason = "tests have no configuration of their own")]
 pub fn setting_from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A value on the page of metrics of a server whose HTTP port is `http`: name and labels as they stand there.
+pub fn metric(http: &str, name: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(http).expect("it accepts");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").expect("sent");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("text");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok())
 }

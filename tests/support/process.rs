@@ -1,11 +1,14 @@
 //! The `terrace` binary as a process of its own, to be killed.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A `terrace serve` on free ports.
 pub struct Process {
@@ -66,6 +69,18 @@ impl Process {
         self.child.try_wait().expect("a child")
     }
 
+    /// SIGTERM, and waits until it has drained.
+    pub fn stop(mut self) {
+        self.signal(Signal::TERM);
+        super::eventually("it has drained", || self.ended().is_some());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, signal).expect("it lives");
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub fn kill(mut self) {
         self.end();
@@ -81,6 +96,16 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Time that all threads of a process have spent on a CPU so far, nanoseconds; those that have ended are left out.
+pub fn cpu_ns(pid: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let of_task = |task: fs::DirEntry| {
+        let schedule = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedule.split(' ').next()?.parse::<f64>().ok()
+    };
+    tasks.filter_map(Result::ok).filter_map(of_task).sum()
 }
 
 fn read_until_ready(stdout: ChildStdout) -> Vec<String> {

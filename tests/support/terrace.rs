@@ -1,6 +1,6 @@
 //! A Terrace in this process, on free ports, stopped and drained on drop.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use terrace::{
     clock::Clock,
@@ -27,6 +27,7 @@ pub fn config() -> Config {
     config.l2.url = "none".into();
     // Servers of one process would write them into one folder.
     config.data.hot_keys = 0;
+    config.learn.snapshot_every = Duration::ZERO;
     config
 }
 

@@ -73,6 +73,17 @@ impl Groups {
         }
     }
 
+    /// The name of the group that a key would be counted to now. Learns nothing.
+    #[must_use]
+    pub fn name_of(&self, key: &[u8], rules: &Rules) -> Arc<str> {
+        let known = self.known.read();
+        let number = match rules.policy(key) {
+            Some(policy) => known.policies.get(policy.matches.pattern().as_ref()).copied(),
+            None => known.templates.get(&known.shapes.look(key).hash).copied(),
+        };
+        Arc::clone(&known.names[usize::from(number.unwrap_or(OTHER))])
+    }
+
     /// Names by number.
     #[must_use]
     pub fn names(&self) -> Vec<Arc<str>> {

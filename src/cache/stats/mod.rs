@@ -1,6 +1,7 @@
 //! Counts each user read once, by key group and outcome, and what happens around reads. Each worker has counters of its
 //! own, so that counting shares no cache line between threads; sums are made when somebody asks.
 //!
+//! * [`requests`]: how long requests take, by port.
 //! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
 //!   keys is the sum over the groups.
 //! * [`top`]: the keys that cost most.
@@ -10,6 +11,7 @@
 //! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
 
 pub mod groups;
+pub mod requests;
 pub mod top;
 pub mod whatif;
 pub mod windows;
@@ -22,9 +24,10 @@ use std::sync::{
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-pub use self::windows::{MARK_EVERY, Tally, Window};
+pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
+    requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
     windows::{Totals, Windows},
@@ -32,8 +35,11 @@ use self::{
 
 use super::{
     Cache, Core, Health, State,
+    ahead::Report,
     gate::Coherence,
     latency::{Histogram, Latency},
+    slide::Touches,
+    tuning::Followed,
 };
 use crate::{
     clock::Tick,
@@ -50,12 +56,14 @@ pub struct Counters {
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
     below: Below,
+    pub(crate) tops: Tops,
+    timed: Timed,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
-        Self { reads, fills: CachePadded::default(), below: Below::default() }
+        Self { reads, fills: CachePadded::default(), below: Below::default(), tops: Tops::default(), timed: Timed::default() }
     }
 }
 
@@ -134,7 +142,6 @@ impl Counters {
 pub struct Stats {
     workers: Mutex<Vec<Arc<Counters>>>,
     pub(crate) groups: Groups,
-    pub(crate) tops: Tops,
     windows: Windows,
 }
 
@@ -180,6 +187,14 @@ impl Stats {
             below.read.add_to(&mut sum.read);
             below.write.add_to(&mut sum.write);
         }
+        sum
+    }
+
+    /// How long requests took, sums over all workers.
+    #[must_use]
+    fn requests(&self) -> Requests {
+        let mut sum = Requests::default();
+        self.workers.lock().iter().for_each(|worker| worker.timed.add_to(&mut sum));
         sum
     }
 }
@@ -318,6 +333,8 @@ pub struct Snapshot {
     pub flavor: Flavor,
     /// Calls to it.
     pub calls: Calls,
+    /// How long requests took since start.
+    pub requests: Requests,
     /// Whether it answers.
     pub l2: State,
     /// Primaries and circuit breakers.
@@ -332,6 +349,19 @@ pub struct Snapshot {
     pub windows: Vec<Window>,
     /// What L1 would answer at other sizes.
     pub what_if: Estimates,
+    /// What is learned, and what is done with it.
+    pub learning: Learning,
+}
+
+/// What is learned, and what is done with it.
+#[derive(Debug, Clone, Default)]
+pub struct Learning {
+    /// Of what follows what, for prefetch.
+    pub prefetch: Report,
+    /// Of TTLs.
+    pub ttl: Followed,
+    /// Keys that reads gave more life.
+    pub touches: Touches,
 }
 
 /// Reads that stand in the hit rate.
@@ -342,7 +372,7 @@ fn answered(reads: &Reads) -> u64 {
 impl Core {
     /// Tells the ghosts whose copies are gone.
     pub(crate) fn tell_ghosts(&self, events: &[Event]) {
-        let is_change = |event: &&Event| matches!(event.happened, Happened::Written | Happened::Invalidated);
+        let is_change = |event: &&Event| matches!(event.happened, Happened::Written(_) | Happened::Invalidated);
         for event in events.iter().filter(is_change) {
             let hash = self.l1.hash_of(&event.key);
             if !self.what_if.wants(hash) {
@@ -370,16 +400,18 @@ impl Core {
         if self.what_if.wants(hash) {
             let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
             let expires_at = found.map_or(Tick::FAR, |(_, expires_at)| expires_at);
-            self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(expires_at, at), at });
+            self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(key, expires_at, at), at });
         }
     }
 
     /// When a copy of a key would end that is made now.
-    pub(crate) fn deadline_of(&self, expires_at: Tick, now: Tick) -> Tick {
-        match self.flavor {
-            Flavor::Redis => expires_at.min(now.plus(self.rules.load().l1_max_age)),
-            Flavor::Embedded | Flavor::None => expires_at,
-        }
+    pub(crate) fn deadline_of(&self, key: &[u8], expires_at: Tick, now: Tick) -> Tick {
+        let rules = self.rules.load();
+        let by_age = match self.flavor {
+            Flavor::Redis => now.plus(rules.l1_max_age),
+            Flavor::Embedded | Flavor::None => Tick::FAR,
+        };
+        expires_at.min(by_age).min(self.slide_deadline(&rules, key, expires_at, now))
     }
 
     /// The number of the group that a key is counted to.
@@ -401,7 +433,16 @@ impl Core {
         reads.resize(reads.len().max(usage.len()), Reads::default());
         let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
         let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });
-        Totals { groups: groups.collect(), calls: self.stats.calls() }
+        let (coherence, fills) = (self.gate.report(self.clock.now()), self.stats.fills());
+        let upkeep = Upkeep {
+            invalidations: coherence.invalidations,
+            flushes: coherence.flushes,
+            reconnects: coherence.reconnects,
+            bypassed: fills.bypassed,
+            fills_voided: fills.voided,
+        };
+        let (prefetch, requests) = (self.prefetch_counts(), self.stats.requests());
+        Totals { groups: groups.collect(), calls: self.stats.calls(), requests, prefetch, upkeep }
     }
 }
 
@@ -409,7 +450,8 @@ impl Cache {
     /// The keys that cost most, over the last five to ten minutes.
     #[must_use]
     pub fn top(&self, by: By, count: usize) -> Top {
-        self.core.stats.tops.top(by, count, self.now())
+        let workers = self.core.stats.workers.lock().clone();
+        top::top(workers.iter().map(|worker| &worker.tops), by, count, self.now())
     }
 
     /// All numbers, now.
@@ -434,11 +476,13 @@ impl Cache {
             removals: tally.removals,
             flavor: core.flavor,
             calls: totals.calls,
+            requests: totals.requests,
             l2: self.l2_state(),
             health: self.l2.health(),
             coherence: core.gate.report(now),
             flights: core.flights.len() as u64,
             what_if: core.what_if.estimates(now, answered(&tally.reads)),
+            learning: Learning { prefetch: core.prefetch(), ttl: core.followed(), touches: core.touches() },
             groups,
             windows,
         }

@@ -6,19 +6,21 @@
 //! first [`EXACT_HITS`] of a group at each worker, then one in [`HIT_TURNS`], drawn by lot and counted so many times: the
 //! count of a key with h such hits is then right to about 8 × √h.
 //!
-//! What is told is recent: two sketches take turns, five minutes each, and the answer is both together.
+//! Each worker has sketches of its own, so that no two wait for each other; the answer is all of them together, with the sum of
+//! what each may lack. What is told is recent: two sketches take turns, five minutes each, and the answer is both together.
 
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::{clock::Tick, model::Key};
 
 /// Keys that one sketch counts at most.
 const KEYS_MAX: usize = 1_024;
-/// Longest key that is counted, bytes: bounds a sketch to about 1 MB.
-const KEY_BYTES_MAX: usize = 1_024;
+/// Longest key that is counted, bytes: bounds the sketches of a worker to 4 MB, and to a tenth of that with ordinary keys.
+const KEY_BYTES_MAX: usize = 512;
 /// How long one sketch counts.
 const TURN: Duration = Duration::from_secs(300);
 /// Hits of a group that are all counted, by each worker.
@@ -114,32 +116,18 @@ impl Turns {
         }
         self
     }
-
-    fn top(&self, now: Tick, count: usize) -> Top {
-        let mut sums = self.now.counts.clone();
-        for (key, count) in &self.before.counts {
-            *sums.entry(key.clone()).or_default() += count;
-        }
-        let mut keys: Vec<(Key, u64)> = sums.into_iter().collect();
-        keys.sort_unstable_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
-        keys.truncate(count);
-        let begun = self.before.begun.or(self.now.begun);
-        Top {
-            keys,
-            error: self.now.error + self.before.error,
-            total: self.now.total + self.before.total,
-            over: begun.map_or(Duration::ZERO, |begun| now.since(begun)),
-        }
-    }
 }
 
-/// All rankings of a server.
+/// The rankings of one worker: no two share a lock.
 #[derive(Debug, Default)]
-pub(crate) struct Tops([Mutex<Turns>; ALL.len()]);
+pub(crate) struct Tops(Mutex<[Turns; ALL.len()]>);
 
 impl Tops {
-    fn note(&self, by: By, key: &[u8], weight: u64, now: Tick) {
-        self.0[by as usize].lock().at(now).now.note(key, weight);
+    fn note(&self, noted: &[(By, u64)], key: &[u8], now: Tick) {
+        let mut tops = self.0.lock();
+        for (by, weight) in noted {
+            tops[*by as usize].at(now).now.note(key, *weight);
+        }
     }
 
     /// L1 answered with so many bytes; `before` hits of the group had been before at this worker.
@@ -154,28 +142,37 @@ impl Tops {
 
     #[cold]
     fn hits(&self, key: &[u8], bytes: usize, count: u64, now: Tick) {
-        self.note(By::Reads, key, count, now);
-        self.note(By::Bytes, key, count * bytes as u64, now);
+        self.note(&[(By::Reads, count), (By::Bytes, count * bytes as u64)], key, now);
     }
 
-    /// A read that L1 did not answer: found with so many bytes, or missing.
-    pub(crate) fn read_below(&self, key: &[u8], found: Option<usize>, now: Tick) {
-        self.note(By::Reads, key, 1, now);
-        match found {
-            Some(bytes) => self.note(By::Bytes, key, bytes as u64, now),
-            None => self.note(By::Misses, key, 1, now),
+    /// A read that L1 did not answer: found with so many bytes, missing, or (`None`) failed. `waited_us`: how long L2 took for
+    /// it, if it was asked for this read.
+    pub(crate) fn read_below(&self, key: &[u8], found: Option<Option<usize>>, waited_us: Option<u64>, now: Tick) {
+        let cost = found.map(|bytes| bytes.map_or((By::Misses, 1), |bytes| (By::Bytes, bytes as u64)));
+        let time = waited_us.map(|us| (By::Time, us));
+        let noted: SmallVec<[(By, u64); 3]> = [Some((By::Reads, 1)), cost, time].into_iter().flatten().collect();
+        self.note(&noted, key, now);
+    }
+}
+
+/// The first `count` of a ranking over all workers: what each sketch may lack adds up, as the counts do.
+pub(crate) fn top<'t>(workers: impl Iterator<Item = &'t Tops>, by: By, count: usize, now: Tick) -> Top {
+    let (mut top, mut sums) = (Top::default(), HashMap::<Key, u64, foldhash::fast::RandomState>::default());
+    for worker in workers {
+        let mut tops = worker.0.lock();
+        let turns = tops[by as usize].at(now);
+        for (key, count) in turns.now.counts.iter().chain(&turns.before.counts) {
+            *sums.entry_ref(key).or_default() += count;
         }
+        top.error += turns.now.error + turns.before.error;
+        top.total += turns.now.total + turns.before.total;
+        let begun = turns.before.begun.or(turns.now.begun);
+        top.over = top.over.max(begun.map_or(Duration::ZERO, |begun| now.since(begun)));
     }
-
-    /// L2 took so long for a key.
-    pub(crate) fn waited(&self, key: &[u8], us: u64, now: Tick) {
-        self.note(By::Time, key, us, now);
-    }
-
-    /// The first `count` of a ranking.
-    pub(crate) fn top(&self, by: By, count: usize, now: Tick) -> Top {
-        self.0[by as usize].lock().at(now).top(now, count)
-    }
+    top.keys = sums.into_iter().collect();
+    top.keys.sort_unstable_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+    top.keys.truncate(count);
+    top
 }
 
 /// Draws one number in [`HIT_TURNS`], without a step that a client's own steps could fall in with.
@@ -191,6 +188,10 @@ mod tests {
 
     use super::*;
 
+    fn first(tops: &Tops, by: By, count: usize, now: Tick) -> Top {
+        top([tops, &Tops::default()].into_iter(), by, count, now)
+    }
+
     const NOW: Tick = Tick(1_000);
 
     fn key(number: u64) -> Vec<u8> {
@@ -201,17 +202,18 @@ mod tests {
     fn few_keys_are_counted_exactly() {
         let tops = Tops::default();
         for number in 0..100 {
-            (0..=number).for_each(|_| tops.read_below(&key(number), (number % 2 == 0).then_some(10), NOW));
-            tops.waited(&key(number), 7 * number, NOW);
+            let found = (number % 2 == 0).then_some(10);
+            tops.read_below(&key(number), Some(found), Some(7 * number), NOW);
+            (0..number).for_each(|_| tops.read_below(&key(number), Some(found), None, NOW));
         }
-        let reads = tops.top(By::Reads, 3, NOW);
+        let reads = first(&tops, By::Reads, 3, NOW);
         let shown: Vec<(&[u8], u64)> = reads.keys.iter().map(|(key, count)| (&**key, *count)).collect();
         assert_eq!(shown, [(&b"key:99"[..], 100), (b"key:98", 99), (b"key:97", 98)]);
         assert_eq!((reads.error, reads.total), (0, 5_050));
-        assert_eq!(tops.top(By::Misses, 1, NOW).keys[0].1, 100);
-        let bytes = tops.top(By::Bytes, 1, NOW).keys;
+        assert_eq!(first(&tops, By::Misses, 1, NOW).keys[0].1, 100);
+        let bytes = first(&tops, By::Bytes, 1, NOW).keys;
         assert_eq!((&*bytes[0].0, bytes[0].1), (&b"key:98"[..], 990));
-        assert_eq!(tops.top(By::Time, 1, NOW).keys[0].1, 693);
+        assert_eq!(first(&tops, By::Time, 1, NOW).keys[0].1, 693);
     }
 
     #[test]
@@ -222,9 +224,9 @@ mod tests {
             // Ranks drawn in proportion to 1 / rank.
             let number = (100_000_f64.powf(rng.f64()) as u64).min(99_999);
             truth[number as usize] += 1;
-            tops.read_below(&key(number), None, NOW);
+            tops.read_below(&key(number), Some(None), None, NOW);
         }
-        let top = tops.top(By::Misses, 20, NOW);
+        let top = first(&tops, By::Misses, 20, NOW);
         assert!(top.error > 0 && top.error <= 400_000 / (KEYS_MAX as u64 / 2), "{}", top.error);
         let mut best: Vec<u64> = (0..100_000).collect();
         best.sort_by_key(|&number| std::cmp::Reverse(truth[number as usize]));
@@ -247,7 +249,7 @@ mod tests {
             truth[number as usize] += 1;
             tops.hit(&key(number), 3, before, NOW);
         }
-        for (found, count) in tops.top(By::Reads, 8, NOW).keys {
+        for (found, count) in first(&tops, By::Reads, 8, NOW).keys {
             let number: usize = std::str::from_utf8(&found[4..]).expect("text").parse().expect("a number");
             let (count, truth) = (count as f64, truth[number] as f64);
             assert!((count - truth).abs() < 5.0 * 8.0 * truth.sqrt(), "{number}: {count} of {truth}");
@@ -257,17 +259,17 @@ mod tests {
     #[test]
     fn what_was_long_ago_is_forgotten_and_size_is_bounded() {
         let tops = Tops::default();
-        tops.read_below(b"old", None, NOW);
+        tops.read_below(b"old", Some(None), None, NOW);
         let later = NOW.plus(TURN);
-        tops.read_below(b"new", None, later);
-        let top = tops.top(By::Reads, 9, later);
+        tops.read_below(b"new", Some(None), None, later);
+        let top = first(&tops, By::Reads, 9, later);
         assert_eq!((top.keys.len(), top.over), (2, TURN));
-        let top = tops.top(By::Reads, 9, later.plus(TURN));
+        let top = first(&tops, By::Reads, 9, later.plus(TURN));
         assert_eq!((top.keys.len(), &*top.keys[0].0), (1, &b"new"[..]));
-        assert!(tops.top(By::Reads, 9, later.plus(4 * TURN)).keys.is_empty());
-        tops.read_below(&[b'x'; KEY_BYTES_MAX + 1], None, later.plus(5 * TURN));
-        assert!(tops.top(By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too long to be kept");
-        (0..10_000).for_each(|number| tops.read_below(&key(number), None, later));
-        assert!(tops.0[0].lock().now.counts.len() <= KEYS_MAX);
+        assert!(first(&tops, By::Reads, 9, later.plus(4 * TURN)).keys.is_empty());
+        tops.read_below(&[b'x'; KEY_BYTES_MAX + 1], Some(None), None, later.plus(5 * TURN));
+        assert!(first(&tops, By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too long to be kept");
+        (0..10_000).for_each(|number| tops.read_below(&key(number), Some(None), None, later));
+        assert!(tops.0.lock()[0].now.counts.len() <= KEYS_MAX);
     }
 }

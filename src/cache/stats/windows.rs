@@ -8,8 +8,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Calls, Reads};
-use crate::{cache::latency::Latency, clock::Tick, l1::Removals};
+use super::{Calls, Reads, Requests};
+use crate::{
+    cache::{ahead::Counts, latency::Latency},
+    clock::Tick,
+    l1::Removals,
+};
 
 /// What is counted of one key group, or of all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +42,36 @@ pub(super) struct Totals {
     /// By number of the group.
     pub(super) groups: Vec<Tally>,
     pub(super) calls: Calls,
+    pub(super) requests: Requests,
+    pub(super) prefetch: Counts,
+    pub(super) upkeep: Upkeep,
+}
+
+/// What was done to keep L1 true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Upkeep {
+    /// Keys that Redis announced as changed.
+    pub invalidations: u64,
+    /// Times that all copies were ended at once.
+    pub flushes: u64,
+    /// Losses of the invalidation link.
+    pub reconnects: u64,
+    /// Keys read while L1 was closed.
+    pub bypassed: u64,
+    /// Fills that an invalidation overtook.
+    pub fills_voided: u64,
+}
+
+impl Upkeep {
+    fn less(&self, before: &Self) -> Self {
+        Self {
+            invalidations: self.invalidations.saturating_sub(before.invalidations),
+            flushes: self.flushes.saturating_sub(before.flushes),
+            reconnects: self.reconnects.saturating_sub(before.reconnects),
+            bypassed: self.bypassed.saturating_sub(before.bypassed),
+            fills_voided: self.fills_voided.saturating_sub(before.fills_voided),
+        }
+    }
 }
 
 /// A stretch of time up to now.
@@ -55,6 +89,12 @@ pub struct Window {
     pub read: Latency,
     /// How long write calls to L2 took.
     pub write: Latency,
+    /// How long requests took.
+    pub requests: Requests,
+    /// What became of prefetched keys.
+    pub prefetch: Counts,
+    /// What was done to keep L1 true.
+    pub upkeep: Upkeep,
 }
 
 /// Name, length, and how far apart its notes are.
@@ -118,7 +158,10 @@ fn window(name: &'static str, now: Tick, (at, before): &(Tick, Totals), totals: 
     groups.iter().for_each(|group| total.add(group));
     let read = totals.calls.read.less(&before.calls.read);
     let write = totals.calls.write.less(&before.calls.write);
-    Window { name, over: now.since(*at), total, groups, read, write }
+    let requests = totals.requests.less(&before.requests);
+    let prefetch = totals.prefetch.less(&before.prefetch);
+    let upkeep = totals.upkeep.less(&before.upkeep);
+    Window { name, over: now.since(*at), total, groups, read, write, requests, prefetch, upkeep }
 }
 
 #[cfg(test)]

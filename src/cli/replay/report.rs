@@ -26,6 +26,7 @@ fn fields(trace: &str, tally: &Tally, seconds: f64) -> Vec<(&'static str, Value)
         ("skipped", json!(tally.skipped)),
         ("seconds", json!((seconds * 1e3).round() / 1e3)),
         ("per_second", json!(per_second.round())),
+        ("mean_us", json!((tally.latency_us.mean() * 10.0).round() / 10.0)),
         ("p50_us", at(0.5)),
         ("p99_us", at(0.99)),
         ("p999_us", at(0.999)),

@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Seen, tables::named};
 use crate::proto::{
-    CoherenceStats, ConnectionStats, GetStatsResponse, IntervalStats, L1Stats, L2Stats, LatencyStats, ReadStats,
-    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WindowStats,
+    CoherenceStats, CoherenceWindow, ConnectionStats, GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse,
+    HotKeyTtl, IntervalStats, L1Stats, L2Stats, LatencyStats, LearningStats, PrefetchCounts, ReadStats, RemovalStats,
+    SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
 };
 
 /// Everything.
 pub(super) fn all(seen: &Seen) -> Value {
     let mut all = stats(&seen.stats);
+    all["prefetch"] = prefetch(&seen.prefetch);
     all["capacity"] = capacity(&seen.capacity);
     all["top"] = seen.top.iter().map(|(by, of)| top(*by, of)).collect();
     all
@@ -28,6 +30,36 @@ fn stats(stats: &GetStatsResponse) -> Value {
         "connections": stats.connections.as_ref().map(connections),
         "windows": stats.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
+        "learning": stats.learning.as_ref().map(learning),
+        "warm": stats.warm.as_ref().map(warm),
+    })
+}
+
+fn learning(of: &LearningStats) -> Value {
+    json!({
+        "prefetch": of.prefetch.as_ref().map(counts), "staged_entries": of.staged_entries,
+        "staged_bytes": of.staged_bytes, "floor": of.floor, "known_keys": of.known_keys,
+        "learned_bytes": of.learned_bytes, "dropped": of.dropped, "busy": of.busy, "ttl_keys": of.ttl_keys,
+        "ttl_templates": of.ttl_templates, "ttl_hot_keys": of.ttl_hot_keys, "touches_extended": of.touches_extended,
+        "touches_left": of.touches_left,
+    })
+}
+
+fn counts(of: &PrefetchCounts) -> Value {
+    json!({ "issued": of.issued, "used": of.used, "late": of.late, "wasted": of.wasted, "shadow": of.shadow })
+}
+
+fn upkeep(of: &CoherenceWindow) -> Value {
+    json!({
+        "invalidations": of.invalidations, "flushes": of.flushes, "reconnects": of.reconnects, "bypassed": of.bypassed,
+        "fills_voided": of.fills_voided,
+    })
+}
+
+fn warm(of: &WarmStats) -> Value {
+    json!({
+        "at_work": of.at_work, "left": of.left, "found": of.found, "absent": of.absent, "resident": of.resident,
+        "failed": of.failed,
     })
 }
 
@@ -96,16 +128,39 @@ fn window(window: &WindowStats) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "l2_read": window.l2_read.as_ref().map(latency),
         "l2_write": window.l2_write.as_ref().map(latency),
+        "prefetch": window.prefetch.as_ref().map(counts),
+        "coherence": window.coherence.as_ref().map(upkeep),
+        "grpc_request": window.grpc_request.as_ref().map(latency),
+        "resp_request": window.resp_request.as_ref().map(latency),
+    })
+}
+
+fn prefetch(of: &GetAssociationsResponse) -> Value {
+    let groups =
+        of.groups.iter().map(|group| json!({ "name": group.name, "counts": counts(&group.counts.unwrap_or_default()) }));
+    let control = of.control.unwrap_or_default();
+    json!({
+        "total": counts(&of.total.unwrap_or_default()),
+        "groups": groups.collect::<Vec<_>>(),
+        "control": {
+            "without_decided": control.without_decided, "without_missed": control.without_missed,
+            "with_decided": control.with_decided, "with_missed": control.with_missed,
+            "gain": control.gain, "gain_deviation": control.gain_deviation,
+        },
+        "known_keys": of.known_keys, "learned_bytes": of.learned_bytes, "floor": of.floor,
     })
 }
 
 /// Keys are bytes: what is no text is escaped.
-fn top(by: TopBy, top: &TopKeysResponse) -> Value {
-    let text = |key: &[u8]| match std::str::from_utf8(key) {
+pub(in crate::cli) fn text_of(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
         Ok(text) => text.to_owned(),
         Err(_) => key.escape_ascii().to_string(),
-    };
-    let keys = top.keys.iter().map(|entry| json!({ "key": text(&entry.key), "number": entry.number }));
+    }
+}
+
+fn top(by: TopBy, top: &TopKeysResponse) -> Value {
+    let keys = top.keys.iter().map(|entry| json!({ "key": text_of(&entry.key), "number": entry.number }));
     json!({
         "by": named(by).0, "keys": keys.collect::<Vec<_>>(), "error": top.error, "total": top.total,
         "over_ms": top.over_ms,
@@ -123,7 +178,7 @@ fn capacity(of: &SimulateCapacityResponse) -> Value {
 }
 
 /// TTL advice.
-pub(super) fn ttl(advice: &[TtlAdvice]) -> Value {
+pub(super) fn ttl(advice: &GetTtlAdviceResponse) -> Value {
     let intervals = |of: &IntervalStats| json!({ "count": of.count, "mean_ms": of.mean_ms, "p50_ms": of.p50_ms, "p90_ms": of.p90_ms });
     let outcome = |of: &TtlOutcome| {
         json!({
@@ -138,5 +193,14 @@ pub(super) fn ttl(advice: &[TtlAdvice]) -> Value {
             "now": of.now.as_ref().map(outcome), "then": of.then.as_ref().map(outcome),
         })
     };
-    json!({ "advice": advice.iter().map(one).collect::<Vec<_>>() })
+    let hot = |of: &HotKeyTtl| {
+        json!({
+            "key": text_of(&of.key), "ttl_ms": of.ttl_ms, "access_ms": of.access_ms, "reads": of.reads,
+            "change": of.change.as_ref().map(intervals),
+        })
+    };
+    json!({
+        "advice": advice.advice.iter().map(one).collect::<Vec<_>>(),
+        "hot_keys": advice.hot_keys.iter().map(hot).collect::<Vec<_>>(),
+    })
 }

@@ -7,7 +7,8 @@ use super::{
     Seen,
 };
 use crate::proto::{
-    GetStatsResponse, LatencyStats, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
+    GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse, HotKeyTtl, LatencyStats, PrefetchControl,
+    PrefetchCounts, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
 };
 
 /// Characters of a group's or key's name.
@@ -42,7 +43,9 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 pub(super) fn all(server: &str, seen: &Seen, window: &str, top: u32) -> String {
     let mut parts = vec![head(server, &seen.stats), windows(&seen.stats.windows), groups(&seen.stats, window, top)];
     parts.extend(seen.top.iter().filter(|(_, top)| !top.keys.is_empty()).map(|(by, top)| ranking(*by, top)));
+    parts.push(prefetch(&seen.prefetch, top));
     parts.push(sizes(seen));
+    parts.retain(|part| !part.is_empty());
     parts.join("\n").trim_end().to_owned()
 }
 
@@ -103,6 +106,15 @@ fn windows(windows: &[WindowStats]) -> String {
     line("left L1: room", &|_, _, removed| count(removed.size as f64));
     line("left L1: expired", &|_, _, removed| count(removed.expired as f64));
     line("left L1: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
+    line("prefetched", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.issued) as f64));
+    line("  of these used", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.used) as f64));
+    line("announced changes", &|window, _, _| {
+        count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64)
+    });
+    line("reads, L1 closed", &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64));
+    line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
+    line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
+    line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));
     line("L2 read p50", &|window, _, _| micros(latency(window.l2_read).p50_us));
     line("L2 read p99", &|window, _, _| micros(latency(window.l2_read).p99_us));
     line("L2 write p99", &|window, _, _| micros(latency(window.l2_write).p99_us));
@@ -146,6 +158,37 @@ fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
     table(&rows) + &more
 }
 
+/// What became of prefetched keys since start, by what they begin with; empty where nothing was predicted.
+fn prefetch(of: &GetAssociationsResponse, top: u32) -> String {
+    let line = |name: &str, of: PrefetchCounts| {
+        let numbers = [of.issued, of.used, of.late, of.wasted, of.shadow].map(|number| count(number as f64));
+        std::iter::once(cut(name, NAME)).chain(numbers).collect::<Vec<_>>()
+    };
+    let total = of.total.unwrap_or_default();
+    if total.issued + total.shadow == 0 {
+        return String::new();
+    }
+    let mut rows =
+        vec![row(["prefetch, since start", "issued", "used", "late", "wasted", "shadow"]), line("all", total)];
+    let mut groups: Vec<_> = of.groups.iter().map(|group| (group.counts.unwrap_or_default(), &group.name)).collect();
+    groups.sort_by_key(|(counts, _)| std::cmp::Reverse(counts.issued + counts.shadow));
+    rows.extend(groups.iter().take(top as usize).map(|(counts, name)| line(name, *counts)));
+    table(&rows) + &gain(&of.control.unwrap_or_default())
+}
+
+fn gain(control: &PrefetchControl) -> String {
+    let PrefetchControl { without_decided, without_missed, with_decided, with_missed, .. } = control;
+    let samples =
+        format!("missed without {without_missed} of {without_decided}, with {with_missed} of {with_decided} sampled");
+    match (control.gain, control.gain_deviation) {
+        (Some(gain), Some(deviation)) => {
+            let [gain, deviation] = [gain, deviation].map(|part| format!("{:.1} %", 100.0 * part));
+            format!("misses spared: {gain} (deviation {deviation}; {samples})\n")
+        }
+        _ => format!("misses spared: not known yet ({samples})\n"),
+    }
+}
+
 /// What a ranking is called, and how its numbers are shown.
 pub(in crate::cli) fn named(by: TopBy) -> (&'static str, fn(u64) -> String) {
     match by {
@@ -177,8 +220,30 @@ fn sizes(seen: &Seen) -> String {
     table(&rows)
 }
 
-/// TTL advice.
-pub(super) fn ttl(advice: &[TtlAdvice]) -> String {
+/// TTL advice, and the hottest keys.
+pub(super) fn ttl(advice: &GetTtlAdviceResponse, top: u32) -> String {
+    let mut parts = vec![templates(&advice.advice)];
+    if !advice.hot_keys.is_empty() {
+        parts.push(hot_keys(&advice.hot_keys, top));
+    }
+    parts.join("\n\n").trim_end().to_owned()
+}
+
+fn hot_keys(keys: &[HotKeyTtl], top: u32) -> String {
+    let mut rows = vec![row(["hot keys", "advised", "reads/s", "changes every", "of reads"])];
+    for of in keys.iter().take(top as usize) {
+        rows.push(vec![
+            key(&of.key, NAME),
+            span(of.ttl_ms),
+            count(1e3 / of.access_ms.max(1e-3)),
+            of.change.map_or_else(|| "unknown".to_owned(), |change| span(change.mean_ms as i64)),
+            count(of.reads as f64),
+        ]);
+    }
+    table(&rows)
+}
+
+fn templates(advice: &[TtlAdvice]) -> String {
     if advice.is_empty() {
         return "nothing to advise yet: too few of the keys that are followed were read again".to_owned();
     }

@@ -2,139 +2,30 @@
 "use strict";
 
 const EVERY_MS = 2000;
-const TOP_EVERY_MS = 10000;
-const MIN_STEP_S = 1.2;
-const CANVAS_PX = 186;
+const SLOW_EVERY_MS = 10000;
 // A server that does not answer is asked again, ever more rarely.
 const WAIT_MAX_MS = 30000;
-// The order of a point, as src/http/history.rs writes it.
-const [TIME, HIT_L1, STALE, HIT_L2, MISS, ERROR, EVICTED, BYTES, P50, P99] = Array(10).keys();
-
-const by = (id) => document.getElementById(id);
-const set = (id, text) => { if (by(id).textContent !== text) by(id).textContent = text; };
-
-// How numbers read.
-const percent = (part, digits = 1) => (part == null || Number.isNaN(part) ? "–" : (100 * part).toFixed(digits) + " %");
-const count = (n) => {
-  if (n == null || Number.isNaN(n)) return "–";
-  if (n >= 1e9) return (n / 1e9).toFixed(1) + " G";
-  if (n >= 1e6) return (n / 1e6).toFixed(1) + " M";
-  if (n >= 1e4) return (n / 1e3).toFixed(1) + " k";
-  return n >= 100 || Number.isInteger(n) ? String(Math.round(n)) : n.toFixed(1);
-};
-const bytes = (n) => {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let at = 0;
-  while (n >= 1024 && at < units.length - 1) { n /= 1024; at += 1; }
-  return (at === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)) + " " + units[at];
-};
-const micros = (us) => (us == null ? "–" : us < 1000 ? us + " µs" : (us / 1000).toFixed(us < 10000 ? 1 : 0) + " ms");
-const span = (s) => {
-  if (s < 120) return s + " s";
-  if (s < 7200) return Math.floor(s / 60) + " min";
-  return s < 172800 ? Math.floor(s / 3600) + " h" : Math.floor(s / 86400) + " days";
-};
 
 // Points of the last minutes.
 let points = [];
 let pointsMax = 150;
 let paused = false;
 let charts = [];
-
-// One column for each curve: rates between two points, levels at each.
-function columns() {
-  const time = [], l1 = [], any = [], reads = [[], [], [], [], []], p50 = [], p99 = [], held = [], evicted = [];
-  let last = points[0];
-  for (const b of points.slice(1)) {
-    const [a, seconds] = [last, (b[TIME] - last[TIME]) / 1000];
-    // The server's points and the page's own are not in step: two that lie close together say little.
-    if (seconds > 0 && seconds < MIN_STEP_S) continue;
-    last = b;
-    // The server was restarted, or the clock set: there is no rate between these two.
-    if (seconds <= 0 || b[HIT_L1] < a[HIT_L1] || b[MISS] < a[MISS]) continue;
-    const rate = (of) => (b[of] - a[of]) / seconds;
-    const [h1, st, h2, miss, error] = [HIT_L1, STALE, HIT_L2, MISS, ERROR].map(rate);
-    const answered = h1 + st + h2 + miss;
-    time.push(b[TIME] / 1000);
-    l1.push(answered > 0 ? (h1 + st) / answered : null);
-    any.push(answered > 0 ? (h1 + st + h2) / answered : null);
-    [h1, h2, miss, st, error].forEach((value, of) => reads[of].push(value));
-    p50.push(b[P50]);
-    p99.push(b[P99]);
-    held.push(b[BYTES]);
-    evicted.push(rate(EVICTED));
-  }
-  return { time, l1, any, reads, p50, p99, held, evicted };
-}
-
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-// What the four charts show.
-function kinds() {
-  const line = (label, c, value, more = {}) =>
-    ({ label, stroke: color(c), width: 2, points: { show: false }, value: (_, v) => value(v), ...more });
-  return [
-    { id: "c-rate", range: [0, 1], axis: (v) => Math.round(100 * v) + " %", data: (c) => [c.time, c.l1, c.any],
-      series: [line("L1", "--c1", percent, { fill: color("--c1") + "22" }), line("any tier", "--c2", percent)] },
-    { id: "c-reads", axis: count, data: (c) => [c.time, ...c.reads],
-      series: [line("L1", "--c1", count, { fill: color("--c1") + "22" }), line("L2", "--c2", count), line("miss", "--c3", count),
-        line("stale", "--c4", count), line("error", "--c5", count)] },
-    { id: "c-lat", axis: micros, data: (c) => [c.time, c.p50, c.p99],
-      series: [line("p50", "--c1", micros), line("p99", "--c3", micros)] },
-    { id: "c-l1", axis: bytes, incrs: Array.from({ length: 44 }, (_, power) => 2 ** power), right: (v) => count(v) + "/s", data: (c) => [c.time, c.held, c.evicted],
-      series: [line("held", "--c1", bytes, { fill: color("--c1") + "22" }),
-        line("evicted a second", "--c3", count, { scale: "right" })] },
-  ];
-}
+let sizes = null;
+let ttls = null;
+let last = null;
 
 function build() {
-  charts.forEach((chart) => chart.plot.destroy());
-  const [ink, grid] = [color("--quiet"), { stroke: color("--line"), width: 1 }];
-  const font = "11px system-ui, sans-serif";
-  const axis = { stroke: ink, grid, ticks: { show: false }, font };
-  const table = columns();
-  charts = kinds().map((kind) => {
-    const at = by(kind.id);
-    const axes = [
-      { ...axis, size: 28, space: 78, values: (_, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour12: false })) },
-      { ...axis, size: 62, space: 34, incrs: kind.incrs, values: (_, ticks) => ticks.map(kind.axis) },
-    ];
-    const upward = (_, low, high) => kind.range || [0, high > 0 ? high * 1.08 : 1];
-    const scales = { x: { time: true }, y: { range: upward } };
-    if (kind.right) {
-      scales.right = { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] };
-      axes.push({ ...axis, scale: "right", side: 1, size: 54, grid: { show: false }, values: (_, ticks) => ticks.map(kind.right) });
-    }
-    const plot = new uPlot({
-      width: at.clientWidth, height: CANVAS_PX, scales, axes, cursor: { y: false, drag: { x: false, y: false } },
-      legend: { live: true }, series: [{ label: "", value: (_, t) => (t == null ? "–" : new Date(t * 1000).toLocaleTimeString([], { hour12: false })) }, ...kind.series],
-    }, kind.data(table), at);
-    plot.root.querySelector("canvas").setAttribute("aria-hidden", "true");
-    return { plot, kind, at };
-  });
-}
-
-// The same as the curves, in words, for those who do not see them.
-function words(table) {
-  const known = (values) => values.filter((v) => v != null);
-  const range = (values, show) => {
-    const all = known(values);
-    return all.length ? `now ${show(all.at(-1))}, ${show(Math.min(...all))} to ${show(Math.max(...all))}` : "no reads yet";
-  };
-  set("s-rate", "L1 " + range(table.l1, (v) => percent(v, 0)));
-  const all = table.time.map((_, at) => table.reads.reduce((sum, of) => sum + of[at], 0));
-  set("s-reads", range(all, (v) => count(Math.round(v))) + " a second");
-  set("s-lat", "p99 " + range(table.p99, micros));
-  set("s-l1", range(table.held, bytes));
-}
-
-// The legend shows the last values, unless a pointer asks for others.
-function latest(plot) {
-  if (plot.cursor.idx == null && plot.data[0].length) plot.setLegend({ idx: plot.data[0].length - 1 });
+  [...charts.map(({ plot }) => plot), sizes, ttls].forEach((plot) => plot && plot.destroy());
+  const table = columns(points);
+  charts = curves().map((kind) => ({ plot: curve(kind, table), kind }));
+  sizes = ttls = null;
+  if (last) drawSizes(last);
+  if (learned) drawTtls();
 }
 
 function draw() {
-  const table = columns();
+  const table = columns(points);
   charts.forEach(({ plot, kind }) => {
     plot.setData(kind.data(table));
     latest(plot);
@@ -142,36 +33,24 @@ function draw() {
   words(table);
 }
 
-function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
+function drawSizes({ what_if, windows }) {
+  const measured = windows[1].reads.l1_hit_rate;
+  const data = missRatio(what_if, measured == null ? null : 1 - measured);
+  const rate = (scale) => what_if.sizes.find((size) => size.scale === scale)?.l1_hit_rate;
+  const known = data[0].length > 1;
+  by("c-mrc").hidden = !known;
+  set("s-mrc", known ? `2×: ${percent(rate(2) - rate(1))} fewer, ½×: ${percent(rate(1) - rate(.5))} more` : "not known yet");
+  bars("sizes", known ? what_if.sizes.map((size) => (
+    { name: `${size.scale} × = ${bytes(size.capacity_bytes)}`, note: `${percent(size.l1_hit_rate)} hits`, part: size.l1_hit_rate })) : [], "not known yet");
+  if (!known) return;
+  if (sizes) sizes.setData(data); else sizes = sizesChart(data);
+  latest(sizes);
 }
 
-// Bars: name, note, and how long. What is there is changed in place, so that a reader's cursor stays.
-function bars(id, rows, nothing) {
-  const list = by(id);
-  const wanted = rows.length ? rows : [{ name: nothing, note: "", part: null }];
-  while (list.children.length > wanted.length) list.lastChild.remove();
-  wanted.forEach((row, at) => {
-    let item = list.children[at];
-    if (!item) {
-      item = element("li");
-      const line = element("div", "row");
-      line.append(element("span", "name"), element("span", "note"));
-      const bar = element("progress");
-      bar.max = 1;
-      item.append(line, bar);
-      list.append(item);
-    }
-    const [line, bar] = item.children;
-    if (line.children[0].textContent !== row.name) line.children[0].textContent = line.children[0].title = row.name;
-    if (line.children[1].textContent !== row.note) line.children[1].textContent = row.note;
-    bar.hidden = row.part == null;
-    bar.value = row.part || 0;
-    bar.setAttribute("aria-label", `${row.name}: ${row.note}`);
-  });
+function drawTtls() {
+  const { ttls: rows } = learned;
+  if (ttls) ttls.destroy();
+  ttls = rows.length ? ttlChart(rows) : null;
 }
 
 const sum = (reads) => reads.hit_l1 + reads.stale + reads.hit_l2 + reads.miss + reads.error;
@@ -201,8 +80,10 @@ function tiles(stats) {
   set("t-any", percent(answered ? (reads.hit_l1 + reads.stale + reads.hit_l2) / answered : null));
   set("t-any-note", reads.error ? `last minute, ${count(reads.error)} errors` : "last minute");
   set("t-reads", count(sum(reads) / seconds));
-  set("t-p99", micros(minute.l2_read.p99_us));
-  set("t-p99-note", minute.l2_read.p50_us == null ? "no reads of L2 in the last minute" : `p50 ${micros(minute.l2_read.p50_us)}, last minute`);
+  // Of the port that is busier.
+  const [port, latency] = minute.resp.count > minute.grpc.count ? ["RESP", minute.resp] : ["gRPC", minute.grpc];
+  set("t-p99", micros(latency.p99_us));
+  set("t-p99-note", latency.p50_us == null ? "no requests in the last minute" : `${port}, p50 ${micros(latency.p50_us)}, last minute`);
   set("t-fill", percent(stats.l1.bytes / stats.l1.capacity_bytes));
   set("t-fill-note", `${bytes(stats.l1.bytes)} of ${bytes(stats.l1.capacity_bytes)}, ${count(stats.l1.entries)} entries`);
 }
@@ -211,12 +92,15 @@ function lists(stats) {
   const most = Math.max(1, ...stats.groups.map((group) => sum(group.reads)));
   bars("groups", stats.groups.map((group) => {
     const total = sum(group.reads);
-    const note = total ? `${percent(group.reads.l1_hit_rate, 0)} L1 · ${count(total)} reads` : `${bytes(group.bytes)} in L1`;
+    const below = group.reads.l2_hit_rate == null ? "" : ` · ${percent(group.reads.l2_hit_rate, 0)} L2`;
+    const note = total ? `${percent(group.reads.l1_hit_rate, 0)} L1${below} · ${count(total)} reads` : `${bytes(group.bytes)} in L1`;
     return { name: group.name, note, part: total / most };
   }), "nothing was read yet");
   const { removed } = stats.windows[1];
   const causes = [["size", "room was needed"], ["expired", "time was over"], ["invalidated", "was written"], ["replaced", "newer value"]];
   const gone = Math.max(1, ...causes.map(([cause]) => removed[cause]));
+  bars("bans", stats.bans.map((pattern) => ({ name: pattern, note: "being removed", part: null })), "none");
+  set("bans-note", stats.bans_open > stats.bans.length ? `${stats.bans.length} of ${stats.bans_open}` : "patterns under invalidation");
   bars("why", causes.map(([cause, says]) => ({ name: says, note: count(removed[cause]), part: removed[cause] / gone })), "");
 }
 
@@ -231,7 +115,7 @@ function facts(stats) {
     rows.push(["self-check", `${count(coherence.checked)} checked, ${count(coherence.stale_detected)} stale`]);
     if (coherence.refused) rows.push(["Redis refuses", coherence.refused]);
   }
-  if (l2.kind !== "none") rows.push(["open bans", stats.bans.length ? stats.bans.join(", ") : "none"]);
+  if (l2.kind !== "none") rows.push(["reads of L2, p50 and p99", `${micros(stats.windows[0].l2_read.p50_us)}, ${micros(stats.windows[0].l2_read.p99_us)}`]);
   const c = node.connections;
   rows.push(["clients", `${c.grpc} gRPC, ${c.resp} RESP, ${c.http} HTTP`], ["clients refused", count(c.rejected)]);
   rows.push(["under way", bytes(node.in_flight_bytes)]);
@@ -243,6 +127,7 @@ function facts(stats) {
 }
 
 function show(stats) {
+  last = stats;
   points.push(stats.point);
   if (points.length > pointsMax) points.shift();
   set("who", `${stats.node.version} · up ${span(stats.node.uptime_s)} · gRPC ${stats.node.grpc}`);
@@ -251,6 +136,7 @@ function show(stats) {
   lists(stats);
   facts(stats);
   draw();
+  drawSizes(stats);
 }
 
 async function ask(path) {
@@ -279,18 +165,20 @@ async function round() {
   setTimeout(round, wait);
 }
 
-async function topRound() {
+async function slowRound() {
   if (!paused && !document.hidden) {
     try {
       const { keys } = await ask("/api/top");
       keys.sort((a, b) => b.hits - a.hits);
       const most = Math.max(1, ...keys.map((key) => key.hits));
       bars("top", keys.map((key) => ({ name: key.key, note: `${count(key.hits)} hits · ${bytes(key.bytes)}`, part: key.hits / most })), "L1 is empty");
+      showLearned(await ask("/api/learned"));
+      drawTtls();
     } catch {
       // The other round tells of it.
     }
   }
-  setTimeout(topRound, TOP_EVERY_MS);
+  setTimeout(slowRound, SLOW_EVERY_MS);
 }
 
 function theme(name) {
@@ -315,12 +203,21 @@ function begin() {
     paused = !paused;
     by("pause").setAttribute("aria-pressed", String(paused));
   });
-  const fit = () => charts.forEach(({ plot, at }) => plot.setSize({ width: at.clientWidth, height: CANVAS_PX }));
+  for (const which of ["rules", "pairs"]) by(`graph-${which}`).addEventListener("click", () => showGraphOf(which));
+  let width = by("main").clientWidth;
+  const fit = () => {
+    // Its height changes with what it shows.
+    if (by("main").clientWidth === width) return;
+    width = by("main").clientWidth;
+    places = new Map();
+    build();
+    if (learned) drawGraph();
+  };
   new ResizeObserver(fit).observe(by("main"));
   ask("/api/history")
     .then((history) => { points = history.points; pointsMax = history.points_max; })
     .catch(() => {})
-    .finally(() => { build(); round(); topRound(); });
+    .finally(() => { build(); round(); slowRound(); });
 }
 
 begin();

@@ -12,7 +12,7 @@ use crate::{
         shard::{Shard, hit},
         slot::Slot,
         staging::Waiting,
-        types::{Change, Current, Fill, Filled, Hit, Leased, Residence, Resident, Token},
+        types::{Change, Current, Departure, Fill, Filled, Hit, Leased, Residence, Resident, Token},
     },
     model::{Key, Lifetime, RemovalCause},
 };
@@ -82,6 +82,11 @@ impl<P: Policy> Tier<P> {
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
         shard.resident(shard.live(place.hash, key, now, &self.epochs)?, now)
+    }
+
+    pub(in crate::l1) fn departure(&self, key: &[u8], now: Tick) -> Option<Departure> {
+        let place = self.place(key);
+        self.cells[place.cell].shard.read().departure(place.hash, key, now, &self.epochs)
     }
 
     pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {

@@ -14,6 +14,7 @@ use crate::{
     l1::{
         policy::Policy,
         purge::{PURGES_MAX, Purge},
+        types::Left,
     },
     model::{Record, RemovalCause},
 };
@@ -69,7 +70,7 @@ impl<P: Policy> Tier<P> {
             if shard.is_hidden(at, now)
                 && let Some(gone) = shard.remove(at, true)
             {
-                self.account(&mut shard, gone, RemovalCause::Invalidated, &mut freed);
+                self.account_as(Left::Banned, &mut shard, gone, RemovalCause::Invalidated, &mut freed);
                 removed += 1;
             }
         }

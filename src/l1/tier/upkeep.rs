@@ -12,7 +12,7 @@ use crate::{
         policy::Policy,
         shard::Gone,
         slot::{BLOCK, Slot},
-        types::{Resident, Staged},
+        types::{Left, Resident, Staged},
     },
     model::{Key, Record, RemovalCause},
 };
@@ -100,8 +100,11 @@ impl<P: Policy> Tier<P> {
         self.note(cell, &shard);
         let removed = gone.len();
         for gone in gone {
-            let cause = if gone.was_over { RemovalCause::Expired } else { RemovalCause::Invalidated };
-            self.account(&mut shard, gone, cause, &mut freed);
+            if gone.was_over {
+                self.account(&mut shard, gone, RemovalCause::Expired, &mut freed);
+            } else {
+                self.account_as(Left::Ended, &mut shard, gone, RemovalCause::Invalidated, &mut freed);
+            }
         }
         // First the lock, then the memory.
         drop(shard);

@@ -15,13 +15,15 @@ use crate::{
     error::Result,
     glob::Glob,
     l2::{
-        Ban, SweepPage,
+        Ban, Effort, SweepPage,
         bans::{OPEN_MAX, too_many},
     },
 };
 
-/// Records that one page of a sweep looks at: 5 to 10 ms, in which writes wait.
-const PAGE_MAX: usize = 1_000;
+/// Records that one page of a sweep looks at while others use the store: 3 to 5 ms, in which writes wait ...
+const PAGE_YIELDING: usize = 500;
+/// ... and while nobody does.
+const PAGE_FULL: usize = 1_000;
 
 /// The bans that the table holds.
 pub(super) fn stored(table: &Table) -> Result<Vec<Arc<Ban>>> {
@@ -55,7 +57,11 @@ impl Writer {
     }
 
     /// Removes what a ban hides among the next records.
-    pub(super) fn sweep_banned(&mut self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
+    pub(super) fn sweep_banned(&mut self, ban: &Ban, cursor: u64, effort: Effort) -> Result<SweepPage> {
+        let count = match effort {
+            Effort::Yielding => PAGE_YIELDING,
+            Effort::Full => PAGE_FULL,
+        };
         let table = self.table.clone().ok_or_else(unavailable)?;
         let prefix = record_row(ban.glob.literal_prefix());
         let after = self.shared.cursors.lock().position(cursor).filter(|row| row >= &prefix);
@@ -63,7 +69,7 @@ impl Writer {
         let alone = [Arc::new(ban.clone())];
         let mut group = Group::new(&table, self.tally, &self.shared.bans);
         let (mut page, mut last) = (SweepPage::default(), None);
-        for row in table.view().range(from, RECORDS.1).take(count.clamp(1, PAGE_MAX)) {
+        for row in table.view().range(from, RECORDS.1).take(count) {
             let (row, bytes) = row?;
             if !row.starts_with(&prefix) {
                 last = None;
@@ -78,7 +84,7 @@ impl Writer {
             last = Some(row);
         }
         self.commit(group, self.swept())?;
-        let is_full = page.scanned as usize == count.clamp(1, PAGE_MAX);
+        let is_full = page.scanned as usize == count;
         page.cursor = last.filter(|_| is_full).map_or(0, |row| self.shared.cursors.lock().remember(cursor, row));
         Ok(page)
     }

@@ -86,8 +86,8 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Applied, Backend, Ban, Batch, ChangeSink, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored, SweepPage,
-    Tunables, bans::OpenBans,
+    Applied, Backend, Ban, Batch, ChangeSink, Described, Effort, Flavor, Op, ScanPage, ScanRequest, State, Stored,
+    SweepPage, Tunables, bans::OpenBans,
 };
 use crate::{
     clock::Clock,
@@ -427,9 +427,9 @@ impl Backend for Embedded {
         self.shared.bans.all().unwrap_or_default()
     }
 
-    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, count: usize) -> BoxFuture<'a, Result<SweepPage>> {
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
         let ban = ban.clone();
-        self.change(move |answer| Job::Sweep { ban, cursor, count, answer }).boxed()
+        self.change(move |answer| Job::Sweep { ban, cursor, effort, answer }).boxed()
     }
 
     fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {

@@ -29,7 +29,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Applied, Ban, Op, Source, State, SweepPage},
+    l2::{Applied, Ban, Effort, Op, Source, State, SweepPage},
     model::Key,
 };
 
@@ -64,7 +64,7 @@ pub(super) enum Job {
     /// Open a ban; its number.
     Ban { glob: Glob, answer: oneshot::Sender<Result<u64>> },
     /// Remove what a ban hides among the next entries.
-    Sweep { ban: Ban, cursor: u64, count: usize, answer: oneshot::Sender<Result<SweepPage>> },
+    Sweep { ban: Ban, cursor: u64, effort: Effort, answer: oneshot::Sender<Result<SweepPage>> },
     /// Forget a ban.
     Retire { ban: u64, answer: oneshot::Sender<Result<()>> },
 }
@@ -132,8 +132,8 @@ impl Writer {
                 Ok(Job::Ban { glob, answer }) => {
                     let _ = answer.send(self.ban(glob));
                 }
-                Ok(Job::Sweep { ban, cursor, count, answer }) => {
-                    let _ = answer.send(self.sweep_banned(&ban, cursor, count));
+                Ok(Job::Sweep { ban, cursor, effort, answer }) => {
+                    let _ = answer.send(self.sweep_banned(&ban, cursor, effort));
                     self.throttle();
                 }
                 Ok(Job::Retire { ban, answer }) => {

@@ -71,8 +71,8 @@ pub use self::{
     pass::{Line, elements, text},
 };
 use super::{
-    Applied, Backend, Ban, Batch, Described, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest, Source,
-    State, Stored, SweepPage, Tunables,
+    Applied, Backend, Ban, Batch, Described, Effort, Flavor, Health, InvalidationSink, Op, ScanPage, ScanRequest,
+    Source, State, Stored, SweepPage, Tunables,
 };
 use crate::{
     clock::Clock,
@@ -85,7 +85,7 @@ use crate::{
 const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
 /// Deadline of FLUSHDB ASYNC, which only swaps the database out.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(10);
-/// RANDOMKEY is asked this often in one pipeline when the first answer was one of Terrace's own records.
+/// RANDOMKEY is asked this often in one pipeline when the first answer was one of Terrace's own records, or hidden by a ban.
 const RANDOM_TRIES: usize = 32;
 
 /// Data connections of each worker, by default: a big value on one does not hold up the other.
@@ -308,6 +308,22 @@ impl RedisBackend {
             (inner, _) => inner << CURSOR_SOURCE_BITS | source as u64,
         };
         Ok(page)
+    }
+
+    async fn random_key_of(&self, group: &Group, open: &[Arc<Ban>], deadline: Instant) -> Result<Option<Key>> {
+        for tries in [1, RANDOM_TRIES] {
+            let commands = (0..tries).map(|_| word("RANDOMKEY")).collect();
+            let mut found = Vec::new();
+            for reply in group.ask(commands, Access::Read, deadline).await? {
+                let Some(key) = ops::optional(ops::checked(reply)?, "RANDOMKEY")? else { return Ok(None) };
+                found.extend(read::shown(key));
+            }
+            if let Some(key) = self.unhidden(open, found, deadline).await?.into_iter().next() {
+                return Ok(Some(key));
+            }
+        }
+        // Next to all keys are Terrace's own, or hidden by a ban.
+        Ok(None)
     }
 
     async fn describe_with(
@@ -561,8 +577,8 @@ impl Backend for RedisBackend {
         Box::pin(self.keep_sweep(ban, token))
     }
 
-    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, count: usize) -> BoxFuture<'a, Result<SweepPage>> {
-        Box::pin(self.sweep_page(ban, cursor, count))
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
+        Box::pin(self.sweep_page(ban, cursor, effort))
     }
 
     fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {
@@ -586,8 +602,8 @@ impl Backend for RedisBackend {
         Box::pin(self.after_question(known, answer, keys))
     }
 
-    fn load(&self) -> BoxFuture<'_, Option<u64>> {
-        Box::pin(self.commands_per_second())
+    fn commands_done(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(self.total_commands())
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
@@ -600,11 +616,12 @@ impl Backend for RedisBackend {
     fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
         Box::pin(async move {
             let deadline = after(INSPECTION_DEADLINE);
+            let known = self.bans().await?;
             let mut groups = self.all_groups()?;
             // A primary may be empty: then another one is asked.
             fastrand::shuffle(&mut groups);
             for group in groups {
-                if let Some(key) = random_key_of(&group, deadline).await? {
+                if let Some(key) = self.random_key_of(&group, known.open(), deadline).await? {
                     return Ok(Some(key));
                 }
             }
@@ -668,18 +685,4 @@ impl Backend for RedisBackend {
             breaker_opened: breakers().map(breaker::Breaker::times_opened).sum(),
         }
     }
-}
-
-async fn random_key_of(group: &Group, deadline: Instant) -> Result<Option<Key>> {
-    for tries in [1, RANDOM_TRIES] {
-        let commands = (0..tries).map(|_| word("RANDOMKEY")).collect();
-        for reply in group.ask(commands, Access::Read, deadline).await? {
-            let Some(key) = ops::optional(ops::checked(reply)?, "RANDOMKEY")? else { return Ok(None) };
-            if let Some(key) = read::shown(key) {
-                return Ok(Some(key));
-            }
-        }
-    }
-    // Next to all keys are Terrace's own.
-    Ok(None)
 }

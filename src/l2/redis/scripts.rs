@@ -251,25 +251,45 @@ return gone",
     )
 });
 
-/// Removes keys that are not noted, if it is not too late for that.
+/// Looks at the keys of a page and removes those that match and are not noted, if it is not too late for that.
 ///
-/// KEYS: the note, then the keys; ARGV: until when by this server's clock, microseconds. Returns how many went, -1 where it is too
-/// late. In parts, because Lua's stack is small.
-pub(super) static SWEEP: LazyLock<Lua> = LazyLock::new(|| {
+/// KEYS\[1\]: the note; ARGV: until when by this server's clock, microseconds; the cursor, the pattern, keys of the page,
+/// what Terrace's own keys begin with. Returns the next cursor and how many went; -1 where it is too late. In parts, because Lua's
+/// stack is small.
+pub(super) static SWEEP_PAGE: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
 local time = redis.call('TIME')
 if time[1] * 1000000 + time[2] > tonumber(ARGV[1]) then return -1 end
+local page = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
+local reserved, keys = ARGV[5], {}
+for _, key in ipairs(page[2]) do
+  if string.sub(key, 1, #reserved) ~= reserved then keys[#keys + 1] = key end
+end
 local removed = 0
-for first = 2, #KEYS, 500 do
-  local noted = redis.call('SMISMEMBER', KEYS[1], unpack(KEYS, first, math.min(first + 499, #KEYS)))
+for first = 1, #keys, 500 do
+  local last = math.min(first + 499, #keys)
   local old = {}
-  for at, is in ipairs(noted) do
-    if is == 0 then old[#old + 1] = KEYS[first + at - 1] end
+  for at, noted in ipairs(redis.call('SMISMEMBER', KEYS[1], unpack(keys, first, last))) do
+    if noted == 0 then old[#old + 1] = keys[first + at - 1] end
   end
   if #old > 0 then removed = removed + redis.call('UNLINK', unpack(old)) end
 end
-return removed",
+return {page[1], removed}",
+    )
+});
+
+/// Removes a key that is not noted, if it is not too late for that.
+///
+/// KEYS: the note, the key; ARGV: until when by this server's clock, microseconds. Returns how many went, -1 where it is too
+/// late.
+pub(super) static SWEEP_KEY: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local time = redis.call('TIME')
+if time[1] * 1000000 + time[2] > tonumber(ARGV[1]) then return -1 end
+if redis.call('SISMEMBER', KEYS[1], KEYS[2]) == 1 then return 0 end
+return redis.call('UNLINK', KEYS[2])",
     )
 });
 

@@ -10,6 +10,7 @@ use std::{
 
 use super::Connection;
 use crate::{
+    cache::stats::requests::Port,
     clock::{Tick, stopwatch_ns},
     model::Key,
     resp::{
@@ -93,6 +94,7 @@ impl Connection {
             let calls = self.session.counters.of(command::GET);
             let took_ns = stopwatch_ns().saturating_sub(begun_ns);
             calls.record(took_ns, hits);
+            self.edge.cache.requests_took(Port::Resp, took_ns, hits);
             if self.edge.node.sampled.draw(hits) {
                 tell("get", hits, false, took_ns);
             }
@@ -242,6 +244,7 @@ impl Connection {
         let counters = self.session.counters.of(command::GET);
         let took_ns = stopwatch_ns().saturating_sub(begun_ns);
         counters.record(took_ns, calls);
+        self.edge.cache.requests_took(Port::Resp, took_ns, calls);
         counters.failed.fetch_add(failed, Relaxed);
         if self.edge.node.sampled.draw(calls) {
             tell("get", calls, failed > 0, took_ns);

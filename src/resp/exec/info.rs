@@ -1,4 +1,4 @@
-//! INFO: Redis's sections with what Terrace knows of them, and six of its own.
+//! INFO: Redis's sections with what Terrace knows of them, and seven of its own.
 //!
 //! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
 //! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
@@ -9,7 +9,8 @@ use super::connection::REDIS_VERSION;
 use crate::{
     cache::{
         Flavor,
-        stats::{Reads, Snapshot},
+        latency::Latency,
+        stats::{Learning, Reads, Snapshot},
     },
     clock::{Tick, millis},
     node::VERSION,
@@ -55,6 +56,7 @@ const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("groups", "Groups", Shown::Everything, |report| report.groups()),
     ("learning", "Learning", Shown::Everything, |report| report.learning()),
     ("coherence", "Coherence", Shown::Everything, |report| report.coherence()),
+    ("warm", "Warm", Shown::Everything, |report| report.warm()),
 ];
 
 /// INFO [section ...]
@@ -276,7 +278,27 @@ impl Report<'_> {
     }
 
     fn learning(&mut self) {
-        fields!(self, "learning_keys": self.edge.cache.count_learned());
+        let learned = self.edge.cache.count_learned();
+        let Learning { prefetch, ttl, touches } = std::mem::take(&mut self.snapshot.learning);
+        fields!(self,
+            "learning_keys": learned,
+            "learning_prefetch_issued": prefetch.counts.issued,
+            "learning_prefetch_used": prefetch.counts.used,
+            "learning_prefetch_late": prefetch.counts.late,
+            "learning_prefetch_wasted": prefetch.counts.wasted,
+            "learning_prefetch_shadow": prefetch.counts.shadow,
+            "learning_prefetch_floor": format!("{:.4}", prefetch.floor),
+            "learning_staged_entries": prefetch.staged_entries,
+            "learning_known_keys": prefetch.keys,
+            "learning_bytes": prefetch.bytes,
+            "learning_dropped": prefetch.dropped,
+            "learning_busy": prefetch.busy,
+            "learning_ttl_keys": ttl.keys,
+            "learning_ttl_templates": ttl.templates,
+            "learning_ttl_hot_keys": ttl.hot_keys,
+            "learning_touches_extended": touches.extended,
+            "learning_touches_left": touches.left,
+        );
     }
 
     fn errorstats(&mut self) {
@@ -348,8 +370,10 @@ impl Report<'_> {
         for window in std::mem::take(&mut self.snapshot.windows) {
             let (reads, removals) = (&window.total.reads, &window.total.removals);
             let percentile = |quantile| window.read.quantile_us(quantile).unwrap_or(0);
+            let p99 = |latency: &Latency| latency.quantile_us(0.99).unwrap_or(0);
             self.line(format_args!(
-                "window_{}:over_ms={},{},removed={},l2_reads={},l2_read_p50_us={},l2_read_p99_us={}",
+                "window_{}:over_ms={},{},removed={},l2_reads={},l2_read_p50_us={},l2_read_p99_us={},grpc_p99_us={},resp_p99_us={},\
+                 prefetched={},prefetch_used={},invalidations={},bypassed={}",
                 window.name,
                 millis(window.over),
                 outcomes(reads),
@@ -357,6 +381,12 @@ impl Report<'_> {
                 window.read.count(),
                 percentile(0.5),
                 percentile(0.99),
+                p99(&window.requests.grpc),
+                p99(&window.requests.resp),
+                window.prefetch.issued,
+                window.prefetch.used,
+                window.upkeep.invalidations,
+                window.upkeep.bypassed,
             ));
         }
     }
@@ -371,6 +401,19 @@ impl Report<'_> {
                 "group_{number}:entries={entries},bytes={bytes},{reads},removed={removed},name={name}"
             ));
         }
+    }
+
+    /// Warming up: after the start, and by hand.
+    fn warm(&mut self) {
+        let progress = self.edge.cache.core().warming();
+        fields!(self,
+            "warm_at_work": u8::from(progress.at_work),
+            "warm_left": progress.left,
+            "warm_found": progress.keys.found,
+            "warm_absent": progress.keys.absent,
+            "warm_resident": progress.keys.resident,
+            "warm_failed": progress.keys.failed,
+        );
     }
 
     fn coherence(&mut self) {

@@ -8,6 +8,7 @@ pub(super) mod connection;
 pub(super) mod docs;
 pub(super) mod events;
 pub(super) mod expiry;
+pub(super) mod explain;
 pub(super) mod info;
 pub(super) mod keys;
 pub(super) mod latency;

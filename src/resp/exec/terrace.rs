@@ -1,4 +1,4 @@
-//! Terrace's own commands: TERRACE.INVALIDATE, TERRACE.TAGS, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
+//! Terrace's own commands but TERRACE.EXPLAIN: TERRACE.INVALIDATE, TERRACE.TAGS, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
 
 use bytes::Bytes;
 
@@ -40,7 +40,7 @@ pub(in crate::resp) fn help(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
 }
 
 /// One field of a map.
-enum Field {
+pub(super) enum Field {
     Text(String),
     Number(u64),
     Null,
@@ -48,7 +48,7 @@ enum Field {
     Life(Life),
 }
 
-fn write(reply: &mut Reply, fields: &[(&str, Field)]) {
+pub(super) fn write(reply: &mut Reply, fields: &[(&str, Field)]) {
     reply.map(fields.len());
     for (name, value) in fields {
         reply.bulk(name.as_bytes());
@@ -103,7 +103,8 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str, Field); 7] {
+/// What is shown of a copy.
+pub(super) fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str, Field); 7] {
     let left = |until: Tick| if until == Tick::FAR { Life::Forever } else { Life::For(until.since(now)) };
     [
         ("ttl_ms", Field::Life(left(resident.hit.expires_at))),

@@ -2,13 +2,24 @@
 
 use crate::resp::{
     command::{Begin, Find, KeySpec, Row, Run},
-    exec::terrace,
+    exec::{explain, terrace},
     table::later,
 };
 
 /// In alphabetical order.
 pub(super) const ROWS: &[Row] =
     &[
+        Row::new("terrace.explain", 2, later!(explain::explain))
+            .flags("readonly fast")
+            .categories("keyspace read fast")
+            .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO")])
+            .doc(
+                "terrace",
+                "7.0.0",
+                "O(1)",
+                "Explain a key: where it is, who wrote it, what holds for it, why its last read was what it was",
+            )
+            .arguments("key:key#0"),
         Row::new("terrace.help", 1, Run::Now(terrace::help))
             .flags("loading stale fast")
             .categories("fast connection")

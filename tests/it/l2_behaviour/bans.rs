@@ -6,7 +6,7 @@ use bytes::Bytes;
 use terrace::{
     glob::Glob,
     l2::{
-        Applied, Ban, Batch, Op,
+        Applied, Ban, Batch, Effort, Op, SweepPage,
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
 };
@@ -20,15 +20,19 @@ async fn ban(s: &Subject, pattern: &str) -> Ban {
 
 /// Sweeps to the end; how many values went.
 async fn sweep(s: &Subject, ban: &Ban) -> u64 {
-    let (mut cursor, mut removed) = (0, 0);
+    pages(s, ban, Effort::Full).await.iter().map(|page| page.removed).sum()
+}
+
+async fn pages(s: &Subject, ban: &Ban, effort: Effort) -> Vec<SweepPage> {
+    let (mut cursor, mut pages) = (0, Vec::new());
     assert_eq!(s.backend.claim_sweep(ban.number, 7).await, Ok(true));
     loop {
-        let page = s.backend.sweep(ban, cursor, 3).await.expect("a page");
-        removed += page.removed;
+        let page = s.backend.sweep(ban, cursor, effort).await.expect("a page");
         cursor = page.cursor;
+        pages.push(page);
         if cursor == 0 {
             s.backend.retire(ban.number).await.expect("it is retired");
-            return removed;
+            return pages;
         }
     }
 }
@@ -41,6 +45,10 @@ pub(super) async fn hides_what_was_there(s: &Subject) {
     assert_eq!(s.get("user:1").await, None);
     assert_eq!(s.get("users:1").await, Some(Bytes::from("old")));
     assert_eq!(s.keys(None, 10).await, ["users:1", "xuser:1"]);
+    for _ in 0..50 {
+        let drawn = s.backend.random_key().await.expect("a key").expect("there are two");
+        assert!(!drawn.starts_with(b"user:"), "{drawn:?}");
+    }
     let described = s.backend.describe(&[key_of("user:1"), key_of("xuser:1")]).await;
     assert!(matches!(&described[..], [Ok(None), Ok(Some(_))]), "{described:?}");
     s.set("user:1", "new").await;
@@ -106,6 +114,19 @@ pub(super) async fn batches_find_nothing(s: &Subject) {
     }
     assert_eq!(sweep(s, &ban).await, 0);
     assert_eq!(s.get("a:2").await, Some(Bytes::from("2")));
+}
+
+pub(super) async fn sweeps_page_by_page(s: &Subject) {
+    let names: Vec<String> = (0..1_500).map(|number| format!("many:{number}")).collect();
+    let ops = names.iter().map(|name| (&name[..], set("old", SetExpiry::Never, Condition::Always))).collect();
+    s.batch(Batch::Independent, ops).await;
+    s.set("other", "old").await;
+    let ban = ban(s, "many:*").await;
+    s.set("many:7", "new").await;
+    let pages = pages(s, &ban, Effort::Yielding).await;
+    assert!(pages.len() > 1, "{pages:?}");
+    assert_eq!(pages.iter().map(|page| page.removed).sum::<u64>(), 1_499);
+    assert_eq!(s.keys(None, 1_000).await, ["many:7", "other"]);
 }
 
 pub(super) async fn several_bans_and_the_same_again(s: &Subject) {

@@ -1,0 +1,220 @@
+//! `terrace explain`: what a running server knows of one key, and why its last read was what it was.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Format, Result,
+    figures::{bytes, key, percent, span},
+    say,
+    stats::{connect, refused, text_of},
+};
+use crate::proto::{
+    ExplainRequest, ExplainResponse, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, Why, key_read, key_write,
+};
+
+/// Widest name of a key that is shown, characters.
+const NAME: usize = 60;
+
+/// Explain a key: which tiers hold it, its TTL in each, who wrote it, what holds for it, and why its last read was a hit or
+/// a miss.
+///
+/// It is no read: nothing is counted, brought up or learned. The answer is that of the one node that is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The key.
+    key: OsString,
+    /// gRPC address of the server.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    server: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// As --format json.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args) -> Result {
+    let name = args.key.into_vec();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let asked = async {
+        let mut client = connect(&args.server).await?;
+        client.explain(ExplainRequest { key: name.clone().into() }).await.map_err(refused)
+    };
+    let of = runtime.block_on(asked)?.into_inner();
+    match args.json || args.format == Format::Json {
+        true => say(fields(&name, &of)),
+        false => say(lines(&name, &of)),
+    }
+    Ok(())
+}
+
+/// For people: a line for each thing.
+fn lines(name: &[u8], of: &ExplainResponse) -> String {
+    let rule = of.rule.clone().unwrap_or_default();
+    let mut lines = vec![("key", key(name, NAME)), ("L1", in_l1(of)), ("L2", in_l2(of))];
+    lines.push(("last write", of.last_write.as_ref().map_or_else(|| "not known".to_owned(), written)));
+    lines.push(("last read", of.last_read.as_ref().map_or_else(|| "none known".to_owned(), read)));
+    for tag in &of.tags {
+        lines.push(("tag", format!("{}, {}", key(&tag.tag, NAME), if tag.valid { "valid" } else { "invalidated" })));
+    }
+    lines.extend(of.bans.iter().map(|ban| ("ban", format!("{} is being invalidated", key(ban, NAME)))));
+    lines.push(("policy", policy(&rule)));
+    lines.push(("group", format!("{}, template {}", rule.group, rule.template)));
+    for prediction in &of.predictions {
+        let next = key(&prediction.key, NAME);
+        let p = percent(Some(f64::from(prediction.probability)));
+        lines.push(("next", format!("{next}, {p}: {}", prediction.why)));
+    }
+    let lines = lines.into_iter().map(|(name, text)| format!("{name:<10}  {text}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn ttl(ms: Option<i64>) -> String {
+    ms.map_or_else(|| "no TTL".to_owned(), |ms| format!("TTL {}", span(ms)))
+}
+
+fn in_l1(of: &ExplainResponse) -> String {
+    let Some(copy) = &of.l1 else {
+        let closed = if of.l1_open { "" } else { "; L1 is closed" };
+        return format!("no copy: {}{closed}", because(of.l1_absent()));
+    };
+    let L1Copy { age_ms, idle_ms, hits, size_bytes, .. } = *copy;
+    let ends = match copy.copy_ttl_ms {
+        ms if ms == copy.ttl_ms => String::new(),
+        ms => format!(", the copy ends in {}", ms.map_or_else(|| "never".to_owned(), span)),
+    };
+    let staged = if copy.prefetched { ", prefetched and not used yet" } else { "" };
+    format!(
+        "{}, {}{ends}, made {} ago, used {} ago, {hits} hits{staged}",
+        bytes(size_bytes),
+        ttl(copy.ttl_ms),
+        span(age_ms),
+        span(idle_ms),
+    )
+}
+
+fn in_l2(of: &ExplainResponse) -> String {
+    match &of.l2 {
+        _ if !of.l2_error.is_empty() => format!("not known: {}", of.l2_error),
+        None => "not there".to_owned(),
+        Some(L2Entry { ttl_ms, size_bytes, r#type, hidden }) => {
+            let hidden = if *hidden { ", hidden: a tag of it was invalidated" } else { "" };
+            format!("{}, {}, {type}{hidden}", bytes(*size_bytes), ttl(*ttl_ms), r#type = r#type)
+        }
+    }
+}
+
+fn written(of: &KeyWrite) -> String {
+    let what = match of.kind() {
+        key_write::Kind::Unspecified => "changed",
+        key_write::Kind::Value => "a value",
+        key_write::Kind::Ttl => "its TTL",
+        key_write::Kind::Deletion => "a deletion",
+    };
+    let by = match of.writer() {
+        key_write::Writer::Unspecified => "somebody",
+        key_write::Writer::ThisNode => "through this node",
+        key_write::Writer::Elsewhere => {
+            "elsewhere: another node or client of Redis, or it expired or was evicted there"
+        }
+    };
+    format!("{} ago, {what}, {by}", span(of.ago_ms))
+}
+
+fn read(of: &KeyRead) -> String {
+    let ago = span(of.ago_ms);
+    let l1 = || because(of.not_l1());
+    match of.outcome() {
+        key_read::Outcome::Unspecified => format!("{ago} ago"),
+        key_read::Outcome::HitL1 => format!("{ago} ago, a hit in L1"),
+        key_read::Outcome::Stale => format!("{ago} ago, a stale hit in L1"),
+        key_read::Outcome::HitL2 => format!("{ago} ago, a hit in L2; not in L1: {}", l1()),
+        key_read::Outcome::Miss => {
+            format!("{ago} ago, a miss; not in L1: {}; not in L2: {}", l1(), because(of.not_l2()))
+        }
+        key_read::Outcome::Error => format!("{ago} ago, an error of L2; not in L1: {}", l1()),
+    }
+}
+
+fn because(why: Why) -> &'static str {
+    match why {
+        Why::Unspecified | Why::Unknown => "why is not known",
+        Why::NeverSeen => "this node has seen nothing of it",
+        Why::Evicted => "evicted for room",
+        Why::Expired => "it expired",
+        Why::TooOld => "the copy was as old as one may be",
+        Why::Written => "written through this node, and only reads bring copies",
+        Why::Deleted => "deleted through this node",
+        Why::Announced => "Redis announced a change",
+        Why::Banned => "a pattern that it matches was invalidated",
+        Why::Tag => "a tag of it was invalidated",
+        Why::Ended => "all copies were ended: a flush, a failover or a lost link",
+        Why::Closed => "L1 was closed, because Redis was not heard",
+        Why::NotAllowed => "a policy or l2.prefixes keeps it out",
+    }
+}
+
+fn policy(of: &KeyRule) -> String {
+    let Some(pattern) = &of.policy else { return "none".to_owned() };
+    let mut parts = vec![key(pattern, NAME)];
+    parts.extend(of.write_ttl_ms.map(|ms| format!("a write without TTL gets {}", span(ms))));
+    parts.extend(of.max_ttl_ms.map(|ms| format!("at most {}", span(ms))));
+    parts.extend(of.touch_on_read_ms.map(|ms| format!("a read extends to {}", span(ms))));
+    if !of.l1 {
+        parts.push("not in L1".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// For programs: the fields of `Insight.Explain`, by their names in the API.
+fn fields(name: &[u8], of: &ExplainResponse) -> Value {
+    let l1 = of.l1.as_ref().map(|l1| {
+        json!({
+            "ttl_ms": l1.ttl_ms, "copy_ttl_ms": l1.copy_ttl_ms, "age_ms": l1.age_ms, "idle_ms": l1.idle_ms, "hits": l1.hits,
+            "size_bytes": l1.size_bytes, "weight_bytes": l1.weight_bytes, "prefetched": l1.prefetched,
+        })
+    });
+    let l2 = of
+        .l2
+        .as_ref()
+        .map(|l2| json!({ "ttl_ms": l2.ttl_ms, "size_bytes": l2.size_bytes, "type": l2.r#type, "hidden": l2.hidden }));
+    let write = of.last_write.as_ref().map(|write| {
+        json!({ "writer": write.writer().as_str_name(), "kind": write.kind().as_str_name(), "ago_ms": write.ago_ms })
+    });
+    let read = of.last_read.as_ref().map(|read| {
+        json!({
+            "outcome": read.outcome().as_str_name(), "ago_ms": read.ago_ms, "not_l1": read.not_l1().as_str_name(),
+            "not_l2": read.not_l2().as_str_name(),
+        })
+    });
+    let rule = of.rule.as_ref().map(|rule| {
+        json!({
+            "policy": rule.policy.as_ref().map(|pattern| text_of(pattern)), "group": rule.group, "template": rule.template,
+            "write_ttl_ms": rule.write_ttl_ms, "max_ttl_ms": rule.max_ttl_ms, "touch_on_read_ms": rule.touch_on_read_ms,
+            "l1": rule.l1,
+        })
+    });
+    let tags = of.tags.iter().map(|tag| json!({ "tag": text_of(&tag.tag), "valid": tag.valid }));
+    let predictions = of.predictions.iter().map(|next| {
+        json!({
+            "key": text_of(&next.key), "probability": next.probability, "fetched": next.fetched, "why": next.why,
+        })
+    });
+    json!({
+        "key": text_of(name),
+        "l1": l1,
+        "l1_absent": of.l1_absent().as_str_name(),
+        "l1_open": of.l1_open,
+        "l2": l2,
+        "l2_error": of.l2_error,
+        "tags": tags.collect::<Vec<_>>(),
+        "bans": of.bans.iter().map(|ban| text_of(ban)).collect::<Vec<_>>(),
+        "last_write": write,
+        "last_read": read,
+        "rule": rule,
+        "predictions": predictions.collect::<Vec<_>>(),
+    })
+}

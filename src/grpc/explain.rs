@@ -1,0 +1,135 @@
+//! The method of `terrace.v1.Insight` that explains a key.
+
+use std::time::Duration;
+
+use super::{
+    Edge,
+    convert::{life_ms, to_i64},
+    learned::prediction,
+};
+use crate::{
+    cache::{
+        Resident,
+        explain::{Explained, Rule, UserRead, Why},
+        fates::{LastWrite, Writer, Wrote},
+    },
+    clock::{Tick, millis},
+    error::Result,
+    model::{Key, Outcome},
+    proto::{
+        self, ExplainRequest, ExplainResponse, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, TagState, key_read,
+        key_write,
+    },
+};
+
+impl Edge {
+    pub(super) async fn explain(&self, request: ExplainRequest) -> Result<ExplainResponse> {
+        let key = Key::new(request.key)?;
+        Ok(response(self.cache.explain(&key).await))
+    }
+}
+
+fn response(of: Explained) -> ExplainResponse {
+    let hidden = of.tags.iter().any(|(_, is_valid)| !is_valid);
+    let (l2, l2_error) = match &of.below {
+        Ok(below) => (below.as_ref(), String::new()),
+        Err(error) => (None, error.message().to_owned()),
+    };
+    ExplainResponse {
+        l1: of.resident.as_ref().map(|resident| copy(resident, of.is_staged, of.now)),
+        l1_absent: of.not_l1.map_or(proto::Why::Unspecified, why).into(),
+        l1_open: of.l1_open,
+        l2: l2.map(|below| L2Entry {
+            ttl_ms: life_ms(below.life),
+            size_bytes: below.size_bytes,
+            r#type: below.type_name.name().to_owned(),
+            hidden,
+        }),
+        l2_error,
+        bans: of.bans.iter().map(|ban| ban.glob.pattern().clone()).collect(),
+        last_write: of.write.map(|write| last_write(&write, of.now)),
+        last_read: of.read.map(|read| last_read(&read, of.now)),
+        rule: Some(rule(of.rule)),
+        predictions: of.predictions.into_iter().map(prediction).collect(),
+        tags: of.tags.into_iter().map(|(tag, valid)| TagState { tag, valid }).collect(),
+    }
+}
+
+fn since(at: Tick, now: Tick) -> i64 {
+    to_i64(millis(now.since(at)))
+}
+
+fn copy(resident: &Resident, prefetched: bool, now: Tick) -> L1Copy {
+    let left = |until: Tick| (until != Tick::FAR).then(|| to_i64(millis(until.since(now))));
+    L1Copy {
+        ttl_ms: left(resident.hit.expires_at),
+        copy_ttl_ms: left(resident.deadline),
+        age_ms: since(resident.hit.filled_at, now),
+        idle_ms: since(resident.used_at, now),
+        hits: u64::from(resident.hit.hits),
+        size_bytes: resident.hit.value.len() as u64,
+        weight_bytes: resident.weight_bytes,
+        prefetched,
+    }
+}
+
+fn last_write(write: &LastWrite, now: Tick) -> KeyWrite {
+    let writer = match write.by {
+        Writer::ThisNode => key_write::Writer::ThisNode,
+        Writer::Elsewhere => key_write::Writer::Elsewhere,
+    };
+    let kind = match write.what {
+        None => key_write::Kind::Unspecified,
+        Some(Wrote::Value(_)) => key_write::Kind::Value,
+        Some(Wrote::Lifetime) => key_write::Kind::Ttl,
+        Some(Wrote::Deletion) => key_write::Kind::Deletion,
+    };
+    KeyWrite { writer: writer.into(), kind: kind.into(), ago_ms: since(write.at, now) }
+}
+
+fn last_read(read: &UserRead, now: Tick) -> KeyRead {
+    let outcome = match read.outcome {
+        Outcome::HitL1 => key_read::Outcome::HitL1,
+        Outcome::Stale => key_read::Outcome::Stale,
+        Outcome::HitL2 => key_read::Outcome::HitL2,
+        Outcome::Miss => key_read::Outcome::Miss,
+        Outcome::Error => key_read::Outcome::Error,
+    };
+    KeyRead {
+        outcome: outcome.into(),
+        ago_ms: since(read.at, now),
+        not_l1: read.not_l1.map_or(proto::Why::Unspecified, why).into(),
+        not_l2: read.not_l2.map_or(proto::Why::Unspecified, why).into(),
+    }
+}
+
+fn rule(rule: Rule) -> KeyRule {
+    let ms = |span: Option<Duration>| span.map(|span| to_i64(millis(span)));
+    KeyRule {
+        policy: rule.pattern,
+        group: rule.group.to_string(),
+        template: rule.template,
+        write_ttl_ms: ms(rule.write_ttl),
+        max_ttl_ms: ms(rule.max_ttl),
+        touch_on_read_ms: ms(rule.touch_on_read),
+        l1: rule.l1,
+    }
+}
+
+fn why(why: Why) -> proto::Why {
+    match why {
+        Why::Unknown => proto::Why::Unknown,
+        Why::NeverSeen => proto::Why::NeverSeen,
+        Why::Evicted => proto::Why::Evicted,
+        Why::Expired => proto::Why::Expired,
+        Why::TooOld => proto::Why::TooOld,
+        Why::Written => proto::Why::Written,
+        Why::Deleted => proto::Why::Deleted,
+        Why::Announced => proto::Why::Announced,
+        Why::Banned => proto::Why::Banned,
+        Why::TagGone => proto::Why::Tag,
+        Why::Ended => proto::Why::Ended,
+        Why::Closed => proto::Why::Closed,
+        Why::NotAllowed => proto::Why::NotAllowed,
+    }
+}

@@ -1,0 +1,202 @@
+//! Notes: which keys were written since a ban, and what a call does that hears of a ban late.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ::redis::{Cmd, Value as Reply};
+use tokio::time::Instant;
+
+use super::{greatest_question, log::TAGS, number};
+use crate::{
+    error::{CacheError, Kind, Result},
+    l2::{
+        Applied, Ban, Batch, Op,
+        bans::{matching, overtaken},
+        redis::{
+            RedisBackend, after, errors,
+            lane::{Access, Commands},
+            ops,
+            route::Unit,
+            scripts::{By, CLEAR_BANNED},
+            topology::slot,
+        },
+    },
+    model::Key,
+};
+
+impl RedisBackend {
+    /// Where the keys written since a ban are noted.
+    pub(super) fn note(&self, ban: u64, slot: u16) -> String {
+        match self.is_spread() {
+            true => format!("__terrace:fresh:{ban}:{{{}}}", TAGS[usize::from(slot)]),
+            false => format!("__terrace:fresh:{ban}"),
+        }
+    }
+
+    /// Questions whether a key is noted with each ban that matches it.
+    pub(in crate::l2::redis) fn note_questions(&self, open: &[Arc<Ban>], key: &[u8]) -> Commands {
+        let questions = matching(open, key).map(|ban| {
+            let mut command = ops::plain("SISMEMBER", self.note(ban.number, slot(key)).as_bytes());
+            command.arg(key);
+            command
+        });
+        questions.collect()
+    }
+
+    /// The script that makes a key one of after all bans that match it, if there are any.
+    pub(in crate::l2::redis) fn clearing(&self, open: &[Arc<Ban>], key: &[u8]) -> Option<Cmd> {
+        let notes: Vec<String> = matching(open, key).map(|ban| self.note(ban.number, slot(key))).collect();
+        if notes.is_empty() {
+            return None;
+        }
+        Some(CLEAR_BANNED.call_with(By::Text, std::iter::once(key).chain(notes.iter().map(String::as_bytes))))
+    }
+
+    /// The scripts that go before operations.
+    pub(in crate::l2::redis) fn clearings(&self, open: &[Arc<Ban>], ops: &[(Key, Op)]) -> Commands {
+        ops.iter().filter_map(|(key, _)| self.clearing(open, key)).collect()
+    }
+
+    /// What goes with a request that writes this key and that lanes do not carry.
+    pub(in crate::l2::redis) fn question_for(&self, key: &[u8]) -> Vec<u8> {
+        let map = self.redis.topology().map();
+        let source = map.of_key(key).map(|primary| primary.source);
+        greatest_question(source.and_then(|source| map.stamp(source))).get_packed_command()
+    }
+
+    /// After such a request: [`RedisBackend::catch_up`] if the answer says so.
+    pub(in crate::l2::redis) async fn after_question(
+        &self,
+        known: u64,
+        answer: &[u8],
+        keys: &[Key],
+    ) -> Result<HashMap<Key, bool>> {
+        // `$N\r\nDIGITS\r\n`, or nil.
+        let digits = answer.split(|byte| *byte == b'\n').nth(1).map(<[u8]>::trim_ascii_end);
+        self.log().met(digits.and_then(number).unwrap_or(0));
+        if !self.unheard(known) {
+            return Ok(HashMap::new());
+        }
+        self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
+    }
+
+    /// Makes keys such of after all open bans.
+    pub(in crate::l2::redis) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
+        let known = self.bans().await?;
+        let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
+        let units: Vec<Unit> = clearings.collect();
+        if units.is_empty() {
+            return Ok(known.greatest);
+        }
+        let deadline = after(self.tunables().deadlines().write);
+        for answer in self.ask_units(units, Access::Write, deadline).await {
+            answer?.replies.into_iter().try_for_each(|reply| ops::checked(reply).map(drop))?;
+        }
+        Ok(known.greatest)
+    }
+
+    /// The results of operations during which a ban was met that was not known: what it has removed is written again.
+    pub(in crate::l2::redis) async fn apply_late(
+        &self,
+        ops: Vec<(Key, Op)>,
+        batch: Batch,
+        mut results: Vec<Result<Applied>>,
+        known: u64,
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        let keys: Vec<Key> = ops.iter().map(|(key, _)| key.clone()).collect();
+        let cleared = match self.catch_up(known, &keys, deadline).await {
+            Ok(cleared) => cleared,
+            Err(_) => return results.into_iter().map(|result| result.and_then(|_| Err(overtaken()))).collect(),
+        };
+        let is_open = |at: &usize| !matches!(&results[*at], Err(error) if says_nothing(error));
+        let again: Vec<usize> = match batch {
+            Batch::Independent => {
+                (0..ops.len()).filter(is_open).filter(|at| cleared.get(&keys[*at]) == Some(&true)).collect()
+            }
+            // All or nothing: where others have written some of the keys already, nobody can tell.
+            Batch::Atomic if cleared.values().all(|gone| *gone) && !cleared.is_empty() => (0..ops.len()).collect(),
+            Batch::Atomic => Vec::new(),
+        };
+        for at in 0..ops.len() {
+            // A key that is removed is removed, whatever stood there.
+            let is_removal = matches!(ops[at].1, Op::Delete { want_old: false } | Op::Bury { .. });
+            let depends = !is_removal && (batch == Batch::Atomic || ops[at].1.depends_on_present());
+            let is_doubtful = depends && cleared.get(&keys[at]) == Some(&false);
+            if is_doubtful && results[at].is_ok() {
+                results[at] = Err(overtaken());
+            }
+        }
+        let repeated: Vec<(Key, Op)> = again.iter().map(|&at| ops[at].clone()).collect();
+        let open = self.log().open.all().unwrap_or_default();
+        for (at, result) in again.iter().zip(self.apply_under(&repeated, batch, &open, deadline).await) {
+            results[*at] = result;
+        }
+        results
+    }
+
+    /// Of these keys, which hide nothing of before a ban.
+    pub(in crate::l2::redis) async fn unhidden(
+        &self,
+        open: &[Arc<Ban>],
+        keys: Vec<Key>,
+        deadline: Instant,
+    ) -> Result<Vec<Key>> {
+        let (suspects, mut shown): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| matching(open, key).next().is_some());
+        let units = suspects.iter().map(|key| Unit::new(key, self.note_questions(open, key))).collect();
+        let answers = self.ask_units(units, Access::Read, deadline).await;
+        for (key, answer) in suspects.into_iter().zip(answers) {
+            if answer?.replies.iter().all(is_noted) {
+                shown.push(key);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Whether a ban was met that was not known when a call began.
+    pub(in crate::l2::redis) fn unheard(&self, known: u64) -> bool {
+        self.log().heard() > known
+    }
+
+    /// After writes during which a ban was met: reads the log and clears the keys that bans opened since `known` match.
+    /// For each key that one of them matches, whether what stood there is gone, so that its write has to be done again.
+    pub(in crate::l2::redis) async fn catch_up(
+        &self,
+        known: u64,
+        keys: &[Key],
+        deadline: Instant,
+    ) -> Result<HashMap<Key, bool>> {
+        self.look().await?;
+        let open = self.log().open.all().unwrap_or_default();
+        let new: Vec<Arc<Ban>> = open.iter().filter(|ban| ban.number > known).cloned().collect();
+        if new.len() as u64 != self.log().known().saturating_sub(known) {
+            // One of them is over already, and nobody knows what it was.
+            return Err(overtaken());
+        }
+        let mut cleared: HashMap<Key, bool> = HashMap::new();
+        let (mut matched, mut units) = (Vec::new(), Vec::new());
+        for key in keys {
+            if !matched.contains(&key)
+                && let Some(clearing) = self.clearing(&new, key)
+            {
+                matched.push(key);
+                units.push(Unit::new(key, vec![clearing]));
+            }
+        }
+        for (key, answer) in matched.into_iter().zip(self.ask_units(units, Access::Write, deadline).await) {
+            let reply = answer?.replies.pop().ok_or_else(|| errors::unexpected("a script"))?;
+            cleared.insert(key.clone(), ops::integer(&ops::checked(reply)?, "a script")? == 1);
+        }
+        Ok(cleared)
+    }
+}
+
+/// Whether nothing was written, or nobody knows.
+fn says_nothing(error: &CacheError) -> bool {
+    error.says_away() || error.kind() == Kind::Unknown
+}
+
+/// The answer to one of [`RedisBackend::note_questions`]. What cannot be read is no note.
+pub(in crate::l2::redis) fn is_noted(reply: &Reply) -> bool {
+    matches!(reply, Reply::Int(1))
+}
