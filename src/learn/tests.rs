@@ -113,6 +113,33 @@ fn keys_by_chance_beside_them_do_not_spoil_rules_and_no_flood_of_kinds_grows_wit
 }
 
 #[test]
+fn what_belongs_together_is_found_among_forty_callers_on_one_connection() {
+    // Groups of five keys without any structure, read again and again by forty callers whom nobody tells apart.
+    let mut rng = fastrand::Rng::with_seed(9);
+    let key =
+        |group: u64, part: u64| format!("{:012x}", (group * 5 + part + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16);
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut callers: Vec<(u64, u64)> = (0..40).map(|_| (rng.u64(..400), 0)).collect();
+    let mut before = (0, 0);
+    for read in 0..60_000 {
+        if read == 30_000 {
+            before = (memory.misses, memory.fetched);
+        }
+        let (group, part) = &mut callers[rng.usize(..40)];
+        memory.read(&mut learner, 1, &key(*group, *part), |_| true);
+        // L1 holds a key for some 2,000 reads.
+        let gone = key((*group + 200) % 400, *part);
+        memory.resident.remove(gone.as_bytes());
+        *part += 1;
+        if *part == 5 {
+            (*group, *part) = (rng.u64(..400), 0);
+        }
+    }
+    let (misses, fetched) = (memory.misses - before.0, memory.fetched - before.1);
+    assert!(fetched * 2 > misses, "{misses} misses, {fetched} fetched");
+}
+
+#[test]
 fn chance_costs_no_more_than_the_budget() {
     let (mut learner, mut memory) = (learner(), Memory::default());
     let mut rng = fastrand::Rng::with_seed(2);
