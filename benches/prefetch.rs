@@ -28,7 +28,7 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use served::Served;
+use served::{Served, Withstood};
 use services::{Follow, Services};
 use terrace::{
     cli::{
@@ -207,8 +207,6 @@ fn services(seeds: u64) {
 
 /// L1 of the adversaries, bytes: about a tenth of what is read.
 const ADVERSARY_L1_BYTES: u64 = 8 << 20;
-/// How often it is looked what is staged, requests.
-const LOOK_EVERY: usize = 500;
 
 fn adversaries(seeds: u64) {
     println!("adversary                           | reads % | with/ours | staged, most, % of L1's bytes");
@@ -219,33 +217,15 @@ fn adversaries(seeds: u64) {
         ("pairs given up, keys unlike", |seed| adversary::pairs(SYNTHETIC, seed, adversary::unlike)),
     ];
     for (name, make) in makers {
-        let all: Vec<(f64, f64, f64)> = (1..=seeds).map(|seed| withstood(&make(seed), seed)).collect();
-        let [reads, over, staged] = [
-            median(all.iter().map(|(reads, ..)| reads * 100.0)),
-            median(all.iter().map(|(_, over, _)| *over)),
-            median(all.iter().map(|(.., staged)| staged * 100.0)),
-        ];
+        let room = Room::Bytes(ADVERSARY_L1_BYTES);
+        let all: Vec<Withstood> = (1..=seeds)
+            .map(|seed| served::withstand(&make(seed), Plan { room, ..plan(1, Mode::Auto, 1, seed) }))
+            .collect();
+        let reads = median(all.iter().map(|of| of.more_reads * 100.0));
+        let over = median(all.iter().map(|of| of.misses_over));
+        let staged = median(all.iter().map(|of| ratio(of.staged_bytes, ADVERSARY_L1_BYTES) * 100.0));
         println!("{name:<35} | {reads:>+7.2} | {over:>9.4} | {staged:.1}");
     }
-}
-
-/// More reads below, misses over those without prefetch, and the largest part of L1's bytes that was staged.
-fn withstood(requests: &[Request], seed: u64) -> (f64, f64, f64) {
-    let mut below = Below::default();
-    requests.iter().for_each(|request| below.add(request));
-    let mut playback = Playback::new(below, Expiry::default());
-    let room = Room::Bytes(ADVERSARY_L1_BYTES);
-    let mut runs = [Mode::Off, Mode::Auto].map(|mode| Run::new(Plan { room, ..plan(1, mode, 1, seed) }));
-    let mut staged = 0;
-    for (at, request) in requests.iter().enumerate() {
-        playback.play(request, &mut runs, |_, _| {});
-        if at.is_multiple_of(LOOK_EVERY) {
-            staged = staged.max(runs[1].figures().staged.bytes);
-        }
-    }
-    let [without, with] = [0, 1].map(|run| runs[run].figures());
-    let reads = ratio(with.l2_reads, without.l2_reads) - 1.0;
-    (reads, ratio(with.misses, without.misses), ratio(staged, ADVERSARY_L1_BYTES))
 }
 
 fn main() -> Result {

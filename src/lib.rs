@@ -27,6 +27,10 @@
 //!
 //! Imports go downwards only: edges to facade to tiers to words; `tests/it/tidy.rs` guards it.
 
+#[cfg(test)]
+// Tests play what `benches/support` makes, which names this crate as benches do.
+extern crate self as terrace;
+
 pub mod cache;
 pub mod cli;
 pub mod clock;

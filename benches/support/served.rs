@@ -1,7 +1,10 @@
 //! Plays the synthetic workload of [`services`](super::services) through the simulator's engine and tells what came of it.
 
 use terrace::{
-    cli::simulate::engine::{Below, Expiry, Figures, Mode, Plan, Playback, Run},
+    cli::{
+        simulate::engine::{Below, Expiry, Figures, Mode, Plan, Playback, Run},
+        trace::Request,
+    },
     learn::Learner,
 };
 
@@ -9,7 +12,7 @@ use super::services::{AFTER_ONLY, BEFORE_ONLY, Call, Kind, Services};
 
 /// Requests at the beginning, and after the change of the schema, in which the learner may learn: they do not count.
 const LEARNING: usize = 15_000;
-/// How often it is looked which rules are on, requests.
+/// How often it is looked which rules are on, and what is staged, requests.
 const LOOK_EVERY: usize = 250;
 /// A rule is on from this probability: less is not fetched.
 const ON: f32 = 0.5;
@@ -81,9 +84,44 @@ pub(crate) fn serve(services: Services, plan: Plan) -> Served {
     Served { without, with, often, sometimes, old_off, new_on }
 }
 
+/// What an adversary got.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Withstood {
+    /// Reads below that prefetch added, as a part of those without.
+    pub(crate) more_reads: f64,
+    /// Misses over those without.
+    pub(crate) misses_over: f64,
+    /// Most that was staged at once.
+    pub(crate) staged_bytes: u64,
+}
+
+/// Plays requests with and without prefetch.
+pub(crate) fn withstand(requests: &[Request], plan: Plan) -> Withstood {
+    let mut below = Below::default();
+    requests.iter().for_each(|request| below.add(request));
+    let mut played = Playback::new(below, Expiry::default());
+    let mut runs = [Run::new(Plan { prefetch: Mode::Off, ..plan }), Run::new(plan)];
+    let mut staged_bytes = 0;
+    for (at, request) in requests.iter().enumerate() {
+        played.play(request, &mut runs, |_, _| {});
+        if at.is_multiple_of(LOOK_EVERY) {
+            staged_bytes = staged_bytes.max(runs[1].figures().staged.bytes);
+        }
+    }
+    let [without, with] = [0, 1].map(|run| runs[run].figures());
+    Withstood {
+        more_reads: with.l2_reads as f64 / without.l2_reads as f64 - 1.0,
+        misses_over: with.misses as f64 / without.misses as f64,
+        staged_bytes,
+    }
+}
+
 /// How many of these keys are predicted.
 fn rules_on(learner: &Learner, heads: &[&str]) -> usize {
     let rules = learner.rules();
-    let all = || rules.iter().flat_map(|(_, rules)| rules).filter(|rule| rule.p >= ON);
+    // What stands at keys that nobody reads any more is never asked.
+    let is_read = |template: &str| !BEFORE_ONLY.iter().any(|head| template.starts_with(head));
+    let read = || rules.iter().filter(|(template, _)| is_read(template));
+    let all = || read().flat_map(|(_, rules)| rules).filter(|rule| rule.p >= ON);
     heads.iter().filter(|head| all().any(|rule| rule.makes.starts_with(**head))).count()
 }

@@ -173,12 +173,12 @@ impl Graph {
         }
     }
 
-    /// `target` came `lag` events after `node`.
-    pub(super) fn follow(&mut self, node: NodeRef, target: NodeRef, lag: u8) {
+    /// `target` came `lag` events after `node`. Whether it was a successor already.
+    pub(super) fn follow(&mut self, node: NodeRef, target: NodeRef, lag: u8) -> bool {
         if node.at == target.at {
-            return;
+            return false;
         }
-        let Some(found) = self.get_mut(node) else { return };
+        let Some(found) = self.get_mut(node) else { return false };
         if let Some(edge) = found.edges.iter_mut().flatten().find(|edge| edge.target == target) {
             if edge.open {
                 edge.history |= 1;
@@ -187,12 +187,13 @@ impl Graph {
             }
             // It follows as closely as it did lately, but for single exceptions.
             edge.lag = (edge.lag + lag).div_ceil(2);
-            return;
+            return true;
         }
         let weakest = found.edges.iter_mut().min_by_key(|edge| edge.map_or(0, |edge| 1 + edge.worth()));
         if let Some(place) = weakest {
             *place = Some(Edge { target, history: 0, tried: 0, lag, open: false });
         }
+        false
     }
 
     /// Room for one more node; its key is counted already.

@@ -7,6 +7,7 @@
 //!   follows which) and `shadow` (predictions that were not fetched) feed `proof`: no prediction is acted upon before
 //!   predictions like it were right, and `budget` bounds what may be wasted.
 //! * [`control`]: whether it pays, by keys that are left out.
+//! * `wide`: what belongs together among callers that nobody tells apart.
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
 //! * [`hot_keys`]: the same of the hottest keys, each by itself.
@@ -27,6 +28,7 @@ pub mod shape;
 mod show;
 pub mod snapshot;
 mod templates;
+mod wide;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,7 @@ use self::{
     recorder::Caller,
     shadow::Shadow,
     templates::{RuleRef, Templates},
+    wide::Wide,
 };
 use crate::model::Key;
 
@@ -181,6 +184,7 @@ pub struct Learner {
     budget: Budget,
     shadow: Shadow,
     callers: Callers,
+    wide: Wide,
     pending: HashMap<u64, Pending, foldhash::fast::FixedState>,
     lateness: Lateness,
     absent: Absent,
@@ -235,6 +239,7 @@ impl Learner {
             budget: Budget::new(settings.budget),
             shadow: Shadow::default(),
             callers: Callers::default(),
+            wide: Wide::default(),
             pending: HashMap::default(),
             lateness: Lateness::default(),
             absent: Absent::default(),
@@ -262,13 +267,15 @@ impl Learner {
         let covered = self.settle(hash, moment, world);
         let node = self.graph.meet(hash, key, group_of(key));
         let context = self.callers.of(caller);
+        let mut is_explained = false;
         for (lag, before) in context.iter().enumerate() {
             if let Some(before) = *before {
-                self.graph.follow(before, node, lag as u8 + 1);
+                is_explained |= self.graph.follow(before, node, lag as u8 + 1);
             }
         }
         self.candidates.clear();
         self.associate(node, context, world);
+        self.look_wide(node, is_explained, world);
         self.apply_rules(key, moment == Moment::Missed && !covered, world);
         self.choose(moment, world, fetch);
         if caller != Caller::UNKNOWN {
@@ -490,6 +497,7 @@ impl Learner {
             + self.templates.bytes()
             + pending
             + self.callers.bytes()
+            + self.wide.bytes()
             + self.control.bytes()
     }
 
@@ -502,8 +510,8 @@ impl Learner {
 
 /// The probability of what must not be fetched.
 const BARRED: f32 = -1.0;
-/// What all but the graph takes at most: shadow, rules, callers, fetched keys.
-const FIXED_BYTES: usize = 12 << 20;
+/// What all but the graph takes at most: shadow, rules, callers, fetched keys, the ring of all callers' events.
+const FIXED_BYTES: usize = 15 << 20;
 
 fn note(proof: &mut Proof, templates: &mut Templates, source: Source, right: bool) {
     match source {

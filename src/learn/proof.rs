@@ -6,8 +6,11 @@
 //! and for all; the group's says more as soon as it has enough trials. Counts are halved when they are full: that is all
 //! the ageing there is, and why a group that stops being right is off within some hundred trials, and back on as soon.
 
-/// Own states of a rule: up to three trials and their outcomes, 1 + 2 + 4 + 8, rounded up.
-pub(super) const OWN: usize = 16;
+/// Own states of a rule: up to three trials and their outcomes, 1 + 2 + 4 + 8, rounded up; and as many for what has no
+/// outcomes of its own ([`State::apart`]).
+pub(super) const OWN: usize = OWN_TRIED + OWN_APART;
+const OWN_TRIED: usize = 16;
+const OWN_APART: usize = 16;
 /// What a key before says of the same target.
 pub(super) const OPINIONS: usize = 5;
 /// Cells.
@@ -51,6 +54,12 @@ impl State {
         let own = (1 << bits) - 1 + usize::from(history & ((1 << bits) - 1));
         let cell = (own * OPINIONS + before[0] as usize) * OPINIONS + before[1] as usize;
         Self { group: group % GROUPS as u8, cell: cell as u16 }
+    }
+
+    /// Of a prediction without trials of its own: up to `2^far` events off, of a key that is common or is not.
+    pub(super) fn apart(group: u8, far: u32, is_common: bool) -> Self {
+        let own = OWN_TRIED + (far as usize).min(OWN_APART / 2 - 1) * 2 + usize::from(is_common);
+        Self { group: group % GROUPS as u8, cell: (own * OPINIONS * OPINIONS) as u16 }
     }
 
     fn own(self) -> usize {

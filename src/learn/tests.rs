@@ -90,6 +90,56 @@ fn a_rule_holds_for_keys_never_seen_whatever_they_look_like() {
 }
 
 #[test]
+fn keys_by_chance_beside_them_do_not_spoil_rules_and_no_flood_of_kinds_grows_without_bound() {
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut before = 0;
+    for round in 0..6_000_u64 {
+        if round == 4_000 {
+            before = memory.misses;
+        }
+        let id = rng.u64(1_000_000..900_000_000);
+        memory.read(&mut learner, 0, &format!("t{}/order/{id}", id % 9), |_| true);
+        // Words without structure, kinds that come once, and values that say nothing.
+        let word: String = (0..12).map(|_| rng.lowercase()).collect();
+        memory.read(&mut learner, 0, &word, |_| true);
+        memory.read(&mut learner, 0, &format!("{word}:{id}x:{}", rng.u32(..)), |_| true);
+        memory.read(&mut learner, 0, &format!("{:032x}", rng.u128(..)), |_| true);
+        memory.read(&mut learner, 0, &format!("t{}/order/{id}/items", id % 9), |_| true);
+    }
+    let missed = memory.misses - before;
+    assert!(missed < 2_000 * 4 * 102 / 100, "{missed} misses: all but the items of 2,000 orders");
+    assert!(learner.rules().len() <= templates::SKELETONS && learner.bytes() <= 64 << 20);
+}
+
+#[test]
+fn what_belongs_together_is_found_among_forty_callers_on_one_connection() {
+    // Groups of five keys without any structure, read again and again by forty callers whom nobody tells apart.
+    let mut rng = fastrand::Rng::with_seed(9);
+    let key =
+        |group: u64, part: u64| format!("{:012x}", (group * 5 + part + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16);
+    let (mut learner, mut memory) = (learner(), Memory::default());
+    let mut callers: Vec<(u64, u64)> = (0..40).map(|_| (rng.u64(..400), 0)).collect();
+    let mut before = (0, 0);
+    for read in 0..60_000 {
+        if read == 30_000 {
+            before = (memory.misses, memory.fetched);
+        }
+        let (group, part) = &mut callers[rng.usize(..40)];
+        memory.read(&mut learner, 1, &key(*group, *part), |_| true);
+        // L1 holds a key for some 2,000 reads.
+        let gone = key((*group + 200) % 400, *part);
+        memory.resident.remove(gone.as_bytes());
+        *part += 1;
+        if *part == 5 {
+            (*group, *part) = (rng.u64(..400), 0);
+        }
+    }
+    let (misses, fetched) = (memory.misses - before.0, memory.fetched - before.1);
+    assert!(fetched * 2 > misses, "{misses} misses, {fetched} fetched");
+}
+
+#[test]
 fn chance_costs_no_more_than_the_budget() {
     let (mut learner, mut memory) = (learner(), Memory::default());
     let mut rng = fastrand::Rng::with_seed(2);

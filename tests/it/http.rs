@@ -194,7 +194,7 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
     });
     let (_, page) = get(server.http(), "/metrics");
-    // Told when enough is known of a template, or enough was read.
+    // Told when enough is known of a template, enough was read, or something was fetched ahead.
     let told_later = [
         "terrace_ttl_advised_seconds",
         "terrace_ttl_tuned_seconds",

@@ -6,6 +6,17 @@ use clap::Parser;
 
 use super::*;
 
+#[path = "../../../benches/support/adversary.rs"]
+mod adversary;
+#[path = "../../../benches/support/served.rs"]
+mod served;
+#[path = "../../../benches/support/services.rs"]
+mod services;
+#[path = "../../../benches/support/workload.rs"]
+mod workload;
+
+use services::{Follow, Services};
+
 #[derive(Parser)]
 struct Command {
     #[command(flatten)]
@@ -103,4 +114,40 @@ fn late_fetches_are_misses_and_stop() {
     });
     assert!(late["misses"].as_u64() > soon["misses"].as_u64(), "{late}");
     assert!(late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20), "most ride: {late}");
+}
+
+fn prefetching(room: Room) -> Plan {
+    let learn = learn::Settings::default();
+    Plan { room, policy: PolicyKind::Learned, shards: None, seed: SEED, prefetch: Mode::Auto, delay: 1, learn }
+}
+
+/// The workload, small enough for a test; benches/prefetch plays the whole.
+#[test]
+fn what_belongs_to_things_never_seen_is_there_when_it_is_asked_for() {
+    for (sessions, with_callers, follow, least) in
+        [(60, false, Follow::Mixed, 0.95), (1_000, true, Follow::Often, 0.93)]
+    {
+        let services = Services { sessions, with_callers, follow, requests: 50_000, seed: 3 };
+        let served = served::serve(services, prefetching(Room::Entries(10_000)));
+        assert!(served.often.ratio() >= least, "{services:?}: {served:?}");
+        assert!(follow == Follow::Often || served.sometimes.ratio() > 0.1, "{services:?}: {served:?}");
+        assert!(served.more_reads() <= 0.05, "{services:?}: {served:?}");
+        assert!(served.with.misses * 100 < served.without.misses * 75, "{services:?}: {served:?}");
+        let soon = |since: Option<usize>| since.is_some_and(|requests| requests <= 15_000);
+        assert!(soon(served.old_off) && soon(served.new_on), "the change of the schema, {services:?}: {served:?}");
+    }
+}
+
+#[test]
+fn an_adversary_costs_little() {
+    const L1_BYTES: u64 = 4 << 20;
+    for (name, requests) in [
+        ("chance", adversary::chance(50_000, 4)),
+        ("alike", adversary::pairs(60_000, 4, adversary::alike)),
+        ("unlike", adversary::pairs(60_000, 4, adversary::unlike)),
+    ] {
+        let withstood = served::withstand(&requests, prefetching(Room::Bytes(L1_BYTES)));
+        assert!(withstood.more_reads <= 0.02 && withstood.misses_over <= 1.002, "{name}: {withstood:?}");
+        assert!(withstood.staged_bytes <= L1_BYTES / 10, "{name}: {withstood:?}");
+    }
 }
