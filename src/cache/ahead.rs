@@ -57,7 +57,7 @@ enum Noted {
 
 /// Prefetch of one server.
 pub(crate) struct Ahead {
-    learner: Mutex<Learner>,
+    pub(super) learner: Mutex<Learner>,
     noted: Mutex<VecDeque<(Key, Noted)>>,
     queue: Mutex<VecDeque<Fetch>>,
     waiting: Notify,

@@ -547,3 +547,16 @@ async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
     ];
     assert_eq!(told, expected);
 }
+
+#[test]
+fn what_finds_the_learner_at_work_is_learned_afterwards() {
+    let bench = bench();
+    let (cache, now) = (&bench.cache, bench.cache.now());
+    let at_work = cache.core.ahead.learner.lock();
+    cache.was_late(b"a", now);
+    drop(at_work);
+    assert_eq!(cache.core.prefetch().keys, 0);
+    cache.was_late(b"b", now);
+    let report = cache.core.prefetch();
+    assert_eq!((report.keys, report.busy), (2, 0), "both, and nothing is lost");
+}

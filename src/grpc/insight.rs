@@ -28,8 +28,8 @@ use crate::{
     proto::{
         CapacityEstimate, CoherenceStats, CoherenceWindow, ConnectionStats, GetStatsRequest, GetStatsResponse,
         GroupStats, GroupWindow, L1Stats, L2Stats, LatencyStats, LearningStats, ReadStats, RemovalStats,
-        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKey, TopKeysRequest, TopKeysResponse,
-        WarmStats, WatchStatsRequest, WatchStatsResponse, WindowStats,
+        SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKey, TopKeysRequest, TopKeysResponse, WarmStats,
+        WatchStatsRequest, WatchStatsResponse, WindowStats,
     },
 };
 

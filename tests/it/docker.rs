@@ -11,6 +11,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{ConfigMap, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    serde::{Serialize, de::DeserializeOwned},
+};
 use redis::Commands;
 use serde_json::Value;
 use terrace::{
@@ -151,6 +160,71 @@ fn kubernetes_agrees_with_itself_and_with_the_server() {
     for kind in ["ConfigMap", "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"] {
         assert!(kinds.contains(&kind.into()), "{kind}");
     }
+}
+
+/// What Kubernetes makes of an object: a field that it does not know is not there any more, one of a wrong type is refused.
+fn known_to_kubernetes<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
+    serde_json::to_value(typed).unwrap()
+}
+
+/// Where `kept` lacks or changes what `given` says.
+fn lost(given: &Value, kept: &Value, path: &str) -> Vec<String> {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => {
+            let below = |(name, value)| lost(value, kept.get(name).unwrap_or(&Value::Null), &format!("{path}.{name}"));
+            given.iter().flat_map(below).collect()
+        }
+        (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => {
+            given.iter().zip(kept).flat_map(|(given, kept)| lost(given, kept, path)).collect()
+        }
+        (given, kept) if given == kept => Vec::new(),
+        _ => vec![path.to_owned()],
+    }
+}
+
+#[test]
+fn kubernetes_knows_every_field() {
+    let objects = ["kubernetes/terrace.yaml", "kubernetes/sidecar.yaml"].into_iter().flat_map(yaml);
+    for object in objects {
+        let kind = object["kind"].as_str().unwrap();
+        let kept = match kind {
+            "ConfigMap" => known_to_kubernetes::<ConfigMap>(&object),
+            "Deployment" => known_to_kubernetes::<Deployment>(&object),
+            "HorizontalPodAutoscaler" => known_to_kubernetes::<HorizontalPodAutoscaler>(&object),
+            "PodDisruptionBudget" => known_to_kubernetes::<PodDisruptionBudget>(&object),
+            "Service" => known_to_kubernetes::<Service>(&object),
+            kind => panic!("nobody has said here what a {kind} is"),
+        };
+        assert_eq!(lost(&object, &kept, kind), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn kubernetes_objects_find_each_other() {
+    let objects = yaml("kubernetes/terrace.yaml");
+    let of = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+    let (deployment, service) = (of("Deployment"), of("Service"));
+    let pod = &deployment["spec"]["template"];
+    let has_labels = |selector: &Value| {
+        selector.as_object().unwrap().iter().all(|(name, value)| pod["metadata"]["labels"][name] == *value)
+    };
+    assert!(has_labels(&service["spec"]["selector"]));
+    assert!(has_labels(&of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"]));
+    let scaled = &of("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"];
+    assert_eq!((&scaled["kind"], &scaled["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
+    let names = |ports: &Value, field: &str| -> BTreeSet<String> {
+        ports.as_array().unwrap().iter().map(|port| port[field].as_str().unwrap().to_owned()).collect()
+    };
+    let ports = names(&pod["spec"]["containers"][0]["ports"], "name");
+    assert_eq!(names(&service["spec"]["ports"], "targetPort"), ports);
+    let monitor = &yaml("kubernetes/servicemonitor.yaml")[0]["spec"];
+    let labels = monitor["selector"]["matchLabels"].as_object().unwrap();
+    assert!(labels.iter().all(|(name, value)| service["metadata"]["labels"][name] == *value));
+    assert!(names(&monitor["endpoints"], "port").is_subset(&names(&service["spec"]["ports"], "name")));
+    let mounted =
+        pod["spec"]["volumes"].as_array().unwrap().iter().filter_map(|volume| volume["configMap"]["name"].as_str());
+    assert_eq!(mounted.collect::<Vec<_>>(), [of("ConfigMap")["metadata"]["name"].as_str().unwrap()]);
 }
 
 fn deployment(object: &Value) {

@@ -194,8 +194,15 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
     });
     let (_, page) = get(server.http(), "/metrics");
-    // Told when enough is known of a template, or enough was read.
-    let told_later = ["terrace_ttl_advised_seconds", "terrace_ttl_tuned_seconds", "terrace_l1_what_if_hit_rate"];
+    // Told when enough is known of a template, enough was read, or something was fetched ahead.
+    let told_later = [
+        "terrace_ttl_advised_seconds",
+        "terrace_ttl_tuned_seconds",
+        "terrace_l1_what_if_hit_rate",
+        "terrace_group_prefetch_total",
+        "terrace_prefetch_gain",
+        "terrace_prefetch_gain_deviation",
+    ];
     for metric in ALL.iter().filter(|metric| !told_later.contains(&metric.name)) {
         let kind = match metric.kind {
             Kind::Counter => "counter",

@@ -63,7 +63,13 @@ pub struct Counters {
 impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
-        Self { reads, fills: CachePadded::default(), below: Below::default(), tops: Tops::default(), timed: Timed::default() }
+        Self {
+            reads,
+            fills: CachePadded::default(),
+            below: Below::default(),
+            tops: Tops::default(),
+            timed: Timed::default(),
+        }
     }
 }
 

@@ -136,8 +136,10 @@ fn window(window: &WindowStats) -> Value {
 }
 
 fn prefetch(of: &GetAssociationsResponse) -> Value {
-    let groups =
-        of.groups.iter().map(|group| json!({ "name": group.name, "counts": counts(&group.counts.unwrap_or_default()) }));
+    let groups = of
+        .groups
+        .iter()
+        .map(|group| json!({ "name": group.name, "counts": counts(&group.counts.unwrap_or_default()) }));
     let control = of.control.unwrap_or_default();
     json!({
         "total": counts(&of.total.unwrap_or_default()),

@@ -155,7 +155,7 @@ impl<'s> Screen<'s> {
         let [head, middle, foot] = Layout::vertical(rows).areas(frame.area());
         frame.render_widget(Paragraph::new(self.head()), head);
         let halves = if middle.width >= WIDE {
-            Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)])
+            Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).spacing(2)
         } else {
             Layout::vertical([Constraint::Percentage(55), Constraint::Percentage(45)])
         };
