@@ -136,7 +136,8 @@ fn what_belongs_together_is_found_among_forty_callers_on_one_connection() {
         }
     }
     let (misses, fetched) = (memory.misses - before.0, memory.fetched - before.1);
-    assert!(fetched * 2 > misses, "{misses} misses, {fetched} fetched");
+    // Without the wide look one in nine of what left L1 is missed, with it one in thirty.
+    assert!(misses * 20 < misses + fetched, "{misses} misses, {fetched} fetched");
 }
 
 #[test]
