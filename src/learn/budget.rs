@@ -30,6 +30,9 @@ const FORESEEN_SPAN: f32 = 8_192.0;
 const FORESEEN_PART: f32 = 0.005;
 const FORESEEN_MIN: f32 = 8.0;
 
+/// What of it is kept between two lives of a node: the slow part, events, how many of them were foreseen.
+pub(super) type KeptBudget = (f32, f32, f32);
+
 /// The regulator.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -48,6 +51,19 @@ impl Budget {
         // As if all had been well for half of the span: the first wasted reads are no catastrophe.
         let (share, needed) = (share.max(1e-4), SPAN / 2.0);
         Self { share, wasted: 0.0, needed, settled: FLOOR, events: 0.0, foreseen: 0.0 }
+    }
+
+    pub(super) fn kept(&self) -> KeptBudget {
+        (self.settled, self.events, self.foreseen)
+    }
+
+    /// Takes these back, if they can be such.
+    pub(super) fn take(&mut self, (settled, events, foreseen): KeptBudget) -> Option<()> {
+        let is_possible = (FLOOR..=CEILING).contains(&settled)
+            && (0.0..=FORESEEN_SPAN).contains(&events)
+            && (0.0..=events).contains(&foreseen);
+        (self.settled, self.events, self.foreseen) = is_possible.then_some((settled, events, foreseen))?;
+        Some(())
     }
 
     /// An event that taught something: a read on demand, or one that prefetch saved. `foreseen`: it was predicted, and

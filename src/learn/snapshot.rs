@@ -1,5 +1,6 @@
 //! What was learned as bytes, to be kept between two lives of a node: associations, rules, the values that positions of keys
-//! have shown, and the cells of proof. What is in flight is not: fetches, open trials, callers, recent events.
+//! have shown, the cells of proof, and where the budget has settled. What is in flight is not: fetches, open trials, callers,
+//! recent events.
 //!
 //! A snapshot is a row of blocks: a byte that says what is in it, then that by bincode. Each is made under the learner's lock
 //! and small, so that the lock is held for a fraction of a millisecond at a time, while the learner goes on between them; nothing
@@ -25,6 +26,7 @@ enum Part {
     Rules = 2,
     Nodes = 3,
     Words = 4,
+    Budget = 5,
 }
 
 fn format() -> impl bincode::config::Config {
@@ -37,6 +39,7 @@ pub struct Cursor {
     has_cells: bool,
     has_positions: bool,
     has_words: bool,
+    has_budget: bool,
     place: usize,
     node: usize,
 }
@@ -53,6 +56,9 @@ impl Learner {
         }
         if !std::mem::replace(&mut cursor.has_words, true) {
             return encoded(Part::Words, &self.templates.shapes().kept_words());
+        }
+        if !std::mem::replace(&mut cursor.has_budget, true) {
+            return encoded(Part::Budget, &self.budget.kept());
         }
         let places = self.templates.kept(cursor.place, PLACES);
         if !places.is_empty() {
@@ -76,6 +82,7 @@ impl Learner {
             part if part == Part::Rules as u8 => self.take_rules(bytes),
             part if part == Part::Nodes as u8 => self.take_nodes(bytes),
             part if part == Part::Words as u8 => self.take_words(bytes),
+            part if part == Part::Budget as u8 => decoded(bytes).and_then(|kept| self.budget.take(kept)),
             _ => None,
         };
         taken.ok_or_else(|| "a block is not what was learned".to_owned())
@@ -235,6 +242,8 @@ mod tests {
         let positions: Vec<KeptPosition> = vec![(9, [1, 2, 3, 4], 5)];
         assert_eq!(encoded(Part::Positions, &positions).unwrap(), [1, 1, 9, 1, 2, 3, 4, 5]);
         assert_eq!(encoded(Part::Words, &vec![1_u16, 2]).unwrap(), [4, 2, 1, 2]);
+        let budget: crate::learn::budget::KeptBudget = (0.5, 2.0, 1.0);
+        assert_eq!(encoded(Part::Budget, &budget).unwrap(), [5, 0, 0, 0, 63, 0, 0, 0, 64, 0, 0, 128, 63]);
         let pieces = vec![(b"b".to_vec(), 0, 0), (Vec::new(), 1, -1)];
         let places: Vec<KeptPlace> = vec![(7, "a{d}".to_owned(), vec![(pieces, 2, 3, 4)])];
         let expected = [2, 1, 7, 4, b'a', b'{', b'd', b'}', 1, 2, 1, b'b', 0, 0, 0, 1, 255, 2, 3, 4];
