@@ -300,6 +300,8 @@ mod tests {
         for (path, _, text) in
             FILES.iter().filter(|(path, _, _)| !path.starts_with("/vendor") && *path != "/favicon.svg")
         {
+            // The name of SVG's elements; nobody goes there.
+            let text = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://"), "{path} names another host");
             assert!(!text.contains("innerHTML") && !text.contains("style=\""), "{path} would break the policy");
         }

@@ -77,7 +77,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, budget: 0.045, control: false }
+        Self { memory_bytes: 64 << 20, budget: 0.04, control: false }
     }
 }
 
