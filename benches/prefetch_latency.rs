@@ -2,8 +2,8 @@
 //!
 //! `terrace replay` plays the beginning of orm-busy against servers with `prefetch = "off"` and `"auto"` over a real Redis that
 //! holds all its keys and is a millisecond away (a proxy holds back its answers). L1 has room for 10 and for 1 % of the keys.
-//! Each round starts both servers anew, in turn; printed are the medians over the rounds, of the ratios within a round as well, and beside them how long a
-//! GET of Redis takes through the proxy.
+//! Each round starts both servers anew, in turn; printed are the medians over the rounds, of the ratios within a round as
+//! well, and beside them how long a GET of Redis takes through the proxy.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]

@@ -200,7 +200,7 @@ settings! {
         /// How often what was learned for prefetch is written into the data directory; at shutdown as well. 0s = never, nor read.
         snapshot_every: Duration = Duration::from_secs(300), Span(Duration::ZERO, Duration::from_secs(86_400));
         /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
-        budget: u64 = 45, Count(1, 1_000);
+        budget: u64 = 40, Count(1, 1_000);
     }
     /// `[data]`: the data directory.
     data: Data {
