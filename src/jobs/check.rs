@@ -9,8 +9,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 
 /// Checks until it is dropped.
 pub async fn run(cache: Cache) {
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks(PERIOD);
     loop {
         ticks.tick().await;
         let stale = cache.check_samples().await;

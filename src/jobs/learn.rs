@@ -9,8 +9,7 @@ const PERIOD: Duration = Duration::from_millis(20);
 
 /// Learns until it is dropped.
 pub async fn run(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks(PERIOD);
     let mut events = Vec::new();
     loop {
         ticks.tick().await;

@@ -6,10 +6,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    task::spawn_blocking,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     cache::{
@@ -82,12 +79,11 @@ impl Learned {
         if self.is_off() {
             return;
         }
-        let mut every = interval(self.every);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once.
-        every.tick().await;
+        let mut ticks = super::ticks(self.every);
+        // At once: nothing is to be written yet.
+        ticks.tick().await;
         loop {
-            every.tick().await;
+            ticks.tick().await;
             self.save().await;
         }
     }

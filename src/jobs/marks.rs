@@ -6,8 +6,7 @@ use crate::cache::{Core, stats::MARK_EVERY};
 
 /// Notes until it is dropped.
 pub async fn run(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(MARK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks(MARK_EVERY);
     loop {
         ticks.tick().await;
         core.mark_stats();

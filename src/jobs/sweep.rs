@@ -14,8 +14,7 @@ const BUDGET: usize = 4096;
 
 /// Sweeps until it is dropped.
 pub async fn run(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks(PERIOD);
     for round in (0..ROUNDS_WHILE_HELD).cycle() {
         ticks.tick().await;
         if core.holds_stale() && round > 0 {

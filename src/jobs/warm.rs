@@ -72,12 +72,11 @@ impl Warm {
             return;
         }
         self.start().await;
-        let mut every = interval(self.settings.every);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once.
-        every.tick().await;
+        let mut ticks = super::ticks(self.settings.every);
+        // At once: nothing is to be written yet.
+        ticks.tick().await;
         loop {
-            every.tick().await;
+            ticks.tick().await;
             self.save().await;
         }
     }

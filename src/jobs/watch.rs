@@ -10,8 +10,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// Watches until it is dropped.
 pub async fn run(cache: Cache) {
     let (mut l2, mut l1) = (None, None);
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks(PERIOD);
     loop {
         ticks.tick().await;
         tell_l2(&cache, &mut l2);

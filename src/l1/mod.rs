@@ -15,7 +15,8 @@
 //!
 //! From the outside in: this facade picks the policy; `tier` holds the shards and the one budget of bytes; `shard` is
 //! what a lock guards: `slot` (dense entries with their deadlines), `index` (hash to slot), `lease`; `policy` says what
-//! goes; `staging` holds what was prefetched until its first use; `departures` remembers why entries left. A hit takes the shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
+//! goes; `staging` holds what was prefetched until its first use; `departures` remembers why entries left. A hit takes the
+//! shared lock, one hash, one probe, and relaxed stores; it allocates and copies nothing.
 
 mod budget;
 mod departures;
