@@ -8,7 +8,7 @@ use terrace::{
     learn::Learner,
 };
 
-use super::services::{AFTER_ONLY, BEFORE_ONLY, Call, Kind, Services};
+use super::services::{AFTER_ONLY, BEFORE_ONLY, Call, Chance, Kind, Services};
 
 /// Requests at the beginning, and after the change of the schema, in which the learner may learn: they do not count.
 const LEARNING: usize = 15_000;
@@ -31,7 +31,7 @@ impl Share {
 }
 
 /// What came of a workload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Served {
     /// Without prefetch, and with it.
     pub(crate) without: Figures,
@@ -42,6 +42,9 @@ pub(crate) struct Served {
     /// Requests from the change of the schema until the last rule of the old one was off, and all of the new one were on.
     pub(crate) old_off: Option<usize>,
     pub(crate) new_on: Option<usize>,
+    chances: Vec<Chance>,
+    /// Without prefetch: dependents of things seen before, and of new ones.
+    bare: [Share; 2],
 }
 
 impl Served {
@@ -49,24 +52,46 @@ impl Served {
     pub(crate) fn more_reads(&self) -> f64 {
         self.with.l2_reads as f64 / self.without.l2_reads as f64 - 1.0
     }
+
+    /// The part of `sometimes` that can be had for so many reads more, as a part of those without, by one who knows every
+    /// probability from the beginning and displaces nothing: the likeliest first, of what is absent from L1.
+    pub(crate) fn best(&self, more_reads: f64) -> f64 {
+        let mut chances = self.chances.clone();
+        chances.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let (mut left, mut had, mut all) = (more_reads * self.without.l2_reads as f64, 0.0, 0.0);
+        for Chance { probability, kind, is_new, times } in chances {
+            let (times, absent) = (times as f64, 1.0 - self.bare[usize::from(is_new)].ratio());
+            let in_vain = times * absent * (1.0 - probability);
+            let part = (left / in_vain.max(1.0)).clamp(0.0, 1.0);
+            left -= in_vain;
+            if is_new && kind == Kind::Sometimes {
+                all += times * probability;
+                had += times * probability * part;
+            }
+        }
+        had / f64::max(all, 1.0)
+    }
 }
 
 /// Plays a workload with and without prefetch.
 pub(crate) fn serve(services: Services, plan: Plan) -> Served {
-    let calls: Vec<Call> = services.calls().collect();
+    let mut source = services.calls();
+    let calls: Vec<Call> = source.by_ref().collect();
     let mut below = Below::default();
     calls.iter().for_each(|call| below.add(&call.request));
     let mut played = Playback::new(below, Expiry::default());
     let mut runs = [Run::new(Plan { prefetch: Mode::Off, ..plan }), Run::new(plan)];
     let (mut often, mut sometimes) = (Share::default(), Share::default());
+    let mut bare = [Share::default(); 2];
     let (mut old_off, mut new_on) = (None, None);
     let change = calls.len() / 2;
     for (at, call) in calls.iter().enumerate() {
         let counts = call.is_new && at >= LEARNING && !(change..change + LEARNING).contains(&at);
         played.play(&call.request, &mut runs, |run, hit| {
             let share = match call.kind {
-                Kind::Often if counts && run == 1 => &mut often,
-                Kind::Sometimes if counts && run == 1 => &mut sometimes,
+                Kind::Often | Kind::Sometimes if run == 0 => &mut bare[usize::from(call.is_new)],
+                Kind::Often if counts => &mut often,
+                Kind::Sometimes if counts => &mut sometimes,
                 Kind::Often | Kind::Sometimes | Kind::Root | Kind::Noise => return,
             };
             share.reads += 1;
@@ -81,7 +106,7 @@ pub(crate) fn serve(services: Services, plan: Plan) -> Served {
         }
     }
     let [without, with] = [0, 1].map(|run| runs[run].figures());
-    Served { without, with, often, sometimes, old_off, new_on }
+    Served { without, with, often, sometimes, old_off, new_on, chances: source.chances().to_vec(), bare }
 }
 
 /// What an adversary got.

@@ -60,6 +60,16 @@ pub(crate) enum Kind {
     Noise,
 }
 
+/// How often a dependent was thought of, and with which probability it was then read: for those of one probability, of
+/// things seen before or of new ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Chance {
+    pub(crate) probability: f64,
+    pub(crate) kind: Kind,
+    pub(crate) is_new: bool,
+    pub(crate) times: u64,
+}
+
 /// One request and what it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -139,6 +149,7 @@ pub(crate) struct Calls {
     sessions: Vec<Session>,
     made: usize,
     begun: u64,
+    chances: Vec<Chance>,
 }
 
 #[derive(Default)]
@@ -152,7 +163,7 @@ impl Services {
     pub(crate) fn calls(self) -> Calls {
         let sessions = (0..self.sessions).map(|_| Session::default()).collect();
         let (rng, zipf) = (Rng::with_seed(self.seed), Zipf::new(KNOWN, 0.9));
-        Calls { plan: self, rng, zipf, sessions, made: 0, begun: 0 }
+        Calls { plan: self, rng, zipf, sessions, made: 0, begun: 0, chances: Vec::new() }
     }
 }
 
@@ -198,19 +209,35 @@ impl Calls {
         let mut dependents: Vec<&Dependent> = if has_changed { scheme.after } else { scheme.before }.iter().collect();
         self.rng.shuffle(&mut dependents);
         let mut reads = VecDeque::from([(made(scheme.root), Kind::Root, is_new)]);
-        for Dependent(template, probability) in dependents {
-            let kind = if *probability >= OFTEN { Kind::Often } else { Kind::Sometimes };
-            if self.plan.follow.has(kind) && self.rng.f64() < *probability {
-                reads.push_back((made(template), kind, is_new));
+        for dependent in dependents {
+            if let Some(kind) = self.follows(dependent, is_new) {
+                reads.push_back((made(dependent.0), kind, is_new));
             }
         }
-        for Dependent(template, probability) in scheme.pages {
-            if !self.plan.follow.has(Kind::Sometimes) || self.rng.f64() >= *probability {
-                break;
-            }
-            reads.push_back((made(template), Kind::Sometimes, is_new));
+        for page in scheme.pages {
+            let Some(kind) = self.follows(page, is_new) else { break };
+            reads.push_back((made(page.0), kind, is_new));
         }
         reads
+    }
+
+    /// Draws whether a dependent is read, and says as what.
+    fn follows(&mut self, &Dependent(_, probability): &Dependent, is_new: bool) -> Option<Kind> {
+        let kind = if probability >= OFTEN { Kind::Often } else { Kind::Sometimes };
+        if !self.plan.follow.has(kind) {
+            return None;
+        }
+        let is_same = |chance: &&mut Chance| chance.probability == probability && chance.is_new == is_new;
+        match self.chances.iter_mut().find(is_same) {
+            Some(chance) => chance.times += 1,
+            None => self.chances.push(Chance { probability, kind, is_new, times: 1 }),
+        }
+        (self.rng.f64() < probability).then_some(kind)
+    }
+
+    /// What was thought of so far.
+    pub(crate) fn chances(&self) -> &[Chance] {
+        &self.chances
     }
 
     fn noise(&mut self) -> String {

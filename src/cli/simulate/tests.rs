@@ -130,7 +130,8 @@ fn what_belongs_to_things_never_seen_is_there_when_it_is_asked_for() {
         let services = Services { sessions, with_callers, follow, requests: 50_000, seed: 3 };
         let served = served::serve(services, prefetching(Room::Entries(10_000)));
         assert!(served.often.ratio() >= least, "{services:?}: {served:?}");
-        assert!(follow == Follow::Often || served.sometimes.ratio() > 0.1, "{services:?}: {served:?}");
+        let best = served.best(served.more_reads());
+        assert!(follow == Follow::Often || served.sometimes.ratio() > best / 2.0, "{services:?}, {best}: {served:?}");
         assert!(served.more_reads() <= 0.05, "{services:?}: {served:?}");
         assert!(served.with.misses * 100 < served.without.misses * 75, "{services:?}: {served:?}");
         let soon = |since: Option<usize>| since.is_some_and(|requests| requests <= 15_000);
