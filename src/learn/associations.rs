@@ -79,7 +79,8 @@ pub(super) struct Node {
     clock: u8,
     /// Times it was seen, saturating.
     pub(super) seen: u8,
-    pub(super) group: u8,
+    /// What the key looks like: see `form_of`.
+    pub(super) form: u8,
     pub(super) edges: [Option<Edge>; EDGES],
 }
 
@@ -130,14 +131,16 @@ impl Graph {
     }
 
     /// The node of a key that came, made if there is none.
-    pub(super) fn meet(&mut self, hash: u64, key: &[u8], group: u8) -> NodeRef {
+    pub(super) fn meet(&mut self, hash: u64, key: &[u8], form: u8) -> NodeRef {
         if let Some(found) = self.find(hash, key) {
             let node = &mut self.nodes[found.at as usize];
             node.clock = node.clock.max(SEEN);
+            // Which of its parts vary shows in time.
+            node.form = form;
             node.seen = node.seen.saturating_add(1);
             return found;
         }
-        let mut node = Node { key: key.into(), hash, generation: 0, clock: 0, seen: 1, group, edges: [None; EDGES] };
+        let mut node = Node { key: key.into(), hash, generation: 0, clock: 0, seen: 1, form, edges: [None; EDGES] };
         self.key_bytes += key.len() + ALLOCATION_BYTES;
         let at = if self.has_room() || self.nodes.is_empty() {
             if self.nodes.len() == self.nodes.capacity() {

@@ -44,6 +44,7 @@ use self::{
     proof::{Proof, State},
     recorder::Caller,
     shadow::Shadow,
+    shape::Shape,
     templates::{RuleRef, Templates},
     wide::Wide,
 };
@@ -222,9 +223,29 @@ fn head_of(key: &[u8]) -> &[u8] {
     &key[..end]
 }
 
+/// Groups that are counted apart.
+const GROUPS: usize = 64;
+
 /// The group of a key: one of 64, by its head.
 fn group_of(key: &[u8]) -> u8 {
     (shape::hash_of(0, head_of(key)) >> 58) as u8
+}
+
+/// What a key looks like, one of 256: its head, unless that varies, and its template. Keys of no structure may be of any
+/// kind: they are one of the first 64, by chance.
+fn form_of(key: &[u8], shape: &Shape) -> u8 {
+    let head = head_of(key);
+    if head.len() == key.len() {
+        return group_of(key);
+    }
+    let varies = shape.tokens.first().is_none_or(|token| token.is_variable && !token.is_few);
+    let form = shape::hash_of(shape.hash, if varies { b"" } else { head });
+    (GROUPS as u64 + (form >> 32) % (256 - GROUPS as u64)) as u8
+}
+
+/// Names a pair of forms, one of 256: keys of the one look are followed by keys of the other about as often.
+fn pair_of(form: u8, target: u8) -> u8 {
+    if usize::from(form) < GROUPS { form } else { (shape::hash_of(u64::from(form), &[target]) >> 56) as u8 }
 }
 
 impl Learner {
@@ -247,7 +268,7 @@ impl Learner {
             missed: 0,
             forget_from: 0,
             counts: Counts::default(),
-            groups: vec![Group::default(); proof::GROUPS],
+            groups: vec![Group::default(); GROUPS],
             event: 0,
             displaced: 0,
             candidates: Vec::new(),
@@ -265,7 +286,8 @@ impl Learner {
         self.missed += u64::from(moment == Moment::Missed);
         self.control.asked(hash, moment == Moment::Missed);
         let covered = self.settle(hash, moment, world);
-        let node = self.graph.meet(hash, key, group_of(key));
+        let shape = self.templates.shapes_mut().learn(key);
+        let node = self.graph.meet(hash, key, form_of(key, &shape));
         let context = self.callers.of(caller);
         let mut is_explained = false;
         for (lag, before) in context.iter().enumerate() {
@@ -276,7 +298,7 @@ impl Learner {
         self.candidates.clear();
         self.associate(node, context, world);
         self.look_wide(node, is_explained, world);
-        self.apply_rules(key, moment == Moment::Missed && !covered, world);
+        self.apply_rules(key, &shape, moment == Moment::Missed && !covered, world);
         self.choose(moment, world, fetch);
         if caller != Caller::UNKNOWN {
             self.callers.push(caller, context, node);
@@ -355,7 +377,7 @@ impl Learner {
     /// Collects what has followed this key, with its probability, and opens trials.
     fn associate(&mut self, node: NodeRef, context: Context, world: &World<'_>) {
         let mut tried = [false; associations::EDGES];
-        let group = self.graph.get(node).map_or(0, |node| node.group);
+        let form = self.graph.get(node).map_or(0, |node| node.form);
         for (at, edge, target) in self.graph.successors(node) {
             let presence = (world.presence)(&target.key);
             if presence == Presence::Resident {
@@ -367,7 +389,7 @@ impl Learner {
             }
             let before = [context[0], context[1]].map(|before| self.graph.opinion(before, edge.target));
             let (trials, history) = edge.record();
-            let state = State::new(group, trials, history, before);
+            let state = State::new(pair_of(form, target.form), trials, history, before);
             let p = if presence == Presence::Barred { BARRED } else { self.proof.of(state) };
             let (hash, key) = (target.hash, target.key.clone());
             self.candidates.push(Candidate { p, hash, key, source: Source::Edge(state), lag: edge.lag });
@@ -378,9 +400,9 @@ impl Learner {
     }
 
     /// Collects what rules say of keys that have no history of their own.
-    fn apply_rules(&mut self, key: &[u8], mine: bool, world: &World<'_>) {
+    fn apply_rules(&mut self, key: &[u8], shape: &Shape, mine: bool, world: &World<'_>) {
         let Self { templates, graph, candidates, .. } = self;
-        templates.learn(key, mine, |made| {
+        templates.learn(key, shape, mine, |made| {
             let hash = hash_of(&made.key);
             if candidates.iter().any(|known| known.hash == hash && matches!(known.source, Source::Edge(_))) {
                 return;

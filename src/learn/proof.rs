@@ -2,9 +2,10 @@
 //!
 //! A rule that was seen once has proven nothing. But rules *in the same state* (how often they were tried, what came of the
 //! last three trials, what the keys before say) are alike, and of these there are many: their outcomes are pooled in
-//! cells. So a rule may act at its first repeat, if rules like it have been right. Cells are kept for each group of keys
-//! and for all; the group's says more as soon as it has enough trials. Counts are halved when they are full: that is all
-//! the ageing there is, and why a group that stops being right is off within some hundred trials, and back on as soon.
+//! cells. So a rule may act at its first repeat, if rules like it have been right. Cells are kept for each pair of
+//! templates (that of the key and that of its successor: a user's rights always follow, a user's settings now and then) and for
+//! all; the pair's says more as soon as it has enough trials. Counts are halved when they are full: that is all the ageing
+//! there is, and why a pair that stops being right is off within some hundred trials, and back on as soon.
 
 /// Own states of a rule: up to three trials and their outcomes, 1 + 2 + 4 + 8, rounded up; and as many for what has no
 /// outcomes of its own ([`State::apart`]).
@@ -15,20 +16,20 @@ const OWN_APART: usize = 16;
 pub(super) const OPINIONS: usize = 5;
 /// Cells.
 const CELLS: usize = OWN * OPINIONS * OPINIONS;
-/// Groups that are told apart.
-pub(super) const GROUPS: usize = 64;
-/// Trials that make a group's cell speak, a cell of all, and a state by its own outcomes alone.
-const GROUP_TRIALS: u32 = 16;
+/// Pairs of templates that are told apart.
+const PAIRS: usize = 256;
+/// Trials that make a pair's cell speak, a cell of all, and a state by its own outcomes alone.
+const PAIR_TRIALS: u32 = 16;
 const ALL_TRIALS: u32 = 8;
 const OWN_TRIALS: u32 = 8;
 /// Where counts are halved.
-const GROUP_MAX: u16 = 256;
+const PAIR_MAX: u16 = 256;
 const ALL_MAX: u16 = 1_024;
 
 /// The state of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
-    pub(super) group: u8,
+    pub(super) pair: u8,
     pub(super) cell: u16,
 }
 
@@ -49,17 +50,17 @@ pub(super) enum Opinion {
 
 impl State {
     /// `tried` trials with their outcomes in `history`, the last in the lowest bit.
-    pub(super) fn new(group: u8, tried: u8, history: u8, before: [Opinion; 2]) -> Self {
+    pub(super) fn new(pair: u8, tried: u8, history: u8, before: [Opinion; 2]) -> Self {
         let bits = tried.min(3);
         let own = (1 << bits) - 1 + usize::from(history & ((1 << bits) - 1));
         let cell = (own * OPINIONS + before[0] as usize) * OPINIONS + before[1] as usize;
-        Self { group: group % GROUPS as u8, cell: cell as u16 }
+        Self { pair, cell: cell as u16 }
     }
 
     /// Of a prediction without trials of its own: up to `2^far` events off, of a key that is common or is not.
-    pub(super) fn apart(group: u8, far: u32, is_common: bool) -> Self {
+    pub(super) fn apart(pair: u8, far: u32, is_common: bool) -> Self {
         let own = OWN_TRIED + (far as usize).min(OWN_APART / 2 - 1) * 2 + usize::from(is_common);
-        Self { group: group % GROUPS as u8, cell: (own * OPINIONS * OPINIONS) as u16 }
+        Self { pair, cell: (own * OPINIONS * OPINIONS) as u16 }
     }
 
     fn own(self) -> usize {
@@ -93,9 +94,12 @@ impl Tally {
     }
 }
 
+/// Number of a cell, trials that were right, trials.
+pub(super) type KeptCell = (u32, u16, u16);
+
 /// All cells.
 pub(super) struct Proof {
-    groups: Vec<Tally>,
+    pairs: Vec<Tally>,
     all: Vec<Tally>,
     own: Vec<Tally>,
 }
@@ -103,7 +107,7 @@ pub(super) struct Proof {
 impl Default for Proof {
     fn default() -> Self {
         Self {
-            groups: vec![Tally::default(); GROUPS * CELLS],
+            pairs: vec![Tally::default(); PAIRS * CELLS],
             all: vec![Tally::default(); CELLS],
             own: vec![Tally::default(); OWN],
         }
@@ -111,13 +115,13 @@ impl Default for Proof {
 }
 
 impl Proof {
-    fn group_cell(state: State) -> usize {
-        usize::from(state.group) * CELLS + usize::from(state.cell)
+    fn pair_cell(state: State) -> usize {
+        usize::from(state.pair) * CELLS + usize::from(state.cell)
     }
 
     /// A prediction in this state was right, or wrong.
     pub(super) fn note(&mut self, state: State, right: bool) {
-        self.groups[Self::group_cell(state)].note(right, GROUP_MAX);
+        self.pairs[Self::pair_cell(state)].note(right, PAIR_MAX);
         self.all[usize::from(state.cell)].note(right, ALL_MAX);
         self.own[state.own()].note(right, ALL_MAX);
     }
@@ -125,7 +129,7 @@ impl Proof {
     /// How likely a prediction in this state is right; 0 while nobody knows.
     pub(super) fn of(&self, state: State) -> f32 {
         let tallies = [
-            (self.groups[Self::group_cell(state)], GROUP_TRIALS),
+            (self.pairs[Self::pair_cell(state)], PAIR_TRIALS),
             (self.all[usize::from(state.cell)], ALL_TRIALS),
             (self.own[state.own()], OWN_TRIALS),
         ];
@@ -133,26 +137,33 @@ impl Proof {
         speaking.map_or(0.0, |(tally, _)| tally.cautious())
     }
 
-    /// All cells, trials that were right and trials of each, as they are kept between two lives of a node.
-    pub(super) fn kept(&self) -> Vec<(u16, u16)> {
-        [&self.groups, &self.all, &self.own].into_iter().flatten().map(|tally| (tally.right, tally.trials)).collect()
+    fn tallies(&mut self) -> impl Iterator<Item = (&mut Tally, u16)> {
+        let parts = [(&mut self.pairs, PAIR_MAX), (&mut self.all, ALL_MAX), (&mut self.own, ALL_MAX)];
+        parts.into_iter().flat_map(|(tallies, max)| tallies.iter_mut().map(move |tally| (tally, max)))
+    }
+
+    /// The cells that have had trials, as they are kept between two lives of a node.
+    pub(super) fn kept(&self) -> Vec<KeptCell> {
+        let all = [&self.pairs, &self.all, &self.own].into_iter().flatten();
+        let tried = all.enumerate().filter(|(_, tally)| tally.trials > 0);
+        tried.map(|(at, tally)| (at as u32, tally.right, tally.trials)).collect()
     }
 
     /// Takes them back; `None` if they are no such cells.
-    pub(super) fn of_kept(kept: &[(u16, u16)]) -> Option<Self> {
+    pub(super) fn of_kept(kept: &[KeptCell]) -> Option<Self> {
         let mut proof = Self::default();
-        let (groups, rest) = kept.split_at_checked(proof.groups.len())?;
-        let (all, own) = rest.split_at_checked(proof.all.len())?;
-        let parts =
-            [(&mut proof.groups, groups, GROUP_MAX), (&mut proof.all, all, ALL_MAX), (&mut proof.own, own, ALL_MAX)];
-        for (tallies, kept, max) in parts {
-            if tallies.len() != kept.len() || kept.iter().any(|&(right, trials)| right > trials || trials > max) {
+        let mut cells = proof.tallies().enumerate();
+        for &(number, right, trials) in kept {
+            // In order: the cells that lie between have had no trials.
+            let (_, (tally, max)) = cells.find(|(at, _)| *at == number as usize)?;
+            if right > trials || trials > max {
                 return None;
             }
-            *tallies = kept.iter().map(|&(right, trials)| Tally { right, trials }).collect();
+            *tally = Tally { right, trials };
         }
+        drop(cells);
         Some(proof)
     }
 
-    pub(super) const BYTES: usize = (GROUPS + 1) * CELLS * size_of::<Tally>();
+    pub(super) const BYTES: usize = (PAIRS + 1) * CELLS * size_of::<Tally>();
 }

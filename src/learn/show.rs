@@ -1,6 +1,6 @@
 //! What was learned, for people: looking changes nothing.
 
-use super::{FETCHES_MAX, Learner, Presence, World, control::Set, hash_of, proof::Opinion, proof::State};
+use super::{FETCHES_MAX, Learner, Presence, World, control::Set, hash_of, pair_of, proof::Opinion, proof::State};
 
 /// Why a key is not fetched that would be.
 const CONTROL: &str = "one key in 16 is left out, to measure the gain";
@@ -53,10 +53,10 @@ impl Learner {
     #[must_use]
     pub fn successors(&self, key: &[u8]) -> Option<Vec<Successor>> {
         let node = self.graph.find(hash_of(key), key)?;
-        let group = self.graph.get(node)?.group;
+        let form = self.graph.get(node)?.form;
         let all = self.graph.successors(node).map(|(_, edge, target)| {
             let (tried, history) = edge.record();
-            let p = self.proof.of(State::new(group, tried, history, [Opinion::Unknown; 2]));
+            let p = self.proof.of(State::new(pair_of(form, target.form), tried, history, [Opinion::Unknown; 2]));
             let known = 1_u16.checked_shl(u32::from(tried.min(8))).unwrap_or(0).wrapping_sub(1) as u8;
             let right = (history & known).count_ones() as u8;
             Successor { key: target.key.to_vec(), tried, right, lag: edge.lag, p }

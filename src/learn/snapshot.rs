@@ -8,7 +8,12 @@
 //! the types, and a test knows what they look like.
 
 use super::{
-    Learner, associations::KeptNode, group_of, hash_of, proof::Proof, shape::KeptPosition, templates::KeptPlace,
+    Learner,
+    associations::KeptNode,
+    form_of, hash_of,
+    proof::{KeptCell, Proof},
+    shape::KeptPosition,
+    templates::KeptPlace,
 };
 use crate::kept::{BLOCK_MAX_BYTES, Form};
 
@@ -89,7 +94,7 @@ impl Learner {
     }
 
     fn take_cells(&mut self, bytes: &[u8]) -> Option<()> {
-        self.proof = Proof::of_kept(&decoded::<Vec<(u16, u16)>>(bytes)?)?;
+        self.proof = Proof::of_kept(&decoded::<Vec<KeptCell>>(bytes)?)?;
         Some(())
     }
 
@@ -108,8 +113,8 @@ impl Learner {
 
     fn take_nodes(&mut self, bytes: &[u8]) -> Option<()> {
         for node in decoded::<Vec<KeptNode>>(bytes)? {
-            let (hash, group) = (hash_of(&node.0), group_of(&node.0));
-            self.graph.take(node, hash, group)?;
+            let (hash, form) = (hash_of(&node.0), form_of(&node.0, &self.templates.shapes().look(&node.0)));
+            self.graph.take(node, hash, form)?;
         }
         Some(())
     }
@@ -237,8 +242,8 @@ mod tests {
     #[test]
     fn the_form_is_that_of_its_version() {
         assert_eq!(FORM.version, "v01\n");
-        let cells = encoded(Part::Cells, &vec![(1_u16, 2_u16)]);
-        assert_eq!(cells.unwrap(), [0, 1, 1, 2]);
+        let cells: Vec<KeptCell> = vec![(3, 1, 2)];
+        assert_eq!(encoded(Part::Cells, &cells).unwrap(), [0, 1, 3, 1, 2]);
         let positions: Vec<KeptPosition> = vec![(9, [1, 2, 3, 4], 5)];
         assert_eq!(encoded(Part::Positions, &positions).unwrap(), [1, 1, 9, 1, 2, 3, 4, 5]);
         assert_eq!(encoded(Part::Words, &vec![1_u16, 2]).unwrap(), [4, 2, 1, 2]);

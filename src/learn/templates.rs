@@ -195,19 +195,18 @@ pub(super) struct Templates {
 }
 
 impl Templates {
-    /// Learns from an event; with `mine` also how it might have been predicted. What follows from it is handed to
+    /// Learns from an event, of this shape; with `mine` also how it might have been predicted. What follows from it is handed to
     /// `take`.
-    pub(super) fn learn(&mut self, key: &[u8], mine: bool, mut take: impl FnMut(Made)) {
+    pub(super) fn learn(&mut self, key: &[u8], shape: &Shape, mine: bool, mut take: impl FnMut(Made)) {
         if key.len() > KEY_MAX_BYTES {
             return;
         }
-        let shape = self.shapes.learn(key);
-        let values = values_of(key, &shape);
+        let values = values_of(key, shape);
         if mine {
-            self.mine(key, &shape, &values);
+            self.mine(key, shape, &values);
         }
         self.remember(key, &values);
-        self.predict(key, &shape, &mut take);
+        self.predict(key, shape, &mut take);
     }
 
     fn predict(&mut self, key: &[u8], shape: &Shape, take: &mut impl FnMut(Made)) {
@@ -236,7 +235,7 @@ impl Templates {
         &self.shapes
     }
 
-    /// The same, to be taken back.
+    /// The same, to learn or to be taken back.
     pub(super) fn shapes_mut(&mut self) -> &mut Shapes {
         &mut self.shapes
     }

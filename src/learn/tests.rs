@@ -113,6 +113,33 @@ fn keys_by_chance_beside_them_do_not_spoil_rules_and_no_flood_of_kinds_grows_wit
 }
 
 #[test]
+fn what_always_follows_is_told_from_what_often_does_where_both_did_lately() {
+    let (mut learner, mut rng) = (learner(), fastrand::Rng::with_seed(3));
+    let mut caller = 0;
+    for _round in 0..8 {
+        let mut memory = Memory::default();
+        for user in 10_000..11_000 {
+            caller += 1;
+            let sometimes = rng.bool().then_some("seen");
+            for part in [Some("id"), Some("rights"), sometimes].into_iter().flatten() {
+                memory.read(&mut learner, caller, &format!("user:{user}:{part}"), |_| true);
+            }
+        }
+        memory.drop_staged(&mut learner);
+    }
+    let mut alike = 0;
+    for user in 10_000..11_000 {
+        let key = |part: &str| format!("user:{user}:{part}").into_bytes();
+        let all = learner.successors(&key("id")).expect("known");
+        let find = |part: &str| all.iter().find(|successor| successor.key == key(part)).cloned();
+        let (Some(rights), Some(seen)) = (find("rights"), find("seen")) else { continue };
+        assert!(rights.p > 0.9 && seen.p < 0.75, "{rights:?}, {seen:?}");
+        alike += u32::from(seen.right >= 5);
+    }
+    assert!(alike > 5, "{alike} of those that followed lately");
+}
+
+#[test]
 fn what_belongs_together_is_found_among_forty_callers_on_one_connection() {
     // Groups of five keys without any structure, read again and again by forty callers whom nobody tells apart.
     let mut rng = fastrand::Rng::with_seed(9);

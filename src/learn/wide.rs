@@ -10,7 +10,9 @@
 
 use hashbrown::HashMap;
 
-use super::{BARRED, Candidate, Learner, Presence, Source, World, associations::NodeRef, budget::FLOOR, proof::State};
+use super::{
+    BARRED, Candidate, Learner, Presence, Source, World, associations::NodeRef, budget::FLOOR, pair_of, proof::State,
+};
 
 /// Events that are remembered: 1 MB, and about as much again for where keys stand in them. A key comes again once it has left L1: it
 /// takes several times L1's entries until it has done so twice.
@@ -122,7 +124,7 @@ impl Learner {
     /// successors of what its caller asked for before.
     pub(super) fn look_wide(&mut self, node: NodeRef, is_explained: bool, world: &World<'_>) {
         let Self { wide, graph, proof, candidates, .. } = self;
-        let Some((group, own_seen)) = graph.get(node).map(|node| (node.group, node.seen)) else { return };
+        let Some((form, own_seen)) = graph.get(node).map(|node| (node.form, node.seen)) else { return };
         if own_seen > 1 {
             wide.explained(is_explained);
         }
@@ -139,7 +141,7 @@ impl Learner {
             }
             said += 1;
             let is_common = target.seen > own_seen.saturating_mul(2);
-            let state = State::apart(group, distance.ilog2(), is_common);
+            let state = State::apart(pair_of(form, target.form), distance.ilog2(), is_common);
             let known = proof.of(state);
             is_likely |= known >= FLOOR;
             let p = if presence == Presence::Barred { BARRED } else { known };

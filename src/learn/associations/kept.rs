@@ -35,7 +35,7 @@ impl Graph {
     }
 
     /// Takes the next node back. `None` if it is none; `false` if there is no room.
-    pub(in crate::learn) fn take(&mut self, node: KeptNode, hash: u64, group: u8) -> Option<bool> {
+    pub(in crate::learn) fn take(&mut self, node: KeptNode, hash: u64, form: u8) -> Option<bool> {
         let (key, seen, clock, generation, successors) = node;
         if key.is_empty() || key.len() > KEY_MAX_BYTES || successors.len() > EDGES {
             return None;
@@ -50,7 +50,7 @@ impl Graph {
             *place = Some(Edge::of(successor)?);
         }
         let is_known = self.find(hash, &key).is_some();
-        self.nodes.push(Node { key: key.into(), hash, generation, clock, seen, group, edges });
+        self.nodes.push(Node { key: key.into(), hash, generation, clock, seen, form, edges });
         // A key that was recycled and came again between two steps is there twice: the second is nobody's, and goes
         // with the next round of the clock.
         if !is_known {
