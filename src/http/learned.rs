@@ -56,6 +56,7 @@ fn prefetch(report: &Report) -> Value {
     json!({
         "total": counts(&report.counts),
         "groups": groups.map(|group| json!({ "name": shown(group.name.as_bytes()), "counts": counts(&group.counts) })).collect::<Vec<_>>(),
+        "gain": report.evidence.gain.map(|(gain, deviation)| json!({ "part": gain, "deviation": deviation })),
         "floor": report.floor,
         "known_keys": report.keys,
         "bytes": report.bytes,

@@ -13,6 +13,7 @@ use terrace::{
 };
 
 use crate::{
+    http,
     nodes::open,
     support::{
         self, PATIENCE, eventually,
@@ -225,6 +226,11 @@ fn the_gain_is_measured_by_keys_that_are_left_out() {
         assert_eq!((told.without_decided as f64, told.with_missed as f64), (without.0, with.1));
         assert!(told.gain.is_some_and(|told| (told - gain).abs() < 1e-6) && told.gain_deviation.is_some());
     });
+    let (_, page) = http::get(terrace.http(), "/api/learned");
+    let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    let shown = &page["prefetch"]["gain"];
+    assert!(shown["part"].as_f64().is_some_and(|shown| (shown - gain).abs() < 1e-6), "{shown}");
+    assert!(shown["deviation"].as_f64() > Some(0.0), "{shown}");
 }
 
 #[test]

@@ -128,11 +128,12 @@ const wanted = (counts) => {
   return ended ? (counts.used + counts.late) / ended : null;
 };
 
-function prefetch({ total, groups, floor, known_keys, bytes: held }) {
+function prefetch({ total, groups, gain, floor, known_keys, bytes: held }) {
   bars("pre-groups", groups.map(({ name, counts }) => (
     { name: name || "(empty)", note: `${percent(wanted(counts), 0)} wanted · ${count(counts.issued)} fetched`, part: wanted(counts) })), "nothing was fetched ahead yet");
   const off = floor > 1 ? "paused: too much was wasted lately" : `asks for ${percent(floor, 0)} certainty`;
-  set("pre-note", `${percent(wanted(total), 0)} wanted of ${count(total.issued)} fetched ahead, ${count(total.wasted)} wasted, ${count(total.late)} late; ${off}. ` +
+  const spared = gain ? `Of the misses it spares ${percent(gain.part)} (± ${percent(gain.deviation)}). ` : "What it spares is not known yet. ";
+  set("pre-note", spared + `${percent(wanted(total), 0)} wanted of ${count(total.issued)} fetched ahead, ${count(total.wasted)} wasted, ${count(total.late)} late; ${off}. ` +
     `${count(total.shadow)} only predicted. ${count(known_keys)} keys known in ${bytes(held)}.`);
 }
 
