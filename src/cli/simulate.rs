@@ -44,7 +44,7 @@ pub(super) struct Args {
     ///
     /// With anything but ignore, the result also tells the share of requests that were answered later than the TTL recorded
     /// with the value (stale), and for how long how many bytes were held. With tune, it compares that with the fixed TTL of
-    /// the same hit rate.
+    /// the same hit rate; in an L1 with room for all, as what is evicted counts as held on.
     #[arg(long, value_name = "ignore|recorded|tune|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
     /// Prefetch as a server would: auto fetches what has proven itself, shadow only measures.
