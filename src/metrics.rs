@@ -58,7 +58,7 @@ metrics! {
     REQUEST_SECONDS = "terrace_request_seconds", Histogram, ["port"], "How long requests took in the server: grpc (unary calls), resp (commands that do not block); one in 16 is timed and counts as 16.";
     FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
     TTL_ADVISED = "terrace_ttl_advised_seconds", Gauge, ["template"], "TTL that would suit the keys of a template; the first 256 of which enough is known.";
-    TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL that writes of a template without one get where a policy tunes it.";
+    TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL that writes of a template without one get where a policy tunes it, if their key comes back.";
     TOUCHES = "terrace_touches_total", Counter, ["result"], "Keys that a read was to give more life (touch_on_read): extended; or left, because L2 failed, or the key was gone or lived longer already.";
     L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
     L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";

@@ -146,7 +146,8 @@ impl Cache {
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
             let mut op = set(value.clone(), SetExpiry::Never);
-            rules.resolve(key, &mut op, now, self.core.tuned_ttl(&rules, key))?;
+            let tuned = self.core.tuned_ttl(&rules, key, &op);
+            rules.resolve(key, &mut op, now, tuned)?;
             lives.push(life_of(&op));
         }
         for (_, value) in &mut pairs {

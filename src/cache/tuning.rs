@@ -3,7 +3,9 @@
 //!
 //! A tuned TTL begins at what its policy would have given, or at the advice where that is nothing, and moves towards the
 //! advice by at most a doubling or a halving an hour. Each write gets it up to 10 % shorter or longer, so that what was
-//! written together does not expire together. Advice that lacks evidence changes nothing: what was tuned stays.
+//! written together does not expire together. Advice that lacks evidence changes nothing: what was tuned stays. That TTL is
+//! for the keys of its template that come back: [`Returns`] says which, and how long the others live. The bound of an hour
+//! is on the template's TTL.
 
 use std::{
     sync::{
@@ -22,11 +24,12 @@ use super::{
     policy::{Rules, Ttl},
 };
 use crate::{
-    clock::Tick,
+    clock::{Tick, millis},
     learn::{
         hot_keys::HotKeys,
         intervals::Intervals,
         recorder::{Event, Happened, is_sampled},
+        returns::{Returns, Terms},
     },
 };
 
@@ -46,6 +49,8 @@ const JITTER: f64 = 0.1;
 #[derive(Debug, Clone, Copy)]
 struct Tuned {
     ttl_ms: f64,
+    /// What changes allow.
+    fresh_ms: u64,
     at: Tick,
 }
 
@@ -55,6 +60,7 @@ pub(crate) struct Tuning {
     intervals: Mutex<Intervals>,
     hot_keys: Mutex<HotKeys>,
     hottest: ArcSwap<Vec<HotKey>>,
+    returns: Mutex<Returns>,
     /// By template.
     tuned: ArcSwap<HashMap<u64, Tuned>>,
     advice: ArcSwap<Vec<Advice>>,
@@ -65,8 +71,13 @@ impl Tuned {
     /// Moves towards the advice, as far as the time since allows.
     fn moved(self, advised_ms: f64, now: Tick) -> Self {
         let step = HOURLY_FACTOR.powf(now.since(self.at).as_secs_f64() / 3_600.0);
-        Self { ttl_ms: advised_ms.clamp(self.ttl_ms / step, self.ttl_ms * step), at: now }
+        Self { ttl_ms: advised_ms.clamp(self.ttl_ms / step, self.ttl_ms * step), at: now, ..self }
     }
+}
+
+/// Up to a tenth off.
+fn jittered(mean: Duration) -> Duration {
+    mean.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
 }
 
 /// What the learning of TTLs follows.
@@ -100,6 +111,9 @@ impl Core {
         let mut hot_keys = self.tuning.hot_keys.lock();
         for event in events.iter().filter(|event| !is_touch(event)) {
             hot_keys.note(&event.key, event.happened, event.at);
+            if event.happened == Happened::HitL2 {
+                self.tuning.returns.lock().seen(&event.key, event.at);
+            }
             if !is_sampled(&event.key) {
                 continue;
             }
@@ -113,19 +127,21 @@ impl Core {
             drop(intervals);
             hot_keys.forget(now);
             self.tuning.hottest.store(Arc::new(hot_keys.hottest(&rules.ttl)));
-            self.tune(&advice, now);
+            self.tune(&advice, &rules, now);
             self.tuning.advice.store(Arc::new(advice));
         }
     }
 
     /// Moves the tuned TTLs. Templates are as few as intervals knows, and those that it forgot go here too.
-    fn tune(&self, advice: &[Advice], now: Tick) {
+    fn tune(&self, advice: &[Advice], rules: &Rules, now: Tick) {
         let before = self.tuning.tuned.load();
         let tuned = advice.iter().map(|advice| {
             let advised_ms = advice.ttl_ms as f64;
-            let first = || Tuned { ttl_ms: advice.current_ttl_ms.map_or(advised_ms, |ms| ms.max(1) as f64), at: now };
+            let fresh_ms = rules.ttl.fresh_ms(advice.change.map(|change| change.mean_ms));
+            let first_ms = advice.current_ttl_ms.map_or(advised_ms, |ms| ms.max(1) as f64);
+            let first = || Tuned { ttl_ms: first_ms, fresh_ms, at: now };
             let tuned = before.get(&advice.template).copied().unwrap_or_else(first);
-            (advice.template, tuned.moved(advised_ms, now))
+            (advice.template, Tuned { fresh_ms, ..tuned.moved(advised_ms, now) })
         });
         let mut tuned: HashMap<u64, Tuned> = tuned.collect();
         for (template, kept) in before.iter() {
@@ -136,20 +152,41 @@ impl Core {
         self.tuning.tuned.store(Arc::new(tuned));
     }
 
-    /// The TTL of a write of this key that brought none, where its policy tunes it and enough is known; up to a tenth off.
-    pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
-        let mean = self.tuned_mean(rules, key)?;
-        Some(mean.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0)))
+    /// The TTL of this write, where it brought none, the policy of its key tunes and enough is known; up to a tenth off.
+    pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8], op: &Op) -> Option<Duration> {
+        let policy = rules.policy(key)?;
+        let terms = self.terms(rules, key)?;
+        let now = self.clock.now();
+        let mut returns = self.tuning.returns.lock();
+        let mean_ms = returns.life_ms(key, &terms, now);
+        // Nothing was learned that changes what its policy gives.
+        let is_default = !terms.is_advised && mean_ms == terms.ttl_ms;
+        let mean = Duration::from_millis(mean_ms);
+        let life = if is_default { mean } else { jittered(mean) };
+        // Other operations only give it to keys that they make.
+        if matches!(op, Op::Set { expiry: SetExpiry::Never, .. }) {
+            let capped = policy.max_ttl.map_or(life, |max| life.min(max));
+            returns.wrote(key, &terms, now, millis(capped));
+        }
+        Some(life)
     }
 
     /// What that is off from.
     pub(crate) fn tuned_mean(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
-        if rules.policy(key)?.ttl != Ttl::Tune {
-            return None;
-        }
+        let terms = self.terms(rules, key)?;
+        let life_ms = self.tuning.returns.lock().life_ms(key, &terms, self.clock.now());
+        Some(Duration::from_millis(life_ms))
+    }
+
+    /// What a write of this key is offered; `None` where its policy does not tune, or nothing gives it a TTL.
+    fn terms(&self, rules: &Rules, key: &[u8]) -> Option<Terms> {
+        let policy = rules.policy(key).filter(|policy| policy.ttl == Ttl::Tune)?;
         let (template, _) = self.stats.groups.template_of(key);
-        let tuned = self.tuning.tuned.load().get(&template).copied()?;
-        Some(Duration::from_millis(tuned.ttl_ms as u64))
+        let tuned = self.tuning.tuned.load().get(&template).copied();
+        let ttl_ms = tuned.map(|tuned| tuned.ttl_ms as u64).or(policy.default_ttl.map(millis))?;
+        let ttl_ms = policy.max_ttl.map_or(ttl_ms, |max| ttl_ms.min(millis(max)));
+        let fresh_ms = tuned.map_or(u64::MAX, |tuned| tuned.fresh_ms);
+        Some(Terms { template, ttl_ms, is_advised: tuned.is_some(), shortest_ms: millis(rules.ttl.min), fresh_ms })
     }
 
     /// Notes the length of a value that is about to be written, and the TTL it gets.
@@ -182,7 +219,8 @@ impl Cache {
     pub fn lives_of(&self, key: &[u8]) -> (Option<Duration>, Option<Duration>) {
         let rules = self.core.rules.load();
         let (default, max) = rules.lives_of(key);
-        (self.core.tuned_ttl(&rules, key).or(default), max)
+        let tuned = self.core.tuned_mean(&rules, key);
+        (tuned.map(|mean| if Some(mean) == default { mean } else { jittered(mean) }).or(default), max)
     }
 
     /// The hottest keys, each with its own intervals, as of the last ten seconds.
@@ -208,12 +246,11 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::millis;
 
     #[test]
     fn a_tuned_ttl_moves_by_a_doubling_an_hour_at_most() {
         let hour = millis(Duration::from_secs(3_600));
-        let tuned = Tuned { ttl_ms: 1_000.0, at: Tick(1) };
+        let tuned = Tuned { ttl_ms: 1_000.0, fresh_ms: u64::MAX, at: Tick(1) };
         assert_eq!(tuned.moved(1e9, Tick(1 + hour)).ttl_ms, 2_000.0);
         assert_eq!(tuned.moved(1.0, Tick(1 + hour)).ttl_ms, 500.0);
         assert_eq!(tuned.moved(1_500.0, Tick(1 + hour)).ttl_ms, 1_500.0);

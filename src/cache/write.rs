@@ -142,7 +142,8 @@ impl Cache {
         let mut results = Vec::with_capacity(ops.len());
         let mut accepted = Vec::with_capacity(ops.len());
         for (at, (key, mut op)) in ops.into_iter().enumerate() {
-            match rules.resolve(&key, &mut op, now, self.core.tuned_ttl(&rules, &key)) {
+            let tuned = self.core.tuned_ttl(&rules, &key, &op);
+            match rules.resolve(&key, &mut op, now, tuned) {
                 Ok(()) => {
                     self.core.note_set(&key, &op);
                     accepted.push((at, (key, op)));

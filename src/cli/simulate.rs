@@ -18,8 +18,10 @@ use crate::{
     learn::{self, Counts},
 };
 use engine::{Below, Expiry, Figures, Mode, Plan, Playback, Room, Run, Ttl};
+use line::{Against, Fixed};
 
 pub mod engine;
+mod line;
 mod plot;
 mod ttl;
 
@@ -41,7 +43,8 @@ pub(super) struct Args {
     /// Which expiry entries get: none, the trace's, one for all in seconds, or what a server with ttl = "tune" would learn.
     ///
     /// With anything but ignore, the result also tells the share of requests that were answered later than the TTL recorded
-    /// with the value (stale), and for how long how many bytes were held.
+    /// with the value (stale), and for how long how many bytes were held. With tune, it compares that with the fixed TTL of
+    /// the same hit rate; in an L1 with room for all, as what is evicted counts as held on.
     #[arg(long, value_name = "ignore|recorded|tune|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
     /// Prefetch as a server would: auto fetches what has proven itself, shadow only measures.
@@ -105,33 +108,52 @@ enum Capacity {
 /// Seed of every simulated L1.
 const SEED: u64 = 7;
 
+/// One plan, played.
+struct Played {
+    run: Run,
+    /// The same with fixed TTLs, the shortest first; none unless it is tuned.
+    line: Vec<Run>,
+}
+
 pub(super) fn run(args: Args) -> Result {
-    let runs = simulate(&args)?;
+    let all = simulate(&args)?;
     let name = Trace::name(&args.trace);
     match args.format {
-        Format::Text => print_table(&name, &runs),
-        Format::Json => runs.iter().for_each(|run| say(to_json(run, &name))),
+        Format::Text => print_table(&name, &all),
+        Format::Json => all.iter().for_each(|played| say(to_json(played, &name))),
     }
     if let Some(path) = &args.plot {
-        let drawing = plot::draw(&name, &runs);
+        let drawing = plot::draw(&name, &all);
         std::fs::write(path, drawing).map_err(|error| Failure::new(format_args!("{}: {error}", path.display())))?;
     }
     Ok(())
 }
 
-fn simulate(args: &Args) -> Result<Vec<Run>> {
+fn simulate(args: &Args) -> Result<Vec<Played>> {
     if args.ttl == Ttl::Tune && args.prefetch.iter().any(|&mode| mode != Mode::Off) {
         return Err(Failure::new("--ttl tune and --prefetch are simulated one at a time: leave one of them out"));
     }
     let is_relative = args.entries.iter().chain(&args.l1_size).any(|capacity| matches!(capacity, Capacity::Percent(_)));
     let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
     let below = if is_relative || is_ahead { below(&args.trace)? } else { Below::default() };
-    let mut runs: Vec<Run> = plans(args, &below).into_iter().map(Run::new).collect();
-    let mut played = Playback::new(below, Expiry { ttl: args.ttl, none_ms: args.ttl_none, min_ms: args.ttl_min });
+    let fixed_ms: &[u64] = if args.ttl == Ttl::Tune { &line::MULTIPLES } else { &[] };
+    let with_line = |plan: Plan| {
+        let line = fixed_ms.iter().map(move |times| Run::fixed(plan, times.saturating_mul(args.ttl_min)));
+        std::iter::once(Run::new(plan)).chain(line)
+    };
+    let mut runs: Vec<Run> = plans(args, &below).into_iter().flat_map(with_line).collect();
+    let mut playback = Playback::new(below, Expiry { ttl: args.ttl, none_ms: args.ttl_none, min_ms: args.ttl_min });
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
-        played.play(&request.map_err(Failure::new)?, &mut runs, |_, _| {});
+        playback.play(&request.map_err(Failure::new)?, &mut runs, |_, _| {});
     }
-    Ok(runs)
+    let mut all: Vec<Played> = Vec::new();
+    for run in runs {
+        match all.last_mut().filter(|_| run.fixed_ms().is_some()) {
+            Some(played) => played.line.push(run),
+            None => all.push(Played { run, line: Vec::new() }),
+        }
+    }
+    Ok(all)
 }
 
 /// One for each policy, capacity and mode of prefetch.
@@ -189,7 +211,8 @@ fn policy_name(run: &Run) -> &'static str {
     }
 }
 
-fn to_json(run: &Run, trace: &str) -> serde_json::Value {
+fn to_json(played: &Played, trace: &str) -> serde_json::Value {
+    let run = &played.run;
     let (unit, amount) = run.plan().room.parts();
     let Figures { requests, misses, l2_reads, counts, learned_bytes, .. } = run.figures();
     let Counts { issued, used, late, wasted, .. } = counts;
@@ -209,6 +232,12 @@ fn to_json(run: &Run, trace: &str) -> serde_json::Value {
     if run.ledger().is_kept() {
         line["stale_ratio"] = stale_ratio(run).into();
         line["byte_seconds"] = run.ledger().byte_seconds().into();
+    }
+    if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(run, &played.line) {
+        line["fixed"] =
+            json!({ "ttl_s": fixed.ttl_s, "stale_ratio": fixed.stale_ratio, "byte_seconds": fixed.byte_seconds });
+        line["bytes_over_fixed"] = bytes_ratio.into();
+        line["beaten_by_fixed"] = is_beaten.into();
     }
     line
 }
@@ -233,13 +262,13 @@ impl Capacity {
     }
 }
 
-fn print_table(trace: &str, runs: &[Run]) {
+fn print_table(trace: &str, all: &[Played]) {
     let width = trace.len().max(5);
     say(format_args!(
         "{:<width$}  {:<7}  {:>7}  {:>14}  {:>12}  {:>12}  {:>10}",
         "trace", "policy", "unit", "capacity", "requests", "misses", "miss_ratio"
     ));
-    for run in runs {
+    for Played { run, line } in all {
         let (unit, amount) = run.plan().room.parts();
         let (policy, ratio) = (policy_name(run), miss_ratio(run));
         let Figures { requests, misses, .. } = run.figures();
@@ -249,6 +278,16 @@ fn print_table(trace: &str, runs: &[Run]) {
         if run.ledger().is_kept() {
             let (stale, byte_seconds) = (stale_ratio(run), run.ledger().byte_seconds());
             say(format_args!("{:<width$}  of these stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
+        }
+        if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(run, line) {
+            let Fixed { ttl_s, stale_ratio, byte_seconds, .. } = fixed;
+            say(format_args!(
+                "{:<width$}  fixed TTL of equal hit rate: {ttl_s:.1} s, stale {stale_ratio:.4}, held {byte_seconds:.3e} \
+                 byte-seconds",
+                ""
+            ));
+            let verdict = if is_beaten { "the fixed one is better in all" } else { "no fixed TTL is better in all" };
+            say(format_args!("{:<width$}  tuned holds {bytes_ratio:.3} of its bytes: {verdict}", ""));
         }
     }
 }

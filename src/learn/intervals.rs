@@ -28,8 +28,9 @@ pub const KEYS_MAX: usize = 8_192;
 pub const TEMPLATES_MAX: usize = 1_024;
 /// The first term of the advice: so many mean access intervals.
 const ACCESS_FACTOR: f64 = 2.5;
-/// Intervals between reads below which nothing is advised.
-const EVIDENCE_MIN: usize = 20;
+/// Intervals between reads that must have been seen before something is advised, also where a template has fewer keys than it
+/// takes to keep so many.
+const EVIDENCE_MIN: u64 = 20;
 /// Intervals between changes below which changes are taken as unknown.
 const CHANGES_MIN: usize = 3;
 /// A write so soon after a miss fills in what was missing; an announcement so soon after a write is its echo.
@@ -57,9 +58,14 @@ impl Settings {
     /// The formula, milliseconds in and out.
     #[must_use]
     pub fn advise(&self, access_ms: f64, change_ms: Option<f64>) -> u64 {
-        let by_access = ACCESS_FACTOR * access_ms;
-        let by_change = change_ms.filter(|_| self.freshness > 0.0).map_or(f64::INFINITY, |ms| self.freshness * ms);
-        (by_access.min(by_change) as u64).clamp(millis(self.min), millis(self.max))
+        let by_access = (ACCESS_FACTOR * access_ms) as u64;
+        by_access.min(self.fresh_ms(change_ms)).clamp(millis(self.min), millis(self.max))
+    }
+
+    /// Its second term, what changes allow: `u64::MAX` where none are known, or do not matter.
+    #[must_use]
+    pub fn fresh_ms(&self, change_ms: Option<f64>) -> u64 {
+        change_ms.filter(|_| self.freshness > 0.0).map_or(u64::MAX, |ms| (self.freshness * ms) as u64)
     }
 }
 
@@ -68,6 +74,8 @@ impl Settings {
 struct Last {
     ms: [u64; KEPT],
     count: u8,
+    /// How many there have been.
+    seen: u32,
     at: Option<Tick>,
 }
 
@@ -83,6 +91,7 @@ impl Last {
         self.ms.copy_within(..KEPT - 1, 1);
         self.ms[0] = interval;
         self.count = (self.count + 1).min(KEPT as u8);
+        self.seen = self.seen.saturating_add(1);
     }
 
     /// Newest first.
@@ -311,10 +320,10 @@ impl Intervals {
 
 fn advice_of(template: u64, name: Arc<str>, tracks: &[&Track], settings: &Settings) -> Option<Advice> {
     let all = |of: fn(&Track) -> &Last| tracks.iter().flat_map(|track| of(track).intervals()).copied().collect();
-    let access = Spread::of(all(|track| &track.reads));
-    if access.count < EVIDENCE_MIN {
+    if tracks.iter().map(|track| u64::from(track.reads.seen)).sum::<u64>() < EVIDENCE_MIN {
         return None;
     }
+    let access = Spread::of(all(|track| &track.reads));
     let change = Some(Spread::of(all(|track| &track.changes))).filter(|spread| spread.count >= CHANGES_MIN);
     let change_ms = change.map(|spread| spread.mean_ms);
     let ttl_ms = settings.advise(access.mean_ms, change_ms);
@@ -419,8 +428,13 @@ mod tests {
     #[test]
     fn too_little_is_no_evidence() {
         let mut intervals = Intervals::default();
-        (0..EVIDENCE_MIN as u64).for_each(|number| note(&mut intervals, number, HIT, number));
+        (0..EVIDENCE_MIN).for_each(|number| note(&mut intervals, number, HIT, number));
         assert!(intervals.advice(&SETTINGS).is_empty(), "no key was read twice");
+        // One key that is alone in its template tells as much as many.
+        (100..99 + EVIDENCE_MIN).for_each(|second| note(&mut intervals, 0, HIT, second));
+        assert!(intervals.advice(&SETTINGS).is_empty(), "one interval too few");
+        note(&mut intervals, 0, HIT, 200);
+        assert_eq!(intervals.advice(&SETTINGS).len(), 1);
     }
 
     /// Changes of one of three keys that are read each second for ten minutes, where each minute `what` happens to it.

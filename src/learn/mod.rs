@@ -11,6 +11,7 @@
 //! * `templates`: rules between kinds of keys, which carry over to keys never seen.
 //! * [`intervals`]: how often keys are read and change, and which TTL that asks for.
 //! * [`hot_keys`]: the same of the hottest keys, each by itself.
+//! * [`returns`]: which keys come back once their life is over, and so which of them the TTL of their template is for.
 //! * [`shape`]: splits keys into tokens and learns which of them vary.
 //! * [`snapshot`]: what was learned, as bytes.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
@@ -23,6 +24,7 @@ pub mod hot_keys;
 pub mod intervals;
 mod proof;
 pub mod recorder;
+pub mod returns;
 mod shadow;
 pub mod shape;
 mod show;

@@ -14,7 +14,11 @@ use crate::{
     cli::trace::Request,
     clock::Tick,
     l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Staged, Token},
-    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller},
+    learn::{
+        self, Counts, FETCHES_MAX, Learner, Moment, Presence, World,
+        recorder::Caller,
+        returns::{Returns, Terms},
+    },
     model::Key,
 };
 
@@ -164,16 +168,18 @@ impl Playback {
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let key = Key::copied(&request.key).ok();
         let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
-        let ttl_ms = match self.expiry.ttl {
-            Ttl::Tune => Some(self.tuner.ttl_ms(&request.key, self.now)),
-            Ttl::Ignore | Ttl::Recorded | Ttl::Fixed(_) => self.ttl_of(request.ttl_ms),
-        };
+        let terms = (self.expiry.ttl == Ttl::Tune).then(|| self.tuner.terms(&request.key, self.now));
         let recorded_ms = request.ttl_ms.or(self.expiry.none_ms);
         for (number, run) in runs.iter_mut().enumerate() {
+            let tuned_ms = terms.filter(|_| run.fixed_ms.is_none()).map(|terms| run.life_ms(request, &terms, self.now));
+            let ttl_ms = run.fixed_ms.or(tuned_ms).or_else(|| self.ttl_of(request.ttl_ms));
             // What Terrace does not take is a miss each time.
             let fill = self.fill(run.plan.room, request.size, ttl_ms);
             let expires_at = self.end_of(ttl_ms);
             let hit = run.request(key.as_ref().zip(fill), caller, self);
+            if let Some((terms, life_ms)) = terms.zip(tuned_ms).filter(|_| !hit) {
+                run.returns.wrote(&request.key, &terms, self.now, life_ms);
+            }
             if self.expiry.ttl != Ttl::Ignore {
                 run.ledger.note(request, hit, self.now, expires_at, recorded_ms);
             }
@@ -230,6 +236,9 @@ pub struct Run {
     misses: u64,
     l2_reads: u64,
     ledger: Ledger,
+    /// One TTL for all, ms, whatever the requests are played with.
+    fixed_ms: Option<u64>,
+    returns: Returns,
 }
 
 impl Run {
@@ -247,7 +256,23 @@ impl Run {
         };
         let epoch = l1.begin(Tick::FAR);
         let ahead = (plan.prefetch != Mode::Off).then(|| Ahead::new(plan.learn));
-        Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger: Ledger::default() }
+        let (ledger, returns) = (Ledger::default(), Returns::default());
+        Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger, fixed_ms: None, returns }
+    }
+
+    /// The same with one TTL for all, ms.
+    pub(super) fn fixed(plan: Plan, ttl_ms: u64) -> Self {
+        Self { fixed_ms: Some(ttl_ms), ..Self::new(plan) }
+    }
+
+    /// The one TTL for all, ms, that it was made with.
+    pub(super) fn fixed_ms(&self) -> Option<u64> {
+        self.fixed_ms
+    }
+
+    /// The tuned life, ms, of a value that comes in now.
+    fn life_ms(&self, request: &Request, terms: &Terms, now: Tick) -> u64 {
+        self.returns.life_ms(&request.key, terms, now)
     }
 
     /// What it was made from.

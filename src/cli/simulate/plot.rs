@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{engine::Run, miss_ratio, policy_name};
+use super::{Played, miss_ratio, policy_name};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
@@ -11,8 +11,8 @@ const MARGIN: f64 = 60.0;
 const COLORS: [&str; 4] = ["#0b6e99", "#d9730d", "#4d6461", "#ad1a72"];
 
 /// Draws the runs of one trace. Entries and bytes share the axis, each with its own lines.
-pub(super) fn draw(trace: &str, runs: &[Run]) -> String {
-    let amounts = || runs.iter().map(|run| run.plan().room.parts().1 as f64);
+pub(super) fn draw(trace: &str, all: &[Played]) -> String {
+    let amounts = || all.iter().map(|played| played.run.plan().room.parts().1 as f64);
     let (least, most) = amounts().fold((f64::MAX, 1.0_f64), |(least, most), a| (least.min(a), most.max(a)));
     let scale = Scale { least: least.min(most), most };
     let mut svg = format!(
@@ -21,7 +21,7 @@ pub(super) fn draw(trace: &str, runs: &[Run]) -> String {
     );
     text(&mut svg, WIDTH / 2.0, 24.0, "middle", &format!("{}: miss ratio by capacity", escaped(trace)));
     axes(&mut svg, &scale);
-    for (number, line) in lines(runs).iter().enumerate() {
+    for (number, line) in lines(all).iter().enumerate() {
         curve(&mut svg, &scale, line, number);
     }
     svg.push_str("</svg>\n");
@@ -51,9 +51,9 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-fn lines(runs: &[Run]) -> Vec<Line> {
+fn lines(all: &[Played]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
-    for run in runs {
+    for Played { run, .. } in all {
         let (unit, amount) = run.plan().room.parts();
         let label = format!("{}, {unit}", policy_name(run));
         let point = (amount as f64, miss_ratio(run));

@@ -23,7 +23,7 @@ struct Command {
     args: Args,
 }
 
-fn played(trace: &str, flags: &str) -> Vec<Run> {
+fn played(trace: &str, flags: &str) -> Vec<Played> {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(trace.as_bytes()).expect("written");
     let words = ["simulate", file.path().to_str().expect("a path")].into_iter().chain(flags.split(' '));
@@ -31,7 +31,7 @@ fn played(trace: &str, flags: &str) -> Vec<Run> {
 }
 
 fn misses(trace: &str, flags: &str) -> Vec<u64> {
-    played(trace, flags).iter().map(|run| run.figures().misses).collect()
+    played(trace, flags).iter().map(|played| played.run.figures().misses).collect()
 }
 
 #[test]
@@ -65,6 +65,30 @@ fn json_lines_have_the_fields_that_were_promised() {
             "l2_reads": 1 })
     );
     assert_eq!(to_json(&runs[1], "t")["bytes"], json!(1 << 20));
+}
+
+#[test]
+fn tuned_ttls_are_for_keys_that_come_back() {
+    let mut rng = fastrand::Rng::with_seed(9);
+    // Of the keys of one template, 40 are read each 30 s or so, each two times at once; as many reads are of a key that is
+    // never read again.
+    let request = |at: u64| match (at % 4, rng.u64(..40)) {
+        (0, _) => format!("{}.5,user:{},100,60\n", at / 4, 1_000 + at),
+        (2, _) => format!("{}.5,user:{},100,60\n", at / 4, 5_000 + at),
+        (_, number) => format!("{}.5,user:{number},100,60\n{}.5,user:{number},100,60\n", at / 4, at / 4),
+    };
+    let trace: String = (0..8_000).map(request).collect();
+    let tuned = to_json(&played(&trace, "--entries 100% --ttl tune")[0], "t");
+    let of = |fixed: &serde_json::Value, field: &str| fixed[field].as_f64().expect("a number");
+    assert!(of(&tuned, "bytes_over_fixed") < 0.8, "{tuned}");
+    assert_eq!(tuned["beaten_by_fixed"], json!(false));
+    // The fixed TTL that it names does as it says.
+    let ttl_s = of(&tuned["fixed"], "ttl_s");
+    let same = to_json(&played(&trace, &format!("--entries 100% --ttl {ttl_s}"))[0], "t");
+    assert!((of(&same, "miss_ratio") - of(&tuned, "miss_ratio")).abs() < 0.02, "{tuned} {same}");
+    let byte_seconds = of(&tuned["fixed"], "byte_seconds");
+    assert!((of(&same, "byte_seconds") / byte_seconds - 1.0).abs() < 0.1, "{tuned} {same}");
+    assert_eq!(same["fixed"], serde_json::Value::Null, "what is not tuned is not compared");
 }
 
 #[test]

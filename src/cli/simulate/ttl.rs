@@ -7,10 +7,11 @@ use hashbrown::HashMap;
 
 use crate::{
     cli::trace::Request,
-    clock::Tick,
+    clock::{Tick, millis},
     learn::{
-        intervals::{self, Intervals},
+        intervals::{self, Advice, Intervals},
         recorder::{Happened, Sample},
+        returns::Terms,
         shape::Shapes,
     },
     model::Key,
@@ -25,7 +26,8 @@ pub(super) struct Tuner {
     settings: intervals::Settings,
     intervals: Intervals,
     shapes: Shapes,
-    ttls_ms: HashMap<u64, u64>,
+    /// What is advised, and what changes allow, by template.
+    ttls_ms: HashMap<u64, (u64, u64)>,
     advised_at: Tick,
 }
 
@@ -42,8 +44,8 @@ impl Tuner {
         }
     }
 
-    /// The TTL that a value of this key would get now; learns from the request.
-    pub(super) fn ttl_ms(&mut self, key: &[u8], now: Tick) -> u64 {
+    /// What a value of this key would be offered now; learns from the request.
+    pub(super) fn terms(&mut self, key: &[u8], now: Tick) -> Terms {
         let shape = self.shapes.learn(key);
         if let Ok(key) = Key::copied(key) {
             let name = || shape.name(&key);
@@ -51,11 +53,15 @@ impl Tuner {
         }
         if now.0.saturating_sub(self.advised_at.0) >= ADVISE_EVERY_MS {
             self.advised_at = now;
-            let advice = self.intervals.advice(&self.settings);
-            self.ttls_ms.extend(advice.iter().map(|advice| (advice.template, advice.ttl_ms)));
+            let settings = self.settings;
+            let fresh_ms = |advice: &Advice| settings.fresh_ms(advice.change.map(|change| change.mean_ms));
+            let advice = self.intervals.advice(&settings);
+            self.ttls_ms.extend(advice.iter().map(|advice| (advice.template, (advice.ttl_ms, fresh_ms(advice)))));
         }
-        let shortest = u64::try_from(self.settings.min.as_millis()).unwrap_or(u64::MAX);
-        self.ttls_ms.get(&shape.hash).copied().unwrap_or(shortest)
+        let shortest_ms = millis(self.settings.min);
+        let advised = self.ttls_ms.get(&shape.hash).copied();
+        let (ttl_ms, fresh_ms) = advised.unwrap_or((shortest_ms, u64::MAX));
+        Terms { template: shape.hash, ttl_ms, is_advised: advised.is_some(), shortest_ms, fresh_ms }
     }
 }
 
