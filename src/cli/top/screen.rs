@@ -151,7 +151,7 @@ struct Shown<'s> {
 
 impl<'s> Screen<'s> {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
-        let rows = [Constraint::Length(4), Constraint::Min(0), Constraint::Length(1)];
+        let rows = [Constraint::Length(5), Constraint::Min(0), Constraint::Length(1)];
         let [head, middle, foot] = Layout::vertical(rows).areas(frame.area());
         frame.render_widget(Paragraph::new(self.head()), head);
         let halves = if middle.width >= WIDE {
@@ -183,6 +183,7 @@ impl<'s> Screen<'s> {
             Line::from(vec![Span::from(format!("{now} reads/s now")).bold(), Span::from(self.rates())]),
             Line::from(self.l2()),
             Line::from(self.sizes()),
+            Line::from(self.learned()),
         ]
     }
 
@@ -219,6 +220,22 @@ impl<'s> Screen<'s> {
     fn sizes(&self) -> String {
         let sizes = self.0.capacity.sizes.iter().map(|size| format!("  {}x {}", size.scale, percent(size.l1_hit_rate)));
         format!("L1 at{}", sizes.collect::<String>())
+    }
+
+    fn learned(&self) -> String {
+        let learning = self.0.stats.learning.unwrap_or_default();
+        let (ahead, over_ms) = self.0.window().map_or((None, 0), |window| (window.prefetch, window.over_ms));
+        let ahead = ahead.unwrap_or_default();
+        let wanted = ahead.used + ahead.late;
+        let ended = wanted + ahead.wasted;
+        let asks = if learning.floor > 1.0 { "paused".to_owned() } else { percent(Some(f64::from(learning.floor))) };
+        format!(
+            "learned {} keys  ahead {}/s  wanted {}  asks {asks}  TTLs advised {}",
+            count(learning.known_keys as f64),
+            count(per_second(ahead.issued, over_ms)),
+            percent((ended > 0).then(|| wanted as f64 / ended as f64)),
+            count(learning.ttl_templates as f64),
+        )
     }
 
     fn shown(&self) -> Vec<Shown<'s>> {
@@ -317,7 +334,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::proto::{GroupStats, GroupWindow, L2Stats, TopKey};
+    use crate::proto::{GroupStats, GroupWindow, L2Stats, LearningStats, PrefetchCounts, TopKey};
 
     fn state() -> State {
         let names = ["user:{d}:cart", "session:*", "other"];
@@ -336,12 +353,14 @@ mod tests {
             over_ms: 10_000,
             reads: Some(reads(911, 191)),
             groups: groups.collect(),
+            prefetch: Some(PrefetchCounts { issued: 50, used: 29, late: 1, wasted: 10, shadow: 0 }),
             ..WindowStats::default()
         };
         let held = names.iter().zip([5, 50, 500]);
         let stats = GetStatsResponse {
             uptime_ms: 75_000,
             reads: Some(reads(911, 191)),
+            learning: Some(LearningStats { known_keys: 12, floor: 0.5, ..LearningStats::default() }),
             l2: Some(L2Stats { kind: "redis".into(), up: true, ..L2Stats::default() }),
             windows: vec![window],
             groups: held
@@ -373,12 +392,16 @@ mod tests {
         Screen(state).shown().iter().map(|group| group.name).collect()
     }
 
+    const LEARNED: &str = "learned 12 keys  ahead 5/s  wanted 75.0 %  asks 50.0 %  TTLs advised 0";
+
     #[test]
     fn it_fits_small_and_large_terminals() {
         let state = state();
         for (width, height) in [(80, 24), (160, 50)] {
             let picture = drawn(&state, width, height);
-            for part in ["up 1m 15s", "L2 redis up", "user:{d}:cart", "90.0 %", "session:*", "user:7:cart", "q quit"] {
+            for part in
+                ["up 1m 15s", "L2 redis up", "user:{d}:cart", "90.0 %", "session:*", "user:7:cart", "q quit", LEARNED]
+            {
                 assert!(picture.contains(part), "{part} at {width} x {height}:\n{picture}");
             }
         }
