@@ -60,7 +60,7 @@ fn learner() -> Learner {
 fn a_rule_holds_for_keys_never_seen_whatever_they_look_like() {
     let word = |n: u64| -> String { (0..7).map(|at| char::from(b'a' + (n >> (at * 4) & 15) as u8)).collect() };
     type Keys<'a> = &'a dyn Fn(u64) -> [String; 3];
-    let schemes: [(&str, Keys<'_>); 7] = [
+    let schemes: [(&str, Keys<'_>); 12] = [
         ("numbers", &|n| [format!("user:{n}"), format!("profile:{n}"), format!("user:{n}:rights")]),
         ("paths", &|n| ["", "/items", "/total"].map(|part| format!("/api/v1/orders/{n}{part}"))),
         ("tenants", &|n| ["order", "bill", "mail"].map(|kind| format!("t{}/{kind}/{n}", n % 40))),
@@ -68,6 +68,13 @@ fn a_rule_holds_for_keys_never_seen_whatever_they_look_like() {
         ("uuids", &|n| ["x", "y", "z"].map(|kind| format!("{kind}:00000000-0000-4000-8000-{n:012x}"))),
         ("words", &|n| ["x", "y", "z"].map(|kind| format!("{kind}:{}", word(n * 7_919)))),
         ("pages", &|n| [1, 2, 3].map(|page| format!("list:{n}:page:{page}"))),
+        ("the id first", &|n| [format!("{n}"), format!("{n}:profile"), format!("{n}:rights")]),
+        ("hash tags", &|n| ["user", "cart", "mail"].map(|kind| format!("{{{n}}}.{kind}"))),
+        ("without a separator", &|n| ["user", "profile", "rights"].map(|kind| format!("{kind}{n}"))),
+        ("queries", &|n| ["p", "q", "r"].map(|page| format!("/{page}?id={n}&lang=en"))),
+        ("one of two", &|n| {
+            [format!("a:{}:{}", n % 99_991, n / 3), format!("b:{}", n % 99_991), format!("c:{}", n / 3)]
+        }),
     ];
     for (name, keys) in schemes {
         let (mut learner, mut memory) = (learner(), Memory::default());
