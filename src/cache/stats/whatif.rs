@@ -12,7 +12,8 @@
 //! told up to 2.5 points too little on the traces of `benches/what_if`; now it is 0.6 where the sample was halved.
 //!
 //! Reads in the sample wait in a queue of [`WAITING_MAX`]; what finds no room is left out. Counts are those of the last ten to
-//! twenty minutes. One ghost is as large as L1 itself: what it says beside what L1 does is how good the estimate is.
+//! twenty minutes. Ghosts know what reads brought up and nothing that was prefetched. One is as large as L1 itself: what L1
+//! does beyond what it says is what prefetch answers, and how far the estimate is off.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -88,7 +89,7 @@ pub struct Estimate {
     pub scale: f64,
     /// That in bytes.
     pub capacity_bytes: u64,
-    /// The part of all reads that it would answer; `None` before the first.
+    /// The part of all reads that it would answer without prefetch; `None` before the first.
     pub l1_hit_rate: Option<f64>,
 }
 
