@@ -64,7 +64,7 @@ metrics! {
     L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
     L1_CAPACITY = "terrace_l1_capacity_bytes", Gauge, [], "Bound on the weight (l1.size).";
     L1_REMOVED = "terrace_l1_removed_total", Counter, ["cause"], "Entries that left L1: size, expired, invalidated, replaced.";
-    L1_WHAT_IF = "terrace_l1_what_if_hit_rate", Gauge, ["scale"], "The part of reads that L1 would answer at 0.5, 1, 2, 4 times its size, estimated; absent before the first.";
+    L1_WHAT_IF = "terrace_l1_what_if_hit_rate", Gauge, ["scale"], "The part of reads that L1 would answer at 0.5, 1, 2, 4 times its size without prefetch, estimated; absent before the first.";
     L1_PROMOTED = "terrace_l1_promoted_total", Counter, [], "Values brought up from L2.";
     L1_FILLS_VOIDED = "terrace_l1_fills_voided_total", Counter, [], "Fills that an invalidation overtook: nothing was inserted.";
     L2_UP = "terrace_l2_up", Gauge, [], "1 while L2 answers.";

@@ -15,7 +15,7 @@ pub(crate) use record::{Lifetime, Record};
 /// Longest key, bytes. Fixed: L1 and the embedded store rely on it.
 pub const KEY_MAX_BYTES: usize = 64 * 1024;
 /// Keys of Terrace's own records begin with this; clients neither see nor touch them.
-pub const RESERVED_PREFIX: &[u8] = b"__terrace:";
+pub const RESERVED_PREFIX: &[u8; 10] = b"__terrace:";
 
 /// A key that was checked: 1 B to [`KEY_MAX_BYTES`], not reserved. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +43,7 @@ impl Key {
     /// The key of a record of Terrace's own, which no client can name. `name` is short.
     #[must_use]
     pub(crate) fn own(name: &[&[u8]]) -> Self {
-        Self([RESERVED_PREFIX, &name.concat()].concat().into())
+        Self([&RESERVED_PREFIX[..], &name.concat()].concat().into())
     }
 
     /// The bytes.

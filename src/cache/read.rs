@@ -94,7 +94,10 @@ impl Cache {
         if is_own(key) {
             return None;
         }
-        let hit = self.core.opened(self.core.l1.get(key, now, true)?, now)?;
+        let mut hit = self.core.l1.get(key, now, true)?;
+        if !self.core.open(&mut hit, now) {
+            return None;
+        }
         let before = self.counters.hit_l1(hit.group);
         if before.is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
             self.core.samples.note(key, hit.filled_at, now);

@@ -98,7 +98,8 @@ pub fn check_tag(name: &[u8]) -> Result<()> {
 /// Whether this is a record of Terrace's own. They may be in L1, where clients must not see them.
 #[inline]
 pub(super) fn is_own(key: &[u8]) -> bool {
-    key.starts_with(RESERVED_PREFIX)
+    // Of a known length, so that no function is called for it: each read asks.
+    key.first_chunk() == Some(RESERVED_PREFIX)
 }
 
 /// Whether bytes begin like a header: what passes to Redis as it is must not bring such a value.
@@ -204,22 +205,21 @@ impl Core {
     }
 
     /// A copy whose tags are known to be valid, with its header found; a plain one as it is.
+    pub(super) fn opened(&self, mut hit: Hit, now: Tick) -> Option<Hit> {
+        self.open(&mut hit, now).then_some(hit)
+    }
+
+    /// As [`Core::opened`], in place: whether its tags are known to be valid.
     #[inline]
-    pub(super) fn opened(&self, hit: Hit, now: Tick) -> Option<Hit> {
-        if codec::is_marked(&hit.value) {
-            self.opened_behind_head(hit, |key| self.l1.get(key, now, true))
-        } else {
-            Some(hit)
-        }
+    pub(super) fn open(&self, hit: &mut Hit, now: Tick) -> bool {
+        !codec::is_marked(&hit.value) || self.open_behind_head(hit, |key| self.l1.get(key, now, true))
     }
 
     /// As [`Core::opened`] for a copy past the coherence bound: its tags may be as old.
-    pub(super) fn opened_stale(&self, hit: Hit, now: Tick, grace: Duration) -> Option<Hit> {
-        if codec::is_marked(&hit.value) {
-            self.opened_behind_head(hit, |key| self.l1.get_stale(key, now, grace))
-        } else {
-            Some(hit)
-        }
+    pub(super) fn opened_stale(&self, mut hit: Hit, now: Tick, grace: Duration) -> Option<Hit> {
+        let is_valid =
+            !codec::is_marked(&hit.value) || self.open_behind_head(&mut hit, |key| self.l1.get_stale(key, now, grace));
+        is_valid.then_some(hit)
     }
 
     /// As [`Core::opened`], for inspection.
@@ -230,20 +230,18 @@ impl Core {
 
     /// `look` counts as a use of a tag's record: without it the policy would think that nobody wants the ids.
     #[cold]
-    fn opened_behind_head(&self, hit: Hit, look: impl Fn(&[u8]) -> Option<Hit>) -> Option<Hit> {
-        let value = codec::opened(hit.value);
+    fn open_behind_head(&self, hit: &mut Hit, look: impl Fn(&[u8]) -> Option<Hit>) -> bool {
+        hit.value = codec::opened(std::mem::take(&mut hit.value));
         self.in_use.met();
         let mut key: SmallVec<[u8; RECORD_BYTES]> = SmallVec::from_slice(RESERVED_PREFIX);
         key.extend_from_slice(ID_PREFIX);
         let prefix_bytes = key.len();
-        for tag in codec::tags(value.head())? {
+        let mut is_known = |tag: &Tag| {
             key.truncate(prefix_bytes);
             key.extend_from_slice(&tag.name);
-            if id_in(&look(&key)?.value) != Some(tag.id) {
-                return None;
-            }
-        }
-        Some(Hit { value, ..hit })
+            look(&key).and_then(|record| id_in(&record.value)) == Some(tag.id)
+        };
+        codec::tags(hit.value.head()).is_some_and(|tags| tags.iter().all(&mut is_known))
     }
 }
 

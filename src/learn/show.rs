@@ -69,7 +69,10 @@ impl Learner {
     pub fn predict(&self, key: &[u8], world: &World<'_>) -> Vec<Prediction> {
         let mut all: Vec<Prediction> = Vec::new();
         for Successor { key, tried, right, p, .. } in self.successors(key).unwrap_or_default() {
-            let why = format!("followed this key: {right} of the last {} trials", tried.min(8));
+            let why = match tried.min(8) {
+                0 => "followed this key, not tried yet".to_owned(),
+                tried => format!("followed this key: {right} of the last {tried} trials"),
+            };
             all.push(Prediction { key, p, fetched: false, why });
         }
         for made in self.templates.said(key) {

@@ -251,6 +251,8 @@ fn what_was_learned_can_be_looked_at() {
     let said = learner.predict(b"user:987654", &world);
     assert_eq!((said[0].key.as_slice(), said[0].fetched), (&b"profile:987654"[..], true), "{said:?}");
     assert!(said[0].why.contains("profile:{1} of user:{d}"), "{}", said[0].why);
+    let once = learner.predict(b"user:7", &world);
+    assert!(once[0].why.starts_with("followed this key, not tried yet"), "{}", once[0].why);
     assert_eq!(learner.successors(b"user:7").expect("known")[0].key, b"profile:7");
     assert_eq!(learner.successors(b"user:987654"), None);
     assert!(learner.rules().iter().any(|(template, _)| template == "user:{d}"));

@@ -4,6 +4,7 @@
 //! * [`requests`]: how long requests take, by port.
 //! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
 //!   keys is the sum over the groups.
+//! * `owner`: which thread counts hits without a lock.
 //! * [`top`]: the keys that cost most.
 //! * [`windows`]: what was counted in the last minute, five minutes, hour.
 //! * [`whatif`]: what L1 would answer at other sizes.
@@ -11,6 +12,7 @@
 //! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
 
 pub mod groups;
+mod owner;
 pub mod requests;
 pub mod top;
 pub mod whatif;
@@ -27,6 +29,7 @@ use parking_lot::Mutex;
 pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
+    owner::Owner,
     requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
@@ -52,6 +55,7 @@ use crate::{
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct Counters {
+    owner: Owner,
     /// By number of the group; a page of its own, so that no two workers share a cache line.
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
@@ -64,6 +68,7 @@ impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
         Self {
+            owner: Owner::default(),
             reads,
             fills: CachePadded::default(),
             below: Below::default(),
@@ -94,6 +99,8 @@ struct FillCounters {
 /// User reads of one key group.
 #[derive(Debug, Default)]
 struct ReadCounters {
+    /// Hits in L1, counted by the owner.
+    hits: AtomicU64,
     /// In the order of [`Outcome`].
     outcomes: [AtomicU64; 5],
     coalesced: AtomicU64,
@@ -110,10 +117,16 @@ impl Counters {
         }
     }
 
-    /// A user read was answered by L1; how many of its group had been before.
+    /// A user read was answered by L1; how many of its group had been before, at this thread.
     #[inline]
     pub(crate) fn hit_l1(&self, group: u8) -> u64 {
-        self.reads[usize::from(group)].outcomes[Outcome::HitL1 as usize].fetch_add(1, Relaxed)
+        let reads = &self.reads[usize::from(group)];
+        if !self.owner.is_here() {
+            return reads.hit_elsewhere();
+        }
+        let before = reads.hits.load(Relaxed);
+        reads.hits.store(before + 1, Relaxed);
+        before
     }
 
     /// One call that read `keys` from L2 has ended, `failed` of them in an error.
@@ -249,10 +262,16 @@ pub struct Fills {
 }
 
 impl ReadCounters {
+    /// As [`Counters::hit_l1`], where this thread is not the owner.
+    #[cold]
+    fn hit_elsewhere(&self) -> u64 {
+        self.outcomes[Outcome::HitL1 as usize].fetch_add(1, Relaxed)
+    }
+
     fn load(&self) -> Reads {
         let count = |outcome: Outcome| self.outcomes[outcome as usize].load(Relaxed);
         Reads {
-            hit_l1: count(Outcome::HitL1),
+            hit_l1: self.hits.load(Relaxed) + count(Outcome::HitL1),
             stale: count(Outcome::Stale),
             hit_l2: count(Outcome::HitL2),
             miss: count(Outcome::Miss),

@@ -1,9 +1,13 @@
 //! How long requests take in the server, by port: what their callers wait for, without the network.
 //!
 //! One request in [`ONE_IN`] is timed, drawn by lot, and counted so many times: a look at the clock at both ends of each
-//! would be the dearest part of what a hit in L1 costs here. Lots instead of turns, because callers have patterns.
+//! would be the dearest part of what a hit in L1 costs here. Lots instead of turns, because callers have patterns; what is
+//! drawn is how many requests pass until the next, so that those cost a subtraction.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::Counters;
 use crate::{
@@ -28,7 +32,11 @@ pub enum Port {
 
 /// What one worker has timed.
 #[derive(Debug, Default)]
-pub(super) struct Timed([Histogram; 2]);
+pub(super) struct Timed {
+    by_port: [Histogram; 2],
+    /// Single requests that pass before one is timed. Where two threads count here at once, one may be lost.
+    passing: AtomicU64,
+}
 
 /// How long requests took, microseconds; each that was timed stands for [`ONE_IN`].
 #[derive(Debug, Clone, Default)]
@@ -43,20 +51,33 @@ impl Timed {
     /// Counts `requests` that took `ns` together, if the lot falls on one of them.
     #[inline]
     pub(super) fn draw(&self, port: Port, ns: u64, requests: u64) {
-        if is_drawn(requests) {
+        if self.is_drawn(requests) {
             self.note(port, ns, requests);
         }
+    }
+
+    /// Whether the lot falls on one of so many requests. Those that stand for more than [`ONE_IN`] together always count, as
+    /// many as they are.
+    #[inline]
+    fn is_drawn(&self, requests: u64) -> bool {
+        if requests != 1 {
+            return requests >= ONE_IN || fastrand::u64(..ONE_IN) < requests;
+        }
+        let passing = self.passing.load(Relaxed);
+        // From none to twice the mean.
+        self.passing.store(passing.checked_sub(1).unwrap_or_else(|| fastrand::u64(..2 * ONE_IN - 1)), Relaxed);
+        passing == 0
     }
 
     /// Counts requests that were drawn.
     fn note(&self, port: Port, ns: u64, requests: u64) {
         let each_us = (ns / requests.max(1)).div_ceil(1_000);
-        self.0[port as usize].record_many_us(each_us, requests.max(ONE_IN));
+        self.by_port[port as usize].record_many_us(each_us, requests.max(ONE_IN));
     }
 
     pub(super) fn add_to(&self, sum: &mut Requests) {
-        self.0[Port::Grpc as usize].add_to(&mut sum.grpc);
-        self.0[Port::Resp as usize].add_to(&mut sum.resp);
+        self.by_port[Port::Grpc as usize].add_to(&mut sum.grpc);
+        self.by_port[Port::Resp as usize].add_to(&mut sum.resp);
     }
 }
 
@@ -65,13 +86,6 @@ impl Requests {
     pub(super) fn less(&self, before: &Self) -> Self {
         Self { grpc: self.grpc.less(&before.grpc), resp: self.resp.less(&before.resp) }
     }
-}
-
-/// Whether the lot falls on one of so many requests. Those that stand for more than [`ONE_IN`] together always count, as many
-/// as they are.
-#[inline]
-fn is_drawn(requests: u64) -> bool {
-    requests >= ONE_IN || fastrand::u64(..ONE_IN) < requests
 }
 
 /// Times one request until it is dropped: also one whose caller gives up counts with the time it had.
@@ -94,7 +108,7 @@ impl Cache {
     #[must_use]
     pub fn time_request(&self, port: Port) -> Option<Stopwatch> {
         let begin = || Stopwatch { counters: Arc::clone(&self.counters), port, begun_ns: stopwatch_ns() };
-        is_drawn(1).then(begin)
+        self.counters.timed.is_drawn(1).then(begin)
     }
 
     /// So many requests took `ns` together.

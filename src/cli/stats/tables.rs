@@ -212,7 +212,7 @@ fn ranking(by: TopBy, top: &crate::proto::TopKeysResponse) -> String {
 
 fn sizes(seen: &Seen) -> String {
     let capacity = &seen.capacity;
-    let title = format!("L1 at another size, from 1 key in {}", capacity.one_in);
+    let title = format!("L1 at another size, without prefetch, from 1 key in {}", capacity.one_in);
     let mut rows = vec![row([&title, "size", "L1 hit rate"])];
     for size in &capacity.sizes {
         rows.push(vec![format!("{} x", size.scale), bytes(size.capacity_bytes), percent(size.l1_hit_rate)]);

@@ -118,7 +118,7 @@ function sizesChart(data) {
       { ...axis, size: 62, space: 34, values: (_, ticks) => ticks.map((v) => percent(v, v < .1 ? 1 : 0)) },
     ],
     series: [{ label: "L1 of", value: (_, v) => (v == null ? "–" : bytes(v)) },
-      line("would miss", "--c2", percent, { ...filled("--c2"), points: { show: true, size: 7, fill: color("--c2") } }),
+      line("would miss without prefetch", "--c2", percent, { ...filled("--c2"), points: { show: true, size: 7, fill: color("--c2") } }),
       { ...dots("misses, last 5 min", "--c3"), value: (_, v) => percent(v) }],
   }, data);
 }
