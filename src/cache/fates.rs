@@ -125,7 +125,7 @@ impl Fates {
                 Happened::FirstUse | Happened::Hit(_) => continue,
             };
             // What has left since is not why.
-            let departure = departure(key, at).filter(|departure| departure.at <= at);
+            let departure = departure(key, at).filter(|departure| departure.explains(at));
             let fate = slot(&mut fates, key);
             let tag_gone = outcome == Outcome::Miss && fate.tag_gone_at.take_if(|gone| *gone <= at).is_some();
             let is_first = fate.is_unread();
@@ -195,7 +195,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{learn::recorder::Caller, model::Key};
+    use crate::{l1::Left, learn::recorder::Caller, model::Key};
 
     fn event(key: &str, happened: Happened, at: u64) -> Event {
         Event { key: Key::copied(key.as_bytes()).expect("a key"), happened, caller: Caller::UNKNOWN, at: Tick(at) }
@@ -218,6 +218,23 @@ mod tests {
         let others = noted(&[event("k", VALUE, 1_000), event("k", Happened::Invalidated, 2_500)]).of(b"k");
         assert_eq!(others.write.map(|write| write.by), Some(Writer::Elsewhere));
         assert_eq!(noted(&[event("k", VALUE, 1)]).of(b"other"), Fate::default());
+    }
+
+    #[test]
+    fn what_had_ended_explains_a_read_whenever_it_was_removed() {
+        let explained = |left, left_at, filled_at| {
+            let (at, filled_at) = (Tick(left_at), Tick(filled_at));
+            let fates = Fates::default();
+            let departure = |_: &[u8], _| Some(Departure { left, at, filled_at, used_at: None });
+            fates.note(&[event("k", Happened::Miss, 1_000)], Flavor::None, departure);
+            fates.of(b"k").read.is_some_and(|read| read.departure.is_some())
+        };
+        for left in [Left::Expired, Left::Evicted] {
+            assert!(explained(left, 1_000, 10), "{left:?}");
+            assert!(!explained(left, 1_500, 1_000), "{left:?}: the read itself brought it");
+        }
+        assert!(explained(Left::Expired, 1_500, 10), "swept after the read, which it did not answer");
+        assert!(!explained(Left::Evicted, 1_500, 10));
     }
 
     #[test]

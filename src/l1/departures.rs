@@ -7,7 +7,7 @@
 use super::types::{Departure, Left};
 use crate::{clock::Tick, model::Record};
 
-/// Departures that a shard remembers: 12 KB.
+/// Departures that a shard remembers: 16 KB.
 const KEPT: usize = 512;
 /// Places that a departure may have.
 const WAYS: usize = 4;
@@ -18,6 +18,7 @@ struct Kept {
     hash: u32,
     left: Left,
     at: Tick,
+    filled_at: Tick,
     /// [`Tick::ZERO`]: no read was ever answered with it.
     used_at: Tick,
 }
@@ -46,7 +47,7 @@ impl Departures {
             Some((true, at)) => (2, at),
         });
         if let Some(place) = place {
-            *place = Some(Kept { hash, left, at, used_at });
+            *place = Some(Kept { hash, left, at, filled_at: record.born_at(at), used_at });
         }
     }
 
@@ -54,6 +55,6 @@ impl Departures {
     pub(super) fn find(&self, hash: u32) -> Option<Departure> {
         let kept = *self.0.get(Self::places(hash))?.iter().flatten().find(|kept| kept.hash == hash)?;
         let used_at = Some(kept.used_at).filter(|at| *at != Tick::ZERO);
-        Some(Departure { left: kept.left, at: kept.at, used_at })
+        Some(Departure { left: kept.left, at: kept.at, filled_at: kept.filled_at, used_at })
     }
 }

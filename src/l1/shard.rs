@@ -278,7 +278,8 @@ impl<P: Policy> Shard<P> {
             () if !epochs.is_open(slot.epoch(), now) => Left::Closed,
             () => return None,
         };
-        Some(Departure { left, at: now, used_at: (record.hits() > 0).then(|| record.used_at(now)) })
+        let used_at = (record.hits() > 0).then(|| record.used_at(now));
+        Some(Departure { left, at: now, filled_at: record.born_at(now), used_at })
     }
 
     /// What it holds and what left, by group.

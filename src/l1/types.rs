@@ -178,8 +178,23 @@ pub struct Departure {
     pub left: Left,
     /// When it left; for one that only waits to be removed, when somebody asked.
     pub at: Tick,
+    /// When it came in.
+    pub filled_at: Tick,
     /// When a read was last answered with it, approximate; `None` if none was.
     pub used_at: Option<Tick>,
+}
+
+impl Departure {
+    /// Whether this is why a read at `at` was not answered by L1. What leaves by its own end was not answered any more
+    /// before it was removed.
+    #[must_use]
+    pub fn explains(&self, at: Tick) -> bool {
+        let had_ended = match self.left {
+            Left::Expired | Left::TooOld | Left::Banned | Left::Ended | Left::Closed => self.filled_at < at,
+            Left::Evicted | Left::Changed | Left::Replaced => false,
+        };
+        self.at <= at || had_ended
+    }
 }
 
 /// Size of L1 now.
