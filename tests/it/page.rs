@@ -2,7 +2,10 @@
 //!
 //! The browser is Debian's package `chromium`; where it is missing, its part says so and is left out.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use redis::Commands;
 use serde_json::Value;
@@ -160,14 +163,25 @@ fn a_browser_shows_it_under_load_without_an_error() {
     let before = points();
     eventually("there are points", || points() >= before + 2);
     let profile = tempfile::tempdir().unwrap();
-    let output = Command::new("chromium")
+    let mut browser = Command::new("chromium");
+    browser
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
         .args(["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(["--virtual-time-budget=9000", "--dump-dom"])
-        .arg(format!("http://{}/", server.http()))
-        .output()
-        .unwrap();
+        .arg(format!("http://{}/", server.http()));
+    // Its tiles tell of the last minute.
+    let is_shown = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_shown.load(Relaxed) {
+                traffic(&server);
+            }
+        });
+        let output = browser.output();
+        is_shown.store(true, Relaxed);
+        output.unwrap()
+    });
     let dom = String::from_utf8_lossy(&output.stdout);
     let log = String::from_utf8_lossy(&output.stderr);
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
