@@ -16,12 +16,15 @@
 //! * [`snapshot`]: what was learned, as bytes.
 //! * [`recorder`]: how workers tell what happens, without ever waiting.
 
+mod absent;
 mod associations;
 mod budget;
 mod callers;
 pub mod control;
+mod forms;
 pub mod hot_keys;
 pub mod intervals;
+mod lateness;
 mod proof;
 pub mod recorder;
 pub mod returns;
@@ -39,10 +42,13 @@ use hashbrown::HashMap;
 
 pub use self::show::{Prediction, RuleView, Successor};
 use self::{
+    absent::Absent,
     associations::{Graph, NodeRef},
     budget::Budget,
     callers::{Callers, Context},
     control::{Control, Evidence, Set},
+    forms::{GROUPS, form_of, group_of, hash_of, head_of, pair_of},
+    lateness::Lateness,
     proof::{Proof, State},
     recorder::Caller,
     shadow::Shadow,
@@ -210,44 +216,6 @@ pub struct Group {
     pub name: String,
     /// Its counts.
     pub counts: Counts,
-}
-
-fn hash_of(key: &[u8]) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = foldhash::fast::FixedState::with_seed(0x7E44_ACE5).build_hasher();
-    hasher.write(key);
-    hasher.finish()
-}
-
-/// What stands before a key's first separator.
-fn head_of(key: &[u8]) -> &[u8] {
-    let end = key.iter().skip(1).position(|byte| !byte.is_ascii_alphanumeric()).map_or(key.len(), |at| at + 1);
-    &key[..end]
-}
-
-/// Groups that are counted apart.
-const GROUPS: usize = 64;
-
-/// The group of a key: one of 64, by its head.
-fn group_of(key: &[u8]) -> u8 {
-    (shape::hash_of(0, head_of(key)) >> 58) as u8
-}
-
-/// What a key looks like, one of 256: its head, unless that varies, and its template. Keys of no structure may be of any
-/// kind: they are one of the first 64, by chance.
-fn form_of(key: &[u8], shape: &Shape) -> u8 {
-    let head = head_of(key);
-    if head.len() == key.len() {
-        return group_of(key);
-    }
-    let varies = shape.tokens.first().is_none_or(|token| token.is_variable && !token.is_few);
-    let form = shape::hash_of(shape.hash, if varies { b"" } else { head });
-    (GROUPS as u64 + (form >> 32) % (256 - GROUPS as u64)) as u8
-}
-
-/// Names a pair of forms, one of 256: keys of the one look are followed by keys of the other about as often.
-fn pair_of(form: u8, target: u8) -> u8 {
-    if usize::from(form) < GROUPS { form } else { (shape::hash_of(u64::from(form), &[target]) >> 56) as u8 }
 }
 
 impl Learner {
@@ -541,66 +509,5 @@ fn note(proof: &mut Proof, templates: &mut Templates, source: Source, right: boo
     match source {
         Source::Edge(state) => proof.note(state, right),
         Source::Rule(rule) => templates.note(rule, right),
-    }
-}
-
-/// Keys that were lately found not to be there below.
-struct Absent(Vec<(u64, u64)>);
-
-impl Absent {
-    /// Keys remembered, and for how many events.
-    const KEYS: usize = 4_096;
-    const EVENTS: u64 = 8_192;
-
-    fn note(&mut self, hash: u64, event: u64) {
-        self.0[hash as usize % Self::KEYS] = (hash, event);
-    }
-
-    fn is(&self, hash: u64, event: u64) -> bool {
-        let (known, at) = self.0[hash as usize % Self::KEYS];
-        known == hash && event - at < Self::EVENTS && at > 0
-    }
-}
-
-impl Default for Absent {
-    fn default() -> Self {
-        Self(vec![(0, 0); Self::KEYS])
-    }
-}
-
-/// Whether background fetches come in time, by how soon their key is due.
-#[derive(Debug, Default)]
-struct Lateness {
-    late: [f32; associations::CONTEXT + 1],
-    skipped: u32,
-}
-
-impl Lateness {
-    /// Weight of one outcome.
-    const STEP: f32 = 1.0 / 32.0;
-    /// Part of late ones above which fetching is no use.
-    const MANY: f32 = 1.0 / 3.0;
-    /// Then one in so many is tried all the same.
-    const TRY_EVERY: u32 = 64;
-
-    fn at(lag: u8) -> usize {
-        usize::from(lag).min(associations::CONTEXT)
-    }
-
-    fn note(&mut self, lag: u8, late: bool) {
-        let part = &mut self.late[Self::at(lag)];
-        *part += (f32::from(u8::from(late)) - *part) * Self::STEP;
-    }
-
-    fn is_off(&self, lag: u8) -> bool {
-        self.late[Self::at(lag)] > Self::MANY
-    }
-
-    fn may(&mut self, lag: u8) -> bool {
-        if !self.is_off(lag) {
-            return true;
-        }
-        self.skipped += 1;
-        self.skipped.is_multiple_of(Self::TRY_EVERY)
     }
 }
