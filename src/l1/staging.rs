@@ -8,6 +8,9 @@
 //! turn, or asked for soon after it was dropped unused; three fewer when an entry is missed that the policy has just
 //! dropped and that the places of half the queue would have kept.
 //!
+//! And what waits for longer than predictions take to come true goes as well: where next to nothing is prefetched any more,
+//! no later arrival would ever push it out, and L1 would be smaller for nothing.
+//!
 //! Locks: `order` and `left` are leaves; no shard is locked while `order` is held.
 
 use std::{collections::VecDeque, sync::OnceLock};
@@ -29,6 +32,12 @@ const DISPLACED_COST: u64 = 3;
 const LEFT_MAX: usize = 4_096;
 /// Drops that are remembered, of each kind; 128 KB.
 const DROPS: usize = 16_384;
+/// How long an entry waits at most, in fills on demand: this part of L1's entries, in tenths, and at least so many. Twice as
+/// long as the learner waits.
+const PATIENCE_TENTHS: u64 = 4;
+const PATIENCE_MIN: u64 = 128;
+/// It is looked for such with one fill in so many.
+const LOOK_EVERY: u64 = 4;
 /// Places in the queue that used entries left, per entry that may wait, before the oldest have to go all the same.
 const SLACK: u64 = 8;
 
@@ -39,6 +48,8 @@ pub(super) struct Waiting {
     pub(super) hash: u32,
     /// Its number in the order of arrival; its slot's mark says the same.
     pub(super) serial: u32,
+    /// Fills on demand before it came.
+    pub(super) fills: u64,
 }
 
 /// The queue.
@@ -50,6 +61,8 @@ pub(super) struct Staging {
     places: AtomicU64,
     /// Arrivals so far.
     serial: AtomicU64,
+    /// Fills on demand while something waited.
+    fills: AtomicU64,
     left: Mutex<VecDeque<Record>>,
     /// Misses of entries that places given to this queue would have kept.
     displaced: AtomicU64,
@@ -92,6 +105,7 @@ impl Staging {
             bytes: AtomicU64::new(0),
             places: AtomicU64::new(START),
             serial: AtomicU64::new(0),
+            fills: AtomicU64::new(0),
             left: Mutex::new(VecDeque::new()),
             displaced: AtomicU64::new(0),
             drops: OnceLock::new(),
@@ -137,6 +151,26 @@ impl Staging {
     /// The one that came first, if any; it may have gone already.
     pub(super) fn first(&self) -> Option<Waiting> {
         self.order.lock().pop_front()
+    }
+
+    /// Fills on demand so far, to say when an entry came.
+    pub(super) fn fills(&self) -> u64 {
+        self.fills.load(Relaxed)
+    }
+
+    /// One more fill on demand. Returns the entry that has waited for too long, if any; it may have gone already.
+    pub(super) fn filled(&self, room: impl FnOnce() -> u64) -> Option<Waiting> {
+        if self.entries.load(Relaxed) == 0 {
+            return None;
+        }
+        let fills = self.fills.fetch_add(1, Relaxed);
+        if !fills.is_multiple_of(LOOK_EVERY) {
+            return None;
+        }
+        let patience = (room() * PATIENCE_TENTHS / 10).max(PATIENCE_MIN);
+        let mut order = self.order.lock();
+        let is_overdue = order.front().is_some_and(|first| first.fills + patience < fills);
+        if is_overdue { order.pop_front() } else { None }
     }
 
     /// An entry is staged no more.

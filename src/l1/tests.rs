@@ -600,13 +600,21 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| hit.is_first_use));
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| !hit.is_first_use), "once");
         assert_eq!((l1.residence(&key(520), Tick(1)), l1.staged().entries), (Residence::Resident, 9));
-        // Demand never pushes them out.
-        for number in 600..900 {
-            put(&l1, &key(number), forever(b"v"), Tick(1));
-        }
+        // Demand does not push them out, as long as it may still be for them.
+        let mut demand = 600..;
+        let mut fill = |count| {
+            for number in demand.by_ref().take(count) {
+                put(&l1, &key(number), forever(b"v"), Tick(1));
+            }
+        };
+        fill(128);
         assert_eq!(l1.staged().entries, 9);
         l1.invalidate(&key(521));
         assert_eq!((l1.staged().entries, unused(&l1)), (8, vec![key(521).to_vec()]));
+        fill(100);
+        let overdue: Vec<_> = (522..530).map(|number| key(number).to_vec()).collect();
+        assert_eq!((l1.staged().entries, unused(&l1)), (0, overdue), "what nobody asked for in all that time goes");
+        (540..548).for_each(|number| assert_eq!(stage(&l1, number), Filled::Inserted));
         l1.clear();
         assert_eq!((l1.staged().entries, unused(&l1).len()), (0, 8));
         l1.validate().expect("all parts agree");

@@ -135,7 +135,8 @@ impl<P: Policy> Tier<P> {
         let filled = self.fill_as(key, token, fill, now, Some(serial));
         if filled == Filled::Inserted {
             let place = self.place(key);
-            let overdue = self.staging.queue(Waiting { cell: place.cell, hash: place.hash, serial }, room);
+            let (cell, hash, fills) = (place.cell, place.hash, self.staging.fills());
+            let overdue = self.staging.queue(Waiting { cell, hash, serial, fills }, room);
             overdue.into_iter().for_each(|waiting| self.drop_staged(waiting));
         }
         filled
@@ -153,6 +154,9 @@ impl<P: Policy> Tier<P> {
     }
 
     pub(in crate::l1) fn fill(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
+        if let Some(overdue) = self.staging.filled(|| self.room_entries()) {
+            self.drop_staged(overdue);
+        }
         self.fill_as(key, token, fill, now, None)
     }
 
