@@ -90,6 +90,11 @@ fn played(requests: &[Request], plan: Plan) -> (Figures, f64) {
     (run[0].figures(), ns)
 }
 
+/// So many of a hundred, at least one.
+fn part(keys: u64, percent: u64) -> u64 {
+    (keys * percent / 100).max(1)
+}
+
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
@@ -112,14 +117,14 @@ fn traces(seeds: u64) -> Result {
         requests.iter().for_each(|request| below.add(request));
         for percent in PERCENTS {
             compare(&Trace::name(&file), &requests, (percent, below.keys()), seeds);
-            studies(&folder, &Trace::name(&file), (below.keys() * percent / 100).max(1))?;
+            studies(&folder, &Trace::name(&file), part(below.keys(), percent))?;
         }
     }
     Ok(())
 }
 
 fn compare(name: &str, requests: &[Request], (percent, keys): (u64, u64), seeds: u64) {
-    let entries = (keys * percent / 100).max(1);
+    let entries = part(keys, percent);
     let total = requests.len() as u64;
     let lru = Plan { policy: PolicyKind::Lru, shards: Some(1), ..plan(entries, Mode::Off, 1, 1) };
     let lru = ratio(played(requests, lru).0.misses, total);

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use super::{
     Cache, Core, Op, SetExpiry,
-    policy::{Rules, Ttl},
+    policy::{Policy, Rules, Ttl},
 };
 use crate::{
     clock::{Tick, millis},
@@ -73,6 +73,11 @@ impl Tuned {
         let step = HOURLY_FACTOR.powf(now.since(self.at).as_secs_f64() / 3_600.0);
         Self { ttl_ms: advised_ms.clamp(self.ttl_ms / step, self.ttl_ms * step), at: now, ..self }
     }
+}
+
+/// The policy of a key, if it tunes.
+fn tuning_policy<'r>(rules: &'r Rules, key: &[u8]) -> Option<&'r Policy> {
+    rules.policy(key).filter(|policy| policy.ttl == Ttl::Tune)
 }
 
 /// Up to a tenth off.
@@ -154,8 +159,8 @@ impl Core {
 
     /// The TTL of this write, where it brought none, the policy of its key tunes and enough is known; up to a tenth off.
     pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8], op: &Op) -> Option<Duration> {
-        let policy = rules.policy(key)?;
-        let terms = self.terms(rules, key)?;
+        let policy = tuning_policy(rules, key)?;
+        let terms = self.terms(rules, policy, key)?;
         let now = self.clock.now();
         let mut returns = self.tuning.returns.lock();
         let mean_ms = returns.life_ms(key, &terms, now);
@@ -173,14 +178,13 @@ impl Core {
 
     /// What that is off from.
     pub(crate) fn tuned_mean(&self, rules: &Rules, key: &[u8]) -> Option<Duration> {
-        let terms = self.terms(rules, key)?;
+        let terms = self.terms(rules, tuning_policy(rules, key)?, key)?;
         let life_ms = self.tuning.returns.lock().life_ms(key, &terms, self.clock.now());
         Some(Duration::from_millis(life_ms))
     }
 
-    /// What a write of this key is offered; `None` where its policy does not tune, or nothing gives it a TTL.
-    fn terms(&self, rules: &Rules, key: &[u8]) -> Option<Terms> {
-        let policy = rules.policy(key).filter(|policy| policy.ttl == Ttl::Tune)?;
+    /// What a write of this key is offered by its policy, which tunes; `None` where nothing gives it a TTL.
+    fn terms(&self, rules: &Rules, policy: &Policy, key: &[u8]) -> Option<Terms> {
         let (template, _) = self.stats.groups.template_of(key);
         let tuned = self.tuning.tuned.load().get(&template).copied();
         let ttl_ms = tuned.map(|tuned| tuned.ttl_ms as u64).or(policy.default_ttl.map(millis))?;

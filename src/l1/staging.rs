@@ -32,8 +32,8 @@ const DISPLACED_COST: u64 = 3;
 const LEFT_MAX: usize = 4_096;
 /// Drops that are remembered, of each kind; 128 KB.
 const DROPS: usize = 16_384;
-/// How long an entry waits at most, in fills on demand: this part of L1's entries, in tenths, and at least so many. Twice as
-/// long as the learner waits.
+/// How long an entry waits at most, in fills on demand: this part of L1's entries, in tenths, and at least so many. At
+/// least twice as long as the learner waits.
 const PATIENCE_TENTHS: u64 = 4;
 const PATIENCE_MIN: u64 = 128;
 /// It is looked for such with one fill in so many.

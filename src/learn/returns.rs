@@ -127,8 +127,11 @@ impl Returns {
     pub fn life_ms(&self, key: &[u8], terms: &Terms, now: Tick) -> u64 {
         let &Terms { ttl_ms, is_advised, .. } = terms;
         let shortest = if is_advised { terms.shortest_ms.min(ttl_ms) } else { ttl_ms };
-        let Some(wait) = self.find(key).and_then(|place| place.wait_at(now)) else {
-            return if self.is_new_in_vain(key, terms) { shortest } else { ttl_ms };
+        let place = self.find(key).map(|at| self.places[at]);
+        let Some(wait) = place.and_then(|place| place.wait_at(now)) else {
+            let is_forgotten = place.is_none() && self.reach_ms.is_some_and(|reach| reach < ttl_ms as f64);
+            let is_in_vain = self.firsts.get(&terms.template).is_some_and(|firsts| firsts.are_in_vain());
+            return if is_in_vain && !is_forgotten { shortest } else { ttl_ms };
         };
         let raised_max = terms.shortest_ms.saturating_mul(RAISED_SHORTEST).min(terms.fresh_ms);
         let raised = ttl_ms.max(((RAISED_WAITS * wait) as u64).min(raised_max));
@@ -138,10 +141,11 @@ impl Returns {
     /// A value of this key, which gets a life of so many ms, is written.
     pub fn wrote(&mut self, key: &[u8], terms: &Terms, now: Tick, life_ms: u64) {
         let ends_at = Tick(now.0.saturating_add(life_ms));
-        let Some(place) = self.find_mut(key) else {
+        let Some(at) = self.find(key) else {
             self.begin(key, terms.template, now, ends_at);
             return;
         };
+        let place = &mut self.places[at];
         let is_first_return = place.wait_ms.is_none() && now > place.ends_at;
         let is_soon = now.0.saturating_sub(place.ends_at.0) <= terms.ttl_ms;
         *place = Place { wait_ms: place.wait_at(now), ends_at, ..*place };
@@ -155,17 +159,10 @@ impl Returns {
 
     /// L2 answered a read of this key: where its life was over, another node has written it.
     pub fn seen(&mut self, key: &[u8], at: Tick) {
-        if let Some(place) = self.find_mut(key)
-            && at > place.ends_at
-        {
+        let place = self.find(key).map(|place| &mut self.places[place]);
+        if let Some(place) = place.filter(|place| at > place.ends_at) {
             *place = Place { wait_ms: place.wait_at(at), ends_at: at, ..*place };
         }
-    }
-
-    /// Whether this key is new, and new keys of its template are not worth more than the shortest TTL.
-    fn is_new_in_vain(&self, key: &[u8], terms: &Terms) -> bool {
-        let is_forgotten = self.find(key).is_none() && self.reach_ms.is_some_and(|reach| reach < terms.ttl_ms as f64);
-        !is_forgotten && self.firsts.get(&terms.template).is_some_and(|firsts| firsts.are_in_vain())
     }
 
     fn begin(&mut self, key: &[u8], template: u64, now: Tick, ends_at: Tick) {
@@ -185,16 +182,11 @@ impl Returns {
         }
     }
 
-    fn find(&self, key: &[u8]) -> Option<&Place> {
+    /// Where this key is.
+    fn find(&self, key: &[u8]) -> Option<usize> {
         let (set, tag) = place_of(key);
         let mut ways = self.places.get(set..set + WAYS)?.iter();
-        ways.find(|place| place.tag == tag && place.ends_at > Tick::ZERO)
-    }
-
-    fn find_mut(&mut self, key: &[u8]) -> Option<&mut Place> {
-        let (set, tag) = place_of(key);
-        let mut ways = self.places.get_mut(set..set + WAYS)?.iter_mut();
-        ways.find(|place| place.tag == tag && place.ends_at > Tick::ZERO)
+        ways.position(|place| place.tag == tag && place.ends_at > Tick::ZERO).map(|way| set + way)
     }
 }
 
@@ -278,7 +270,7 @@ mod tests {
         (11..50).for_each(|ten| returns.seen(&name(1), Tick(ten * 10 * SECOND)));
         assert_eq!(write(&mut returns, 1, &TERMS, 500), 100, "10 s");
         returns.seen(&name(2), Tick(SECOND));
-        assert_eq!(returns.find(&name(2)).map(|place| place.tag), None, "reads make nobody known");
+        assert_eq!(returns.find(&name(2)), None, "reads make nobody known");
     }
 
     #[test]

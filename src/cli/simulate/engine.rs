@@ -14,11 +14,7 @@ use crate::{
     cli::trace::Request,
     clock::Tick,
     l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Staged, Token},
-    learn::{
-        self, Counts, FETCHES_MAX, Learner, Moment, Presence, World,
-        recorder::Caller,
-        returns::{Returns, Terms},
-    },
+    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller, returns::Returns},
     model::Key,
 };
 
@@ -171,7 +167,8 @@ impl Playback {
         let terms = (self.expiry.ttl == Ttl::Tune).then(|| self.tuner.terms(&request.key, self.now));
         let recorded_ms = request.ttl_ms.or(self.expiry.none_ms);
         for (number, run) in runs.iter_mut().enumerate() {
-            let tuned_ms = terms.filter(|_| run.fixed_ms.is_none()).map(|terms| run.life_ms(request, &terms, self.now));
+            let terms = terms.filter(|_| run.fixed_ms.is_none());
+            let tuned_ms = terms.map(|terms| run.returns.life_ms(&request.key, &terms, self.now));
             let ttl_ms = run.fixed_ms.or(tuned_ms).or_else(|| self.ttl_of(request.ttl_ms));
             // What Terrace does not take is a miss each time.
             let fill = self.fill(run.plan.room, request.size, ttl_ms);
@@ -268,11 +265,6 @@ impl Run {
     /// The one TTL for all, ms, that it was made with.
     pub(super) fn fixed_ms(&self) -> Option<u64> {
         self.fixed_ms
-    }
-
-    /// The tuned life, ms, of a value that comes in now.
-    fn life_ms(&self, request: &Request, terms: &Terms, now: Tick) -> u64 {
-        self.returns.life_ms(&request.key, terms, now)
     }
 
     /// What it was made from.
