@@ -102,12 +102,12 @@ fn what_is_copied_into_it_is_what_was_built() {
     let command = said(build, "RUN").join(" && ");
     let binary = command.split_once("--bin ").unwrap().1.split_whitespace().next().unwrap();
     assert!(
-        command.contains("cargo build") && command.contains("--release") && command.contains("--locked"),
+        command.contains("cargo build") && command.contains("--profile image") && command.contains("--locked"),
         "{command}"
     );
     assert!(env!("CARGO_BIN_EXE_terrace").ends_with(binary), "{binary}");
     let stage = said(build, "FROM")[0].split_once(" AS ").unwrap().1;
-    let built = format!("--from={stage} {}/target/release/{binary} ", said(build, "WORKDIR")[0]);
+    let built = format!("--from={stage} {}/target/image/{binary} ", said(build, "WORKDIR")[0]);
     assert!(said(last, "COPY")[0].starts_with(&built), "{built}");
 }
 
