@@ -17,9 +17,9 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use terrace::{
-    cache::{Cache, Core, Flavor, Rules, resident::CoreStore},
+    cache::{Cache, Core, Flavor, Rules, l1_store::CoreStore},
     clock::{Clock, stopwatch_ns},
-    grpc::{self, Edge, Settings},
+    grpc::{self, Edge, GrpcSettings},
     l1,
     l2::none::NoneBackend,
     node::Node,
@@ -115,7 +115,7 @@ async fn serve_terrace(listener: TcpListener) {
     let core = Core::new(settings, Flavor::None, rules, clock.clone());
     let backend = NoneBackend::new(CoreStore::new(&core));
     let settings =
-        Settings { message_max: 16 << 20, timeout: Duration::from_secs(5), in_flight_max: 256 << 20, warm_rate: 1 };
+        GrpcSettings { message_max: 16 << 20, timeout: Duration::from_secs(5), in_flight_max: 256 << 20, warm_rate: 1 };
     let edge = Arc::new(Edge {
         cache: Cache::new(core, backend),
         node: Arc::new(Node::new(&clock, Vec::new())),

@@ -232,7 +232,8 @@ const STAYING: usize = 100_000;
 
 /// A second thread reads what stays while the other sweeps.
 fn expiry() {
-    give_memory_back();
+    #[cfg(feature = "jemalloc")]
+    terrace::allocator::return_freed_pages();
     let ours = Ours::new(4 * EXPIRING);
     let value = Bytes::from(vec![b'v'; 64]);
     let empty = rss_bytes();
@@ -345,23 +346,6 @@ fn read_while(l1: &L1, now: Tick, sweeping: &AtomicBool, done: &AtomicBool) -> (
         latencies.saturating_record(ns);
     }
     (before, during)
-}
-
-/// As the server does: freed pages go back to the system after two seconds.
-fn give_memory_back() {
-    #[cfg(feature = "jemalloc")]
-    {
-        use tikv_jemalloc_ctl::{Access, AsName};
-        const DECAY_MS: isize = 2_000;
-        let settings = [
-            tikv_jemalloc_ctl::background_thread::write(true),
-            "arenas.dirty_decay_ms\0".name().write(DECAY_MS),
-            "arenas.muzzy_decay_ms\0".name().write(DECAY_MS),
-            "arena.0.dirty_decay_ms\0".name().write(DECAY_MS),
-            "arena.0.muzzy_decay_ms\0".name().write(DECAY_MS),
-        ];
-        settings.into_iter().filter_map(Result::err).for_each(|error| eprintln!("jemalloc keeps its default: {error}"));
-    }
 }
 
 fn main() {

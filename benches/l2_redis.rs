@@ -18,7 +18,7 @@ use terrace::{
     clock::stopwatch_ns,
     l2::{
         Backend, Deadlines, State, Tunables,
-        redis::{Redis, RedisBackend, Settings, tls::TlsFiles, url::RedisUrl},
+        redis::{Redis, RedisBackend, RedisSettings, TlsFiles, url::RedisUrl},
     },
     model::Key,
 };
@@ -43,7 +43,7 @@ fn main() {
 
 async fn measure_ours(server: &RedisServer, callers: usize, operations: usize) {
     let settings =
-        Settings::new(RedisUrl::parse(&server.url()).expect("a URL"), TlsFiles::default()).expect("settings");
+        RedisSettings::new(RedisUrl::parse(&server.url()).expect("a URL"), TlsFiles::default()).expect("settings");
     let deadline = Duration::from_secs(30);
     let tunables = Tunables::new(Deadlines { read: deadline, write: deadline }, 1 << 20);
     let backend = Arc::new(Redis::new(&settings, tunables).backend());

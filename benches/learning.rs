@@ -39,7 +39,11 @@ use terrace::{
     cli::trace::Trace,
     clock::{Tick, stopwatch_ns},
     grpc::client::{CacheClient, InsightClient},
-    learn::{Learner, Moment, Presence, Settings, World, recorder::Recorder, snapshot::Cursor},
+    learn::{
+        prefetch::{L1View, Learner, PrefetchSettings, Presence, Trigger},
+        recorder::Recorder,
+        snapshot::Cursor,
+    },
     proto::{GetRequest, GetStatsRequest},
 };
 use tonic::transport::Channel;
@@ -197,7 +201,7 @@ fn tap_ns() -> f64 {
     let keys: Vec<String> = (0..KEYS).map(hit_key).collect();
     let begun_ns = thread_cpu_ns();
     for hit in 0..HITS {
-        tap.hit(black_box(keys[hit as usize % KEYS].as_bytes()), Caller(1), Tick(1));
+        tap.record_hit(black_box(keys[hit as usize % KEYS].as_bytes()), Caller(1), Tick(1));
         // As often as the job does that empties the rings, at 200,000 hits a second.
         if hit % 4_096 == 0 {
             events.clear();
@@ -265,7 +269,7 @@ struct Memory {
 impl Memory {
     fn new(room: usize) -> Self {
         Self {
-            learner: Learner::new(Settings::default()),
+            learner: Learner::new(PrefetchSettings::default()),
             resident: HashSet::new(),
             order: VecDeque::new(),
             staged: HashSet::new(),
@@ -277,20 +281,20 @@ impl Memory {
     }
 
     fn read(&mut self, key: &[u8], caller: Caller) {
-        let moment = match (self.resident.contains(key), self.staged.remove(key)) {
+        let trigger = match (self.resident.contains(key), self.staged.remove(key)) {
             (true, _) => return,
-            (false, true) => Moment::Used,
-            (false, false) => Moment::Missed,
+            (false, true) => Trigger::FirstUse,
+            (false, false) => Trigger::Miss,
         };
         let presence = |key: &[u8]| match (self.resident.contains(key), self.staged.contains(key)) {
             (true, _) => Presence::Resident,
-            (false, true) => Presence::Coming,
+            (false, true) => Presence::Prefetched,
             (false, false) => Presence::Absent,
         };
-        let world = World { presence: &presence, room: self.room as u64, displaced: 0 };
+        let l1 = L1View { presence: &presence, room: self.room as u64, displaced: 0 };
         let mut fetched = Vec::new();
         let begun_ns = thread_cpu_ns();
-        self.learner.learn(key, caller, moment, &world, &mut fetched);
+        self.learner.learn(key, caller, trigger, &l1, &mut fetched);
         self.cpu_ns += thread_cpu_ns() - begun_ns;
         self.events += 1;
         for key in fetched {
@@ -352,15 +356,15 @@ fn snapshot() {
     let (mut cursor, mut blocks, mut spans) = (Cursor::default(), Vec::new(), Vec::new());
     loop {
         let begun_ns = thread_cpu_ns();
-        let Some(block) = memory.learner.keep(&mut cursor) else { break };
+        let Some(block) = memory.learner.next_block(&mut cursor) else { break };
         spans.push((thread_cpu_ns() - begun_ns) as f64 / 1e3);
         blocks.push(block);
     }
     let (bytes, sum): (usize, f64) = (blocks.iter().map(Vec::len).sum(), spans.iter().sum());
     let longest = spans.iter().fold(0.0_f64, |longest, &span| longest.max(span));
     let begun_ns = thread_cpu_ns();
-    let mut back = Learner::new(Settings::default());
-    blocks.iter().for_each(|block| back.take(block).expect("it is whole"));
+    let mut back = Learner::new(PrefetchSettings::default());
+    blocks.iter().for_each(|block| back.restore_block(block).expect("it is whole"));
     let back_ms = (thread_cpu_ns() - begun_ns) as f64 / 1e6;
     // Keys that took the place of shorter ones may find no room.
     assert!(back.keys() * 100 >= memory.learner.keys() * 99, "{} of {}", back.keys(), memory.learner.keys());

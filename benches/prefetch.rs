@@ -38,7 +38,7 @@ use terrace::{
         trace::{Request, Trace},
     },
     l1::PolicyKind,
-    learn,
+    learn::prefetch::PrefetchSettings,
 };
 
 #[cfg(feature = "jemalloc")]
@@ -68,7 +68,7 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn plan(entries: u64, prefetch: Mode, delay: u64, seed: u64) -> Plan {
-    let learn = learn::Settings::default();
+    let learn = PrefetchSettings::default();
     Plan { room: Room::Entries(entries), policy: PolicyKind::Learned, shards: None, seed, prefetch, delay, learn }
 }
 

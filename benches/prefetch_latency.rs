@@ -22,7 +22,7 @@ use serde_json::Value;
 use support::{
     eventually,
     grpc::{block_on, connect},
-    metric,
+    http::metric,
     process::Process,
     proxy::{FaultProxy, Faults, Link, Who},
     redis::RedisServer,

@@ -1,6 +1,6 @@
 //! What all statistics and learning cost a hit in L1: `cargo bench --bench stats [-- ROUNDS]` (default 300).
 //!
-//! Ours: a user read that L1 answers (`Cache::get_resident`), with everything that is counted, sampled and told on the
+//! Ours: a user read that L1 answers (`Cache::get_from_l1`), with everything that is counted, sampled and told on the
 //! way; then the same as a request of its own, of which some are timed. Yardstick: the bare look into an L1 of the same
 //! content. All look at the value, as whoever sends it does. One thread; keys drawn with skew 0.9 in five templates, from
 //! 20,000, which lie beyond the core's own cache, and from 500, which lie in it. Rounds are short and alternate; of each
@@ -15,7 +15,7 @@ use std::{hint::black_box, time::Duration};
 use bytes::Bytes;
 use fastrand::Rng;
 use terrace::{
-    cache::{Cache, Condition, Core, Flavor, Op, Rules, SetExpiry, resident::CoreStore, stats::requests::Port},
+    cache::{Cache, Condition, Core, Flavor, Op, Rules, SetExpiry, l1_store::CoreStore, stats::requests::Port},
     clock::{Clock, Tick, stopwatch_ns},
     l1::{Epoch, Fill, Hit, L1, Leased, PolicyKind, Settings, Token},
     l2::none::NoneBackend,
@@ -105,7 +105,7 @@ fn compare(count: usize, rounds: usize) {
     let order: Vec<Key> = (0..READS).map(|_| keys[zipf.draw(&mut rng)].clone()).collect();
     let (now, mut events) = (whole.now(), Vec::new());
     let look = |key: &Key| first_byte(bare.get(key, now, true));
-    let read = |key: &Key| first_byte(whole.get_resident(key, now));
+    let read = |key: &Key| first_byte(whole.get_from_l1(key, now));
     let request = |key: &Key| {
         let _timed = whole.time_request(Port::Grpc);
         read(key)

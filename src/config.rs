@@ -8,7 +8,8 @@
 //! This folder is the only reader of the environment and of the files that it names.
 
 mod address;
-mod check;
+mod constraints;
+mod fault;
 mod file;
 mod form;
 mod load;
@@ -20,7 +21,8 @@ use std::{path::PathBuf, time::Duration};
 
 pub use self::{
     address::Address,
-    load::{Fault, Faults, Given, Loaded, Sources, Unchanged, change, environment, load, reload},
+    fault::{Fault, Faults},
+    load::{Given, Loaded, Sources, Unchanged, change, environment, load, reload},
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };

@@ -9,7 +9,7 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`], [`hot`]: the words everything is said in. [`node`]: what this process is.
+//! 1. [`model`], [`error`], [`clock`], [`glob`]: the vocabulary. [`node`]: this process. [`persist`]: its files.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
 //! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store. [`learn`]: what the traffic
 //!    teaches.
@@ -20,7 +20,7 @@
 //!
 //! * A failed read is never reported as a miss, and a write whose fate is unknown is never reported as failed.
 //! * Over Redis, L1 answers only while the invalidation link has shown, within the last second, that it is alive
-//!   ([`cache::gate`]); a copy enters L1 only under a lease that was taken before the value was asked for ([`l1`]).
+//!   ([`cache::coherence::fence`]); a copy enters L1 only under a lease that was taken before the value was asked for ([`l1`]).
 //! * An expired entry is never returned, however late the sweeper.
 //! * Each key of a user read is counted once, with one outcome ([`cache::stats`]).
 //! * Every queue, loop, size and wait has a limit.
@@ -31,6 +31,7 @@
 // Tests play what `benches/support` makes, which names this crate as benches do.
 extern crate self as terrace;
 
+pub mod allocator;
 pub mod cache;
 pub mod cli;
 pub mod clock;
@@ -38,16 +39,15 @@ pub mod config;
 pub mod error;
 pub mod glob;
 pub mod grpc;
-pub mod hot;
 pub mod http;
 pub mod jobs;
-pub mod kept;
 pub mod l1;
 pub mod l2;
 pub mod learn;
 pub mod metrics;
 pub mod model;
 pub mod node;
+pub mod persist;
 pub mod resp;
 pub mod server;
 pub mod socket;

@@ -1,6 +1,6 @@
 //! What this process is, for whoever shows it: version, run id, addresses, configuration, connections.
 
-mod pulse;
+mod worker_heartbeat;
 
 use std::sync::{
     Arc, OnceLock,
@@ -9,7 +9,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
-pub use self::pulse::{Pulse, Pulses};
+pub use self::worker_heartbeat::{Heartbeat, Heartbeats};
 use crate::clock::{Clock, Tick};
 
 /// The version of Terrace.
@@ -36,7 +36,7 @@ pub struct Node {
     #[cfg(feature = "otel")]
     pub traced: Traced,
     /// Whether the workers move.
-    pub pulses: Pulses,
+    pub heartbeats: Heartbeats,
     /// The server no longer takes new work.
     pub draining: std::sync::atomic::AtomicBool,
 }
@@ -165,7 +165,7 @@ impl Node {
             sampled: Sampled::default(),
             #[cfg(feature = "otel")]
             traced: Traced::default(),
-            pulses: Pulses::default(),
+            heartbeats: Heartbeats::default(),
             draining: std::sync::atomic::AtomicBool::new(false),
         }
     }

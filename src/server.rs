@@ -8,8 +8,8 @@
 //! then it stops accepting, lets every connection finish what it has begun (gRPC's are told GOAWAY), and ends after
 //! `server.drain` at the latest.
 
+mod l2_tier;
 mod listen;
-mod tier;
 mod worker;
 
 use std::{
@@ -29,14 +29,14 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use self::{listen::Port, tier::Tier, worker::Plan};
+use self::{l2_tier::Tier, listen::Port, worker::WorkerPlan};
 use crate::{
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
     config::{self, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
-    learn::{self, intervals},
+    learn::{prefetch::PrefetchSettings, ttl::TtlSettings},
     node::{Addresses, Node, Setting},
     resp,
     socket::Listener,
@@ -141,7 +141,7 @@ impl Server {
             node.traced.on.store(config.trace.otlp.is_some(), Ordering::Relaxed);
             node.traced.others.set(config.trace.requests);
         }
-        let flavor = tier::flavor(&config.l2.url)?;
+        let flavor = l2_tier::flavor(&config.l2.url)?;
         let core = Core::with_learning(l1_settings(&config), flavor, rules(&config), clock, learn_settings(&config));
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
         let tier = Tier::open(&config, &core, &tunables)?;
@@ -200,23 +200,23 @@ impl Server {
             config: self.config.clone(),
             log: self.log,
         };
-        let warm = Arc::new(jobs::warm::Warm::new(live.http.cache.clone(), warm_settings(&self.config)));
+        let warm = Arc::new(jobs::warm_start::WarmStart::new(live.http.cache.clone(), warm_settings(&self.config)));
         let keeps_warm = Arc::clone(&warm);
         background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
-        background.spawn(jobs::sweep::run(Arc::clone(&self.core)));
-        background.spawn(jobs::ahead::run(live.http.cache.clone()));
-        background.spawn(jobs::marks::run(Arc::clone(&self.core)));
-        background.spawn(jobs::learn::run(Arc::clone(&self.core)));
+        background.spawn(jobs::expiry_sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::prefetch::run(live.http.cache.clone()));
+        background.spawn(jobs::stats_windows::run(Arc::clone(&self.core)));
+        background.spawn(jobs::learning::run(Arc::clone(&self.core)));
         let keeps_learned = Arc::clone(&learned);
         background.spawn(async move { keeps_learned.run().await });
-        background.spawn(jobs::watch::run(live.http.cache.clone()));
-        background.spawn(jobs::slide::run(live.http.cache.clone()));
+        background.spawn(jobs::l2_state_log::run(live.http.cache.clone()));
+        background.spawn(jobs::touch_on_read::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
-            background.spawn(jobs::bans::run(live.http.cache.clone()));
+            background.spawn(jobs::ban_sweep::run(live.http.cache.clone()));
         }
         if self.core.flavor() == Flavor::Redis {
-            background.spawn(jobs::check::run(live.http.cache.clone()));
+            background.spawn(jobs::coherence_check::run(live.http.cache.clone()));
         }
         let (written, last_list) = tokio::sync::oneshot::channel();
         background.block_on(async {
@@ -246,16 +246,20 @@ impl Server {
         Ok(())
     }
 
-    fn learned(&self) -> jobs::learned::Learned {
+    fn learned(&self) -> jobs::learned_snapshot::LearnedSnapshot {
         let (folder, every) = (self.config.data.dir.clone(), self.config.learn.snapshot_every);
-        jobs::learned::Learned::new(Arc::clone(&self.core), folder, every)
+        jobs::learned_snapshot::LearnedSnapshot::new(Arc::clone(&self.core), folder, every)
     }
 
-    fn plan(&self, stop: watch::Receiver<bool>, changes: mpsc::Sender<resp::Change>) -> Result<Plan, StartError> {
-        let resp_shared = Arc::new(resp::Shared::default());
+    fn plan(
+        &self,
+        stop: watch::Receiver<bool>,
+        changes: mpsc::Sender<resp::SettingsChange>,
+    ) -> Result<WorkerPlan, StartError> {
+        let resp_shared = Arc::new(resp::PortState::default());
         let hears = Arc::clone(&resp_shared);
-        self.core.events().set_ear(move |event| hears.hear(event));
-        Ok(Plan {
+        self.core.events().set_listener(move |event| hears.hear(event));
+        Ok(WorkerPlan {
             core: Arc::clone(&self.core),
             node: Arc::clone(&self.node),
             tier: self.tier.clone(),
@@ -274,7 +278,7 @@ impl Server {
 
     fn start_workers(
         &mut self,
-        plan: &Plan,
+        plan: &WorkerPlan,
         begun: &mpsc::Sender<()>,
     ) -> Result<Vec<thread::JoinHandle<()>>, StartError> {
         let mut threads = Vec::with_capacity(self.workers);
@@ -290,7 +294,7 @@ impl Server {
         Ok(threads)
     }
 
-    fn start_http(&mut self, background: &Runtime, plan: &Plan) -> Result<Arc<http::Edge>, StartError> {
+    fn start_http(&mut self, background: &Runtime, plan: &WorkerPlan) -> Result<Arc<http::Edge>, StartError> {
         let _inside = background.enter();
         let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
         let listener =
@@ -310,8 +314,8 @@ struct Live {
     core: Arc<Core>,
     node: Arc<Node>,
     tunables: Arc<Tunables>,
-    grpc: Arc<ArcSwap<grpc::Settings>>,
-    resp: Arc<ArcSwap<resp::Settings>>,
+    grpc: Arc<ArcSwap<grpc::GrpcSettings>>,
+    resp: Arc<ArcSwap<resp::RespSettings>>,
     http: Arc<http::Edge>,
     /// As it is in force.
     config: Config,
@@ -324,7 +328,7 @@ impl Live {
         &mut self,
         stop: impl Future<Output = ()>,
         mut reloads: mpsc::Receiver<Reload>,
-        mut asked: mpsc::Receiver<resp::Change>,
+        mut asked: mpsc::Receiver<resp::SettingsChange>,
     ) {
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -398,8 +402,8 @@ fn l1_settings(config: &Config) -> l1::Settings {
     l1::Settings { capacity_bytes: config.l1.size, max_entries: config.l1.max_entries, policy: config.l1.policy }
 }
 
-fn learn_settings(config: &Config) -> learn::Settings {
-    learn::Settings {
+fn learn_settings(config: &Config) -> PrefetchSettings {
+    PrefetchSettings {
         memory_bytes: usize::try_from(config.learn.memory).unwrap_or(usize::MAX),
         // Both are small whole numbers.
         budget: config.learn.budget as f32 / 1_000.0,
@@ -414,7 +418,7 @@ fn rules(config: &Config) -> Rules {
         l1_max_age: config.l1.max_age,
         serve_stale_for: config.l2.serve_stale_for,
         untracked: config.l1.coherence == Coherence::Ttl,
-        ttl: intervals::Settings {
+        ttl: TtlSettings {
             freshness: config.learn.ttl_freshness,
             min: config.learn.ttl_min,
             max: config.learn.ttl_max,
@@ -427,8 +431,8 @@ fn deadlines(config: &Config) -> Deadlines {
     Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout }
 }
 
-fn warm_settings(config: &Config) -> jobs::warm::Settings {
-    jobs::warm::Settings {
+fn warm_settings(config: &Config) -> jobs::warm_start::WarmStartSettings {
+    jobs::warm_start::WarmStartSettings {
         folder: config.data.dir.clone(),
         keys_max: config.data.hot_keys,
         every: config.data.hot_keys_every,
@@ -436,8 +440,8 @@ fn warm_settings(config: &Config) -> jobs::warm::Settings {
     }
 }
 
-fn grpc_settings(config: &Config) -> grpc::Settings {
-    grpc::Settings {
+fn grpc_settings(config: &Config) -> grpc::GrpcSettings {
+    grpc::GrpcSettings {
         message_max: usize::try_from(config.grpc.max_message).unwrap_or(usize::MAX),
         timeout: config.grpc.timeout,
         in_flight_max: config.server.max_in_flight,
@@ -445,8 +449,8 @@ fn grpc_settings(config: &Config) -> grpc::Settings {
     }
 }
 
-fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> Result<resp::Settings, StartError> {
-    Ok(resp::Settings {
+fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> Result<resp::RespSettings, StartError> {
+    Ok(resp::RespSettings {
         password: config.resp.password().map_err(StartError::Config)?,
         protected_mode: config.resp.protected_mode,
         serve_stale: config.resp.serve_stale,

@@ -5,7 +5,7 @@ use terrace::{
         simulate::engine::{Below, Expiry, Figures, Mode, Plan, Playback, Run},
         trace::Request,
     },
-    learn::Learner,
+    learn::prefetch::Learner,
 };
 
 use super::services::{AFTER_ONLY, BEFORE_ONLY, Call, Chance, Kind, Services};

@@ -1,36 +1,42 @@
-//! Single flight: one question to L2 for all who want the same key at the same time.
+//! Single flight: one read of L2 serves all concurrent readers of a key.
 //!
-//! The lease in L1's shard decides who leads; this registry maps its token to those who wait. A flight is registered
-//! *before* its lease is taken, so whoever reads a token from a lease finds the flight or finds it ended. An
-//! invalidation removes the lease: who joined before may take the value, later readers lead a new flight.
+//! The fill lease in L1's shard decides who leads; this registry maps its token to the waiters. A flight is registered
+//! *before* its lease is taken, so a reader that finds a token in a lease finds the flight, or finds that it has ended. An
+//! invalidation removes the lease: readers that joined before may take the value, later readers lead a new flight.
 //!
-//! A leader that is cancelled, fails or panics strands nobody: its `Leader` is dropped, which releases the lease and
-//! wakes the waiters to try again.
+//! A leader that is cancelled, fails or panics strands nobody: dropping its `Leader` releases the lease and wakes the waiters,
+//! which try again.
 
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use tokio::sync::oneshot;
 
-use crate::{error::Result, l1::Token, l2::Stored, model::Key};
+use crate::{
+    clock::Tick,
+    error::Result,
+    l1::{Epoch, Token},
+    l2::Stored,
+    model::Key,
+};
 
-use super::Core;
+use super::{Cache, Core};
 
-/// What a flight brings: the entry below, if there is one.
+/// The answer of a flight: the entry in L2, if there is one.
 pub(crate) type Answer = Result<Option<Stored>>;
 
-/// Flights under way.
+/// Flights in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     waiters: DashMap<Token, Waiters, foldhash::fast::RandomState>,
 }
 
-/// Who waits for a flight.
+/// The waiters of one flight.
 #[derive(Debug, Default)]
 struct Waiters {
     senders: Vec<oneshot::Sender<Answer>>,
-    /// Nobody had asked for the key when it began: it was prefetched.
-    is_ahead: bool,
+    /// The flight is a prefetch: nobody had requested the key when it began.
+    is_prefetch: bool,
 }
 
 impl Flights {
@@ -38,17 +44,17 @@ impl Flights {
         self.waiters.insert(token, Waiters::default());
     }
 
-    /// As [`Flights::register`], for a prefetch.
-    pub(crate) fn register_ahead(&self, token: Token) {
-        self.waiters.insert(token, Waiters { senders: Vec::new(), is_ahead: true });
+    /// Like [`Flights::register`], for a prefetch.
+    pub(crate) fn register_prefetch(&self, token: Token) {
+        self.waiters.insert(token, Waiters { senders: Vec::new(), is_prefetch: true });
     }
 
-    /// Whether the flight is a prefetch; told once, to the first who asks.
-    pub(crate) fn take_ahead(&self, token: Token) -> bool {
-        self.waiters.get_mut(&token).is_some_and(|mut waiters| std::mem::take(&mut waiters.is_ahead))
+    /// Returns whether the flight is a prefetch; `true` only for the first call.
+    pub(crate) fn take_prefetch(&self, token: Token) -> bool {
+        self.waiters.get_mut(&token).is_some_and(|mut waiters| std::mem::take(&mut waiters.is_prefetch))
     }
 
-    /// Waits for the flight; `None` if it has ended.
+    /// Joins the flight; `None` if it has ended.
     pub(crate) fn join(&self, token: Token) -> Option<oneshot::Receiver<Answer>> {
         let mut waiters = self.waiters.get_mut(&token)?;
         let (sender, receiver) = oneshot::channel();
@@ -56,17 +62,17 @@ impl Flights {
         Some(receiver)
     }
 
-    /// Whether anybody waits for the flight.
+    /// Returns whether the flight has waiters.
     pub(crate) fn has_waiters(&self, token: Token) -> bool {
         self.waiters.get(&token).is_some_and(|waiters| !waiters.senders.is_empty())
     }
 
-    /// Ends the flight and hands over who waited.
+    /// Ends the flight and returns its waiters.
     pub(crate) fn end(&self, token: Token) -> Vec<oneshot::Sender<Answer>> {
         self.waiters.remove(&token).map(|(_, waiters)| waiters.senders).unwrap_or_default()
     }
 
-    /// Flights under way now.
+    /// Returns the number of flights in progress.
     pub(crate) fn len(&self) -> usize {
         self.waiters.len()
     }
@@ -85,11 +91,11 @@ impl Leader {
         Self { core: Arc::clone(core), key, token, done: false }
     }
 
-    /// Gives the answer to all who wait. The lease has been used or released by then.
+    /// Passes the answer to all waiters. The lease has been used or released before.
     pub(crate) fn land(mut self, answer: &Answer) {
         self.done = true;
         for waiter in self.core.flights.end(self.token) {
-            // A waiter that went away needs no answer.
+            // A waiter that is gone needs no answer.
             let _gone = waiter.send(answer.clone());
         }
     }
@@ -99,8 +105,15 @@ impl Drop for Leader {
     fn drop(&mut self) {
         if !self.done {
             self.core.l1.release(&self.key, self.token);
-            // Dropping the senders wakes the waiters, who try again.
+            // Dropping the senders wakes the waiters, which try again.
             drop(self.core.flights.end(self.token));
         }
+    }
+}
+
+impl Cache {
+    /// Returns the epoch that a copy of this key may be filled in; `None` while the fence of its source is not valid.
+    pub(super) fn fill_epoch(&self, key: &[u8], now: Tick) -> Option<Epoch> {
+        self.core.fence.epoch(self.l2.source(key)).filter(|&epoch| self.core.l1.is_open(epoch, now))
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Cache,
-    tags::{is_own, names_in, tags_of},
+    invalidate::tags::{is_own, names_in, tags_of},
 };
 use crate::{
     error::Result,
@@ -14,20 +14,20 @@ use crate::{
     model::Key,
 };
 
-/// What is known of a key in both tiers.
+/// The state of a key in both tiers.
 #[derive(Debug, Clone)]
 pub struct KeyInfo {
-    /// What L2 says; an error when it could not be asked.
-    pub below: Result<Option<Described>>,
+    /// The entry in L2; an error if L2 was unavailable.
+    pub l2: Result<Option<Described>>,
     /// The copy in L1.
     pub resident: Option<Resident>,
 }
 
 impl KeyInfo {
-    /// The tags of the entry.
+    /// Returns the tags of the entry.
     #[must_use]
     pub fn tags(&self) -> Vec<Bytes> {
-        match (&self.below, &self.resident) {
+        match (&self.l2, &self.resident) {
             (Ok(Some(described)), _) => names_in(&described.head),
             (Err(_), Some(resident)) => tags_of(&resident.hit.value),
             (Ok(None), _) | (Err(_), None) => Vec::new(),
@@ -35,40 +35,40 @@ impl KeyInfo {
     }
 }
 
-/// A key drawn at random may be one whose tags were invalidated: then another is drawn, this often at most.
+/// Limit on the draws of a random key: a key with invalidated tags is drawn again.
 const RANDOM_TRIES: usize = 32;
 
 impl Cache {
-    /// Describes keys, in order. Where there is no L2, `below` tells of L1.
+    /// Describes keys, in order. Without an L2, `l2` describes the entry of L1.
     pub async fn describe(&self, keys: &[Key]) -> Vec<KeyInfo> {
-        let mut below = self.l2.describe(keys).await;
-        let head = |below: &Result<Option<Described>>| match below {
+        let mut l2 = self.l2.describe(keys).await;
+        let head = |l2: &Result<Option<Described>>| match l2 {
             Ok(Some(described)) => described.head.clone(),
             Ok(None) | Err(_) => Bytes::new(),
         };
-        let heads: Vec<Bytes> = below.iter().map(head).collect();
-        for (below, dead) in below.iter_mut().zip(self.are_dead(&heads).await) {
+        let heads: Vec<Bytes> = l2.iter().map(head).collect();
+        for (l2, dead) in l2.iter_mut().zip(self.are_dead(&heads).await) {
             match dead {
                 Ok(false) => {}
-                Ok(true) => *below = Ok(None),
-                Err(error) => *below = Err(error),
+                Ok(true) => *l2 = Ok(None),
+                Err(error) => *l2 = Err(error),
             }
         }
-        let infos = keys.iter().zip(below);
-        infos.map(|(key, below)| KeyInfo { below, resident: self.resident(key) }).collect()
+        let infos = keys.iter().zip(l2);
+        infos.map(|(key, l2)| KeyInfo { l2, resident: self.resident(key) }).collect()
     }
 
-    /// The copy in L1 that a read would be answered with.
+    /// Returns the copy in L1 that would answer a read.
     #[must_use]
     pub fn resident(&self, key: &[u8]) -> Option<Resident> {
         if is_own(key) {
             return None;
         }
         let now = self.now();
-        self.core.opened_resident(self.core.l1.peek(key, now)?, now)
+        self.core.resident_with_valid_tags(self.core.l1.peek(key, now)?, now)
     }
 
-    /// One page of the logical keys: those of L2, or of L1 where there is no L2.
+    /// Returns one page of the keys of L2, or of L1 without an L2.
     ///
     /// # Errors
     /// Those of L2.
@@ -78,14 +78,14 @@ impl Cache {
         Ok(page)
     }
 
-    /// One page of the keys that are in this node's L1.
+    /// Returns one page of the keys in this node's L1.
     #[must_use]
     pub fn scan_resident(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
         let mut keys = Vec::new();
         let now = self.now();
         let visit = |key: &[u8], resident: &Resident| {
             let is_wanted = pattern.is_none_or(|pattern| pattern.matches(key));
-            if is_wanted && self.core.opened_resident(resident.clone(), now).is_some() {
+            if is_wanted && self.core.resident_with_valid_tags(resident.clone(), now).is_some() {
                 keys.extend(Key::copied(key));
             }
         };
@@ -93,7 +93,7 @@ impl Cache {
         ScanPage { cursor, keys }
     }
 
-    /// How many keys L2 has (L1 where there is no L2).
+    /// Returns the number of keys in L2, or in L1 without an L2.
     ///
     /// # Errors
     /// Those of L2.
@@ -101,7 +101,7 @@ impl Cache {
         self.l2.count().await
     }
 
-    /// Any key.
+    /// Returns a random key.
     ///
     /// # Errors
     /// Those of L2.
@@ -115,19 +115,19 @@ impl Cache {
         Ok(None)
     }
 
-    /// Any key that is in L1.
+    /// Returns a random key of L1.
     #[must_use]
     pub fn random_resident(&self) -> Option<Key> {
         self.core.l1.random_key(fastrand::u64(..), self.now())
     }
 
-    /// Size of L1 now.
+    /// Returns the current size of L1.
     #[must_use]
     pub fn l1_usage(&self) -> Usage {
         self.core.l1.usage()
     }
 
-    /// Drops one copy from this node's L1 only; says whether there was one. Where L1 is the store, nothing is dropped.
+    /// Drops one copy from this node's L1 only. Returns whether there was one. Where L1 is the store, nothing is dropped.
     #[must_use]
     pub fn drop_resident(&self, key: &[u8]) -> bool {
         self.core.flavor != Flavor::None && self.core.l1.invalidate(key)
@@ -147,18 +147,18 @@ impl Cache {
     pub async fn clear(&self) -> Result<()> {
         self.clear_resident();
         let cleared = self.l2.clear().await;
-        // Again, for what was filled meanwhile from what was there before.
+        // Again, for copies that were filled from the previous values in the meantime.
         self.clear_resident();
         cleared
     }
 
-    /// Whether L1 may answer now, and if not although Redis answers, why.
+    /// Returns whether L1 may answer now, and if Redis is refused although it answers, why.
     #[must_use]
-    pub fn l1_open(&self) -> (bool, Option<String>) {
-        (self.core.gate.open(self.now()), self.core.gate.refused())
+    pub fn l1_availability(&self) -> (bool, Option<String>) {
+        (self.core.fence.is_valid(self.now()), self.core.fence.refused())
     }
 
-    /// Whether reads can be answered at all: L2 has been reached once since start.
+    /// Returns whether L2 has been reached since start; before, no read can be answered.
     #[must_use]
     pub fn l2_reached(&self) -> bool {
         self.l2.reached()

@@ -1,4 +1,4 @@
-//! What the operator said about groups of keys, and how it changes a write.
+//! Policies: what the operator configured for groups of keys, and how it changes a write.
 
 use std::time::Duration;
 
@@ -9,57 +9,57 @@ use crate::{
     clock::{UnixMs, millis},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    learn::intervals,
+    learn::ttl::TtlSettings,
     model::{Key, RESERVED_PREFIX},
 };
 
-/// One `[[policy]]`.
+/// One `[[policy]]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Which keys, by glob over the whole key.
+    /// Glob over the whole key.
     pub matches: Glob,
-    /// Life of a write that brought none.
+    /// TTL applied to writes that specify none.
     pub default_ttl: Option<Duration>,
-    /// Longest life of a write, also of one that brought none.
+    /// Maximum TTL of writes, also of those that specify none.
     pub max_ttl: Option<Duration>,
-    /// Most bytes of a value.
+    /// Maximum value size in bytes.
     pub max_value: Option<u64>,
-    /// A read gives a key with less life this much again.
+    /// TTL that a read extends a shorter TTL to.
     pub touch_on_read: Option<Duration>,
-    /// Whether matching keys may live in L1.
+    /// Matching keys may be cached in L1.
     pub l1: bool,
-    /// Where the TTL of a write comes from that brought none.
+    /// Source of the TTL of writes that specify none.
     pub ttl: Ttl,
-    /// What prefetch may do with matching keys.
+    /// Mode of prefetch for matching keys.
     pub prefetch: Prefetch,
 }
 
-/// Where the TTL of a write comes from that brought none.
+/// Source of the TTL of writes that specify none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
     /// `default_ttl`.
     #[default]
     Fixed,
-    /// `default_ttl`; what is learned is only told.
+    /// `default_ttl`; the advice is only reported.
     Advise,
-    /// What is learned, once enough is known.
+    /// The advised TTL, once there is enough evidence.
     Tune,
 }
 
-/// What prefetch may do with a group of keys.
+/// Mode of prefetch for a group of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prefetch {
-    /// Nothing: they teach nothing and are not predicted.
+    /// Off: the keys are neither learned from nor predicted.
     Off,
-    /// Predictions are measured, and not fetched.
+    /// Predictions are measured, but not fetched.
     Shadow,
-    /// What has proven itself is fetched.
+    /// Predictions that have proven right are fetched.
     #[default]
     Auto,
 }
 
 impl Policy {
-    /// One that says nothing yet of the keys it matches.
+    /// Creates a policy without settings for matching keys.
     #[must_use]
     pub fn of(matches: Glob) -> Self {
         let (ttl, prefetch) = (Ttl::Fixed, Prefetch::Auto);
@@ -76,27 +76,27 @@ impl Policy {
     }
 }
 
-/// All that a reload may change in the facade.
+/// The settings of the facade that a reload may change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// First match wins.
+    /// Policies; the first match applies.
     pub policies: Vec<Policy>,
-    /// Most bytes of any value.
+    /// Maximum size of any value in bytes.
     pub value_max: u64,
-    /// Over Redis, no copy in L1 is older.
+    /// Maximum age of a copy in L1, over Redis.
     pub l1_max_age: Duration,
-    /// How long after its fence a copy may still be answered, flagged as stale, where L2 cannot be asked.
+    /// How long after its fence a copy may be answered as stale while L2 is unavailable.
     pub serve_stale_for: Duration,
-    /// Where Redis refuses to announce changes, L1 opens all the same, bounded by `l1_max_age` alone.
+    /// Use L1 although Redis refuses to announce changes, bounded by `l1_max_age` alone.
     pub untracked: bool,
-    /// Keys that may live in L1 begin with one of these; empty: all keys.
+    /// Prefixes of keys that may be cached in L1; empty for all keys.
     pub l1_prefixes: Vec<Bytes>,
-    /// Bounds of TTLs that are advised or tuned.
-    pub ttl: intervals::Settings,
+    /// Bounds of advised and tuned TTLs.
+    pub ttl: TtlSettings,
 }
 
 impl Rules {
-    /// No policies.
+    /// Creates rules without policies.
     #[must_use]
     pub fn new(value_max: u64, l1_max_age: Duration) -> Self {
         Self {
@@ -106,20 +106,20 @@ impl Rules {
             serve_stale_for: Duration::ZERO,
             untracked: false,
             l1_prefixes: Vec::new(),
-            ttl: intervals::Settings::default(),
+            ttl: TtlSettings::default(),
         }
     }
 
-    /// The policy of a key.
+    /// Returns the policy of a key.
     #[must_use]
     pub fn policy(&self, key: &[u8]) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.matches.matches(key))
     }
 
-    /// Whether this value of this key may live in L1.
+    /// Returns whether this value of this key may be cached in L1.
     #[must_use]
     pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
-        // Terrace's own records are always announced, and no policy speaks of them.
+        // Terrace's own records are always announced, and no policy applies to them.
         if key.starts_with(RESERVED_PREFIX) {
             return true;
         }
@@ -127,7 +127,7 @@ impl Rules {
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
     }
 
-    /// What prefetch may do with a key like this one. What may not live in L1 cannot wait there either.
+    /// Returns the mode of prefetch for a key. Keys that may not be in L1 cannot be staged there either.
     #[must_use]
     pub fn prefetch_of(&self, key: &[u8]) -> Prefetch {
         let policy = self.policy(key);
@@ -137,26 +137,26 @@ impl Rules {
         policy.map_or(Prefetch::Auto, |policy| policy.prefetch)
     }
 
-    /// Whether a policy gives keys like this one a life: the one of a write without any, and the longest.
+    /// Returns the default TTL and the maximum TTL that the policy of a key specifies.
     #[must_use]
     pub fn lives_of(&self, key: &[u8]) -> (Option<Duration>, Option<Duration>) {
         self.policy(key).map_or((None, None), |policy| (policy.default_ttl, policy.max_ttl))
     }
 
-    /// What a read extends the life of a key like this one to, if it does.
+    /// Returns the TTL that reads extend the key's TTL to, if any.
     #[must_use]
-    pub fn slide_of(&self, key: &[u8]) -> Option<Duration> {
+    pub fn touch_on_read_of(&self, key: &[u8]) -> Option<Duration> {
         let policy = self.policy(key)?;
         policy.touch_on_read.map(|window| policy.max_ttl.map_or(window, |max| window.min(max)))
     }
 
-    /// Most bytes of the value of a key like this one.
+    /// Returns the maximum value size of a key in bytes.
     #[must_use]
     pub fn value_max_of(&self, key: &[u8]) -> u64 {
         self.policy(key).and_then(|policy| policy.max_value).map_or(self.value_max, |own| own.min(self.value_max))
     }
 
-    /// Gives a write the life that the policy of its key says, and checks its size.
+    /// Applies the TTLs of a key's policy to a write, and checks the value's size.
     ///
     /// The client's life, else the `tuned` one, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
     ///
@@ -202,7 +202,7 @@ fn check_size(len: usize, max: u64) -> Result<()> {
     Ok(())
 }
 
-/// The lives a policy gives.
+/// The TTLs that a policy specifies.
 #[derive(Clone, Copy)]
 struct Lives {
     default: Option<Duration>,
@@ -219,7 +219,7 @@ impl Lives {
         self.max.map_or(at, |max| at.min(UnixMs(self.now.0.saturating_add(millis(max)))))
     }
 
-    /// The life of a key that a write creates.
+    /// Returns the TTL of a key that a write creates.
     fn of_new(self, asked: Option<Duration>) -> Option<Duration> {
         match asked.or(self.default) {
             Some(life) => Some(self.capped(life)),

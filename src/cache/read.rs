@@ -1,4 +1,7 @@
-//! Reading: L1, else the key's flight, else L2, with promotion on the way back.
+//! Reading: L1, then the single flight of the key, then L2, whose answer fills L1.
+//!
+//! A user read looks into L1 at most twice per flight: [`Cache::get_from_l1`] before the flight, without waiting, and once
+//! more under the lock of L1's shard, where a reader joins the flight or leads it ([`Cache::read_missed`]).
 
 use std::time::Duration;
 
@@ -6,10 +9,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Cache, Core,
-    ahead::Fetch,
-    check,
     flight::{Answer, Leader},
-    tags::is_own,
+    invalidate::tags::is_own,
+    prefetch::Fetch,
+    read_types::{Found, Read, ReadOptions, TierChoice},
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
@@ -17,219 +20,182 @@ use crate::{
     l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
     learn::recorder::Happened,
-    model::{Key, Life, Outcome, Tier, Value},
+    model::{Key, Life, Outcome, Tier},
 };
 
-/// Which tiers may answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TierChoice {
-    /// L1, else L2.
-    #[default]
-    Any,
-    /// Only this node's memory; inspection.
-    L1Only,
-    /// Only below; inspection.
-    L2Only,
-}
-
-/// How to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ReadOptions {
-    /// Which tiers may answer.
-    pub tier: TierChoice,
-    /// Inspection: recency, statistics and learning stay as they are, nothing is promoted.
-    pub no_touch: bool,
-    /// The key's remaining life is wanted although nothing is promoted.
-    pub want_meta: bool,
-    /// Where L2 cannot be asked, a copy past the coherence bound will do, within `l2.serve_stale_for`.
-    pub stale_ok: bool,
-}
-
-impl ReadOptions {
-    /// A user read: counted, promoted, learned from.
-    #[must_use]
-    pub fn is_user(&self) -> bool {
-        self.tier == TierChoice::Any && !self.no_touch
-    }
-}
-
-/// A value and what is known of it.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The payload.
-    pub value: Value,
-    /// Who answered.
-    pub tier: Tier,
-    /// Past the coherence bound, because L2 is away.
-    pub stale: bool,
-    /// The key's own remaining life; over L2 only meaningful if it was wanted.
-    pub life: Life,
-    /// How old the copy is; zero when L2 answered.
-    pub age: Duration,
-    /// Reads L1 answered with the copy.
-    pub l1_hits: u32,
-}
-
-/// The result of a read.
-#[derive(Debug, Clone)]
-pub enum Read {
-    /// The key is there.
-    Found(Found),
-    /// No tier that was asked has it.
-    Missing,
-}
-
-/// How often a reader looks again after a flight it wanted to join had ended or was given up, before it asks on its
-/// own: each round means that somebody else made progress, so this is far beyond what is seen.
+/// Limit on the rounds in which a reader tries to join or lead a flight, before it reads L2 without one. Each round means
+/// that another reader made progress, so the limit is far above what occurs.
 const JOIN_ROUNDS_MAX: usize = 8;
 
 impl Cache {
-    /// Answers a user read from L1, if it can: the hot path, without waiting. Counts a hit; a miss is not counted.
+    /// Answers a user read from L1, if L1 has the key: the hot path, which never waits. Counts a hit, but not a miss.
     #[inline]
     #[must_use]
-    pub fn get_resident(&self, key: &[u8], now: Tick) -> Option<Hit> {
-        if self.core.turns.are_taken() && !self.alone {
+    pub fn get_from_l1(&self, key: &[u8], now: Tick) -> Option<Hit> {
+        let hit = self.lookup(key, now)?;
+        self.observe_hit(key, &hit, now);
+        Some(hit)
+    }
+
+    /// Looks a client's key up in L1.
+    #[inline]
+    fn lookup(&self, key: &[u8], now: Tick) -> Option<Hit> {
+        if self.core.exclusive_lock.is_held() && !self.is_exclusive {
             return None;
         }
         if is_own(key) {
             return None;
         }
         let mut hit = self.core.l1.get(key, now, true)?;
-        if !self.core.open(&mut hit, now) {
-            return None;
-        }
+        self.core.has_valid_tags(&mut hit, now).then_some(hit)
+    }
+
+    /// Passes a hit of a user read to everything that counts, samples or learns from hits.
+    #[inline]
+    fn observe_hit(&self, key: &[u8], hit: &Hit, now: Tick) {
         let before = self.counters.hit_l1(hit.group);
-        if before.is_multiple_of(check::SAMPLE_EVERY) && check::is_sampled(self.core.flavor) {
-            self.core.samples.note(key, hit.filled_at, now);
-        }
+        self.core.sample_hit(before, key, hit.filled_at, now);
         self.counters.tops.hit(key, hit.value.len(), before, now);
         if self.core.what_if.wants(hit.hash) {
             self.core.note_for_ghosts(key, hit.hash, Some((hit.value.len(), hit.expires_at)), now);
         }
-        self.tap.hit(key, self.caller, now);
+        self.tap.record_hit(key, self.caller, now);
         if hit.is_first_use {
-            self.first_use(key, now);
+            self.on_first_use(key, now);
         }
-        if self.slides_in_l1() {
-            self.slide_resident(key, &hit, now);
+        if self.touches_in_l1() {
+            self.touch_in_l1(key, hit, now);
         }
-        Some(hit)
     }
 
     /// Reads one key.
     ///
     /// # Errors
-    /// As [`Backend::get`](crate::l2::Backend::get); `Unsupported` for `L2Only` where there is no L2.
+    /// As [`Backend::get`](crate::l2::Backend::get); `InvalidArgument` for `L2Only` without an L2.
     pub async fn get(&self, key: Key, options: ReadOptions) -> Result<Read> {
-        let now = self.now();
-        if options.is_user()
-            && let Some(hit) = self.get_resident(&key, now)
-        {
-            return Ok(Read::Found(hit.found(now)));
+        if options.is_user() {
+            let now = self.now();
+            if let Some(hit) = self.get_from_l1(&key, now) {
+                return Ok(Read::Found(Found::in_l1(hit, now)));
+            }
         }
-        let mut results = self.get_many(vec![key], options).await;
+        self.read_missed(key, options).await
+    }
+
+    /// Continues a read of one key after [`Cache::get_from_l1`] did not answer it, or reads it for inspection.
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub async fn read_missed(&self, key: Key, options: ReadOptions) -> Result<Read> {
+        let mut results = self.read_many_missed(vec![key], 1, options).await;
         results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a read without a result")))
     }
 
-    /// Reads keys; one result per key, in order. What L1 lacks is one pipelined read below.
+    /// Reads keys; one result per key, in order. Keys that L1 does not have are read from L2 in one pipeline.
     pub async fn get_many(&self, keys: Vec<Key>, options: ReadOptions) -> Vec<Result<Read>> {
-        let _turn = self.turn().await;
+        self.read_many_missed(keys, 0, options).await
+    }
+
+    /// As [`Cache::get_many`], after [`Cache::get_from_l1`] did not answer the first `missed` of the keys: a user read
+    /// looks for them again only inside of their flights.
+    pub async fn read_many_missed(&self, keys: Vec<Key>, missed: usize, options: ReadOptions) -> Vec<Result<Read>> {
+        let _access = self.shared_access().await;
         match options.tier {
-            TierChoice::L1Only => keys.iter().map(|key| Ok(self.peek(key))).collect(),
-            TierChoice::L2Only => self.get_below(&keys).await,
-            TierChoice::Any if options.no_touch => self.look_many(keys).await,
-            TierChoice::Any => self.read_many(keys, options.stale_ok).await,
+            TierChoice::L1Only => keys.iter().map(|key| Ok(self.inspect_l1(key))).collect(),
+            TierChoice::L2Only => self.inspect_l2(&keys).await,
+            TierChoice::Any if options.no_touch => self.inspect_both(keys).await,
+            TierChoice::Any => self.read_many(keys, missed, options.stale_ok).await,
         }
     }
 
     /// Inspection of L1 alone.
-    fn peek(&self, key: &Key) -> Read {
+    fn inspect_l1(&self, key: &Key) -> Read {
         let now = self.now();
-        self.resident(key).map_or(Read::Missing, |resident| Read::Found(resident.hit.found(now)))
+        self.resident(key).map_or(Read::Missing, |resident| Read::Found(Found::in_l1(resident.hit, now)))
     }
 
     /// Inspection of L2 alone.
-    async fn get_below(&self, keys: &[Key]) -> Vec<Result<Read>> {
+    async fn inspect_l2(&self, keys: &[Key]) -> Vec<Result<Read>> {
         if self.core.flavor == Flavor::None {
             let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY: this server has no L2 (l2 = \"none\")");
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
         let (answers, _) = self.ask(keys).await;
-        answers.into_iter().map(|answer| answer.map(Read::from_below)).collect()
+        answers.into_iter().map(|answer| answer.map(Read::in_l2)).collect()
     }
 
     /// Inspection of L1, then L2.
-    async fn look_many(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
-        let mut results: Vec<Result<Read>> = keys.iter().map(|key| Ok(self.peek(key))).collect();
+    async fn inspect_both(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
+        let mut results: Vec<Result<Read>> = keys.iter().map(|key| Ok(self.inspect_l1(key))).collect();
         let absent: Vec<usize> =
             (0..keys.len()).filter(|&at| matches!(results.get(at), Some(Ok(Read::Missing)))).collect();
         if absent.is_empty() || self.core.flavor == Flavor::None {
             return results;
         }
-        let below: Vec<Key> = absent.iter().map(|&at| keys[at].clone()).collect();
-        for (at, answer) in absent.into_iter().zip(self.get_below(&below).await) {
+        let missed: Vec<Key> = absent.iter().map(|&at| keys[at].clone()).collect();
+        for (at, answer) in absent.into_iter().zip(self.inspect_l2(&missed).await) {
             results[at] = answer;
         }
         results
     }
 
-    /// User reads.
-    async fn read_many(&self, keys: Vec<Key>, stale_ok: bool) -> Vec<Result<Read>> {
+    /// User reads. L1 is known not to have the first `missed` keys.
+    async fn read_many(&self, keys: Vec<Key>, missed: usize, stale_ok: bool) -> Vec<Result<Read>> {
         let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
-        let mut reads = Reads { stale_for, ..Reads::new(keys.len()) };
+        let mut reads = ReadResults { stale_for, ..ReadResults::new(keys.len()) };
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
-            match self.get_resident(&key, now) {
-                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+            let hit = if at < missed { None } else { self.get_from_l1(&key, now) };
+            match hit {
+                Some(hit) => reads.answer(at, Ok(Read::Found(Found::in_l1(hit, now)))),
                 None => pending.push((at, key)),
             }
         }
-        self.read_pending(pending, reads).await
+        self.read_in_flights(pending, reads).await
     }
 
-    /// Terrace's own records, kept in L1 like values: not counted.
+    /// Reads Terrace's own records, which L1 holds like values. They are not counted.
     pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
-        let mut reads = Reads { is_counted: false, ..Reads::new(keys.len()) };
+        let mut reads = ReadResults { is_counted: false, ..ReadResults::new(keys.len()) };
         let mut pending = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
             match self.core.l1.get(&key, now, true) {
-                Some(hit) => reads.answer(at, Ok(Read::Found(hit.found(now)))),
+                Some(hit) => reads.answer(at, Ok(Read::Found(Found::in_l1(hit, now)))),
                 None => pending.push((at, key)),
             }
         }
-        self.read_pending(pending, reads).await
+        self.read_in_flights(pending, reads).await
     }
 
-    /// What L1 lacks.
-    async fn read_pending(&self, mut pending: Vec<(usize, Key)>, mut reads: Reads) -> Vec<Result<Read>> {
+    /// Reads keys that L1 does not have, each in its flight.
+    async fn read_in_flights(&self, mut pending: Vec<(usize, Key)>, mut reads: ReadResults) -> Vec<Result<Read>> {
         for _ in 0..JOIN_ROUNDS_MAX {
             if pending.is_empty() {
                 return reads.results();
             }
-            pending = self.fly(pending, &mut reads).await;
+            pending = self.fly_once(pending, &mut reads).await;
         }
-        self.ask_alone(pending, &mut reads).await;
+        self.read_without_flights(pending, &mut reads).await;
         reads.results()
     }
 
-    /// One round: leads or joins the flight of each key. Returns the keys whose flight was given up by its leader.
-    async fn fly(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) -> Vec<(usize, Key)> {
-        let mut round = Round::new(self.now());
+    /// Joins or leads the flight of each key once. Returns the keys whose leaders abandoned their flights.
+    async fn fly_once(&self, pending: Vec<(usize, Key)>, reads: &mut ReadResults) -> Vec<(usize, Key)> {
+        let mut round = FlightRound::new(self.now());
         for (at, key) in pending {
-            self.board(at, key, &mut round, reads);
+            self.join_or_lead(at, key, &mut round, reads);
         }
-        self.lead(&mut round, reads).await;
-        self.wait(round, reads).await
+        self.lead_flights(&mut round, reads).await;
+        self.await_joined(round, reads).await
     }
 
-    /// Decides what one key does in this round.
-    fn board(&self, at: usize, key: Key, round: &mut Round, reads: &mut Reads) {
+    /// Looks into L1 once more, under its lock; without a copy, joins the flight of the key or leads a new one.
+    fn join_or_lead(&self, at: usize, key: Key, round: &mut FlightRound, reads: &mut ReadResults) {
         let token = self.core.next_token();
         self.core.flights.register(token);
-        let epoch = self.core.gate.epoch(self.l2.source(&key));
-        let epoch = epoch.filter(|&epoch| self.core.l1.is_open(epoch, round.sent_at));
+        let epoch = self.fill_epoch(&key, round.sent_at);
         if epoch.is_none() {
             self.counters.bypassed(1);
         }
@@ -237,18 +203,15 @@ impl Cache {
             Leased::Lead => round.led.push((at, Leader::new(&self.core, key, token))),
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
-                if hit.is_first_use {
-                    self.first_use(&key, round.sent_at);
-                }
                 if reads.is_counted {
-                    self.counters.outcome(hit.group, Outcome::HitL1, false);
+                    self.observe_hit(&key, &hit, round.sent_at);
                 }
-                reads.answer(at, Ok(Read::Found(hit.found(round.sent_at))));
+                reads.answer(at, Ok(Read::Found(Found::in_l1(hit, round.sent_at))));
             }
             Leased::Join(other) => {
                 self.core.flights.end(token);
-                if reads.is_counted && self.core.flights.take_ahead(other) {
-                    self.was_late(&key, round.sent_at);
+                if reads.is_counted && self.core.flights.take_prefetch(other) {
+                    self.note_late_prefetch(&key, round.sent_at);
                 }
                 match self.core.flights.join(other) {
                     Some(receiver) => round.joined.push((at, key, receiver)),
@@ -258,10 +221,11 @@ impl Cache {
         }
     }
 
-    /// A copy that came in since; else who leads. A copy whose tags are not known to be valid is to be read again.
+    /// Returns a copy that was filled in the meantime, or else who leads. A copy whose tags are not known to be valid is
+    /// read from L2.
     fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>) -> Leased {
         match self.core.l1.lease(key, token, now, epoch, true) {
-            Leased::Hit(hit) => match self.core.opened(hit, now) {
+            Leased::Hit(hit) => match self.core.with_valid_tags(hit, now) {
                 Some(hit) => Leased::Hit(hit),
                 None => self.core.l1.lease(key, token, now, epoch, false),
             },
@@ -269,8 +233,8 @@ impl Cache {
         }
     }
 
-    /// Asks L2 for the keys this round leads, promotes, answers, and wakes those who joined.
-    async fn lead(&self, round: &mut Round, reads: &mut Reads) {
+    /// Reads the keys that this round leads from L2, fills L1, answers, and wakes the waiters.
+    async fn lead_flights(&self, round: &mut FlightRound, reads: &mut ReadResults) {
         if round.led.is_empty() {
             return;
         }
@@ -278,29 +242,29 @@ impl Cache {
         if self.core.flavor == Flavor::None {
             for (at, leader) in led {
                 self.core.l1.release(&leader.key, leader.token);
-                let below = Below::new(&self.core, &leader.key, round.sent_at);
-                self.answer_below(at, &leader.key, Ok(None), below, reads);
+                let l2_read = L2Read::new(&self.core, &leader.key, round.sent_at);
+                self.answer_from_l2(at, &leader.key, Ok(None), l2_read, reads);
                 leader.land(&Ok(None));
             }
             return;
         }
         let mut keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
-        let riders = if reads.is_counted { self.riders(&keys, round.sent_at) } else { Vec::new() };
-        keys.extend(riders.iter().filter_map(Fetch::key).cloned());
+        let piggybacked = if reads.is_counted { self.piggybacked(&keys, round.sent_at) } else { Vec::new() };
+        keys.extend(piggybacked.iter().filter_map(Fetch::key).cloned());
         let (mut answers, waited_us) = self.ask(&keys).await;
-        for (rider, answer) in riders.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
-            self.stage(rider, round.sent_at, &answer);
+        for (fetch, answer) in piggybacked.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
+            self.stage(fetch, round.sent_at, &answer);
         }
         let now = self.now();
         for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
-            let below = Below { waited_us: Some(waited_us), ..Below::new(&self.core, &key, now) };
-            self.promote(&leader, round.sent_at, &answer, below.group);
+            let l2_read = L2Read { waited_us: Some(waited_us), ..L2Read::new(&self.core, &key, now) };
+            self.promote(&leader, round.sent_at, &answer, l2_read.group);
             leader.land(&answer);
-            self.answer_below(at, &key, answer, below, reads);
+            self.answer_from_l2(at, &key, answer, l2_read, reads);
         }
     }
 
-    /// Reads below, and counts the call; also how long it took for each key, microseconds.
+    /// Reads from L2 and counts the call. Also returns how long it took per key, in microseconds.
     pub(super) async fn ask(&self, keys: &[Key]) -> (Vec<Answer>, u64) {
         let begun = stopwatch_ns();
         #[cfg(feature = "otel")]
@@ -319,7 +283,7 @@ impl Cache {
         let answers = self.l2.get(keys, true).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let us = (stopwatch_ns() - begun) / 1000;
-        self.counters.read_below(keys.len(), failed, us);
+        self.counters.l2_read(keys.len(), failed, us);
         (self.without_dead(keys, answers).await, us / keys.len().max(1) as u64)
     }
 
@@ -340,16 +304,16 @@ impl Cache {
         }
     }
 
-    /// The copy of an entry that was asked for at `sent_at`: lives are counted from there, so that the copy never
-    /// outlives the key.
+    /// Returns the copy of an entry that was requested at `sent_at`. Its TTL is counted from then, so the copy never outlives
+    /// the key.
     pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick, group: u8) -> Fill {
         let expires_at = stored.life.until(sent_at);
         let deadline = self.core.deadline_of(key, expires_at, sent_at);
         Fill { value: stored.value.clone(), expires_at, deadline, group }
     }
 
-    /// Waits for the flights of others. Returns the keys that have to try again.
-    async fn wait(&self, round: Round, reads: &mut Reads) -> Vec<(usize, Key)> {
+    /// Waits for the flights that others lead. Returns the keys that have to try again.
+    async fn await_joined(&self, round: FlightRound, reads: &mut ReadResults) -> Vec<(usize, Key)> {
         let (mut again, mut landed) = (round.again, Vec::with_capacity(round.joined.len()));
         for (at, key, receiver) in round.joined {
             match receiver.await {
@@ -360,26 +324,26 @@ impl Cache {
         if !landed.is_empty() {
             let now = self.now();
             for (at, key, answer) in landed {
-                let below = Below { coalesced: true, ..Below::new(&self.core, &key, now) };
-                self.answer_below(at, &key, answer, below, reads);
+                let l2_read = L2Read { coalesced: true, ..L2Read::new(&self.core, &key, now) };
+                self.answer_from_l2(at, &key, answer, l2_read, reads);
             }
         }
         again
     }
 
-    /// Last resort after many flights given up by others: asks L2 without a lease, promotes nothing.
-    async fn ask_alone(&self, pending: Vec<(usize, Key)>, reads: &mut Reads) {
+    /// Reads L2 without leases and fills nothing: the last resort after many abandoned flights.
+    async fn read_without_flights(&self, pending: Vec<(usize, Key)>, reads: &mut ReadResults) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
         let (answers, waited_us) = self.ask(&keys).await;
         let now = self.now();
         for ((at, key), answer) in pending.into_iter().zip(answers) {
-            let below = Below { waited_us: Some(waited_us), ..Below::new(&self.core, &key, now) };
-            self.answer_below(at, &key, answer, below, reads);
+            let l2_read = L2Read { waited_us: Some(waited_us), ..L2Read::new(&self.core, &key, now) };
+            self.answer_from_l2(at, &key, answer, l2_read, reads);
         }
     }
 
-    /// Counts and records what L2 said of one key. Where it could not be asked, a stale copy may do.
-    fn answer_below(&self, at: usize, key: &[u8], answer: Answer, below: Below, reads: &mut Reads) {
+    /// Counts the answer of L2 for one key. While L2 is unavailable, answers with a stale copy if that is allowed.
+    fn answer_from_l2(&self, at: usize, key: &[u8], answer: Answer, l2_read: L2Read, reads: &mut ReadResults) {
         if let Err(error) = &answer
             && error.says_away()
             && let Some((found, group)) = self.stale_copy(key, reads.stale_for)
@@ -395,90 +359,90 @@ impl Cache {
             Err(_) => Outcome::Error,
         };
         if reads.is_counted {
-            let Below { now, .. } = below;
-            self.counters.outcome(below.group, outcome, below.coalesced);
-            self.note_below(key, &answer, &below);
+            let L2Read { now, .. } = l2_read;
+            self.counters.outcome(l2_read.group, outcome, l2_read.coalesced);
+            self.note_l2_read(key, &answer, &l2_read);
             if let Ok(Some(stored)) = &answer
-                && !below.coalesced
+                && !l2_read.coalesced
             {
-                self.slide(key, stored.life);
+                self.queue_touch(key, stored.life);
             }
             match outcome {
-                Outcome::HitL2 => self.tap.tell(key, Happened::HitL2, self.caller, now),
-                Outcome::Miss => self.tap.tell(key, Happened::Miss, self.caller, now),
-                Outcome::Error => self.tap.tell(key, Happened::Failed, self.caller, now),
+                Outcome::HitL2 => self.tap.record(key, Happened::HitL2, self.caller, now),
+                Outcome::Miss => self.tap.record(key, Happened::Miss, self.caller, now),
+                Outcome::Error => self.tap.record(key, Happened::Failed, self.caller, now),
                 Outcome::HitL1 | Outcome::Stale => {}
             }
         }
-        reads.answer(at, answer.map(Read::from_below));
+        reads.answer(at, answer.map(Read::in_l2));
     }
 
-    /// Tells the rankings and the ghosts of a read that L1 did not answer.
-    fn note_below(&self, key: &[u8], answer: &Answer, below: &Below) {
-        let now = below.now;
+    /// Passes a read that L1 did not answer to the rankings and the ghosts.
+    fn note_l2_read(&self, key: &[u8], answer: &Answer, l2_read: &L2Read) {
+        let now = l2_read.now;
         let bytes = |found: &Option<Stored>| found.as_ref().map(|found| found.value.len());
-        self.counters.tops.read_below(key, answer.as_ref().ok().map(bytes), below.waited_us, now);
+        self.counters.tops.read_not_in_l1(key, answer.as_ref().ok().map(bytes), l2_read.waited_us, now);
         if let Ok(found) = answer {
             let found = found.as_ref().map(|found| (found.value.len(), found.life.until(now)));
             self.core.note_for_ghosts(key, self.core.l1.hash_of(key), found, now);
         }
     }
 
-    /// A copy past the coherence bound, flagged so, and its group.
+    /// Returns a copy past the coherence bound, marked as stale, and its group.
     fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<(Found, u8)> {
         if stale_for.is_zero() {
             return None;
         }
         let now = self.now();
-        let hit = self.core.opened_stale(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
+        let hit = self.core.stale_with_valid_tags(self.core.l1.get_stale(key, now, stale_for)?, now, stale_for)?;
         let group = hit.group;
-        Some((Found { stale: true, ..hit.found(now) }, group))
+        Some((Found { stale: true, ..Found::in_l1(hit, now) }, group))
     }
 }
 
 /// One round of flights.
-struct Round {
+struct FlightRound {
     sent_at: Tick,
     led: Vec<(usize, Leader)>,
     joined: Vec<(usize, Key, oneshot::Receiver<Answer>)>,
     again: Vec<(usize, Key)>,
 }
 
-impl Round {
+impl FlightRound {
     fn new(sent_at: Tick) -> Self {
         Self { sent_at, led: Vec::new(), joined: Vec::new(), again: Vec::new() }
     }
 }
 
-/// What is known of a read that L1 did not answer, beside the answer.
+/// The circumstances of a read that L1 did not answer.
 #[derive(Clone, Copy)]
-struct Below {
-    /// Of its key.
+struct L2Read {
+    /// The group of its key.
     group: u8,
-    /// It joined another's flight.
+    /// It joined the flight of another read.
     coalesced: bool,
-    /// How long L2 took for it, if it was asked for this read.
+    /// How long L2 took, if it was called for this read.
     waited_us: Option<u64>,
-    /// When the answer came.
+    /// When the answer arrived.
     now: Tick,
 }
 
-impl Below {
+impl L2Read {
     fn new(core: &Core, key: &[u8], now: Tick) -> Self {
         Self { group: core.group_of(key), coalesced: false, waited_us: None, now }
     }
 }
 
 /// Results by position.
-struct Reads {
+struct ReadResults {
     results: Vec<Option<Result<Read>>>,
-    /// They are reads of a user.
+    /// They are user reads.
     is_counted: bool,
-    /// How long after its fence a copy may be answered where L2 cannot be asked.
+    /// How long after its fence a copy may be answered while L2 is unavailable.
     stale_for: Duration,
 }
 
-impl Reads {
+impl ReadResults {
     fn new(len: usize) -> Self {
         Self { results: (0..len).map(|_| None).collect(), is_counted: true, stale_for: Duration::ZERO }
     }
@@ -493,8 +457,18 @@ impl Reads {
     }
 }
 
+impl Found {
+    /// A hit in L1, as the answer to a read at `now`.
+    #[must_use]
+    pub fn in_l1(hit: Hit, now: Tick) -> Self {
+        let life = if hit.expires_at == Tick::FAR { Life::Forever } else { Life::For(hit.expires_at.since(now)) };
+        Self { value: hit.value, tier: Tier::L1, stale: false, life, age: now.since(hit.filled_at), l1_hits: hit.hits }
+    }
+}
+
 impl Read {
-    pub(crate) fn from_below(stored: Option<Stored>) -> Self {
+    /// An answer of L2.
+    fn in_l2(stored: Option<Stored>) -> Self {
         stored.map_or(Self::Missing, |stored| {
             Self::Found(Found {
                 value: stored.value,
@@ -505,21 +479,5 @@ impl Read {
                 l1_hits: 0,
             })
         })
-    }
-}
-
-impl Hit {
-    /// As the answer to a read at `now`.
-    #[must_use]
-    pub fn found(self, now: Tick) -> Found {
-        let life = if self.expires_at == Tick::FAR { Life::Forever } else { Life::For(self.expires_at.since(now)) };
-        Found {
-            value: self.value,
-            tier: Tier::L1,
-            stale: false,
-            life,
-            age: now.since(self.filled_at),
-            l1_hits: self.hits,
-        }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     clock::ManualClock,
     error::{CacheError, Kind, Result},
     l1::PolicyKind,
-    l2::{ChangeSink, InvalidationSink, Source, Stored},
+    l2::{BanStore, ChangeSink, InvalidationSink, Source, Stored},
     model::{Key, Life, Tier, Value},
 };
 
@@ -44,6 +44,8 @@ impl Held {
         }
     }
 }
+
+impl BanStore for Held {}
 
 impl Backend for Held {
     fn flavor(&self) -> Flavor {
@@ -155,6 +157,49 @@ async fn a_read_promotes_and_the_next_is_a_hit() {
     assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("v".into(), Tier::L1));
     let reads = bench.cache.snapshot().reads;
     assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_miss_looks_into_l1_at_most_twice_and_a_hit_once() {
+    let bench = bench();
+    let (cache, options) = (&bench.cache, ReadOptions::default());
+    let lookups = || cache.core.l1.lookups();
+    // As `get` does it.
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    assert_eq!((text(read.await.unwrap()).1, lookups()), (Tier::L2, 2));
+    assert_eq!((text(cache.get(key("k"), options).await).1, lookups()), (Tier::L1, 3));
+    // As the gRPC port does it: the hot path first, what it did not answer after that.
+    assert!(cache.get_from_l1(b"m", cache.now()).is_none());
+    let (read, ()) = tokio::join!(cache.read_missed(key("m"), options), async {
+        bench.held.next().await.1.send(stored("w")).unwrap();
+    });
+    assert_eq!((text(read).1, lookups()), (Tier::L2, 5));
+    // Several keys at once, of which the first was looked for already.
+    assert!(cache.get_from_l1(b"a", cache.now()).is_none());
+    let (reads, ()) = tokio::join!(cache.read_many_missed(vec![key("a"), key("k"), key("b")], 1, options), async {
+        for _ in 0..2 {
+            bench.held.next().await.1.send(Ok(None)).unwrap();
+        }
+    });
+    let found: Vec<bool> = reads.into_iter().map(|read| matches!(read, Ok(Read::Found(_)))).collect();
+    assert_eq!((found, lookups()), (vec![false, true, false], 10));
+    let reads = cache.snapshot().reads;
+    assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss), (2, 2, 2));
+}
+
+#[tokio::test]
+async fn a_copy_that_came_in_before_the_flight_is_a_hit_like_any_other() {
+    let bench = bench();
+    let read = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(stored("v")).unwrap();
+    read.await.unwrap().unwrap();
+    let read = bench.cache.read_missed(key("k"), ReadOptions::default()).await;
+    assert_eq!(text(read).1, Tier::L1);
+    let reads = bench.cache.snapshot().reads;
+    assert_eq!((reads.hit_l1, reads.hit_l2), (1, 1));
+    let top = bench.cache.top(stats::top::By::Reads, 1);
+    assert_eq!(top.keys, [(key("k"), 2)], "the rankings see it as well");
 }
 
 #[tokio::test]
@@ -353,12 +398,12 @@ async fn checked(below: &'static str) -> (usize, Bench) {
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     read.await.unwrap().unwrap();
-    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some(), "the first hit is a sample");
+    assert!(bench.cache.get_from_l1(b"k", bench.cache.now()).is_some(), "the first hit is a sample");
     for _ in 0..2 {
         bench.time.advance(Duration::from_millis(1_100));
         let cache = bench.cache.clone();
         let check = tokio::spawn(async move { cache.check_samples().await });
-        if bench.cache.core().samples.is_waiting_for_l2() {
+        if bench.cache.core().hit_samples.is_waiting_for_l2() {
             bench.held.next().await.1.send(stored(below)).unwrap();
         }
         let stale = check.await.unwrap();
@@ -393,18 +438,18 @@ async fn where_changes_are_not_announced_l1_may_go_by_age_alone_until_they_are()
     let core = Arc::clone(bench.cache.core());
     core.lost(Source::ONLY, "test");
     core.not_primary(Source::ONLY, "a replica");
-    assert!(!core.gate.open(bench.cache.now()), "a replica is not what may be opened");
+    assert!(!core.fence.is_valid(bench.cache.now()), "a replica is not what may be opened");
     core.refused(Source::ONLY, "no tracking");
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     read.await.unwrap().unwrap();
-    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some());
+    assert!(bench.cache.get_from_l1(b"k", bench.cache.now()).is_some());
     bench.time.advance(Duration::from_secs(60));
-    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_none(), "l1.max_age");
+    assert!(bench.cache.get_from_l1(b"k", bench.cache.now()).is_none(), "l1.max_age");
     core.listening(Source::ONLY);
-    assert!(!core.gate.open(bench.cache.now()));
+    assert!(!core.fence.is_valid(bench.cache.now()));
     core.proven(Source::ONLY, Tick::FAR);
-    assert!(core.gate.open(bench.cache.now()) && core.gate.refused().is_none());
+    assert!(core.fence.is_valid(bench.cache.now()) && core.fence.refused().is_none());
 }
 
 #[tokio::test]
@@ -415,7 +460,7 @@ async fn past_the_fence_l1_is_bypassed_but_flights_still_coalesce() {
     bench.held.next().await.1.send(stored("v")).unwrap();
     read.await.unwrap().unwrap();
     bench.time.advance(Duration::from_millis(999));
-    assert!(bench.cache.get_resident(b"k", bench.cache.now()).is_some());
+    assert!(bench.cache.get_from_l1(b"k", bench.cache.now()).is_some());
     bench.time.advance(Duration::from_millis(1));
     let readers: Vec<_> = (0..2).map(|_| spawn_get(&bench, "k")).collect();
     let (_, reply) = bench.held.next().await;
@@ -552,11 +597,11 @@ async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
 fn what_finds_the_learner_at_work_is_learned_afterwards() {
     let bench = bench();
     let (cache, now) = (&bench.cache, bench.cache.now());
-    let at_work = cache.core.ahead.learner.lock();
-    cache.was_late(b"a", now);
+    let at_work = cache.core.prefetcher.learner.lock();
+    cache.note_late_prefetch(b"a", now);
     drop(at_work);
     assert_eq!(cache.core.prefetch().keys, 0);
-    cache.was_late(b"b", now);
+    cache.note_late_prefetch(b"b", now);
     let report = cache.core.prefetch();
     assert_eq!((report.keys, report.busy), (2, 0), "both, and nothing is lost");
 }

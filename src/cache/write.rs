@@ -1,10 +1,10 @@
-//! Writing: policy and limits, then the coherent write below.
+//! Writing: policies and limits, then the coherent write to L2.
 //!
-//! Over Redis the copy is dropped and the lease voided before the write is sent and again after it, on *any* outcome:
-//! acknowledged, failed, timed out, or the caller gone (`Dropped` does it). Nothing is inserted on
-//! acknowledgement; the next read fills. A write that runs later than we waited for it is announced by Redis, because
-//! the invalidation link is tracked without NOLOOP. The embedded store calls the sink itself when a write has taken
-//! effect, whoever still waits for it.
+//! Over Redis the copy is dropped and the fill lease voided before the write is sent and again after it, on *any* outcome:
+//! acknowledged, failed, timed out, or cancelled by the caller (`Dropped` does it). Nothing is inserted on acknowledgement;
+//! the next read fills. Redis also announces a write that takes effect after the caller stopped waiting, because the
+//! invalidation link is tracked without NOLOOP. The embedded store calls the sink itself when a write has taken effect,
+//! whether or not the caller still waits.
 
 use std::sync::Arc;
 
@@ -12,8 +12,10 @@ use smallvec::SmallVec;
 
 use super::{
     Cache, Core, SetExpiry,
-    events::{Told, took_effect},
-    tags::TagNames,
+    invalidate::{
+        events::{PendingEvents, took_effect},
+        tags::TagNames,
+    },
 };
 use crate::{
     clock::{Tick, UnixMs, stopwatch_ns},
@@ -23,7 +25,7 @@ use crate::{
     model::{Key, Outcome, RESERVED_PREFIX},
 };
 
-/// Keys whose copies are dropped now and when this goes.
+/// Keys whose copies are dropped now and when this is dropped.
 pub(super) struct Dropped {
     core: Arc<Core>,
     keys: Vec<Key>,
@@ -49,7 +51,7 @@ impl Drop for Dropped {
     }
 }
 
-/// What an operation does to its key, for those who learn from it.
+/// Returns what an operation does to its key, for the recorder.
 fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
     Some(match op {
         Op::Set { expiry, .. } => Wrote::Value(match expiry {
@@ -59,7 +61,7 @@ fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
             SetExpiry::Keep { .. } => None,
         }),
         Op::Delete { .. } => Wrote::Deletion,
-        // It was gone before.
+        // The entry was not valid before.
         Op::Bury { .. } => return None,
         Op::Expire { .. } => Wrote::Lifetime,
         Op::Increment { .. } | Op::IncrementFloat { .. } | Op::Append { .. } | Op::SetRange { .. } => {
@@ -68,13 +70,13 @@ fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
     })
 }
 
-/// Whether a value could be taken for a header.
+/// Returns whether a value could be mistaken for a header.
 fn needs_heads(ops: &[(Key, Op)]) -> bool {
     ops.iter().any(|(_, op)| matches!(op, Op::Set { value, .. } if codec::is_marked(value)))
 }
 
 impl Cache {
-    /// Applies one operation. `op` says what the client asked for; policies are applied here.
+    /// Applies one operation. `op` is the client's request; policies are applied here.
     ///
     /// # Errors
     /// As [`Backend::apply`](crate::l2::Backend::apply), and `TooLarge` for a value over its limit.
@@ -83,7 +85,7 @@ impl Cache {
         results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a write without a result")))
     }
 
-    /// As [`Cache::write`], for an operation that is a user read as well (GETDEL, GETEX): counts its outcome.
+    /// Like [`Cache::write`], for an operation that is also a user read (GETDEL, GETEX): counts its outcome.
     ///
     /// # Errors
     /// As [`Cache::write`].
@@ -109,7 +111,7 @@ impl Cache {
         self.write_tagged(ops, &[], batch).await
     }
 
-    /// As [`Cache::write_many`]; a Set stores its entry under the tags at its place. `tags` may be shorter than `ops`.
+    /// Like [`Cache::write_many`]; a Set stores its entry under the tags at its index. `tags` may be shorter than `ops`.
     pub async fn write_tagged(&self, ops: Vec<(Key, Op)>, tags: &[TagNames], batch: Batch) -> Vec<Result<Applied>> {
         let len = ops.len();
         let (accepted, mut results) = self.accept(ops);
@@ -134,7 +136,7 @@ impl Cache {
         results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 
-    /// Resolves policies: what goes below with its place, and the faults in theirs.
+    /// Applies policies. Returns the accepted operations with their indexes, and the faults at theirs.
     #[expect(clippy::type_complexity, reason = "two lists that are made and taken apart in one place")]
     fn accept(&self, ops: Vec<(Key, Op)>) -> (Vec<(usize, (Key, Op))>, Vec<Option<Result<Applied>>>) {
         let rules = self.core.rules.load();
@@ -193,16 +195,16 @@ impl Cache {
             Flavor::Redis => Some(Dropped::new(&self.core, ops.iter().map(|(key, _)| key.clone()).collect())),
             Flavor::Embedded | Flavor::None => None,
         };
-        let _turn = self.turn().await;
+        let _access = self.shared_access().await;
         let (begun, len) = (stopwatch_ns(), ops.len());
-        let told = Told::of(&self.core, &ops);
+        let pending = PendingEvents::of(&self.core, &ops);
         let (now, unix) = (self.now(), self.core.clock.unix());
         let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
         let results = self.l2.apply(ops, batch).await;
         self.tell_written(&wrote, &results);
-        told.tell(&self.core, &results);
+        pending.emit(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
-        self.counters.written_below(len, failed, (stopwatch_ns() - begun) / 1000);
+        self.counters.l2_written(len, failed, (stopwatch_ns() - begun) / 1000);
         results
     }
 
@@ -213,7 +215,7 @@ impl Cache {
                 && result.as_ref().is_ok_and(took_effect)
                 && !key.starts_with(RESERVED_PREFIX)
             {
-                self.tap.tell(key, Happened::Written(what), self.caller, now);
+                self.tap.record(key, Happened::Written(what), self.caller, now);
             }
         }
     }

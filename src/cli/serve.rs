@@ -1,22 +1,26 @@
 //! `terrace serve`: configuration, ports, then service until a signal.
 
-use std::thread;
+mod next_steps;
+
+use std::{io::IsTerminal, thread};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
 };
 
+use self::next_steps::next_steps;
 use super::{Failure, Result, log, say, settings::SettingArgs, systemd};
 use crate::{
     clock::Clock,
     config::{self, Loaded, Sources},
+    node::VERSION,
     server::{Reload, Server},
 };
 
 /// Serve: gRPC, RESP (redis-cli) and HTTP ports over memory and Redis or an embedded store.
 ///
-/// Prints one line for each bound address, then `ready`; logs go to stderr. SIGTERM and SIGINT drain: no new
+/// Prints one line for each bound address, then `ready`, and on a terminal what to try next; logs go to stderr. SIGTERM and SIGINT drain: no new
 /// connections, what runs is finished, exit code 0. SIGHUP rereads the configuration file. Listeners that systemd passes as
 /// `grpc`, `resp` and `http` (FileDescriptorName=) take the place of the addresses.
 #[derive(Debug, clap::Args)]
@@ -30,6 +34,7 @@ pub(super) fn run(args: Args) -> Result {
     let loaded = config::load(&sources)?;
     let log = log::start(&loaded.config)?;
     let level = log.level.clone();
+    log_start(&loaded, &sources);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -38,9 +43,11 @@ pub(super) fn run(args: Args) -> Result {
     let (stop, stopped) = oneshot::channel();
     Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload }, stop)?;
 
+    let has_password = loaded.config.resp.password_file.is_some();
     let server = Server::bind_with(loaded.config, loaded.settings, Clock::real(), &systemd::passed()?)?
         .with_log_level(move |filter| level.set(filter));
-    if let Some(bound) = server.node.addresses.get() {
+    let bound = server.node.addresses.get().cloned();
+    if let Some(bound) = &bound {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
     }
     // An error says that the listener for signals is gone, and then nothing else could ever stop us.
@@ -49,12 +56,23 @@ pub(super) fn run(args: Args) -> Result {
     };
     let ready = || {
         say("ready");
+        // Programs read stdout as well: only a person gets more than the addresses.
+        if let Some(bound) = bound.filter(|_| std::io::stdout().is_terminal()) {
+            say(next_steps(&bound, has_password));
+        }
         systemd::ready();
     };
     server.run(ready, reloads, stopped)?;
     tracing::info!("drained");
     log.finish();
     Ok(())
+}
+
+/// Logs the version, L2 without its password, and where the configuration comes from.
+fn log_start(loaded: &Loaded, sources: &Sources) {
+    let l2 = loaded.settings.iter().find(|setting| setting.key == "l2.url").map_or("", |setting| &setting.value);
+    let configuration = sources.to_string();
+    tracing::info!(version = VERSION, l2 = l2.trim_matches('"'), configuration, "starting");
 }
 
 /// The signals that a server listens to, caught from before the ports are bound.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     l1::PolicyKind,
-    learn::{self, Counts},
+    learn::prefetch::{FetchCounts, PrefetchSettings},
 };
 use engine::{Below, Expiry, Figures, Mode, Plan, Playback, Room, Run, Ttl};
 use line::{Against, Fixed};
@@ -171,7 +171,7 @@ fn plans(args: &Args, below: &Below) -> Vec<Plan> {
                 seed: SEED,
                 prefetch,
                 delay: args.prefetch_delay,
-                learn: learn::Settings::default(),
+                learn: PrefetchSettings::default(),
             }));
         }
     }
@@ -215,7 +215,7 @@ fn to_json(played: &Played, trace: &str) -> serde_json::Value {
     let run = &played.run;
     let (unit, amount) = run.plan().room.parts();
     let Figures { requests, misses, l2_reads, counts, learned_bytes, .. } = run.figures();
-    let Counts { issued, used, late, wasted, .. } = counts;
+    let FetchCounts { issued, used, late, wasted, .. } = counts;
     let mut line = json!({ "trace": trace, "policy": policy_name(run) });
     line[unit] = amount.into();
     line["requests"] = requests.into();

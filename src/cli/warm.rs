@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use super::{Failure, Format, Result, say};
 use crate::{
     grpc::client::{self, AdminClient},
-    hot,
+    persist::hot_keys,
     proto::{WarmRequest, WarmResponse},
 };
 
@@ -79,8 +79,8 @@ fn calls(args: &Args) -> Result<Vec<WarmRequest>> {
 }
 
 fn keys(bytes: Vec<u8>) -> std::result::Result<Vec<Vec<u8>>, String> {
-    if hot::is_hot_keys(&bytes) {
-        return Ok(hot::decode(&bytes)?.into_iter().map(|hot| hot.key.to_vec()).collect());
+    if hot_keys::is_hot_keys(&bytes) {
+        return Ok(hot_keys::decode(&bytes)?.into_iter().map(|hot| hot.key.to_vec()).collect());
     }
     let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     Ok(lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())

@@ -10,8 +10,8 @@ use std::{
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{
+    fault::{Fault, ValueSource},
     form::Raw,
-    load::{Fault, Source},
 };
 
 /// Largest file, bytes: a thousand policies fit many times.
@@ -23,14 +23,14 @@ pub(super) struct Entry {
     /// `l1.size`; inside a policy `max_ttl`.
     pub key: String,
     pub raw: Raw,
-    pub source: Source,
+    pub source: ValueSource,
 }
 
 /// One `[[policy]]`.
 #[derive(Debug, Clone)]
 pub(super) struct PolicyTable {
     pub entries: Vec<Entry>,
-    pub source: Source,
+    pub source: ValueSource,
 }
 
 /// What a file holds.
@@ -71,9 +71,9 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn source(&self, span: &Range<usize>) -> Source {
+    fn source(&self, span: &Range<usize>) -> ValueSource {
         let before = self.text.as_bytes().iter().take(span.start);
-        Source::File { path: Arc::clone(&self.path), line: 1 + before.filter(|byte| **byte == b'\n').count() }
+        ValueSource::File { path: Arc::clone(&self.path), line: 1 + before.filter(|byte| **byte == b'\n').count() }
     }
 
     fn fault(&self, span: &Range<usize>, message: impl Into<String>) -> Fault {

@@ -1,71 +1,15 @@
 //! Puts the layers together: defaults, file, environment, flags; finds all faults; says where each value came from.
 
-use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
-use super::{Config, Row, check, file, form::Raw, policy};
+use super::{
+    Config, Row, constraints,
+    fault::{Fault, Faults, ValueSource, nearest},
+    file,
+    form::Raw,
+    policy,
+};
 use crate::node::Setting;
-
-/// Where a value was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
-    Default,
-    File { path: Arc<PathBuf>, line: usize },
-    Variable(String),
-    Flag(String),
-}
-
-impl Source {
-    /// Where to look, for a fault.
-    pub(super) fn place(&self) -> String {
-        match self {
-            Self::Default => "default".into(),
-            Self::File { path, line } => format!("{}:{line}", path.display()),
-            Self::Variable(name) => name.clone(),
-            Self::Flag(name) => format!("--{name}"),
-        }
-    }
-}
-
-impl Source {
-    /// Something is wrong with what stands there.
-    pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
-        let line = if let Self::File { line, .. } = self { *line } else { 0 };
-        Fault { at: self.place(), message: message.into(), line }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { .. } => write!(f, "file {}", self.place()),
-            Self::Variable(_) => write!(f, "env {}", self.place()),
-            Self::Flag(_) => write!(f, "flag {}", self.place()),
-        }
-    }
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// File and line, variable or flag.
-    pub at: String,
-    /// What was wrong and what would be right.
-    pub message: String,
-    /// Line of the file, to put faults in their order; 0 elsewhere.
-    pub(super) line: usize,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.at, self.message)
-    }
-}
-
-/// Everything that is wrong, one a line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Faults(pub Vec<Fault>);
 
 /// A flag that was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +31,32 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Flags.
     pub flags: Vec<Given>,
+}
+
+impl Sources {
+    /// Returns the file to read: `--config`, else `TERRACE_CONFIG`.
+    fn file(&self) -> Option<PathBuf> {
+        let named = || self.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
+        self.file.clone().or_else(named)
+    }
+}
+
+/// Names the file, the variables and the flags, without values: `file terrace.toml, env TERRACE_L2_URL, flags --l1-size`.
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_setting = |name: &str| Row::all().iter().any(|row| row.variable() == name);
+        let variables: Vec<&str> =
+            self.environment.iter().map(|(name, _)| name.as_str()).filter(|name| is_setting(name)).collect();
+        let flags: Vec<String> = self.flags.iter().map(|flag| format!("--{}", flag.flag)).collect();
+        let mut parts = vec![self.file().map_or("defaults".to_owned(), |path| format!("file {}", path.display()))];
+        if !variables.is_empty() {
+            parts.push(format!("env {}", variables.join(" ")));
+        }
+        if !flags.is_empty() {
+            parts.push(format!("flags {}", flags.join(" ")));
+        }
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// A configuration without faults.
@@ -124,14 +94,13 @@ pub fn environment() -> Vec<(String, String)> {
 /// All faults of all sources.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     let mut loading = Loading::default();
-    let named = || sources.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
-    let policies = match sources.file.clone().or_else(named) {
+    let policies = match sources.file() {
         Some(path) => loading.set_file(file::read(&path)),
         None => Vec::new(),
     };
     loading.set_variables(&sources.environment);
     for flag in &sources.flags {
-        loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), Source::Flag(flag.flag.clone()));
+        loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), ValueSource::Flag(flag.flag.clone()));
     }
     loading.finish(policies)
 }
@@ -139,7 +108,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
 #[derive(Default)]
 struct Loading {
     config: Config,
-    sources: HashMap<&'static str, Source>,
+    sources: HashMap<&'static str, ValueSource>,
     faults: Vec<Fault>,
     warnings: Vec<String>,
 }
@@ -158,7 +127,7 @@ impl Loading {
         shown
     }
 
-    fn set_by_key(&mut self, key: &str, raw: &Raw, source: Source) {
+    fn set_by_key(&mut self, key: &str, raw: &Raw, source: ValueSource) {
         match Row::find(key) {
             Some(row) => self.set(row, raw, source),
             None => {
@@ -168,7 +137,7 @@ impl Loading {
         }
     }
 
-    fn set(&mut self, row: &'static Row, raw: &Raw, source: Source) {
+    fn set(&mut self, row: &'static Row, raw: &Raw, source: ValueSource) {
         if let Err(reason) = (row.set)(&mut self.config, raw) {
             self.faults.push(source.fault(format!("{}: {reason}", row.key)));
         }
@@ -179,7 +148,7 @@ impl Loading {
         let mut unknown = Vec::new();
         for (name, value) in environment {
             if let Some(row) = Row::all().iter().find(|row| row.variable() == *name) {
-                self.set(row, &Raw::Word(value.clone()), Source::Variable(name.clone()));
+                self.set(row, &Raw::Word(value.clone()), ValueSource::Variable(name.clone()));
             } else if name != FILE_VARIABLE {
                 unknown.push(format!("{name}{}", nearest(name, Row::all().iter().map(Row::variable))));
             }
@@ -194,8 +163,8 @@ impl Loading {
         // Rules between settings are only judged when each is readable: they would speak of values nobody wrote.
         if self.faults.is_empty() {
             let sources = &self.sources;
-            let fault = |key: &str, message| sources.get(key).unwrap_or(&Source::Default).fault(message);
-            self.faults = check::rules(&self.config, fault);
+            let fault = |key: &str, message| sources.get(key).unwrap_or(&ValueSource::Default).fault(message);
+            self.faults = constraints::check(&self.config, fault);
         }
         if self.faults.is_empty() {
             self.try_password();
@@ -211,7 +180,7 @@ impl Loading {
     /// Whether the password can be had, before any port is bound.
     fn try_password(&mut self) {
         if let Err(message) = self.config.resp.password() {
-            let source = self.sources.get("resp.password_file").unwrap_or(&Source::Default);
+            let source = self.sources.get("resp.password_file").unwrap_or(&ValueSource::Default);
             self.faults.push(source.fault(message));
         }
     }
@@ -220,7 +189,7 @@ impl Loading {
         Setting {
             key: row.key.into(),
             value: (row.show)(&self.config),
-            source: self.sources.get(row.key).unwrap_or(&Source::Default).to_string(),
+            source: self.sources.get(row.key).unwrap_or(&ValueSource::Default).to_string(),
             reloadable: row.reloadable,
         }
     }
@@ -279,21 +248,11 @@ pub fn change(
         }
     }
     let fault = |key: &str, message| Fault { at: key.to_owned(), message, line: 0 };
-    if let Some(fault) = check::rules(&config, fault).into_iter().next() {
+    if let Some(fault) = constraints::check(&config, fault).into_iter().next() {
         return refused(&fault.at, fault.message);
     }
     match config.resp.password() {
         Ok(_) => Ok((config, settings)),
         Err(why) => refused("resp.password_file", why),
-    }
-}
-
-/// `; did you mean X?`, when something is near enough.
-pub(super) fn nearest(word: &str, known: impl Iterator<Item = String>) -> String {
-    let near = known.map(|known| (strsim::damerau_levenshtein(word, &known), known)).min();
-    match near {
-        // About one slip in four letters.
-        Some((distance, known)) if distance * 4 <= known.len() => format!("; did you mean {known}?"),
-        Some(_) | None => String::new(),
     }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
+    fault::{Fault, nearest},
     file::{Entry, PolicyTable},
     form::{Choice, Flag, Form, Maybe, Raw, Size, Span},
-    load::{Fault, nearest},
 };
 use crate::{
     cache::policy::{Policy, Prefetch, Ttl},

@@ -12,7 +12,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{convert, load};
+use super::{convert, in_flight_bytes};
 use crate::{
     error::{CacheError, Kind, Result},
     node::InFlight,
@@ -109,7 +109,7 @@ pub(super) fn frame(message: &impl Message, max: usize, in_flight: &InFlight) ->
     buffer.put_u8(0);
     buffer.put_u32(prefix_len);
     message.encode_raw(&mut buffer);
-    Ok(load::counted(buffer, in_flight))
+    Ok(in_flight_bytes::counted(buffer, in_flight))
 }
 
 fn too_large(len: usize, max: usize) -> CacheError {

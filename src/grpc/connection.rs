@@ -2,7 +2,6 @@
 //! set by whoever accepts.
 
 use std::{
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Waker},
@@ -12,17 +11,18 @@ use std::{
 use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncReadExt,
     sync::watch,
     task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
-use super::{Edge, lent::Lent, router::Router};
+use super::{
+    Edge,
+    preface::{self, PrefaceReplay},
+    router::Router,
+};
 use crate::socket::Socket;
 
-/// What a client of HTTP/2 says first.
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client that has not said it by then is gone: an idle socket costs a descriptor.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that came just before a drain: its preface is under way, or it will never send one.
@@ -50,7 +50,7 @@ const AGE_JITTER: Duration = Duration::from_secs(3 * 60);
 
 /// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
 pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
-    let mut opening = pin!(timeout(PREFACE_TIMEOUT, open(stream)));
+    let mut opening = pin!(timeout(PREFACE_TIMEOUT, preface::read(stream)));
     let opened = tokio::select! {
         opened = &mut opening => Some(opened),
         _ = stop.wait_for(|stop| *stop) => None,
@@ -67,27 +67,11 @@ pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bo
     }
 }
 
-/// Reads the preface: hyper waits for it without a limit.
-async fn open(mut stream: Socket) -> io::Result<Socket> {
-    let mut preface = [0; PREFACE.len()];
-    let mut have = 0;
-    while have < preface.len() {
-        match stream.read(&mut preface[have..]).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => have += count,
-        }
-        if !PREFACE.starts_with(&preface[..have]) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not the preface of HTTP/2"));
-        }
-    }
-    Ok(stream)
-}
-
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let edge = Arc::new(edge.for_connection());
     let router = Router { edge, stop: stop.clone() };
-    let (lent, returned) = Lent::new(stream);
-    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(lent), router));
+    let (replay, returned) = PrefaceReplay::new(stream);
+    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(replay), router));
     let end = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         // Also when its sender is gone: then nobody could stop us later.

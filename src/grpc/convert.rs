@@ -198,7 +198,7 @@ pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta
         l1_hits: resident.map_or(0, |copy| u64::from(copy.hit.hits)),
         ..proto::KeyMeta::default()
     };
-    match &info.below {
+    match &info.l2 {
         Ok(Some(below)) => {
             meta.exists = true;
             meta.ttl_ms = life_ms(below.life);
@@ -215,7 +215,7 @@ pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta
             }
         }
     }
-    let below = has_l2 && matches!(info.below, Ok(Some(_)));
+    let below = has_l2 && matches!(info.l2, Ok(Some(_)));
     let tiers = [resident.map(|_| proto::Tier::L1), below.then_some(proto::Tier::L2)];
     meta.tiers = tiers.into_iter().flatten().map(i32::from).collect();
     meta

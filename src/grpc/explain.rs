@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::{
     Edge,
     convert::{life_ms, to_i64},
-    learned::prediction,
+    prefetch_insight::prediction,
 };
 use crate::{
     cache::{
         Resident,
+        explain::key_history::{LastWrite, Writer, Wrote},
         explain::{Explained, Rule, UserRead, Why},
-        fates::{LastWrite, Writer, Wrote},
     },
     clock::{Tick, millis},
     error::Result,
@@ -31,14 +31,14 @@ impl Edge {
 
 fn response(of: Explained) -> ExplainResponse {
     let hidden = of.tags.iter().any(|(_, is_valid)| !is_valid);
-    let (l2, l2_error) = match &of.below {
+    let (l2, l2_error) = match &of.l2 {
         Ok(below) => (below.as_ref(), String::new()),
         Err(error) => (None, error.message().to_owned()),
     };
     ExplainResponse {
         l1: of.resident.as_ref().map(|resident| copy(resident, of.is_staged, of.now)),
         l1_absent: of.not_l1.map_or(proto::Why::Unspecified, why).into(),
-        l1_open: of.l1_open,
+        l1_open: of.l1_available,
         l2: l2.map(|below| L2Entry {
             ttl_ms: life_ms(below.life),
             size_bytes: below.size_bytes,

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request};
 use hyper::body::{Body, Incoming};
 use tonic::Status;
 
-use super::{answer::PREFIX_BYTES, convert, load};
+use super::{answer::PREFIX_BYTES, convert, in_flight_bytes};
 use crate::{
     error::{CacheError, Kind},
     node::{Held, InFlight},
@@ -38,12 +38,12 @@ impl Inbound {
 
     /// The message; what comes in is counted, and refused when all connections together hold too much.
     pub(super) async fn message(&mut self, in_flight: &InFlight, max: u64) -> Result<(Bytes, Option<Held>), Status> {
-        let mut held = load::hold(in_flight, self.len());
+        let mut held = in_flight_bytes::hold(in_flight, self.len());
         let mut count = |bytes: usize| {
             if let Some(held) = &mut held {
                 held.grow(bytes as u64);
             }
-            load::check(in_flight, max).map_err(|error| convert::status(&error))
+            in_flight_bytes::check(in_flight, max).map_err(|error| convert::status(&error))
         };
         count(0)?;
         let message = std::future::poll_fn(|context| self.poll_message(context, &mut count)).await?;

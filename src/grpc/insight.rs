@@ -12,16 +12,16 @@ use tonic::Status;
 
 use super::{
     Edge, convert,
-    learned::counts,
+    prefetch_insight::counts,
     stream::{self, Output},
     unary::Call,
 };
 use crate::{
     cache::{
         Flavor, Removals, State,
-        latency::Latency,
+        stats::histogram::Latency,
         stats::{Group, Learning, Reads, Snapshot, Tally, Window, top::By},
-        warm::{Progress, Warmed},
+        warm_up::{WarmUpProgress, WarmedKeys},
     },
     clock::millis,
     error::Result,
@@ -94,7 +94,7 @@ impl Edge {
             windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
             groups: snapshot.groups.iter().map(group).collect(),
             learning: Some(learning(&snapshot.learning)),
-            warm: Some(warm(&self.cache.core().warming())),
+            warm: Some(warm(&self.cache.core().warm_up_progress())),
         }
     }
 
@@ -252,15 +252,15 @@ fn l2(snapshot: &Snapshot) -> L2Stats {
     }
 }
 
-fn warm(progress: &Progress) -> WarmStats {
-    let Warmed { found, absent, resident, failed } = progress.keys;
-    WarmStats { at_work: progress.at_work, left: progress.left, found, absent, resident, failed }
+fn warm(progress: &WarmUpProgress) -> WarmStats {
+    let WarmedKeys { found, absent, resident, failed } = progress.keys;
+    WarmStats { at_work: progress.is_running, left: progress.left, found, absent, resident, failed }
 }
 
 fn coherence(snapshot: &Snapshot) -> CoherenceStats {
     let coherence = &snapshot.coherence;
     CoherenceStats {
-        open: coherence.open,
+        open: coherence.l1_available,
         invalidations: coherence.invalidations,
         reconnects: coherence.reconnects,
         bypassed: snapshot.fills.bypassed,

@@ -14,7 +14,7 @@ use super::{
     unary::Call,
 };
 use crate::{
-    cache::{Invalidation, Progress, bans::check_pattern},
+    cache::{Invalidation, SweepProgress, invalidate::patterns::check_pattern},
     error::Result,
     glob::Glob,
     proto::{
@@ -90,8 +90,8 @@ async fn follow(edge: &Arc<Edge>, invalidation: Invalidation, wait: bool, output
 }
 
 /// `false` if the client is gone.
-async fn tell(edge: &Arc<Edge>, ban: u64, progress: Progress, output: &Output) -> Result<bool, Status> {
-    let Progress { total, scanned, removed, removed_l1, done } = progress;
+async fn tell(edge: &Arc<Edge>, ban: u64, progress: SweepProgress, output: &Output) -> Result<bool, Status> {
+    let SweepProgress { total, scanned, removed, removed_l1, done } = progress;
     let message = InvalidatePatternResponse { ban, total, scanned, removed, done, removed_l1 };
     Ok(output.send(Ok(stream::frame(edge, &message)?)).await.is_ok())
 }

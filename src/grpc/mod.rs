@@ -1,7 +1,7 @@
 //! The gRPC port.
 //!
 //! A request goes: [`connection`] (HTTP/2 with its limits) → [`router`] (which method) → [`unary`] or [`stream`]
-//! (message in, deadline, message out) → [`service`], [`pipeline`], [`watch`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
+//! (message in, deadline, message out) → [`service`], [`pipeline`], [`watch_stream`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
 //! facade, convert) → [`convert`]. Health and reflection are tonic's generated services.
 //!
 //! Messages are read and written here and not by tonic's generated server, because that answers a message over its
@@ -17,24 +17,24 @@ mod convert;
 mod deadline;
 mod explain;
 mod health;
+mod in_flight_bytes;
 mod inbound;
 mod insight;
 mod invalidation;
-mod learned;
-mod lent;
-mod load;
 mod pipeline;
+mod preface;
+mod prefetch_insight;
 mod reflection;
+mod request_log;
 mod router;
-mod sampled;
 mod service;
 mod stream;
 #[cfg(feature = "otel")]
 mod trace;
-mod ttl;
+mod ttl_insight;
 mod unary;
-mod warm;
-mod watch;
+mod warm_stream;
+mod watch_stream;
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ pub const BATCH_MAX: usize = 1_000;
 
 /// Limits of the gRPC port. A reload replaces them; a connection sees them with its next call.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct GrpcSettings {
     /// Most bytes of a message, either way.
     pub message_max: usize,
     /// Deadline of unary calls; a shorter grpc-timeout wins.
@@ -71,7 +71,7 @@ pub struct Edge {
     /// This process.
     pub node: Arc<Node>,
     /// Limits.
-    pub settings: Arc<ArcSwap<Settings>>,
+    pub settings: Arc<ArcSwap<GrpcSettings>>,
 }
 
 impl Edge {

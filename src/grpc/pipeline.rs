@@ -19,8 +19,8 @@ use tonic::{Code, Status, codec::Streaming};
 use tonic_prost::ProstDecoder;
 
 use super::{
-    Edge, convert, load,
-    service::{self, item_len},
+    Edge, convert, in_flight_bytes,
+    service::{self, FirstLook, item_len},
     stream::{self, Output},
     unary::Call,
 };
@@ -100,7 +100,7 @@ impl Pump {
                 },
                 else => break,
             }
-            self.held = load::hold(&self.edge.node.in_flight, self.running_bytes + self.answered_bytes);
+            self.held = in_flight_bytes::hold(&self.edge.node.in_flight, self.running_bytes + self.answered_bytes);
         }
         if let Some(status) = self.end {
             // A client that is gone needs no status.
@@ -127,7 +127,7 @@ impl Pump {
         self.message_max = settings.message_max;
         let now = self.edge.cache.now();
         let fault = service::check_batch(batch.operations.len(), "operations")
-            .and_then(|()| load::check(&self.edge.node.in_flight, settings.in_flight_max))
+            .and_then(|()| in_flight_bytes::check(&self.edge.node.in_flight, settings.in_flight_max))
             .err();
         for operation in batch.operations {
             match &fault {
@@ -138,12 +138,19 @@ impl Pump {
     }
 
     fn begin(&mut self, operation: Operation, now: Tick) {
-        if let Some(result) = self.edge.answer_now(&operation, now) {
-            return self.push(result);
-        }
-        let request_bytes = operation.encoded_len();
-        let edge = Arc::clone(&self.edge);
-        let mut running = async move { Done { result: edge.perform(operation).await, request_bytes } }.boxed();
+        let (id, request_bytes, edge) = (operation.id, operation.encoded_len(), Arc::clone(&self.edge));
+        let mut running = match operation.operation {
+            Some(Asked::Get(request)) => match edge.get_from_l1(request, now) {
+                Ok(FirstLook::Answered(response)) => return self.push(result(id, Ok(Answered::Get(response)))),
+                Ok(FirstLook::Missed(missed)) => async move {
+                    let got = edge.get_missed(missed).await.map(Answered::Get);
+                    Done { result: result(id, got), request_bytes }
+                }
+                .boxed(),
+                Err(error) => return self.push(result(id, Err(error))),
+            },
+            asked => async move { Done { result: result(id, edge.perform(id, asked).await), request_bytes } }.boxed(),
+        };
         match (&mut running).now_or_never() {
             Some(done) => self.push(done.result),
             None => {
@@ -192,16 +199,8 @@ impl Pump {
 }
 
 impl Edge {
-    /// The result of a Get that L1 can answer.
-    fn answer_now(&self, operation: &Operation, now: Tick) -> Option<OperationResult> {
-        let Some(Asked::Get(request)) = &operation.operation else { return None };
-        let response = self.get_now(request, now)?;
-        Some(OperationResult { id: operation.id, result: Some(Answered::Get(response)) })
-    }
-
-    async fn perform(&self, operation: Operation) -> OperationResult {
-        let id = operation.id;
-        let result = match operation.operation {
+    async fn perform(&self, id: u64, operation: Option<Asked>) -> Result<Answered> {
+        match operation {
             Some(Asked::Get(request)) => self.get(request).await.map(Answered::Get),
             Some(Asked::Set(request)) => self.set(request).await.map(Answered::Set),
             Some(Asked::Delete(request)) => self.delete(request).await.map(Answered::Delete),
@@ -209,9 +208,12 @@ impl Edge {
             Some(Asked::Increment(request)) => self.increment(request).await.map(Answered::Increment),
             Some(Asked::GetMeta(request)) => self.get_meta(request).await.map(Answered::GetMeta),
             None => Err(convert::invalid(format!("operation {id} is empty; set one of get, set, delete and so on"))),
-        };
-        result.map_or_else(|error| failed(id, &error), |result| OperationResult { id, result: Some(result) })
+        }
     }
+}
+
+fn result(id: u64, result: Result<Answered>) -> OperationResult {
+    result.map_or_else(|error| failed(id, &error), |result| OperationResult { id, result: Some(result) })
 }
 
 fn failed(id: u64, error: &CacheError) -> OperationResult {

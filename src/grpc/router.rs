@@ -12,12 +12,12 @@ use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, insight, invalidation, pipeline, reflection, sampled,
+    health, insight, invalidation, pipeline, reflection, request_log,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
     },
-    warm, watch as watching,
+    warm_stream, watch_stream,
 };
 
 /// The services of one connection.
@@ -36,7 +36,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
             Some(response) => Call::ready(response),
             None if self.edge.node.sampled.draw(1) => {
                 let method = request.uri().path().to_owned();
-                sampled::logged(method, || self.route_traced(request))
+                request_log::logged(method, || self.route_traced(request))
             }
             None => self.route_traced(request),
         }
@@ -83,7 +83,7 @@ impl Router {
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
-            "/terrace.v1.Invalidation/Watch" => watching::call(edge, self.stop.clone(), request),
+            "/terrace.v1.Invalidation/Watch" => watch_stream::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_stats(r).await })
             }
@@ -111,7 +111,7 @@ impl Router {
                 unary::call(edge, request, Writes, |e, r| async move { e.invalidate_tags(r).await })
             }
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
-            "/terrace.v1.Admin/Warm" => warm::warm(edge, request),
+            "/terrace.v1.Admin/Warm" => warm_stream::warm(edge, request),
             "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })

@@ -5,10 +5,10 @@ use prost::Message;
 
 use super::{BATCH_MAX, Edge, convert};
 use crate::{
-    cache::{Applied, Batch, ExpireOnly, Op, Read, ReadOptions, TagNames},
+    cache::{Applied, Batch, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
     clock::Tick,
     error::{CacheError, Kind, Result},
-    model::{self, Key},
+    model::Key,
     proto::{
         DeleteRequest, DeleteResponse, GetManyRequest, GetManyResponse, GetManyResult, GetMetaRequest, GetMetaResponse,
         GetRequest, GetResponse, IncrementRequest, IncrementResponse, KeyMeta, NotStored, SetManyRequest,
@@ -17,22 +17,49 @@ use crate::{
     },
 };
 
+/// What the first look into L1 came to.
+pub(super) enum FirstLook {
+    /// L1 has the key.
+    Answered(GetResponse),
+    /// L1 does not have the key, or the request is an inspection.
+    Missed(MissedGet),
+}
+
+/// A Get that L1 did not answer: its key is checked, its options are converted.
+pub(super) struct MissedGet {
+    key: Key,
+    options: ReadOptions,
+}
+
 impl Edge {
-    /// A user's Get at `now`, if L1 can answer it: the hot path.
+    /// Answers a user's Get from L1 at `now`, if L1 has the key: the hot path.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for faulty options or a faulty key.
     #[inline]
-    pub(super) fn get_now(&self, request: &GetRequest, now: Tick) -> Option<GetResponse> {
-        let options = convert::read_options(request.options).ok()?;
-        if !options.is_user() || model::check_key(&request.key).is_err() {
-            return None;
+    pub(super) fn get_from_l1(&self, request: GetRequest, now: Tick) -> Result<FirstLook> {
+        let options = convert::read_options(request.options)?;
+        let key = Key::new(request.key)?;
+        if options.is_user()
+            && let Some(hit) = self.cache.get_from_l1(&key, now)
+        {
+            let found = Read::Found(Found::in_l1(hit, now));
+            return Ok(FirstLook::Answered(convert::get_response(found, options.want_meta)));
         }
-        let hit = self.cache.get_resident(&request.key, now)?;
-        Some(convert::get_response(Read::Found(hit.found(now)), options.want_meta))
+        Ok(FirstLook::Missed(MissedGet { key, options }))
+    }
+
+    /// Answers a Get that L1 did not answer.
+    pub(super) async fn get_missed(&self, MissedGet { key, options }: MissedGet) -> Result<GetResponse> {
+        let read = self.cache.read_missed(key, options).await?;
+        Ok(convert::get_response(read, options.want_meta))
     }
 
     pub(super) async fn get(&self, request: GetRequest) -> Result<GetResponse> {
-        let options = convert::read_options(request.options)?;
-        let read = self.cache.get(Key::new(request.key)?, options).await?;
-        Ok(convert::get_response(read, options.want_meta))
+        match self.get_from_l1(request, self.cache.now())? {
+            FirstLook::Answered(response) => Ok(response),
+            FirstLook::Missed(missed) => self.get_missed(missed).await,
+        }
     }
 
     pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
@@ -41,7 +68,8 @@ impl Edge {
         let (mut results, absent) = self.look_up(request.keys, options);
         if !absent.is_empty() {
             let (places, keys): (Vec<usize>, Vec<Key>) = absent.into_iter().unzip();
-            let reads = self.cache.get_many(keys, options).await;
+            let missed = keys.len();
+            let reads = self.cache.read_many_missed(keys, missed, options).await;
             for (at, read) in places.into_iter().zip(reads) {
                 results[at] = convert::get_many_result(read, options.want_meta);
             }
@@ -56,8 +84,8 @@ impl Edge {
         let mut absent = Vec::new();
         let results = keys.into_iter().enumerate().map(|(at, key)| {
             let read = match Key::new(key) {
-                Ok(key) => match options.is_user().then(|| self.cache.get_resident(&key, now)).flatten() {
-                    Some(hit) => Ok(Read::Found(hit.found(now))),
+                Ok(key) => match options.is_user().then(|| self.cache.get_from_l1(&key, now)).flatten() {
+                    Some(hit) => Ok(Read::Found(Found::in_l1(hit, now))),
                     None => {
                         absent.push((at, key));
                         return GetManyResult::default();

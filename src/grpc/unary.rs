@@ -15,12 +15,13 @@ use prost::Message;
 use tonic::Status;
 
 use super::{
-    Edge, Settings,
+    Edge, GrpcSettings,
     answer::{self, Answer},
     convert,
     deadline::Deadline,
+    in_flight_bytes,
     inbound::Inbound,
-    load,
+    service::{FirstLook, MissedGet},
 };
 use crate::{
     cache::stats::requests::{Port, Stopwatch},
@@ -94,23 +95,28 @@ impl Get {
     }
 
     fn begin(self, message: Result<Bytes, Status>) -> Call {
-        let request = match message.and_then(decode::<GetRequest>) {
-            Ok(request) => request,
+        let decoded = message.and_then(|message| Ok((message.len(), decode::<GetRequest>(message)?)));
+        let (bytes, request) = match decoded {
+            Ok(decoded) => decoded,
             Err(status) => return Call::ready(status.into_http()),
         };
-        match self.edge.get_now(&request, self.edge.cache.now()) {
-            Some(found) => Call::ready(shed_or_send(&self.edge, &self.edge.settings.load(), &found)),
-            None => Call::Pending(Box::pin(self.read(request))),
+        match self.edge.get_from_l1(request, self.edge.cache.now()) {
+            Ok(FirstLook::Answered(response)) => {
+                Call::ready(shed_or_send(&self.edge, &self.edge.settings.load(), &response))
+            }
+            Ok(FirstLook::Missed(missed)) => Call::Pending(Box::pin(self.read(Ok(missed), bytes))),
+            Err(error) => Call::Pending(Box::pin(self.read(Err(error), bytes))),
         }
     }
 
-    /// The answer, when L1 has none.
-    async fn read(self, request: GetRequest) -> Response<Answer> {
+    /// Answers a Get of so many bytes that L1 did not answer. A faulty deadline is reported before a faulty request.
+    async fn read(self, missed: Result<MissedGet>, bytes: usize) -> Response<Answer> {
         let settings = self.edge.settings.load_full();
-        let _held = load::hold(&self.edge.node.in_flight, request.encoded_len());
+        let _held = in_flight_bytes::hold(&self.edge.node.in_flight, bytes);
         let run = async {
             let mut deadline = Deadline::new(settings.timeout, &self.inbound.headers)?;
-            deadline.limit(self.edge.get(request)).await.unwrap_or_else(|| Err(deadline.exceeded()))
+            let read = self.edge.get_missed(missed?);
+            deadline.limit(read).await.unwrap_or_else(|| Err(deadline.exceeded()))
         };
         match run.await {
             Ok(response) => shed_or_send(&self.edge, &settings, &response),
@@ -185,7 +191,7 @@ where
 
 async fn run<M, R, F>(
     edge: &Arc<Edge>,
-    settings: &Settings,
+    settings: &GrpcSettings,
     inbound: &mut Inbound,
     effect: Effect,
     method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
@@ -217,14 +223,14 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> 
 }
 
 /// Answers a read, unless too much is under way already.
-fn shed_or_send(edge: &Edge, settings: &Settings, message: &impl Message) -> Response<Answer> {
-    match load::check(&edge.node.in_flight, settings.in_flight_max) {
+fn shed_or_send(edge: &Edge, settings: &GrpcSettings, message: &impl Message) -> Response<Answer> {
+    match in_flight_bytes::check(&edge.node.in_flight, settings.in_flight_max) {
         Ok(()) => send(edge, settings, message),
         Err(error) => answer::failed(&error),
     }
 }
 
-fn send(edge: &Edge, settings: &Settings, message: &impl Message) -> Response<Answer> {
+fn send(edge: &Edge, settings: &GrpcSettings, message: &impl Message) -> Response<Answer> {
     match answer::frame(message, settings.message_max, &edge.node.in_flight) {
         Ok(data) => answer::succeeded(data),
         Err(error) => answer::failed(&error),

@@ -3,43 +3,31 @@
 //! Everything comes from the binary, nothing from elsewhere, and the browser is told so (Content-Security-Policy). It is
 //! read-only. The numbers are those of `GetStats`, `INFO` and `/metrics`.
 
-use std::time::Duration;
-
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
     routing::get,
 };
 use serde_json::{Value, json};
 
-use super::{Shared, history, learned, readiness};
+use super::{
+    HttpState, history,
+    json::{SEEN_EVERY, answer, shown, with_headers},
+    learned_api, readiness,
+};
 use crate::{
     cache::{
         Cache, Removals, State as L2State,
-        latency::Latency,
+        stats::histogram::Latency,
         stats::{
             Group, Reads, Snapshot, Tally, Window,
             whatif::{Estimate, Estimates},
         },
     },
-    clock::Tick,
     node::{Node, VERSION},
 };
-
-/// Nothing but what this server sends, no inline script or style, in nobody's frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Headers of everything that the page is made of.
-const HEADERS: [(HeaderName, &str); 5] = [
-    (header::CONTENT_SECURITY_POLICY, POLICY),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    // A new version of the server brings a new page.
-    (header::CACHE_CONTROL, "no-cache"),
-];
 
 /// Path, type and bytes of each file.
 const FILES: [(&str, &str, &str); 12] = [
@@ -67,49 +55,25 @@ const D3_FORCE: &str = concat!(
 
 /// Keys shown as the hottest.
 const TOP: usize = 12;
-/// What is dear to find is not looked for sooner again, however many pages are open.
-pub(super) const SEEN_EVERY: Duration = Duration::from_secs(10);
-/// Bytes of a key that are shown.
-const KEY_SHOWN_BYTES: usize = 80;
 /// Open bans that are shown.
 const BANS: usize = 8;
 /// Groups that are shown, the busiest.
 const GROUPS: usize = 12;
 
-/// When something dear was looked for, and what was found.
-pub(super) type Seen = tokio::sync::Mutex<Option<(Tick, Value)>>;
-
 /// Adds the page.
-pub(super) fn routes(router: Router<Shared>) -> Router<Shared> {
+pub(super) fn routes(router: Router<HttpState>) -> Router<HttpState> {
     let files = FILES.into_iter().fold(router, |router, (path, kind, text)| {
         router.route(path, get(move || async move { with_headers(([(header::CONTENT_TYPE, kind)], text)) }))
     });
     let files = files.route("/api/stats", get(stats)).route("/api/history", get(points));
-    files.route("/api/top", get(top)).route("/api/learned", get(learned::show))
+    files.route("/api/top", get(top)).route("/api/learned", get(learned_api::show))
 }
 
-fn with_headers(answer: impl IntoResponse) -> Response {
-    let mut response = answer.into_response();
-    for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// Numbers are for this page and for programs, not for the scripts of other sites.
-pub(super) fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
-    let from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
-        return with_headers((StatusCode::FORBIDDEN, "not for other sites\n"));
-    }
-    with_headers(([(header::CONTENT_TYPE, "application/json")], numbers.to_string()))
-}
-
-async fn points(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn points(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
     answer(&headers, &shared.history.show())
 }
 
-async fn stats(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn stats(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
     let edge = &shared.edge;
     let snapshot = edge.cache.snapshot();
     let (status, says) = readiness(edge);
@@ -127,8 +91,8 @@ async fn stats(State(shared): State<Shared>, headers: HeaderMap) -> Response {
         },
         "l2": l2(&snapshot),
         "coherence": coherence(&snapshot),
-        "bans_open": edge.cache.open_bans().len(),
-        "bans": edge.cache.open_bans().iter().map(|ban| shown(ban.glob.pattern())).take(BANS).collect::<Vec<_>>(),
+        "bans_open": edge.cache.active_bans().len(),
+        "bans": edge.cache.active_bans().iter().map(|ban| shown(ban.glob.pattern())).take(BANS).collect::<Vec<_>>(),
         "warming": warming(&edge.cache),
         "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups(&snapshot),
@@ -178,7 +142,7 @@ fn l2(snapshot: &Snapshot) -> Value {
 fn coherence(snapshot: &Snapshot) -> Value {
     let coherence = &snapshot.coherence;
     json!({
-        "open": coherence.open,
+        "open": coherence.l1_available,
         "refused": coherence.refused,
         "fence_age_ms": coherence.fence_age_ms,
         "invalidations": coherence.invalidations,
@@ -190,8 +154,8 @@ fn coherence(snapshot: &Snapshot) -> Value {
 }
 
 fn warming(cache: &Cache) -> Value {
-    let progress = cache.core().warming();
-    json!({ "at_work": progress.at_work, "left": progress.left, "found": progress.keys.found })
+    let progress = cache.core().warm_up_progress();
+    json!({ "at_work": progress.is_running, "left": progress.left, "found": progress.keys.found })
 }
 
 fn window(window: &Window) -> Value {
@@ -256,7 +220,7 @@ fn latency(latency: &Latency) -> Value {
     json!({ "count": latency.count(), "p50_us": latency.quantile_us(0.5), "p99_us": latency.quantile_us(0.99) })
 }
 
-async fn top(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn top(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
     let cache = &shared.edge.cache;
     // One walk at a time; who waited for it takes what it found.
     let mut found = shared.top.lock().await;
@@ -275,23 +239,9 @@ async fn top(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     answer(&headers, &keys)
 }
 
-/// A key as text: what is no printable ASCII is escaped.
-pub(super) fn shown(key: &[u8]) -> String {
-    let cut = key.get(..KEY_SHOWN_BYTES);
-    let text = cut.unwrap_or(key).escape_ascii().to_string();
-    if cut.is_some_and(|cut| cut.len() < key.len()) { text + "…" } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_shown_as_text_and_cut() {
-        assert_eq!(shown(b"user:1"), "user:1");
-        assert_eq!(shown(b"<\x00\xff\n>"), "<\\x00\\xff\\n>");
-        assert_eq!(shown(&[b'a'; 81]), "a".repeat(80) + "…");
-    }
 
     #[test]
     fn the_page_is_small_and_holds_nothing_of_elsewhere() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cache::{
     Cache,
-    latency::Latency,
+    stats::histogram::Latency,
     stats::{Snapshot, Window},
 };
 

@@ -4,7 +4,8 @@
 
 mod dashboard;
 mod history;
-mod learned;
+mod json;
+mod learned_api;
 mod page;
 
 use std::{
@@ -75,21 +76,21 @@ pub struct Edge {
     pub ready_requires_l2: AtomicBool,
 }
 
-/// What the paths answer from.
+/// The state that handlers answer from.
 #[derive(Clone)]
-struct Shared {
+struct HttpState {
     edge: Arc<Edge>,
     metrics: Arc<Metrics>,
     history: Arc<History>,
-    top: Arc<dashboard::Seen>,
-    learned: Arc<dashboard::Seen>,
+    top: Arc<json::Seen>,
+    learned: Arc<json::Seen>,
 }
 
 /// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
 pub async fn serve(listener: Listener, edge: Arc<Edge>) {
     let metrics = Arc::new(Metrics::default());
     let history = Arc::new(History::default());
-    let router = router(Shared {
+    let router = router(HttpState {
         edge: Arc::clone(&edge),
         metrics: Arc::clone(&metrics),
         history: Arc::clone(&history),
@@ -159,7 +160,7 @@ impl Drop for Counted {
     }
 }
 
-fn router(shared: Shared) -> Router {
+fn router(shared: HttpState) -> Router {
     dashboard::routes(Router::new())
         .route("/metrics", get(metrics))
         .route("/healthz", get(alive))
@@ -169,16 +170,16 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
+async fn metrics(State(shared): State<HttpState>) -> Response {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     let page = page::render(&shared.metrics, &shared.edge.cache, &shared.edge.node);
     ([(header::CONTENT_TYPE, TEXT)], page).into_response()
 }
 
 /// 200 while every worker moves.
-async fn alive(State(shared): State<Shared>) -> (StatusCode, String) {
+async fn alive(State(shared): State<HttpState>) -> (StatusCode, String) {
     let edge = &shared.edge;
-    let silent = edge.node.pulses.oldest().map_or(Duration::ZERO, |beat| edge.cache.now().since(beat));
+    let silent = edge.node.heartbeats.oldest().map_or(Duration::ZERO, |beat| edge.cache.now().since(beat));
     if silent > STALL {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("a worker has not moved for {} s\n", silent.as_secs()));
     }
@@ -186,7 +187,7 @@ async fn alive(State(shared): State<Shared>) -> (StatusCode, String) {
 }
 
 /// 200 from the first contact with L2 until the drain; an L2 lost later leaves it 200, unless it is required.
-async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+async fn ready(State(shared): State<HttpState>) -> (StatusCode, String) {
     readiness(&shared.edge)
 }
 

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{
     cache::{
         Cache, Removals, State,
-        ahead::Report,
-        feed::FeedReport,
-        latency::Latency,
-        slide::Touches,
+        invalidate::feed::FeedReport,
+        prefetch::PrefetchReport,
+        stats::histogram::Latency,
         stats::{Group, Reads, Snapshot},
-        warm::Progress,
+        ttl::touch_on_read::Touches,
+        warm_up::WarmUpProgress,
     },
     metrics::{self as m, Buckets, Metrics},
     node::{Node, VERSION},
@@ -28,15 +28,15 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     requests(metrics, &snapshot);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
-    metrics.set(&m::BANS_OPEN, &[], float(cache.open_bans().len() as u64));
+    metrics.set(&m::BANS_OPEN, &[], float(cache.active_bans().len() as u64));
     coherence(metrics, &snapshot);
     prefetch(metrics, &snapshot.learning.prefetch);
     feed(metrics, &cache.feed_report());
-    warming(metrics, &cache.core().warming());
+    warming(metrics, &cache.core().warm_up_progress());
     metrics.render()
 }
 
-fn warming(metrics: &Metrics, progress: &Progress) {
+fn warming(metrics: &Metrics, progress: &WarmUpProgress) {
     let keys = &progress.keys;
     for (result, count) in
         [("found", keys.found), ("absent", keys.absent), ("resident", keys.resident), ("failed", keys.failed)]
@@ -44,7 +44,7 @@ fn warming(metrics: &Metrics, progress: &Progress) {
         metrics.count(&m::WARM_KEYS, &[result], count);
     }
     metrics.set(&m::WARM_LEFT, &[], float(progress.left));
-    metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.at_work)));
+    metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.is_running)));
 }
 
 /// A gauge takes a float: exact up to 2^53.
@@ -173,7 +173,7 @@ fn buckets(latency: &Latency) -> Buckets {
     Buckets { up_to, count: latency.count(), sum: float(latency.sum_us) / US }
 }
 
-fn prefetch(metrics: &Metrics, report: &Report) {
+fn prefetch(metrics: &Metrics, report: &PrefetchReport) {
     let counts = &report.counts;
     metrics.count(&m::PREFETCH, &["issued"], counts.issued);
     metrics.count(&m::PREFETCH, &["used"], counts.used);
@@ -214,7 +214,7 @@ fn prefetch(metrics: &Metrics, report: &Report) {
 
 fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     let coherence = &snapshot.coherence;
-    metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(coherence.open)));
+    metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(coherence.l1_available)));
     // Not a number before the first proof.
     metrics.set(&m::COHERENCE_FENCE_AGE, &[], coherence.fence_age_ms.map_or(f64::NAN, |age_ms| float(age_ms) / 1e3));
     metrics.count(&m::COHERENCE_INVALIDATIONS, &[], coherence.invalidations);

@@ -1,21 +1,22 @@
 //! Background work: a third client of the cache.
 
-pub mod ahead;
-pub mod bans;
-pub mod check;
-pub mod learn;
-pub mod learned;
-pub mod marks;
-pub mod slide;
-pub mod sweep;
-pub mod warm;
-pub mod watch;
+pub mod ban_sweep;
+pub mod coherence_check;
+pub mod expiry_sweep;
+pub mod l2_state_log;
+pub mod learned_snapshot;
+pub mod learning;
+mod periodic_save;
+pub mod prefetch;
+pub mod stats_windows;
+pub mod touch_on_read;
+pub mod warm_start;
 
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Ticks of a job, the first at once. One that comes late puts off those after it: a job that fell behind has nothing to catch
+/// Returns the ticks of a job, the first at once. A late tick delays those after it: a job that fell behind has nothing to catch
 /// up on.
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);

@@ -163,6 +163,12 @@ impl L1 {
         tier!(self, tier => tier.epochs().is_live(epoch) && tier.epochs().is_open(epoch.number(), now))
     }
 
+    /// Returns how often reads have looked a key up.
+    #[cfg(test)]
+    pub(crate) fn lookups(&self) -> usize {
+        tier!(self, tier => tier.lookups.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
     /// Looks a key up. `touch` counts the use for the policy.
     #[must_use]
     #[inline]
@@ -210,8 +216,8 @@ impl L1 {
 
     /// Asks for the right to prefetch `key`; `false` if it is there or on its way.
     #[must_use]
-    pub fn lease_ahead(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
-        tier!(self, tier => tier.lease_ahead(key, token, now, epoch))
+    pub fn lease_prefetch(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
+        tier!(self, tier => tier.lease_prefetch(key, token, now, epoch))
     }
 
     /// As [`L1::fill`], for a copy that nobody has asked for yet: it waits apart, for its first use.

@@ -571,7 +571,7 @@ fn threads_leave_no_old_value_behind() {
 /// Prefetches a key.
 fn stage(l1: &L1, number: u64) -> Filled {
     let token = Token(fastrand::u64(..));
-    assert!(l1.lease_ahead(&key(number), token, Tick(1), EPOCH));
+    assert!(l1.lease_prefetch(&key(number), token, Tick(1), EPOCH));
     l1.fill_staged(&key(number), token, forever(b"v"), Tick(1))
 }
 
@@ -595,7 +595,7 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         assert_eq!(unused(&l1), dropped, "in the order they came, told once");
         assert_eq!(unused(&l1), Vec::<Vec<u8>>::new());
         assert_eq!(l1.residence(&key(520), Tick(1)), Residence::Staged);
-        assert!(!l1.lease_ahead(&key(520), Token(1), Tick(1), EPOCH), "it is there");
+        assert!(!l1.lease_prefetch(&key(520), Token(1), Tick(1), EPOCH), "it is there");
         assert!(l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use), "inspection is no use");
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| hit.is_first_use));
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| !hit.is_first_use), "once");

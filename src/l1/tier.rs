@@ -63,6 +63,9 @@ pub(super) struct Tier<P: Policy> {
     purges_open: AtomicUsize,
     /// Patterns that ever were.
     purges_begun: AtomicU64,
+    /// Lookups for reads, for tests that bound them.
+    #[cfg(test)]
+    pub(super) lookups: AtomicUsize,
 }
 
 /// Where a key belongs.
@@ -96,6 +99,8 @@ impl<P: Policy> Tier<P> {
             sweep_from: AtomicUsize::new(0),
             purges_open: AtomicUsize::new(0),
             purges_begun: AtomicU64::new(0),
+            #[cfg(test)]
+            lookups: AtomicUsize::new(0),
         }
     }
 

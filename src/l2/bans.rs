@@ -1,32 +1,38 @@
-//! Bans: patterns whose values are gone at once, however long it takes to remove them.
+//! Pattern bans: [`BanStore`], and the bans that are open.
 //!
-//! A ban has a number, given in the order of the bans. While it is open, what stood under a matching key before it is as
-//! good as absent; what was written since is not. How the two are told apart is the store's own affair: the embedded
-//! store compares numbers of writes, Redis keeps a note of each key written since (`redis/bans.rs`). A sweep removes what
-//! the ban hides, and when nothing is left the ban is retired.
+//! A ban invalidates all keys that match a pattern at once, however long it takes to remove their values. Bans are numbered
+//! in the order of their opening. While a ban is open, reads treat a matching value that was written before the ban as
+//! absent; a value written since is visible. Each store tells the two apart in its own way: the embedded store compares
+//! numbers of writes, Redis keeps a note of each key written since (`redis/bans`). A sweep removes the hidden values; when
+//! none is left, the ban is retired.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 
 use crate::{
-    error::{CacheError, Kind},
+    error::{CacheError, Kind, Result},
     glob::Glob,
-    model::RESERVED_PREFIX,
+    model::{Key, RESERVED_PREFIX},
 };
 
 /// Bans that may be open at once, over all nodes: a read that misses L1 compares its key with each of them.
 pub const OPEN_MAX: usize = 64;
 
-/// A pattern and its place in the order of bans.
+/// One pattern ban.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ban {
-    /// Later bans have greater numbers.
+    /// The position in the order of bans: later bans have greater numbers.
     pub number: u64,
-    /// Over whole keys.
+    /// The pattern, matched against whole keys.
     pub glob: Glob,
 }
 
@@ -38,29 +44,102 @@ impl Ban {
     }
 }
 
-/// A part of a sweep.
+/// The result of one page of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SweepPage {
-    /// Where the next part begins; 0 when all of the store was looked at.
+    /// Cursor of the next page; 0 after the last page.
     pub cursor: u64,
-    /// Keys looked at, about.
+    /// Approximate number of keys examined.
     pub scanned: u64,
-    /// Values removed (with `dry_run`: that would be).
+    /// Number of values removed.
     pub removed: u64,
-    /// Commands that the store counts for it, about; 0 where it counts none.
+    /// Approximate number of commands that the store counts for this page; 0 if it counts none.
     pub commands: u64,
 }
 
-/// How much of the store a sweep takes.
+/// Share of the store's capacity that a sweep may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Others use it: no part of the sweep keeps them waiting for longer than a few of their own commands would.
+    /// Other clients use the store: a page delays them no longer than a few of their own commands would.
     Yielding,
-    /// Nobody else does.
+    /// No other client uses the store.
     Full,
 }
 
-/// The bans that are open, read by every call without a lock.
+/// The pattern bans of an L2: opens, sweeps and retires them. A supertrait of [`Backend`](super::Backend).
+///
+/// The default methods are for stores without bans of their own.
+pub trait BanStore: Send + Sync + 'static {
+    /// Opens a ban and returns its number. From then on every call on every node that receives changes finds matching values
+    /// that were written before the ban absent.
+    ///
+    /// Errors: `Overloaded` if too many bans are open; `Unavailable`, `NoAccess`; `Unknown`: the ban may be open.
+    fn ban(&self, _glob: Glob) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// Returns the open bans that this node knows, oldest first.
+    fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        Arc::default()
+    }
+
+    /// Returns the minimum time between opening and retiring a ban, however soon its sweep ends: until then a node that has
+    /// not received the ban may still have to read it.
+    fn retire_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Acquires or renews the right to sweep a ban; `false` if another node has it. `token` identifies the sweeper.
+    fn claim_sweep(&self, _ban: u64, _token: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Removes the values that a ban hides in one page of keys from `cursor` on; cursor 0 begins. The caller has acquired or
+    /// renewed the right to sweep ([`claim_sweep`](Self::claim_sweep)) at most a few seconds before.
+    fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// Ends a ban that hides no values any more.
+    fn retire(&self, _ban: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Err(no_bans())))
+    }
+
+    /// Prepares keys for a pass-through command: removes the values that open bans hide under them, so that values written
+    /// later are visible. Returns the greatest ban number that this node knows.
+    fn clear_banned<'a>(&'a self, _keys: &'a [Key]) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// Returns a request for the greatest ban number, to be sent after a pass-through command that writes `key`, on the same
+    /// connection; `None` if the store needs none.
+    fn ban_question(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Evaluates the reply to [`ban_question`](Self::ban_question). Returns the written keys that match a ban above `known`;
+    /// the value is `true` if the written value was removed, so that the command has to be sent again.
+    fn ban_answer<'a>(
+        &'a self,
+        _known: u64,
+        _answer: &'a [u8],
+        _keys: &'a [Key],
+    ) -> BoxFuture<'a, Result<HashMap<Key, bool>>> {
+        Box::pin(std::future::ready(Ok(HashMap::new())))
+    }
+
+    /// Returns the number of commands that the store has processed since it started, for all clients, if it is known: a
+    /// sweep slows down while other clients use the store.
+    fn commands_done(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(std::future::ready(None))
+    }
+}
+
+fn no_bans() -> CacheError {
+    CacheError::new(Kind::Internal, "where there is no L2, nothing is to be swept")
+}
+
+/// The open bans. Every call reads them without a lock.
 #[derive(Debug, Default)]
 pub struct OpenBans {
     any: AtomicBool,
@@ -68,20 +147,20 @@ pub struct OpenBans {
 }
 
 impl OpenBans {
-    /// All of them, oldest first; nothing is allocated where there is none.
+    /// Returns all open bans, oldest first; `None`, without an allocation, if there is none.
     #[inline]
     #[must_use]
     pub fn all(&self) -> Option<Arc<Vec<Arc<Ban>>>> {
         self.any.load(Ordering::Acquire).then(|| self.list.load_full())
     }
 
-    /// Whether this one is open.
+    /// Returns whether the ban with this number is open.
     #[must_use]
     pub fn contains(&self, number: u64) -> bool {
         self.list.load().iter().any(|ban| ban.number == number)
     }
 
-    /// Shows another list from now on; those that were not there before.
+    /// Replaces the list; returns the bans that were not in the previous one.
     pub fn replace(&self, mut bans: Vec<Arc<Ban>>) -> Vec<Arc<Ban>> {
         bans.sort_unstable_by_key(|ban| ban.number);
         let before = self.list.load_full();
@@ -94,19 +173,19 @@ impl OpenBans {
     }
 }
 
-/// Those of `bans` that match a key.
+/// Returns the bans that match a key.
 pub fn matching<'a>(bans: &'a [Arc<Ban>], key: &'a [u8]) -> impl Iterator<Item = &'a Arc<Ban>> {
     bans.iter().filter(move |ban| ban.matches(key))
 }
 
-/// Why no further ban is taken.
+/// Error for a ban beyond [`OPEN_MAX`].
 #[must_use]
 pub fn too_many() -> CacheError {
     let message = format!("{OPEN_MAX} patterns are being invalidated already; wait until one of them is swept");
     CacheError::new(Kind::Overloaded, message)
 }
 
-/// A write that the invalidation of its key's pattern came in between.
+/// Error for a write whose key was matched by a ban while the write was in flight.
 #[must_use]
 pub fn overtaken() -> CacheError {
     let message = "the key's pattern was invalidated meanwhile; the write may or may not have survived";

@@ -1,4 +1,4 @@
-//! What an entry that is more than its bytes is stored as: a header in front of the payload. Pure: bytes in, bytes out.
+//! The header that L2 stores in front of the payload of an entry with tags. Pure: bytes in, bytes out.
 //!
 //! | bytes | what |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Nothing below L1: L1 is the store.
+//! No L2: L1 is the store.
 //!
 //! Writes, conditions and increments happen in L1 under the lock of the key's shard. Eviction loses the value. A batch
 //! is applied key by key: nobody sees half of one key, but others may see some keys done and others not.
@@ -7,10 +7,10 @@ use std::{future::ready, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{Applied, Backend, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored};
+use super::{Applied, Backend, BanStore, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored};
 use crate::{error::Result, glob::Glob, model::Key};
 
-/// What this backend needs of the tier above, which implements it over L1.
+/// The L1 operations that this backend needs; the cache implements them.
 pub trait Resident: Send + Sync + 'static {
     /// [`op::apply`](super::op::apply) on the present copy, under the lock of its shard.
     ///
@@ -88,3 +88,5 @@ impl Backend for NoneBackend {
         State::Up
     }
 }
+
+impl BanStore for NoneBackend {}

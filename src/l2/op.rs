@@ -1,4 +1,4 @@
-//! What each write operation means, once, as a pure function over the present entry.
+//! Write operations and their meaning: a pure function over the present entry, the same for every store.
 //!
 //! Operations act on payloads: a header in front of one ([`codec`]) stays where it is, unless a Set replaces all of it. What a
 //! Set brings is stored as it is; the facade has put a header in front where one is needed.
@@ -227,9 +227,9 @@ pub struct Present<'a> {
     pub expires_at: Option<UnixMs>,
 }
 
-/// What is to become of the key.
+/// The change of an entry that an operation results in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum EntryChange {
     /// Nothing changes.
     Keep,
     /// Store this, with this expiry.
@@ -244,30 +244,30 @@ pub enum Change {
 ///
 /// # Errors
 /// `NotANumber`, `Overflow`, `TooLarge`; nothing changes then.
-pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(Change, Applied)> {
+pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(EntryChange, Applied)> {
     let (head, payload) = present.map_or((&b""[..], &b""[..]), |p| codec::split(p.value));
     let present = present.map(|p| Present { value: payload, ..p });
     let (change, applied) = apply_to_payload(op, head, present, now)?;
     let is_payload = !matches!(op, Op::Set { .. });
     Ok(match change {
-        Change::Put(payload, expires_at) if is_payload => {
-            (Change::Put(codec::joined(head, payload), expires_at), applied)
+        EntryChange::Put(payload, expires_at) if is_payload => {
+            (EntryChange::Put(codec::joined(head, payload), expires_at), applied)
         }
-        Change::Put(..) | Change::Keep | Change::Reexpire(_) | Change::Remove => (change, applied),
+        EntryChange::Put(..) | EntryChange::Keep | EntryChange::Reexpire(_) | EntryChange::Remove => (change, applied),
     })
 }
 
-fn apply_to_payload(op: &Op, head: &[u8], present: Option<Present<'_>>, now: UnixMs) -> Result<(Change, Applied)> {
+fn apply_to_payload(op: &Op, head: &[u8], present: Option<Present<'_>>, now: UnixMs) -> Result<(EntryChange, Applied)> {
     match op {
         Op::Set { value, expiry, condition, want_old } => Ok(set(value, *expiry, condition, *want_old, present, now)),
         Op::Delete { want_old } => {
             let old = present.filter(|_| *want_old).map(|p| copied(p.value));
-            let change = if present.is_some() { Change::Remove } else { Change::Keep };
+            let change = if present.is_some() { EntryChange::Remove } else { EntryChange::Keep };
             Ok((change, Applied::Deleted { existed: present.is_some(), old }))
         }
         Op::Bury { head: dead } => {
             let existed = !dead.is_empty() && head == dead;
-            Ok((if existed { Change::Remove } else { Change::Keep }, Applied::Deleted { existed, old: None }))
+            Ok((if existed { EntryChange::Remove } else { EntryChange::Keep }, Applied::Deleted { existed, old: None }))
         }
         Op::Expire { expiry, only, want_value } => Ok(expire(*expiry, *only, *want_value, present, now)),
         Op::Increment { delta, life_if_new } => increment(*delta, *life_if_new, present, now),
@@ -294,7 +294,7 @@ fn set(
     want_old: bool,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> (Change, Applied) {
+) -> (EntryChange, Applied) {
     let holds = match condition {
         Condition::Always => true,
         Condition::IfAbsent => present.is_none(),
@@ -303,7 +303,7 @@ fn set(
     };
     let old = present.filter(|_| want_old).map(|p| copied(p.value));
     if !holds {
-        return (Change::Keep, Applied::Set { stored: false, old });
+        return (EntryChange::Keep, Applied::Set { stored: false, old });
     }
     let expires_at = match expiry {
         SetExpiry::Never => None,
@@ -316,8 +316,8 @@ fn set(
     };
     let change = match expires_at {
         // Also where nothing is there: it was set and went, and who watches the key is to know.
-        Some(at) if at <= now => Change::Remove,
-        Some(_) | None => Change::Put(value.clone(), expires_at),
+        Some(at) if at <= now => EntryChange::Remove,
+        Some(_) | None => EntryChange::Put(value.clone(), expires_at),
     };
     (change, Applied::Set { stored: true, old })
 }
@@ -328,13 +328,13 @@ fn expire(
     want_value: bool,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> (Change, Applied) {
+) -> (EntryChange, Applied) {
     let Some(entry) = present else {
-        return (Change::Keep, Applied::Expired { found: false, applied: false, value: None });
+        return (EntryChange::Keep, Applied::Expired { found: false, applied: false, value: None });
     };
     let value = want_value.then(|| copied(entry.value));
     let target = match expiry {
-        NewExpiry::Keep => return (Change::Keep, Applied::Expired { found: true, applied: false, value }),
+        NewExpiry::Keep => return (EntryChange::Keep, Applied::Expired { found: true, applied: false, value }),
         NewExpiry::Never => None,
         NewExpiry::In(life) => Some(after(now, life)),
         NewExpiry::At(at) => Some(at),
@@ -342,11 +342,11 @@ fn expire(
     // PERSIST on a key without expiry changes nothing and says so.
     let idle = target.is_none() && entry.expires_at.is_none();
     if idle || !only.allows(entry.expires_at, target) {
-        return (Change::Keep, Applied::Expired { found: true, applied: false, value });
+        return (EntryChange::Keep, Applied::Expired { found: true, applied: false, value });
     }
     let change = match target {
-        Some(at) if at <= now => Change::Remove,
-        Some(_) | None => Change::Reexpire(target),
+        Some(at) if at <= now => EntryChange::Remove,
+        Some(_) | None => EntryChange::Reexpire(target),
     };
     (change, Applied::Expired { found: true, applied: true, value })
 }
@@ -364,7 +364,7 @@ fn increment(
     life_if_new: Option<Duration>,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> Result<(Change, Applied)> {
+) -> Result<(EntryChange, Applied)> {
     let current = match present {
         None => 0,
         Some(p) => parse_integer(p.value)
@@ -374,7 +374,7 @@ fn increment(
         .checked_add(delta)
         .ok_or_else(|| CacheError::new(Kind::Overflow, "increment or decrement would overflow"))?;
     let text = Bytes::copy_from_slice(itoa::Buffer::new().format(sum).as_bytes());
-    Ok((Change::Put(text, kept_or_new(present, life_if_new, now)), Applied::Number(sum)))
+    Ok((EntryChange::Put(text, kept_or_new(present, life_if_new, now)), Applied::Number(sum)))
 }
 
 /// A decimal 64-bit integer exactly as Redis accepts one: no blanks, no plus, no leading zeros.
@@ -391,7 +391,7 @@ fn append(
     length_max: u64,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> Result<(Change, Applied)> {
+) -> Result<(EntryChange, Applied)> {
     let head = present.map_or(&b""[..], |p| p.value);
     let length = head.len() + suffix.len();
     if length as u64 > length_max {
@@ -401,7 +401,7 @@ fn append(
     let mut value = BytesMut::with_capacity(length);
     value.put_slice(head);
     value.put_slice(suffix);
-    let change = Change::Put(value.freeze(), kept_or_new(present, life_if_new, now));
+    let change = EntryChange::Put(value.freeze(), kept_or_new(present, life_if_new, now));
     Ok((change, Applied::Length(length as u64)))
 }
 
@@ -412,10 +412,10 @@ fn set_range(
     length_max: u64,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> Result<(Change, Applied)> {
+) -> Result<(EntryChange, Applied)> {
     let old = present.map_or(&b""[..], |p| p.value);
     if bytes.is_empty() {
-        return Ok((Change::Keep, Applied::Length(old.len() as u64)));
+        return Ok((EntryChange::Keep, Applied::Length(old.len() as u64)));
     }
     check_range(offset, bytes.len(), length_max)?;
     // At most `length_max`, which is a length in memory.
@@ -424,7 +424,7 @@ fn set_range(
     value.resize(old.len().max(begin + bytes.len()), 0);
     value[begin..begin + bytes.len()].copy_from_slice(bytes);
     let length = value.len() as u64;
-    Ok((Change::Put(value.into(), kept_or_new(present, life_if_new, now)), Applied::Length(length)))
+    Ok((EntryChange::Put(value.into(), kept_or_new(present, life_if_new, now)), Applied::Length(length)))
 }
 
 /// Whether a SetRange stays within the limit.
@@ -447,9 +447,9 @@ fn increment_float(
     life_if_new: Option<Duration>,
     present: Option<Present<'_>>,
     now: UnixMs,
-) -> Result<(Change, Applied)> {
+) -> Result<(EntryChange, Applied)> {
     let head = present.map_or(&b"0"[..], |p| p.value);
     let sum = decimal::add(head, delta)?;
-    let change = Change::Put(sum.clone(), kept_or_new(present, life_if_new, now));
+    let change = EntryChange::Put(sum.clone(), kept_or_new(present, life_if_new, now));
     Ok((change, Applied::Decimal(sum)))
 }

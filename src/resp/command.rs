@@ -1,17 +1,15 @@
-//! What a command is, how it is found, and what every command is checked for before it runs.
+//! What a command is: its row in the table, the function that runs it, and what that function has at hand.
 
 use futures_util::future::BoxFuture;
 
 use super::{
     Edge,
     frame::Args,
+    key_spec::KeySpec,
     reply::{Done, Refusal, Reply},
     session::Session,
-    table::{COMMANDS, REFUSED, ROWS, TABLE, name_at},
 };
 use crate::clock::Tick;
-
-pub(super) use super::spec::{Begin, Find, KeySpec};
 
 /// What a running command has at hand.
 pub(super) struct Context<'c> {
@@ -93,7 +91,7 @@ pub(super) struct Row {
     /// Its subcommands.
     pub(super) subcommands: &'static [Row],
     /// Number of the first subcommand.
-    subcommands_base: usize,
+    pub(super) subcommands_base: usize,
 }
 
 impl Row {
@@ -214,162 +212,15 @@ const fn has_word(list: &str, word: &str) -> bool {
     false
 }
 
-/// A row and its number among [`ROWS`].
+/// A row and its number: its place in the table; the numbers of subcommands follow those of all commands.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) row: &'static Row,
     pub(super) number: usize,
 }
 
-/// Places of the table by hash of the name; one more than the row, 0 for none. A quarter full.
-const SLOTS: usize = 1024;
-static PLACES: [u16; SLOTS] = places();
-
-const fn hash(name: &[u8]) -> usize {
-    let mut hash = name.len();
-    let mut at = 0;
-    while at < name.len() {
-        // Folds case; two different bytes that fold to one are told apart by the comparison.
-        hash = hash.wrapping_mul(31).wrapping_add((name[at] | 0x20) as usize);
-        at += 1;
-    }
-    (hash ^ (hash >> 8)) % SLOTS
-}
-
-const fn places() -> [u16; SLOTS] {
-    let mut places = [0; SLOTS];
-    let mut row = 0;
-    while row < COMMANDS {
-        let mut slot = hash(name_at(row).as_bytes());
-        while places[slot] != 0 {
-            slot = (slot + 1) % SLOTS;
-        }
-        row += 1;
-        assert!(row < SLOTS / 2, "the table outgrew its places");
-        places[slot] = row as u16;
-    }
-    places
-}
-
-/// Longest name that is looked for: bounds the work for a name that is none.
-const NAME_MAX_BYTES: usize = 32;
-
-/// The row of a name, in any case.
-#[inline]
-pub(super) fn find(name: &[u8]) -> Option<Found> {
-    if name.len() > NAME_MAX_BYTES {
-        return None;
-    }
-    let mut slot = hash(name);
-    loop {
-        let place = usize::from(PLACES[slot]);
-        let number = place.checked_sub(1)?;
-        let row = &TABLE[number];
-        if row.name.as_bytes().eq_ignore_ascii_case(name) {
-            return Some(Found { row, number });
-        }
-        slot = (slot + 1) % SLOTS;
-    }
-}
-
-/// The row of a request: that of the subcommand, where there is one.
-///
-/// # Errors
-/// Unknown command or subcommand, in Redis's words.
-#[inline]
-pub(super) fn resolve(args: Args<'_>) -> Result<Found, Refusal> {
-    let Some(found) = find(args.at(0)) else { return Err(unknown(args)) };
-    if found.row.subcommands.is_empty() { Ok(found) } else { resolve_subcommand(found, args) }
-}
-
-fn resolve_subcommand(container: Found, args: Args<'_>) -> Result<Found, Refusal> {
-    let Some(name) = args.get(1) else { return Ok(container) };
-    find_subcommand(container.row, name).ok_or_else(|| {
-        let (name, upper) = (readable(name, 128), container.row.name.to_ascii_uppercase());
-        Refusal::text(format!("ERR unknown subcommand '{name}'. Try {upper} HELP."))
-    })
-}
-
-/// The subcommand of this name, in any case.
-pub(super) fn find_subcommand(container: &'static Row, name: &[u8]) -> Option<Found> {
-    let is_it = |row: &Row| row.short_name().as_bytes().eq_ignore_ascii_case(name);
-    let at = container.subcommands.iter().position(is_it)?;
-    Some(Found { row: &container.subcommands[at], number: container.subcommands_base + at })
-}
-
-/// Name of a row by its number.
-pub(super) fn name_of(number: usize) -> &'static str {
-    let subcommands = || TABLE.iter().flat_map(|row| row.subcommands);
-    let row = TABLE.get(number).or_else(|| subcommands().nth(number - TABLE.len()));
-    row.map_or("", |row| row.name)
-}
-
-/// Number of GET, which the connection answers without running it.
-pub(super) const GET: usize = number_of(b"get");
-
-const fn number_of(name: &[u8]) -> usize {
-    let mut number = 0;
-    loop {
-        if name_at(number).as_bytes().eq_ignore_ascii_case(name) {
-            return number;
-        }
-        number += 1;
-    }
-}
-
-/// Numbers of all rows.
-pub(super) fn numbers() -> std::ops::Range<usize> {
-    0..ROWS
-}
-
-#[cold]
-fn unknown(args: Args<'_>) -> Refusal {
-    if let Some((name, reason)) = REFUSED.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(args.at(0))) {
-        return Refusal::text(format!("ERR {} is refused: {reason}", name.to_ascii_uppercase()));
-    }
-    let name = readable(args.at(0), 128);
-    let mut beginning = String::new();
-    for arg in args.from(1).iter() {
-        if beginning.len() >= 128 {
-            break;
-        }
-        let left = 128 - beginning.len();
-        beginning.push('\'');
-        beginning.push_str(&readable(arg, left));
-        beginning.push_str("' ");
-    }
-    Refusal::text(format!("ERR unknown command '{name}', with args beginning with: {beginning}"))
-}
-
 /// At most `max` bytes of what a client sent, up to the first NUL, for an error.
 pub(super) fn readable(bytes: &[u8], max: usize) -> String {
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len()).min(max);
     String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_row_is_found_in_any_case_under_its_number() {
-        for (number, row) in TABLE.iter().enumerate() {
-            let found = find(row.name.to_ascii_uppercase().as_bytes()).unwrap();
-            assert_eq!((found.number, found.row.name), (number, row.name));
-        }
-        assert!(find(b"").is_none());
-        assert!(find(b"GETT").is_none());
-        assert!(find(&[b'a'; 100]).is_none());
-    }
-
-    #[test]
-    fn each_subcommand_has_a_number_of_its_own() {
-        let mut seen = std::collections::HashSet::new();
-        for row in TABLE.iter().flat_map(|container| container.subcommands.iter().map(move |row| (container, row))) {
-            let found = find_subcommand(row.0, row.1.short_name().as_bytes()).unwrap();
-            assert_eq!(name_of(found.number), row.1.name);
-            assert!(seen.insert(found.number));
-        }
-        assert_eq!(seen.len() + TABLE.len(), ROWS);
-    }
 }

@@ -26,10 +26,10 @@ use tokio::{
 };
 
 use super::{
-    Edge, Settings,
+    Edge, RespSettings,
     buffers::{self, BUFFER_BYTES},
     frame::{Limits, Requests},
-    reply::Reply,
+    reply::{OUTPUT_HARD_MAX_BYTES, Reply},
     session::Session,
     stop::Stop,
 };
@@ -40,8 +40,6 @@ use crate::{
     socket::{Ends, Socket},
 };
 
-/// A client whose replies exceed this is closed at once.
-pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
 /// Above this nothing more is run for the client until it reads.
 const OUTPUT_SOFT_MAX_BYTES: usize = 16 << 20;
 /// A client that stays above the soft limit for so long is closed.
@@ -98,7 +96,7 @@ struct Connection {
 
 /// What came of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
+enum WaitEnd {
     /// There are more bytes to parse, or there is room for more replies.
     Progress,
     /// The client will send no more.
@@ -139,14 +137,14 @@ impl Connection {
         }
         loop {
             let event = self.wait().await?;
-            if event == Event::Progress {
+            if event == WaitEnd::Progress {
                 self.run_requests().await;
                 self.send()?;
             }
             if self.session.closing {
                 return self.flush_and_close().await;
             }
-            if event != Event::Progress || self.stop.is_wanted() {
+            if event != WaitEnd::Progress || self.stop.is_wanted() {
                 Box::pin(self.answer_what_was_received()).await?;
                 return self.flush_and_close().await;
             }
@@ -154,7 +152,7 @@ impl Connection {
     }
 
     /// Waits until there is something to do; sends meanwhile what is pending.
-    async fn wait(&mut self) -> io::Result<Event> {
+    async fn wait(&mut self) -> io::Result<WaitEnd> {
         self.let_go_of_idle_buffers();
         match self.deadline() {
             None => poll_fn(|task| self.poll(task)).await,
@@ -178,7 +176,7 @@ impl Connection {
         Some(since + OUTPUT_SOFT_TIME)
     }
 
-    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<Event>> {
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<WaitEnd>> {
         let mailbox = &self.session.client.mailbox;
         mailbox.register(task);
         if mailbox.is_closed() {
@@ -194,16 +192,16 @@ impl Connection {
         if !self.reply.pending().is_empty() {
             self.poll_send(task)?;
             if self.reply.pending().len() > self.output_pause_bytes {
-                return self.stop.poll(task).map(|()| Ok(Event::Stop));
+                return self.stop.poll(task).map(|()| Ok(WaitEnd::Stop));
             }
         }
         if self.paused {
-            return Poll::Ready(Ok(Event::Progress));
+            return Poll::Ready(Ok(WaitEnd::Progress));
         }
         match self.poll_receive(task) {
-            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Event::Ended)),
-            Poll::Ready(received) => Poll::Ready(received.map(|_| Event::Progress)),
-            Poll::Pending => self.stop.poll(task).map(|()| Ok(Event::Stop)),
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(WaitEnd::Ended)),
+            Poll::Ready(received) => Poll::Ready(received.map(|_| WaitEnd::Progress)),
+            Poll::Pending => self.stop.poll(task).map(|()| Ok(WaitEnd::Stop)),
         }
     }
 
@@ -345,7 +343,7 @@ impl Connection {
 }
 
 /// Protected mode: without a password only this machine is served.
-fn is_refused(settings: &Settings, is_here: bool) -> bool {
+fn is_refused(settings: &RespSettings, is_here: bool) -> bool {
     settings.protected_mode && settings.password.is_none() && !is_here
 }
 
@@ -367,7 +365,7 @@ mod tests {
 
     #[test]
     fn protected_mode_serves_this_machine_only() {
-        let settings = Settings {
+        let settings = RespSettings {
             password: None,
             protected_mode: true,
             serve_stale: false,
@@ -378,8 +376,8 @@ mod tests {
         };
         assert!(!is_refused(&settings, true));
         assert!(is_refused(&settings, false));
-        let with_password = Settings { password: Some(Secret(b"x".to_vec())), ..settings.clone() };
+        let with_password = RespSettings { password: Some(Secret(b"x".to_vec())), ..settings.clone() };
         assert!(!is_refused(&with_password, false));
-        assert!(!is_refused(&Settings { protected_mode: false, ..settings }, false));
+        assert!(!is_refused(&RespSettings { protected_mode: false, ..settings }, false));
     }
 }

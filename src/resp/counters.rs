@@ -13,9 +13,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::command;
 use crate::{
-    cache::latency::{Histogram, Latency},
+    cache::stats::histogram::{Histogram, Latency},
     clock::Tick,
 };
 
@@ -24,7 +23,7 @@ const CODES_MAX: usize = 128;
 /// Rates are means over at least this long.
 const RATE_WINDOW_MIN: Duration = Duration::from_secs(1);
 
-/// Counters of one command.
+/// WorkerCounters of one command.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) calls: AtomicU64,
@@ -45,25 +44,23 @@ impl Calls {
     }
 }
 
-/// Counters of one worker.
+/// WorkerCounters of one worker.
 #[derive(Debug)]
-pub(super) struct Counters {
+pub(super) struct WorkerCounters {
     pub(super) received_bytes: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
     calls: Box<[Calls]>,
 }
 
-impl Default for Counters {
-    fn default() -> Self {
+impl WorkerCounters {
+    fn new(rows: usize) -> Self {
         Self {
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
-            calls: command::numbers().map(|_| Calls::default()).collect(),
+            calls: (0..rows).map(|_| Calls::default()).collect(),
         }
     }
-}
 
-impl Counters {
     /// Of the command with this number.
     #[inline]
     pub(super) fn of(&self, number: usize) -> &Calls {
@@ -82,7 +79,7 @@ pub(super) struct CallSums {
 
 /// Sums over all workers.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Totals {
+pub(super) struct PortTotals {
     pub(super) commands: u64,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
@@ -98,22 +95,29 @@ pub(super) struct Rates {
 
 #[derive(Debug, Default)]
 struct RateState {
-    since: Option<(Tick, Totals)>,
+    since: Option<(Tick, PortTotals)>,
     rates: Rates,
 }
 
 /// All counters of the port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Statistics {
-    workers: Mutex<HashMap<ThreadId, Arc<Counters>>>,
+    /// Rows of the command table.
+    rows: usize,
+    workers: Mutex<HashMap<ThreadId, Arc<WorkerCounters>>>,
     errors: Mutex<BTreeMap<String, u64>>,
     rate: Mutex<RateState>,
 }
 
 impl Statistics {
+    pub(super) fn new(rows: usize) -> Self {
+        Self { rows, workers: Mutex::default(), errors: Mutex::default(), rate: Mutex::default() }
+    }
+
     /// The counters of this thread.
-    pub(super) fn of_this_thread(&self) -> Arc<Counters> {
-        Arc::clone(self.workers.lock().entry(thread::current().id()).or_default())
+    pub(super) fn of_this_thread(&self) -> Arc<WorkerCounters> {
+        let counters = || Arc::new(WorkerCounters::new(self.rows));
+        Arc::clone(self.workers.lock().entry(thread::current().id()).or_insert_with(counters))
     }
 
     /// An error with this code was answered.
@@ -173,8 +177,8 @@ impl Statistics {
     }
 
     /// Of the whole port.
-    pub(super) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+    pub(super) fn totals(&self) -> PortTotals {
+        let mut totals = PortTotals::default();
         for worker in self.workers.lock().values() {
             totals.commands += worker.calls.iter().map(|calls| calls.calls.load(Relaxed)).sum::<u64>();
             totals.received_bytes += worker.received_bytes.load(Relaxed);
@@ -188,7 +192,7 @@ impl Statistics {
     pub(super) fn rates(&self, now: Tick, started_at: Tick) -> Rates {
         let totals = self.totals();
         let mut state = self.rate.lock();
-        let (then, before) = state.since.unwrap_or((started_at, Totals::default()));
+        let (then, before) = state.since.unwrap_or((started_at, PortTotals::default()));
         let span = now.since(then);
         if span >= RATE_WINDOW_MIN {
             let ms = crate::clock::millis(span);

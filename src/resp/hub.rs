@@ -1,7 +1,7 @@
 //! Channels and patterns of this node's clients, and the delivery of messages to them.
 //!
 //! Senders never wait: each message goes into the mailbox of each receiver. Over Redis a message comes through a
-//! connection to Redis of the receiver's own (`exec::pubsub`), which knows the receiver; the registry here serves
+//! connection to Redis of the receiver's own (`subscriptions`), which knows the receiver; the registry here serves
 //! channels of this process alone.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{reply::Reply, session::Client};
+use super::{client_state::Client, reply::Reply};
 use crate::glob::Glob;
 
 /// Who listens, by client id.

@@ -1,28 +1,39 @@
 //! The RESP port: Redis's protocol over the facade.
 //!
 //! In reading order: [`connection`] receives, runs and answers batch by batch; [`frame`] parses requests in place;
-//! [`table`] is the list of commands, [`command`] finds them in it; [`exec`] has one function for each; [`reply`] writes
-//! replies and knows the text of each error; [`session`] is a client and the registry of all, [`counters`] what INFO
-//! shows; [`run`] runs one command and keeps the books; [`hub`] has channels, [`monitor`] who watches, [`slow`] what took
-//! long; all three reach a connection through its [`mailbox`].
+//! [`table`] lists the commands, one [`command`] a row, [`lookup`] finds them; [`exec`] has one function for each;
+//! [`reply`] writes replies and knows the text of each error; [`run`] runs one command and counts it.
+//!
+//! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`] is the
+//! part that other connections see; [`port_state`] is what all connections share: [`counters`], channels ([`hub`]),
+//! [`monitors`], [`slow`] commands. The last three reach a connection through its [`mailbox`].
+//!
+//! Nothing in [`exec`] imports [`table`], whose rows name the functions of [`exec`]: commands about commands find the
+//! rows in their [`Edge`].
 
 mod buffers;
+mod client_state;
 mod command;
 mod connection;
 mod counters;
 mod exec;
 pub mod frame;
 mod hub;
+mod key_spec;
+mod keyspace_events;
+mod lookup;
 mod mailbox;
-mod monitor;
+mod monitors;
+mod port_state;
 mod process;
 mod reply;
 mod run;
 mod session;
 mod slow;
-mod spec;
 mod stop;
+mod subscriptions;
 mod table;
+mod transaction_queue;
 
 use std::sync::Arc;
 
@@ -31,11 +42,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{cache::Cache, node::Node};
 pub use connection::serve;
-pub use session::Shared;
+use lookup::Commands;
+pub use port_state::PortState;
 
 /// Limits of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct RespSettings {
     /// The password, if there is one.
     pub password: Option<Secret>,
     /// Refuse peers that are not loopback while there is no password.
@@ -64,7 +76,7 @@ impl std::fmt::Debug for Secret {
 
 /// Settings that a client wants changed (CONFIG SET), all of them or none.
 #[derive(Debug)]
-pub struct Change {
+pub struct SettingsChange {
     /// Keys as in the configuration file, and the text of their new values.
     pub settings: Vec<(String, String)>,
     /// Told once they have taken effect, or which key is at fault and why.
@@ -78,22 +90,48 @@ pub struct Edge {
     /// This process.
     pub node: Arc<Node>,
     /// Limits.
-    pub settings: Arc<ArcSwap<Settings>>,
+    pub settings: Arc<ArcSwap<RespSettings>>,
     /// What all workers' connections share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<PortState>,
     /// To the server, which changes settings.
-    pub changes: mpsc::Sender<Change>,
+    pub changes: mpsc::Sender<SettingsChange>,
+    /// The command table.
+    commands: &'static Commands,
 }
 
 impl Edge {
-    /// The edge as one connection has it: what it asks for is one caller's.
+    /// Returns the edge of one worker.
+    #[must_use]
+    pub fn new(
+        cache: Cache,
+        node: Arc<Node>,
+        settings: Arc<ArcSwap<RespSettings>>,
+        shared: Arc<PortState>,
+        changes: mpsc::Sender<SettingsChange>,
+    ) -> Self {
+        Self { cache, node, settings, shared, changes, commands: &table::COMMANDS }
+    }
+
+    /// Returns the edge of a new connection: its requests are one caller's.
     fn for_connection(&self) -> Self {
+        self.with_cache(self.cache.for_new_caller())
+    }
+
+    /// Returns the edge over another handle of the facade.
+    fn with_cache(&self, cache: Cache) -> Self {
         Self {
-            cache: self.cache.for_new_caller(),
+            cache,
             node: Arc::clone(&self.node),
             settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
             changes: self.changes.clone(),
+            commands: self.commands,
         }
+    }
+}
+
+impl Default for PortState {
+    fn default() -> Self {
+        Self::with_rows(table::COMMANDS.numbers().len())
     }
 }

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use crate::error::{CacheError, Kind};
 
+/// A client whose pending replies exceed this is closed at once.
+pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
+
 /// Why a command was refused or failed. Texts are Redis 7.0's where Redis has the case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {

@@ -6,6 +6,7 @@ use super::{
     command::{Context, Found, Run},
     frame::Args,
     reply::Refusal,
+    slow::Ran,
 };
 use crate::{cache::stats::requests::Port, clock::stopwatch_ns};
 
@@ -14,9 +15,10 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     let begun_ns = stopwatch_ns();
     let edge = cx.edge;
     cx.session.client.last_command.store(found.number + 1, Relaxed);
-    if edge.shared.monitors.any() {
+    // As in Redis, MONITOR does not show commands of administration.
+    if edge.shared.monitors.any() && !found.row.is_hidden {
         let now = edge.cache.core().clock().unix();
-        edge.shared.monitors.show(found.row, args, cx.session.db, &cx.session.client, now);
+        edge.shared.monitors.show(found.row.name, args, cx.session.db, &cx.session.client, now);
     }
     let done = match found.row.run {
         Run::Now(run) => run(cx, args),
@@ -40,7 +42,8 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     if failed {
         calls.failed.fetch_add(1, Relaxed);
     }
-    edge.shared.slow.note(found.row, args, took_ns / 1000, &cx.session.client, || edge.cache.core().clock().unix());
+    let ran = Ran { name: found.row.name, is_fast: found.row.is_fast, args, us: took_ns / 1000 };
+    edge.shared.slow.note(ran, &cx.session.client, || edge.cache.core().clock().unix());
 }
 
 /// Logs a request that was drawn, or a run of the same ones. Never a key or a value.

@@ -7,8 +7,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{frame::Args, monitor, session::Client};
-use crate::{clock::UnixMs, resp::command::Row};
+use super::{client_state::Client, frame::Args, monitors};
+use crate::clock::UnixMs;
 
 /// Arguments of an entry that are kept; of more, the last says how many there were.
 const ARGUMENTS_MAX: usize = 32;
@@ -25,6 +25,17 @@ pub(super) const ENTRIES_MAX: u64 = 100_000;
 /// LATENCY: samples kept for each event, as in Redis.
 const SAMPLES: usize = 160;
 
+/// A command that has run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ran<'r> {
+    /// Its name in the table.
+    pub(super) name: &'static str,
+    /// It takes constant or logarithmic time.
+    pub(super) is_fast: bool,
+    pub(super) args: Args<'r>,
+    pub(super) us: u64,
+}
+
 /// One slow command.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -36,9 +47,9 @@ pub(super) struct Entry {
     pub(super) name: Vec<u8>,
 }
 
-/// Samples of one event: Unix seconds and milliseconds it took.
+/// Samples of one event of LATENCY: Unix seconds and milliseconds it took.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Event {
+pub(super) struct LatencyEvent {
     pub(super) samples: VecDeque<(u64, u64)>,
     pub(super) max_ms: u64,
 }
@@ -52,7 +63,7 @@ pub(super) struct Slow {
     pub(super) latency_ms: AtomicU64,
     next_id: AtomicU64,
     entries: Mutex<VecDeque<Entry>>,
-    events: Mutex<BTreeMap<&'static str, Event>>,
+    events: Mutex<BTreeMap<&'static str, LatencyEvent>>,
 }
 
 impl Default for Slow {
@@ -71,14 +82,15 @@ impl Default for Slow {
 impl Slow {
     /// A command has taken `us`. Nearly always two loads.
     #[inline]
-    pub(super) fn note(&self, row: &Row, args: Args<'_>, us: u64, client: &Client, now: impl Fn() -> UnixMs) {
+    pub(super) fn note(&self, ran: Ran<'_>, client: &Client, now: impl Fn() -> UnixMs) {
+        let us = ran.us;
         let slower_than = self.slower_than_us.load(Relaxed);
-        if u64::try_from(slower_than).is_ok_and(|than| us >= than) && row.name != "exec" {
-            self.keep(row, args, us, client, now());
+        if u64::try_from(slower_than).is_ok_and(|than| us >= than) && ran.name != "exec" {
+            self.keep(ran, client, now());
         }
         let latency_ms = self.latency_ms.load(Relaxed);
         if latency_ms > 0 && us / 1000 >= latency_ms {
-            let event = if row.is_fast { "fast-command" } else { "command" };
+            let event = if ran.is_fast { "fast-command" } else { "command" };
             self.sample(event, us / 1000, now());
         }
     }
@@ -98,12 +110,12 @@ impl Slow {
     }
 
     #[cold]
-    fn keep(&self, row: &Row, args: Args<'_>, us: u64, client: &Client, at: UnixMs) {
+    fn keep(&self, ran: Ran<'_>, client: &Client, at: UnixMs) {
         let entry = Entry {
             id: self.next_id.fetch_add(1, Relaxed),
             at,
-            us,
-            arguments: shortened(row, args),
+            us: ran.us,
+            arguments: shortened(ran.name, ran.args),
             address: client.address.clone(),
             name: client.names.lock().name.clone(),
         };
@@ -149,7 +161,7 @@ impl Slow {
     }
 
     /// All events by name.
-    pub(super) fn events(&self) -> BTreeMap<&'static str, Event> {
+    pub(super) fn events(&self) -> BTreeMap<&'static str, LatencyEvent> {
         self.events.lock().clone()
     }
 
@@ -164,17 +176,17 @@ impl Slow {
     }
 }
 
-fn shortened(row: &Row, args: Args<'_>) -> Vec<Vec<u8>> {
+fn shortened(name: &str, args: Args<'_>) -> Vec<Vec<u8>> {
     let shown = if args.len() > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { args.len() };
-    let mut out: Vec<Vec<u8>> = (0..shown).map(|at| argument(row, args, at)).collect();
+    let mut out: Vec<Vec<u8>> = (0..shown).map(|at| argument(name, args, at)).collect();
     if shown < args.len() {
         out.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());
     }
     out
 }
 
-fn argument(row: &Row, args: Args<'_>, at: usize) -> Vec<u8> {
-    if monitor::is_secret(row, args, at) {
+fn argument(name: &str, args: Args<'_>, at: usize) -> Vec<u8> {
+    if monitors::is_secret(name, args, at) {
         return b"(redacted)".to_vec();
     }
     let arg = args.at(at);

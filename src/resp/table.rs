@@ -23,9 +23,10 @@ mod strings;
 mod terrace;
 mod transactions;
 
-use super::command::{Row, Run};
-
-pub(super) use refused::REFUSED;
+use super::{
+    command::{Row, Run},
+    lookup::{Commands, number_of},
+};
 
 /// A command that may wait for L2.
 macro_rules! later {
@@ -36,7 +37,7 @@ macro_rules! later {
 use later;
 
 /// A command on another type than strings: Redis answers it.
-const PASS: Run = Run::Later(|cx, args| Box::pin(super::exec::pass::pass(cx, args)));
+const PASS: Run = Run::Later(|cx, args| Box::pin(super::exec::pass_through::pass(cx, args)));
 
 const GROUPS: &[&[Row]] = &[
     strings::ROWS,
@@ -58,8 +59,14 @@ const GROUPS: &[&[Row]] = &[
     cluster::ROWS,
 ];
 
-/// How many commands there are, subcommands not counted.
-pub(super) const COMMANDS: usize = count();
+/// All commands. Their numbers are their places; the numbers of subcommands follow in order.
+pub(super) static COMMANDS: Commands = Commands::new(&NUMBERED.0, NUMBERED.1, refused::REFUSED);
+
+/// Number of GET, which the connection answers without running it.
+pub(super) const GET: usize = number_of(&NUMBERED.0, b"get");
+
+/// Number of commands, subcommands not counted.
+const COUNT: usize = count();
 
 const fn count() -> usize {
     let (mut group, mut count) = (0, 0);
@@ -70,17 +77,12 @@ const fn count() -> usize {
     count
 }
 
-/// All commands. Their numbers are their places; those of the subcommands follow them in order.
-pub(super) static TABLE: &[Row; COMMANDS] = &NUMBERED.0;
+/// The rows, and how many there are with subcommands.
+const NUMBERED: ([Row; COUNT], usize) = numbered();
 
-/// How many rows there are, subcommands included.
-pub(super) const ROWS: usize = NUMBERED.1;
-
-const NUMBERED: ([Row; COMMANDS], usize) = numbered();
-
-const fn numbered() -> ([Row; COMMANDS], usize) {
-    let mut rows = [Row::new("", 0, Run::Container); COMMANDS];
-    let (mut group, mut number, mut sub) = (0, 0, COMMANDS);
+const fn numbered() -> ([Row; COUNT], usize) {
+    let mut rows = [Row::new("", 0, Run::Container); COUNT];
+    let (mut group, mut number, mut sub) = (0, 0, COUNT);
     while group < GROUPS.len() {
         let mut at = 0;
         while at < GROUPS[group].len() {
@@ -92,9 +94,4 @@ const fn numbered() -> ([Row; COMMANDS], usize) {
         group += 1;
     }
     (rows, sub)
-}
-
-/// Name of a row at compile time, for the numbers of the few commands that code names.
-pub(super) const fn name_at(number: usize) -> &'static str {
-    NUMBERED.0[number].name
 }

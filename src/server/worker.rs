@@ -10,13 +10,13 @@ use tokio::{
 
 use super::{
     StartError,
+    l2_tier::Tier,
     listen::{Caps, accept},
-    tier::Tier,
 };
 use crate::{
     cache::{Cache, Core},
     grpc,
-    node::{Node, Pulse},
+    node::{Heartbeat, Node},
     resp,
     socket::Listener,
 };
@@ -26,14 +26,14 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a worker is made from.
 #[derive(Clone)]
-pub(super) struct Plan {
+pub(super) struct WorkerPlan {
     pub(super) core: Arc<Core>,
     pub(super) node: Arc<Node>,
     pub(super) tier: Tier,
-    pub(super) grpc: Arc<ArcSwap<grpc::Settings>>,
-    pub(super) resp: Arc<ArcSwap<resp::Settings>>,
-    pub(super) resp_shared: Arc<resp::Shared>,
-    pub(super) changes: mpsc::Sender<resp::Change>,
+    pub(super) grpc: Arc<ArcSwap<grpc::GrpcSettings>>,
+    pub(super) resp: Arc<ArcSwap<resp::RespSettings>>,
+    pub(super) resp_shared: Arc<resp::PortState>,
+    pub(super) changes: mpsc::Sender<resp::SettingsChange>,
     pub(super) connections_max: u64,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -41,7 +41,7 @@ pub(super) struct Plan {
 /// Starts a worker's thread. `ready` is called once its listeners accept.
 pub(super) fn start(
     number: usize,
-    plan: Plan,
+    plan: WorkerPlan,
     grpc: socket2::Socket,
     resp: socket2::Socket,
     ready: impl FnOnce() + Send + 'static,
@@ -56,7 +56,7 @@ pub(super) fn start(
         .map_err(|error| StartError::Port(format!("cannot start a worker thread: {error}")))
 }
 
-async fn run(plan: Plan, grpc: socket2::Socket, resp: socket2::Socket, ready: impl FnOnce()) {
+async fn run(plan: WorkerPlan, grpc: socket2::Socket, resp: socket2::Socket, ready: impl FnOnce()) {
     let (grpc, resp) = match (Listener::adopt(grpc), Listener::adopt(resp)) {
         (Ok(grpc), Ok(resp)) => (grpc, resp),
         (Err(error), _) | (_, Err(error)) => {
@@ -66,22 +66,22 @@ async fn run(plan: Plan, grpc: socket2::Socket, resp: socket2::Socket, ready: im
     };
     let cache = Cache::new(Arc::clone(&plan.core), plan.tier.backend());
     // Ends with this runtime.
-    tokio::spawn(beat(plan.node.pulses.begin(cache.now()), cache.clone()));
+    tokio::spawn(beat(plan.node.heartbeats.begin(cache.now()), cache.clone()));
     ready();
     tokio::join!(serve_grpc(&plan, cache.clone(), grpc), serve_resp(&plan, cache, resp));
 }
 
 /// Shows that this worker moves.
-async fn beat(pulse: Pulse, cache: Cache) {
+async fn beat(heartbeat: Heartbeat, cache: Cache) {
     let mut every = tokio::time::interval(BEAT_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        pulse.beat(cache.now());
+        heartbeat.beat(cache.now());
     }
 }
 
-async fn serve_grpc(plan: &Plan, cache: Cache, listener: Listener) {
+async fn serve_grpc(plan: &WorkerPlan, cache: Cache, listener: Listener) {
     let edge = Arc::new(grpc::Edge { cache, node: Arc::clone(&plan.node), settings: Arc::clone(&plan.grpc) });
     let stop = plan.stop.clone();
     let caps = Caps {
@@ -94,14 +94,9 @@ async fn serve_grpc(plan: &Plan, cache: Cache, listener: Listener) {
     accept(listener, caps, stop.clone(), serve).await;
 }
 
-async fn serve_resp(plan: &Plan, cache: Cache, listener: Listener) {
-    let edge = Arc::new(resp::Edge {
-        cache,
-        node: Arc::clone(&plan.node),
-        settings: Arc::clone(&plan.resp),
-        shared: Arc::clone(&plan.resp_shared),
-        changes: plan.changes.clone(),
-    });
+async fn serve_resp(plan: &WorkerPlan, cache: Cache, listener: Listener) {
+    let (node, settings, shared) = (Arc::clone(&plan.node), Arc::clone(&plan.resp), Arc::clone(&plan.resp_shared));
+    let edge = Arc::new(resp::Edge::new(cache, node, settings, shared, plan.changes.clone()));
     let stop = plan.stop.clone();
     let caps = Caps {
         open: Arc::clone(&plan.node.connections.resp),

@@ -1,6 +1,5 @@
-//! Invalidation of patterns through whole servers: all nodes, whoever has not heard yet, sweepers that die, lost records.
-
-use std::{path::Path, process::Command};
+//! Pattern bans through whole servers: several nodes, nodes that miss the notification, sweepers that are killed, and
+//! deleted ban records.
 
 use redis::{Commands, Connection};
 use terrace::proto::{
@@ -9,37 +8,19 @@ use terrace::proto::{
 };
 use tonic::Code;
 
-use crate::{
-    nodes::open,
-    support::{
-        PATIENCE,
-        cluster::RedisCluster,
-        eventually,
-        grpc::{block_on, connect},
-        process::Process,
-        proxy::{FaultProxy, Faults, Link, Who},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    cluster::RedisCluster,
+    command::{self, printed},
+    eventually,
+    grpc::{block_on, connect},
+    kv::by_pattern,
+    node::{PATIENT, node},
+    process::Process,
+    proxy::{FaultProxy, Faults, Link, Who},
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config},
 };
-
-/// A node over this Redis, with L1 open and deadlines that only a hang exceeds.
-pub(crate) fn node(url: &str) -> Terrace {
-    let mut wanted = config();
-    wanted.l2.url = url.to_owned();
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
-    let node = Terrace::start(wanted);
-    eventually("L1 opens", || open(&node));
-    node
-}
-
-/// Deadlines that only a hang exceeds.
-const PATIENT: [&str; 4] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s"];
-
-fn client(address: &str) -> Connection {
-    redis::Client::open(format!("redis://{address}")).unwrap().get_connection().unwrap()
-}
 
 fn ban(client: &mut Connection, pattern: &str) -> u64 {
     redis::cmd("TERRACE.INVALIDATE").arg("PATTERN").arg(pattern).query(client).unwrap()
@@ -49,7 +30,7 @@ fn get(client: &mut Connection, key: &str) -> Option<String> {
     client.get(key).unwrap()
 }
 
-/// Copies of these keys in this node's L1.
+/// Number of L1 entries of this node that match the pattern.
 fn resident(client: &mut Connection, pattern: &str) -> usize {
     redis::pipe()
         .cmd("SELECT")
@@ -81,7 +62,7 @@ fn fill(client: &mut Connection, keys: usize) {
 fn all_nodes_hear_of_a_pattern_and_keep_what_comes_after() {
     let redis = RedisServer::start();
     let (one, two) = (node(&redis.url()), node(&redis.url()));
-    let (mut straight, mut one, mut two) = (redis.connect(), client(one.resp()), client(two.resp()));
+    let (mut straight, mut one, mut two) = (redis.connect(), connection(one.resp()), connection(two.resp()));
     fill(&mut straight, 500);
     redis.run("LPUSH user:list a");
     for number in 0..500 {
@@ -90,7 +71,7 @@ fn all_nodes_hear_of_a_pattern_and_keep_what_comes_after() {
     }
     assert!(resident(&mut one, "user:*") > 0 && resident(&mut two, "user:*") > 0);
     ban(&mut one, "user:*");
-    // Here at once, for every command; at the other one as soon as it hears.
+    // This node applies the ban at once, to every command; the other one after its notification.
     assert_eq!(get(&mut one, "user:1"), None);
     assert_eq!(redis::cmd("LLEN").arg("user:list").query::<u64>(&mut one), Ok(0));
     eventually("the other node hears", || get(&mut two, "user:1").is_none());
@@ -117,14 +98,14 @@ fn who_has_not_heard_loses_nothing() {
     let redis = RedisServer::start();
     let proxy = FaultProxy::start(redis.port());
     let (one, deaf) = (node(&redis.url()), node(&proxy.url()));
-    let (mut one, mut deaf) = (client(one.resp()), client(deaf.resp()));
+    let (mut one, mut deaf) = (connection(one.resp()), connection(deaf.resp()));
     for key in ["k:set", "k:incr", "k:append", "k:untouched"] {
         one.set::<_, _, ()>(key, "5").unwrap();
     }
     assert_eq!(get(&mut deaf, "k:set").as_deref(), Some("5"));
     proxy.set(Who::Link(Link::Invalidation), Faults::held());
     ban(&mut one, "k:*");
-    // The node goes by an older log, but learns of the ban with its first write.
+    // The node has an older log, but its first write reports the ban to it.
     deaf.set::<_, _, ()>("k:set", "new").unwrap();
     assert_eq!(deaf.incr::<_, _, i64>("k:incr", 1), Ok(1));
     assert_eq!(deaf.append::<_, _, u64>("k:append", "x"), Ok(1));
@@ -137,7 +118,7 @@ fn who_has_not_heard_loses_nothing() {
         assert_eq!(get(client, "k:append").as_deref(), Some("x"));
         assert_eq!(get(client, "k:untouched"), None);
     }
-    // And where its very first write depends on what was there.
+    // The same holds if its first write depends on the stored value.
     one.set::<_, _, ()>("n:1", "5").unwrap();
     eventually("heard", || get(&mut deaf, "n:1").as_deref() == Some("5"));
     proxy.set(Who::Link(Link::Invalidation), Faults::held());
@@ -145,7 +126,7 @@ fn who_has_not_heard_loses_nothing() {
     assert_eq!(deaf.incr::<_, _, i64>("n:1", 1), Ok(1), "done again on what is left: nothing");
     eventually("the sweep is done", is_swept);
     assert_eq!(get(&mut one, "n:1").as_deref(), Some("1"));
-    // And where it passes through, alone or in a transaction.
+    // The same holds for a command that passes through, alone or in a transaction.
     for round in 0..2 {
         proxy.heal();
         one.lpush::<_, _, ()>("l:1", "old").unwrap();
@@ -171,18 +152,18 @@ fn another_node_finishes_the_sweep_of_one_that_died() {
     let other = node(&redis.url());
     let mut straight = redis.connect();
     fill(&mut straight, 20_000);
-    ban(&mut client(&doomed.resp), "user:*");
+    ban(&mut connection(&doomed.resp), "user:*");
     doomed.kill();
     eventually("the other one sweeps", || straight.hlen::<_, u64>("__terrace:bans") == Ok(1));
     assert_eq!(straight.keys::<_, Vec<String>>("user:*"), Ok(Vec::new()));
-    assert_eq!(get(&mut client(other.resp()), "users:1").as_deref(), Some("kept"));
+    assert_eq!(get(&mut connection(other.resp()), "users:1").as_deref(), Some("kept"));
 }
 
 #[test]
 fn records_deleted_by_hand_cost_misses_only() {
     let redis = RedisServer::start();
     let (one, two) = (node(&redis.url()), node(&redis.url()));
-    let (mut one, mut two) = (client(one.resp()), client(two.resp()));
+    let (mut one, mut two) = (connection(one.resp()), connection(two.resp()));
     fill(&mut redis.connect(), 10);
     ban(&mut one, "user:*");
     eventually("the other node hears", || get(&mut two, "user:1").is_none());
@@ -204,7 +185,7 @@ fn records_deleted_by_hand_cost_misses_only() {
 fn a_cluster_is_swept_everywhere() {
     let cluster = RedisCluster::start();
     let (one, two) = (node(&cluster.url()), node(&cluster.url()));
-    let (mut one, mut two) = (client(one.resp()), client(two.resp()));
+    let (mut one, mut two) = (connection(one.resp()), connection(two.resp()));
     for number in 0..300 {
         one.set::<_, _, ()>(format!("user:{number}"), "old").unwrap();
         one.set::<_, _, ()>(format!("users:{number}"), "kept").unwrap();
@@ -212,7 +193,7 @@ fn a_cluster_is_swept_everywhere() {
     }
     ban(&mut one, "user:*");
     for number in 0..100 {
-        // Wherever they are, and whether the node has heard or not.
+        // On every primary, whether the node was notified or not.
         two.set::<_, _, ()>(format!("user:{number}"), "new").unwrap();
         assert_eq!(get(&mut one, &format!("user:{}", number + 100)), None);
     }
@@ -232,7 +213,7 @@ fn a_cluster_is_swept_everywhere() {
 fn an_embedded_store_that_is_killed_goes_on_sweeping() {
     let dir = tempfile::tempdir().unwrap();
     let first = Process::start(dir.path(), &PATIENT);
-    let mut to_first = client(&first.resp);
+    let mut to_first = connection(&first.resp);
     fill(&mut to_first, 5_000);
     assert_eq!(get(&mut to_first, "user:1").as_deref(), Some("old"));
     ban(&mut to_first, "user:*");
@@ -240,7 +221,7 @@ fn an_embedded_store_that_is_killed_goes_on_sweeping() {
     to_first.set::<_, _, ()>("user:2", "new").unwrap();
     first.kill();
     let second = Process::start(dir.path(), &PATIENT);
-    let mut to_second = client(&second.resp);
+    let mut to_second = connection(&second.resp);
     assert_eq!(get(&mut to_second, "user:1"), None);
     eventually("the sweep is done", || redis::cmd("DBSIZE").query::<u64>(&mut to_second) == Ok(4));
     assert_eq!(get(&mut to_second, "user:2").as_deref(), Some("new"));
@@ -250,7 +231,7 @@ fn an_embedded_store_that_is_killed_goes_on_sweeping() {
 #[test]
 fn without_an_l2_the_matching_entries_go() {
     let terrace = Terrace::start(config());
-    let mut client = client(terrace.resp());
+    let mut client = connection(terrace.resp());
     fill(&mut client, 3_000);
     let removed: u64 =
         redis::cmd("TERRACE.INVALIDATE").arg("PATTERN").arg("user:*").arg("WAIT").query(&mut client).unwrap();
@@ -274,16 +255,12 @@ fn invalidate(
     })
 }
 
-pub(crate) fn by_pattern(pattern: &str) -> InvalidatePatternRequest {
-    InvalidatePatternRequest { keys: Some(Keys::Pattern(pattern.to_owned().into())), ..Default::default() }
-}
-
 #[test]
 fn a_call_tells_how_far_it_is() {
     let redis = RedisServer::start();
     let node = node(&redis.url());
     fill(&mut redis.connect(), 1_000);
-    let mut client = client(node.resp());
+    let mut client = connection(node.resp());
     for number in 0..100 {
         assert!(get(&mut client, &format!("user:{number}")).is_some());
     }
@@ -296,9 +273,9 @@ fn a_call_tells_how_far_it_is() {
     let all = invalidate(node.grpc(), prefix).unwrap();
     assert_eq!(all[0].ban, 1);
     let last = all.last().unwrap();
-    // What the sweep removes is announced, and may go from L1 before the walk comes by.
+    // Redis announces each key that the sweep removes, so L1 may drop it before it applies the ban to its entries.
     assert!(last.removed == 1_000 && last.done && last.removed_l1 <= 100, "{last:?}");
-    // Our own records are among the keys.
+    // The total includes the records of Terrace itself.
     assert!((1_004..1_010).contains(&last.total) && last.scanned == last.total, "{last:?}");
     let first_only = invalidate(node.grpc(), by_pattern("users:*")).unwrap();
     assert_eq!(first_only.len(), 1, "without wait");
@@ -314,16 +291,15 @@ fn a_call_tells_how_far_it_is() {
 }
 
 fn terrace(args: &[&str]) -> (bool, String) {
-    let output = Command::new(Path::new(env!("CARGO_BIN_EXE_terrace"))).args(args).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), text)
+    let output = command::terrace(args).output().unwrap();
+    (output.status.success(), printed(&output))
 }
 
 #[test]
 fn the_command_line_invalidates() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start(dir.path(), &PATIENT);
-    fill(&mut client(&server.resp), 50);
+    fill(&mut connection(&server.resp), 50);
     let run = |args: &[&str]| terrace(&[&["invalidate", "--server", &server.grpc], args].concat());
     assert_eq!(run(&["user:*", "--dry-run"]), (true, "50 of about 53 keys match; nothing was removed\n".to_owned()));
     let (well, text) = run(&["user:*", "--format", "json"]);

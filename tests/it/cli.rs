@@ -1,14 +1,17 @@
-//! The command line: exit codes, what stands on stdout, signals.
+//! The command line: exit codes, output, signals.
 
 use std::{
+    io::{BufRead, BufReader, Read},
     net::TcpListener,
     process::{Command, Output, Stdio},
 };
 
-use crate::support::{eventually, process::Process, redis::RedisServer};
+use rustix::process::Signal;
+
+use crate::support::{command, eventually, process::Process, redis::RedisServer};
 
 fn terrace(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_terrace")).args(args).stdin(Stdio::null()).output().expect("the binary runs")
+    command::terrace(args).stdin(Stdio::null()).output().expect("the binary runs")
 }
 
 fn stdout(output: &Output) -> String {
@@ -25,11 +28,6 @@ fn serve(args: &[&str]) -> Output {
         vec!["serve", "--l2", "none", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     all.extend(args);
     terrace(&all)
-}
-
-fn signal(process: &Process, name: &str) {
-    let id = process.id().to_string();
-    assert!(Command::new("kill").args(["-s", name, &id]).status().expect("kill runs").success());
 }
 
 #[test]
@@ -63,6 +61,59 @@ fn an_unknown_flag_is_exit_code_64_and_help_is_0() {
     }
     assert!(help.contains("--l1-size <SIZE> Bound on the weight of all entries"));
     assert!(help.contains("(size, 64KiB to 16TiB) [default: 256MiB] [env: TERRACE_L1_SIZE]"));
+}
+
+#[test]
+fn serve_suggests_what_to_try_next_on_a_terminal_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let binary = env!("CARGO_BIN_EXE_terrace");
+    // `script` gives it a terminal. The shell prints its process id, which `exec` keeps.
+    let command = format!(
+        "echo $$; exec '{binary}' serve --l2 none --grpc 127.0.0.1:0 --resp 127.0.0.1:0 --http 127.0.0.1:0 \
+         --data-dir '{}' 2>/dev/null",
+        folder.path().display()
+    );
+    let mut script = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script of util-linux runs");
+    let output = BufReader::new(script.stdout.take().expect("piped"));
+    let mut lines = output.lines().map(|line| line.expect("UTF-8").trim_end().to_owned());
+    let mut next = || lines.next().expect("it prints more");
+    let id = next();
+    let bound: Vec<String> = (0..3).map(|_| next()).collect();
+    assert_eq!(next(), "ready", "{bound:?}");
+    let port = |line: &str| line.rsplit(':').next().expect("a port").to_owned();
+    assert_eq!([next(), next()], ["", "Try next:"]);
+    assert_eq!(next(), format!("  redis-cli -p {} SET greeting hello", port(&bound[1])));
+    assert_eq!(next(), format!("  redis-cli -p {} GET greeting", port(&bound[1])));
+    assert!(next().starts_with(&format!("  http://127.0.0.1:{}/", port(&bound[2]))));
+    assert_eq!([next(), next()], ["", "Ctrl+C drains and stops."]);
+    assert!(Command::new("kill").args(["-s", "TERM", &id]).status().expect("kill runs").success());
+    assert!(script.wait().expect("it ends").success());
+
+    // A program that reads stdout gets the addresses and `ready`, and nothing else.
+    let mut server = Command::new(binary)
+        .args(["serve", "--l2", "none", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .arg("--data-dir")
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut output = BufReader::new(server.stdout.take().expect("piped"));
+    let mut printed = String::new();
+    while !printed.ends_with("ready\n") {
+        assert!(output.read_line(&mut printed).expect("UTF-8") > 0, "{printed}");
+    }
+    assert!(Command::new("kill").args(["-s", "TERM", &server.id().to_string()]).status().expect("kill runs").success());
+    output.read_to_string(&mut printed).expect("UTF-8");
+    assert!(server.wait().expect("it ends").success());
+    let words: Vec<&str> = printed.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+    assert_eq!(words, ["grpc", "resp", "http", "ready"]);
 }
 
 #[test]
@@ -150,11 +201,11 @@ fn health_is_not_ready_before_the_first_contact_with_l2() {
 #[test]
 fn sigterm_drains_and_ends_with_0() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["TERM", "INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut server = Process::start(folder.path(), &["--l2", "none"]);
-        signal(&server, name);
+        server.signal(signal);
         eventually("the server ends", || server.ended().is_some());
-        assert_eq!(server.ended().and_then(|status| status.code()), Some(0), "after SIG{name}");
+        assert_eq!(server.ended().and_then(|status| status.code()), Some(0), "after {signal:?}");
     }
 }
 
@@ -171,18 +222,18 @@ fn sighup_takes_over_what_may_change_names_what_may_not_and_survives_a_faulty_fi
     };
 
     write("[l1]\nsize = \"128MiB\"\n[server]\nlog = \"info,h2=warn\"\n");
-    signal(&server, "HUP");
+    server.signal(Signal::HUP);
     logged("these settings need a restart to change: l1.size");
     logged("configuration reloaded");
 
     write("[l1]\nsize = \"64MiB\"\n[grpc]\ntimeout = 3\nmax_mesage = 1\n");
-    signal(&server, "HUP");
+    server.signal(Signal::HUP);
     logged("terrace.toml:4: grpc.timeout: 3 is not a duration");
     logged("terrace.toml:5: unknown key grpc.max_mesage; did you mean grpc.max_message?");
     logged("changes nothing");
 
     write("[server]\nlog = \"off\"\n");
-    signal(&server, "HUP");
+    server.signal(Signal::HUP);
     assert_eq!(terrace(&["health", "--server", &server.grpc, "--ready"]).status.code(), Some(0), "it still serves");
 }
 

@@ -1,25 +1,23 @@
-//! Client libraries of other languages, over the embedded store and over Redis. They come from their registries, so
-//! this runs only with `TERRACE_TEST_CLIENTS=1`; `tests/clients/run.sh` does the work and can be run by hand.
+//! Client libraries of other languages, over the embedded store and over Redis. The libraries are downloaded from their
+//! registries, so the test runs only with `TERRACE_TEST_CLIENTS=1`. `tests/clients/run.sh` can also be run by hand.
 
 use std::{path::Path, process::Command};
 
 use terrace::config::Config;
 
 use crate::support::{
-    PATIENCE,
+    command::printed,
     redis::RedisServer,
     setting_from_environment,
-    terrace::{Terrace, config},
+    terrace::{Terrace, config_embedded, config_patient},
 };
 
-fn run_clients(mut config: Config) {
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
+fn run_clients(config: Config) {
     let terrace = Terrace::start(config);
     let (host, port) = terrace.resp().rsplit_once(':').unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/run.sh");
     let output = Command::new(script).args([host, port]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = printed(&output);
     assert!(output.status.success() && text.matches(": ok").count() == 4, "{text}");
     print!("{text}");
 }
@@ -31,12 +29,7 @@ fn client_libraries_work_with_their_defaults() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut embedded = config();
-    embedded.l2.url = "embedded".into();
-    embedded.data.dir = dir.path().into();
-    run_clients(embedded);
+    run_clients(config_embedded(dir.path()));
     let redis = RedisServer::start();
-    let mut over = config();
-    over.l2.url = redis.url();
-    run_clients(over);
+    run_clients(config_patient(redis.url()));
 }

@@ -1,12 +1,12 @@
-//! The contract with patterns: under faults, and with sweepers that die, no read returns what was invalidated, and no value
-//! that was written after an invalidation is lost.
+//! The coherence contract with pattern bans: under faults and with killed sweepers, no read returns an invalidated
+//! value, and no value written after an invalidation is lost.
 //!
-//! Keys stand in groups. Each group has one writer, which sets keys and invalidates the pattern of the group, one after
-//! the other, each time through another node; so what each key should be is known at any time. Readers ask all nodes. A
-//! read that began at t may say what stood there at some moment from t − Δ on. A write without an answer leaves its keys
-//! unjudged until they are written again.
+//! Keys form groups. Each group has one writer, which alternately sets keys and invalidates the pattern of the group,
+//! each time through another node. So the correct state of each key is known at any time. Readers query all nodes. A
+//! read that began at t may return any state that was current at some moment since t − Δ. A write without an answer
+//! leaves its keys unjudged until they are written again.
 //!
-//! `TERRACE_CHECK_SECONDS` and `TERRACE_CHECK_SEED` as for the coherence checker.
+//! `TERRACE_CHECK_SECONDS` and `TERRACE_CHECK_SEED` have the same meaning as in `coherence`.
 
 use std::{
     sync::{
@@ -21,37 +21,35 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Commands, Connection, ConnectionLike};
 use tokio::time::Instant;
 
-use crate::{
-    coherence::seconds,
-    support::{
-        checker::BOUND,
-        eventually,
-        process::Process,
-        proxy::{Cut, FaultProxy, Faults, Link, Who},
-        redis::RedisServer,
-        setting_from_environment,
-    },
+use crate::support::{
+    checker::{BOUND, run::seconds},
+    eventually,
+    process::Process,
+    proxy::{Cut, FaultProxy, Faults, Link, Who},
+    redis::RedisServer,
+    resp::try_connection,
+    setting_from_environment,
 };
 
 const GROUPS: usize = 6;
 const KEYS: usize = 24;
-/// Longer than any read takes, plus Δ.
+/// Retention of states: longer than any read takes, plus Δ.
 const KEPT: Duration = Duration::from_secs(60);
-/// Deadlines that a fault does not exceed: what is not acknowledged shows nothing.
+/// Deadlines longer than any fault, because a call without an answer proves nothing.
 const PATIENT: [&str; 4] = ["--l2-read-timeout", "20s", "--l2-write-timeout", "20s"];
 
-/// What a key is to be, and since when that may be seen and must be.
+/// A state of a key, and the times from which reads may and must return it.
 #[derive(Debug, Clone, Copy)]
 struct State {
-    /// `None`: missing.
+    /// `None` = the key is missing.
     number: Option<u64>,
     sent_at: Instant,
     acked_at: Option<Instant>,
-    /// Anything may be seen.
+    /// The write has no answer, so any result is allowed.
     doubtful: bool,
 }
 
-/// One key's states, oldest first.
+/// The states of one key, oldest first.
 #[derive(Debug, Default)]
 struct Log(Mutex<Vec<State>>);
 
@@ -60,7 +58,7 @@ impl Log {
         let now = Instant::now();
         let mut states = self.0.lock();
         let is_over = |state: &State| state.acked_at.is_some_and(|acked_at| acked_at + KEPT < now);
-        // The one before the first that must be kept is still the state of that time.
+        // The last state before the retention period was current at its beginning.
         while states.len() > 2 && is_over(&states[1]) {
             states.remove(0);
         }
@@ -74,7 +72,7 @@ impl Log {
         last.doubtful = !is_certain;
     }
 
-    /// Whether a read between these times may say this.
+    /// Returns whether a read between these times may return this number.
     fn allows(&self, began: Instant, ended: Instant, number: Option<u64>) -> bool {
         let states = self.0.lock();
         let since = began - BOUND;
@@ -88,7 +86,7 @@ impl Log {
 }
 
 impl Log {
-    /// The newest states, and when they were sent and acknowledged.
+    /// The newest states with their times, as text.
     fn told(&self, now: Instant) -> String {
         let ms = |at: Instant| if at > now { format!("+{:?}", at - now) } else { format!("-{:?}", now - at) };
         let told = |state: &State| {
@@ -120,8 +118,7 @@ struct Bench {
 impl Bench {
     fn connect(&self, node: usize) -> Option<Connection> {
         let address = self.nodes[node].read().clone();
-        let client = redis::Client::open(format!("redis://{address}")).expect("an address");
-        client.get_connection().ok()
+        try_connection(&address).ok()
     }
 
     fn goes_on(&self) -> bool {
@@ -186,7 +183,7 @@ impl Bench {
     }
 }
 
-/// What goes wrong, until `until`.
+/// Injects faults until `until`.
 fn faults(
     bench: &Bench,
     redis: &RedisServer,
@@ -221,7 +218,7 @@ fn faults(
         thread::sleep(Duration::from_millis(random.u64(..1_500)));
     }
     proxies.iter().for_each(FaultProxy::heal);
-    // What was begun is finished while both nodes live.
+    // Both nodes finish the sweeps that were begun.
     bench.stop.store(true, Relaxed);
     let log = || redis.ask::<u64>(&[b"HLEN", b"__terrace:bans"]);
     eventually("all bans are swept", || log() <= 1);
@@ -233,7 +230,7 @@ fn no_read_returns_what_was_invalidated_and_nothing_after_it_is_lost() {
     println!("TERRACE_CHECK_SEED={seed}");
     let mut seeds = fastrand::Rng::with_seed(seed);
     let redis = RedisServer::start();
-    // Enough that a sweep takes a while.
+    // Enough keys that a sweep takes some time.
     let filler: Vec<(String, u8)> = (0..20_000).map(|number| (format!("filler:{number}"), 0)).collect();
     redis.connect().mset::<_, _, ()>(&filler).expect("stored");
     let proxies = [FaultProxy::start(redis.port()), FaultProxy::start(redis.port())];
@@ -275,7 +272,7 @@ fn no_read_returns_what_was_invalidated_and_nothing_after_it_is_lost() {
         of(&bench.bans),
         of(&bench.doubts)
     );
-    // In the end Redis itself holds what was acknowledged, and nothing else.
+    // In the end Redis has exactly the acknowledged state.
     let mut straight = redis.connect();
     for (group, logs) in bench.logs.iter().enumerate() {
         for (key, log) in logs.iter().enumerate() {

@@ -1,27 +1,24 @@
-//! The contract over primaries that change: Sentinels and a Redis Cluster. As `coherence`, with failovers and slots that move.
+//! The coherence contract while primaries change: Sentinels and a Redis Cluster, with failovers and slots that move.
 
 use redis::Commands;
 
-use crate::{
-    coherence::{check, plan, seconds},
-    nodes::{open, stats},
-    support::{
-        checker::{
-            BOUND,
-            straight::{Straight, slot},
-        },
-        cluster::RedisCluster,
-        eventually,
-        sentinel::{MASTER, Sentinels},
-        terrace::{Terrace, config},
+use crate::support::{
+    checker::{
+        BOUND,
+        direct::{Direct, slot},
+        run::{check, plan, seconds},
     },
+    cluster::RedisCluster,
+    eventually,
+    node::{stats, wait_until_open},
+    resp::connection,
+    sentinel::{MASTER, Sentinels},
+    terrace::{Terrace, config_over},
 };
 
 fn node(url: String) -> Terrace {
-    let mut config = config();
-    config.l2.url = url;
-    let node = Terrace::start(config);
-    eventually("L1 opens", || open(&node));
+    let node = Terrace::start(config_over(url));
+    wait_until_open(&node);
     node
 }
 
@@ -29,7 +26,7 @@ fn node(url: String) -> Terrace {
 fn no_read_is_older_than_the_bound_over_a_cluster() {
     let cluster = RedisCluster::start();
     let nodes = [node(cluster.url()), node(cluster.url())];
-    let plan = plan(&nodes, Straight::Cluster(cluster.urls()), BOUND);
+    let plan = plan(&nodes, Direct::Cluster(cluster.urls()), BOUND);
     check(cluster, &nodes, plan, seconds(10));
 }
 
@@ -37,18 +34,17 @@ fn no_read_is_older_than_the_bound_over_a_cluster() {
 fn no_read_is_older_than_the_bound_over_sentinels() {
     let group = Sentinels::start();
     let nodes = [node(group.url()), node(group.url())];
-    let plan = plan(&nodes, Straight::Sentinels(group.sentinel_urls(), MASTER), BOUND);
+    let plan = plan(&nodes, Direct::Sentinels(group.sentinel_urls(), MASTER), BOUND);
     check(group, &nodes, plan, seconds(10));
 }
 
-/// Redis 7.0 deletes the keys of a slot that another primary claims with a higher epoch, and announces nothing.
+/// Redis 7.0 deletes the keys of a slot that another primary claims with a higher epoch, without invalidations.
 #[test]
 fn a_slot_that_is_taken_takes_its_copies_along() {
     const KEY: &str = "taken";
     let cluster = RedisCluster::start();
     let node = node(cluster.url());
-    let through = redis::Client::open(format!("redis://{}", node.resp())).expect("an address");
-    let mut through = through.get_connection().expect("it accepts");
+    let mut through = connection(node.resp());
     let mut value = move || through.get::<_, Option<String>>(KEY);
     let slot = slot(KEY.as_bytes());
     for round in ["one", "two"] {
@@ -59,7 +55,7 @@ fn a_slot_that_is_taken_takes_its_copies_along() {
         eventually("it is in L1", || value() == Ok(Some(round.to_owned())) && hits() > before);
         let other = cluster.primaries().into_iter().find(|other| *other != owner).expect("three primaries");
         cluster.take_slots(&[slot], other);
-        // Long before `l1.max_age` would end the copy.
+        // This is long before the copy would reach `l1.max_age`.
         eventually("the copy is gone as the key is", || value() == Ok(None));
     }
 }

@@ -1,23 +1,23 @@
-//! The coherence protocol as a model: every interleaving of a few operations on one key, searched to the end.
+//! A model of the coherence protocol: an exhaustive search of all interleavings of a few operations on one key.
 //!
-//! **The world.** One Redis holds one key, whose value is the number of the write that set it. One node keeps a copy in L1.
-//! Requests and replies travel on data connections, one of its own for each operation, so anything may overtake
-//! anything; invalidations travel on the invalidation link, in order. Operations:
-//! * a *fill*: a read that missed L1 takes a lease, sends GET, and on the reply inserts a copy if it may;
-//! * an *external write*: somebody else's, done at once; the node hears of it over the link;
-//! * a *local write*: sent through the node. Its caller may time out at any moment; Redis may do it long after that;
-//! * a *loss* of the link: what was on its way is lost, Redis announces nothing until tracking is on again, and the
-//!   node notices when it notices;
-//! * a *reader* that finds a fill under way and waits for its value.
+//! **The world.** One Redis has one key, whose value is the number of the write that set it. One node keeps a copy in L1.
+//! Requests and replies use one data connection per operation, so their order is arbitrary. Invalidations arrive in order
+//! on the invalidation link. Operations:
+//! * a *fill*: a read that missed L1 takes a fill lease, sends GET, and inserts the reply if the lease is still valid;
+//! * an *external write* by another client, executed at once; the node receives its invalidation over the link;
+//! * a *local write* through the node. Its caller may time out at any moment, and Redis may execute it long after that;
+//! * a *loss* of the link: invalidations in flight are lost, Redis announces nothing until tracking is enabled again, and
+//!   the node detects the loss at any later moment;
+//! * a *reader* that joins a fill in flight and waits for its value.
 //!
-//! **What must not be.** A *stale end*: nothing is on its way any more, the link is up and the fence open, and L1 would answer
-//! with a value that Redis no longer has. (While something is on its way L1 may be late: for that there is the fence, which
-//! is about time and not part of the model.) A *stale read*: a reader is given a value that is older than what the node had
-//! heard of when the reader came.
+//! **Violations.** A *stale end*: nothing is in flight, the link is up and the fence is open, and L1 would answer with a
+//! value that Redis no longer has. (While messages are in flight L1 may lag. The coherence fence limits this lag in time,
+//! and time is not part of the model.) A *stale read*: a reader receives a value that is older than the newest
+//! invalidation that the node had received when the reader arrived.
 //!
-//! **The protocol** is [`PROTOCOL`]. [`SHORTCUTS`] are the ways in which one would like to do with less; each is found
-//! failing, and `cargo test coherence_model -- --nocapture` prints the shortest way there. States in which a fill
-//! or a write is merely exchanged for another are searched once.
+//! **The protocol** is [`PROTOCOL`]. [`SHORTCUTS`] are simpler protocols. The search finds a violation of each, and
+//! `cargo test coherence_model -- --nocapture` prints the shortest path to it. States that differ only by an exchange of
+//! two fills or two writes are searched once.
 
 mod search;
 mod world;

@@ -1,55 +1,47 @@
-//! `l2.serve_stale_for`: while Redis is away L1 goes on, and says so. Nothing older than the bound is given without a word.
+//! `l2.serve_stale_for`: while Redis is unavailable, L1 serves stale values and flags them. No value older than the
+//! bound is served without the flag.
 
 use std::time::Duration;
 
 use redis::Commands;
-use terrace::{
-    grpc::client::CacheClient,
-    proto::{Found, GetRequest, get_response},
-};
+use terrace::proto::Found;
 use tonic::{Code, Status};
 
-use crate::{
-    coherence::{check, plan, seconds},
-    nodes::{open, stats},
-    support::{
-        checker::{Plan, faults::Stage, straight::Straight},
-        eventually,
-        grpc::{block_on, connect},
-        proxy::FaultProxy,
-        redis::RedisServer,
-        terrace::{Terrace, config},
+use crate::support::{
+    checker::{
+        Plan,
+        direct::Direct,
+        faults::Stage,
+        run::{check, plan, seconds},
     },
+    eventually, kv,
+    node::{is_open, stats, wait_until_open},
+    proxy::FaultProxy,
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config_over},
 };
 
 fn node(url: String, serve_stale_for: Duration) -> Terrace {
-    let mut config = config();
-    config.l2.url = url;
+    let mut config = config_over(url);
     config.l2.serve_stale_for = serve_stale_for;
     Terrace::start(config)
 }
 
 fn get(node: &Terrace, key: &str) -> Result<Option<Found>, Status> {
-    block_on(async {
-        let request = GetRequest { key: key.to_owned().into(), options: None };
-        let response = CacheClient::new(connect(node.grpc()).await).get(request).await?;
-        Ok(match response.into_inner().result.expect("set") {
-            get_response::Result::Found(found) => Some(found),
-            get_response::Result::Missing(_) => None,
-        })
-    })
+    kv::try_get(node, key.as_bytes(), None)
 }
 
-/// For the checker: short, so that it ends while faults last.
+/// Short for the checker, so that it ends during faults.
 const STALE_FOR: Duration = Duration::from_millis(1500);
 
-/// Δ = 1 s for everything that is not flagged, with the faults of `coherence`.
+/// Reads without the flag keep Δ = 1 s under the faults of `coherence`.
 #[test]
 fn every_older_value_is_flagged_whatever_fails() {
     let redis = RedisServer::start();
     let proxies: Vec<FaultProxy> = (0..2).map(|_| FaultProxy::start(redis.port())).collect();
     let nodes: Vec<Terrace> = proxies.iter().map(|proxy| node(proxy.url(), STALE_FOR)).collect();
-    let plan = Plan { stale_for: STALE_FOR, ..plan(&nodes, Straight::One(redis.url()), Duration::ZERO) };
+    let plan = Plan { stale_for: STALE_FOR, ..plan(&nodes, Direct::One(redis.url()), Duration::ZERO) };
     check(Stage { redis, proxies }, &nodes, plan, seconds(20));
     let stale: u64 = nodes.iter().map(|node| stats(node).reads.expect("set").stale).sum();
     println!("{stale} reads were flagged stale");
@@ -61,13 +53,14 @@ fn a_copy_is_served_and_flagged_while_redis_is_away_and_no_longer_than_told() {
     redis.run("SET k old");
     let node = node(redis.url(), Duration::from_secs(2));
     eventually("L1 has it", || {
-        open(&node) && get(&node, "k").is_ok_and(|found| found.is_some()) && stats(&node).l1.expect("set").entries == 1
+        is_open(&node)
+            && get(&node, "k").is_ok_and(|found| found.is_some())
+            && stats(&node).l1.expect("set").entries == 1
     });
     assert!(!get(&node, "k").expect("an answer").expect("there").stale);
     redis.pause();
     eventually("it is served stale", || get(&node, "k").is_ok_and(|found| found.is_some_and(|found| found.stale)));
-    let through = redis::Client::open(format!("redis://{}", node.resp())).expect("an address");
-    let mut through = through.get_connection().expect("it accepts");
+    let mut through = connection(node.resp());
     let over_resp = through.get::<_, String>("k");
     assert!(over_resp.is_err(), "RESP can not flag it: only with resp.serve_stale, {over_resp:?}");
     assert!(stats(&node).reads.expect("set").stale > 0);
@@ -79,18 +72,18 @@ fn a_copy_is_served_and_flagged_while_redis_is_away_and_no_longer_than_told() {
     redis.run("SET k new");
     eventually("it is as it should be again", || {
         get(&node, "k").is_ok_and(|found| found.is_some_and(|found| found.value == "new" && !found.stale))
-            && open(&node)
+            && is_open(&node)
     });
 }
 
-/// A copy outlives neither its key's own life nor what Redis has announced.
+/// A stale copy ends with the TTL of its key and with an invalidation.
 #[test]
 fn a_flush_or_the_keys_own_end_ends_stale_copies_too() {
     let redis = RedisServer::start();
     redis.run("SET lasting v");
     redis.run("SET brief v PX 1500");
     let node = node(redis.url(), Duration::from_secs(600));
-    eventually("L1 opens", || open(&node));
+    wait_until_open(&node);
     eventually("L1 has both", || {
         let _both = (get(&node, "lasting"), get(&node, "brief"));
         stats(&node).l1.expect("set").entries == 2 || redis.try_ask::<i64>(&[b"EXISTS", b"brief"]) == Ok(0)
@@ -101,7 +94,7 @@ fn a_flush_or_the_keys_own_end_ends_stale_copies_too() {
     });
     eventually("the brief one is not", || get(&node, "brief").is_err());
     redis.resume();
-    eventually("L1 opens", || open(&node));
+    wait_until_open(&node);
     redis.run("FLUSHALL");
     eventually("the flush is heard", || get(&node, "lasting").is_ok_and(|found| found.is_none()));
     redis.pause();

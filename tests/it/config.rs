@@ -1,4 +1,5 @@
-//! Configuration: what each source may say, which wins, and that every fault is named where it stands.
+//! Configuration: what each source accepts, which source has precedence, and that every fault is reported with its
+//! place.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -43,6 +44,21 @@ fn faults_of(text: &str) -> Vec<String> {
 fn shown<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
     let setting = loaded.settings.iter().find(|setting| setting.key == key).expect("a setting");
     (&setting.value, &setting.source)
+}
+
+#[test]
+fn sources_are_named_without_their_values() {
+    assert_eq!(Sources::default().to_string(), "defaults");
+    let variables =
+        [("TERRACE_CONFIG", "/etc/terrace.toml"), ("TERRACE_L2_URL", "redis://:hunter2@host"), ("TERRACE_PORT", "1")];
+    let sources = Sources {
+        file: None,
+        environment: variables.map(|(name, value)| (name.into(), value.into())).into(),
+        flags: vec![flag("l1.size", "1GiB"), flag("resp.addr", ":1")],
+    };
+    assert_eq!(sources.to_string(), "file /etc/terrace.toml, env TERRACE_L2_URL, flags --l1-size --resp-addr");
+    let named = Sources { file: Some("here.toml".into()), ..sources };
+    assert!(named.to_string().starts_with("file here.toml, "), "{named}");
 }
 
 #[test]

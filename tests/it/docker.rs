@@ -8,7 +8,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use k8s_openapi::{
@@ -27,14 +27,12 @@ use terrace::{
     metrics::ALL,
 };
 
-use crate::{
-    http, image, prefetch,
-    support::{
-        eventually,
-        process::Process,
-        redis::{RedisServer, free_port},
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    command::{Killed, has, run},
+    eventually, http, image, prefetch,
+    process::Process,
+    redis::{RedisServer, free_port},
+    terrace::{Terrace, config},
 };
 
 /// Deadlines are not what is tested here, and the machine may be busy.
@@ -50,23 +48,6 @@ fn text(path: &str) -> String {
 
 fn yaml(path: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Whether a command is there; says what is left out if not.
-pub(crate) fn has(command: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {command}")]).output().unwrap().status.success();
-    if !found {
-        println!("left out: {command} is not installed");
-    }
-    found
-}
-
-/// What a command printed; it must succeed.
-pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
-    said
 }
 
 fn words(list: &Value) -> Vec<String> {
@@ -125,16 +106,6 @@ fn compose_agrees_with_itself_and_with_the_server() {
     }
     assert!(yaml("grafana/provisioning/datasources/prometheus.yaml")[0].to_string().contains("http://prometheus:9090"));
     yaml("grafana/provisioning/dashboards/terrace.yaml");
-}
-
-/// A process that ends with this.
-pub(crate) struct Killed(pub(crate) Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

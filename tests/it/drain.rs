@@ -1,12 +1,10 @@
-//! Restarts of nodes under load: readiness turns first, and no caller who goes elsewhere on GOAWAY or UNAVAILABLE sees a
-//! failure.
+//! Rolling restarts under load: a draining node reports that it is not ready, and no client that retries elsewhere
+//! after GOAWAY or UNAVAILABLE sees a failure.
 //!
-//! `TERRACE_RESTARTS` sets the number of rolling restarts of both nodes (default 2, for the long run 10).
+//! `TERRACE_RESTARTS` sets the number of rolling restarts of both nodes (default 2, 10 for the long run).
 
 use std::{
     error::Error,
-    io::{Read, Write},
-    net::TcpStream,
     path::Path,
     sync::{
         Arc,
@@ -15,7 +13,7 @@ use std::{
 };
 
 use redis::Commands;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use terrace::{
     grpc::client::CacheClient,
     proto::{GetRequest, get_response::Result::Found},
@@ -28,23 +26,19 @@ use tonic::{
 use crate::support::{
     eventually,
     grpc::{block_on, connect},
+    http,
     process::Process,
     redis::RedisServer,
     setting_from_environment,
 };
 
 const CALLERS: usize = 1_000;
-/// Connections to each node: a server takes 256 calls at a time on one.
+/// Connections to each node: a server accepts 256 concurrent calls on one connection.
 const CHANNELS: usize = 8;
 const NODES: usize = 2;
 const KEYS: usize = 100;
-/// Deadlines are not what is tested here, and the machine may be busy.
+/// Flags for deadlines that only a hang exceeds.
 const PATIENT: [&str; 6] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s", "--grpc-timeout", "1m"];
-
-fn terminate(process: &Process) {
-    let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-}
 
 /// A node at `address` (port 0: any).
 fn node(redis: &RedisServer, data: &Path, address: &str) -> Process {
@@ -53,7 +47,7 @@ fn node(redis: &RedisServer, data: &Path, address: &str) -> Process {
     Process::start(data, &[&PATIENT[..], &more[..]].concat())
 }
 
-/// What all callers share.
+/// State that all callers share.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
@@ -62,8 +56,8 @@ struct Tally {
     failures: std::sync::Mutex<Vec<String>>,
 }
 
-/// GOAWAY, UNAVAILABLE, or a connection that closed before the client's library had sent the call (it says "canceled", or
-/// "user error", when it let go of a call that waited in its queue): nothing was done.
+/// Returns whether a call was not executed: GOAWAY, UNAVAILABLE, or a connection that closed before the client library
+/// had sent the call (it reports "canceled", or "user error" for a call in its queue).
 fn says_elsewhere(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
@@ -86,7 +80,7 @@ async fn get(channel: &Channel, number: usize) -> Result<(), Status> {
     }
 }
 
-/// Calls until told to stop, each time one node, and the other where that one says so.
+/// Calls the nodes in turn until stopped, and repeats a call that was not executed on the other node.
 async fn caller(number: usize, nodes: Arc<Vec<Vec<Channel>>>, tally: Arc<Tally>) {
     for turn in number.. {
         if tally.stop.load(Relaxed) {
@@ -137,11 +131,11 @@ fn rolling_restarts_under_a_thousand_callers_fail_none() {
     assert!(failures.is_empty(), "{} of {answered}: {}", failures.len(), failures[0]);
 }
 
-/// Restarts a node where it was, once it has had its share of the load.
+/// Restarts a node on its address, once the nodes are under load.
 fn roll(node_at: &mut Process, redis: &RedisServer, data: &Path, tally: &Tally) {
     let before = tally.answered.load(Relaxed);
     eventually("the nodes are busy", || tally.answered.load(Relaxed) > before + 2 * CALLERS as u64);
-    terminate(node_at);
+    node_at.signal(Signal::TERM);
     let mut status = None;
     eventually("it drains", || {
         status = node_at.ended();
@@ -152,24 +146,16 @@ fn roll(node_at: &mut Process, redis: &RedisServer, data: &Path, tally: &Tally) 
     *node_at = node(redis, data, &node_at.grpc.clone());
 }
 
-fn http(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 #[test]
 fn a_draining_server_says_so_and_still_serves_for_the_configured_wait() {
     let data = tempfile::tempdir().unwrap();
-    // Longer than the test: it ends with a kill.
+    // Longer than the test, which kills the server at its end.
     let server = Process::start(data.path(), &["--server-drain-wait", "10m"]);
-    assert!(http(&server.http, "/readyz").starts_with("HTTP/1.1 200"));
-    terminate(&server);
-    eventually("it is not ready", || http(&server.http, "/readyz").starts_with("HTTP/1.1 503"));
+    assert_eq!(http::get(&server.http, "/readyz").0, 200);
+    server.signal(Signal::TERM);
+    eventually("it is not ready", || http::get(&server.http, "/readyz").0 == 503);
     block_on(async {
-        // A new connection, and a call on it.
+        // A new connection is accepted, and a call on it.
         let channel = connect(&server.grpc).await;
         CacheClient::new(channel).get(GetRequest { key: "k".into(), options: None }).await.unwrap();
     });

@@ -1,7 +1,7 @@
-//! The embedded store killed with SIGKILL in the middle of writes, again and again: what it acknowledged is there.
+//! The embedded store is repeatedly killed with SIGKILL during writes: every acknowledged write is present afterwards.
 //!
-//! The process that is killed is this test binary, started once more for [`child`] alone. `TERRACE_KILLS=200` makes
-//! the run long.
+//! The killed process is this test binary, started again to run [`child`] alone. `TERRACE_KILLS=200` makes the run
+//! long.
 
 use std::{
     collections::BTreeMap,
@@ -24,25 +24,24 @@ use terrace::{
     model::Key,
 };
 
-use crate::{l2_behaviour::embedded::open, support::setting_from_environment};
+use crate::support::{
+    backend::{key, open_embedded},
+    setting_from_environment,
+};
 
-/// Set for the process that is killed: the directory of its store.
+/// Environment variable of the killed process: the directory of its store.
 const DIR_VARIABLE: &str = "TERRACE_TEST_CRASH_DIR";
-/// Set for the process that is killed: its number.
+/// Environment variable of the killed process: its number.
 const ROUND_VARIABLE: &str = "TERRACE_TEST_CRASH_ROUND";
-/// How often to kill, if not the default.
+/// Environment variable for the number of kills.
 const KILLS_VARIABLE: &str = "TERRACE_KILLS";
 const KILLS_DEFAULT: u64 = 10;
-/// Clients that write at the same time, so that groups are committed.
+/// Number of concurrent clients, so that the store commits groups.
 const CLIENTS: u64 = 8;
-/// Acknowledged writes after which the process is killed, at most.
+/// Maximum number of acknowledged writes before the process is killed.
 const ACKNOWLEDGED_MAX: u64 = 3_000;
 
-fn key(name: &str) -> Key {
-    Key::copied(name.as_bytes()).unwrap()
-}
-
-/// Depends on the key, and is of many lengths: one is never taken for another.
+/// The value of a key. Values of different keys differ, also in length.
 fn value(name: &str) -> Bytes {
     let length = 20 + name.bytes().map(usize::from).sum::<usize>() % 400;
     Bytes::from(name.repeat(length / name.len() + 1))
@@ -52,14 +51,14 @@ fn set(name: &str) -> Op {
     Op::Set { value: value(name), expiry: SetExpiry::Never, condition: Condition::Always, want_old: false }
 }
 
-/// Writes until it is killed, and says what was acknowledged. Does nothing in an ordinary run.
+/// Writes until it is killed, and prints the acknowledged writes. Does nothing in an ordinary run.
 #[tokio::test]
 async fn child() {
     let dir: String = setting_from_environment(DIR_VARIABLE, String::new());
     if dir.is_empty() {
         return;
     }
-    let store = open(Path::new(&dir), Clock::real()).unwrap();
+    let store = open_embedded(Path::new(&dir), Clock::real()).unwrap();
     let round: String = setting_from_environment(ROUND_VARIABLE, String::new());
     join_all((0..CLIENTS).map(|client| write_for_ever(&store, &round, client))).await;
 }
@@ -73,21 +72,21 @@ async fn write_for_ever(store: &Arc<Embedded>, round: &str, client: u64) {
         let [Ok(Applied::Set { stored: true, .. }), Ok(Applied::Number(count))] = results[..] else {
             panic!("{results:?}")
         };
-        // One write for the whole line: a line that arrives has arrived whole.
+        // One write for the whole line, so that no line is received in part.
         std::io::stdout().lock().write_all(format!("\nacknowledged {name} {client} {count}\n").as_bytes()).unwrap();
     }
 }
 
-/// What the killed processes acknowledged.
+/// Acknowledged writes of the killed processes.
 #[derive(Default)]
 struct Acknowledged {
     names: Vec<String>,
-    /// By client: its last count.
+    /// Last count of each client.
     counts: BTreeMap<String, i64>,
 }
 
 impl Acknowledged {
-    /// True for a line that says so.
+    /// Records a line; returns whether it reports an acknowledged write.
     fn take(&mut self, line: &str) -> bool {
         let words: Vec<&str> = line.split(' ').collect();
         let ["acknowledged", name, client, count] = words[..] else { return false };
@@ -108,7 +107,7 @@ fn start(dir: &Path, round: u64) -> Child {
         .unwrap()
 }
 
-/// Kills the process once it has acknowledged `after` writes, and reads all that it said.
+/// Kills the process once it has acknowledged `after` writes, and reads all of its output.
 fn run_and_kill(dir: &Path, round: u64, after: u64, acknowledged: &mut Acknowledged) {
     let mut process = start(dir, round);
     let lines = BufReader::new(process.stdout.take().unwrap()).split(b'\n');
@@ -159,16 +158,16 @@ async fn a_killed_store_has_all_it_acknowledged() {
     for round in 0..kills {
         let before = acknowledged.names.len();
         run_and_kill(dir.path(), round, random.u64(1..ACKNOWLEDGED_MAX), &mut acknowledged);
-        let store = open(dir.path(), Clock::real()).unwrap();
+        let store = open_embedded(dir.path(), Clock::real()).unwrap();
         check(&store, &acknowledged.names[before..]).await;
         for (client, acknowledged) in &acknowledged.counts {
             let stored = store.get(&[key(&format!("counter:{client}"))], false).await.remove(0).unwrap().unwrap();
             let stored: i64 = String::from_utf8_lossy(&stored.value).parse().unwrap();
-            // The last increment may have taken effect without its answer being heard.
+            // The last increment may have been executed without an acknowledgement.
             assert!((*acknowledged..=acknowledged + 1).contains(&stored), "{client}: {acknowledged}, {stored}");
         }
     }
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     check(&store, &acknowledged.names).await;
     assert_eq!(store.count().await.unwrap(), count_by_scan(&store).await);
     println!("{kills} kills, {} writes acknowledged, {:?}", acknowledged.names.len(), store.stats());

@@ -1,5 +1,5 @@
-//! The embedded store's own promises: what survives a restart, who may open a directory, the bound, the sweep, what
-//! it tells L1.
+//! The embedded store: persistence across restarts, exclusive use of its directory, the size limit, the sweep, and
+//! notifications to L1.
 
 use std::{
     fs,
@@ -14,23 +14,15 @@ use terrace::{
     error::{CacheError, Kind},
     l2::{
         Applied, Backend, Ban, Batch, ChangeSink, Deadlines, Op, ScanRequest, Source, State, Tunables,
-        embedded::{Embedded, OpenError, SIZE_MAX_LEAST, Settings, Sync},
+        embedded::{Embedded, EmbeddedSettings, OpenError, SIZE_MAX_LEAST, Sync},
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
-    model::Key,
 };
 
-use crate::{
-    l2_behaviour::{
-        embedded::{Deaf, open},
-        tunables,
-    },
-    support::eventually,
+use crate::support::{
+    backend::{Deaf, key, open_embedded, tunables},
+    eventually,
 };
-
-fn key(name: &str) -> Key {
-    Key::copied(name.as_bytes()).unwrap()
-}
 
 fn set(value: &[u8], expiry: SetExpiry) -> Op {
     Op::Set { value: Bytes::copy_from_slice(value), expiry, condition: Condition::Always, want_old: false }
@@ -45,8 +37,8 @@ async fn get(store: &Embedded, name: &str) -> Option<Bytes> {
     store.get(&[key(name)], false).await.remove(0).unwrap().map(|stored| stored.value.into_bytes())
 }
 
-fn open_with(dir: &Path, clock: Clock, change: impl FnOnce(&mut Settings)) -> Arc<Embedded> {
-    let mut settings = Settings::new(dir);
+fn open_with(dir: &Path, clock: Clock, change: impl FnOnce(&mut EmbeddedSettings)) -> Arc<Embedded> {
+    let mut settings = EmbeddedSettings::new(dir);
     change(&mut settings);
     Embedded::open(settings, clock, tunables(), Arc::new(Deaf)).unwrap()
 }
@@ -55,7 +47,7 @@ fn open_with(dir: &Path, clock: Clock, change: impl FnOnce(&mut Settings)) -> Ar
 async fn everything_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, time) = Clock::manual();
-    let store = open(dir.path(), clock.clone()).unwrap();
+    let store = open_embedded(dir.path(), clock.clone()).unwrap();
     put(&store, "ever", b"1").await;
     let long = "l".repeat(5_000);
     put(&store, &long, b"2").await;
@@ -63,7 +55,7 @@ async fn everything_survives_a_restart() {
     store.apply(vec![(key("mortal"), mortal.clone()), (key("mortal2"), mortal)], Batch::Atomic).await;
     let before = store.stats();
     drop(store);
-    let store = open(dir.path(), clock.clone()).unwrap();
+    let store = open_embedded(dir.path(), clock.clone()).unwrap();
     assert_eq!((store.stats().entries, store.stats().bytes), (before.entries, before.bytes));
     assert_eq!(store.count().await, Ok(4));
     assert_eq!(store.state(), State::Up);
@@ -72,7 +64,7 @@ async fn everything_survives_a_restart() {
     assert_eq!(get(&store, "mortal").await, Some(Bytes::from("3")));
     drop(store);
     time.advance(Duration::from_secs(10));
-    let store = open(dir.path(), clock).unwrap();
+    let store = open_embedded(dir.path(), clock).unwrap();
     assert_eq!(get(&store, "mortal").await, None);
     eventually("what expired while the store was closed is removed", || store.stats().entries == 2);
 }
@@ -88,41 +80,41 @@ async fn synced_before_each_answer() {
 #[test]
 fn two_servers_cannot_have_one_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let first = open(dir.path(), Clock::real()).unwrap();
-    let error = open(dir.path(), Clock::real()).err().unwrap();
+    let first = open_embedded(dir.path(), Clock::real()).unwrap();
+    let error = open_embedded(dir.path(), Clock::real()).err().unwrap();
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
     drop(first);
-    open(dir.path(), Clock::real()).unwrap();
+    open_embedded(dir.path(), Clock::real()).unwrap();
 }
 
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path(), Clock::real()).unwrap());
+    drop(open_embedded(dir.path(), Clock::real()).unwrap());
     for text in ["terrace-store 2 1\n", "terrace-store 9 with more to say\n"] {
         fs::write(dir.path().join("FORMAT"), text).unwrap();
-        let error = open(dir.path(), Clock::real()).err().unwrap();
+        let error = open_embedded(dir.path(), Clock::real()).err().unwrap();
         assert!(matches!(error, OpenError::Newer { known: 1, .. }), "{error}");
         assert!(error.to_string().contains(&format!("format {}", &text[14..15])), "{error}");
     }
     fs::write(dir.path().join("FORMAT"), "terrace-store 1 1\n").unwrap();
-    open(dir.path(), Clock::real()).unwrap();
+    open_embedded(dir.path(), Clock::real()).unwrap();
 }
 
 #[tokio::test]
 async fn an_older_format_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     put(&store, "key", b"value").await;
     drop(store);
     fs::write(dir.path().join("FORMAT"), "terrace-store 0 1\n").unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(get(&store, "key").await, None, "it is never read as if it were of today");
     assert!(dir.path().join("aside-v0-1").is_dir());
     put(&store, "key", b"new").await;
     drop(store);
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(get(&store, "key").await, Some(Bytes::from("new")));
     assert!(dir.path().join("aside-v0-1").is_dir(), "it is the operator's to delete");
 }
@@ -131,12 +123,12 @@ async fn an_older_format_is_set_aside() {
 fn other_directories_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
-    let error = open(dir.path(), Clock::real()).err().unwrap();
+    let error = open_embedded(dir.path(), Clock::real()).err().unwrap();
     assert!(matches!(&error, OpenError::NotAStore { found, .. } if found == "thesis.tex"), "{error}");
     let file = dir.path().join("thesis.tex");
-    let error = open(&file, Clock::real()).err().unwrap();
+    let error = open_embedded(&file, Clock::real()).err().unwrap();
     assert!(matches!(error, OpenError::NotUsable { .. }), "{error}");
-    let error = open(Path::new("/proc/terrace"), Clock::real()).err().unwrap();
+    let error = open_embedded(Path::new("/proc/terrace"), Clock::real()).err().unwrap();
     assert!(matches!(error, OpenError::NotUsable { .. }), "{error}");
     assert!(error.to_string().contains("/proc/terrace"), "{error}");
 }
@@ -165,7 +157,7 @@ fn copy(from: &Path) -> tempfile::TempDir {
 #[tokio::test]
 async fn damage_is_named_and_nothing_panics() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     put(&store, "key", b"value").await;
     drop(store);
     let mut refused = Vec::new();
@@ -174,8 +166,8 @@ async fn damage_is_named_and_nothing_panics() {
         for damage in [&b""[..], &[0x5a; 4096]] {
             let damaged = copy(dir.path());
             fs::write(damaged.path().join(name), damage).unwrap();
-            match open(damaged.path(), Clock::real()) {
-                // The file may not be needed any more; or it is the journal, whose end is cut off.
+            match open_embedded(damaged.path(), Clock::real()) {
+                // The file may be unused; or it is the journal, whose incomplete end is ignored.
                 Ok(store) => drop(get(&store, "key").await),
                 Err(error) => {
                     assert!(matches!(error, OpenError::Damaged { .. }), "{file:?}: {error}");
@@ -188,11 +180,11 @@ async fn damage_is_named_and_nothing_panics() {
     assert!(refused.contains(&"FORMAT".into()) && refused.contains(&"table-1/version".into()), "{refused:?}");
 }
 
-/// What a power cut may leave: a page of the last batch is missing, the batch's end is there.
+/// A possible state after a power failure: the last batch lacks a page but has its end.
 #[tokio::test]
 async fn a_torn_journal_loses_its_last_writes_only() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     for number in 0..100 {
         put(&store, &format!("key:{number}"), format!("value-{number}-").repeat(10).as_bytes()).await;
     }
@@ -202,19 +194,19 @@ async fn a_torn_journal_loses_its_last_writes_only() {
     let torn = bytes.windows(9).rposition(|window| window == b"value-97-").unwrap();
     bytes[torn..torn + 4].fill(0);
     fs::write(&journal, bytes).unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     for number in 0..100 {
         assert_eq!(get(&store, &format!("key:{number}")).await.is_some(), number < 97, "key:{number}");
     }
     assert_eq!(store.count().await, Ok(97));
     put(&store, "after", b"value").await;
     drop(store);
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
     assert_eq!(store.count().await, Ok(98));
 }
 
-/// A small store with entries of about 1 KiB, and how many of them fit.
+/// A small store with entries of about 1 KiB, and the number that fits.
 async fn filled(dir: &Path, clock: Clock, entries: usize) -> Arc<Embedded> {
     let store = open_with(dir, clock, |settings| settings.size_max_bytes = SIZE_MAX_LEAST);
     for number in 0..entries {
@@ -229,7 +221,7 @@ async fn the_oldest_written_go_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), Clock::real(), 500).await;
     assert_eq!(store.stats().evicted, 0);
-    // Written again: young. Given another expiry, or read: as old as before.
+    // A rewrite makes an entry young; a new expiry or a read does not.
     put(&store, "key:0", &[b'y'; 1_000]).await;
     let expire =
         Op::Expire { expiry: NewExpiry::In(Duration::from_secs(1_000)), only: ExpireOnly::ALWAYS, want_value: false };
@@ -262,7 +254,7 @@ async fn what_is_written_again_stays() {
 #[tokio::test]
 async fn a_smaller_bound_is_reached_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     for number in 0..3_000 {
         put(&store, &format!("key:{number}"), &[b'x'; 1_000]).await;
     }
@@ -287,7 +279,7 @@ async fn an_entry_over_the_bound_is_refused() {
 async fn what_expired_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, time) = Clock::manual();
-    let store = open(dir.path(), clock).unwrap();
+    let store = open_embedded(dir.path(), clock).unwrap();
     put(&store, "ever", b"value").await;
     let empty = store.stats().bytes;
     let entry =
@@ -296,7 +288,7 @@ async fn what_expired_is_removed() {
     time.advance(Duration::from_secs(10));
     eventually("a part has gone", || store.stats().expired == 1_000);
     assert_eq!(store.count().await, Ok(4_001));
-    // A life that was cut short, and one that was prolonged.
+    // One TTL is shortened, another one is extended.
     let expire = |seconds| Op::Expire {
         expiry: NewExpiry::In(Duration::from_secs(seconds)),
         only: ExpireOnly::ALWAYS,
@@ -312,7 +304,7 @@ async fn what_expired_is_removed() {
     assert!(left.bytes < 3 * empty && left.evicted == 0, "{left:?}");
 }
 
-/// Writes down what it hears.
+/// Records all notifications.
 #[derive(Default)]
 struct Listener {
     heard: Mutex<Vec<String>>,
@@ -338,7 +330,7 @@ impl ChangeSink for Listener {
 async fn l1_hears_of_each_change_before_the_answer() {
     let dir = tempfile::tempdir().unwrap();
     let listener = Arc::new(Listener::default());
-    let mut settings = Settings::new(dir.path());
+    let mut settings = EmbeddedSettings::new(dir.path());
     settings.size_max_bytes = SIZE_MAX_LEAST;
     let store = Embedded::open(settings, Clock::real(), tunables(), Arc::clone(&listener) as _).unwrap();
     put(&store, "a", b"value").await;
@@ -353,7 +345,7 @@ async fn l1_hears_of_each_change_before_the_answer() {
     assert_eq!(listener.take(), ["large2", "a", "large"], "what was evicted, too");
     store.clear().await.unwrap();
     assert_eq!(listener.take(), ["<all>"]);
-    // A caller that goes away after its write was taken.
+    // A caller that is canceled after the store has accepted its write.
     let write = store.apply(vec![(key("c"), set(b"value", SetExpiry::Never))], Batch::Independent);
     let _answered_or_not = futures_util::FutureExt::now_or_never(write);
     eventually("L1 hears of a write whose caller has gone", || listener.take() == ["c"]);
@@ -363,23 +355,23 @@ async fn l1_hears_of_each_change_before_the_answer() {
 #[tokio::test]
 async fn a_start_that_was_killed_is_begun_anew() {
     let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path(), Clock::real()).unwrap());
+    drop(open_embedded(dir.path(), Clock::real()).unwrap());
     let table = dir.path().join("table-1");
     fs::remove_file(table.join("version")).unwrap();
     fs::write(table.join("UNFINISHED"), "").unwrap();
     fs::create_dir(dir.path().join("table-2")).unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     put(&store, "key", b"value").await;
     assert!(!table.join("UNFINISHED").exists() && !dir.path().join("table-2").exists());
     drop(store);
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(get(&store, "key").await, Some(Bytes::from("value")));
 }
 
 #[tokio::test]
 async fn a_clear_gives_the_space_back() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     for number in 0..50 {
         put(&store, &format!("key:{number}"), &vec![number; 1_000_000]).await;
     }
@@ -390,12 +382,12 @@ async fn a_clear_gives_the_space_back() {
         tables.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("table-")).count() == 1
     });
     drop(store);
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(store.count().await, Ok(1));
     assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
 }
 
-/// Holds the writer up for as long as the test has the lock.
+/// Blocks the writer while the test holds the lock.
 #[derive(Default)]
 struct Gate(Mutex<()>);
 
@@ -418,7 +410,8 @@ async fn late_writes_are_unknown_and_too_many_are_refused() {
     let gate = Arc::new(Gate::default());
     let deadlines = Deadlines { read: Duration::from_secs(20), write: Duration::from_millis(20) };
     let tunables = Tunables::new(deadlines, 1 << 20);
-    let store = Embedded::open(Settings::new(dir.path()), Clock::real(), tunables, Arc::clone(&gate) as _).unwrap();
+    let store =
+        Embedded::open(EmbeddedSettings::new(dir.path()), Clock::real(), tunables, Arc::clone(&gate) as _).unwrap();
     let write = |number: usize| {
         let op = set(b"value", SetExpiry::Never);
         store.apply(vec![(key(&number.to_string()), op)], Batch::Independent)
@@ -437,13 +430,13 @@ async fn late_writes_are_unknown_and_too_many_are_refused() {
 #[tokio::test]
 async fn late_reads_are_deadline_exceeded() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), Clock::real()).unwrap();
+    let store = open_embedded(dir.path(), Clock::real()).unwrap();
     let entry = |number: u64| (key(&number.to_string()), set(b"value", SetExpiry::Never));
     store.apply((0..5_000).map(entry).collect(), Batch::Independent).await;
     drop(store);
     let none = Deadlines { read: Duration::ZERO, write: Duration::ZERO };
     let tunables = Tunables::new(none, 1 << 20);
-    let store = Embedded::open(Settings::new(dir.path()), Clock::real(), tunables, Arc::new(Deaf)).unwrap();
+    let store = Embedded::open(EmbeddedSettings::new(dir.path()), Clock::real(), tunables, Arc::new(Deaf)).unwrap();
     let request = ScanRequest { cursor: 0, pattern: None, count: 5_000, type_name: None };
     let mut late = 0;
     for _ in 0..50 {

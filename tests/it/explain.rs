@@ -1,29 +1,28 @@
-//! What a node knows of a key: where it is, who wrote it, and why its last read was what it was; over Redis, the embedded
-//! store and none. Looking changes nothing.
+//! `Insight.Explain`: where a key is stored, who wrote it, and why its last read was a hit or a miss. Runs over Redis,
+//! the embedded store and no L2. Explaining a key changes neither its entry nor the statistics.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use redis::{Commands, Value};
 use terrace::{
     cache::policy::Policy,
     glob::Glob,
     proto::{
-        ExplainRequest, ExplainResponse, InvalidateTagsRequest, SetRequest, Why, cache_client::CacheClient,
-        insight_client::InsightClient, invalidation_client::InvalidationClient, key_read, key_write,
+        ExplainRequest, ExplainResponse, InvalidateTagsRequest, Why, insight_client::InsightClient,
+        invalidation_client::InvalidationClient, key_read, key_write,
     },
 };
 use tonic::Code;
 
-use crate::{
-    bans::by_pattern,
-    nodes::stats,
-    support::{
-        eventually,
-        grpc::{block_on, connect},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
-    tags::{get, node, over_embedded, over_none, over_redis, resp, set, value},
+use crate::support::{
+    command::terrace,
+    eventually,
+    grpc::{block_on, connect},
+    kv::{by_pattern, get, set, set_for, value},
+    node::{connected_node, over_embedded, over_none, over_redis, stats},
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config, config_over},
 };
 
 fn explain(node: &Terrace, key: &str) -> ExplainResponse {
@@ -31,14 +30,14 @@ fn explain(node: &Terrace, key: &str) -> ExplainResponse {
     block_on(async { InsightClient::new(connect(node.grpc()).await).explain(request).await.unwrap().into_inner() })
 }
 
-/// Outcome of the last read, why not from L1, why not from L2.
+/// Outcome of the last read, the reason for the L1 miss, the reason for the L2 miss.
 type Seen = (key_read::Outcome, Why, Why);
 
 fn last_read(of: &ExplainResponse) -> Option<Seen> {
     of.last_read.as_ref().map(|read| (read.outcome(), read.not_l1(), read.not_l2()))
 }
 
-/// What happened is taken up a moment later.
+/// Waits for this outcome, because events are processed a moment later.
 fn read_was(node: &Terrace, key: &str, expected: Seen) {
     let mut seen = None;
     eventually(&format!("the read of {key} is explained by {expected:?}"), || {
@@ -58,12 +57,6 @@ fn last_writer(node: &Terrace, key: &str) -> Option<(key_write::Writer, key_writ
 const MISS: key_read::Outcome = key_read::Outcome::Miss;
 const OWN_VALUE: Option<(key_write::Writer, key_write::Kind)> =
     Some((key_write::Writer::ThisNode, key_write::Kind::Value));
-
-fn set_for(node: &Terrace, key: &str, ttl_ms: i64) {
-    let request =
-        SetRequest { key: key.to_owned().into(), value: "v".into(), ttl_ms: Some(ttl_ms), ..SetRequest::default() };
-    block_on(async { CacheClient::new(connect(node.grpc()).await).set(request).await }).expect("it is stored");
-}
 
 fn a_key_is_explained_through_its_life(node: &Terrace, has_l2: bool) {
     let unknown = explain(node, "k");
@@ -86,7 +79,7 @@ fn a_key_is_explained_through_its_life(node: &Terrace, has_l2: bool) {
         assert_eq!(value(node, "k").as_deref(), Some("1"));
         read_was(node, "k", (key_read::Outcome::HitL2, Why::Written, Why::Unspecified));
     }
-    // Neither a read nor a use: counts and hits stay.
+    // Explaining counts neither as a read nor as a hit.
     let (before, counted) = (explain(node, "k").l1.expect("a copy"), stats(node).reads);
     for _ in 0..5 {
         let again = explain(node, "k");
@@ -99,12 +92,12 @@ fn a_key_is_explained_through_its_life(node: &Terrace, has_l2: bool) {
     read_was(node, "k", (key_read::Outcome::HitL1, Why::Unspecified, Why::Unspecified));
     assert_eq!(explain(node, "k").l1.map(|copy| copy.hits), Some(before.hits + 1));
 
-    let _deleted: i64 = resp(node).del("k").unwrap();
+    let _deleted: i64 = connection(node.resp()).del("k").unwrap();
     assert_eq!(value(node, "k"), None);
     read_was(node, "k", (MISS, Why::Deleted, Why::Deleted));
     assert_eq!(last_writer(node, "k"), Some((key_write::Writer::ThisNode, key_write::Kind::Deletion)));
 
-    set_for(node, "short", 300);
+    set_for(node, "short", "v", 300);
     let shown = explain(node, "short");
     let of_key = if has_l2 { shown.l2.and_then(|below| below.ttl_ms) } else { shown.l1.and_then(|copy| copy.ttl_ms) };
     assert!((1..=300).contains(&of_key.expect("it has a TTL")), "{of_key:?}");
@@ -163,7 +156,7 @@ fn over_none_a_key_is_explained_through_its_life() {
 #[test]
 fn what_was_not_written_here_is_said_to_come_from_elsewhere() {
     let redis = RedisServer::start();
-    let (a, b) = (node(&redis.url()), node(&redis.url()));
+    let (a, b) = (connected_node(&redis.url()), connected_node(&redis.url()));
     let elsewhere = Some((key_write::Writer::Elsewhere, key_write::Kind::Unspecified));
     redis.run("SET direct 1");
     eventually("the direct write is announced", || last_writer(&a, "direct") == elsewhere);
@@ -172,8 +165,8 @@ fn what_was_not_written_here_is_said_to_come_from_elsewhere() {
     set(&b, "others", "1", &[]);
     eventually("the other node's write is announced", || last_writer(&a, "others") == elsewhere);
     eventually("who wrote it knows", || last_writer(&b, "others") == OWN_VALUE);
-    // A command that passes as it is.
-    let _pushed: i64 = resp(&a).lpush("list", "x").unwrap();
+    // A command that passes through.
+    let _pushed: i64 = connection(a.resp()).lpush("list", "x").unwrap();
     eventually("the pass is known", || last_writer(&a, "list") == OWN_VALUE);
     assert_eq!(explain(&a, "list").l2.map(|below| below.r#type), Some("list".to_owned()));
 }
@@ -183,13 +176,13 @@ fn what_l1_gave_up_for_room_is_said_to_be_evicted() {
     let mut wanted = config();
     wanted.l1.size = 64 << 10;
     let node = Terrace::start(wanted);
-    let mut client = resp(&node);
+    let mut client = connection(node.resp());
     for number in 0..200 {
         client.set::<_, _, ()>(format!("k{number}"), vec![b'x'; 1_000]).unwrap();
     }
     let all = (0..200).map(|number| format!("k{number}"));
     let gone: Vec<String> = all.filter(|key| value(&node, key).is_none()).take(10).collect();
-    // Not all of them may be remembered.
+    // The node may not remember all of them.
     eventually("most reads of what is gone are explained", || {
         let seen: Vec<_> = gone.iter().map(|key| explain(&node, key)).collect();
         let explained = seen.iter().filter(|of| last_read(of) == Some((MISS, Why::Evicted, Why::Evicted)));
@@ -200,8 +193,7 @@ fn what_l1_gave_up_for_room_is_said_to_be_evicted() {
 #[test]
 fn what_holds_for_a_key_is_told_and_what_keeps_it_out_of_l1() {
     let redis = RedisServer::start();
-    let mut wanted = config();
-    wanted.l2.url = redis.url();
+    let mut wanted = config_over(redis.url());
     let minutes = |minutes: u64| Some(std::time::Duration::from_secs(minutes * 60));
     let policy = Policy {
         default_ttl: minutes(30),
@@ -212,8 +204,8 @@ fn what_holds_for_a_key_is_told_and_what_keeps_it_out_of_l1() {
     };
     wanted.policies = vec![policy];
     let node = Terrace::start(wanted);
-    eventually("it is written", || resp(&node).set::<_, _, ()>("session:1", "v").is_ok());
-    eventually("it is read", || resp(&node).get::<_, Option<String>>("session:1").is_ok());
+    eventually("it is written", || connection(node.resp()).set::<_, _, ()>("session:1", "v").is_ok());
+    eventually("it is read", || connection(node.resp()).get::<_, Option<String>>("session:1").is_ok());
     let of = explain(&node, "session:1");
     assert_eq!((of.l1, of.l1_absent), (None, Why::NotAllowed.into()));
     let rule = of.rule.expect("set");
@@ -225,7 +217,7 @@ fn what_holds_for_a_key_is_told_and_what_keeps_it_out_of_l1() {
 }
 
 fn command(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_terrace")).args(args).output().expect("the binary runs")
+    terrace(args).output().expect("the binary runs")
 }
 
 #[test]
@@ -237,14 +229,15 @@ fn resp_and_the_command_line_tell_the_same() {
     read_was(node, "k", (key_read::Outcome::HitL1, Why::Unspecified, Why::Unspecified));
     eventually("the write is known", || last_writer(node, "k") == OWN_VALUE);
 
-    let reply: Vec<(String, Value)> = redis::cmd("TERRACE.EXPLAIN").arg("k").query(&mut resp(node)).unwrap();
+    let reply: Vec<(String, Value)> =
+        redis::cmd("TERRACE.EXPLAIN").arg("k").query(&mut connection(node.resp())).unwrap();
     let names: Vec<&str> = reply.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["key", "l1", "l2", "tags", "bans", "last_write", "last_read", "rule", "predicted"]);
     let told = format!("{reply:?}");
     for part in ["hit_l1", "this node", "red", "valid", "string"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    let refused = redis::cmd("TERRACE.EXPLAIN").query::<Value>(&mut resp(node)).unwrap_err();
+    let refused = redis::cmd("TERRACE.EXPLAIN").query::<Value>(&mut connection(node.resp())).unwrap_err();
     assert!(refused.to_string().contains("wrong number of arguments"), "{refused}");
 
     let output = command(&["explain", "k", "--server", node.grpc(), "--json"]);

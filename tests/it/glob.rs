@@ -1,4 +1,4 @@
-//! Patterns beside Redis's own: what `KEYS` lists of a real Redis is what [`Glob`] says matches.
+//! Patterns match as in Redis: `KEYS` of a real Redis lists exactly the keys that [`Glob`] matches.
 
 use std::collections::BTreeSet;
 

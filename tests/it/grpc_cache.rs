@@ -5,13 +5,14 @@ use terrace::{
     proto::{
         DeleteRequest, Found, GetManyRequest, GetMetaRequest, GetRequest, IfAbsent, IfPresent, IncrementRequest,
         ReadOptions, SetManyRequest, SetRequest, Tier, TierSelection, TouchOnly, TouchRequest, get_many_result,
-        get_response, set_many_result, set_request::Condition, set_response,
+        set_many_result, set_request::Condition, set_response,
     },
 };
 use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     grpc::{block_on, connect},
+    kv,
     terrace::{Terrace, config},
 };
 
@@ -33,10 +34,7 @@ fn get(key: &'static str) -> GetRequest {
 }
 
 async fn found(client: &mut Client, request: GetRequest) -> Option<Found> {
-    match client.get(request).await.unwrap().into_inner().result.unwrap() {
-        get_response::Result::Found(found) => Some(found),
-        get_response::Result::Missing(_) => None,
-    }
+    kv::found(client.get(request).await.unwrap().into_inner())
 }
 
 async fn stored(client: &mut Client, request: SetRequest) -> bool {

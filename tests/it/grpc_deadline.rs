@@ -1,9 +1,8 @@
-//! What a call past its deadline says, over a Redis that does not answer in time.
+//! gRPC deadlines: the status of a call whose deadline passes while Redis does not answer.
 
 use std::time::Duration;
 
 use terrace::{
-    config::Config,
     grpc::client::CacheClient,
     proto::{GetManyRequest, GetRequest, IncrementRequest, SetRequest},
 };
@@ -12,17 +11,8 @@ use tonic::{Code, transport::Channel};
 use crate::support::{
     grpc::{bare_call, block_on, connect, pause},
     redis::RedisServer,
-    terrace::{Terrace, config},
+    terrace::{Terrace, config_patient},
 };
-
-/// L2's own deadlines are far longer than those of the calls.
-fn patient(redis: &RedisServer) -> Config {
-    let mut config = config();
-    config.l2.url = redis.url();
-    config.l2.read_timeout = Duration::from_secs(20);
-    config.l2.write_timeout = Duration::from_secs(20);
-    config
-}
 
 fn get(key: &'static str) -> GetRequest {
     GetRequest { key: key.into(), options: None }
@@ -37,7 +27,7 @@ async fn ready(client: &mut CacheClient<Channel>) {
 #[test]
 fn reads_end_in_deadline_exceeded_and_writes_in_unknown() {
     let redis = RedisServer::start();
-    let mut config = patient(&redis);
+    let mut config = config_patient(redis.url());
     config.grpc.timeout = Duration::from_millis(70);
     let server = Terrace::start(config);
     block_on(async {
@@ -64,7 +54,7 @@ fn reads_end_in_deadline_exceeded_and_writes_in_unknown() {
 #[test]
 fn a_shorter_timeout_of_the_client_wins_and_a_longer_one_does_not() {
     let redis = RedisServer::start();
-    let mut config = patient(&redis);
+    let mut config = config_patient(redis.url());
     config.grpc.timeout = Duration::from_millis(200);
     let server = Terrace::start(config);
     block_on(async {
@@ -84,7 +74,7 @@ fn a_shorter_timeout_of_the_client_wins_and_a_longer_one_does_not() {
 fn an_l2_that_is_gone_is_unavailable_and_says_when_to_come_back() {
     use tonic_types::StatusExt;
     let mut redis = RedisServer::start();
-    let server = Terrace::start(patient(&redis));
+    let server = Terrace::start(config_patient(redis.url()));
     block_on(async {
         let mut client = CacheClient::new(connect(server.grpc()).await);
         ready(&mut client).await;

@@ -1,4 +1,4 @@
-//! Input over a limit or out of shape is answered in a way that names it, and disturbs nobody else.
+//! gRPC requests that are malformed or over a limit: the error names the limit, and other calls are not affected.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all, stream};

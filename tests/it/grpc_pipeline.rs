@@ -1,4 +1,4 @@
-//! `Cache.Pipeline`: results by id, faults of operations, the credit window, the drain.
+//! `Cache.Pipeline`: results by id, failed operations, the credit window, the drain.
 
 use std::{
     collections::HashSet,

@@ -1,59 +1,25 @@
-//! The HTTP port: the page of metrics tells what happened, health tells what holds, and no client can hold it up.
+//! The HTTP port: metrics, health and readiness, and requests that must not block it.
 
-use std::{
-    collections::HashMap,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{net::TcpListener, sync::atomic::Ordering, time::Duration};
 
 use redis::Commands;
 use terrace::{
     clock::Clock,
-    config::Config,
     grpc::client::{AdminClient, CacheClient, InsightClient},
     metrics::{ALL, Kind},
     proto::{GetManyRequest, GetRequest, GetStatsRequest, GetStatsResponse, SetRequest, WarmRequest},
 };
 
 use crate::support::{
-    PATIENCE, eventually,
+    eventually,
     grpc::{block_on, connect},
+    http::{exchange, get, samples},
     redis::RedisServer,
-    terrace::{Terrace, config},
+    resp::connection,
+    terrace::{Terrace, config, config_over},
 };
 
-/// Sends bytes, returns all that comes until the server closes.
-pub(crate) fn exchange(address: &str, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request).unwrap();
-    let mut answer = Vec::new();
-    // A refused request may end in a reset, after the answer.
-    let _reset = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// Status and body of a GET.
-pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
-    let answer = exchange(address, format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
-}
-
-/// The samples of the page, by name and labels.
-pub(crate) fn samples(address: &str) -> HashMap<String, f64> {
-    let (status, page) = get(address, "/metrics");
-    assert_eq!(status, 200);
-    let lines = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|line| line.rsplit_once(' ').unwrap())
-        .map(|(name, value)| (name.into(), value.parse().unwrap()))
-        .collect()
-}
-
-/// What the page and `GetStats` both tell.
+/// Figures that the metrics page and `GetStats` both report.
 fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
     let (reads, l1, l2) = (stats.reads.unwrap(), stats.l1.unwrap(), stats.l2.clone().unwrap());
     let (coherence, connections, warm) =
@@ -93,17 +59,11 @@ fn shared_numbers(stats: &GetStatsResponse) -> Vec<(&'static str, u64)> {
     ]
 }
 
-fn over_redis(redis: &RedisServer) -> Config {
-    let mut config = config();
-    config.l2.url = redis.url();
-    config
-}
-
 #[test]
 #[expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "counters of a test are small whole numbers")]
 fn the_page_tells_what_happened_as_get_stats_does() {
     let redis = RedisServer::start();
-    let server = Terrace::start(over_redis(&redis));
+    let server = Terrace::start(config_over(redis.url()));
     block_on(async {
         let channel = connect(server.grpc()).await;
         let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel));
@@ -141,7 +101,7 @@ fn the_page_tells_what_happened_as_get_stats_does() {
     });
 }
 
-/// The fields of INFO that the page has too, by the name of the sample.
+/// INFO fields that the metrics page reports too, with the name of the sample.
 const INFO_FIELDS: [(&str, &str); 11] = [
     ("keyspace_misses", "terrace_reads_total{outcome=\"miss\"}"),
     ("l1_hits", "terrace_reads_total{outcome=\"hit_l1\"}"),
@@ -164,7 +124,7 @@ fn the_page_tells_what_info_does() {
     config.l2.url = "embedded".into();
     config.data.dir = folder.path().into();
     let server = Terrace::start(config);
-    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    let mut client = connection(server.resp());
     redis::cmd("MSET").arg(&["a", "1", "b", "2", "c", "3"]).exec(&mut client).unwrap();
     for _ in 0..3 {
         redis::cmd("MGET").arg(&["a", "b", "nowhere"]).exec(&mut client).unwrap();
@@ -189,12 +149,12 @@ fn the_page_tells_what_info_does() {
 fn every_metric_is_on_the_page_with_its_meaning() {
     let server = Terrace::start(config());
     block_on(async {
-        // A write gives latencies their first sample.
+        // The write produces the first latency sample.
         let mut cache = CacheClient::new(connect(server.grpc()).await);
         cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
     });
     let (_, page) = get(server.http(), "/metrics");
-    // Told when enough is known of a template, enough was read, or something was fetched ahead.
+    // Reported only after enough samples of a template, enough reads, or a prefetch.
     let told_later = [
         "terrace_ttl_advised_seconds",
         "terrace_ttl_tuned_seconds",
@@ -220,15 +180,15 @@ fn every_metric_is_on_the_page_with_its_meaning() {
     }
 }
 
-/// One in 16 is timed, by lot: of so many, at least one, unless by a chance of 1 to 10^28.
+/// Number of requests. One in 16 is timed at random, so the probability that none is timed is 10^-28.
 const TIMED: usize = 1_000;
-/// Would one of so many be timed, nearly always.
+/// Number of blocking calls of which at least one would almost certainly be timed.
 const BLOCKED: usize = 200;
 
 #[test]
 fn requests_of_both_ports_are_timed() {
     let redis = RedisServer::start();
-    let server = Terrace::start(over_redis(&redis));
+    let server = Terrace::start(config_over(redis.url()));
     let count =
         |port: &str| samples(server.http())[&format!("terrace_request_seconds_count{{port=\"{port}\"}}")] as u64;
     assert_eq!((count("grpc"), count("resp")), (0, 0));
@@ -243,10 +203,10 @@ fn requests_of_both_ports_are_timed() {
         assert!(latency.count > 0 && latency.p99_us.is_some(), "{latency:?}");
     });
     assert!((1..16 * TIMED as u64).contains(&count("grpc")) && count("grpc").is_multiple_of(16), "{}", count("grpc"));
-    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    let mut client = connection(server.resp());
     (0..TIMED).for_each(|_| drop(client.get::<_, Option<String>>("a").unwrap()));
     assert!(count("resp") > 0);
-    // Who waits for as long as it likes is nobody's latency.
+    // Blocking commands do not count as latency.
     let before = count("resp");
     for _ in 0..BLOCKED {
         let none: Option<(String, String)> = client.blpop("nothing", 0.001).unwrap();
@@ -269,14 +229,14 @@ fn two_servers_of_one_process_do_not_mix() {
 #[test]
 fn ready_from_the_first_contact_with_l2_and_degraded_when_it_is_lost() {
     let mut redis = RedisServer::start();
-    let server = Terrace::start(over_redis(&redis));
+    let server = Terrace::start(config_over(redis.url()));
     let ready = || get(server.http(), "/readyz");
     eventually("the server is ready", || ready() == (200, "ready\n".into()));
     redis.kill();
     eventually("the server is degraded", || ready().1.starts_with("degraded: L2 is away: "));
     assert_eq!(ready().0, 200);
 
-    let mut strict = over_redis(&redis);
+    let mut strict = config_over(redis.url());
     strict.http.ready_requires_l2 = true;
     server.reload(strict);
     eventually("it is no longer ready", || ready().0 == 503);
@@ -286,11 +246,9 @@ fn ready_from_the_first_contact_with_l2_and_degraded_when_it_is_lost() {
 
 #[test]
 fn not_ready_before_the_first_contact_with_l2() {
-    let mut config = config();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    config.l2.url = format!("redis://{nobody}");
-    let server = Terrace::start(config);
-    // Also after the first tries have failed.
+    let server = Terrace::start(config_over(format!("redis://{nobody}")));
+    // It stays not ready after the first failed attempts.
     eventually("it says why", || get(server.http(), "/readyz").1.contains("first contact with L2: "));
     assert_eq!(get(server.http(), "/readyz").0, 503);
     assert_eq!(get(server.http(), "/healthz").0, 200);
@@ -302,7 +260,7 @@ fn alive_only_while_the_workers_move() {
     let server = Terrace::start_at(config(), clock);
     let alive = || get(server.http(), "/healthz");
     assert_eq!(alive(), (200, "ok\n".into()));
-    // Workers beat every second; until then the time that has passed looks as if they stood still.
+    // Workers send a heartbeat every second; until then the advanced clock makes them look stalled.
     eventually("silent workers are told of", || {
         time.advance(Duration::from_secs(60));
         alive() == (503, "a worker has not moved for 60 s\n".into())

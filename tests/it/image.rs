@@ -20,50 +20,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use terrace::config::{Sources, load};
 
-use crate::{
-    docker::{Killed, has, run},
-    support::eventually,
+use crate::support::{
+    command::{Killed, has, run},
+    eventually,
+    image::{Instruction, environment, pairs, said, stages},
 };
-
-struct Instruction {
-    name: String,
-    rest: String,
-}
-
-/// The stages of the Dockerfile, each from its FROM on.
-fn stages() -> Vec<Vec<Instruction>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/Dockerfile");
-    let text = fs::read_to_string(path).unwrap().replace("\\\n", " ");
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut stages: Vec<Vec<Instruction>> = Vec::new();
-    for line in lines {
-        let (name, rest) = line.split_once(' ').unwrap();
-        if name == "FROM" {
-            stages.push(Vec::new());
-        }
-        let rest = rest.split_whitespace().collect::<Vec<_>>().join(" ");
-        stages.last_mut().unwrap().push(Instruction { name: name.to_owned(), rest });
-    }
-    stages
-}
-
-/// What a stage says under this name.
-fn said<'a>(stage: &'a [Instruction], name: &str) -> Vec<&'a str> {
-    stage.iter().filter(|instruction| instruction.name == name).map(|instruction| &*instruction.rest).collect()
-}
-
-fn pairs(rest: &str) -> impl Iterator<Item = (String, String)> {
-    rest.split_whitespace().map(|pair| pair.split_once('=').unwrap()).map(|(k, v)| (k.into(), v.into()))
-}
 
 fn words(json: &str) -> Vec<String> {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
-}
-
-/// The variables that the image sets.
-pub(crate) fn environment() -> Vec<(String, String)> {
-    let stages = stages();
-    said(stages.last().unwrap(), "ENV").into_iter().flat_map(pairs).collect()
 }
 
 #[test]

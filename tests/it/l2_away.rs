@@ -1,5 +1,5 @@
-//! Redis is away, slow, back empty, or refuses what keeps L1 true: callers get right answers or clear errors, and nobody has
-//! to do anything for it to work again.
+//! Redis is unavailable, slow, restarted empty, or refuses tracking: callers receive correct answers or clear errors,
+//! and Terrace recovers without a manual step.
 
 use std::{
     collections::BTreeMap,
@@ -11,54 +11,30 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Commands, Connection};
+use redis::Commands;
 use terrace::{
     grpc::client::CacheClient,
-    proto::{Found, GetRequest, Tier, get_response},
+    proto::{Found, GetRequest, Tier},
 };
 use tonic::{Code, Status, transport::Channel};
 
-use crate::{
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
     http,
-    nodes::{open, stats},
-    support::{
-        PATIENCE, eventually,
-        grpc::{block_on, connect},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+    kv::found,
+    node::{is_open, stats, wait_until_open},
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config_over, config_patient},
 };
-
-/// A node with the deadlines it has by default.
-fn node(url: String) -> Terrace {
-    let mut config = config();
-    config.l2.url = url;
-    Terrace::start(config)
-}
-
-/// A node for tests that deadlines are no part of.
-fn patient_node(url: String) -> Terrace {
-    let mut config = config();
-    config.l2.url = url;
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
-    Terrace::start(config)
-}
-
-fn resp(node: &Terrace) -> Connection {
-    let client = redis::Client::open(format!("redis://{}", node.resp())).expect("an address");
-    client.get_connection().expect("it accepts")
-}
 
 async fn get(client: &mut CacheClient<Channel>, key: String) -> Result<Option<Found>, Status> {
     let response = client.get(GetRequest { key: key.into(), options: None }).await?;
-    Ok(match response.into_inner().result.expect("set") {
-        get_response::Result::Found(found) => Some(found),
-        get_response::Result::Missing(_) => None,
-    })
+    Ok(found(response.into_inner()))
 }
 
-/// Keys that stay in L1, and what they hold.
+/// Number of keys that stay in L1.
 const WARM: u64 = 100;
 fn warm(number: u64) -> String {
     format!("warm:{number}")
@@ -91,7 +67,7 @@ impl Tally {
     }
 }
 
-/// Reads keys that are in L1, and others that are nowhere: those need Redis each time.
+/// Reads keys that are in L1, and absent keys, which need Redis each time.
 async fn call(mut client: CacheClient<Channel>, seed: u64, tally: Arc<Tally>) {
     let mut random = fastrand::Rng::with_seed(seed);
     while !tally.stop.load(Relaxed) {
@@ -107,7 +83,7 @@ async fn call(mut client: CacheClient<Channel>, seed: u64, tally: Arc<Tally>) {
     }
 }
 
-/// 500 callers over 10 connections until the tally says stop.
+/// Runs 500 callers over 10 connections until the tally stops them.
 fn callers(address: String, tally: &Arc<Tally>) -> std::thread::JoinHandle<()> {
     let tally = Arc::clone(tally);
     std::thread::spawn(move || {
@@ -130,12 +106,12 @@ fn callers(address: String, tally: &Arc<Tally>) -> std::thread::JoinHandle<()> {
 #[test]
 fn a_stopped_redis_costs_errors_no_hits_no_wrong_answers_and_no_restart() {
     let redis = RedisServer::start();
-    let node = node(redis.url());
+    let node = Terrace::start(config_over(redis.url()));
     let mut straight = redis.connect();
     for number in 0..WARM {
         straight.set::<_, _, ()>(warm(number), number).expect("redis answers");
     }
-    eventually("L1 opens", || open(&node));
+    wait_until_open(&node);
     let tally = Arc::new(Tally::default());
     let callers = callers(node.grpc().to_owned(), &tally);
     let count = |of: &AtomicU64| of.load(Relaxed);
@@ -146,7 +122,7 @@ fn a_stopped_redis_costs_errors_no_hits_no_wrong_answers_and_no_restart() {
         let (hits, errors) = (count(&tally.l1_hits), count(&tally.errors));
         eventually("calls that need Redis fail", || count(&tally.errors) > errors + 500);
         hits_while_stopped += count(&tally.l1_hits) - hits;
-        eventually("the fence lapses", || !open(&node));
+        eventually("the fence lapses", || !is_open(&node));
         redis.resume();
         let counts = || (count(&tally.right), count(&tally.l1_hits), count(&tally.errors));
         let mut last_error = counts();
@@ -171,8 +147,8 @@ fn a_stopped_redis_costs_errors_no_hits_no_wrong_answers_and_no_restart() {
 #[test]
 fn a_breaker_refuses_at_once_while_redis_does_not_answer_and_closes_by_itself() {
     let redis = RedisServer::start();
-    let node = node(redis.url());
-    eventually("L1 opens", || open(&node));
+    let node = Terrace::start(config_over(redis.url()));
+    wait_until_open(&node);
     let l2 = || stats(&node).l2.expect("set");
     let call = |number: usize| {
         block_on(async { get(&mut CacheClient::new(connect(node.grpc()).await), format!("k:{number}")).await })
@@ -201,8 +177,8 @@ fn a_breaker_refuses_at_once_while_redis_does_not_answer_and_closes_by_itself() 
 #[test]
 fn a_redis_that_comes_back_empty_brings_no_old_value_back() {
     let mut redis = RedisServer::start();
-    let node = patient_node(redis.url());
-    let mut through = resp(&node);
+    let node = Terrace::start(config_patient(redis.url()));
+    let mut through = connection(node.resp());
     let keys: Vec<String> = (0..WARM).map(warm).collect();
     for _ in 0..3 {
         for key in &keys {
@@ -210,11 +186,11 @@ fn a_redis_that_comes_back_empty_brings_no_old_value_back() {
         }
         eventually("L1 is open and full", || {
             let values: Vec<Option<String>> = through.mget(&keys).expect("it answers");
-            open(&node) && values.iter().all(Option::is_some) && stats(&node).l1.expect("set").entries >= WARM
+            is_open(&node) && values.iter().all(Option::is_some) && stats(&node).l1.expect("set").entries >= WARM
         });
         redis.kill();
         redis.restart();
-        eventually("the link is back", || open(&node));
+        wait_until_open(&node);
         let values: Vec<Option<String>> = through.mget(&keys).expect("it answers");
         assert!(values.iter().all(Option::is_none), "{values:?}");
     }
@@ -224,22 +200,21 @@ fn a_redis_that_comes_back_empty_brings_no_old_value_back() {
 fn ten_thousand_callers_on_forty_connections_cause_one_get() {
     const CONNECTIONS: usize = 40;
     const CALLERS: usize = 10_000;
-    // Who comes after Redis went on and before its heartbeat was heard is no part of the herd and asks anew: on a machine that
-    // is busy the herd may take longer to come than the first hold lasts.
+    // A caller that arrives after Redis has resumed and before its heartbeat is not part of the herd and reads again: on
+    // a busy machine the herd may take longer to arrive than the first hold lasts.
     let gets = [3, 8, 20].map(|held| move || gets_of_a_herd(held, CONNECTIONS, CALLERS));
     assert!(gets.iter().any(|gets| gets() == 1), "no herd of three was led by one");
 }
 
-/// How many GETs so many callers cause who come while Redis is held for so many seconds.
+/// Returns the number of GETs that these callers cause while Redis is held for this many seconds.
 fn gets_of_a_herd(held_seconds: u64, connections: usize, callers: usize) -> u64 {
     let redis = RedisServer::start();
     redis.run("SET wanted value");
-    let mut config = config();
-    config.l2.url = redis.url();
+    let mut config = config_over(redis.url());
     config.l2.read_timeout = Duration::from_secs(10 + held_seconds);
     config.grpc.timeout = Duration::from_secs(3600);
     let node = Terrace::start(config);
-    eventually("L1 opens", || open(&node));
+    wait_until_open(&node);
     redis.run("CONFIG RESETSTAT");
     redis.run(&format!("CLIENT PAUSE {held_seconds}000 ALL"));
     let answers = block_on(async {
@@ -263,17 +238,17 @@ fn gets_of_a_herd(held_seconds: u64, connections: usize, callers: usize) -> u64 
     calls.and_then(|calls| calls.parse().ok()).expect("a number of calls")
 }
 
-/// Writes and reads through the node, and uses L1.
+/// Waits until the node writes, reads, and may answer from L1.
 fn works(node: &Terrace) {
     eventually("it works without a manual step", || {
-        let mut client = resp(node);
+        let mut client = connection(node.resp());
         let written = client.set::<_, _, ()>("k", "v");
-        written.is_ok() && client.get::<_, String>("k").is_ok_and(|value| value == "v") && open(node)
+        written.is_ok() && client.get::<_, String>("k").is_ok_and(|value| value == "v") && is_open(node)
     });
     let hits = || stats(node).reads.expect("set").hit_l1;
     let before = hits();
     eventually("L1 answers", || {
-        let _value = resp(node).get::<_, String>("k");
+        let _value = connection(node.resp()).get::<_, String>("k");
         hits() > before
     });
 }
@@ -282,33 +257,33 @@ fn works(node: &Terrace) {
 fn node_and_redis_restart_in_any_order() {
     let mut redis = RedisServer::start();
     let url = redis.url();
-    let first = node(url.clone());
+    let first = Terrace::start(config_over(url.clone()));
     works(&first);
-    // The node alone.
+    // Only the node restarts.
     first.stop();
-    let second = node(url.clone());
+    let second = Terrace::start(config_over(url.clone()));
     works(&second);
-    // Redis alone.
+    // Only Redis restarts.
     redis.kill();
     redis.restart();
     works(&second);
-    // Redis goes, the node goes, the node comes, Redis comes.
+    // Redis stops, the node stops, the node starts, Redis starts.
     redis.kill();
     second.stop();
-    let third = node(url.clone());
+    let third = Terrace::start(config_over(url.clone()));
     redis.restart();
     works(&third);
-    // The node goes, Redis goes, Redis comes, the node comes.
+    // The node stops, Redis stops, Redis starts, the node starts.
     third.stop();
     redis.kill();
     redis.restart();
-    let fourth = node(url.clone());
+    let fourth = Terrace::start(config_over(url.clone()));
     works(&fourth);
-    // Redis goes and comes while no node runs to see it, and once more under the node.
+    // Redis restarts while no node runs, and once more while the node runs.
     fourth.stop();
     redis.kill();
-    let fifth = node(url);
-    assert!(resp(&fifth).get::<_, Option<String>>("k").is_err(), "there is no Redis");
+    let fifth = Terrace::start(config_over(url));
+    assert!(connection(fifth.resp()).get::<_, Option<String>>("k").is_err(), "there is no Redis");
     redis.restart();
     works(&fifth);
 }
@@ -323,14 +298,14 @@ fn a_redis_without_tracking_is_passed_through_and_says_so() {
     for (url, server, text) in
         [(limited, &redis, "+client|tracking"), (renamed.url(), &renamed, "ROLE"), (old.url(), &old, "HELLO")]
     {
-        let node = patient_node(url);
-        let mut through = resp(&node);
+        let node = Terrace::start(config_patient(url));
+        let mut through = connection(node.resp());
         eventually("Redis is reached", || through.set::<_, _, ()>("k", "1").is_ok());
         for value in ["2", "3", "4"] {
             server.connect().set::<_, _, ()>("k", value).expect("redis answers");
             assert_eq!(through.get::<_, String>("k"), Ok(value.to_owned()), "never from L1");
         }
-        // The worker that answers HTTP has connections to Redis of its own.
+        // The worker that serves HTTP has its own connections to Redis.
         eventually("it is ready all the same", || http::get(node.http(), "/readyz") == (200, "ready\n".into()));
         eventually("INFO says what is refused", || {
             let info: String = redis::cmd("INFO").arg("coherence").query(&mut through).expect("INFO answers");

@@ -1,8 +1,8 @@
-//! Redis as L2, over a real redis-server: what each operation does there, and what callers see when it is slow, gone
-//! or back.
+//! Redis as L2, over a real redis-server: the effect of each operation, and what callers receive while Redis is slow,
+//! unavailable or restarted.
 
 mod faults;
-mod walk;
+mod random_operations;
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use terrace::{
     l2::{
         Applied, Backend, Batch, Deadlines, Op, ScanRequest, State, Tunables, TypeName,
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
-        redis::{Redis, RedisBackend, Settings, tls::TlsFiles, url::RedisUrl},
+        redis::{Redis, RedisBackend, RedisSettings, TlsFiles, url::RedisUrl},
     },
     model::{Key, Life, Value},
 };
 
-use crate::support::{PATIENCE, redis::RedisServer};
+use crate::support::{PATIENCE, backend::key, redis::RedisServer};
 
 const VALUE_MAX: u64 = 1024;
-/// Generous: a test machine that is busy must not turn an answer into a time-out.
+/// Long deadlines, so that no call times out on a busy machine.
 const PATIENT: Deadlines = Deadlines { read: Duration::from_secs(10), write: Duration::from_secs(10) };
-/// For tests about deadlines.
+/// Short deadlines, for tests about deadlines.
 const SHORT: Deadlines = Deadlines { read: Duration::from_millis(50), write: Duration::from_millis(200) };
 
-fn settings(url: &str) -> Settings {
-    Settings::new(RedisUrl::parse(url).expect("a URL that is served"), TlsFiles::default()).expect("settings")
+fn settings(url: &str) -> RedisSettings {
+    RedisSettings::new(RedisUrl::parse(url).expect("a URL that is served"), TlsFiles::default()).expect("settings")
 }
 
 /// A backend over this Redis.
@@ -51,10 +51,6 @@ async fn connected(server: &RedisServer, deadlines: Deadlines) -> RedisBackend {
     let backend = start(server, deadlines);
     until("the backend is up", || backend.state() == State::Up).await;
     backend
-}
-
-fn key(name: &str) -> Key {
-    Key::copied(name.as_bytes()).expect("a valid key")
 }
 
 fn value(text: &str) -> Value {

@@ -1,4 +1,4 @@
-//! The invalidation link, over a real redis-server: what it hears, when it trusts itself, and how it comes back.
+//! The invalidation link, over a real redis-server: received invalidations, the coherence fence, and reconnects.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use terrace::{
     clock::{Clock, Tick},
     l2::{
         Ban, ChangeSink, Deadlines, InvalidationSink, Source, Tunables,
-        redis::{Following, Redis, Settings, tls::TlsFiles, tracking::LinkSettings, url::RedisUrl},
+        redis::{Following, LinkSettings, Redis, RedisSettings, TlsFiles, url::RedisUrl},
     },
 };
 
@@ -116,7 +116,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn spawn(url: &str, prefixes: &[&'static str]) -> (Following, Arc<Sink>) {
     let url = RedisUrl::parse(url).expect("a URL that is served");
-    let mut settings = Settings::new(url, TlsFiles::default()).expect("settings");
+    let mut settings = RedisSettings::new(url, TlsFiles::default()).expect("settings");
     settings.client_name = "terrace-test".to_owned();
     let redis = Redis::new(&settings, Tunables::new(Deadlines { read: PATIENCE, write: PATIENCE }, 1 << 20));
     let prefixes = prefixes.iter().map(|prefix| Bytes::from_static(prefix.as_bytes())).collect();

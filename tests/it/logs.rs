@@ -11,6 +11,7 @@ use crate::support::{
     eventually,
     grpc::{block_on, connect},
     process::Process,
+    resp::connection,
 };
 
 fn server(args: &[&str]) -> (Process, tempfile::TempDir) {
@@ -18,15 +19,11 @@ fn server(args: &[&str]) -> (Process, tempfile::TempDir) {
     (Process::start(data.path(), &[&["--l2", "none"], args].concat()), data)
 }
 
-fn resp(server: &Process) -> redis::Connection {
-    redis::Client::open(format!("redis://{}", server.resp)).unwrap().get_connection().unwrap()
-}
-
 fn config_set(client: &mut redis::Connection, key: &str, value: &str) {
     redis::cmd("CONFIG").arg("SET").arg(key).arg(value).exec(client).unwrap();
 }
 
-/// The lines about requests so far.
+/// The logged requests so far.
 fn requests(server: &Process) -> Vec<String> {
     server.log().lines().filter(|line| line.contains("terrace::request")).map(str::to_owned).collect()
 }
@@ -34,7 +31,7 @@ fn requests(server: &Process) -> Vec<String> {
 #[test]
 fn json_is_one_object_a_line() {
     let (server, _data) = server(&["--server-log-format", "json", "--server-log-requests", "1"]);
-    let mut client = resp(&server);
+    let mut client = connection(&server.resp);
     client.set::<_, _, ()>("quotes\"", "\n").unwrap();
     config_set(&mut client, "server.max_value", "1MiB");
     eventually("the last line is there", || server.log().contains("CONFIG SET"));
@@ -47,9 +44,31 @@ fn json_is_one_object_a_line() {
 }
 
 #[test]
+fn the_first_line_names_version_l2_and_configuration_without_secrets() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("terrace.toml");
+    std::fs::write(&file, "[l1]\nsize = \"64MiB\"\n").unwrap();
+    let args = ["--l2", "redis://user:hunter2@127.0.0.1:1", "--config", file.to_str().unwrap()];
+    let server = Process::start(data.path(), &args);
+    let line = || server.log().lines().find(|line| line.contains("starting")).map(str::to_owned);
+    eventually("the line is there", || line().is_some());
+    let line = line().unwrap();
+    for wanted in [
+        &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
+        "l2=\"redis://user:***@127.0.0.1:1\"",
+        &format!("configuration=\"file {}, ", file.display()),
+        "flags ",
+        " --l2",
+    ] {
+        assert!(line.contains(wanted), "{wanted}: {line}");
+    }
+    assert!(!server.log().contains("hunter2"));
+}
+
+#[test]
 fn drawn_requests_are_logged_with_how_they_ended_and_without_keys() {
     let (server, _data) = server(&["--server-log-requests", "1"]);
-    let mut client = resp(&server);
+    let mut client = connection(&server.resp);
     client.set::<_, _, ()>("secret-key", "secret-value").unwrap();
     let _found: String = client.get("secret-key").unwrap();
     let refused = redis::cmd("INCR").arg("secret-key").query::<i64>(&mut client);
@@ -70,7 +89,7 @@ fn drawn_requests_are_logged_with_how_they_ended_and_without_keys() {
         eventually(wanted, || requests(&server).iter().any(|line| line.contains(wanted)));
     }
     assert!(!server.log().contains("secret"), "{}", server.log());
-    // From here on none is; what was asked before a marker is logged before it.
+    // From here on no request is logged; requests before the marker are logged before it.
     config_set(&mut client, "server.log_requests", "0");
     let _found: String = client.get("secret-key").unwrap();
     config_set(&mut client, "server.log_requests", "1");
@@ -83,11 +102,11 @@ fn drawn_requests_are_logged_with_how_they_ended_and_without_keys() {
 #[test]
 fn a_message_that_repeats_is_written_a_few_times() {
     let (server, _data) = server(&[]);
-    let mut client = resp(&server);
+    let mut client = connection(&server.resp);
     for _ in 0..50 {
         config_set(&mut client, "server.max_value", "1MiB");
     }
-    // Other words of the same place are written.
+    // Another message of the same place is logged.
     config_set(&mut client, "grpc.timeout", "7s");
     eventually("the last message is there", || server.log().contains("grpc.timeout"));
     let repeated = server.log().lines().filter(|line| line.contains("server.max_value")).count();

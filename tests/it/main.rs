@@ -1,4 +1,4 @@
-//! Behaviour tests: one module per behaviour, one binary, so that they link once.
+//! Integration tests: one module for each behavior, in one binary, so that it is linked once.
 #![expect(unreachable_pub, reason = "support is shared by modules of one binary")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -19,7 +19,6 @@ mod drain;
 mod embedded_crash;
 mod embedded_store;
 mod explain;
-mod gear;
 mod glob;
 mod grpc_cache;
 mod grpc_deadline;
@@ -28,14 +27,12 @@ mod grpc_pipeline;
 mod grpc_services;
 mod http;
 mod image;
-mod kill;
 mod l2_away;
-mod l2_behaviour;
+mod l2_behavior;
 mod l2_redis;
 mod l2_redis_link;
-mod learned;
+mod learned_state;
 mod logs;
-mod nodes;
 mod page;
 mod prefetch;
 mod readme;
@@ -46,11 +43,15 @@ mod resp_compat;
 mod resp_port;
 mod resp_session;
 mod server;
-mod slide;
+mod server_kill;
+mod shared_redis;
 mod stats;
 mod stats_cli;
+mod support_tests;
 mod tags;
 mod tidy;
+mod tidy_tests;
+mod touch_on_read;
 mod traces;
 mod ttl;
 mod unix_sockets;

@@ -1,6 +1,7 @@
-//! The page at /: what it is made of, its policy, its numbers; and in a browser, under load, without an error.
+//! The page at `/`: its files, its content security policy and its figures. A browser shows it under load without an
+//! error.
 //!
-//! The browser is Debian's package `chromium`; where it is missing, its part says so and is left out.
+//! The browser is the Debian package `chromium`; without it, the browser test prints that it is skipped.
 
 use std::{
     process::Command,
@@ -11,16 +12,15 @@ use redis::Commands;
 use serde_json::Value;
 use terrace::{cache::policy::Prefetch, grpc::client::InsightClient, proto::GetAssociationsRequest};
 
-use crate::{
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
     http, prefetch,
-    support::{
-        eventually,
-        grpc::{block_on, connect},
-        terrace::{Terrace, config},
-    },
+    resp::connection,
+    terrace::{Terrace, config},
 };
 
-/// Passes over the taught users: one key in 64 is followed, and its template needs some 20 intervals.
+/// Passes over the taught users. One key in 64 is sampled, and its template needs about 20 intervals.
 const READS: usize = 12;
 
 fn exchange(address: &str, path: &str, headers: &str) -> (String, String) {
@@ -36,9 +36,9 @@ fn json(address: &str, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Some traffic: 21 keys read from L1, one of them markup, one read that finds nothing.
+/// Causes some traffic: 21 keys that are read from L1, one of them with markup in its name, and one miss.
 fn traffic(server: &Terrace) {
-    let mut client = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    let mut client = connection(server.resp());
     for number in 0..20 {
         client.set::<_, _, ()>(format!("user:{number}:name"), "v").unwrap();
         for _ in 0..=number {
@@ -151,7 +151,7 @@ fn a_browser_shows_it_under_load_without_an_error() {
         return;
     }
     let (_redis, server, mut client) = prefetch::taught(Prefetch::Auto);
-    // Enough of the same keys for advice on their TTLs.
+    // Enough reads of the same keys for TTL advice.
     (0..READS).for_each(|_| prefetch::TAUGHT.for_each(|user| prefetch::read(&mut client, user)));
     traffic(&server);
     let learned = || json(server.http(), "/api/learned");
@@ -170,7 +170,7 @@ fn a_browser_shows_it_under_load_without_an_error() {
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(["--virtual-time-budget=9000", "--dump-dom"])
         .arg(format!("http://{}/", server.http()));
-    // Its tiles tell of the last minute.
+    // The tiles show the last minute.
     let is_shown = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         scope.spawn(|| {

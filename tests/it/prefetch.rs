@@ -1,115 +1,32 @@
-//! Prefetch over a real Redis: what follows rides with the miss, and shows itself on every port.
+//! Prefetch over a real Redis: a miss prefetches predicted keys, and every port reports the result.
 
 use redis::{Commands, Connection};
 use rustix::process::Signal;
 use terrace::{
-    cache::policy::{Policy, Prefetch},
-    config::Config,
-    glob::Glob,
-    proto::{
-        GetAssociationsRequest, GetRequest, PredictRequest, Prediction, cache_client::CacheClient,
-        insight_client::InsightClient,
-    },
+    cache::policy::Prefetch,
+    proto::{GetAssociationsRequest, GetRequest, cache_client::CacheClient, insight_client::InsightClient},
 };
 
-use crate::{
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
     http,
-    nodes::open,
-    support::{
-        self, PATIENCE, eventually,
-        grpc::{block_on, connect},
-        process::Process,
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+    prefetch::{NEW, fetched, predicted, read, redis_with_users, taught},
+    process::Process,
+    resp::connection,
+    terrace::Terrace,
 };
 
-/// Users that are read to learn from, and users that nobody has read yet.
-pub(crate) const TAUGHT: std::ops::Range<u32> = 10_000..10_300;
-const NEW: std::ops::Range<u32> = 20_000..21_600;
-
-/// Writes users with their profiles straight to Redis.
-pub(crate) fn write(redis: &RedisServer, users: impl Iterator<Item = u32>) {
-    let mut below = redis.connect();
-    let mut all = redis::pipe();
-    for user in users {
-        for kind in ["user", "profile"] {
-            all.set(format!("{kind}:{user}"), format!("{kind} of {user}")).ignore();
-        }
-    }
-    all.exec(&mut below).expect("written");
-}
-
-/// A Redis with users and profiles.
-pub(crate) fn redis_with_users() -> RedisServer {
-    let redis = RedisServer::start();
-    write(&redis, TAUGHT.chain(NEW));
-    redis
-}
-
-/// The configuration of a node over it.
-pub(crate) fn over(redis: &RedisServer, prefetch: Prefetch) -> Config {
-    let mut config = config();
-    config.l2.url = redis.url();
-    config.l2.read_timeout = PATIENCE;
-    config.server.workers = 1;
-    config.policies = vec![Policy { prefetch, ..Policy::of(Glob::new(b"*").expect("a pattern")) }];
-    config
-}
-
-/// A Terrace over a Redis that has read the users of [`TAUGHT`] with their profiles.
-pub(crate) fn taught(prefetch: Prefetch) -> (RedisServer, Terrace, Connection) {
-    let redis = redis_with_users();
-    let terrace = Terrace::start(over(&redis, prefetch));
-    let client = teach(&terrace);
-    (redis, terrace, client)
-}
-
-/// Reads the users of [`TAUGHT`] with their profiles.
-pub(crate) fn teach(terrace: &Terrace) -> Connection {
-    eventually("L1 opens", || open(terrace));
-    let mut client = connection(terrace.resp());
-    TAUGHT.for_each(|user| read(&mut client, user));
-    client
-}
-
-pub(crate) fn connection(address: &str) -> Connection {
-    redis::Client::open(format!("redis://{address}")).expect("an address").get_connection().expect("it accepts")
-}
-
-/// Reads a user, then its profile.
-pub(crate) fn read(client: &mut Connection, user: u32) {
-    for kind in ["user", "profile"] {
-        let value: String = client.get(format!("{kind}:{user}")).expect("an answer");
-        assert_eq!(value, format!("{kind} of {user}"));
-    }
-}
-
-/// What would be said of this user's profile if the user were missed now.
-pub(crate) fn predicted(terrace: &Terrace, user: u32) -> Option<Prediction> {
-    let (asked, profile) = (format!("user:{user}"), format!("profile:{user}"));
-    let predictions = block_on(async {
-        let mut insight = InsightClient::new(connect(terrace.grpc()).await);
-        insight.predict(PredictRequest { key: asked.into() }).await.expect("an answer").into_inner().predictions
-    });
-    predictions.into_iter().find(|prediction| prediction.key == profile)
-}
-
-/// New users whose profile would be fetched: not those that are left out to measure the gain.
-pub(crate) fn fetched(terrace: &Terrace) -> impl Iterator<Item = u32> {
-    NEW.filter(|&user| predicted(terrace, user).is_some_and(|prediction| prediction.fetched))
-}
-
-/// A value on the page of metrics; 0 where there is none.
+/// A sample of the metrics page; 0 if there is none.
 fn metric(terrace: &Terrace, name: &str) -> f64 {
-    support::metric(terrace.http(), name).unwrap_or_default()
+    http::metric(terrace.http(), name).unwrap_or_default()
 }
 
 fn count(terrace: &Terrace, outcome: &str) -> f64 {
     metric(terrace, &format!("terrace_prefetch_total{{outcome=\"{outcome}\"}}"))
 }
 
-/// Whether this node's L1 holds a key.
+/// Returns whether L1 of this node has a key.
 fn is_resident(resident: &mut Connection, key: &str) -> bool {
     resident.exists(key).expect("an answer")
 }
@@ -134,10 +51,10 @@ fn the_profile_of_a_user_never_seen_comes_with_the_user() {
     users[..100].iter().for_each(|&user| read(&mut client, user));
     assert!(count(&terrace, "used") >= used + 95.0, "{} after {used}", count(&terrace, "used"));
     assert!(count(&terrace, "wasted") <= 5.0);
-    // Counted for the group of the keys as well, which is here the policy's.
+    // The key group, here that of the policy, has the same counts.
     let by_group = metric(&terrace, "terrace_group_prefetch_total{group=\"*\",outcome=\"used\"}");
     assert_eq!(by_group, count(&terrace, "used"));
-    // A prefetched copy is coherent like any other.
+    // A prefetched copy is invalidated like any other.
     let _user: String = client.get(of(101)).expect("an answer");
     assert!(is_resident(&mut resident, &profile(101)));
     let mut straight = redis.connect();
@@ -216,7 +133,7 @@ fn the_gain_is_measured_by_keys_that_are_left_out() {
     let [without, with] = ["without", "with"].map(|set| (control(set, "decided"), control(set, "missed")));
     assert!(without.0 >= 50.0 && without.1 >= 0.95 * without.0, "they are missed: {without:?}");
     assert!(with.0 >= 50.0 && with.1 <= 0.05 * with.0, "they are not: {with:?}");
-    // One of two reads of a user is spared, but for those that are left out and those that taught.
+    // Prefetch saves one of two reads of each user, except for the control group and the taught users.
     let gain = metric(&terrace, "terrace_prefetch_gain");
     assert!((0.3..0.55).contains(&gain), "{gain}");
     block_on(async {
@@ -244,14 +161,14 @@ fn a_key_that_l2_does_not_have_is_not_asked_for_again() {
         let before = metric(&terrace, "terrace_l2_keys_read_total");
         let _user: String = client.get(&key).expect("an answer");
         let read = metric(&terrace, "terrace_l2_keys_read_total") - before;
-        // A change ends the copy, so that the next read is a miss again.
+        // A write invalidates the copy, so that the next read is a miss again.
         straight.set::<_, _, ()>(&key, "changed").expect("written");
         eventually("the copy goes", || !is_resident(&mut resident, &key));
         println!("{why}: {read} keys");
         read
     };
     assert_eq!(read_below("the first time"), 2.0, "the profile rides along, and is not there");
-    // What came of it is taken up with the next event.
+    // The result is processed with the next event.
     assert_eq!(read_below("the second time"), 1.0, "it is remembered");
     let prediction = predicted(&terrace, user).expect("the rule speaks of it");
     assert!(!prediction.fetched && prediction.why.contains("was not in L2"), "{}", prediction.why);
@@ -272,9 +189,9 @@ fn a_policy_changes_by_sighup_what_prefetch_may_do() {
     let args = ["--l2", &redis.url(), "--l2-read-timeout", "30s", "--server-workers", "1", "--config", path];
     let node = Process::start(folder.path(), &args);
     let count = |outcome: &str| {
-        support::metric(&node.http, &format!("terrace_prefetch_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
+        http::metric(&node.http, &format!("terrace_prefetch_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
     };
-    let is_open = || support::metric(&node.http, "terrace_coherence_open") == Some(1.0);
+    let is_open = || http::metric(&node.http, "terrace_coherence_open") == Some(1.0);
     let mut reloads = 0;
     let mut reload = |prefetch: &str| {
         write(prefetch);

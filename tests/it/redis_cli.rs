@@ -1,9 +1,8 @@
-//! redis-cli as people use it: every mode on db 0 and db 1, over each store, without an error or a warning.
+//! redis-cli: every mode on databases 0 and 1, over each store, without an error or a warning.
 
 use std::{
     io::{Read, Write},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -11,12 +10,13 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
+    command::printed,
     eventually,
     redis::RedisServer,
-    terrace::{Terrace, config},
+    terrace::{Terrace, config, config_embedded, config_patient},
 };
 
-/// What no output of redis-cli may hold.
+/// Texts that no output of redis-cli may contain.
 const COMPLAINTS: [&str; 6] = ["ERR ", "WARNING", "rror:", "assert", "AUTH failed", "not connect"];
 
 fn port(terrace: &Terrace) -> &str {
@@ -29,20 +29,16 @@ fn redis_cli(terrace: &Terrace, args: &[&str]) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 fn check(what: &str, output: &str) {
     for complaint in COMPLAINTS {
         assert!(!output.contains(complaint), "{what}: {output}");
     }
 }
 
-/// Runs to its end; the output must have all of `wanted` and no complaint.
+/// Runs a command to its end; the output must contain all of `wanted` and no complaint.
 fn run(terrace: &Terrace, args: &[&str], wanted: &[&str]) -> String {
     let output = redis_cli(terrace, args).output().unwrap();
-    let text = text(&output);
+    let text = printed(&output);
     assert!(output.status.success(), "{args:?}: {text}");
     check(&format!("{args:?}"), &text);
     for part in wanted {
@@ -51,7 +47,7 @@ fn run(terrace: &Terrace, args: &[&str], wanted: &[&str]) -> String {
     text
 }
 
-/// A redis-cli that goes on until it is told to end.
+/// A redis-cli that runs until it is interrupted.
 struct Running {
     child: Child,
     output: Arc<Mutex<String>>,
@@ -84,7 +80,7 @@ impl Running {
         assert!(seen.is_ok(), "{what}: no {wanted} in {}", self.text().escape_debug());
     }
 
-    /// As Ctrl-C.
+    /// Interrupts it as Ctrl-C does.
     fn interrupt(mut self, what: &str) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         self.child.wait().unwrap();
@@ -94,7 +90,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have ended already.
         let _ended = self.child.kill();
         let _status = self.child.wait();
     }
@@ -167,14 +163,14 @@ fn pipe(terrace: &Terrace) {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let requests: String = (0..1000).map(|number| format!("SET pipe:{number} {number}\r\n")).collect();
     child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
-    let output = text(&child.wait_with_output().unwrap());
+    let output = printed(&child.wait_with_output().unwrap());
     assert!(output.contains("errors: 0, replies: 1000"), "{output}");
     run(terrace, &["GET", "pipe:999"], &["999"]);
 }
 
-/// In a terminal of its own: hints, help, another database, a transaction, subscriptions, the other protocol.
+/// An interactive session: hints, help, another database, a transaction, subscriptions, the other protocol.
 fn interactive(terrace: &Terrace) {
-    // A terminal without a size would be asked for one.
+    // redis-cli would query the size of a terminal that has none.
     let command_line = format!("stty rows 50 cols 120; redis-cli -p {}", port(terrace));
     let mut command = Command::new("script");
     command.args(["-qec", &command_line, "/dev/null"]).env("TERM", "xterm").env("HOME", "/nonexistent");
@@ -197,7 +193,7 @@ fn interactive(terrace: &Terrace) {
     session.until("help knows Redis's commands", "Set the string value of a key and return its old value");
     press("multi\r");
     session.until("the prompt shows the transaction", "(TX)> ");
-    // What is typed before the prompt is there is lost, as in any shell without type-ahead.
+    // Input before the prompt is lost.
     press("incr counter\r");
     session.until("INCR is queued", "QUEUED");
     press("exec\r");
@@ -226,32 +222,19 @@ fn events(terrace: &Terrace) {
     listener.interrupt("psubscribe");
 }
 
-fn embedded(dir: &Path) -> terrace::config::Config {
-    let mut config = config();
-    config.l2.url = "embedded".into();
-    config.data.dir = dir.into();
-    config.l2.read_timeout = crate::support::PATIENCE;
-    config.l2.write_timeout = crate::support::PATIENCE;
-    config
-}
-
 #[test]
 fn every_mode_works_over_the_embedded_store() {
     let dir = tempfile::tempdir().unwrap();
-    every_mode(&Terrace::start(embedded(dir.path())));
+    every_mode(&Terrace::start(config_embedded(dir.path())));
 }
 
 #[test]
 fn every_mode_works_over_redis() {
     let redis = RedisServer::start();
-    let mut config = config();
-    config.l2.url = redis.url();
-    config.l2.read_timeout = crate::support::PATIENCE;
-    config.l2.write_timeout = crate::support::PATIENCE;
-    let terrace = Terrace::start(config);
+    let terrace = Terrace::start(config_patient(redis.url()));
     eventually("L1 is open", || {
         let output = redis_cli(&terrace, &["INFO", "coherence"]).output().unwrap();
-        text(&output).contains("coherence_l1_open:1")
+        printed(&output).contains("coherence_l1_open:1")
     });
     redis.run("RPUSH list a b c");
     redis.run("HSET hash f v");
@@ -267,7 +250,7 @@ fn redis_benchmark_finds_nothing_to_warn_of() {
         .args(["-p", port(&terrace), "-t", "get,set,incr,mset,ping", "-n", "2000", "-c", "10", "-P", "16", "-q"])
         .output()
         .unwrap();
-    let text = text(&output);
+    let text = printed(&output);
     assert!(output.status.success() && !text.contains("WARNING") && !text.contains("rror"), "{text}");
     for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
         assert!(text.contains(&format!("{test}: ")), "{text}");

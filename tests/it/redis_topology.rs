@@ -1,54 +1,37 @@
-//! Terrace over a Redis Cluster, behind Sentinels, and by TLS: each key goes where it is, changes of the topology need no
-//! manual step, and no copy outlives them.
+//! Terrace over a Redis Cluster, behind Sentinels and over TLS: commands reach the server of their key, topology
+//! changes need no manual step, and no L1 copy outlives a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Commands, Connection, Value};
 use terrace::server::Server;
 
-use crate::{
-    nodes::{open, stats},
-    support::{
-        PATIENCE,
-        checker::straight::slot,
-        cluster::RedisCluster,
-        eventually,
-        redis::RedisServer,
-        sentinel::Sentinels,
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    checker::direct::slot,
+    cluster::RedisCluster,
+    eventually,
+    node::{node, stats, wait_until_open},
+    redis::RedisServer,
+    resp::connection,
+    sentinel::Sentinels,
+    terrace::{Terrace, config_patient},
 };
-
-fn node(url: &str) -> Terrace {
-    let mut wanted = config();
-    url.clone_into(&mut wanted.l2.url);
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
-    let node = Terrace::start(wanted);
-    eventually("L1 opens", || open(&node));
-    node
-}
-
-fn resp(node: &Terrace) -> Connection {
-    let client = redis::Client::open(format!("redis://{}", node.resp())).expect("an address");
-    client.get_connection().expect("it accepts")
-}
 
 fn name(number: usize) -> String {
     format!("k:{number}")
 }
 
-/// Until the node serves a write and a read of this key again: a change of the topology may fail some calls.
+/// Waits until the node serves a write and a read of this key: some calls may fail during a topology change.
 fn writes_again(node: &Terrace, key: &str, value: &str) {
-    let mut client = resp(node);
+    let mut client = connection(node.resp());
     eventually("a write and a read succeed", || {
         client.set::<_, _, ()>(key, value).is_ok() && client.get::<_, String>(key).is_ok_and(|read| read == value)
     });
 }
 
-/// Until the copy of this key is in L1, with this value.
+/// Waits until L1 has a copy of this key with this value.
 fn settles(node: &Terrace, key: &str, value: &str) {
-    let mut client = resp(node);
+    let mut client = connection(node.resp());
     let hits = || stats(node).reads.expect("set").hit_l1;
     eventually("a copy of the newest value is in L1", || {
         let before = hits();
@@ -60,7 +43,7 @@ fn settles(node: &Terrace, key: &str, value: &str) {
 fn a_cluster_is_one_store() {
     let cluster = RedisCluster::start();
     let node = node(&cluster.url());
-    let mut client = resp(&node);
+    let mut client = connection(node.resp());
     let keys: Vec<String> = (0..300).map(name).collect();
     let pairs: Vec<(String, usize)> = keys.iter().cloned().zip(0..).collect();
     client.mset::<_, _, ()>(&pairs).expect("stored");
@@ -86,7 +69,7 @@ fn a_cluster_is_one_store() {
 fn other_types_pass_through_to_whoever_has_the_key() {
     let cluster = RedisCluster::start();
     let node = node(&cluster.url());
-    let mut client = resp(&node);
+    let mut client = connection(node.resp());
     let owners: Vec<usize> = (0..30).map(|number| cluster.owner(slot(name(number).as_bytes()))).collect();
     assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), 3, "keys of all primaries");
     let write_all = |client: &mut Connection, round: i64| {
@@ -100,7 +83,7 @@ fn other_types_pass_through_to_whoever_has_the_key() {
         }
     };
     write_all(&mut client, 1);
-    // Each call straight after the failover succeeds: nothing was done where the key is no more.
+    // Each call directly after the failover succeeds: the old primary executed nothing.
     cluster.failover(owners[0]);
     write_all(&mut client, 2);
     let other = cluster.owner(slot(name(1).as_bytes()));
@@ -121,7 +104,7 @@ fn slots_that_move_and_primaries_that_go_leave_no_old_copy_and_need_no_manual_st
         writes_again(&node, key, "1");
         settles(&node, key, "1");
     }
-    // The slot of one key moves, while another client changes it.
+    // The slot of one key moves while another client changes the key.
     let moving = slot(keys[0].as_bytes());
     let from = cluster.owner(moving);
     let to = cluster.primaries().into_iter().find(|at| *at != from).expect("another primary");
@@ -138,7 +121,7 @@ fn slots_that_move_and_primaries_that_go_leave_no_old_copy_and_need_no_manual_st
     let promoted = cluster.kill(former);
     writes_again(&node, &keys[2], "4");
     cluster.servers[promoted].run(&format!("SET {} 5", keys[2]));
-    eventually("L1 is open again", || open(&node));
+    wait_until_open(&node);
     settles(&node, &keys[2], "5");
     cluster.servers[former].restart();
     cluster.settle();
@@ -152,14 +135,14 @@ fn slots_that_move_and_primaries_that_go_leave_no_old_copy_and_need_no_manual_st
 fn a_slot_under_way_is_asked_for_and_not_kept() {
     let cluster = RedisCluster::start();
     let node = node(&cluster.url());
-    let mut client = resp(&node);
+    let mut client = connection(node.resp());
     let moving = slot(b"k:0");
     let from = cluster.owner(moving);
     let to = cluster.primaries().into_iter().find(|at| *at != from).expect("another primary");
     let id = |at: usize| cluster.servers[at].ask::<String>(&[b"CLUSTER", b"MYID"]);
     cluster.servers[to].run(&format!("CLUSTER SETSLOT {moving} IMPORTING {}", id(from)));
     cluster.servers[from].run(&format!("CLUSTER SETSLOT {moving} MIGRATING {}", id(to)));
-    // Not at the old owner: it says ASK, for the write and for the reads.
+    // The old owner answers ASK to the write and to the reads.
     client.set::<_, _, ()>("k:0", "v").expect("stored at the new one");
     assert_eq!(cluster.servers[to].ask::<usize>(&[b"DBSIZE"]), 1);
     for _ in 0..3 {
@@ -180,7 +163,7 @@ fn behind_sentinels_the_primary_is_followed() {
     settles(&node, "k", "2");
     writes_again(&node, "k", "3");
     settles(&node, "k", "3");
-    eventually("L1 is open again", || open(&node));
+    wait_until_open(&node);
 }
 
 #[test]
@@ -196,7 +179,7 @@ fn a_primary_that_is_killed_behind_sentinels_is_replaced() {
     settles(&node, "k", "3");
 }
 
-/// A Redis that speaks TLS only, and what it takes to speak with it.
+/// A Redis that requires TLS, and the files that a client needs.
 struct Guarded {
     redis: RedisServer,
     _dir: tempfile::TempDir,
@@ -209,7 +192,7 @@ struct Guarded {
 fn guarded() -> Guarded {
     let issuer_key = rcgen::KeyPair::generate().expect("a key");
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    // A name of its own: a certificate whose issuer has its own name is taken for self-signed.
+    // The names differ, because a certificate with the name of its issuer counts as self-signed.
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "authority");
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority_pem = parameters.self_signed(&issuer_key).expect("an authority").pem();
@@ -242,30 +225,27 @@ fn guarded() -> Guarded {
 #[test]
 fn by_tls_a_redis_is_served_if_both_sides_are_who_they_say() {
     let guarded = guarded();
-    let mut wanted = config();
-    wanted.l2.url = format!("rediss://127.0.0.1:{}", guarded.port);
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
+    let mut wanted = config_patient(format!("rediss://127.0.0.1:{}", guarded.port));
     wanted.l2.tls_ca_file = Some(guarded.authority.clone());
     wanted.l2.tls_cert_file = Some(guarded.certificate.clone());
     wanted.l2.tls_key_file = Some(guarded.key.clone());
     let node = Terrace::start(wanted.clone());
-    eventually("L1 opens", || open(&node));
+    wait_until_open(&node);
     writes_again(&node, "k", "v");
     assert_eq!(guarded.redis.ask::<String>(&[b"GET", b"k"]), "v");
     guarded.redis.run("SET k w");
     settles(&node, "k", "w");
 
-    // Not with an authority that it has not.
+    // A node that trusts another authority refuses the connection.
     let stranger = self::guarded();
     wanted.l2.tls_ca_file = Some(stranger.authority.clone());
     let distrustful = Terrace::start(wanted.clone());
-    let mut client = resp(&distrustful);
+    let mut client = connection(distrustful.resp());
     eventually("the distrust is told", || {
         let error = client.get::<_, Value>("k").expect_err("not trusted").to_string();
         error.contains("no TLS with Redis") && error.contains("certificate")
     });
-    // Half an identity is a fault of the configuration.
+    // A certificate without its key is a configuration fault.
     wanted.l2.tls_key_file = None;
     let error = Server::bind(wanted, Vec::new(), terrace::clock::Clock::real()).err().expect("refused").to_string();
     assert!(error.contains("l2.tls_cert_file and l2.tls_key_file go together"), "{error}");

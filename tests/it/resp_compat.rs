@@ -1,25 +1,21 @@
-//! The same bytes to a real redis-server and to Terrace, the replies compared as bytes: over `none`, the embedded store
-//! and Redis, in RESP2 and RESP3.
+//! RESP compatibility: the same bytes are sent to a real redis-server and to Terrace, and the replies are compared byte
+//! by byte, over no L2, the embedded store and Redis, in RESP2 and RESP3.
 //!
-//! Each case is sent as one pipeline on a connection of its own, after FLUSHALL and before QUIT, and everything that
-//! comes back until the server closes is compared. What differs from Redis 7.0 on purpose stands in [`EXCEPTIONS`]
-//! with its reason, and is checked to differ: an exception that is none any more fails.
+//! Each case is one pipeline on a connection of its own, between FLUSHALL and QUIT. The test compares everything that
+//! arrives until the server closes the connection. [`EXCEPTIONS`] lists intended differences from Redis 7.0 with their
+//! reasons; the test fails when an exception no longer differs.
 
-use std::{
-    fmt::Write as _,
-    io::{Read, Write},
-    net::TcpStream,
-    path::Path,
-};
+use std::fmt::Write as _;
 
 use ::redis::{Connection, Value};
 use terrace::config::Config;
 
 use crate::support::{
-    PATIENCE, eventually,
+    eventually,
     redis::RedisServer,
+    resp::{converse, request},
     setting_from_environment,
-    terrace::{Terrace, config},
+    terrace::{Terrace, config, config_embedded, config_patient},
 };
 
 /// Command sequences. Words are separated by blanks, sequences of a case by ` | `; `''` is an empty word, `\r`, `\n`,
@@ -129,7 +125,7 @@ const CASES: &[&str] = &[
     "COMMAND GETKEYS zunionstore d 2 a b | COMMAND GETKEYS xread streams a b 0 0 | COMMAND GETKEYS zinter 3 a b",
     "COMMAND GETKEYS sort k store d | COMMAND GETKEYS object encoding k | COMMAND GETKEYS memory usage k",
     "COMMAND GETKEYSANDFLAGS set k v | COMMAND GETKEYSANDFLAGS lmpop 2 a b left | COMMAND GETKEYSANDFLAGS ping",
-    // several keys at one instant
+    // atomic commands on several keys
     "SET a 1 | RENAME a b | GET a | GET b | RENAME a b | RENAME b b | GET b | RENAME a | SET c 3 EX 100 | RENAME c b | TTL b",
     "SET a 1 | SET b 2 | RENAMENX a b | RENAMENX a c | MGET a b c | RENAMENX none x | RENAMENX c c | GET c",
     "SET a 1 EX 100 | COPY a b | TTL b | COPY a b | SET a 2 | COPY a b REPLACE | GET b | COPY none x | COPY a a | EXISTS x",
@@ -159,7 +155,7 @@ const CASES: &[&str] = &[
     "PSUBSCRIBE a* | PUNSUBSCRIBE x | PUNSUBSCRIBE | PUNSUBSCRIBE | PING | PUBLISH a b",
     "SUBSCRIBE a | PSUBSCRIBE b* | UNSUBSCRIBE | PUNSUBSCRIBE | GET k",
     "SUBSCRIBE | PUBLISH a | PUBSUB CHANNELS | PUBSUB NUMSUB | PUBSUB NUMSUB x y | PUBSUB NUMPAT | PUBSUB FOO",
-    // the rest of the server's commands
+    // other server commands
     "CLIENT REPLY OFF | PING | CLIENT REPLY ON | PING | CLIENT REPLY SKIP | PING | PING | CLIENT REPLY FOO",
     "CLIENT KILL 1.2.3.4:5 | CLIENT KILL ID x | CLIENT KILL ID 0 | CLIENT KILL TYPE foo | CLIENT KILL ID 99999 ADDR x",
     "CLIENT KILL FOO x | CLIENT KILL ID | CLIENT KILL USER nobody | CLIENT KILL SKIPME maybe | CLIENT KILL TYPE master",
@@ -176,11 +172,11 @@ const CASES: &[&str] = &[
     "CONFIG SET notify-keyspace-events foo | CONFIG SET notify-keyspace-events KEA | CONFIG GET notify-keyspace-events",
     "CONFIG SET notify-keyspace-events '' | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
     "CONFIG SET latency-monitor-threshold 100 | CONFIG GET latency-monitor-threshold | CONFIG SET latency-monitor-threshold 0",
-    // CONFIG GET of what tools ask
+    // CONFIG GET of parameters that tools read
     "CONFIG GET save | CONFIG GET appendonly | CONFIG GET databases | CONFIG GET nosuch | CONFIG GET DATABASES",
 ];
 
-/// Bytes as they are, before QUIT.
+/// Raw bytes that are sent before QUIT.
 const RAW: &[&[u8]] = &[
     b"PING\r\n",
     b"PING\n",
@@ -221,7 +217,7 @@ const RAW: &[&[u8]] = &[
     b"Host: example.org\r\n",
 ];
 
-/// How Terrace differs from Redis 7.0, and why.
+/// Intended differences from Redis 7.0, with their reasons.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("SET '' v | GET ''", "a key has 1 to 65536 bytes"),
     ("GET __terrace:x", "Terrace's own records are not for clients"),
@@ -257,9 +253,9 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("LPUSH l a", "strings only without a Redis"),
 ];
 
-/// Commands of which Redis 7.0 has no or another description, and why.
+/// Commands that Redis 7.0 lacks or describes differently, with the reasons.
 const DESCRIBED_OTHERWISE: &[&str] = &[
-    // Of Redis 7.2 and later.
+    // Commands of Redis 7.2 and later.
     "client|maint_notifications",
     "client|no-touch",
     "client|setinfo",
@@ -280,37 +276,6 @@ const DESCRIBED_OTHERWISE: &[&str] = &[
     "xinfo",
 ];
 
-fn unescape(word: &str) -> Vec<u8> {
-    if word == "''" {
-        return Vec::new();
-    }
-    let mut out = Vec::new();
-    let mut rest = word;
-    while let Some(first) = rest.chars().next() {
-        let escapes: [(&str, &[u8]); 5] =
-            [("\\r", b"\r"), ("\\n", b"\n"), ("\\0", b"\0"), ("\\xff", b"\xff"), ("\\_", b" ")];
-        let (bytes, after) = escapes
-            .iter()
-            .find_map(|(escape, byte)| rest.strip_prefix(escape).map(|after| (byte.to_vec(), after)))
-            .unwrap_or_else(|| (first.to_string().into_bytes(), &rest[first.len_utf8()..]));
-        out.extend(bytes);
-        rest = after;
-    }
-    out
-}
-
-/// One command as a client library sends it.
-pub(crate) fn request(command: &str) -> Vec<u8> {
-    let words: Vec<Vec<u8>> = command.split_whitespace().map(unescape).collect();
-    let mut out = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        out.extend(format!("${}\r\n", word.len()).as_bytes());
-        out.extend(word);
-        out.extend(b"\r\n");
-    }
-    out
-}
-
 fn pipeline(case: &str, protocol: u8) -> Vec<u8> {
     let mut bytes = if protocol == 3 { request("HELLO 3") } else { Vec::new() };
     bytes.extend(request("FLUSHALL"));
@@ -319,21 +284,7 @@ fn pipeline(case: &str, protocol: u8) -> Vec<u8> {
     bytes
 }
 
-/// Sends all, and returns all that comes until the server closes.
-pub(crate) fn converse(address: &str, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(bytes).unwrap();
-    let mut replies = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut replies) {
-        // A server that closes with bytes unread resets the connection.
-        let sent = bytes.escape_ascii();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error} from {address} after {sent}");
-    }
-    replies
-}
-
-/// The replies without the map of HELLO, whose id differs.
+/// The replies without the map of HELLO, which contains an id.
 fn after_hello(replies: Vec<u8>, protocol: u8) -> Vec<u8> {
     const END: &[u8] = b"$7\r\nmodules\r\n*0\r\n";
     if protocol == 2 {
@@ -375,25 +326,9 @@ impl Pair {
     }
 }
 
-/// A slow machine is no difference.
-fn patient(config: &mut Config) {
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
-}
-
-fn embedded(dir: &Path) -> Config {
-    let mut config = config();
-    config.l2.url = "embedded".into();
-    config.data.dir = dir.into();
-    patient(&mut config);
-    config
-}
-
 fn over_redis(below: &RedisServer) -> Config {
-    let mut config = config();
-    config.l2.url = below.url();
+    let mut config = config_patient(below.url());
     config.resp.flush = Some(true);
-    patient(&mut config);
     config
 }
 
@@ -405,7 +340,7 @@ fn replies_are_redis_s_over_none() {
 #[test]
 fn replies_are_redis_s_over_the_embedded_store() {
     let dir = tempfile::tempdir().unwrap();
-    Pair::new(embedded(dir.path())).compare_cases(CASES);
+    Pair::new(config_embedded(dir.path())).compare_cases(CASES);
 }
 
 #[test]
@@ -414,8 +349,8 @@ fn replies_are_redis_s_over_redis() {
     Pair::new(over_redis(&below)).compare_cases(CASES);
 }
 
-/// A random command over few keys, so that commands meet; expiries are absolute, so that no answer depends on the time.
-/// (No DBSIZE: Redis counts what has expired and was not removed yet.)
+/// A random command on one of few keys. Expiration times are absolute, so that no answer depends on the time.
+/// (No DBSIZE, because Redis counts expired keys that were not removed yet.)
 fn random_command(random: &mut fastrand::Rng) -> String {
     let mut pick = |words: &[&str]| words[random.usize(..words.len())].to_owned();
     let values = ["1", "-7", "9223372036854775807", "0.5", "abc", "''", "1e3", "\\xff\\0", "10", "+1", "007"];
@@ -492,7 +427,7 @@ fn random_sequences_are_answered_as_redis_does_over_none() {
 #[test]
 fn random_sequences_are_answered_as_redis_does_over_the_embedded_store() {
     let dir = tempfile::tempdir().unwrap();
-    compare_random_sequences(&Pair::new(embedded(dir.path())));
+    compare_random_sequences(&Pair::new(config_embedded(dir.path())));
 }
 
 #[test]
@@ -538,7 +473,7 @@ fn bytes_that_are_no_proper_requests_are_answered_as_redis_does() {
     assert!(faults.is_empty(), "{faults}");
 }
 
-/// Everything Redis's own clients read of a value, in an order of its own where it has none.
+/// A value as text; unordered collections are sorted.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the crate's enum grows")]
 fn normalized(value: Value) -> String {
     let sorted = |mut parts: Vec<String>| {
@@ -548,7 +483,7 @@ fn normalized(value: Value) -> String {
     match value {
         Value::Map(pairs) => {
             let pairs = pairs.into_iter().map(|(name, value)| (normalized(name), normalized(value)));
-            // Terrace tells no history.
+            // Terrace reports no history.
             let kept = pairs.filter(|(name, _)| name != "history").map(|(name, value)| format!("{name}={value}"));
             format!("{{{}}}", sorted(kept.collect()))
         }
@@ -561,7 +496,7 @@ fn normalized(value: Value) -> String {
     }
 }
 
-/// Names of all commands and subcommands of Terrace that Redis has, too.
+/// Names of all commands and subcommands that Terrace and Redis share.
 fn shared_names(terrace: &mut Connection) -> Vec<String> {
     let names: Vec<String> =
         ::redis::cmd("COMMAND").arg("LIST").arg("FILTERBY").arg("PATTERN").arg("*").query(terrace).unwrap();
@@ -590,7 +525,7 @@ fn commands_are_described_as_redis_does() {
     }
 }
 
-/// Commands that pass through, with the errors that Redis has for them.
+/// Commands that pass through, including errors.
 const PASSED: &[&str] = &[
     "HSET h a 1 b 2 | HGETALL h | HGET h a | HGET h x | HINCRBYFLOAT h a 0.1 | HKEYS h | HRANDFIELD none | HLEN h | HMGET h a x",
     "RPUSH l a b c | LRANGE l 0 -1 | LPOP l | LPOP l 5 | LPOP l 1 | LPOP l | BLPOP l 0.01 | LPOS l x | LMPOP 1 l LEFT | TYPE l",

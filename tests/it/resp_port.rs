@@ -1,90 +1,21 @@
-//! What the RESP port does beside single replies: pieces, limits, AUTH, two views, counting, slow readers, the drain.
+//! The RESP port apart from single replies: split input, limits, AUTH, both databases, counters, slow readers, the
+//! drain.
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpStream},
-    path::Path,
+    net::Shutdown,
     process::Command,
 };
 
-use terrace::config::Config;
-
-use crate::{
-    resp_compat::{converse, request},
-    support::{
-        PATIENCE, eventually,
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    eventually,
+    redis::RedisServer,
+    resp::{Client, ask, converse, info_field, request},
+    terrace::{Terrace, config, config_embedded, config_patient},
 };
 
-/// A client that knows what it expects.
-pub(crate) struct Client(pub(crate) TcpStream);
-
-impl Client {
-    pub(crate) fn connect(terrace: &Terrace) -> Self {
-        let stream = TcpStream::connect(terrace.resp()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(stream)
-    }
-
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
-    }
-
-    pub(crate) fn expect(&mut self, reply: &str) {
-        let mut got = vec![0; reply.len()];
-        self.0.read_exact(&mut got).unwrap();
-        assert_eq!(String::from_utf8_lossy(&got), reply);
-    }
-
-    /// Sends one command, its words separated by blanks.
-    pub(crate) fn say(&mut self, command: &str) {
-        self.send(&request(command));
-    }
-
-    pub(crate) fn ask(&mut self, command: &str, reply: &str) {
-        self.say(command);
-        self.expect(reply);
-    }
-
-    pub(crate) fn expect_end(&mut self) {
-        let mut rest = Vec::new();
-        // A reset is an end, too: the server closed with bytes of ours unread.
-        let _read = self.0.read_to_end(&mut rest);
-        assert_eq!(String::from_utf8_lossy(&rest), "");
-    }
-}
-
-/// The replies to commands in a line each, as text.
-pub(crate) fn ask(terrace: &Terrace, commands: &str) -> String {
-    let mut bytes: Vec<u8> = commands.split(" | ").flat_map(request).collect();
-    bytes.extend(request("QUIT"));
-    String::from_utf8_lossy(&converse(terrace.resp(), &bytes)).into_owned()
-}
-
-fn info_field(terrace: &Terrace, name: &str) -> String {
-    let info = ask(terrace, "INFO everything");
-    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("INFO has no {name}")).to_owned()
-}
-
-fn embedded(dir: &Path) -> Config {
-    let mut config = config();
-    config.l2.url = "embedded".into();
-    config.data.dir = dir.into();
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
-    config
-}
-
 fn over(redis: &RedisServer) -> Terrace {
-    let mut config = config();
-    config.l2.url = redis.url();
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
-    let terrace = Terrace::start(config);
+    let terrace = Terrace::start(config_patient(redis.url()));
     eventually("L1 is open", || info_field(&terrace, "coherence_l1_open") == "1");
     terrace
 }
@@ -130,7 +61,7 @@ fn what_is_too_large_is_refused_and_the_connection_goes_on() {
     client.expect("-ERR value of 8388609 bytes exceeds max_value (8388608 bytes)\r\n");
     client.ask("STRLEN k", ":8388608\r\n");
     client.ask("APPEND k x", "-ERR value of 8388609 bytes exceeds max_value (8388608 bytes)\r\n");
-    // Nine values of 8 MiB are no request at all.
+    // Nine values of 8 MiB exceed the limit of a request.
     client.send(b"*9\r\n");
     (0..9).for_each(|_| client.send(&set(max)[20..]));
     client.send(b"*1\r\n$4\r\nPING\r\n");
@@ -184,14 +115,14 @@ fn a_password_is_asked_for() {
     let fault = |bytes: &[u8]| String::from_utf8_lossy(&converse(terrace.resp(), bytes)).into_owned();
     assert_eq!(fault(b"*11\r\n"), "-ERR Protocol error: unauthenticated multibulk length\r\n");
     assert_eq!(fault(b"*2\r\n$4\r\nAUTH\r\n$16385\r\n"), "-ERR Protocol error: unauthenticated bulk length\r\n");
-    // Who says nothing is closed.
+    // An idle connection is closed.
     Client::connect(&terrace).expect_end();
 }
 
 #[test]
 fn db_1_shows_what_l1_holds() {
     let dir = tempfile::tempdir().unwrap();
-    let terrace = Terrace::start(embedded(dir.path()));
+    let terrace = Terrace::start(config_embedded(dir.path()));
     let mut client = Client::connect(&terrace);
     client.ask("SET a 1 EX 1000", "+OK\r\n");
     client.ask("SET b 2", "+OK\r\n");
@@ -233,7 +164,7 @@ fn db_1_shows_what_l1_holds() {
 #[test]
 fn each_key_of_a_user_read_is_counted_once() {
     let dir = tempfile::tempdir().unwrap();
-    let terrace = Terrace::start(embedded(dir.path()));
+    let terrace = Terrace::start(config_embedded(dir.path()));
     let counts = || ["l1_hits", "l2_hits", "l2_misses"].map(|name| info_field(&terrace, name).parse::<u64>().unwrap());
     ask(&terrace, "MSET a 1 b 2 c 3 d 4");
     for (commands, wanted) in [

@@ -1,74 +1,32 @@
-//! Connections that others reach into, and what takes several commands: transactions among writers, messages, MONITOR,
-//! blocking commands, CLIENT KILL, db 2, Terrace's own commands.
+//! RESP sessions: transactions among concurrent writers, pub/sub, MONITOR, blocking commands, CLIENT KILL, database 2,
+//! and the commands of Terrace itself.
 
-use std::{
-    io::{Read, Write},
-    path::Path,
-    thread,
-};
+use std::{io::Write, path::Path, thread};
 
 use terrace::{
     clock::Clock,
-    config::{Config, Given, Sources, load},
+    config::{Given, Sources, load},
     server::Server,
 };
 
-use crate::{
-    resp_port::{Client, ask},
-    support::{
-        PATIENCE, eventually,
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    eventually,
+    redis::RedisServer,
+    resp::{Client, ask, info_field},
+    terrace::{Terrace, config_embedded, config_patient},
 };
 
-/// What only these tests ask of a client.
-impl Client {
-    fn line(&mut self) -> String {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let mut byte = [0];
-            self.0.read_exact(&mut byte).unwrap();
-            line.extend(byte);
-        }
-        String::from_utf8(line).unwrap()
-    }
-
-    fn number(&mut self, command: &str) -> i64 {
-        self.say(command);
-        self.line()[1..].trim().parse().unwrap()
-    }
-
-    /// Until the server closes, whatever it still says.
-    fn drain(&mut self) {
-        let mut rest = Vec::new();
-        // A reset is an end, too.
-        let _read = self.0.read_to_end(&mut rest);
-    }
-}
-
-fn patient(mut config: Config) -> Config {
-    config.l2.read_timeout = PATIENCE;
-    config.l2.write_timeout = PATIENCE;
-    config
-}
-
 fn embedded(dir: &Path) -> Terrace {
-    let mut config = patient(config());
-    config.l2.url = "embedded".into();
-    config.data.dir = dir.into();
-    Terrace::start(config)
+    Terrace::start(config_embedded(dir))
 }
 
 fn over(redis: &RedisServer) -> Terrace {
-    let mut config = patient(config());
-    config.l2.url = redis.url();
-    let terrace = Terrace::start(config);
-    eventually("L1 is open", || ask(&terrace, "INFO coherence").contains("coherence_l1_open:1"));
+    let terrace = Terrace::start(config_patient(redis.url()));
+    eventually("L1 is open", || info_field(&terrace, "coherence_l1_open") == "1");
     terrace
 }
 
-/// Transactions and single writes that add to the same key: nothing is lost, and nobody sees half a transaction.
+/// Transactions and single writes add to the same key: no write is lost, and no reader sees half a transaction.
 fn transactions_stand_alone(terrace: &Terrace) {
     const ROUNDS: usize = 100;
     let write = |commands: &'static [&'static str], replies: &'static str| {
@@ -103,7 +61,7 @@ fn transactions_stand_alone(terrace: &Terrace) {
     assert_eq!(reader.number("INCRBY c 0"), ROUNDS as i64);
 }
 
-/// Increments by WATCH, GET, MULTI, SET, EXEC, again after nil: each counts once.
+/// Increments by WATCH, GET, MULTI, SET, EXEC, repeated after nil: each counts once.
 fn watched_increments_are_not_lost(terrace: &Terrace) {
     const ROUNDS: usize = 40;
     ask(terrace, "SET w 0");
@@ -132,7 +90,7 @@ fn watched_increments_are_not_lost(terrace: &Terrace) {
 
 #[test]
 fn transactions_over_none() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     transactions_stand_alone(&terrace);
     watched_increments_are_not_lost(&terrace);
 }
@@ -151,14 +109,14 @@ fn transactions_over_redis() {
     let terrace = over(&redis);
     transactions_stand_alone(&terrace);
     watched_increments_are_not_lost(&terrace);
-    // A write straight to Redis breaks the watch as well.
+    // A write directly to Redis breaks the watch as well.
     let mut client = Client::connect(&terrace);
     client.ask("WATCH w", "+OK\r\n");
     redis.run("SET w straight");
     client.ask("MULTI", "+OK\r\n");
     client.ask("GET w", "+QUEUED\r\n");
     client.ask("EXEC", "*-1\r\n");
-    // What a transaction wrote is not in L1 any more.
+    // L1 has dropped the copies of keys that the transaction wrote.
     client.ask("GET w", "$8\r\nstraight\r\n");
     client.ask("MULTI", "+OK\r\n");
     client.ask("SET w new", "+QUEUED\r\n");
@@ -169,8 +127,7 @@ fn transactions_over_redis() {
 #[test]
 fn policies_hold_within_a_transaction() {
     let redis = RedisServer::start();
-    let mut config = patient(config());
-    config.l2.url = redis.url();
+    let mut config = config_patient(redis.url());
     config.policies = vec![terrace::cache::policy::Policy {
         default_ttl: Some(std::time::Duration::from_secs(1000)),
         max_ttl: Some(std::time::Duration::from_secs(5000)),
@@ -217,7 +174,7 @@ fn messages_arrive(terrace: &Terrace) {
 
 #[test]
 fn messages_arrive_within_the_process() {
-    messages_arrive(&Terrace::start(patient(config())));
+    messages_arrive(&Terrace::start(config_patient("none")));
 }
 
 #[test]
@@ -229,7 +186,7 @@ fn messages_arrive_through_redis() {
     listener.ask("SUBSCRIBE news", "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
     redis.run("PUBLISH news straight");
     listener.expect("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$8\r\nstraight\r\n");
-    // Who may have missed messages is told by its end.
+    // A subscriber that may have missed messages is disconnected.
     redis.kill();
     listener.drain();
 }
@@ -241,7 +198,7 @@ fn changes_are_told_whoever_makes_them() {
     let mut listener = Client::connect(&terrace);
     listener.say("PSUBSCRIBE __terrace__:* __keyevent@0__:*");
     (0..12).for_each(|_| drop(listener.line()));
-    // Only what this node may hold is announced to it.
+    // Redis announces only the prefixes that this node may cache.
     redis.run("SET straight 1");
     let told = "*4\r\n$8\r\npmessage\r\n$13\r\n__terrace__:*\r\n$23\r\n__terrace__:invalidated\r\n$8\r\nstraight\r\n";
     listener.expect(told);
@@ -255,7 +212,7 @@ fn changes_are_told_whoever_makes_them() {
 
 #[test]
 fn who_does_not_read_messages_is_closed() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     let mut listener = Client::connect(&terrace);
     listener.ask("SUBSCRIBE big", "*3\r\n$9\r\nsubscribe\r\n$3\r\nbig\r\n:1\r\n");
     let mut speaker = Client::connect(&terrace);
@@ -271,7 +228,7 @@ fn who_does_not_read_messages_is_closed() {
 
 #[test]
 fn monitor_shows_requests_and_no_secrets() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     let mut monitor = Client::connect(&terrace);
     monitor.ask("MONITOR", "+OK\r\n");
     ask(
@@ -301,7 +258,7 @@ fn a_blocked_command_ends_with_its_time_its_client_or_at_a_word() {
         eventually("it is blocked", || ask(&terrace, &format!("CLIENT LIST ID {id}")).contains("flags=b"));
     };
     blocked.ask("BLPOP list 0.01", "*-1\r\n");
-    // What it sends meanwhile is answered afterwards.
+    // Commands that arrive during the block are answered afterwards.
     blocked.say("BLPOP list 0");
     blocked.say("PING");
     wait_until_blocked();
@@ -327,7 +284,7 @@ fn a_blocked_command_ends_with_its_time_its_client_or_at_a_word() {
 
 #[test]
 fn clients_are_killed_by_id_address_and_type() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     let mut first = Client::connect(&terrace);
     let mut second = Client::connect(&terrace);
     let mut listener = Client::connect(&terrace);
@@ -348,7 +305,7 @@ fn clients_are_killed_by_id_address_and_type() {
 
 #[test]
 fn db_2_is_empty_and_read_only() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     let mut client = Client::connect(&terrace);
     client.ask("SET k v", "+OK\r\n");
     client.ask("SELECT 2", "+OK\r\n");
@@ -388,13 +345,13 @@ fn own_commands_tell_of_the_tiers() {
     assert!(ask(&terrace, "TERRACE.TOP FOO").starts_with("-ERR TERRACE.TOP orders by READS, BYTES, MISSES or TIME"));
     assert!(ask(&terrace, "TERRACE.TIERS").contains("$5\r\nstore\r\n$8\r\nembedded\r\n"));
     assert!(ask(&terrace, "TERRACE.HELP").contains("+TERRACE.TOP\r\n"));
-    // Looking was no use of a key.
+    // Inspecting a key does not count as a read.
     assert!(ask(&terrace, "OBJECT FREQ a").starts_with(":2\r\n"));
 }
 
 #[test]
 fn slow_commands_are_kept_and_latencies_told() {
-    let terrace = Terrace::start(patient(config()));
+    let terrace = Terrace::start(config_patient("none"));
     let replies = ask(&terrace, "CONFIG SET slowlog-log-slower-than 0 | CLIENT SETNAME me | SET k v | SLOWLOG LEN");
     assert!(replies.ends_with(":3\r\n+OK\r\n"), "{replies}");
     let entries = ask(&terrace, "SLOWLOG GET 10");
@@ -414,11 +371,9 @@ fn slow_commands_are_kept_and_latencies_told() {
 #[test]
 fn each_get_is_logged_where_every_command_is() {
     let redis = RedisServer::start();
-    let mut over = patient(config());
-    over.l2.url = redis.url();
-    for terrace in [Terrace::start(patient(config())), Terrace::start(over)] {
+    for terrace in ["none".to_owned(), redis.url()].map(|url| Terrace::start(config_patient(url))) {
         let gets = "GET a | GET a | GET absent | GET a";
-        // On a busy machine any command may be slow enough for the default.
+        // On a busy machine any command may exceed the default threshold.
         ask(&terrace, &format!("CONFIG SET slowlog-log-slower-than -1 | SET a v | {gets}"));
         let replies = ask(&terrace, &format!("CONFIG SET slowlog-log-slower-than 0 | {gets} | SLOWLOG LEN"));
         // CONFIG SET itself and four GETs, whether L1 had the value or not.
@@ -428,7 +383,7 @@ fn each_get_is_logged_where_every_command_is() {
     }
 }
 
-/// A server whose configuration came from flags, as that of `terrace serve`.
+/// A server with a configuration from flags, as `terrace serve` has.
 fn start_with_settings(flags: &[(&'static str, &str)]) -> Terrace {
     let given =
         |(key, value): &(&'static str, &str)| Given { key, flag: (*key).to_owned(), value: (*value).to_owned() };
@@ -450,11 +405,11 @@ fn config_set_changes_what_a_reload_would_change() {
     let both =
         "CONFIG SET l2.read_timeout 75ms resp.serve_stale true | CONFIG GET l2.read_* | CONFIG GET resp.serve_stale";
     expect(both, "+OK\r\n*2\r\n$15\r\nl2.read_timeout\r\n$4\r\n75ms\r\n*2\r\n$16\r\nresp.serve_stale\r\n$4\r\ntrue");
-    // In force, not only shown; by its own name and by Redis's.
+    // The change takes effect, under Terrace's name and under Redis's.
     expect("CONFIG SET server.max_value 3 | SET k four", "+OK\r\n-ERR value of 4 bytes exceeds max_value (3 bytes)");
     expect("CONFIG SET proto-max-bulk-len 4 | SET k four | CONFIG GET server.max_value", "+OK\r\n+OK\r\n*2");
     expect("CONFIG SET protected-mode no | CONFIG GET resp.protected_mode", "$5\r\nfalse\r\n");
-    // All or none, and the reason.
+    // Either all changes apply or none, with the reason.
     for (refused, why) in [
         ("l2.read_timeout soon", "(possibly related to argument 'l2.read_timeout') - \"soon\" is not a duration"),
         ("l2.read_timeout 0ms", "is out of range"),
@@ -472,10 +427,9 @@ fn config_set_changes_what_a_reload_would_change() {
 #[test]
 fn a_transaction_over_redis_makes_no_value_too_long() {
     let redis = RedisServer::start();
-    let mut over = patient(config());
-    over.l2.url = redis.url();
+    let mut over = config_patient(redis.url());
     over.server.max_value = 10;
-    let mut alone = patient(config());
+    let mut alone = config_patient("none");
     alone.server.max_value = 10;
     let (over, alone) = (Terrace::start(over), Terrace::start(alone));
     eventually("L2 answers", || ask(&over, "DBSIZE").starts_with(':'));

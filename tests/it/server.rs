@@ -1,4 +1,4 @@
-//! Ports: taken, chosen, passed in, capped; the drain.
+//! Ports that are in use, free, passed in or limited in connections; and the drain.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ use crate::support::{
     terrace::{Terrace, config},
 };
 
-/// Sends and reads until `until` stands at the end of what came.
+/// Sends a request and reads until the reply ends with `until`.
 fn exchange(stream: &mut TcpStream, request: &[u8], until: &[u8]) -> Vec<u8> {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.write_all(request).expect("it takes the request");

@@ -1,4 +1,4 @@
-//! Statistics add up: to what clients saw, in every window and group, also while they are asked for under load.
+//! Statistics equal what clients counted, in every window and key group, also when they are read under load.
 
 use std::collections::HashMap;
 
@@ -16,23 +16,22 @@ use terrace::{
 };
 use tonic::{Code, transport::Channel};
 
-use crate::{
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
     http::{get, samples},
-    support::{
-        eventually,
-        grpc::{block_on, connect},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config, config_over},
 };
 
-/// What clients saw.
+/// Outcomes that clients counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     hit_l1: u64,
     hit_l2: u64,
     miss: u64,
-    /// A busy machine may miss a deadline of L2.
+    /// On a busy machine an L2 deadline may pass.
     error: u64,
 }
 
@@ -53,7 +52,7 @@ impl Seen {
     }
 }
 
-/// Three templates, a policy's keys, and keys without a group of their own.
+/// A key of one of three templates, of a policy, or without a key group.
 fn any_key(rng: &mut Rng) -> Bytes {
     let number = rng.u32(..400);
     match rng.u8(..5) {
@@ -66,7 +65,7 @@ fn any_key(rng: &mut Rng) -> Bytes {
     .into()
 }
 
-/// Reads, writes and deletes at random; what its reads saw.
+/// Reads, writes and deletes at random; returns the outcomes of its reads.
 async fn load(channel: Channel, seed: u64) -> Seen {
     let (mut cache, mut rng, mut seen) = (CacheClient::new(channel), Rng::with_seed(seed), Seen::default());
     for _ in 0..600 {
@@ -116,7 +115,7 @@ fn sums<const N: usize>(parts: impl Iterator<Item = [u64; N]>) -> [u64; N] {
     })
 }
 
-/// Everything that must add up within one answer.
+/// Asserts that all sums within one answer match.
 fn recount(stats: &GetStatsResponse) {
     let l1 = stats.l1.unwrap();
     let held = sums(stats.groups.iter().map(|group| [group.entries, group.bytes]));
@@ -140,7 +139,7 @@ fn recount(stats: &GetStatsResponse) {
         for rate in [reads.l1_hit_rate, reads.l2_hit_rate].into_iter().flatten() {
             assert!((0.0..=1.0).contains(&rate), "{rate}");
         }
-        // The server is younger than any window.
+        // The server has run for less than any window.
         assert!(window.over_ms <= stats.uptime_ms + 1 && outcomes(&reads) == outcomes(&stats.reads.unwrap()));
     }
     let removed = causes(&stats.windows[3].removed.unwrap());
@@ -154,8 +153,7 @@ async fn stats(channel: &Channel) -> GetStatsResponse {
 #[test]
 fn every_window_and_group_adds_up_to_what_clients_saw() {
     let redis = RedisServer::start();
-    let mut config = config();
-    config.l2.url = redis.url();
+    let mut config = config_over(redis.url());
     config.l1.size = 256 << 10;
     config.policies = vec![Policy::of(Glob::new(b"session:*").unwrap())];
     let server = Terrace::start(config);
@@ -237,7 +235,7 @@ fn another_size_of_l1_is_estimated_while_running() {
     block_on(async {
         let channel = connect(server.grpc()).await;
         let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel));
-        // Twice what fits: half as much L1 answers less, four times as much nearly all.
+        // The keys need twice the capacity: half of it gives fewer hits, four times as much nearly all.
         for number in 0..6_000 {
             let key: Bytes = format!("k:{}", number * 7 % 500).into();
             let got = cache.get(GetRequest { key: key.clone(), options: None }).await.unwrap().into_inner();
@@ -254,7 +252,7 @@ fn another_size_of_l1_is_estimated_while_running() {
     assert!(page.contains_key("terrace_l1_what_if_hit_rate{scale=\"4\"}"));
 }
 
-/// The page of metrics and INFO tell the same.
+/// Asserts that the metrics page and INFO report the same figures.
 fn on_the_page(server: &Terrace, stats: &GetStatsResponse) {
     let page = samples(server.http());
     let start = &stats.windows[3];
@@ -266,7 +264,7 @@ fn on_the_page(server: &Terrace, stats: &GetStatsResponse) {
             assert_eq!(page[&series], count as f64, "{series}");
         }
     }
-    let mut resp = redis::Client::open(format!("redis://{}", server.resp())).unwrap().get_connection().unwrap();
+    let mut resp = connection(server.resp());
     let info: String = redis::cmd("INFO").arg("everything").query(&mut resp).unwrap();
     let lines: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
     let reads = start.reads.unwrap();
@@ -277,7 +275,7 @@ fn on_the_page(server: &Terrace, stats: &GetStatsResponse) {
     assert_eq!(page["terrace_prefetch_total{outcome=\"issued\"}"], prefetch.issued as f64);
     assert_eq!(lines["learning_prefetch_issued"], prefetch.issued.to_string());
     assert_eq!(lines["learning_known_keys"], learning.known_keys.to_string());
-    // What is announced goes on meanwhile, and only grows.
+    // Announcements continue meanwhile, so the count may only grow.
     let (coherence, upkeep) = (stats.coherence.as_ref().unwrap(), start.coherence.unwrap());
     assert!((1..=coherence.invalidations).contains(&upkeep.invalidations), "{upkeep:?}, {coherence:?}");
     assert!(page["terrace_coherence_invalidations_total"] >= upkeep.invalidations as f64);

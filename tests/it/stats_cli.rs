@@ -1,4 +1,5 @@
-//! `terrace stats` against a running server: tables and JSON, once and again and again, and TTL advice with the hottest keys.
+//! `terrace stats` against a running server: tables and JSON, once and periodically, and TTL advice with the hottest
+//! keys.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,19 +15,17 @@ use terrace::{
     proto::{GetTtlAdviceRequest, GetTtlAdviceResponse, insight_client::InsightClient},
 };
 
-use crate::{
-    nodes::stats,
-    support::{
-        eventually,
-        grpc::{block_on, connect},
-        terrace::{Terrace, config},
-    },
-    tags::resp,
+use crate::support::{
+    command::terrace,
+    eventually,
+    grpc::{block_on, connect},
+    node::stats,
+    resp::connection,
+    terrace::{Terrace, config},
 };
 
 fn told(node: &Terrace, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
-    let output = command.args(["stats", "--server", node.grpc()]).args(args).output().expect("the binary runs");
+    let output = terrace(&["stats", "--server", node.grpc()]).args(args).output().expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("UTF-8")
 }
@@ -37,7 +36,7 @@ fn json(node: &Terrace, args: &[&str]) -> Value {
 
 /// 20 hits of 20 keys each, 10 misses.
 fn load(node: &Terrace) {
-    let mut client = resp(node);
+    let mut client = connection(node.resp());
     for number in 0..20 {
         client.set::<_, _, ()>(format!("user:{number}:cart"), "value").unwrap();
     }
@@ -88,7 +87,7 @@ fn what_it_prints_is_what_the_server_counts() {
     assert!(text.lines().all(|line| line.chars().count() <= 110), "it fits a terminal:\n{text}");
     assert!(told(&node, &["--top", "1"]).contains("more (--top)"), "what is left out is told");
     assert!(told(&node, &["--ttl"]).contains("nothing to advise yet"));
-    let unknown = Command::new(env!("CARGO_BIN_EXE_terrace")).args(["stats", "--window", "2m"]).output().unwrap();
+    let unknown = terrace(&["stats", "--window", "2m"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(64));
 }
 
@@ -132,16 +131,16 @@ fn ttl_advice_and_the_hottest_keys_are_told_with_their_evidence() {
     let mut wanted = config();
     wanted.learn.ttl_min = Duration::from_secs(1);
     let node = Terrace::start_at(wanted, clock);
-    let mut client = resp(&node);
+    let mut client = connection(node.resp());
     let names = || (0..).map(|number| format!("user:{number}"));
     let followed: Vec<String> = names().filter(|key| is_sampled(key.as_bytes())).take(4).collect();
-    // Of 63 keys in 64 the hits are not told, but this one is hot.
+    // Hits of only one key in 64 are recorded, but this key is hot.
     let hot = names().find(|key| !is_sampled(key.as_bytes())).expect("most");
     followed.iter().chain([&hot]).for_each(|key| client.set::<_, _, ()>(key, "v").unwrap());
     for _ in 0..15 {
         time.advance(Duration::from_secs(10));
         let mut reads = pipe();
-        // 100 reads each 10 s: one in 100 ms.
+        // 100 reads every 10 s: one per 100 ms.
         for _ in 0..100 {
             reads.get(&hot).ignore();
         }
@@ -151,7 +150,7 @@ fn ttl_advice_and_the_hottest_keys_are_told_with_their_evidence() {
         reads.query::<()>(&mut client).unwrap();
     }
     eventually("enough is known", || {
-        // Advice is made anew every ten seconds; hot keys are forgotten after ten minutes.
+        // Advice is recomputed every ten seconds; hot keys are dropped after ten minutes.
         time.advance(Duration::from_secs(2));
         let advice = advice(&node, "user:");
         advice.advice.len() == 1 && !advice.hot_keys.is_empty()

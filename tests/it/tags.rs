@@ -1,106 +1,27 @@
-//! Tags through whole servers: over Redis, the embedded store and none; two nodes, a cluster, records that go, and values that
-//! look like headers. No clock takes part in any of it: tags are compared by number, so none is skewed here.
-
-use std::any::Any;
+//! Tags through whole servers: over Redis, the embedded store and no L2; with two nodes and a cluster; with deleted tag
+//! records; and values that look like headers. Tags are compared by id, so clock skew has no effect and is not tested.
 
 use redis::{Commands, Connection, Value};
 use terrace::{
     l2::codec::{self, Tag},
     proto::{
-        Found, GetManyRequest, GetMetaRequest, GetRequest, InvalidateTagsRequest, KeyMeta, ReadOptions, SetManyRequest,
-        SetRequest, TierSelection, cache_client::CacheClient, get_many_result, get_response,
-        invalidation_client::InvalidationClient, set_many_result, set_request::Condition, set_response,
+        GetManyRequest, GetMetaRequest, InvalidateTagsRequest, KeyMeta, SetManyRequest, SetRequest, TierSelection,
+        cache_client::CacheClient, get_many_result, invalidation_client::InvalidationClient, set_many_result,
+        set_request::Condition,
     },
 };
 use tonic::{Code, Status};
 
-use crate::{
-    bans,
-    nodes::{open, stats},
-    support::{
-        PATIENCE,
-        cluster::RedisCluster,
-        eventually,
-        grpc::{block_on, connect},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+use crate::support::{
+    cluster::RedisCluster,
+    eventually,
+    grpc::{block_on, connect},
+    kv::{get, is_in_l1, read, set, tagged, try_set, value},
+    node::{World, connected_node, over_embedded, over_none, over_redis, stats, wait_until_open},
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config_over},
 };
-
-/// A server and what it stands on.
-pub(crate) struct World {
-    pub(crate) node: Terrace,
-    _keep: Box<dyn Any>,
-}
-
-pub(crate) fn node(url: &str) -> Terrace {
-    let node = bans::node(url);
-    // Each worker has connections of its own, and a client cannot choose its worker.
-    eventually("all workers reach all of Redis", || {
-        (0..16).all(|_| {
-            let mut client = resp(&node);
-            (0..16).all(|number| client.exists::<_, bool>(format!("warm:{number}")).is_ok())
-        })
-    });
-    node
-}
-
-pub(crate) fn over_redis() -> World {
-    let redis = RedisServer::start();
-    World { node: node(&redis.url()), _keep: Box::new(redis) }
-}
-
-pub(crate) fn over_embedded() -> World {
-    let dir = tempfile::tempdir().unwrap();
-    let mut wanted = config();
-    wanted.l2.url = "embedded".into();
-    wanted.l2.read_timeout = PATIENCE;
-    wanted.l2.write_timeout = PATIENCE;
-    wanted.data.dir = dir.path().into();
-    World { node: Terrace::start(wanted), _keep: Box::new(dir) }
-}
-
-pub(crate) fn over_none() -> World {
-    World { node: Terrace::start(config()), _keep: Box::new(()) }
-}
-
-pub(crate) fn resp(node: &Terrace) -> Connection {
-    redis::Client::open(format!("redis://{}", node.resp())).unwrap().get_connection().unwrap()
-}
-
-fn tagged(key: &str, value: impl Into<Vec<u8>>, tags: &[&str]) -> SetRequest {
-    let tags = tags.iter().map(|tag| tag.as_bytes().to_vec().into()).collect();
-    SetRequest { key: key.to_owned().into(), value: value.into().into(), tags, ..SetRequest::default() }
-}
-
-fn try_set(node: &Terrace, request: SetRequest) -> Result<bool, Status> {
-    block_on(async {
-        let result = CacheClient::new(connect(node.grpc()).await).set(request).await?.into_inner().result.unwrap();
-        Ok(matches!(result, set_response::Result::Stored(_)))
-    })
-}
-
-pub(crate) fn set(node: &Terrace, key: &str, value: &str, tags: &[&str]) {
-    assert!(try_set(node, tagged(key, value, tags)).expect("an answer"), "{key}");
-}
-
-fn read(node: &Terrace, key: &str, tier: TierSelection) -> Result<Option<Found>, Status> {
-    let options = Some(ReadOptions { want_meta: true, tier: tier.into(), ..ReadOptions::default() });
-    let request = GetRequest { key: key.to_owned().into(), options };
-    let result = block_on(async { CacheClient::new(connect(node.grpc()).await).get(request).await })?;
-    Ok(match result.into_inner().result.unwrap() {
-        get_response::Result::Found(found) => Some(found),
-        get_response::Result::Missing(_) => None,
-    })
-}
-
-pub(crate) fn get(node: &Terrace, key: &str) -> Option<Found> {
-    read(node, key, TierSelection::Any).expect("an answer")
-}
-
-pub(crate) fn value(node: &Terrace, key: &str) -> Option<String> {
-    get(node, key).map(|found| String::from_utf8(found.value.to_vec()).unwrap())
-}
 
 fn meta(node: &Terrace, key: &str) -> KeyMeta {
     let request = GetMetaRequest { keys: vec![key.to_owned().into()] };
@@ -123,7 +44,7 @@ fn invalidate(node: &Terrace, tag: &str) -> u64 {
     try_invalidate(node, &[tag]).expect("an answer")
 }
 
-/// Says a command as people write it; an error comes back as a value.
+/// Sends a command, its words separated by blanks; returns an error as a value.
 fn say(client: &mut Connection, line: &str) -> Value {
     let mut words = line.split(' ');
     let mut command = redis::cmd(words.next().unwrap());
@@ -137,7 +58,7 @@ fn say(client: &mut Connection, line: &str) -> Value {
 fn bring_up(node: &Terrace, key: &str) {
     eventually("a copy is in L1", || {
         get(node, key);
-        read(node, key, TierSelection::L1Only).expect("an answer").is_some()
+        is_in_l1(node, key)
     });
 }
 
@@ -146,7 +67,7 @@ fn names(tags: &[impl AsRef<[u8]>]) -> Vec<String> {
 }
 
 fn tags_are_shown_and_kept(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     set(node, "k", "5", &["b", "a", "b"]);
     for _ in 0..3 {
         let found = get(node, "k").expect("there");
@@ -154,7 +75,7 @@ fn tags_are_shown_and_kept(world: &World) {
     }
     let known = meta(node, "k");
     assert_eq!((known.exists, names(&known.tags), known.size), (true, names(&["a", "b"]), 1));
-    let tags = || redis::cmd("TERRACE.TAGS").arg("k").query::<Vec<String>>(&mut resp(node)).unwrap();
+    let tags = || redis::cmd("TERRACE.TAGS").arg("k").query::<Vec<String>>(&mut connection(node.resp())).unwrap();
     assert_eq!(tags(), ["a", "b"]);
     for (line, reply) in [
         ("STRLEN k", Value::Int(1)),
@@ -177,9 +98,9 @@ fn tags_are_shown_and_kept(world: &World) {
     assert!(get(node, "k").expect("there").tags.is_empty());
 }
 
-/// Whatever is asked of an entry whose tag is gone, the answer is that of a key that was never there.
+/// Every command answers for an entry with an invalidated tag as for a key that never existed.
 fn what_is_gone_is_absent_for_every_command(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     for (at, line) in [
         "GET @",
         "MGET @ @",
@@ -291,7 +212,7 @@ fn many_at_once(world: &World) {
         let expected = !matches!(n % 10, 1 | 2);
         assert_eq!(matches!(result.result, Some(get_many_result::Result::Found(_))), expected, "k:{n}");
     }
-    assert_eq!(say(&mut resp(node), "TERRACE.INVALIDATE TAG all t:1"), Value::Int(1));
+    assert_eq!(say(&mut connection(node.resp()), "TERRACE.INVALIDATE TAG all t:1"), Value::Int(1));
     assert_eq!((value(node, "k:5"), value(node, "plain").as_deref()), (None, Some("1")));
 }
 
@@ -318,9 +239,9 @@ fn names_have_limits(world: &World) {
     assert_eq!(try_invalidate(node, &many[..1_000]).expect("an answer"), 0);
 }
 
-/// What a client writes is what it reads, also if it looks like a header; and it is not under the tags that it names.
+/// A client reads what it has written, also a value that looks like a header; the tags in such a value have no effect.
 fn values_that_look_like_headers_are_values(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     set(node, "real", "v", &["t"]);
     let valid = codec::joined(&codec::head_of(&[Tag { name: "t".into(), id: 1 }]), "payload".into());
     let mut broken = valid.to_vec();
@@ -357,7 +278,7 @@ fn values_that_look_like_headers_are_values(world: &World) {
 }
 
 fn names_change_and_tags_stay(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     set(node, "k{1}", "v", &["t"]);
     assert_eq!(say(&mut client, "RENAME k{1} l{1}"), Value::Okay);
     assert_eq!(say(&mut client, "COPY l{1} m{1}"), Value::Int(1));
@@ -369,9 +290,9 @@ fn names_change_and_tags_stay(world: &World) {
     assert_eq!(say(&mut client, "EXISTS k{1} l{1} m{1}"), Value::Int(0));
 }
 
-/// Records are nobody's business: not seen, not touched, not counted.
+/// Clients can neither read, change nor count tag records.
 fn records_stay_hidden(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     set(node, "k", "v", &["t"]);
     let before = stats(node).reads.unwrap();
     bring_up(node, "k");
@@ -407,7 +328,7 @@ fn records_stay_hidden(world: &World) {
 }
 
 fn ten_thousand_invalidations_leave_nothing(world: &World) {
-    let (node, mut client) = (&world.node, resp(&world.node));
+    let (node, mut client) = (&world.node, connection(world.node.resp()));
     set(node, "k", "v", &["first"]);
     invalidate(node, "first");
     client.set::<_, _, ()>("k", "v").unwrap();
@@ -425,7 +346,7 @@ fn ten_thousand_invalidations_leave_nothing(world: &World) {
     assert_eq!(size(&mut client), before);
 }
 
-/// One test for each case over each store.
+/// One test for each case and store.
 macro_rules! over_all {
     ($($case:ident),*) => {
         mod over_redis { $( #[test] fn $case() { super::$case(&super::over_redis()); } )* }
@@ -449,20 +370,20 @@ over_all!(
 #[test]
 fn the_other_node_hears_within_the_bound() {
     let redis = RedisServer::start();
-    let (a, b) = (node(&redis.url()), node(&redis.url()));
+    let (a, b) = (connected_node(&redis.url()), connected_node(&redis.url()));
     for round in 0..20 {
         set(&a, "k", &round.to_string(), &["t"]);
         eventually("both have a copy", || {
             [&a, &b].iter().all(|node| {
                 get(node, "k");
-                read(node, "k", TierSelection::L1Only).expect("an answer").is_some()
+                is_in_l1(node, "k")
             })
         });
         assert_eq!(invalidate(&a, "t"), 1);
         assert_eq!(value(&a, "k"), None, "the node that was told");
         eventually("the other node has heard", || get(&b, "k").is_none());
         assert_eq!(read(&b, "k", TierSelection::L1Only).expect("an answer"), None);
-        // It never comes back.
+        // The entry stays absent.
         assert_eq!((value(&a, "k"), value(&b, "k")), (None, None));
     }
 }
@@ -470,24 +391,24 @@ fn the_other_node_hears_within_the_bound() {
 #[test]
 fn a_node_that_comes_later_knows_that_there_are_tags() {
     let redis = RedisServer::start();
-    let a = node(&redis.url());
+    let a = connected_node(&redis.url());
     for key in ["exists", "nx", "incr"] {
         set(&a, key, "7", &["t"]);
     }
     invalidate(&a, "t");
     for (line, reply) in [("EXISTS exists", Value::Int(0)), ("SET nx 1 NX", Value::Okay), ("INCR incr", Value::Int(1))]
     {
-        let later = node(&redis.url());
-        assert_eq!(say(&mut resp(&later), line), reply, "{line}");
+        let later = connected_node(&redis.url());
+        assert_eq!(say(&mut connection(later.resp()), line), reply, "{line}");
     }
 }
 
 #[test]
 fn a_node_that_is_there_hears_that_there_are_tags() {
     let redis = RedisServer::start();
-    let (a, b) = (node(&redis.url()), node(&redis.url()));
-    let mut client = resp(&b);
-    // It has asked, and knows that there are none.
+    let (a, b) = (connected_node(&redis.url()), connected_node(&redis.url()));
+    let mut client = connection(b.resp());
+    // It has queried the tags and has cached that there are none.
     assert_eq!(say(&mut client, "INCR n"), Value::Int(1));
     set(&a, "k", "7", &["t"]);
     invalidate(&a, "t");
@@ -498,17 +419,17 @@ fn a_node_that_is_there_hears_that_there_are_tags() {
     });
 }
 
-/// Whatever happens to the records, nothing that was invalid becomes valid.
+/// No loss of tag records makes an invalidated entry valid again.
 #[test]
 fn records_that_go_cost_misses_only() {
     let redis = RedisServer::start();
-    let (a, b) = (node(&redis.url()), node(&redis.url()));
+    let (a, b) = (connected_node(&redis.url()), connected_node(&redis.url()));
     let set_both = || {
         set(&a, "k", "v", &["t"]);
         eventually("both have a copy", || {
             [&a, &b].iter().all(|node| {
                 get(node, "k");
-                read(node, "k", TierSelection::L1Only).expect("an answer").is_some()
+                is_in_l1(node, "k")
             })
         });
     };
@@ -522,7 +443,7 @@ fn records_that_go_cost_misses_only() {
         set_both();
         redis.run(line);
         eventually("both miss", || [&a, &b].iter().all(|node| get(node, "k").is_none()));
-        assert_eq!(say(&mut resp(&a), "EXISTS k"), Value::Int(0), "{line}");
+        assert_eq!(say(&mut connection(a.resp()), "EXISTS k"), Value::Int(0), "{line}");
         set(&b, "k", "new", &["t"]);
         eventually("what is written anew is valid", || {
             [&a, &b].iter().all(|node| value(node, "k").as_deref() == Some("new"))
@@ -546,7 +467,7 @@ fn records_that_go_cost_misses_only() {
 #[test]
 fn what_stands_in_redis() {
     let redis = RedisServer::start();
-    let a = node(&redis.url());
+    let a = connected_node(&redis.url());
     let mut straight = redis.connect();
     set(&a, "plain", "v", &[]);
     assert_eq!(straight.get::<_, Vec<u8>>("plain").unwrap(), b"v");
@@ -555,7 +476,7 @@ fn what_stands_in_redis() {
     let raw: Vec<u8> = straight.get("k").unwrap();
     let (head, payload) = codec::split(&raw);
     assert_eq!((codec::tags(head).unwrap()[0].name.as_ref(), payload), (&b"t"[..], &b"v"[..]));
-    // Written straight to Redis: a copy of an entry is one, what fails the checksum is a value.
+    // Written directly to Redis: a copy of an entry is an entry; bytes with a wrong checksum are a plain value.
     straight.set::<_, _, ()>("copy", &raw).unwrap();
     assert_eq!(value(&a, "copy").as_deref(), Some("v"));
     let mut broken = raw.clone();
@@ -565,7 +486,7 @@ fn what_stands_in_redis() {
         assert_eq!(&get(&a, key).expect("there").value[..], &bytes[..]);
         assert_eq!(meta(&a, key).size, bytes.len() as u64);
         let more = [&bytes[..], b"!"].concat();
-        assert_eq!(resp(&a).append::<_, _, usize>(key, "!").unwrap(), more.len());
+        assert_eq!(connection(a.resp()).append::<_, _, usize>(key, "!").unwrap(), more.len());
         assert_eq!(&get(&a, key).expect("there").value[..], &more[..]);
     }
     invalidate(&a, "t");
@@ -576,8 +497,8 @@ fn what_stands_in_redis() {
 #[test]
 fn what_passes_to_redis_meets_no_header() {
     let redis = RedisServer::start();
-    let a = node(&redis.url());
-    let mut client = resp(&a);
+    let a = connected_node(&redis.url());
+    let mut client = connection(a.resp());
     let refused = |client: &mut Connection, line: &str| {
         let reply = say(client, line);
         assert!(matches!(&reply, Value::SimpleString(text) if text.contains("\"k\" has tags")), "{line}: {reply:?}");
@@ -609,21 +530,21 @@ fn what_passes_to_redis_meets_no_header() {
     assert_eq!(value(&a, "f"), None);
 }
 
-/// Entry and tag are on different primaries.
+/// The entry and its tag are on different primaries.
 #[test]
 pub(crate) fn over_a_cluster() {
     let cluster = RedisCluster::start();
-    let (a, b) = (node(&cluster.url()), node(&cluster.url()));
+    let (a, b) = (connected_node(&cluster.url()), connected_node(&cluster.url()));
     for number in 0..30 {
         set(&a, &format!("k:{number}"), "1", &[&format!("t:{}", number % 3), "all"]);
     }
-    let found = |node: &Terrace| (0..30).filter(|number| get(node, &format!("k:{number}")).is_some()).count();
+    let found = |node: &Terrace| (0..30).filter(|number| get(node, format!("k:{number}")).is_some()).count();
     assert_eq!((found(&a), found(&b)), (30, 30));
-    assert_eq!(say(&mut resp(&b), "INCR k:1"), Value::Int(2));
+    assert_eq!(say(&mut connection(b.resp()), "INCR k:1"), Value::Int(2));
     assert_eq!(invalidate(&b, "t:1"), 1);
     assert_eq!(found(&b), 20);
     eventually("the other node hears", || found(&a) == 20);
-    assert_eq!(say(&mut resp(&a), "EXISTS k:4"), Value::Int(0));
+    assert_eq!(say(&mut connection(a.resp()), "EXISTS k:4"), Value::Int(0));
     assert_eq!(invalidate(&a, "all"), 1);
     assert_eq!(found(&a), 0);
     eventually("the other node hears", || found(&b) == 0);
@@ -632,10 +553,8 @@ pub(crate) fn over_a_cluster() {
 #[test]
 fn where_the_id_cannot_be_read_nothing_is_said_to_be_missing() {
     let mut redis = RedisServer::start();
-    let mut wanted = config();
-    wanted.l2.url = redis.url();
-    let a = Terrace::start(wanted);
-    eventually("L1 opens", || open(&a));
+    let a = Terrace::start(config_over(redis.url()));
+    wait_until_open(&a);
     eventually("it is stored", || try_set(&a, tagged("k", "v", &["t"])).is_ok());
     eventually("it is read", || read(&a, "k", TierSelection::Any).is_ok_and(|found| found.is_some()));
     redis.kill();

@@ -2,7 +2,10 @@
 //!
 //! Fails on faults; functions over 70 and files over 500 lines are only printed (`cargo test tidy -- --nocapture`).
 
+mod cycles;
+
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,7 +14,7 @@ use std::{
 const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["server", "config", "node", "grpc", "proto", "hot", "model", "error", "clock", "glob"]),
+    ("cli", &["server", "config", "node", "grpc", "proto", "persist", "model", "error", "clock", "glob"]),
     (
         "server",
         &[
@@ -24,11 +27,11 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("grpc", &["cache", "node", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
     ("resp", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
     ("http", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
-    ("jobs", &["cache", "node", "hot", "kept", "metrics", "model", "error", "clock", "glob"]),
-    ("cache", &["l1", "l2", "learn", "hot", "kept", "metrics", "model", "error", "clock", "glob"]),
+    ("jobs", &["cache", "node", "persist", "metrics", "model", "error", "clock", "glob"]),
+    ("cache", &["l1", "l2", "learn", "persist", "metrics", "model", "error", "clock", "glob"]),
     ("l1", &["metrics", "model", "error", "clock", "glob"]),
     ("l2", &["metrics", "model", "error", "clock", "glob"]),
-    ("learn", &["kept", "metrics", "model", "error", "clock", "glob"]),
+    ("learn", &["persist", "metrics", "model", "error", "clock", "glob"]),
     ("node", &["model", "error", "clock"]),
     ("model", &["error", "clock"]),
     ("glob", &["error"]),
@@ -36,8 +39,18 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("clock", &[]),
     ("metrics", &[]),
     ("socket", &[]),
-    ("hot", &["kept", "model", "error"]),
-    ("kept", &[]),
+    ("persist", &["model", "error"]),
+    ("allocator", &[]),
+];
+
+/// Folders, or files with their folders, that may not import others of the same module, and why.
+const MUST_NOT_IMPORT: [(&str, &[&str]); 4] = [
+    // A row of the table names the function that runs the command: functions find rows in their edge.
+    ("resp/exec", &["resp/table", "resp/connection"]),
+    ("resp/table", &["resp/connection"]),
+    // The state of connections is below the commands that change it.
+    ("resp/session", &["resp/command", "resp/exec", "resp/table", "resp/connection"]),
+    ("resp/port_state", &["resp/command", "resp/exec", "resp/table", "resp/connection", "resp/session"]),
 ];
 
 /// Files that may import more, and why they may.
@@ -86,6 +99,9 @@ const SYNCHRONOUS: [&str; 5] = ["l1/", "learn/", "glob.rs", "resp/frame", "l2/co
 
 const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 500;
+/// Most files directly in a folder of the modules in [`NARROW`].
+const FOLDER_FILES: usize = 15;
+const NARROW: [&str; 3] = ["cache", "learn", "l2"];
 
 /// A source file, by its path below `src` or `tests`.
 struct Source {
@@ -255,6 +271,35 @@ fn long(source: &Source) -> Vec<String> {
     found
 }
 
+/// Whether a file is this module's, or below it: `resp/exec` has `resp/exec.rs` and all of `resp/exec/`.
+fn is_within(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
+}
+
+fn forbidden_edges(sources: &[Source]) -> Vec<String> {
+    let edges = cycles::imports(sources);
+    let forbidden = |from: &str, to: &str| {
+        let mut rows = MUST_NOT_IMPORT.iter().filter(|(module, _)| is_within(from, module));
+        rows.any(|(_, others)| others.iter().any(|other| is_within(to, other)))
+    };
+    let edges = edges.iter().flat_map(|(from, targets)| targets.iter().map(move |to| (from, to)));
+    edges.filter(|(from, to)| forbidden(from, to)).map(|(from, to)| format!("{from} may not import {to}")).collect()
+}
+
+/// Folders that hold more files than a reader can survey.
+fn wide_folders(sources: &[Source]) -> Vec<String> {
+    let mut files: BTreeMap<&str, usize> = BTreeMap::new();
+    for source in sources {
+        if let Some((folder, _)) = source.path.rsplit_once('/')
+            && NARROW.contains(&source.module())
+        {
+            *files.entry(folder).or_default() += 1;
+        }
+    }
+    let wide = files.into_iter().filter(|(_, count)| *count > FOLDER_FILES);
+    wide.map(|(folder, count)| format!("{folder}: {count} files directly in it, at most {FOLDER_FILES}")).collect()
+}
+
 fn assert_none(faults: Vec<String>) {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
@@ -262,6 +307,21 @@ fn assert_none(faults: Vec<String>) {
 #[test]
 fn modules_import_only_downwards() {
     assert_none(sources("src").iter().flat_map(forbidden_imports).collect());
+}
+
+#[test]
+fn folders_import_only_what_they_may() {
+    assert_none(forbidden_edges(&sources("src")));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_cycle() {
+    assert_none(cycles::cycles(&sources("src")));
+}
+
+#[test]
+fn folders_stay_narrow() {
+    assert_none(wide_folders(&sources("src")));
 }
 
 #[test]
@@ -310,6 +370,27 @@ fn a_forbidden_import_is_found_however_it_is_written() {
 }
 
 #[test]
+fn a_forbidden_import_within_a_module_is_found() {
+    let sources = [
+        sample("resp/exec/a.rs", "use crate::resp::table::ROWS; use super::super::command;"),
+        sample("resp/table/a.rs", "use crate::resp::exec::a;"),
+        sample("resp/table.rs", ""),
+        sample("resp/exec/mod.rs", ""),
+        sample("resp/command.rs", "use super::table;"),
+    ];
+    assert_eq!(forbidden_edges(&sources), ["resp/exec/a.rs may not import resp/table.rs"]);
+}
+
+#[test]
+fn a_wide_folder_is_found() {
+    let files =
+        |folder: &str, count: usize| (0..count).map(|at| sample(&format!("{folder}/{at}.rs"), "")).collect::<Vec<_>>();
+    assert!(wide_folders(&files("l2/redis", FOLDER_FILES)).is_empty());
+    assert!(wide_folders(&files("resp/exec", FOLDER_FILES + 1)).is_empty());
+    assert_eq!(wide_folders(&files("l2/redis", FOLDER_FILES + 1)).len(), 1);
+}
+
+#[test]
 fn a_crate_away_from_home_is_found() {
     for text in ["use redis::Cmd;", "let a = ::redis::cmd();"] {
         assert_eq!(homeless_crates(&sample("cache/read.rs", text)).len(), 1, "{text}");
@@ -317,8 +398,8 @@ fn a_crate_away_from_home_is_found() {
     }
     assert_eq!(homeless_crates(&sample("cache/read.rs", "fn f(_: tonic::Status) {}")).len(), 1);
     // Our own modules of the same name.
-    for text in ["let a = redis::Settings::new();", "use crate::l2::redis::url;", "use crate::metrics::Metrics;"] {
-        assert!(homeless_crates(&sample("server/tier.rs", text)).is_empty(), "{text}");
+    for text in ["let a = redis::RedisSettings::new();", "use crate::l2::redis::url;", "use crate::metrics::Metrics;"] {
+        assert!(homeless_crates(&sample("server/l2_tier.rs", text)).is_empty(), "{text}");
     }
 }
 

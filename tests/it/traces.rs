@@ -1,5 +1,5 @@
-//! Traces: spans of gRPC calls reach a collector, go on where the caller's traceparent left off, and hold no key. Without the
-//! feature `otel` the setting is refused by name.
+//! Traces: spans of gRPC calls reach a collector, continue the traceparent of the caller, and contain no key. Without
+//! the feature `otel` the setting is rejected by name.
 
 #[cfg(not(feature = "otel"))]
 #[test]

@@ -1,4 +1,4 @@
-//! TTLs from what was learned: on a clock that the test moves, for keys of three rhythms.
+//! Tuned TTLs: a manual clock and keys that change in three rhythms.
 
 use std::{
     cmp::Reverse,
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use terrace::{
     cache::{
         Cache, Condition, Core, Flavor, Op, Read, ReadOptions, Rules, SetExpiry,
+        l1_store::CoreStore,
         policy::{Policy, Ttl},
-        resident::CoreStore,
     },
     clock::{Clock, ManualClock},
     glob::Glob,

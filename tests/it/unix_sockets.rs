@@ -1,4 +1,5 @@
-//! Unix sockets: served like ports, cleaned up after, never taken from another; and what systemd passes and hears.
+//! Unix sockets: they serve all three protocols, are removed at exit, and are never taken from another process. Socket
+//! activation and notification by systemd.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -22,6 +23,7 @@ use terrace::{
 
 use crate::support::{
     PATIENCE,
+    command::terrace,
     terrace::{Terrace, config},
 };
 
@@ -33,7 +35,7 @@ fn address(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// All three ports as sockets in `folder`.
+/// A configuration with all three ports as sockets in `folder`.
 fn on_sockets(folder: &Path) -> Config {
     let mut config = config();
     config.grpc.addr = address(&at(folder, "grpc"));
@@ -49,12 +51,6 @@ fn exchange(path: &Path, request: &[u8], reply: &[u8]) {
     let mut got = vec![0; reply.len()];
     stream.read_exact(&mut got).unwrap();
     assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(reply));
-}
-
-fn terrace(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
-    command.args(args);
-    command
 }
 
 #[test]
@@ -96,7 +92,7 @@ fn redis_cli_and_a_client_see_the_path_and_are_not_strangers() {
 fn the_socket_of_a_killed_server_is_taken_over_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let bind = || Server::bind(on_sockets(folder.path()), Vec::new(), Clock::real());
-    // As a kill leaves it: a path on which nobody listens.
+    // A killed server leaves a path without a listener.
     drop(UnixListener::bind(at(folder.path(), "grpc")).unwrap());
     let server = Terrace::run(bind().unwrap());
     let refusal = |result: Result<Server, StartError>| match result {
@@ -113,7 +109,7 @@ fn the_socket_of_a_killed_server_is_taken_over_and_no_other() {
     assert_eq!(std::fs::read(at(folder.path(), "grpc")).unwrap(), b"precious");
 }
 
-/// A child that is killed with the test.
+/// A child process that is killed on drop.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -123,7 +119,7 @@ impl Drop for Killed {
     }
 }
 
-/// Starts `serve` as systemd does: the listener is descriptor 3, the environment tells its name.
+/// Starts `serve` as systemd does: the listener is descriptor 3, and the environment contains its name.
 fn activated(folder: &Path, listener: OwnedFd, name: &str, notify: &Path) -> Child {
     let script = r#"exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
     Command::new("sh")

@@ -1,21 +1,25 @@
-//! Warm starts: the hot keys outlive a node and come up from L2, counted as nobody's reads; and warming up by hand.
+//! Warm start: hot keys survive a restart and are loaded from L2, which does not count as reads; and warm-up on
+//! request.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use redis::Commands;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use terrace::{
-    grpc::client::{AdminClient, InsightClient},
-    hot,
-    proto::{GetStatsRequest, GetStatsResponse, WarmRequest, WarmResponse},
+    grpc::client::AdminClient,
+    persist::hot_keys,
+    proto::{GetStatsResponse, WarmRequest, WarmResponse},
 };
 
 use crate::support::{
+    command::terrace,
     eventually,
     grpc::{block_on, connect},
+    http::metric,
+    node::stats_at,
     process::Process,
     redis::RedisServer,
+    resp::connection,
     terrace::{Terrace, config},
 };
 
@@ -28,7 +32,7 @@ fn fill(redis: &RedisServer) {
     }
 }
 
-/// A node over `redis`, patient, because the machine may be busy.
+/// A node over `redis` with a long read deadline, because the machine may be busy.
 fn node(redis: &RedisServer, data: &Path, more: &[&str]) -> Process {
     let l2 = redis.url();
     let args = [&["--l2", &l2, "--l2-read-timeout", "30s"], more].concat();
@@ -38,10 +42,7 @@ fn node(redis: &RedisServer, data: &Path, more: &[&str]) -> Process {
 }
 
 fn stats(node: &Process) -> GetStatsResponse {
-    block_on(async {
-        let mut insight = InsightClient::new(connect(&node.grpc).await);
-        insight.get_stats(GetStatsRequest {}).await.unwrap().into_inner()
-    })
+    stats_at(&node.grpc)
 }
 
 fn entries(node: &Process) -> u64 {
@@ -49,26 +50,14 @@ fn entries(node: &Process) -> u64 {
 }
 
 fn read(node: &Process, numbers: impl Iterator<Item = usize>) {
-    let mut client = redis::Client::open(format!("redis://{}", node.resp)).unwrap().get_connection().unwrap();
+    let mut client = connection(&node.resp);
     for number in numbers {
         assert_eq!(client.get::<_, usize>(format!("k:{number}")).unwrap(), number);
     }
 }
 
-fn stop(mut node: Process) {
-    let pid = Pid::from_raw(i32::try_from(node.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-    eventually("it has drained", || node.ended().is_some());
-}
-
-fn metric(node: &Process, line: &str) -> Option<String> {
-    let output = Command::new("curl").args(["-s", &format!("http://{}/metrics", node.http)]).output().unwrap();
-    let page = String::from_utf8(output.stdout).unwrap();
-    page.lines().find_map(|found| found.strip_prefix(&format!("{line} "))).map(str::to_owned)
-}
-
 fn kept(data: &Path) -> Vec<String> {
-    let keys = hot::decode(&fs::read(data.join("hot-keys")).unwrap()).unwrap();
+    let keys = hot_keys::decode(&fs::read(data.join("hot-keys")).unwrap()).unwrap();
     keys.iter().map(|hot| String::from_utf8_lossy(&hot.key).into_owned()).collect()
 }
 
@@ -78,22 +67,22 @@ fn what_was_hot_is_in_l1_after_a_restart_and_nobody_is_said_to_have_read_it() {
     fill(&redis);
     let first = node(&redis, data.path(), &[]);
     read(&first, 0..KEYS);
-    stop(first);
+    first.stop();
     let mut straight = redis.connect();
     straight.del::<_, ()>("k:7").unwrap();
     straight.set::<_, _, ()>("k:8", 88).unwrap();
     let second = node(&redis, data.path(), &[]);
     eventually("it has warmed up", || {
-        metric(&second, "terrace_warming").as_deref() == Some("0") && entries(&second) == KEYS as u64 - 1
+        metric(&second.http, "terrace_warming") == Some(0.0) && entries(&second) == KEYS as u64 - 1
     });
-    assert_eq!(metric(&second, "terrace_warm_keys_total{result=\"found\"}").unwrap(), (KEYS - 1).to_string());
-    assert_eq!(metric(&second, "terrace_warm_keys_total{result=\"absent\"}").unwrap(), "1");
+    assert_eq!(metric(&second.http, "terrace_warm_keys_total{result=\"found\"}"), Some((KEYS - 1) as f64));
+    assert_eq!(metric(&second.http, "terrace_warm_keys_total{result=\"absent\"}"), Some(1.0));
     let reads = stats(&second).reads.unwrap();
     assert_eq!((reads.hit_l1, reads.hit_l2, reads.miss), (0, 0, 0), "warming up is nobody's read");
     read(&second, (0..KEYS).filter(|number| ![7, 8].contains(number)));
     let reads = stats(&second).reads.unwrap();
     assert_eq!((reads.hit_l1, reads.hit_l2), (KEYS as u64 - 2, 0));
-    let mut client = redis::Client::open(format!("redis://{}", second.resp)).unwrap().get_connection().unwrap();
+    let mut client = connection(&second.resp);
     assert_eq!(client.get::<_, usize>("k:8").unwrap(), 88, "the value is today's");
     assert!(second.log().contains("warmed up"), "{}", second.log());
 }
@@ -105,7 +94,7 @@ fn the_hottest_are_kept_and_come_first() {
     let first = node(&redis, data.path(), &["--data-hot-keys", "10"]);
     read(&first, 0..KEYS);
     (0..100).for_each(|_| read(&first, 500..510));
-    stop(first);
+    first.stop();
     let mut keys = kept(data.path());
     keys.sort();
     assert_eq!(keys, (500..510).map(|number| format!("k:{number}")).collect::<Vec<_>>());
@@ -129,7 +118,7 @@ fn a_damaged_list_is_set_aside_and_the_start_is_cold() {
     fs::write(data.path().join("hot-keys"), b"terrace-hot v01\nnonsense").unwrap();
     let node = Process::start(data.path(), &[]);
     eventually("it is told", || node.log().contains("set aside"));
-    eventually("it serves", || metric(&node, "terrace_warming").as_deref() == Some("0"));
+    eventually("it serves", || metric(&node.http, "terrace_warming") == Some(0.0));
     assert!(data.path().join("hot-keys.damaged").exists());
 }
 
@@ -187,11 +176,7 @@ fn the_command_warms_up_from_a_file_and_by_a_pattern() {
     let list = data.path().join("list");
     fs::write(&list, "k:1\nk:2\r\n\nnowhere\n").unwrap();
     let run = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_terrace"))
-            .args(["warm", "--server", &node.grpc])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = terrace(&["warm", "--server", &node.grpc]).args(args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -200,7 +185,7 @@ fn the_command_warms_up_from_a_file_and_by_a_pattern() {
     let said: Value = serde_json::from_str(&run(&["--pattern", "k:?", "--format", "json"])).unwrap();
     assert_eq!((&said["found"], &said["resident"]), (&Value::from(8), &Value::from(2)));
     let hot_keys = data.path().join("hot");
-    let keys = terrace::model::Key::copied(b"k:100").map(|key| vec![hot::HotKey { key, heat: 1 }]).unwrap();
-    fs::write(&hot_keys, hot::encode(&keys)).unwrap();
+    let keys = terrace::model::Key::copied(b"k:100").map(|key| vec![hot_keys::HotKey { key, heat: 1 }]).unwrap();
+    fs::write(&hot_keys, hot_keys::encode(&keys)).unwrap();
     assert_eq!(run(&[hot_keys.to_str().unwrap()]), "1 keys: 1 brought up, 0 there already, 0 in no tier, 0 failed\n");
 }

@@ -1,4 +1,4 @@
-//! `Invalidation.Watch`: what is told, in which order, and that a near cache built on it ends with what a fresh reader sees.
+//! `Invalidation.Watch`: the events, their order, and a near cache that is built on them.
 
 use bytes::Bytes;
 use redis::Connection;
@@ -10,18 +10,16 @@ use terrace::{
 };
 use tonic::{Code, Status, Streaming};
 
-use crate::{
+use crate::support::{
+    grpc::{block_on, connect},
     http::samples,
-    nodes::open,
-    support::{
-        eventually,
-        grpc::{block_on, connect},
-        redis::RedisServer,
-        terrace::{Terrace, config},
-    },
+    node::wait_until_open,
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config, config_over},
 };
 
-mod near;
+mod near_cache;
 
 async fn watch(node: &Terrace, request: WatchRequest) -> Result<Streaming<WatchResponse>, Status> {
     let mut client = InvalidationClient::new(connect(node.grpc()).await);
@@ -37,7 +35,7 @@ async fn next(stream: &mut Streaming<WatchResponse>) -> (u64, News) {
     (message.sequence, message.news.unwrap())
 }
 
-/// The next message that is no heartbeat.
+/// The next message that is not a heartbeat.
 async fn next_news(stream: &mut Streaming<WatchResponse>) -> (u64, News) {
     loop {
         let (sequence, news) = next(stream).await;
@@ -47,7 +45,7 @@ async fn next_news(stream: &mut Streaming<WatchResponse>) -> (u64, News) {
     }
 }
 
-/// Waits for an event that `is`.
+/// Waits for an event that satisfies `is`.
 async fn event(stream: &mut Streaming<WatchResponse>, is: impl Fn(&WatchEvent) -> bool) -> WatchEvent {
     loop {
         let (sequence, News::Events(events)) = next_news(stream).await else { continue };
@@ -62,37 +60,31 @@ fn is_key(event: &WatchEvent, key: &str) -> bool {
     event.subject == Some(Subject::Key(Bytes::copy_from_slice(key.as_bytes())))
 }
 
-fn resp(node: &Terrace) -> Connection {
-    let client = redis::Client::open(format!("redis://{}", node.resp())).unwrap();
-    client.get_connection().unwrap()
-}
-
 fn run(connection: &mut Connection, line: &str) {
     let words: Vec<&str> = line.split_whitespace().collect();
     redis::Cmd::new().arg(words).exec(connection).unwrap();
 }
 
 fn node_over(redis: &RedisServer) -> Terrace {
-    let mut wanted = config();
+    let mut wanted = config_over(redis.url());
     wanted.resp.flush = Some(true);
-    wanted.l2.url = redis.url();
     let node = Terrace::start(wanted);
-    eventually("the fence opens", || open(&node));
+    wait_until_open(&node);
     node
 }
 
-/// A stream that has begun and vouches.
+/// A started stream that has sent a heartbeat.
 async fn begun(node: &Terrace, request: WatchRequest) -> Streaming<WatchResponse> {
     let mut stream = watch(node, request).await.unwrap();
     assert!(matches!(next(&mut stream).await.1, News::Started(started) if !started.resumed));
-    // Redis may still tell of what was before, and a busy machine may lose a second.
+    // Redis may still announce earlier writes, and a busy machine may miss a heartbeat.
     while !matches!(next(&mut stream).await.1, News::Heartbeat(_)) {}
     stream
 }
 
 async fn changes_are_told_with_what_is_known_of_them(node: &Terrace) {
     let mut stream = begun(node, quick()).await;
-    let mut client = resp(node);
+    let mut client = connection(node.resp());
     run(&mut client, "SET k v");
     let written = event(&mut stream, |event| is_key(event, "k") && event.cause() == WatchCause::Written).await;
     run(&mut client, "EXPIRE k 100");
@@ -116,9 +108,8 @@ fn changes_are_told_over_none() {
 #[test]
 fn changes_are_told_over_the_embedded_store() {
     let dir = tempfile::tempdir().unwrap();
-    let mut wanted = config();
-    wanted.l2.url = format!("embedded:{}", dir.path().display());
-    block_on(changes_are_told_with_what_is_known_of_them(&Terrace::start(wanted)));
+    let node = Terrace::start(config_over(format!("embedded:{}", dir.path().display())));
+    block_on(changes_are_told_with_what_is_known_of_them(&node));
 }
 
 #[test]
@@ -128,12 +119,12 @@ fn changes_are_told_over_redis_whoever_makes_them() {
     block_on(async {
         changes_are_told_with_what_is_known_of_them(&watched).await;
         let mut stream = begun(&watched, quick()).await;
-        run(&mut resp(&other), "SET by:another:node v");
+        run(&mut connection(other.resp()), "SET by:another:node v");
         event(&mut stream, |event| is_key(event, "by:another:node")).await;
         redis.run("RPUSH straight:to:redis v");
         let straight = event(&mut stream, |event| is_key(event, "straight:to:redis")).await;
         assert_eq!(straight.cause(), WatchCause::Unspecified);
-        run(&mut resp(&watched), "RPUSH of:another:type v");
+        run(&mut connection(watched.resp()), "RPUSH of:another:type v");
         event(&mut stream, |event| is_key(event, "of:another:type") && event.cause() == WatchCause::Written).await;
         redis.run("SET __terrace:own v");
         redis.run("SET last v");
@@ -153,11 +144,11 @@ fn only_the_prefixes_asked_for_are_told_and_numbers_say_what_was_passed_over() {
     block_on(async {
         let request = WatchRequest { prefixes: vec!["user:".into(), "page:".into()], ..quick() };
         let mut stream = begun(&node, request).await;
-        let mut client = resp(&node);
+        let mut client = connection(node.resp());
         for line in ["SET users:1 v", "SET user:1 v", "SET xuser:1 v", "SET page: v"] {
             run(&mut client, line);
         }
-        // They may come in one message or in two.
+        // The events may arrive in one message or in two.
         let mut told = Vec::new();
         while told.len() < 2 {
             let (_, news) = next_news(&mut stream).await;
@@ -173,7 +164,7 @@ fn only_the_prefixes_asked_for_are_told_and_numbers_say_what_was_passed_over() {
 fn a_stream_goes_on_where_it_ended_or_says_that_it_cannot() {
     let node = Terrace::start(config());
     block_on(async {
-        let mut client = resp(&node);
+        let mut client = connection(node.resp());
         let mut stream = begun(&node, quick()).await;
         run(&mut client, "SET first v");
         let first = event(&mut stream, |event| is_key(event, "first")).await;
@@ -197,8 +188,7 @@ fn a_stream_goes_on_where_it_ended_or_says_that_it_cannot() {
 #[test]
 fn what_cannot_be_watched_is_refused_by_name() {
     let redis = RedisServer::start();
-    let mut wanted = config();
-    wanted.l2.url = redis.url();
+    let mut wanted = config_over(redis.url());
     wanted.l2.prefixes = vec!["user:".into()];
     let node = Terrace::start(wanted);
     block_on(async {
@@ -230,7 +220,7 @@ fn the_drain_ends_a_stream_and_metrics_tell_of_it() {
     let mut node = Terrace::start(config());
     block_on(async {
         let mut stream = begun(&node, quick()).await;
-        run(&mut resp(&node), "SET k v");
+        run(&mut connection(node.resp()), "SET k v");
         event(&mut stream, |event| is_key(event, "k")).await;
         let samples = samples(node.http());
         let told = ["terrace_watchers", "terrace_watch_events_total", "terrace_watch_discontinuities_total"];

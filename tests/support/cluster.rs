@@ -1,8 +1,8 @@
-//! A Redis Cluster of three primaries with a replica each, of the test's own, on free loopback ports, killed on drop.
+//! A Redis Cluster of three primaries with one replica each, on free loopback ports, killed on drop.
 //!
-//! A failover by hand (`CLUSTER FAILOVER`) loses nothing: the primary holds its clients until the replica has all. One that the
-//! cluster decides on may lose the last acknowledged writes; and a former primary that goes on takes reads and writes
-//! until it hears that it is none, up to the node time-out.
+//! A manual failover (`CLUSTER FAILOVER`) loses nothing: the primary blocks its clients until the replica has all
+//! writes. A failover that the cluster decides on may lose the last acknowledged writes. A former primary that resumes
+//! accepts reads and writes until it learns of its demotion, at most for the node timeout.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,23 +10,23 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::{
-    checker::straight::SLOTS,
+    checker::direct::SLOTS,
     eventually_within,
     redis::{RedisServer, free_port},
     sentinel::{is_in_sync, is_primary},
 };
 
-/// Primaries; each has one replica.
+/// Number of primaries; each has one replica.
 pub const SHARDS: usize = 3;
-/// A node that does not answer for this long is down for another, milliseconds.
+/// Time without an answer after which a node regards another as down, milliseconds.
 const NODE_TIMEOUT: &str = "1000";
-/// A claim of slots that is not believed by then is made again.
+/// Time after which a claim of slots is repeated that the cluster has not accepted.
 const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Longest wait for the cluster to agree on something.
+/// Longest wait for the cluster to agree.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
-/// Keys that one MIGRATE moves.
+/// Maximum number of keys that one MIGRATE moves.
 const MIGRATED_AT_ONCE: usize = 100;
-/// Longest that one MIGRATE may take, milliseconds.
+/// Time limit of one MIGRATE, milliseconds.
 const MIGRATE_WITHIN: &str = "5000";
 
 /// A running cluster.
@@ -37,7 +37,7 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts the servers, makes them a cluster, and waits until all of it is in order.
+    /// Starts the servers, forms a cluster, and waits until it is healthy.
     pub fn start() -> Self {
         let servers: Vec<RedisServer> = (0..2 * SHARDS).map(|_| RedisServer::start_by(&arguments)).collect();
         let ids = servers.iter().map(|server| server.ask(&[b"CLUSTER", b"MYID"])).collect();
@@ -52,7 +52,7 @@ impl RedisCluster {
         for (epoch, server) in self.servers.iter().enumerate() {
             server.run(&format!("CLUSTER SET-CONFIG-EPOCH {}", epoch + 1));
         }
-        // Each to each: gossip alone takes seconds.
+        // Every server meets every other one, because gossip alone takes seconds.
         for (at, server) in self.servers.iter().enumerate() {
             for other in &self.servers[at + 1..] {
                 server.run(&format!("CLUSTER MEET 127.0.0.1 {} {}", other.port(), bus_port(other)));
@@ -90,7 +90,7 @@ impl RedisCluster {
         self.servers.iter().map(RedisServer::url).collect()
     }
 
-    /// Waits until every server runs and finds the cluster in order, each shard has one primary, and all replicas are in
+    /// Waits until every server runs and reports a healthy cluster, each shard has one primary, and all replicas are in
     /// sync.
     pub fn settle(&self) {
         eventually_within(SETTLED_WITHIN, "the cluster is in order", || {
@@ -103,12 +103,12 @@ impl RedisCluster {
         });
     }
 
-    /// The places of the servers that say they are primaries.
+    /// Indexes of the servers that report to be primaries.
     pub fn primaries(&self) -> Vec<usize> {
         (0..self.servers.len()).filter(|at| is_primary(&self.servers[*at])).collect()
     }
 
-    /// The highest epoch that any server knows of: each failover has a higher one.
+    /// The highest epoch that any server knows; each failover raises it.
     pub fn reign(&self) -> u64 {
         let epoch = |server: &RedisServer| {
             let info: String = server.try_ask_within(Duration::from_secs(1), &[b"CLUSTER", b"INFO"]).ok()?;
@@ -117,11 +117,11 @@ impl RedisCluster {
         self.servers.iter().filter_map(epoch).max().unwrap_or(0)
     }
 
-    /// The replica of a primary, as `witness` sees it.
+    /// The replica of a primary, according to `witness`.
     pub fn replica_of(&self, primary: usize) -> usize {
         let follows = |line: &&str| line.contains("slave") && line.split(' ').nth(3) == Some(&self.ids[primary]);
         let mut replica = None;
-        // Who was a primary until now may not have told yet that it follows.
+        // A former primary may not have announced yet that it is a replica.
         eventually_within(SETTLED_WITHIN, "the primary has a replica", || {
             let nodes: String = self.servers[primary].ask(&[b"CLUSTER", b"NODES"]);
             let line = nodes.lines().find(follows);
@@ -137,12 +137,12 @@ impl RedisCluster {
         self.primaries().into_iter().find(owns).expect("each slot has a primary")
     }
 
-    /// The slots of a server, as it sees it.
+    /// The slots of a server, according to that server.
     pub fn slots(&self, server: usize) -> BTreeSet<u16> {
         let nodes: String = self.servers[server].ask(&[b"CLUSTER", b"NODES"]);
         let own = nodes.lines().find(|line| line.contains("myself")).expect("it knows itself");
         let number = |text: &str| text.parse::<u16>().expect("a slot");
-        // Slots under way stand in brackets.
+        // Slots that are being moved are in brackets.
         let ranges = own.split(' ').skip(8).filter(|range| !range.starts_with('['));
         let range = |range: &str| match range.split_once('-') {
             Some((first, last)) => number(first)..=number(last),
@@ -151,10 +151,10 @@ impl RedisCluster {
         ranges.flat_map(range).collect()
     }
 
-    /// `CLUSTER FAILOVER` on the replica of `primary`: nothing is lost. Returns the new primary.
+    /// Sends `CLUSTER FAILOVER` to the replica of `primary`, which loses no write. Returns the new primary.
     pub fn failover(&self, primary: usize) -> usize {
         let replica = self.replica_of(primary);
-        // Refused or given up where the primary does not answer in time: asked again.
+        // The failover is refused or abandoned when the primary does not answer in time, so it is requested again.
         eventually_within(SETTLED_WITHIN, "the replica is promoted", || {
             if !is_primary(&self.servers[replica]) {
                 let _refused = self.servers[replica].try_ask::<Value>(&[b"CLUSTER", b"FAILOVER"]);
@@ -166,7 +166,7 @@ impl RedisCluster {
         replica
     }
 
-    /// Kills `primary` and waits for its replica to take over. Writes may be lost. Restart it, and settle.
+    /// Kills `primary` and waits for its replica to take over. Writes may be lost. The caller restarts it and settles.
     pub fn kill(&mut self, primary: usize) -> usize {
         let replica = self.replica_of(primary);
         self.servers[primary].kill();
@@ -174,7 +174,7 @@ impl RedisCluster {
         replica
     }
 
-    /// SIGSTOPs `primary` and waits for its replica to take over. Writes may be lost. Resume it, and settle.
+    /// Stops `primary` and waits for its replica to take over. Writes may be lost. The caller resumes it and settles.
     pub fn pause(&self, primary: usize) -> usize {
         let replica = self.replica_of(primary);
         self.servers[primary].pause();
@@ -189,24 +189,24 @@ impl RedisCluster {
         });
     }
 
-    /// Moves slots with their keys from primary to primary, as redis-cli does, while clients go on.
+    /// Moves slots with their keys between primaries, as redis-cli does, while clients continue.
     pub fn reshard(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
         for slot in slots {
             self.servers[to].run(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.ids[from]));
             self.servers[from].run(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.ids[to]));
             self.move_keys(slot, from, to);
-            // The new owner first: else nobody has the slot for a moment.
+            // The new owner comes first; otherwise the slot would have no owner for a moment.
             self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
             self.servers[from].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
         }
         self.settle();
     }
 
-    /// `to` claims slots that others have, with a higher epoch and without their keys. Returns when all believe it.
+    /// Lets `to` claim slots of others with a higher epoch, without their keys. Returns when all servers accept the claim.
     pub fn take_slots(&self, slots: &[u16], to: usize) {
         let mut claimed_at: Option<Instant> = None;
         eventually_within(SETTLED_WITHIN, "the slots are where they were taken to", || {
-            // A failover at the same time may have got the higher epoch: then it is claimed again.
+            // A concurrent failover may have a higher epoch; then the claim is repeated.
             if claimed_at.is_none_or(|at| at.elapsed() > CLAIM_AGAIN_AFTER) {
                 claimed_at = Some(Instant::now());
                 for slot in slots {
@@ -231,13 +231,13 @@ impl RedisCluster {
             }
             let mut migrate = redis::cmd("MIGRATE");
             migrate.arg("127.0.0.1").arg(self.servers[to].port()).arg("").arg(0).arg(MIGRATE_WITHIN);
-            // A key that expired meanwhile is no error (NOKEY).
+            // A key that has expired meanwhile is no error (NOKEY).
             migrate.arg("KEYS").arg(keys).query::<Value>(&mut source).expect("the keys are moved");
         }
     }
 }
 
-/// The bus has a port of its own: that of the clients plus 10,000 may be beyond the last.
+/// Returns a port for the cluster bus, because the default, the client port plus 10,000, may be out of range.
 fn arguments() -> Vec<String> {
     let words = format!(
         "--cluster-enabled yes --cluster-port {} --cluster-node-timeout {NODE_TIMEOUT} --cluster-replica-validity-factor 0 \

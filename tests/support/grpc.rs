@@ -1,4 +1,4 @@
-//! A client's side of gRPC.
+//! gRPC clients: connections, raw requests, and a runtime with a time limit.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,30 +15,30 @@ use tower_service::Service;
 
 use super::PATIENCE;
 
-/// Runs a client, and fails the test when it does not end.
+/// Runs a client; fails the test when it does not end in time.
 pub fn block_on<F: Future>(client: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limited = async { tokio::time::timeout(PATIENCE, client).await };
     runtime.block_on(limited).expect("the test ends in time")
 }
 
-/// A connection to a server.
+/// Opens a connection to a server.
 pub async fn connect(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     endpoint.connect().await.expect("the server accepts")
 }
 
-/// Waits for something the test cannot be told of.
+/// Sleeps between two checks of a condition.
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
-/// Sends bytes as the body of a call, whatever they are, and returns the status that came back.
+/// Sends arbitrary bytes as the body of a call and returns the status of the answer.
 pub async fn raw_call(channel: &mut Channel, path: &str, body: &'static [u8]) -> Status {
     raw_request(channel, path, "application/grpc", Full::new(body.into())).await
 }
 
-/// As [`raw_call`], with any body and content type. What is not gRPC is told as tonic's clients tell it.
+/// As [`raw_call`], with any body and content type. An answer that is not gRPC becomes the status that tonic's clients report.
 pub async fn raw_request<B>(channel: &mut Channel, path: &str, content_type: &str, body: B) -> Status
 where
     B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
@@ -50,7 +50,7 @@ where
     status(channel.call(request).await.expect("an answer")).await
 }
 
-/// A call without a library's own ideas about it: tonic's client keeps grpc-timeout by itself.
+/// Sends a call without tonic's client, which enforces grpc-timeout itself.
 pub async fn bare_call(address: &str, path: &str, headers: &[(&str, &str)], message: &impl prost::Message) -> Status {
     let stream = tokio::net::TcpStream::connect(address).await.expect("the server accepts");
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
@@ -67,7 +67,7 @@ pub async fn bare_call(address: &str, path: &str, headers: &[(&str, &str)], mess
     status(sender.send_request(request).await.expect("an answer")).await
 }
 
-/// The status of an answer, wherever it stands.
+/// The status of an answer, from its headers or its trailers.
 async fn status<B>(response: http::Response<B>) -> Status
 where
     B: hyper::body::Body,

@@ -1,4 +1,4 @@
-//! The `terrace` binary as a process of its own, to be killed.
+//! The `terrace` binary as a separate process that tests can signal and kill.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with further arguments, and waits until it says `ready`.
+    /// Starts the binary with further arguments and waits until it prints `ready`.
     pub fn start(data_dir: &Path, args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_terrace"))
             .args(["serve", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
@@ -38,7 +38,7 @@ impl Process {
             let _ = child.stderr.take().expect("piped").read_to_string(&mut errors);
             panic!("terrace did not become ready; it printed {lines:?} and {errors}");
         }
-        // Whoever reads nothing would stop a server that logs much.
+        // A full pipe would block a server that logs much.
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let log = Arc::new(Mutex::new(String::new()));
         let keep = Arc::clone(&log);
@@ -59,29 +59,29 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic").clone()
     }
 
-    /// How it has ended by itself, if it has.
+    /// The exit status, once the process has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child")
     }
 
-    /// SIGTERM, and waits until it has drained.
+    /// Sends SIGTERM and waits until the process has drained.
     pub fn stop(mut self) {
         self.signal(Signal::TERM);
         super::eventually("it has drained", || self.ended().is_some());
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process");
         kill_process(pid, signal).expect("it lives");
     }
 
-    /// SIGKILL, and waits until the process is gone.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill(mut self) {
         self.end();
     }
@@ -98,7 +98,7 @@ impl Drop for Process {
     }
 }
 
-/// Time that all threads of a process have spent on a CPU so far, nanoseconds; those that have ended are left out.
+/// CPU time of all running threads of a process so far, nanoseconds.
 pub fn cpu_ns(pid: u32) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
     let of_task = |task: fs::DirEntry| {

@@ -1,15 +1,16 @@
-//! A fault proxy: TCP on a free loopback port to a target, and what networks do wrong, by connection.
+//! A fault proxy: it forwards TCP from a free loopback port to a target and injects network faults by connection.
 //!
-//! Bytes of one connection and direction stay in order, as TCP keeps them; between connections anything may overtake
-//! anything. Which connections suffer is said by [`Who`]: all, those of one [`Link`], or one alone. So the invalidation
-//! link can be slow while data is fast, and the other way round: that is how reordering *between links* arises. A
-//! connection is told from another by what its client sends first: `HELLO 3` or `CLIENT TRACKING` make it the
-//! invalidation link, else it is one for data.
+//! Bytes of one connection and direction stay in order, as in TCP; between connections any order is possible. [`Who`]
+//! selects the connections that a fault applies to: all, those of one [`Link`], or one alone. So the invalidation link
+//! can be slow while data is fast, or the reverse, which reorders messages *between links*. The first bytes of a client
+//! classify its connection: `HELLO 3` or `CLIENT TRACKING` make it the invalidation link, otherwise it is a data
+//! connection.
 //!
-//! Limits: each direction of a connection holds at most [`QUEUE_CHUNKS`] × [`CHUNK_BYTES`]; beyond that the proxy reads no
-//! more, and TCP pushes back. Everything ends on drop.
+//! Limits: each direction of a connection holds at most [`QUEUE_CHUNKS`] × [`CHUNK_BYTES`]; beyond that the proxy stops
+//! reading, and TCP applies back pressure. Everything ends on drop.
 //!
-//! It serves a standalone Redis. Sentinels and the nodes of a Cluster announce their own addresses, which lead past it.
+//! It serves a standalone Redis. Sentinels and the nodes of a Cluster announce their own addresses, which bypass the
+//! proxy.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -32,16 +33,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Most bytes read at once.
+/// Maximum number of bytes read at once.
 pub const CHUNK_BYTES: usize = 16 << 10;
-/// Most chunks on their way, per direction of a connection.
+/// Maximum number of queued chunks per direction of a connection.
 pub const QUEUE_CHUNKS: usize = 64;
-/// What a client sends first is looked at up to here.
+/// Maximum number of first bytes of a client that are used to classify its connection.
 const PREFACE_BYTES: usize = 1024;
-/// A throttled direction sends this often.
+/// Period of sends of a throttled direction.
 const THROTTLE_TURN: Duration = Duration::from_millis(20);
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// Requests and replies.
@@ -50,12 +51,12 @@ pub enum Link {
     Invalidation,
 }
 
-/// Which connections; what is said of all or of a link holds for later ones as well.
+/// A selection of connections; `All` and `Link` include later connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     All,
     Link(Link),
-    /// By its number, from [`FaultProxy::connections`].
+    /// One connection by its number, from [`FaultProxy::connections`].
     One(u64),
 }
 
@@ -69,28 +70,28 @@ impl Who {
     }
 }
 
-/// What happens to one direction.
+/// Faults of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flow {
-    /// Each chunk is delivered this long after it came.
+    /// Delay of each chunk.
     pub delay: Duration,
-    /// And up to this much later, at random; never before the chunk ahead of it.
+    /// Maximum random addition to the delay; chunks stay in order.
     pub jitter: Duration,
-    /// Bytes per second; `None` = as fast as it goes.
+    /// Bytes per second; `None` = unlimited.
     pub rate: Option<u64>,
-    /// Nothing is delivered until this is lifted.
+    /// Nothing is delivered while this is set.
     pub held: bool,
 }
 
-/// What happens to a connection. The default is nothing.
+/// Faults of a connection. The default has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// From the client to the target.
     pub up: Flow,
     /// From the target to the client.
     pub down: Flow,
-    /// Half-open: bytes are taken and lost both ways, an end of the target is not told. A connection that has lost
-    /// bytes stays so until its client gives it up.
+    /// Half-open: bytes of both directions are accepted and lost, and an end of the target is not forwarded. A connection
+    /// that has lost bytes stays half-open until its client closes it.
     pub silent: bool,
 }
 
@@ -99,27 +100,27 @@ impl Faults {
         Self { up: flow, down: flow, silent: false }
     }
 
-    /// Both directions late.
+    /// Delays both directions.
     pub fn late(delay: Duration, jitter: Duration) -> Self {
         Self::both(Flow { delay, jitter, ..Flow::default() })
     }
 
-    /// What the target sends is late.
+    /// Delays the bytes of the target.
     pub fn late_answers(delay: Duration, jitter: Duration) -> Self {
         Self { down: Flow { delay, jitter, ..Flow::default() }, ..Self::default() }
     }
 
-    /// Nothing moves, nothing is lost.
+    /// Delivers nothing and loses nothing.
     pub fn held() -> Self {
         Self::both(Flow { held: true, ..Flow::default() })
     }
 
-    /// At most this many bytes per second, each way.
+    /// Limits the bytes per second of each direction.
     pub fn throttled(bytes_per_second: u64) -> Self {
         Self::both(Flow { rate: Some(bytes_per_second.max(1)), ..Flow::default() })
     }
 
-    /// Takes everything, delivers nothing.
+    /// Accepts and loses everything.
     pub fn half_open() -> Self {
         Self { silent: true, ..Self::default() }
     }
@@ -152,7 +153,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What new connections suffer, by [`Link`].
+    /// Faults of new connections, by [`Link`].
     data: Faults,
     invalidation: Faults,
     open: Vec<Arc<Connection>>,
@@ -172,12 +173,12 @@ struct Connection {
     link: Mutex<Link>,
     faults: watch::Sender<Faults>,
     cut: watch::Sender<Option<Cut>>,
-    /// Bytes were lost: it is half-open for good.
+    /// Bytes were lost, so the connection stays half-open.
     deaf: AtomicBool,
 }
 
 impl FaultProxy {
-    /// A proxy to `127.0.0.1:target`, without faults.
+    /// Starts a proxy to `127.0.0.1:target`, without faults.
     pub fn start(target: u16) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a listener can be non-blocking");
@@ -197,7 +198,7 @@ impl FaultProxy {
         Self { address, shared, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The port that the proxy listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
@@ -207,7 +208,7 @@ impl FaultProxy {
         format!("redis://{}", self.address)
     }
 
-    /// Sets what connections suffer from now on; what was on its way keeps its delay.
+    /// Sets the faults of connections from now on; queued chunks keep their delay.
     pub fn set(&self, who: Who, faults: Faults) {
         let mut state = self.shared.state.lock();
         for link in [Link::Data, Link::Invalidation] {
@@ -222,13 +223,13 @@ impl FaultProxy {
         }
     }
 
-    /// No faults, and connections are accepted. What is half-open stays so.
+    /// Removes all faults and accepts connections. Half-open connections stay half-open.
     pub fn heal(&self) {
         self.refuse(false);
         self.set(Who::All, Faults::default());
     }
 
-    /// Ends connections; bytes on their way are lost.
+    /// Closes connections; queued bytes are lost.
     pub fn cut(&self, who: Who, cut: Cut) {
         for connection in &self.shared.state.lock().open {
             if who.is(connection.id, *connection.link.lock()) {
@@ -237,22 +238,22 @@ impl FaultProxy {
         }
     }
 
-    /// Whether new connections are reset as soon as they are made. (The port stays bound: another process could take it.)
+    /// Sets whether new connections are reset at once. (The port stays bound, because another process could take it.)
     pub fn refuse(&self, refuses: bool) {
         self.shared.refuses.store(refuses, SeqCst);
     }
 
-    /// The connections open now: number and link.
+    /// Number and link of each open connection.
     pub fn connections(&self) -> Vec<(u64, Link)> {
         self.shared.state.lock().open.iter().map(|connection| (connection.id, *connection.link.lock())).collect()
     }
 
-    /// Connections that clients have made so far.
+    /// Number of connections that clients have opened so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// Bytes that half-open connections have lost so far.
+    /// Number of bytes that half-open connections have lost so far.
     pub fn swallowed(&self) -> u64 {
         self.shared.swallowed.load(SeqCst)
     }
@@ -271,7 +272,7 @@ async fn accept(listener: std::net::TcpListener, target: u16, shared: Arc<Shared
     let listener = TcpListener::from_std(listener).expect("a listener of this runtime");
     loop {
         let Ok((client, _)) = listener.accept().await else {
-            // Out of file descriptors: it passes.
+            // The process is out of file descriptors, which is temporary.
             sleep(THROTTLE_TURN).await;
             continue;
         };
@@ -284,19 +285,19 @@ async fn accept(listener: std::net::TcpListener, target: u16, shared: Arc<Shared
     }
 }
 
-/// Makes the end of this stream a reset instead of an end.
+/// Makes closing this stream send a reset.
 fn reset(stream: &TcpStream) {
     let lingers = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
     lingers.expect("a socket can end at once");
 }
 
-/// One connection from its beginning to its end.
+/// Serves one connection until it ends.
 async fn serve(mut client: TcpStream, target: u16, id: u64, shared: Arc<Shared>) {
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else {
         return reset(&client);
     };
     for stream in [&client, &server] {
-        // Fails only where the peer has gone, which the pumps find out.
+        // This fails only if the peer has closed the connection, which the pumps detect.
         let _gone = stream.set_nodelay(true);
     }
     let connection = shared.enter(id);
@@ -322,7 +323,7 @@ impl Shared {
         connection
     }
 
-    /// The client has said what the connection is for.
+    /// Classifies a connection as an invalidation link.
     fn is_invalidation(&self, connection: &Connection) {
         let state = self.state.lock();
         *connection.link.lock() = Link::Invalidation;
@@ -330,7 +331,7 @@ impl Shared {
     }
 }
 
-/// Moves bytes both ways until one side ends, or the connection is cut.
+/// Forwards bytes of both directions until one side ends or the connection is cut.
 async fn pump(connection: &Connection, shared: &Shared, client: &mut TcpStream, server: &mut TcpStream) -> Option<Cut> {
     let ((client_reads, client_writes), (server_reads, server_writes)) = (client.split(), server.split());
     let (up, to_server) = mpsc::channel(QUEUE_CHUNKS);
@@ -347,7 +348,7 @@ async fn pump(connection: &Connection, shared: &Shared, client: &mut TcpStream, 
             give(client_writes, to_client, connection, &shared.swallowed, Way::Down)
         );
         if connection.deaf.load(SeqCst) {
-            // The client of a half-open connection is told nothing.
+            // The client of a half-open connection does not see its end.
             std::future::pending::<()>().await;
         }
     };
@@ -361,7 +362,7 @@ async fn pump(connection: &Connection, shared: &Shared, client: &mut TcpStream, 
 
 #[derive(Clone, Copy)]
 enum Way<'a> {
-    /// With what classifies connections.
+    /// From the client: its first bytes classify the connection.
     Up(&'a Shared),
     Down,
 }
@@ -380,7 +381,7 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-/// Reads until the end, and says when each chunk is due.
+/// Reads until the end, and sets when each chunk is due.
 async fn take(mut from: ReadHalf<'_>, queue: mpsc::Sender<Chunk>, connection: &Connection, way: Way<'_>) {
     let mut preface = Vec::new();
     let mut last = Instant::now();
@@ -413,7 +414,7 @@ fn speaks_of_pushes(preface: &[u8]) -> bool {
     has(b"HELLO\r\n$1\r\n3\r\n") || has(b"TRACKING\r\n")
 }
 
-/// Writes what is due, as the faults of the moment allow.
+/// Writes the chunks that are due, as the current faults allow.
 async fn give(
     mut to: WriteHalf<'_>,
     mut queue: mpsc::Receiver<Chunk>,

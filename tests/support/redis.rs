@@ -1,4 +1,4 @@
-//! A real redis-server of the test's own: in a temporary directory, on a free loopback port, killed on drop.
+//! A real redis-server in a temporary directory, on a free loopback port, killed on drop.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -24,17 +24,17 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Without persistence, with Redis's defaults else; waits until it answers.
+    /// Starts a server without persistence and otherwise with Redis's defaults; waits until it answers.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// With further arguments, as on the command line (`--maxmemory 10mb`).
+    /// Starts a server with further arguments, as on the command line (`--maxmemory 10mb`).
     pub fn start_with(args: &[&str]) -> Self {
         Self::start_by(&|| args.iter().map(|&arg| arg.to_owned()).collect())
     }
 
-    /// With arguments that are made anew for each attempt, because they name a port of their own.
+    /// Starts a server with arguments that are created for each attempt, because they contain another free port.
     pub fn start_by(args: &dyn Fn() -> Vec<String>) -> Self {
         for _ in 0..PORT_ATTEMPTS {
             let dir = tempfile::tempdir().expect("a temporary directory");
@@ -67,7 +67,7 @@ impl RedisServer {
         alive
     }
 
-    /// An error reply (NOAUTH) is an answer, too; while it loads it is not.
+    /// An error reply (NOAUTH) counts as an answer, except while the server is loading.
     fn answers(&self) -> bool {
         let Ok(mut connection) = self.try_connect(Duration::from_secs(1)) else { return false };
         match ::redis::cmd("PING").query::<Value>(&mut connection) {
@@ -80,12 +80,12 @@ impl RedisServer {
         Client::open(self.url())?.get_connection_with_timeout(within)
     }
 
-    /// Its port on 127.0.0.1; the same after [`RedisServer::restart`].
+    /// The port on 127.0.0.1; [`RedisServer::restart`] keeps it.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("redis-server runs").id()
     }
@@ -95,36 +95,36 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Path of its Unix socket.
+    /// Path of the Unix socket.
     pub fn socket(&self) -> std::path::PathBuf {
         self.dir.path().join("redis.sock")
     }
 
-    /// A connection of the test's own, with a limit on each answer.
+    /// Opens a connection with a time limit for answers.
     pub fn connect(&self) -> Connection {
         let connection = self.try_connect(super::PATIENCE).expect("a connection to the test's redis-server");
         connection.set_read_timeout(Some(super::PATIENCE)).expect("a time-out can be set");
         connection
     }
 
-    /// One command over a new connection, its answer as the type wanted; panics on an error.
+    /// Sends one command over a new connection and converts its answer; panics on an error.
     pub fn ask<T: FromRedisValue>(&self, words: &[&[u8]]) -> T {
         self.try_ask(words).expect("an answer of the right type")
     }
 
-    /// One command over a new connection.
+    /// Sends one command over a new connection.
     pub fn try_ask<T: FromRedisValue>(&self, words: &[&[u8]]) -> ::redis::RedisResult<T> {
         ::redis::Cmd::new().arg(words).query(&mut self.connect())
     }
 
-    /// As [`RedisServer::try_ask`], of a server that may be stopped or gone.
+    /// As [`RedisServer::try_ask`], to a server that may be stopped or killed.
     pub fn try_ask_within<T: FromRedisValue>(&self, within: Duration, words: &[&[u8]]) -> ::redis::RedisResult<T> {
         let mut connection = self.try_connect(within)?;
         connection.set_read_timeout(Some(within))?;
         ::redis::Cmd::new().arg(words).query(&mut connection)
     }
 
-    /// One command written as words in a line, whose answer does not matter.
+    /// Sends one command, its words separated by blanks, and ignores its answer.
     pub fn run(&self, line: &str) {
         let words: Vec<&[u8]> = line.split_whitespace().map(str::as_bytes).collect();
         self.ask::<Value>(&words);
@@ -136,17 +136,17 @@ impl RedisServer {
         kill_process(pid, signal).expect("redis-server takes signals");
     }
 
-    /// SIGSTOP: it accepts connections (the kernel does) and answers nothing.
+    /// Sends SIGSTOP: the kernel still accepts connections, and the server answers nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// SIGKILL, and waits until it is gone: its port refuses.
+    /// Sends SIGKILL and waits until the port refuses connections.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("redis-server can be killed");
@@ -155,7 +155,7 @@ impl RedisServer {
         eventually("the port refuses", || TcpStream::connect(("127.0.0.1", self.port)).is_err());
     }
 
-    /// Again on the same port, empty; waits until it answers.
+    /// Starts the server again on the same port, empty; waits until it answers.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "kill it before");
         assert!(self.launch(), "redis-server starts again on its port");
@@ -165,14 +165,14 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // SIGKILL also ends a stopped process. An error means that it has ended by itself.
+            // SIGKILL also ends a stopped process. An error means that the process has ended by itself.
             let _ended = child.kill();
             let _status = child.wait();
         }
     }
 }
 
-/// A port that is free now.
+/// Returns a port that is free now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("a bound listener has an address").port()

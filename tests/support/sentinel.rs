@@ -1,11 +1,11 @@
-//! Three Sentinels over a primary and one replica, all of the test's own, on free loopback ports, killed on drop.
+//! Three Sentinels, a primary and one replica, on free loopback ports, killed on drop.
 //!
-//! A failover loses what the replica had not got yet, and a primary that was stopped or cut off believes in itself until the
-//! Sentinels tell it otherwise: what is written to it meanwhile is lost. So a checker has to know a failover as an
+//! A failover loses the writes that the replica had not received. A primary that was stopped or cut off acts as primary
+//! until the Sentinels demote it, and writes to it meanwhile are lost. So a checker has to treat a failover as an
 //! upheaval from its beginning until [`Sentinels::settle`] has returned.
 //!
-//! The Sentinels look about ten times as often as they do by default (`SENTINEL DEBUG`, since 7.0): a failover takes two
-//! seconds, and a former primary is made a replica a second after it is back, not ten.
+//! The Sentinels check about ten times as often as they do by default (`SENTINEL DEBUG`, since 7.0): a failover takes
+//! two seconds, and a former primary becomes a replica one second after its return, not ten.
 
 use std::{
     collections::HashMap,
@@ -22,15 +22,15 @@ use super::{
     redis::{RedisServer, free_port},
 };
 
-/// What the primary is called.
+/// Name of the primary.
 pub const MASTER: &str = "mymaster";
-/// Sentinels; two of them have to agree.
+/// Number of Sentinels; two of them have to agree.
 const SENTINELS: usize = 3;
-/// Without an answer for this long, a server is down. (Milliseconds)
+/// Time without an answer after which a server is down, milliseconds.
 const DOWN_AFTER: u32 = 500;
-/// Half the time between two failovers, and the longest that one may take. (Milliseconds)
+/// Half the time between two failovers, and the time limit of one, milliseconds.
 const FAILOVER_TIMEOUT: u32 = 2000;
-/// What Sentinels do how often, and how long they wait for each other, milliseconds.
+/// Periods and timeouts of the Sentinels, milliseconds.
 const PERIODS: [(&str, u32); 6] = [
     ("info-period", 300),
     ("ping-period", 100),
@@ -39,7 +39,7 @@ const PERIODS: [(&str, u32); 6] = [
     ("election-timeout", 2000),
     ("min-link-reconnect-period", 500),
 ];
-/// Time between two orders to fail over.
+/// Time between two requests to fail over.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// Longest wait for Sentinels.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
@@ -47,7 +47,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 struct Sentinel {
     port: u16,
     child: Child,
-    // Holds its configuration, which it writes itself.
+    // The directory of its configuration, which it rewrites itself.
     _dir: TempDir,
 }
 
@@ -82,13 +82,13 @@ impl Sentinel {
         command.arg(words).query(&mut connection).ok()
     }
 
-    /// The port of the primary, as far as it knows.
+    /// The port of the primary, according to this Sentinel.
     fn primary(&self) -> Option<u16> {
         let (_host, port) = self.ask::<(String, u16)>(&["GET-MASTER-ADDR-BY-NAME", MASTER])?;
         Some(port)
     }
 
-    /// Whether it has found the replica and the other Sentinels, and finds nothing wrong.
+    /// Returns whether it knows the replica and the other Sentinels, and reports no fault.
     fn is_content(&self) -> bool {
         let Some(fields) = self.ask::<HashMap<String, String>>(&["MASTER", MASTER]) else {
             return false;
@@ -105,7 +105,7 @@ impl Drop for Sentinel {
     }
 }
 
-/// Two servers and who watches them.
+/// Two servers and their Sentinels.
 pub struct Sentinels {
     /// The first was the primary at the beginning.
     pub servers: [RedisServer; 2],
@@ -113,14 +113,14 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Starts all and waits until all know each other.
+    /// Starts all processes and waits until all know each other.
     pub fn start() -> Self {
         let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
         let port = primary.port().to_string();
         let replica =
             RedisServer::start_with(&["--repl-diskless-sync-delay", "0", "--replicaof", &format!("127.0.0.1 {port}")]);
         let found = Self { servers: [primary, replica], sentinels: Vec::new() };
-        // Sentinels ask for replicas every ten seconds only: they have to find it the first time.
+        // Sentinels look for replicas only every ten seconds, so the replica has to be connected before they start.
         eventually_within(SETTLED_WITHIN, "the replica is in sync", || is_in_sync(&found.servers[1]));
         let sentinels = (0..SENTINELS).map(|_| Sentinel::start(found.servers[0].port())).collect();
         let started = Self { sentinels, ..found };
@@ -139,14 +139,14 @@ impl Sentinels {
         self.sentinels.iter().map(|sentinel| format!("redis://127.0.0.1:{}", sentinel.port)).collect()
     }
 
-    /// The place of the primary in [`Sentinels::servers`], if most Sentinels agree on it.
+    /// Index of the primary in [`Sentinels::servers`], if most Sentinels agree on it.
     pub fn primary(&self) -> Option<usize> {
         let ports: Vec<u16> = self.sentinels.iter().filter_map(Sentinel::primary).collect();
         let votes = |server: &RedisServer| ports.iter().filter(|port| **port == server.port()).count();
         self.servers.iter().position(|server| votes(server) > SENTINELS / 2)
     }
 
-    /// The highest epoch that any Sentinel knows of: each failover has a higher one.
+    /// The highest epoch that any Sentinel knows; each failover raises it.
     pub fn reign(&self) -> u64 {
         let epoch = |sentinel: &Sentinel| {
             let fields: HashMap<String, String> = sentinel.ask(&["MASTER", MASTER])?;
@@ -164,7 +164,7 @@ impl Sentinels {
         other
     }
 
-    /// Waits until there is one primary, one replica in sync with it, and all Sentinels are content. Both must run.
+    /// Waits until there is one primary and one replica in sync with it, and all Sentinels report no fault. Both must run.
     pub fn settle(&self) {
         eventually_within(SETTLED_WITHIN, "the Sentinels are content", || {
             let Some(primary) = self.primary() else { return false };
@@ -174,8 +174,8 @@ impl Sentinels {
         });
     }
 
-    /// `SENTINEL FAILOVER`: without asking the others. Returns the new primary. It is asked for again while nothing comes
-    /// of it: a Sentinel gives up when it does not know enough of the replica at that moment.
+    /// Sends `SENTINEL FAILOVER`, which needs no agreement. Returns the new primary. The request is repeated until it
+    /// succeeds: a Sentinel abandons it when it does not know enough about the replica at that moment.
     pub fn failover(&self) -> usize {
         let former = self.primary().expect("settled");
         let mut asked_at: Option<Instant> = None;
@@ -196,12 +196,12 @@ fn field(server: &RedisServer, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// Whether it says that it is a primary.
+/// Returns whether the server reports to be a primary.
 pub fn is_primary(server: &RedisServer) -> bool {
     field(server, "role").as_deref() == Some("master")
 }
 
-/// Whether it is a replica that has what its primary has.
+/// Returns whether the server is a replica in sync with its primary.
 pub fn is_in_sync(server: &RedisServer) -> bool {
     field(server, "master_link_status").as_deref() == Some("up")
         && field(server, "master_sync_in_progress").as_deref() == Some("0")

@@ -1,6 +1,6 @@
-//! A Terrace in this process, on free ports, stopped and drained on drop.
+//! A Terrace server in this process, on free ports, drained and stopped on drop; and configurations for it.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use terrace::{
     clock::Clock,
@@ -10,7 +10,9 @@ use terrace::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// A running server.
+use super::PATIENCE;
+
+/// A running server, stopped on drop.
 pub struct Terrace {
     pub node: Arc<Node>,
     reloads: mpsc::Sender<Reload>,
@@ -25,9 +27,31 @@ pub fn config() -> Config {
     config.resp.addr = "127.0.0.1:0".into();
     config.http.addr = "127.0.0.1:0".into();
     config.l2.url = "none".into();
-    // Servers of one process would write them into one folder.
+    // Servers of one process would write their files into one folder.
     config.data.hot_keys = 0;
     config.learn.snapshot_every = Duration::ZERO;
+    config
+}
+
+/// The configuration of a node over the L2 at `url`, with the default deadlines.
+pub fn config_over(url: impl Into<String>) -> Config {
+    let mut config = config();
+    config.l2.url = url.into();
+    config
+}
+
+/// The configuration of a node over the L2 at `url`, with deadlines that only a hang exceeds.
+pub fn config_patient(url: impl Into<String>) -> Config {
+    let mut config = config_over(url);
+    config.l2.read_timeout = PATIENCE;
+    config.l2.write_timeout = PATIENCE;
+    config
+}
+
+/// The configuration of a node over an embedded store in `dir`, with deadlines that only a hang exceeds.
+pub fn config_embedded(dir: &Path) -> Config {
+    let mut config = config_patient("embedded");
+    config.data.dir = dir.into();
     config
 }
 
@@ -37,12 +61,12 @@ impl Terrace {
         Self::start_at(config, Clock::real())
     }
 
-    /// As [`Terrace::start`], with a clock of the test's.
+    /// As [`Terrace::start`], with this clock.
     pub fn start_at(config: Config, clock: Clock) -> Self {
         Self::run(Server::bind(config, Vec::new(), clock).expect("the server binds"))
     }
 
-    /// Runs a server that is bound, and waits until it accepts.
+    /// Runs a bound server and waits until it accepts.
     pub fn run(server: Server) -> Self {
         let node = Arc::clone(&server.node);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -59,32 +83,32 @@ impl Terrace {
         Self { node, reloads, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Where gRPC listens.
+    /// Address of the gRPC port.
     pub fn grpc(&self) -> &str {
         &self.node.addresses.get().expect("bound").grpc
     }
 
-    /// Where RESP listens.
+    /// Address of the RESP port.
     pub fn resp(&self) -> &str {
         &self.node.addresses.get().expect("bound").resp
     }
 
-    /// Where HTTP listens.
+    /// Address of the HTTP port.
     pub fn http(&self) -> &str {
         &self.node.addresses.get().expect("bound").http
     }
 
-    /// Hands the server a new configuration; returns once it is queued.
+    /// Sends the server a new configuration; returns once it is queued.
     pub fn reload(&self, config: Config) {
         self.reloads.blocking_send((config, Vec::new())).expect("the server runs");
     }
 
-    /// Begins the drain without waiting for its end.
+    /// Begins the drain and returns at once.
     pub fn begin_stop(&mut self) {
         drop(self.stop.take());
     }
 
-    /// Drains and waits.
+    /// Drains and waits for the end.
     pub fn stop(mut self) {
         self.end();
     }

@@ -1,11 +1,11 @@
-//! Which group a key is counted to: the first policy that matches it, else its template, else `other`.
+//! The group that a key is counted to: the first policy that matches it, otherwise its template, otherwise `other`.
 //!
-//! A group is a small number that an entry of L1 carries with it, so that a hit pays nothing to find it; only fills, misses
-//! and writes come here. A template becomes a group once it was met [`SIGHTINGS`] times and has a variable: what has none
-//! is one key, and the name of a key is no group. An entry keeps the group it came in with.
+//! A group is a small number that an entry of L1 carries, so a hit pays nothing to find it; only fills, misses and writes come
+//! here. A template with a variable becomes a group after [`SIGHTINGS`] keys. A template without a variable is one key, which
+//! is not a group. An entry keeps the group it was inserted with.
 //!
-//! Bounded: [`GROUPS_MAX`] groups, given to those that come first and kept until the restart, because counters may only
-//! grow; [`CANDIDATES_MAX`] templates that may become one. All the others are `other`.
+//! Bounded: at most [`GROUPS_MAX`] groups, given to the first templates and kept until the restart, because counters may only
+//! grow; at most [`CANDIDATES_MAX`] templates that may become one. All other keys are counted to `other`.
 
 use std::sync::{
     Arc,
@@ -16,23 +16,23 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::{
-    cache::policy::Rules,
-    learn::shape::{Shape, Shapes},
+    cache::{Core, policy::Rules},
+    learn::key_template::{KeyTemplate, KeyTemplates},
 };
 
-/// Most groups, `other` included: an entry has one byte for its group.
+/// Maximum number of groups, including `other`: an entry has one byte for its group.
 pub const GROUPS_MAX: usize = 256;
-/// Number of the group of all that has none of its own.
+/// Number of the group `other`.
 pub const OTHER: u8 = 0;
 /// Its name.
 pub const OTHER_NAME: &str = "other";
-/// Times that a template must be met before it gets a number.
+/// Keys of a template before it becomes a group.
 const SIGHTINGS: u32 = 16;
 /// Templates that are counted before they have a number; beyond it the count begins anew.
 const CANDIDATES_MAX: usize = 4_096;
 /// Of keys whose template has a number already, one in so many still teaches which words vary.
 const TEACH_EVERY: u32 = 16;
-/// Longest name, characters.
+/// Maximum length of a name in characters.
 const NAME_MAX: usize = 80;
 
 /// All groups of a server.
@@ -46,7 +46,7 @@ pub struct Groups {
 struct Known {
     names: Vec<Arc<str>>,
     policies: HashMap<Box<[u8]>, u8>,
-    shapes: Shapes,
+    shapes: KeyTemplates,
     templates: HashMap<u64, u8>,
     candidates: HashMap<u64, u32>,
 }
@@ -56,7 +56,7 @@ impl Default for Groups {
         let known = Known {
             names: vec![OTHER_NAME.into()],
             policies: HashMap::new(),
-            shapes: Shapes::default(),
+            shapes: KeyTemplates::default(),
             templates: HashMap::new(),
             candidates: HashMap::new(),
         };
@@ -65,7 +65,7 @@ impl Default for Groups {
 }
 
 impl Groups {
-    /// The number of the group that a key is counted to. Learns from the key.
+    /// Returns the number of the group that a key is counted to. Learns from the key.
     pub fn of(&self, key: &[u8], rules: &Rules) -> u8 {
         match rules.policy(key) {
             Some(policy) => self.of_policy(policy.matches.pattern()),
@@ -73,7 +73,7 @@ impl Groups {
         }
     }
 
-    /// The name of the group that a key would be counted to now. Learns nothing.
+    /// Returns the name of the group that a key would be counted to now. Learns nothing.
     #[must_use]
     pub fn name_of(&self, key: &[u8], rules: &Rules) -> Arc<str> {
         let known = self.known.read();
@@ -84,13 +84,13 @@ impl Groups {
         Arc::clone(&known.names[usize::from(number.unwrap_or(OTHER))])
     }
 
-    /// Names by number.
+    /// Returns the names by number.
     #[must_use]
     pub fn names(&self) -> Vec<Arc<str>> {
         self.known.read().names.clone()
     }
 
-    /// Number and name of a key's template, which need not be a group.
+    /// Returns number and name of a key's template, which need not be a group.
     #[must_use]
     pub fn template_of(&self, key: &[u8]) -> (u64, String) {
         let shape = self.known.read().shapes.look(key);
@@ -149,7 +149,7 @@ impl Known {
     }
 
     /// Whether this template was met often enough.
-    fn is_ripe(&mut self, shape: &Shape) -> bool {
+    fn is_ripe(&mut self, shape: &KeyTemplate) -> bool {
         if !shape.tokens.iter().any(|token| token.is_variable) {
             return false;
         }
@@ -169,6 +169,13 @@ impl Known {
 /// A name that may stand in a label and on a terminal.
 fn shown(name: &str) -> String {
     name.chars().take(NAME_MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+impl Core {
+    /// Returns the number of the group that a key is counted to.
+    pub(crate) fn group_of(&self, key: &[u8]) -> u8 {
+        self.stats.groups.of(key, &self.rules.load())
+    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! Counts each user read once, by key group and outcome, and what happens around reads. Each worker has counters of its
-//! own, so that counting shares no cache line between threads; sums are made when somebody asks.
+//! Statistics. Counts each user read once, by key group and outcome, and the events around reads. Each worker has counters of
+//! its own, so that counting shares no cache line between threads; sums are computed on request.
 //!
-//! * [`requests`]: how long requests take, by port.
-//! * [`groups`]: which group a key is counted to. A read is counted to its group and nowhere else: what is said of all
-//!   keys is the sum over the groups.
-//! * `owner`: which thread counts hits without a lock.
-//! * [`top`]: the keys that cost most.
-//! * [`windows`]: what was counted in the last minute, five minutes, hour.
-//! * [`whatif`]: what L1 would answer at other sizes.
+//! * [`requests`]: durations of requests, by port. [`histogram`]: how durations are counted.
+//! * [`groups`]: the group that a key is counted to. A read is counted to its group only: totals are sums over the groups.
+//! * `owner_thread`: the thread that counts hits without an atomic read-modify-write.
+//! * [`top`]: the most expensive keys.
+//! * [`windows`]: statistics of the last minute, five minutes and hour.
+//! * [`whatif`]: estimated hit rates of L1 at other sizes.
 //!
-//! [`Snapshot`] and [`Window`] are the one source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and of the command line.
+//! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command line.
 
 pub mod groups;
-mod owner;
+pub mod histogram;
+mod owner_thread;
 pub mod requests;
 pub mod top;
 pub mod whatif;
@@ -29,7 +29,8 @@ use parking_lot::Mutex;
 pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
-    owner::Owner,
+    histogram::{Histogram, Latency},
+    owner_thread::OwnerThread,
     requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
@@ -38,11 +39,9 @@ use self::{
 
 use super::{
     Cache, Core, Health, State,
-    ahead::Report,
-    gate::Coherence,
-    latency::{Histogram, Latency},
-    slide::Touches,
-    tuning::Followed,
+    coherence::fence::Coherence,
+    prefetch::PrefetchReport,
+    ttl::{touch_on_read::Touches, tuning::Followed},
 };
 use crate::{
     clock::Tick,
@@ -55,11 +54,11 @@ use crate::{
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct Counters {
-    owner: Owner,
-    /// By number of the group; a page of its own, so that no two workers share a cache line.
+    owner: OwnerThread,
+    /// By number of the group; in an allocation of its own, so that no two workers share a cache line.
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
-    below: Below,
+    l2: L2Calls,
     pub(crate) tops: Tops,
     timed: Timed,
 }
@@ -68,10 +67,10 @@ impl Default for Counters {
     fn default() -> Self {
         let reads = (0..GROUPS_MAX).map(|_| ReadCounters::default()).collect();
         Self {
-            owner: Owner::default(),
+            owner: OwnerThread::default(),
             reads,
             fills: CachePadded::default(),
-            below: Below::default(),
+            l2: L2Calls::default(),
             tops: Tops::default(),
             timed: Timed::default(),
         }
@@ -80,7 +79,7 @@ impl Default for Counters {
 
 /// Calls to L2.
 #[derive(Debug, Default)]
-struct Below {
+struct L2Calls {
     keys_read: AtomicU64,
     ops_written: AtomicU64,
     errors: AtomicU64,
@@ -88,7 +87,7 @@ struct Below {
     write: Histogram,
 }
 
-/// Of reads, beside their outcome.
+/// Events around reads, in addition to their outcomes.
 #[derive(Debug, Default)]
 struct FillCounters {
     bypassed: AtomicU64,
@@ -107,7 +106,7 @@ struct ReadCounters {
 }
 
 impl Counters {
-    /// One user read of one key of this group has ended so.
+    /// Counts the outcome of one user read of a key of this group.
     #[inline]
     pub(crate) fn outcome(&self, group: u8, outcome: Outcome, coalesced: bool) {
         let reads = &self.reads[usize::from(group)];
@@ -117,7 +116,7 @@ impl Counters {
         }
     }
 
-    /// A user read was answered by L1; how many of its group had been before, at this thread.
+    /// Counts a user read that L1 answered. Returns how many of its group this thread had counted before.
     #[inline]
     pub(crate) fn hit_l1(&self, group: u8) -> u64 {
         let reads = &self.reads[usize::from(group)];
@@ -129,18 +128,18 @@ impl Counters {
         before
     }
 
-    /// One call that read `keys` from L2 has ended, `failed` of them in an error.
-    pub(crate) fn read_below(&self, keys: usize, failed: usize, us: u64) {
-        self.below.keys_read.fetch_add(keys as u64, Relaxed);
-        self.below.errors.fetch_add(failed as u64, Relaxed);
-        self.below.read.record_us(us);
+    /// Counts a call that read `keys` keys from L2, `failed` of them with an error.
+    pub(crate) fn l2_read(&self, keys: usize, failed: usize, us: u64) {
+        self.l2.keys_read.fetch_add(keys as u64, Relaxed);
+        self.l2.errors.fetch_add(failed as u64, Relaxed);
+        self.l2.read.record_us(us);
     }
 
-    /// One call that wrote `ops` to L2 has ended, `failed` of them in an error.
-    pub(crate) fn written_below(&self, ops: usize, failed: usize, us: u64) {
-        self.below.ops_written.fetch_add(ops as u64, Relaxed);
-        self.below.errors.fetch_add(failed as u64, Relaxed);
-        self.below.write.record_us(us);
+    /// Counts a call that wrote `ops` operations to L2, `failed` of them with an error.
+    pub(crate) fn l2_written(&self, ops: usize, failed: usize, us: u64) {
+        self.l2.ops_written.fetch_add(ops as u64, Relaxed);
+        self.l2.errors.fetch_add(failed as u64, Relaxed);
+        self.l2.write.record_us(us);
     }
 
     pub(crate) fn bypassed(&self, keys: u64) {
@@ -171,7 +170,7 @@ impl Stats {
         counters
     }
 
-    /// User reads by number of the group, summed over all workers.
+    /// Returns user reads by number of the group, summed over all workers.
     fn reads(&self) -> Vec<Reads> {
         let mut sums = vec![Reads::default(); self.groups.names().len()];
         for worker in self.workers.lock().iter() {
@@ -182,7 +181,7 @@ impl Stats {
         sums
     }
 
-    /// What happened around reads, sums over all workers.
+    /// Returns the events around reads, summed over all workers.
     #[must_use]
     pub fn fills(&self) -> Fills {
         let mut sum = Fills::default();
@@ -194,22 +193,22 @@ impl Stats {
         sum
     }
 
-    /// Calls to L2, sums over all workers.
+    /// Returns the calls to L2, summed over all workers.
     #[must_use]
     pub fn calls(&self) -> Calls {
         let mut sum = Calls::default();
         for worker in self.workers.lock().iter() {
-            let below = &worker.below;
-            sum.keys_read += below.keys_read.load(Relaxed);
-            sum.ops_written += below.ops_written.load(Relaxed);
-            sum.errors += below.errors.load(Relaxed);
-            below.read.add_to(&mut sum.read);
-            below.write.add_to(&mut sum.write);
+            let l2 = &worker.l2;
+            sum.keys_read += l2.keys_read.load(Relaxed);
+            sum.ops_written += l2.ops_written.load(Relaxed);
+            sum.errors += l2.errors.load(Relaxed);
+            l2.read.add_to(&mut sum.read);
+            l2.write.add_to(&mut sum.write);
         }
         sum
     }
 
-    /// How long requests took, sums over all workers.
+    /// Returns the durations of requests, summed over all workers.
     #[must_use]
     fn requests(&self) -> Requests {
         let mut sum = Requests::default();
@@ -227,37 +226,37 @@ pub struct Calls {
     pub ops_written: u64,
     /// Keys and operations that ended in an error.
     pub errors: u64,
-    /// How long a read call took.
+    /// Durations of read calls.
     pub read: Latency,
-    /// How long a write call took.
+    /// Durations of write calls.
     pub write: Latency,
 }
 
-/// Outcomes of user reads, one a key.
+/// Outcomes of user reads, one per key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reads {
     /// L1 answered.
     pub hit_l1: u64,
-    /// L1 answered past its bound.
+    /// L1 answered past the coherence bound.
     pub stale: u64,
     /// L2 answered.
     pub hit_l2: u64,
-    /// In no tier.
+    /// No tier had the key.
     pub miss: u64,
     /// Failed.
     pub error: u64,
-    /// Those of `hit_l2` and `miss` that joined another's flight.
+    /// Reads of `hit_l2` and `miss` that joined the flight of another read.
     pub coalesced: u64,
 }
 
-/// What happened around reads since start.
+/// Events around reads since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fills {
-    /// Keys read while the gate was closed.
+    /// Keys read while the fence of their source was not valid.
     pub bypassed: u64,
-    /// Copies brought up from L2.
+    /// Copies that reads filled from L2.
     pub promoted: u64,
-    /// Fills that an invalidation overtook.
+    /// Fills that an invalidation voided.
     pub voided: u64,
 }
 
@@ -282,13 +281,13 @@ impl ReadCounters {
 }
 
 impl Reads {
-    /// All of them.
+    /// Returns the number of all reads.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.hit_l1 + self.stale + self.hit_l2 + self.miss + self.error
     }
 
-    /// Adds those of another part.
+    /// Adds the counts of another part.
     pub fn add(&mut self, other: &Self) {
         self.hit_l1 += other.hit_l1;
         self.stale += other.stale;
@@ -298,7 +297,7 @@ impl Reads {
         self.coalesced += other.coalesced;
     }
 
-    /// Those since `before`, an earlier count of the same.
+    /// Returns the reads since `before`, an earlier count.
     #[must_use]
     pub fn less(&self, before: &Self) -> Self {
         Self {
@@ -335,67 +334,67 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 pub struct Group {
     /// A policy's pattern, a template, or `other`.
     pub name: Arc<str>,
-    /// Entries of it in L1.
+    /// Its entries in L1.
     pub entries: u64,
     /// Their weight.
     pub bytes: u64,
-    /// What was counted since start.
+    /// Counts since start.
     pub tally: Tally,
 }
 
-/// All numbers of a server, taken at one time.
+/// All statistics of a server at one time.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Outcomes of reads: the sum over the groups.
     pub reads: Reads,
-    /// What happened around reads.
+    /// Events around reads.
     pub fills: Fills,
     /// Size of L1: the sum over the groups.
     pub l1: Usage,
-    /// Why entries left L1: the sum over the groups.
+    /// Removals from L1 by cause: the sum over the groups.
     pub removals: Removals,
-    /// Which L2.
+    /// The kind of L2.
     pub flavor: Flavor,
-    /// Calls to it.
+    /// Calls to L2.
     pub calls: Calls,
-    /// How long requests took since start.
+    /// Durations of requests since start.
     pub requests: Requests,
-    /// Whether it answers.
+    /// State of L2.
     pub l2: State,
     /// Primaries and circuit breakers.
     pub health: Health,
-    /// How L1 is kept true.
+    /// Coherence of L1.
     pub coherence: Coherence,
-    /// Flights under way.
+    /// Flights in progress.
     pub flights: u64,
     /// Key groups, by number.
     pub groups: Vec<Group>,
     /// The last minute, five minutes, hour, and all since start.
     pub windows: Vec<Window>,
-    /// What L1 would answer at other sizes.
+    /// Estimated hit rates of L1 at other sizes.
     pub what_if: Estimates,
-    /// What is learned, and what is done with it.
+    /// The learned state, and its use.
     pub learning: Learning,
 }
 
-/// What is learned, and what is done with it.
+/// The learned state, and its use.
 #[derive(Debug, Clone, Default)]
 pub struct Learning {
-    /// Of what follows what, for prefetch.
-    pub prefetch: Report,
-    /// Of TTLs.
+    /// Prefetch.
+    pub prefetch: PrefetchReport,
+    /// TTL learning.
     pub ttl: Followed,
-    /// Keys that reads gave more life.
+    /// Touches on read.
     pub touches: Touches,
 }
 
-/// Reads that stand in the hit rate.
+/// Returns the reads that the hit rate includes.
 fn answered(reads: &Reads) -> u64 {
     reads.total() - reads.error
 }
 
 impl Core {
-    /// Tells the ghosts whose copies are gone.
+    /// Passes invalidated copies to the ghosts.
     pub(crate) fn tell_ghosts(&self, events: &[Event]) {
         let is_change = |event: &&Event| matches!(event.happened, Happened::Written(_) | Happened::Invalidated);
         for event in events.iter().filter(is_change) {
@@ -413,14 +412,14 @@ impl Core {
         }
     }
 
-    /// Plays the sample of reads to the ghosts.
+    /// Plays the sampled reads to the ghosts.
     pub(crate) fn play_ghosts(&self) {
         let mut reads = Reads::default();
         self.stats.reads().iter().for_each(|group| reads.add(group));
         self.what_if.play(self.clock.now(), answered(&reads));
     }
 
-    /// Tells the ghosts of a read, if its key is in their sample. `found` is the length of the value and when its key expires.
+    /// Passes a read to the ghosts, if its key is in their sample. `found` is the length of the value and when its key expires.
     pub(crate) fn note_for_ghosts(&self, key: &[u8], hash: u32, found: Option<(usize, Tick)>, at: Tick) {
         if self.what_if.wants(hash) {
             let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
@@ -429,22 +428,7 @@ impl Core {
         }
     }
 
-    /// When a copy of a key would end that is made now.
-    pub(crate) fn deadline_of(&self, key: &[u8], expires_at: Tick, now: Tick) -> Tick {
-        let rules = self.rules.load();
-        let by_age = match self.flavor {
-            Flavor::Redis => now.plus(rules.l1_max_age),
-            Flavor::Embedded | Flavor::None => Tick::FAR,
-        };
-        expires_at.min(by_age).min(self.slide_deadline(&rules, key, expires_at, now))
-    }
-
-    /// The number of the group that a key is counted to.
-    pub(crate) fn group_of(&self, key: &[u8]) -> u8 {
-        self.stats.groups.of(key, &self.rules.load())
-    }
-
-    /// Notes the counters for the windows, where that is due.
+    /// Records the counters for the windows, if that is due.
     pub fn mark_stats(&self) {
         let now = self.clock.now();
         if self.stats.windows.is_due(now) {
@@ -454,11 +438,11 @@ impl Core {
 
     fn totals(&self, usage: &[GroupUsage]) -> Totals {
         let mut reads = self.stats.reads();
-        // A group may have come since.
+        // A group may have been added since.
         reads.resize(reads.len().max(usage.len()), Reads::default());
         let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
         let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });
-        let (coherence, fills) = (self.gate.report(self.clock.now()), self.stats.fills());
+        let (coherence, fills) = (self.fence.report(self.clock.now()), self.stats.fills());
         let upkeep = Upkeep {
             invalidations: coherence.invalidations,
             flushes: coherence.flushes,
@@ -472,14 +456,14 @@ impl Core {
 }
 
 impl Cache {
-    /// The keys that cost most, over the last five to ten minutes.
+    /// Returns the most expensive keys of the last five to ten minutes.
     #[must_use]
     pub fn top(&self, by: By, count: usize) -> Top {
         let workers = self.core.stats.workers.lock().clone();
         top::top(workers.iter().map(|worker| &worker.tops), by, count, self.now())
     }
 
-    /// All numbers, now.
+    /// Returns all statistics.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (core, now) = (&self.core, self.now());
@@ -504,7 +488,7 @@ impl Cache {
             requests: totals.requests,
             l2: self.l2_state(),
             health: self.l2.health(),
-            coherence: core.gate.report(now),
+            coherence: core.fence.report(now),
             flights: core.flights.len() as u64,
             what_if: core.what_if.estimates(now, answered(&tally.reads)),
             learning: Learning { prefetch: core.prefetch(), ttl: core.followed(), touches: core.touches() },

@@ -1,22 +1,19 @@
-//! How long requests take in the server, by port: what their callers wait for, without the network.
+//! Durations of requests in the server, by port: the time that clients wait, without the network.
 //!
-//! One request in [`ONE_IN`] is timed, drawn by lot, and counted so many times: a look at the clock at both ends of each
-//! would be the dearest part of what a hit in L1 costs here. Lots instead of turns, because callers have patterns; what is
-//! drawn is how many requests pass until the next, so that those cost a subtraction.
+//! One request in [`ONE_IN`] is timed, chosen at random, and counted [`ONE_IN`] times: reading the clock twice per request would
+//! be most of the cost of a hit in L1. The choice is random because clients have patterns. The number of requests until the
+//! next timed one is drawn, so the others cost one subtraction.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::Counters;
-use crate::{
-    cache::{
-        Cache,
-        latency::{Histogram, Latency},
-    },
-    clock::stopwatch_ns,
+use super::{
+    Counters,
+    histogram::{Histogram, Latency},
 };
+use crate::{cache::Cache, clock::stopwatch_ns};
 
 /// One request in so many is timed.
 pub const ONE_IN: u64 = 16;

@@ -1,13 +1,13 @@
-//! The keys that cost most: by reads, by bytes answered, by misses, by time that L2 took.
+//! The most expensive keys: by reads, by bytes answered, by misses, and by time spent in L2.
 //!
-//! A sketch of bounded size for each. It counts up to [`KEYS_MAX`] keys; when they are more, the median of all counts is
-//! taken off each and what is left with nothing goes (the frequent items of Misra and Gries). So a count is never too high,
-//! and too low by at most what was taken off, which each answer says. What is read from L2 is counted exactly; of hits the
-//! first [`EXACT_HITS`] of a group at each worker, then one in [`HIT_TURNS`], drawn by lot and counted so many times: the
-//! count of a key with h such hits is then right to about 8 × √h.
+//! Each ranking is a sketch of bounded size. It counts up to [`KEYS_MAX`] keys. With more keys, the median of all counts is
+//! subtracted from each count, and keys without a remaining count are dropped (the frequent items algorithm of Misra and
+//! Gries). So a count is never too high, and too low by at most the subtracted sum, which each answer reports. Reads of L2 are
+//! counted exactly. Of hits, each worker counts the first [`EXACT_HITS`] of a group, then one in [`HIT_TURNS`], chosen at random
+//! and counted [`HIT_TURNS`] times: the count of a key with h such hits is then accurate to about 8 × √h.
 //!
-//! Each worker has sketches of its own, so that no two wait for each other; the answer is all of them together, with the sum of
-//! what each may lack. What is told is recent: two sketches take turns, five minutes each, and the answer is both together.
+//! Each worker has its own sketches, so workers never wait for each other. An answer merges them, and adds up their possible
+//! errors. Answers are recent: two sketches alternate every five minutes, and an answer covers both.
 
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ impl Tops {
 
     /// A read that L1 did not answer: found with so many bytes, missing, or (`None`) failed. `waited_us`: how long L2 took for
     /// it, if it was asked for this read.
-    pub(crate) fn read_below(&self, key: &[u8], found: Option<Option<usize>>, waited_us: Option<u64>, now: Tick) {
+    pub(crate) fn read_not_in_l1(&self, key: &[u8], found: Option<Option<usize>>, waited_us: Option<u64>, now: Tick) {
         let cost = found.map(|bytes| bytes.map_or((By::Misses, 1), |bytes| (By::Bytes, bytes as u64)));
         let time = waited_us.map(|us| (By::Time, us));
         let noted: SmallVec<[(By, u64); 3]> = [Some((By::Reads, 1)), cost, time].into_iter().flatten().collect();
@@ -203,8 +203,8 @@ mod tests {
         let tops = Tops::default();
         for number in 0..100 {
             let found = (number % 2 == 0).then_some(10);
-            tops.read_below(&key(number), Some(found), Some(7 * number), NOW);
-            (0..number).for_each(|_| tops.read_below(&key(number), Some(found), None, NOW));
+            tops.read_not_in_l1(&key(number), Some(found), Some(7 * number), NOW);
+            (0..number).for_each(|_| tops.read_not_in_l1(&key(number), Some(found), None, NOW));
         }
         let reads = first(&tops, By::Reads, 3, NOW);
         let shown: Vec<(&[u8], u64)> = reads.keys.iter().map(|(key, count)| (&**key, *count)).collect();
@@ -224,7 +224,7 @@ mod tests {
             // Ranks drawn in proportion to 1 / rank.
             let number = (100_000_f64.powf(rng.f64()) as u64).min(99_999);
             truth[number as usize] += 1;
-            tops.read_below(&key(number), Some(None), None, NOW);
+            tops.read_not_in_l1(&key(number), Some(None), None, NOW);
         }
         let top = first(&tops, By::Misses, 20, NOW);
         assert!(top.error > 0 && top.error <= 400_000 / (KEYS_MAX as u64 / 2), "{}", top.error);
@@ -259,17 +259,17 @@ mod tests {
     #[test]
     fn what_was_long_ago_is_forgotten_and_size_is_bounded() {
         let tops = Tops::default();
-        tops.read_below(b"old", Some(None), None, NOW);
+        tops.read_not_in_l1(b"old", Some(None), None, NOW);
         let later = NOW.plus(TURN);
-        tops.read_below(b"new", Some(None), None, later);
+        tops.read_not_in_l1(b"new", Some(None), None, later);
         let top = first(&tops, By::Reads, 9, later);
         assert_eq!((top.keys.len(), top.over), (2, TURN));
         let top = first(&tops, By::Reads, 9, later.plus(TURN));
         assert_eq!((top.keys.len(), &*top.keys[0].0), (1, &b"new"[..]));
         assert!(first(&tops, By::Reads, 9, later.plus(4 * TURN)).keys.is_empty());
-        tops.read_below(&[b'x'; KEY_BYTES_MAX + 1], Some(None), None, later.plus(5 * TURN));
+        tops.read_not_in_l1(&[b'x'; KEY_BYTES_MAX + 1], Some(None), None, later.plus(5 * TURN));
         assert!(first(&tops, By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too long to be kept");
-        (0..10_000).for_each(|number| tops.read_below(&key(number), Some(None), None, later));
+        (0..10_000).for_each(|number| tops.read_not_in_l1(&key(number), Some(None), None, later));
         assert!(tops.0.lock()[0].now.counts.len() <= KEYS_MAX);
     }
 }

@@ -1,19 +1,19 @@
-//! What would L1 answer if it were half, twice or four times as large? Told while running, by ghosts.
+//! Estimates the hit rate of L1 at half, twice or four times its size, with ghosts, while the server runs.
 //!
-//! A ghost is an L1 of its own, with the same policy, that keeps weights instead of values and sees a sample of the keys:
-//! all reads of a key whose hash lies under a threshold. A sample of one key in eight in an eighth of the room behaves as
-//! the whole does (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, over *all* reads are the miss ratio:
-//! whether a very hot key is in the sample or not then makes no difference, because hot keys hit anyway.
+//! A ghost is an L1 of its own, with the same policy, that stores weights instead of values and sees a sample of the keys: all
+//! reads of a key whose hash is below a threshold. A sample of one key in eight in an eighth of the space behaves like the whole
+//! (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, over *all* reads are the miss ratio: it then makes no
+//! difference whether a very hot key is in the sample, because hot keys hit anyway.
 //!
-//! The sample begins with all keys and is halved whenever the largest ghost holds more than [`ENTRIES_MAX`] or a round of the
-//! job that plays it finds more than [`ROUND_MAX`] reads: so all ghosts together take some 25 MB and a few per cent of one
-//! core at most, whatever the size of L1 and the traffic. Those that go on with half of the keys are there before: they are
-//! played beside, for half as much again, and have learned what to evict by the time that they count. Made only then, they
-//! told up to 2.5 points too little on the traces of `benches/what_if`; now it is 0.6 where the sample was halved.
+//! The sample begins with all keys and is halved whenever the largest ghost has more than [`ENTRIES_MAX`] entries, or a round of
+//! the job that plays it finds more than [`ROUND_MAX`] reads. So all ghosts together take about 25 MB and a few percent of one
+//! core at most, whatever the size of L1 and the traffic. The ghosts that continue with half of the keys run in advance, at a
+//! cost of half as much again, and have learned what to evict by the time that they count. Without that the estimates were up
+//! to 2.5 points too low on the traces of `benches/what_if`; now they are 0.6 points off where the sample was halved.
 //!
-//! Reads in the sample wait in a queue of [`WAITING_MAX`]; what finds no room is left out. Counts are those of the last ten to
-//! twenty minutes. Ghosts know what reads brought up and nothing that was prefetched. One is as large as L1 itself: what L1
-//! does beyond what it says is what prefetch answers, and how far the estimate is off.
+//! Sampled reads wait in a queue of [`WAITING_MAX`]; reads that find it full are left out. Counts cover the last ten to twenty
+//! minutes. Ghosts include what reads fill, but not prefetch. One ghost is as large as L1 itself: the difference between L1 and
+//! that ghost is the benefit of prefetch plus the error of the estimate.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},

@@ -1,21 +1,17 @@
-//! What was counted in the last minute, five minutes, hour, and since start.
+//! Statistics of the last minute, five minutes, hour, and since start.
 //!
-//! Counters only grow. Now and then all of them are noted ([`Windows::mark`]); a window is what they are now less what
-//! they were at the youngest note that is old enough. So a window adds up as exactly as the counters do, and says how long
-//! it really is: up to one step longer than its name.
+//! Counters only grow. They are recorded periodically ([`Windows::mark`]); a window is the difference between the counters now
+//! and the youngest record that is old enough. So a window is as exact as the counters, and reports its actual length: up to
+//! one step longer than its name.
 
 use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Calls, Reads, Requests};
-use crate::{
-    cache::{ahead::Counts, latency::Latency},
-    clock::Tick,
-    l1::Removals,
-};
+use super::{Calls, Reads, Requests, histogram::Latency};
+use crate::{cache::prefetch::FetchCounts, clock::Tick, l1::Removals};
 
-/// What is counted of one key group, or of all together.
+/// Counts of one key group, or of all groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// User reads.
@@ -43,22 +39,22 @@ pub(super) struct Totals {
     pub(super) groups: Vec<Tally>,
     pub(super) calls: Calls,
     pub(super) requests: Requests,
-    pub(super) prefetch: Counts,
+    pub(super) prefetch: FetchCounts,
     pub(super) upkeep: Upkeep,
 }
 
-/// What was done to keep L1 true.
+/// Events of coherence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Upkeep {
     /// Keys that Redis announced as changed.
     pub invalidations: u64,
-    /// Times that all copies were ended at once.
+    /// Times that all copies were dropped at once.
     pub flushes: u64,
     /// Losses of the invalidation link.
     pub reconnects: u64,
-    /// Keys read while L1 was closed.
+    /// Keys read while L1 could not answer.
     pub bypassed: u64,
-    /// Fills that an invalidation overtook.
+    /// Fills that an invalidation voided.
     pub fills_voided: u64,
 }
 
@@ -85,28 +81,28 @@ pub struct Window {
     pub total: Tally,
     /// By number of the group.
     pub groups: Vec<Tally>,
-    /// How long read calls to L2 took.
+    /// Durations of read calls to L2.
     pub read: Latency,
-    /// How long write calls to L2 took.
+    /// Durations of write calls to L2.
     pub write: Latency,
-    /// How long requests took.
+    /// Durations of requests.
     pub requests: Requests,
-    /// What became of prefetched keys.
-    pub prefetch: Counts,
-    /// What was done to keep L1 true.
+    /// Results of prefetches.
+    pub prefetch: FetchCounts,
+    /// Events of coherence.
     pub upkeep: Upkeep,
 }
 
-/// Name, length, and how far apart its notes are.
+/// Name and length of each window, and the interval between its records.
 const SPANS: [(&str, Duration, Duration); 3] = [
     ("1m", Duration::from_secs(60), Duration::from_secs(5)),
     ("5m", Duration::from_secs(300), Duration::from_secs(30)),
     ("1h", Duration::from_secs(3600), Duration::from_secs(300)),
 ];
-/// How often [`Windows::mark`] is to be called.
+/// Interval of calls of [`Windows::mark`].
 pub const MARK_EVERY: Duration = Duration::from_secs(1);
 
-/// The notes.
+/// The recorded counters.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     /// Oldest first, for each of [`SPANS`]: as many as fit into it, and one before.
@@ -114,13 +110,13 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Whether a note is due.
+    /// Returns whether a record is due.
     pub(super) fn is_due(&self, now: Tick) -> bool {
         let marks = self.marks.lock();
         marks.iter().zip(SPANS).any(|(marks, (_, _, step))| is_due(marks, step, now))
     }
 
-    /// Notes what the counters are now.
+    /// Records the counters.
     pub(super) fn mark(&self, now: Tick, totals: &Totals) {
         for (marks, (_, span, step)) in self.marks.lock().iter_mut().zip(SPANS) {
             if is_due(marks, step, now) {
@@ -132,7 +128,7 @@ impl Windows {
         }
     }
 
-    /// All windows up to `now`, where the counters are `totals`.
+    /// Returns all windows up to `now`; the counters are `totals`.
     pub(super) fn up_to(&self, now: Tick, started_at: Tick, totals: &Totals) -> Vec<Window> {
         let marks = self.marks.lock();
         let start = (started_at, Totals::default());

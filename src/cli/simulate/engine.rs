@@ -14,7 +14,11 @@ use crate::{
     cli::trace::Request,
     clock::Tick,
     l1::{Epoch, Fill, Filled, L1, Leased, PolicyKind, Residence, Settings, Staged, Token},
-    learn::{self, Counts, FETCHES_MAX, Learner, Moment, Presence, World, recorder::Caller, returns::Returns},
+    learn::{
+        prefetch::{FETCHES_MAX, FetchCounts, L1View, Learner, PrefetchSettings, Presence, Trigger},
+        recorder::Caller,
+        ttl::Reuse,
+    },
     model::Key,
 };
 
@@ -86,7 +90,7 @@ pub struct Plan {
     /// Requests before a background fetch arrives; what rides with a miss arrives with it.
     pub delay: u64,
     /// How the learner works.
-    pub learn: learn::Settings,
+    pub learn: PrefetchSettings,
 }
 
 /// What came of the requests so far.
@@ -99,7 +103,7 @@ pub struct Figures {
     /// Reads below, prefetch included.
     pub l2_reads: u64,
     /// What became of what was fetched.
-    pub counts: Counts,
+    pub counts: FetchCounts,
     /// What waits for its first use.
     pub staged: Staged,
     /// Memory of what was learned, bytes.
@@ -164,18 +168,18 @@ impl Playback {
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let key = Key::copied(&request.key).ok();
         let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
-        let terms = (self.expiry.ttl == Ttl::Tune).then(|| self.tuner.terms(&request.key, self.now));
+        let offer = (self.expiry.ttl == Ttl::Tune).then(|| self.tuner.offer(&request.key, self.now));
         let recorded_ms = request.ttl_ms.or(self.expiry.none_ms);
         for (number, run) in runs.iter_mut().enumerate() {
-            let terms = terms.filter(|_| run.fixed_ms.is_none());
-            let tuned_ms = terms.map(|terms| run.returns.life_ms(&request.key, &terms, self.now));
+            let offer = offer.filter(|_| run.fixed_ms.is_none());
+            let tuned_ms = offer.map(|offer| run.reuse.ttl_ms(&request.key, &offer, self.now));
             let ttl_ms = run.fixed_ms.or(tuned_ms).or_else(|| self.ttl_of(request.ttl_ms));
             // What Terrace does not take is a miss each time.
             let fill = self.fill(run.plan.room, request.size, ttl_ms);
             let expires_at = self.end_of(ttl_ms);
             let hit = run.request(key.as_ref().zip(fill), caller, self);
-            if let Some((terms, life_ms)) = terms.zip(tuned_ms).filter(|_| !hit) {
-                run.returns.wrote(&request.key, &terms, self.now, life_ms);
+            if let Some((offer, given_ms)) = offer.zip(tuned_ms).filter(|_| !hit) {
+                run.reuse.note_write(&request.key, &offer, self.now, given_ms);
             }
             if self.expiry.ttl != Ttl::Ignore {
                 run.ledger.note(request, hit, self.now, expires_at, recorded_ms);
@@ -235,7 +239,7 @@ pub struct Run {
     ledger: Ledger,
     /// One TTL for all, ms, whatever the requests are played with.
     fixed_ms: Option<u64>,
-    returns: Returns,
+    reuse: Reuse,
 }
 
 impl Run {
@@ -253,8 +257,8 @@ impl Run {
         };
         let epoch = l1.begin(Tick::FAR);
         let ahead = (plan.prefetch != Mode::Off).then(|| Ahead::new(plan.learn));
-        let (ledger, returns) = (Ledger::default(), Returns::default());
-        Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger, fixed_ms: None, returns }
+        let (ledger, reuse) = (Ledger::default(), Reuse::default());
+        Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger, fixed_ms: None, reuse }
     }
 
     /// The same with one TTL for all, ms.
@@ -305,14 +309,14 @@ impl Run {
         };
         match self.l1.get(key, played.now, true) {
             Some(hit) if hit.is_first_use => {
-                self.learn(key, caller, Moment::Used, played);
+                self.learn(key, caller, Trigger::FirstUse, played);
                 true
             }
             Some(_) => true,
             None => {
                 self.misses += 1;
                 self.miss(key, fill, played.now);
-                self.learn(key, caller, Moment::Missed, played);
+                self.learn(key, caller, Trigger::Miss, played);
                 false
             }
         }
@@ -365,27 +369,27 @@ impl Run {
     }
 
     /// Tells the learner, and fetches what it says.
-    fn learn(&mut self, key: &Key, caller: Caller, moment: Moment, played: &mut Playback) {
+    fn learn(&mut self, key: &Key, caller: Caller, trigger: Trigger, played: &mut Playback) {
         let Some(ahead) = &mut self.ahead else { return };
         let (l1, now, mode) = (&self.l1, played.now, self.plan.prefetch);
         l1.take_unused(|key| ahead.learner.unused(key));
         let presence = |key: &[u8]| match (l1.residence(key, now), mode) {
             (Residence::Resident, _) => Presence::Resident,
-            (Residence::Staged | Residence::InFlight, _) => Presence::Coming,
+            (Residence::Staged | Residence::InFlight, _) => Presence::Prefetched,
             (Residence::Absent, Mode::Auto) => Presence::Absent,
-            (Residence::Absent, Mode::Shadow | Mode::Off) => Presence::Barred,
+            (Residence::Absent, Mode::Shadow | Mode::Off) => Presence::ShadowOnly,
         };
-        let world = World { presence: &presence, room: l1.room_entries(), displaced: l1.staged().displaced };
+        let view = L1View { presence: &presence, room: l1.room_entries(), displaced: l1.staged().displaced };
         let mut fetches = std::mem::take(&mut ahead.fetches);
-        ahead.learner.learn(key, caller, moment, &world, &mut fetches);
+        ahead.learner.learn(key, caller, trigger, &view, &mut fetches);
         for (number, key) in fetches.drain(..).enumerate() {
             let token = self.token(1 + number as u64);
             self.l2_reads += 1;
-            let leased = self.epoch.is_some_and(|epoch| self.l1.lease_ahead(&key, token, now, epoch));
-            match (moment, leased) {
+            let leased = self.epoch.is_some_and(|epoch| self.l1.lease_prefetch(&key, token, now, epoch));
+            match (trigger, leased) {
                 (_, false) => {}
-                (Moment::Missed, true) => self.bring(&key, token, played),
-                (Moment::Used, true) => {
+                (Trigger::Miss, true) => self.bring(&key, token, played),
+                (Trigger::FirstUse, true) => {
                     if let Some(ahead) = &mut self.ahead {
                         ahead.due.push_back((self.requests + self.plan.delay, key, token));
                     }
@@ -407,7 +411,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn new(settings: learn::Settings) -> Self {
+    fn new(settings: PrefetchSettings) -> Self {
         Self { learner: Learner::new(settings), due: VecDeque::new(), fetches: Vec::new() }
     }
 

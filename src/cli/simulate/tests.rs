@@ -141,7 +141,7 @@ fn late_fetches_are_misses_and_stop() {
 }
 
 fn prefetching(room: Room) -> Plan {
-    let learn = learn::Settings::default();
+    let learn = PrefetchSettings::default();
     Plan { room, policy: PolicyKind::Learned, shards: None, seed: SEED, prefetch: Mode::Auto, delay: 1, learn }
 }
 

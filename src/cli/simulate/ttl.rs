@@ -9,10 +9,9 @@ use crate::{
     cli::trace::Request,
     clock::{Tick, millis},
     learn::{
-        intervals::{self, Advice, Intervals},
+        key_template::KeyTemplates,
         recorder::{Happened, Sample},
-        returns::Terms,
-        shape::Shapes,
+        ttl::{Advice, Intervals, TtlOffer, TtlSettings},
     },
     model::Key,
 };
@@ -23,9 +22,9 @@ const ADVISE_EVERY_MS: u64 = 10_000;
 /// Learns TTLs as a server does, but from all keys: a trace is shorter than what a server sees. It begins with the
 /// shortest, and takes advice as it comes, without the bound of an hour.
 pub(super) struct Tuner {
-    settings: intervals::Settings,
+    settings: TtlSettings,
     intervals: Intervals,
-    shapes: Shapes,
+    templates: KeyTemplates,
     /// What is advised, and what changes allow, by template.
     ttls_ms: HashMap<u64, (u64, u64)>,
     advised_at: Tick,
@@ -34,22 +33,22 @@ pub(super) struct Tuner {
 impl Tuner {
     pub(super) fn new(min_ms: u64) -> Self {
         let min = Duration::from_millis(min_ms);
-        let settings = intervals::Settings::default();
+        let settings = TtlSettings::default();
         Self {
-            settings: intervals::Settings { min, max: settings.max.max(min), ..settings },
+            settings: TtlSettings { min, max: settings.max.max(min), ..settings },
             intervals: Intervals::default(),
-            shapes: Shapes::default(),
+            templates: KeyTemplates::default(),
             ttls_ms: HashMap::new(),
             advised_at: Tick::ZERO,
         }
     }
 
     /// What a value of this key would be offered now; learns from the request.
-    pub(super) fn terms(&mut self, key: &[u8], now: Tick) -> Terms {
-        let shape = self.shapes.learn(key);
+    pub(super) fn offer(&mut self, key: &[u8], now: Tick) -> TtlOffer {
+        let template = self.templates.learn(key);
         if let Ok(key) = Key::copied(key) {
-            let name = || shape.name(&key);
-            self.intervals.note(&key, (shape.hash, name), Happened::Hit(Sample::Key), now);
+            let name = || template.name(&key);
+            self.intervals.note(&key, (template.hash, name), Happened::Hit(Sample::Key), now);
         }
         if now.0.saturating_sub(self.advised_at.0) >= ADVISE_EVERY_MS {
             self.advised_at = now;
@@ -59,9 +58,9 @@ impl Tuner {
             self.ttls_ms.extend(advice.iter().map(|advice| (advice.template, (advice.ttl_ms, fresh_ms(advice)))));
         }
         let shortest_ms = millis(self.settings.min);
-        let advised = self.ttls_ms.get(&shape.hash).copied();
+        let advised = self.ttls_ms.get(&template.hash).copied();
         let (ttl_ms, fresh_ms) = advised.unwrap_or((shortest_ms, u64::MAX));
-        Terms { template: shape.hash, ttl_ms, is_advised: advised.is_some(), shortest_ms, fresh_ms }
+        TtlOffer { template: template.hash, ttl_ms, is_advised: advised.is_some(), shortest_ms, fresh_ms }
     }
 }
 

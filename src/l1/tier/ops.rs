@@ -1,5 +1,7 @@
 //! What is asked of one key: look, lease, fill, drop, change.
 
+#[cfg(test)]
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::{Freed, Incoming, Place, Tier};
@@ -20,6 +22,8 @@ use crate::{
 impl<P: Policy> Tier<P> {
     #[inline]
     pub(in crate::l1) fn get(&self, key: &[u8], now: Tick, touch: bool) -> Option<Hit> {
+        #[cfg(test)]
+        self.lookups.fetch_add(1, Relaxed);
         let place = self.place(key);
         let shard = self.cells[place.cell].shard.read();
         let slot = shard.live(place.hash, key, now, &self.epochs)?;
@@ -90,6 +94,8 @@ impl<P: Policy> Tier<P> {
     }
 
     pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
+        #[cfg(test)]
+        self.lookups.fetch_add(usize::from(look), Relaxed);
         let place = self.place(key);
         let mut shard = self.write(place.cell);
         if look
@@ -107,7 +113,7 @@ impl<P: Policy> Tier<P> {
     }
 
     /// A lease for prefetch: `false` if the key is there, or on its way.
-    pub(in crate::l1) fn lease_ahead(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
+    pub(in crate::l1) fn lease_prefetch(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
         let place = self.place(key);
         let mut shard = self.write(place.cell);
         let is_known =

@@ -1,4 +1,4 @@
-//! The writer's part in bans: open, sweep, retire.
+//! Pattern bans in the embedded store: the writer opens, sweeps and retires them.
 //!
 //! A ban takes the next number of writes, in a row of its own: it hides matching records with smaller numbers, whatever
 //! happens to the process. So nothing has to be noted when a key is written anew.
@@ -6,10 +6,13 @@
 use std::{ops::Bound, sync::Arc};
 
 use super::{
-    group::Group,
-    rows::{BANS, RECORDS, Record, TALLY_ROW, ban_row, decode_ban, encode_ban, is_hidden, record_row},
-    table::{Changes, Table},
-    writer::{Writer, unavailable},
+    disk::{
+        rows::{BANS, RECORDS, Record, TALLY_ROW, ban_row, decode_ban, encode_ban, is_hidden, record_row},
+        table::{Changes, Table},
+    },
+    errors::unavailable,
+    write_group::WriteGroup,
+    writer::Writer,
 };
 use crate::{
     error::Result,
@@ -25,14 +28,16 @@ const PAGE_YIELDING: usize = 500;
 /// ... and while nobody does.
 const PAGE_FULL: usize = 1_000;
 
-/// The bans that the table holds.
-pub(super) fn stored(table: &Table) -> Result<Vec<Arc<Ban>>> {
-    let view = table.view();
-    let rows = view.range(Bound::Included(BANS.0), BANS.1);
-    rows.map(|row| row.and_then(|(row, bytes)| decode_ban(&row, &bytes)).map(Arc::new)).collect()
-}
-
 impl Writer {
+    /// Shows the bans that this table holds.
+    pub(super) fn load_bans(&self, table: &Table) -> Result<()> {
+        let view = table.view();
+        let rows = view.range(Bound::Included(BANS.0), BANS.1);
+        let bans = rows.map(|row| row.and_then(|(row, bytes)| decode_ban(&row, &bytes)).map(Arc::new));
+        self.shared.bans.replace(bans.collect::<Result<_>>()?);
+        Ok(())
+    }
+
     /// Opens a ban. Another one of the same pattern hides nothing that this does not hide, and is forgotten.
     pub(super) fn ban(&mut self, glob: Glob) -> Result<u64> {
         let table = self.table.clone().ok_or_else(unavailable)?;
@@ -67,7 +72,7 @@ impl Writer {
         let after = self.shared.cursors.lock().position(cursor).filter(|row| row >= &prefix);
         let from = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
         let alone = [Arc::new(ban.clone())];
-        let mut group = Group::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let (mut page, mut last) = (SweepPage::default(), None);
         for row in table.view().range(from, RECORDS.1).take(count) {
             let (row, bytes) = row?;

@@ -1,4 +1,4 @@
-//! Where scans stand: cursors are numbers, positions are rows.
+//! Cursors of scans: each number maps to the row where its scan continues.
 //!
 //! A cursor is a random number, so that one from before a restart is unknown and its scan begins again; a counter
 //! would name the position of somebody else's scan. Each scan holds two places at most: the cursor a client is about

@@ -1,4 +1,4 @@
-//! Reads: on the thread of the caller while the data proves to be in memory, else on the pool.
+//! Reads: on the thread of the caller while the data is in memory, else on the read pool.
 //!
 //! A point read that finds its block in the cache takes about 4 µs; handing it to another thread and back costs more
 //! than that in CPU alone. A read that waits for the disk would hold up everything else on its thread, so a second
@@ -10,10 +10,13 @@ use std::{ops::Bound, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration
 use bytes::Bytes;
 
 use super::{
-    Embedded, Shared,
-    rows::{ORDER, RECORDS, Record, is_hidden, order_row, record_row},
-    table::View,
-    writer::unavailable,
+    disk::{
+        rows::{ORDER, RECORDS, Record, is_hidden, order_row, record_row},
+        table::View,
+    },
+    errors::unavailable,
+    state::StoreState,
+    store::Embedded,
 };
 use crate::{
     clock::{UnixMs, stopwatch_ns},
@@ -45,7 +48,7 @@ impl Embedded {
     pub(super) async fn read_each<T: Send + 'static>(
         &self,
         keys: &[Key],
-        read: impl FnOnce(&Shared, &[Key]) -> Vec<Result<T>> + Send + 'static,
+        read: impl FnOnce(&StoreState, &[Key]) -> Vec<Result<T>> + Send + 'static,
     ) -> Vec<Result<T>> {
         if keys.len() <= INLINE_KEYS_MAX && !self.shared.is_slow() {
             return self.shared.watched(|shared| read(shared, keys));
@@ -60,7 +63,7 @@ impl Embedded {
     /// A read on the pool.
     pub(super) async fn read_one<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&StoreState) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let Some(pool) = &self.pool else { return Err(unavailable()) };
         let shared = Arc::clone(&self.shared);
@@ -68,7 +71,7 @@ impl Embedded {
     }
 }
 
-impl Shared {
+impl StoreState {
     fn is_slow(&self) -> bool {
         let until = self.counters.slow_until_ns.load(Relaxed);
         until != 0 && stopwatch_ns() < until

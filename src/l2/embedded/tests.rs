@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Embedded, OpenError, Settings,
-    rows::{EXPIRIES, ORDER, RECORDS, Record, TALLY_ROW, Tally, expiry_row, order_row},
-    table::Table,
+    Embedded, EmbeddedSettings, OpenError,
+    disk::{
+        rows::{EXPIRIES, ORDER, RECORDS, Record, TALLY_ROW, Tally, expiry_row, order_row},
+        table::Table,
+    },
 };
 use crate::{
     clock::{Clock, ManualClock, UnixMs},
     l2::{
         Applied, Backend, Ban, Batch, ChangeSink, Deadlines, Op, Source, Tunables,
-        op::{self, Change, Condition, ExpireOnly, NewExpiry, Present, SetExpiry},
+        op::{self, Condition, EntryChange, ExpireOnly, NewExpiry, Present, SetExpiry},
     },
     model::Key,
 };
@@ -59,10 +61,10 @@ fn apply_to_model(model: &mut Model, key: &Key, op: &Op, now: UnixMs) -> crate::
     let present = entry.as_ref().map(|(value, at)| Present { value, expires_at: *at });
     let (change, applied) = op::apply(op, present, now)?;
     match change {
-        Change::Keep => {}
-        Change::Put(value, at) => drop(model.insert(key.clone(), (value, at))),
-        Change::Reexpire(at) => drop(model.insert(key.clone(), (entry.expect("it is there").0, at))),
-        Change::Remove => drop(model.remove(key)),
+        EntryChange::Keep => {}
+        EntryChange::Put(value, at) => drop(model.insert(key.clone(), (value, at))),
+        EntryChange::Reexpire(at) => drop(model.insert(key.clone(), (entry.expect("it is there").0, at))),
+        EntryChange::Remove => drop(model.remove(key)),
     }
     Ok(applied)
 }
@@ -107,7 +109,7 @@ fn random_op(random: &mut fastrand::Rng, now: UnixMs) -> Op {
 fn open(dir: &std::path::Path, clock: &Clock) -> Result<Arc<Embedded>, OpenError> {
     let patience = Duration::from_secs(20);
     let tunables = Tunables::new(Deadlines { read: patience, write: patience }, 1 << 20);
-    Embedded::open(Settings::new(dir), clock.clone(), tunables, Arc::new(Deaf))
+    Embedded::open(EmbeddedSettings::new(dir), clock.clone(), tunables, Arc::new(Deaf))
 }
 
 fn recount(store: &Embedded) -> Tally {

@@ -1,6 +1,6 @@
-//! The one thread that changes the store.
+//! [`Writer`]: the only thread that changes the store.
 //!
-//! It takes what waits, applies it in order to a [`Group`], commits the group with one write to the journal, tells L1
+//! It takes what waits, applies it in order to a [`WriteGroup`], commits the group with one write to the journal, tells L1
 //! which keys changed, and then answers: an answer is given only when the bytes are in the hands of the system, and
 //! L1's copies are dropped even if the caller has gone away. Between groups it removes what expired and, where the
 //! store is over its bound, the oldest written.
@@ -19,11 +19,14 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Shared, bans,
-    generation::Generations,
-    group::Group,
-    rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
-    table::Table,
+    disk::{
+        generation::Generations,
+        rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
+        table::Table,
+    },
+    errors::{REOPEN_EVERY, unavailable},
+    state::StoreState,
+    write_group::WriteGroup,
 };
 use crate::{
     clock::{UnixMs, stopwatch_ns},
@@ -48,8 +51,6 @@ const EVICT_MAX: usize = 1_000;
 const COLLECT_SWEEPS: u64 = 50;
 /// Attempts in one quiet time: each may set off a compaction that leaves something for the next.
 const COLLECT_ATTEMPTS: u64 = 6;
-/// Time between two attempts to open a table that failed.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// While the table is behind with flushing, writes wait in steps of this ...
 const THROTTLE_STEP: Duration = Duration::from_millis(2);
 /// ... and at most this many of them a group.
@@ -73,7 +74,7 @@ type Answer = oneshot::Sender<Vec<Result<Applied>>>;
 
 /// The writer's own state.
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreState>,
     generations: Generations,
     /// `None` while the table has failed and is not open again.
     pub(super) table: Option<Arc<Table>>,
@@ -100,7 +101,7 @@ pub(super) struct Swept {
 
 impl Writer {
     /// Over the current generation, which is open.
-    pub(super) fn new(shared: Arc<Shared>, generations: Generations, table: Arc<Table>) -> Result<Self> {
+    pub(super) fn new(shared: Arc<StoreState>, generations: Generations, table: Arc<Table>) -> Result<Self> {
         let mut writer = Self {
             shared,
             generations,
@@ -185,7 +186,7 @@ impl Writer {
         let fail_all =
             |error: &CacheError| batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect();
         let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
-        let mut group = Group::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let now = self.shared.clock.unix();
         let weight_max = self.shared.size_max;
         let results = batches
@@ -199,7 +200,7 @@ impl Writer {
     }
 
     /// Puts the group into the table and tells L1.
-    pub(super) fn commit(&mut self, mut group: Group<'_>, swept: Swept) -> Result<()> {
+    pub(super) fn commit(&mut self, mut group: WriteGroup<'_>, swept: Swept) -> Result<()> {
         let touched = std::mem::take(&mut group.touched);
         let (tally, soonest) = (group.tally, group.soonest);
         let Some(changes) = group.changes() else { return Ok(()) };
@@ -224,7 +225,7 @@ impl Writer {
     }
 
     /// Stages the removal of the oldest written until the store is within its bound or the budget is used up.
-    fn evict(&self, group: &mut Group<'_>, now: UnixMs) -> Result<Swept> {
+    fn evict(&self, group: &mut WriteGroup<'_>, now: UnixMs) -> Result<Swept> {
         let mut swept = self.swept();
         if group.tally.bytes <= self.shared.size_max {
             return Ok(swept);
@@ -249,7 +250,7 @@ impl Writer {
     }
 
     /// Stages the removal of what has expired, within the budget.
-    fn expire(&self, group: &mut Group<'_>, now: UnixMs) -> Result<Swept> {
+    fn expire(&self, group: &mut WriteGroup<'_>, now: UnixMs) -> Result<Swept> {
         let mut swept = self.swept();
         let Some(table) = &self.table else { return Err(unavailable()) };
         let view = table.view();
@@ -275,7 +276,7 @@ impl Writer {
         self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
         let Some(table) = self.table.clone() else { return self.reopen() };
         let now = self.shared.clock.unix();
-        let mut group = Group::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let swept = self.expire(&mut group, now).and_then(|expired| {
             let evicted = self.evict(&mut group, now)?;
             Ok(Swept {
@@ -344,7 +345,7 @@ impl Writer {
             Some(bytes) => Tally::decode(&bytes)?,
             None => Tally::EMPTY,
         };
-        self.shared.bans.replace(bans::stored(&table)?);
+        self.load_bans(&table)?;
         self.oldest = 0;
         self.soonest = UnixMs(0);
         self.shared.table.store(Some(Arc::clone(&table)));
@@ -411,10 +412,4 @@ fn size(ops: &[(Key, Op)]) -> usize {
         Op::Delete { .. } | Op::Bury { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
     };
     ops.iter().map(|(key, op)| key.len() + of(op)).sum()
-}
-
-/// The table failed and is not open again.
-pub(super) fn unavailable() -> CacheError {
-    let message = "the embedded store has failed and is being opened again";
-    CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
 }

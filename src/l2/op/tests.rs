@@ -16,7 +16,7 @@ const ABSENT: Option<Present<'static>> = None;
 const EVER: Option<Present<'static>> = Some(Present { value: b"41", expires_at: None });
 const MORTAL: Option<Present<'static>> = Some(Present { value: b"41", expires_at: Some(LATER) });
 
-fn done(op: &Op, present: Option<Present<'_>>) -> (Change, Applied) {
+fn done(op: &Op, present: Option<Present<'_>>) -> (EntryChange, Applied) {
     apply(op, present, NOW).expect("no error")
 }
 
@@ -28,8 +28,8 @@ fn set_op(expiry: SetExpiry, condition: Condition) -> Op {
     Op::Set { value: Bytes::from("new"), expiry, condition, want_old: true }
 }
 
-fn put(text: &str, expires_at: Option<UnixMs>) -> Change {
-    Change::Put(Bytes::copy_from_slice(text.as_bytes()), expires_at)
+fn put(text: &str, expires_at: Option<UnixMs>) -> EntryChange {
+    EntryChange::Put(Bytes::copy_from_slice(text.as_bytes()), expires_at)
 }
 
 #[test]
@@ -54,10 +54,10 @@ fn set_takes_or_keeps_the_expiry() {
 fn set_into_the_past_removes() {
     for at in [PAST, NOW, UnixMs(0)] {
         let op = set_op(SetExpiry::At(at), Condition::Always);
-        assert_eq!(done(&op, MORTAL).0, Change::Remove);
+        assert_eq!(done(&op, MORTAL).0, EntryChange::Remove);
         let (change, applied) = done(&op, ABSENT);
         // Nothing to remove, but who watches the key is to hear of it, as Redis 7.0 does.
-        assert_eq!((change, applied), (Change::Remove, Applied::Set { stored: true, old: None }));
+        assert_eq!((change, applied), (EntryChange::Remove, Applied::Set { stored: true, old: None }));
     }
 }
 
@@ -76,7 +76,7 @@ fn set_stores_only_if_its_condition_holds() {
             let (change, applied) = done(&set_op(SetExpiry::Never, condition.clone()), present);
             let old = present.map(|present| copied(present.value));
             assert_eq!(applied, Applied::Set { stored: holds, old }, "{condition:?} on {present:?}");
-            assert_eq!(change, if holds { put("new", None) } else { Change::Keep });
+            assert_eq!(change, if holds { put("new", None) } else { EntryChange::Keep });
         }
     }
 }
@@ -84,25 +84,25 @@ fn set_stores_only_if_its_condition_holds() {
 #[test]
 fn delete_says_what_there_was() {
     let op = Op::Delete { want_old: true };
-    assert_eq!(done(&op, ABSENT), (Change::Keep, Applied::Deleted { existed: false, old: None }));
+    assert_eq!(done(&op, ABSENT), (EntryChange::Keep, Applied::Deleted { existed: false, old: None }));
     let old = Some(copied(b"41"));
-    assert_eq!(done(&op, EVER), (Change::Remove, Applied::Deleted { existed: true, old }));
+    assert_eq!(done(&op, EVER), (EntryChange::Remove, Applied::Deleted { existed: true, old }));
     let silent = Op::Delete { want_old: false };
     assert_eq!(done(&silent, EVER).1, Applied::Deleted { existed: true, old: None });
 }
 
 #[test]
 fn expire_sets_keeps_and_removes() {
-    let reexpire = Change::Reexpire;
+    let reexpire = EntryChange::Reexpire;
     for (expiry, present, change, found, applied) in [
-        (NewExpiry::In(LIFE), ABSENT, Change::Keep, false, false),
+        (NewExpiry::In(LIFE), ABSENT, EntryChange::Keep, false, false),
         (NewExpiry::In(LIFE), EVER, reexpire(Some(SOON)), true, true),
-        (NewExpiry::In(Duration::ZERO), EVER, Change::Remove, true, true),
-        (NewExpiry::At(PAST), MORTAL, Change::Remove, true, true),
+        (NewExpiry::In(Duration::ZERO), EVER, EntryChange::Remove, true, true),
+        (NewExpiry::At(PAST), MORTAL, EntryChange::Remove, true, true),
         (NewExpiry::At(SOON), MORTAL, reexpire(Some(SOON)), true, true),
         (NewExpiry::Never, MORTAL, reexpire(None), true, true),
-        (NewExpiry::Never, EVER, Change::Keep, true, false),
-        (NewExpiry::Keep, MORTAL, Change::Keep, true, false),
+        (NewExpiry::Never, EVER, EntryChange::Keep, true, false),
+        (NewExpiry::Keep, MORTAL, EntryChange::Keep, true, false),
     ] {
         let op = Op::Expire { expiry, only: ExpireOnly::ALWAYS, want_value: false };
         let expected = (change, Applied::Expired { found, applied, value: None });

@@ -15,15 +15,17 @@ use crate::{
     model::Key,
     resp::{
         Edge, buffers,
-        command::{self, Context, Found, Run},
-        exec::{pubsub, strings::get_run, transaction},
+        client_state::Client,
+        command::{Context, Found, Run},
+        exec::{pubsub, strings::get_pipelined, transaction},
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
         reply::Refusal,
         run::{run, tell},
-        session::{Client, Replies},
+        session::Replies,
+        slow::Ran,
         stop::Stop,
-        table::TABLE,
+        table::{COMMANDS, GET},
     },
     socket::Socket,
 };
@@ -51,7 +53,7 @@ impl Connection {
                 }
                 tokio::task::yield_now().await;
             }
-            turn += self.run_hits(TURN_REQUESTS - turn);
+            turn += self.answer_hits(TURN_REQUESTS - turn);
             match self.requests.next(self.limits) {
                 Ok(Next::More) => {
                     self.paused = false;
@@ -66,16 +68,17 @@ impl Connection {
         self.count_hits(begun_ns);
     }
 
-    /// Answers GETs from L1 as long as they stand in front; says how many.
+    /// Answers the GETs at the front of the pipeline that L1 can answer. Returns how many. First of the three paths of GET
+    /// (`table/strings.rs`).
     #[inline]
-    fn run_hits(&mut self, most: usize) -> usize {
+    fn answer_hits(&mut self, most: usize) -> usize {
         if !self.session.reads_plainly() {
             return 0;
         }
         let mut hits = 0;
         while hits < most && matches!(self.requests.next(self.limits), Ok(Next::Command)) {
             let Some(key) = key_of_get(self.requests.args()) else { break };
-            let Some(hit) = self.edge.cache.get_resident(key, self.now) else { break };
+            let Some(hit) = self.edge.cache.get_from_l1(key, self.now) else { break };
             self.reply.bulk(&hit.value);
             self.requests.consume();
             hits += 1;
@@ -91,20 +94,20 @@ impl Connection {
     fn count_hits(&mut self, begun_ns: u64) {
         let hits = std::mem::take(&mut self.hits);
         if hits > 0 {
-            let calls = self.session.counters.of(command::GET);
+            let calls = self.session.counters.of(GET);
             let took_ns = stopwatch_ns().saturating_sub(begun_ns);
             calls.record(took_ns, hits);
             self.edge.cache.requests_took(Port::Resp, took_ns, hits);
             if self.edge.node.sampled.draw(hits) {
                 tell("get", hits, false, took_ns);
             }
-            self.session.client.last_command.store(command::GET + 1, Relaxed);
+            self.session.client.last_command.store(GET + 1, Relaxed);
         }
     }
 
     async fn run_one(&mut self) {
         if self.session.reads_plainly() && key_of_get(self.requests.args()).is_some() {
-            return Box::pin(self.run_gets()).await;
+            return Box::pin(self.read_gets()).await;
         }
         if is_hostile(self.requests.args()) {
             self.session.closing = true;
@@ -148,7 +151,7 @@ impl Connection {
     /// The row of the request at hand, if it may run.
     fn accept(&mut self) -> Result<Found, Refusal> {
         let args = self.requests.args();
-        let found = command::resolve(args)?;
+        let found = COMMANDS.resolve(args)?;
         let refusal = if !found.row.accepts(args.len()) {
             Refusal::Arity(found.row.name)
         } else if !self.session.authenticated && !found.row.has("no_auth") {
@@ -168,7 +171,7 @@ impl Connection {
         if let Some(transaction) = &mut self.session.transaction
             && transaction::is_queued(found.row)
         {
-            match transaction.queue(found, args) {
+            match transaction::queue(transaction, found, args) {
                 Ok(count) => {
                     self.session.client.queued.store(count, Relaxed);
                     self.reply.simple("QUEUED");
@@ -216,8 +219,8 @@ impl Connection {
         self.now = self.edge.cache.now();
     }
 
-    /// Reads the GET at hand and those that follow it at once.
-    async fn run_gets(&mut self) {
+    /// Reads the GET at hand and the GETs that follow it with one call of the facade. Second of the three paths of GET.
+    async fn read_gets(&mut self) {
         let begun_ns = stopwatch_ns();
         let mut keys = Vec::new();
         while let Some(key) = key_of_get(self.requests.args()) {
@@ -226,7 +229,7 @@ impl Connection {
                 Err(error) if keys.is_empty() => {
                     self.reply.error(&Refusal::from(error).message());
                     self.requests.consume();
-                    return self.count_error(Some(command::GET));
+                    return self.count_error(Some(GET));
                 }
                 // Answered in its turn.
                 Err(_) => break,
@@ -238,10 +241,10 @@ impl Connection {
         }
         let calls = (keys.len() as u64).max(1);
         let noted = keys.clone();
-        let (edge, now, row) = (&*self.edge, self.now, &TABLE[command::GET]);
+        let (edge, now, row) = (&*self.edge, self.now, &COMMANDS.rows[GET]);
         let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row };
-        let failed = get_run(&mut cx, keys).await;
-        let counters = self.session.counters.of(command::GET);
+        let failed = get_pipelined(&mut cx, keys).await;
+        let counters = self.session.counters.of(GET);
         let took_ns = stopwatch_ns().saturating_sub(begun_ns);
         counters.record(took_ns, calls);
         self.edge.cache.requests_took(Port::Resp, took_ns, calls);
@@ -249,7 +252,7 @@ impl Connection {
         if self.edge.node.sampled.draw(calls) {
             tell("get", calls, failed > 0, took_ns);
         }
-        self.session.client.last_command.store(command::GET + 1, Relaxed);
+        self.session.client.last_command.store(GET + 1, Relaxed);
         self.note_slow_gets(&noted, took_ns / 1000);
         self.now = self.edge.cache.now();
     }
@@ -260,7 +263,9 @@ impl Connection {
         if slow.is_slow(took_us) {
             for key in keys {
                 let request = Owned::new([&b"GET"[..], key].into_iter());
-                slow.note(&TABLE[command::GET], request.args(), took_us, &self.session.client, || core.clock().unix());
+                let row = &COMMANDS.rows[GET];
+                let ran = Ran { name: row.name, is_fast: row.is_fast, args: request.args(), us: took_us };
+                slow.note(ran, &self.session.client, || core.clock().unix());
             }
         }
     }

@@ -5,7 +5,6 @@ use crate::resp::{
     command::{Context, readable},
     frame::Args,
     reply::{Done, Refusal},
-    table::TABLE,
 };
 
 /// Redis's categories, in its order.
@@ -68,7 +67,7 @@ pub(in crate::resp) fn cat(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let Some(category) = CATEGORIES.iter().find(|name| wanted.eq_ignore_ascii_case(name.as_bytes())) else {
         return Err(Refusal::text(format!("ERR Unknown category '{}'", readable(wanted, 128))));
     };
-    let all = TABLE.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
+    let all = cx.edge.commands.rows.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
     let names: Vec<&str> =
         all.filter(|row| words(row.categories).any(|own| own == *category)).map(|row| row.name).collect();
     cx.reply.array(names.len());

@@ -1,20 +1,22 @@
 //! COMMAND and its subcommands but DOCS, and HELP of every container: all made from the table.
 
-use super::{is, pass};
+use super::{is, pass_through};
 use crate::{
     glob::Glob,
     resp::{
-        command::{self, Begin, Context, Find, KeySpec, Row},
+        command::{Context, Row},
         frame::Args,
+        key_spec::{Begin, Find, KeySpec},
+        lookup::{Commands, find_subcommand},
         reply::{Done, Refusal, Reply},
-        table::TABLE,
     },
 };
 
 /// COMMAND
 pub(in crate::resp) fn all(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.array(TABLE.len());
-    for row in TABLE {
+    let rows = cx.edge.commands.rows;
+    cx.reply.array(rows.len());
+    for row in rows {
         describe(cx.reply, row);
     }
     Ok(())
@@ -22,7 +24,7 @@ pub(in crate::resp) fn all(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
 
 /// COMMAND COUNT
 pub(in crate::resp) fn count(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.count(TABLE.len() as u64);
+    cx.reply.count(cx.edge.commands.rows.len() as u64);
     Ok(())
 }
 
@@ -33,7 +35,7 @@ pub(in crate::resp) fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     }
     cx.reply.array(args.len() - 2);
     for name in args.from(2).iter() {
-        match row_of(name) {
+        match row_of(cx.edge.commands, name) {
             Some(row) => describe(cx.reply, row),
             None => cx.reply.null(),
         }
@@ -42,12 +44,12 @@ pub(in crate::resp) fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 }
 
 /// The row of `get` or of `client|id`.
-pub(super) fn row_of(name: &[u8]) -> Option<&'static Row> {
+pub(super) fn row_of(commands: &Commands, name: &[u8]) -> Option<&'static Row> {
     match name.iter().position(|byte| *byte == b'|') {
-        None => command::find(name).map(|found| found.row),
+        None => commands.find(name).map(|found| found.row),
         Some(bar) => {
-            let container = command::find(&name[..bar])?.row;
-            command::find_subcommand(container, &name[bar + 1..]).map(|found| found.row)
+            let container = commands.find(&name[..bar])?.row;
+            find_subcommand(container, &name[bar + 1..]).map(|found| found.row)
         }
     }
 }
@@ -160,10 +162,11 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         (5, Some(by), Some(kind), Some(value)) if is(by, "filterby") => filter(kind, value)?,
         (..) => return Err(Refusal::Syntax),
     };
-    let subcommands = TABLE.iter().flat_map(|row| row.subcommands);
+    let all = cx.edge.commands.rows.iter();
+    let subcommands = all.clone().flat_map(|row| row.subcommands);
     let rows: Vec<&Row> = match args.len() {
-        2 => TABLE.iter().filter(&filter).collect(),
-        _ => TABLE.iter().chain(subcommands).filter(&filter).collect(),
+        2 => all.filter(&filter).collect(),
+        _ => all.chain(subcommands).filter(&filter).collect(),
     };
     // As in Redis, the whole list is a set and a part of it an array.
     if args.len() == 2 {
@@ -195,7 +198,7 @@ fn filter(kind: &[u8], value: &[u8]) -> Result<Filter, Refusal> {
 
 /// COMMAND GETKEYS command [argument ...]
 pub(in crate::resp) fn getkeys(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let keys = keys_of_request(args.from(2))?;
+    let keys = keys_of_request(cx.edge.commands, args.from(2))?;
     cx.reply.array(keys.len());
     for (at, _) in keys {
         cx.reply.bulk(args.at(2 + at));
@@ -205,7 +208,7 @@ pub(in crate::resp) fn getkeys(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 
 /// COMMAND GETKEYSANDFLAGS command [argument ...]
 pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let keys = keys_of_request(args.from(2))?;
+    let keys = keys_of_request(cx.edge.commands, args.from(2))?;
     cx.reply.array(keys.len());
     for (at, spec) in keys {
         let flags = flags_of(spec, args.from(2));
@@ -228,8 +231,8 @@ fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
 }
 
 /// Places of the keys of a request, each with its specification.
-fn keys_of_request(request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, Refusal> {
-    let Ok(found) = command::resolve(request) else {
+fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, Refusal> {
+    let Ok(found) = commands.resolve(request) else {
         return Err(Refusal::text("ERR Invalid command specified"));
     };
     if found.row.keys.is_empty() {
@@ -243,7 +246,7 @@ fn keys_of_request(request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, 
     for spec in found.row.keys {
         keys.extend(spec.places(request).ok_or_else(invalid)?.into_iter().map(|at| (at, spec)));
     }
-    if let Some(at) = pass::stored_by_sort(found.row, request) {
+    if let Some(at) = pass_through::stored_by_sort(found.row, request) {
         keys.push((at, &found.row.keys[found.row.keys.len() - 1]));
     }
     Ok(keys)
@@ -251,7 +254,7 @@ fn keys_of_request(request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, 
 
 /// CLIENT HELP, COMMAND HELP, CONFIG HELP
 pub(in crate::resp) fn help(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let Some(container) = command::find(args.at(0)).map(|found| found.row) else { return Err(Refusal::Syntax) };
+    let Some(container) = cx.edge.commands.find(args.at(0)).map(|found| found.row) else { return Err(Refusal::Syntax) };
     let name = container.name.to_ascii_uppercase();
     cx.reply.array(1 + container.subcommands.len() * 2);
     cx.reply.status(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));

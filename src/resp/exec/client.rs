@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{connection::check_name, integer, is};
 use crate::resp::{
+    client_state::Client,
     command::{Context, readable},
     frame::Args,
     mailbox::Unblock,
     reply::{Done, Refusal},
-    session::{Client, Replies},
+    session::Replies,
 };
 
 /// CLIENT ID
@@ -55,10 +56,16 @@ pub(in crate::resp) fn setinfo(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 
 /// CLIENT INFO
 pub(in crate::resp) fn info(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    let mut line = cx.session.client.describe(cx.now);
+    let mut line = describe(cx, &cx.session.client);
     line.push(b'\n');
     cx.reply.verbatim(&String::from_utf8_lossy(&line));
     Ok(())
+}
+
+/// Returns the line of a client in CLIENT LIST.
+fn describe(cx: &Context<'_>, client: &Client) -> Vec<u8> {
+    let command = client.last_command().map_or("NULL", |number| cx.edge.commands.name_of(number));
+    client.describe(cx.now, command)
 }
 
 /// CLIENT LIST [TYPE type] [ID id ...]
@@ -73,7 +80,7 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let shown = clients.iter().filter(|client| wanted.as_ref().is_none_or(|wanted| wanted.contains(&client.id)));
     let mut lines = Vec::new();
     for client in shown {
-        lines.extend(client.describe(cx.now));
+        lines.extend(describe(cx, client));
         lines.push(b'\n');
     }
     cx.reply.verbatim(&String::from_utf8_lossy(&lines));

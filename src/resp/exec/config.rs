@@ -13,9 +13,10 @@ use crate::{
     cache::{Flavor, Passing, elements, text},
     glob::Glob,
     resp::{
-        Change as Asked,
+        SettingsChange,
         command::{Context, readable},
         frame::{Args, LINE_MAX_BYTES, REQUEST_MAX_BYTES, write_request},
+        keyspace_events::EventSelection,
         reply::{Done, Refusal},
         slow::ENTRIES_MAX,
     },
@@ -161,7 +162,7 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         } else if let Some(key) = own_key(&lower) {
             own.push((key.to_owned(), own_text(&lower, value)));
         } else {
-            changes.push(Change::parse(cx, &lower, name, value)?);
+            changes.push(Parameter::parse(cx, &lower, name, value)?);
         }
     }
     if passed.len() > 2 && !own.is_empty() {
@@ -184,7 +185,7 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 async fn set_own(cx: &Context<'_>, settings: Vec<(String, String)>) -> Done {
     let stopping = || Refusal::text("ERR CONFIG SET failed - the server stops");
     let (done, is_done) = oneshot::channel();
-    cx.edge.changes.send(Asked { settings, done }).await.map_err(|_closed| stopping())?;
+    cx.edge.changes.send(SettingsChange { settings, done }).await.map_err(|_closed| stopping())?;
     is_done.await.map_err(|_closed| stopping())?.map_err(|(key, why)| failed(&key, &why))
 }
 
@@ -212,14 +213,14 @@ async fn set_below(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusa
 }
 
 /// One change that was checked.
-enum Change {
+enum Parameter {
     SlowerThan(i64),
     EntriesMax(u64),
     Latency(u64),
     Events(Vec<u8>),
 }
 
-impl Change {
+impl Parameter {
     fn parse(cx: &Context<'_>, lower: &str, name: &[u8], value: &[u8]) -> Result<Self, Refusal> {
         let name = readable(name, 128);
         let failed = |why: &str| failed(&name, why);
@@ -235,7 +236,7 @@ impl Change {
             "slowlog-max-len" => unsigned(ENTRIES_MAX).map(Self::EntriesMax),
             "latency-monitor-threshold" => unsigned(u64::MAX).map(Self::Latency),
             "notify-keyspace-events" => {
-                let known = super::events::Wanted::default().set(value);
+                let known = EventSelection::default().set(value);
                 known
                     .then(|| Self::Events(value.to_vec()))
                     .ok_or_else(|| failed("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."))

@@ -9,14 +9,14 @@ use crate::resp::{
     command::{Context, Row},
     frame::Args,
     reply::{Done, Reply},
-    table::TABLE,
 };
 
 /// COMMAND DOCS [name ...]: unknown names are left out, as in Redis.
 pub(in crate::resp) fn docs(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let commands = cx.edge.commands;
     let rows: Vec<&Row> = match args.len() {
-        2 => TABLE.iter().collect(),
-        _ => args.from(2).iter().filter_map(row_of).collect(),
+        2 => commands.rows.iter().collect(),
+        _ => args.from(2).iter().filter_map(|name| row_of(commands, name)).collect(),
     };
     cx.reply.map(rows.len());
     for row in rows {
@@ -192,6 +192,7 @@ fn take(rest: &mut &str, mark: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::table::COMMANDS;
 
     #[test]
     fn the_notation_is_read() {
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_row_s_arguments_are_read_to_their_end() {
-        for row in TABLE.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands)) {
+        for row in COMMANDS.rows.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands)) {
             let mut rest = row.arguments;
             Argument::until(&mut rest);
             assert_eq!(rest, "", "{}", row.name);

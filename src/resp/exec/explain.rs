@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::terrace::{Field, resident_fields, write};
 use crate::{
     cache::{
+        explain::key_history::{LastWrite, Writer, Wrote},
         explain::{Explained, Rule, UserRead},
-        fates::{LastWrite, Writer, Wrote},
     },
     clock::{Tick, millis},
     model::{Key, Outcome},
@@ -85,7 +85,7 @@ fn l1(reply: &mut Reply, of: &Explained) {
             reply,
             &[
                 ("held", Field::Number(0)),
-                ("open", Field::Number(u64::from(of.l1_open))),
+                ("open", Field::Number(u64::from(of.l1_available))),
                 ("why", of.not_l1.map_or(Field::Null, |why| text(why.name()))),
             ],
         ),
@@ -93,7 +93,7 @@ fn l1(reply: &mut Reply, of: &Explained) {
 }
 
 fn l2(reply: &mut Reply, of: &Explained) {
-    match &of.below {
+    match &of.l2 {
         Ok(Some(below)) => write(
             reply,
             &[

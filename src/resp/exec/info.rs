@@ -9,18 +9,12 @@ use super::connection::REDIS_VERSION;
 use crate::{
     cache::{
         Flavor,
-        latency::Latency,
+        stats::histogram::Latency,
         stats::{Learning, Reads, Snapshot},
     },
     clock::{Tick, millis},
     node::VERSION,
-    resp::{
-        Edge,
-        command::{self, Context},
-        frame::Args,
-        process,
-        reply::Done,
-    },
+    resp::{Edge, command::Context, frame::Args, process, reply::Done},
 };
 
 /// Where a section is shown.
@@ -246,12 +240,12 @@ impl Report<'_> {
     }
 
     fn commandstats(&mut self) {
-        for number in command::numbers() {
+        for number in self.edge.commands.numbers() {
             let sums = self.edge.shared.statistics.calls(number);
             if sums.calls + sums.rejected == 0 {
                 continue;
             }
-            let name = command::name_of(number);
+            let name = self.edge.commands.name_of(number);
             let per_call = hundredths(sums.nanoseconds, sums.calls.max(1).saturating_mul(1000));
             self.line(format_args!(
                 "cmdstat_{name}:calls={},usec={},usec_per_call={per_call},rejected_calls={},failed_calls={}",
@@ -264,9 +258,9 @@ impl Report<'_> {
     }
 
     fn latencystats(&mut self) {
-        for number in command::numbers() {
+        for number in self.edge.commands.numbers() {
             let Some(durations) = self.edge.shared.statistics.durations(number) else { continue };
-            let name = command::name_of(number);
+            let name = self.edge.commands.name_of(number);
             let at = |quantile| thousandths(durations.quantile_us(quantile).unwrap_or(0));
             let (median, p99, p999) = (at(0.5), at(0.99), at(0.999));
             self.line(format_args!("latency_percentiles_usec_{name}:p50={median},p99={p99},p99.9={p999}"));
@@ -329,7 +323,7 @@ impl Report<'_> {
             "l1_entries": l1.entries,
             "l1_bytes": l1.bytes,
             "l1_capacity_bytes": l1.capacity_bytes,
-            "l1_open": u8::from(self.snapshot.coherence.open),
+            "l1_open": u8::from(self.snapshot.coherence.l1_available),
             "l1_hits": reads.hit_l1,
             "l1_stale": reads.stale,
             "l1_hit_rate": rate(reads.l1_hit_rate()),
@@ -405,9 +399,9 @@ impl Report<'_> {
 
     /// Warming up: after the start, and by hand.
     fn warm(&mut self) {
-        let progress = self.edge.cache.core().warming();
+        let progress = self.edge.cache.core().warm_up_progress();
         fields!(self,
-            "warm_at_work": u8::from(progress.at_work),
+            "warm_at_work": u8::from(progress.is_running),
             "warm_left": progress.left,
             "warm_found": progress.keys.found,
             "warm_absent": progress.keys.absent,
@@ -419,7 +413,7 @@ impl Report<'_> {
     fn coherence(&mut self) {
         let refused = self.snapshot.coherence.refused.clone().unwrap_or_default().replace(['\r', '\n'], " ");
         fields!(self,
-            "coherence_l1_open": u8::from(self.snapshot.coherence.open),
+            "coherence_l1_open": u8::from(self.snapshot.coherence.l1_available),
             "coherence_refused": refused,
             "coherence_fence_age_ms": self.snapshot.coherence.fence_age_ms.map_or(-1, |age| age as i64),
             "coherence_invalidations": self.snapshot.coherence.invalidations,

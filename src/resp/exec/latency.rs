@@ -1,10 +1,11 @@
 //! LATENCY and its subcommands: events over the threshold `latency-monitor-threshold`, and durations of commands.
 
 use crate::resp::{
-    command::{self, Context},
+    command::{Context, readable},
     frame::Args,
+    lookup::find_subcommand,
     reply::{Done, Refusal},
-    slow::Event,
+    slow::LatencyEvent,
 };
 
 /// LATENCY LATEST
@@ -44,16 +45,16 @@ pub(in crate::resp) fn reset(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 
 /// LATENCY HISTOGRAM [command ...]: commands that were called, each with how many calls took at most 1, 2, 4 ... µs.
 pub(in crate::resp) fn histogram(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let commands = cx.edge.commands;
     let mut found: Vec<(&str, usize)> = Vec::new();
     if args.len() == 2 {
-        found.extend(command::numbers().map(|number| (command::name_of(number), number)));
+        found.extend(commands.numbers().map(|number| (commands.name_of(number), number)));
     }
     for name in args.from(2).iter() {
-        let Some(container) = command::find(name) else { continue };
+        let Some(container) = commands.find(name) else { continue };
         found.push((container.row.name, container.number));
         let subcommands = container.row.subcommands.iter();
-        let numbered =
-            subcommands.filter_map(|row| command::find_subcommand(container.row, row.short_name().as_bytes()));
+        let numbered = subcommands.filter_map(|row| find_subcommand(container.row, row.short_name().as_bytes()));
         found.extend(numbered.map(|sub| (sub.row.name, sub.number)));
     }
     let statistics = &cx.edge.shared.statistics;
@@ -92,7 +93,7 @@ pub(in crate::resp) fn graph(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let events = cx.edge.shared.slow.events();
     let event = events.iter().find(|(name, _)| args.at(2).eq_ignore_ascii_case(name.as_bytes()));
     let Some((name, event)) = event else {
-        let name = command::readable(args.at(2), 128);
+        let name = readable(args.at(2), 128);
         return Err(Refusal::text(format!("ERR No samples available for event '{name}'")));
     };
     let text = draw(name, event);
@@ -100,7 +101,7 @@ pub(in crate::resp) fn graph(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-fn draw(name: &str, event: &Event) -> String {
+fn draw(name: &str, event: &LatencyEvent) -> String {
     const WIDTH: u64 = 40;
     let high = event.samples.iter().map(|(_, ms)| *ms).max().unwrap_or(0);
     let mut text = format!("{name} - high {high} ms (all time high {} ms)\n", event.max_ms);

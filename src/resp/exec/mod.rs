@@ -6,7 +6,6 @@ pub(super) mod client;
 pub(super) mod config;
 pub(super) mod connection;
 pub(super) mod docs;
-pub(super) mod events;
 pub(super) mod expiry;
 pub(super) mod explain;
 pub(super) mod info;
@@ -15,10 +14,10 @@ pub(super) mod latency;
 pub(super) mod lcs;
 pub(super) mod memory;
 pub(super) mod monitor;
+pub(super) mod multi_key;
 pub(super) mod numbers;
 pub(super) mod object;
-pub(super) mod pairs;
-pub(super) mod pass;
+pub(super) mod pass_through;
 pub(super) mod pubsub;
 pub(super) mod server;
 pub(super) mod slowlog;
@@ -104,7 +103,7 @@ impl Context<'_> {
             DB_LEARNED => return Ok(keys.iter().map(|key| self.describe_learned(key)).collect()),
             _ => {}
         }
-        self.edge.cache.describe(&keys).await.into_iter().map(|info| info.below).collect()
+        self.edge.cache.describe(&keys).await.into_iter().map(|info| info.l2).collect()
     }
 
     fn describe_learned(&self, key: &[u8]) -> Option<Described> {

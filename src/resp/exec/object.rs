@@ -65,7 +65,7 @@ pub(in crate::resp) async fn refcount(cx: &mut Context<'_>, args: Args<'_>) -> D
 impl Context<'_> {
     /// Asks the Redis below a question that changes nothing.
     pub(super) async fn ask_below(&mut self, args: Args<'_>) -> Done {
-        let key = super::pass::keys(self.row, args)?.into_iter().next().map(|(key, _)| key);
+        let key = super::pass_through::keys(self.row, args)?.into_iter().next().map(|(key, _)| key);
         let mut request = Vec::new();
         write_request(&mut request, args.iter());
         let passing = Passing::question(key, self.reply.resp3());

@@ -4,151 +4,22 @@
 //! PUBLISH and PUBSUB go there. Channels that only this process speaks on (keyspace events, `__terrace__:*`), and all
 //! channels where there is no Redis, are the hub's. A pattern may match both kinds and is entered at both.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
-
-use super::events::is_local;
 use crate::{
-    cache::{Flavor, Line, Passing, elements, pass::request, text},
+    cache::{Flavor, Passing},
     glob::Glob,
     resp::{
         command::{Context, Row},
         frame::{Args, write_request},
-        hub::{self, Hub},
+        keyspace_events::is_local,
         reply::{Done, Refusal},
-        session::Client,
+        subscriptions::{Bridge, Channels},
     },
 };
 
 /// Channels and patterns of one client.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
-/// Orders that wait for a subscriber's connection to Redis.
-const ORDERS_MAX: usize = 16;
-
-/// What one client listens to.
-#[derive(Debug, Default)]
-pub(in crate::resp) struct Channels {
-    names: BTreeSet<Vec<u8>>,
-    patterns: BTreeSet<Vec<u8>>,
-    bridge: Option<Bridge>,
-}
-
-impl Channels {
-    /// Ends all.
-    pub(in crate::resp) fn end(&self, hub: &Hub, client: &Client) {
-        self.names.iter().for_each(|name| hub.unsubscribe(client.id, name));
-        self.patterns.iter().for_each(|pattern| hub.unsubscribe_pattern(client.id, pattern));
-        client.channels.store(0, Relaxed);
-        client.patterns.store(0, Relaxed);
-    }
-
-    fn count(&self) -> usize {
-        self.names.len() + self.patterns.len()
-    }
-
-    fn show(&self, client: &Client) {
-        client.channels.store(self.names.len(), Relaxed);
-        client.patterns.store(self.patterns.len(), Relaxed);
-    }
-}
-
-/// A subscriber's connection to Redis.
-#[derive(Debug)]
-struct Bridge {
-    orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A request, how many confirmations it brings, and whom to tell when they have come.
-struct Order {
-    request: Vec<u8>,
-    confirmations: usize,
-    done: oneshot::Sender<()>,
-}
-
-impl Bridge {
-    fn start(line: Line, client: Arc<Client>) -> Self {
-        let (orders, queue) = mpsc::channel(ORDERS_MAX);
-        let task = tokio::spawn(async move {
-            relay(line, queue, &client).await;
-            // Messages may have been missed: a client that connects anew knows.
-            client.mailbox.close();
-        });
-        Self { orders, task }
-    }
-
-    /// Waits until Redis has confirmed.
-    async fn order(&self, words: &[&[u8]], confirmations: usize) -> Result<(), Refusal> {
-        let lost = || Refusal::text("UNAVAILABLE the connection to Redis that brings messages was lost");
-        let (done, is_done) = oneshot::channel();
-        let order = Order { request: request(words), confirmations, done };
-        self.orders.send(order).await.map_err(|_| lost())?;
-        is_done.await.map_err(|_| lost())
-    }
-}
-
-/// Sends orders and delivers messages until the connection is lost.
-async fn relay(mut line: Line, mut orders: mpsc::Receiver<Order>, client: &Client) {
-    let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
-    loop {
-        tokio::select! {
-            biased;
-            frame = line.next() => match frame {
-                Ok(frame) => take(&frame, &mut waiting, client),
-                Err(_lost) => return,
-            },
-            order = orders.recv(), if waiting.len() < ORDERS_MAX => {
-                let Some(order) = order else { return };
-                if line.send(&order.request).await.is_err() {
-                    return;
-                }
-                waiting.push_back((order.confirmations, order.done));
-            }
-        }
-    }
-}
-
-/// A message for the client, or a confirmation.
-fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client) {
-    let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
-    let kind = parts.first().map(|kind| &kind[..]);
-    let channel = match kind {
-        Some(b"message") => parts.get(1),
-        Some(b"pmessage") => parts.get(2),
-        Some(_) | None => None,
-    };
-    match channel {
-        // Those of this process are sent by this process.
-        Some(channel) if is_local(channel) => {}
-        Some(_) => hub::deliver(client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
-        None => confirm(waiting),
-    }
-}
-
-fn confirm(waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>) {
-    let Some((missing, _)) = waiting.front_mut() else { return };
-    *missing = missing.saturating_sub(1);
-    if *missing == 0
-        && let Some((_, done)) = waiting.pop_front()
-    {
-        // The client may have gone.
-        let _gone = done.send(());
-    }
-}
 
 /// Which of both a command is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +62,7 @@ async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
     let ordered = order_below(cx, &mut channels, &names, about, true).await;
     if ordered.is_ok() {
         enter(cx, &mut channels, &names, globs, about);
-        cx.edge.cache.core().events().want(true);
+        cx.edge.cache.core().events().set_listening(true);
     }
     cx.session.channels = Some(channels);
     ordered
@@ -250,7 +121,7 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         answer(cx, word, None, channels.count());
     }
     channels.show(&cx.session.client);
-    cx.edge.cache.core().events().want(cx.edge.shared.hub.is_heard());
+    cx.edge.cache.core().events().set_listening(cx.edge.shared.hub.is_heard());
     cx.session.channels = (channels.count() > 0).then_some(channels);
     ordered
 }

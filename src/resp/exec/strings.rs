@@ -15,9 +15,8 @@ use crate::{
     model::{Key, Value},
     resp::{
         command::Context,
-        connection::OUTPUT_HARD_MAX_BYTES,
         frame::Args,
-        reply::{Done, Refusal},
+        reply::{Done, OUTPUT_HARD_MAX_BYTES, Refusal},
     },
 };
 
@@ -45,17 +44,18 @@ fn value_of(read: Read) -> Option<Value> {
     }
 }
 
-/// GET key
+/// GET key, as any other command. Last of the three paths of GET (`table/strings.rs`).
 pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let value = cx.read(args.at(1)).await?;
     cx.reply.bulk_or_null(value.as_deref());
     Ok(())
 }
 
-/// GETs that followed each other in one pipeline, as one read; says how many failed.
-pub(in crate::resp) async fn get_run(cx: &mut Context<'_>, keys: Vec<Key>) -> u64 {
+/// GETs that follow each other in one pipeline, with one call of the facade. The caller has looked into L1 for the first of them.
+/// Returns how many failed.
+pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>) -> u64 {
     let mut failed = 0;
-    for read in cx.edge.cache.get_many(keys, cx.read_options()).await {
+    for read in cx.edge.cache.read_many_missed(keys, 1, cx.read_options()).await {
         match read {
             Ok(read) => cx.reply.bulk_or_null(value_of(read).as_deref()),
             Err(error) => {

@@ -6,7 +6,7 @@ use super::{KEYS_PER_CALL_MAX, integer, is};
 use crate::{
     cache::{
         Resident,
-        bans::check_pattern,
+        invalidate::patterns::check_pattern,
         stats::{Snapshot, top::By},
     },
     clock::{Tick, millis},
@@ -16,7 +16,6 @@ use crate::{
         command::Context,
         frame::Args,
         reply::{Done, Refusal, Reply},
-        table::TABLE,
     },
 };
 
@@ -27,7 +26,7 @@ const TOP_MAX: usize = 1_000;
 
 /// TERRACE.HELP
 pub(in crate::resp) fn help(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    let own: Vec<_> = TABLE.iter().filter(|row| row.group == "terrace").collect();
+    let own: Vec<_> = cx.edge.commands.rows.iter().filter(|row| row.group == "terrace").collect();
     cx.reply.array(own.len() * 2 + 3);
     for row in own {
         cx.reply.status(&row.name.to_ascii_uppercase());
@@ -69,7 +68,7 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         cx.reply.null();
         return Ok(());
     };
-    if known.resident.is_none() && matches!(known.below, Ok(None)) {
+    if known.resident.is_none() && matches!(known.l2, Ok(None)) {
         cx.reply.null();
         return Ok(());
     }
@@ -86,7 +85,7 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         None => cx.reply.null(),
     }
     cx.reply.bulk(b"l2");
-    match &known.below {
+    match &known.l2 {
         Ok(Some(below)) => write(
             cx.reply,
             &[
@@ -152,12 +151,12 @@ async fn invalidate_tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 pub(in crate::resp) async fn tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let info = cx.edge.cache.describe(std::slice::from_ref(&key)).await.pop();
-    let Some(info) = info.filter(|info| !matches!(info.below, Ok(None))) else {
+    let Some(info) = info.filter(|info| !matches!(info.l2, Ok(None))) else {
         cx.reply.null_array();
         return Ok(());
     };
     let tags = info.tags();
-    if let (Err(error), None) = (info.below, info.resident) {
+    if let (Err(error), None) = (info.l2, info.resident) {
         return Err(error.into());
     }
     cx.reply.array(tags.len());
@@ -265,7 +264,7 @@ pub(in crate::resp) async fn tiers(cx: &mut Context<'_>, args: Args<'_>) -> Done
 fn l1_fields(snapshot: &Snapshot) -> [(&'static str, Field); 7] {
     let (l1, reads, removals) = (snapshot.l1, snapshot.reads, snapshot.removals);
     [
-        ("open", Field::Number(u64::from(snapshot.coherence.open))),
+        ("open", Field::Number(u64::from(snapshot.coherence.l1_available))),
         ("entries", Field::Number(l1.entries)),
         ("bytes", Field::Number(l1.bytes)),
         ("capacity_bytes", Field::Number(l1.capacity_bytes)),

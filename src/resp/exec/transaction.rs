@@ -11,62 +11,33 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
-use super::{integer, keys_of, mismatched, pass};
+use super::{integer, keys_of, mismatched, pass_through};
 use crate::{
-    cache::{Flavor, Passing, append_within, elements, tags::is_marked},
+    cache::{Flavor, Passing, append_within, elements, invalidate::tags::is_marked},
     clock::millis,
     model::Key,
     resp::{
-        Edge,
         command::{Context, Found, Row, Run},
         frame::{Args, Owned, write_request},
+        keyspace_events::event_of,
         reply::{Done, Refusal},
         run::run,
+        transaction_queue::TransactionQueue,
     },
 };
-
-/// Commands that wait between MULTI and EXEC.
-const QUEUED_MAX: usize = 65_536;
-/// Bytes of them.
-const QUEUED_MAX_BYTES: usize = 64 << 20;
-
-/// What waits for EXEC.
-#[derive(Default)]
-pub(in crate::resp) struct Transaction {
-    queued: Vec<(Found, Owned)>,
-    bytes: usize,
-    /// A command was refused: EXEC will do nothing.
-    failed: bool,
-}
-
-impl Transaction {
-    /// A command was refused when it was to be queued.
-    pub(in crate::resp) fn fail(&mut self) {
-        self.failed = true;
-    }
-
-    /// Queues a command that was accepted; says how many there are now.
-    pub(in crate::resp) fn queue(&mut self, found: Found, args: Args<'_>) -> Result<i64, Refusal> {
-        let refusal = if found.row.has("no_multi") {
-            Refusal::text("ERR Command not allowed inside a transaction")
-        } else if self.queued.len() >= QUEUED_MAX || self.bytes > QUEUED_MAX_BYTES {
-            Refusal::text(format!(
-                "ERR the transaction is too large: at most {QUEUED_MAX} commands and {QUEUED_MAX_BYTES} bytes"
-            ))
-        } else {
-            let request = Owned::new(args.iter());
-            self.bytes += request.weight_bytes();
-            self.queued.push((found, request));
-            return Ok(i64::try_from(self.queued.len()).unwrap_or(i64::MAX));
-        };
-        self.failed = true;
-        Err(refusal)
-    }
-}
 
 /// Whether a command waits for EXEC; the others run at once.
 pub(in crate::resp) fn is_queued(row: &Row) -> bool {
     !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&row.name)
+}
+
+/// Adds a command that was accepted to the transaction. Returns how many commands it has now.
+pub(in crate::resp) fn queue(transaction: &mut TransactionQueue, found: Found, args: Args<'_>) -> Result<i64, Refusal> {
+    if found.row.has("no_multi") {
+        transaction.fail();
+        return Err(Refusal::text("ERR Command not allowed inside a transaction"));
+    }
+    transaction.add(found.number, args)
 }
 
 /// MULTI
@@ -125,7 +96,10 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     if transaction.failed {
         return Err(Refusal::text("EXECABORT Transaction discarded because of previous errors."));
     }
-    let mut plan = Plan::new(cx, &transaction.queued)?;
+    let commands = cx.edge.commands;
+    let with_row = |(number, request)| Some((commands.by_number(number)?, request));
+    let queued: Vec<(Found, Owned)> = transaction.commands.into_iter().filter_map(with_row).collect();
+    let mut plan = ExecPlan::new(cx, &queued)?;
     if plan.below.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
         let (cache, _alone) = cx.edge.cache.exclusive().await;
         if let Some(watch) = &watch
@@ -134,7 +108,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
             cx.reply.null_array();
             return Ok(());
         }
-        return run_all(cx, cache, &transaction.queued, Vec::new()).await;
+        return run_all(cx, cache, &queued, Vec::new()).await;
     }
     let line = watch.as_mut().and_then(|watch| watch.take_line());
     let passing = Passing {
@@ -151,14 +125,14 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
         cx.reply.whole(&reply);
         return Ok(());
     };
-    plan.tell(cx, &transaction.queued);
-    let mut answers: Vec<Option<Bytes>> = vec![None; transaction.queued.len()];
+    plan.tell(cx, &queued);
+    let mut answers: Vec<Option<Bytes>> = vec![None; queued.len()];
     for (at, reply) in plan.below.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
     {
         answers[*at] = Some(reply.clone());
     }
     let (cache, _) = cx.edge.cache.exclusive().await;
-    run_all(cx, cache, &transaction.queued, answers).await
+    run_all(cx, cache, &queued, answers).await
 }
 
 /// Runs what was queued, but for what has its answer already.
@@ -168,13 +142,7 @@ async fn run_all(
     queued: &[(Found, Owned)],
     mut answers: Vec<Option<Bytes>>,
 ) -> Done {
-    let edge = Edge {
-        cache,
-        node: cx.edge.node.clone(),
-        settings: cx.edge.settings.clone(),
-        shared: cx.edge.shared.clone(),
-        changes: cx.edge.changes.clone(),
-    };
+    let edge = cx.edge.with_cache(cache);
     answers.resize(queued.len(), None);
     cx.reply.array(queued.len());
     for ((found, request), answer) in queued.iter().zip(answers) {
@@ -193,7 +161,7 @@ async fn run_all(
 
 /// Which commands of a transaction Redis runs.
 #[derive(Default)]
-struct Plan {
+struct ExecPlan {
     /// Their places among all.
     below: Vec<usize>,
     requests: Vec<u8>,
@@ -206,7 +174,7 @@ struct Plan {
     written: Vec<Key>,
 }
 
-impl Plan {
+impl ExecPlan {
     fn new(cx: &Context<'_>, queued: &[(Found, Owned)]) -> Result<Self, Refusal> {
         let mut plan = Self::default();
         let mut db = cx.session.db;
@@ -220,7 +188,7 @@ impl Plan {
                 db = integer(args.at(1)).ok().and_then(|index| u8::try_from(index).ok()).unwrap_or(db);
             } else if db == 0
                 && is_run_below(found.row)
-                && let Some(keys) = pass::keys_in_transaction(found.row, args)
+                && let Some(keys) = pass_through::keys_in_transaction(found.row, args)
                 && !exceeds_range(cx, found.row, args)
             {
                 if args.iter().any(is_marked) {
@@ -269,9 +237,9 @@ impl Plan {
     /// Tells who listens of what was written.
     fn tell(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
         for (found, request) in self.below.iter().filter_map(|at| queued.get(*at)) {
-            let keys = pass::keys(found.row, request.args()).unwrap_or_default();
+            let keys = pass_through::keys(found.row, request.args()).unwrap_or_default();
             for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
-                cx.edge.cache.tell_wrote(super::events::name_of(found.row), &key);
+                cx.edge.cache.tell_wrote(event_of(found.row.name), &key);
             }
         }
     }

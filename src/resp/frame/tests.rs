@@ -53,7 +53,7 @@ fn every_split_gives_the_same_requests() {
 
 /// A request of each command there is, with bytes that look like a protocol's.
 fn every_command() -> Vec<Vec<Vec<u8>>> {
-    let rows = crate::resp::table::TABLE.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
+    let rows = crate::resp::table::COMMANDS.rows.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
     let request = |row: &crate::resp::command::Row| {
         let arguments = [&b"key"[..], b"", b"\r\n", b"$3\r\nabc\r\n", b"\x00\xff", b"*1\r\n"];
         let mut words: Vec<Vec<u8>> = row.name.split('|').map(|word| word.as_bytes().to_vec()).collect();

@@ -1,7 +1,8 @@
 //! Rows of the commands on bitmaps, passed through to Redis.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row},
+    command::Row,
+    key_spec::{Begin, Find, KeySpec},
     table::PASS,
 };
 

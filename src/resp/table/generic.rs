@@ -1,18 +1,19 @@
 //! Rows of the commands on keys whatever they hold.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
+    command::{Row, Run},
     exec::{
         catalog,
         expiry::{self, Shown, Start, Unit},
-        keys, object, pairs, pass, server,
+        keys, multi_key, object, pass_through, server,
     },
+    key_spec::{Begin, Find, KeySpec},
     table::later,
 };
 
 /// In alphabetical order.
 pub(super) const ROWS: &[Row] = &[
-    Row::new("copy", -3, later!(pairs::copy))
+    Row::new("copy", -3, later!(multi_key::copy))
         .flags("write denyoom")
         .categories("keyspace write slow")
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO access"), KeySpec::new(Begin::At(2), Find::Range(0, 1, 0), "OW update")])
@@ -96,13 +97,13 @@ pub(super) const ROWS: &[Row] = &[
         .categories("keyspace read slow")
         .tips("request_policy:all_shards nondeterministic_output")
         .doc("generic", "1.0.0", "O(1)", "Return a random key from the keyspace"),
-    Row::new("rename", 3, later!(pairs::rename))
+    Row::new("rename", 3, later!(multi_key::rename))
         .flags("write")
         .categories("keyspace write slow")
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RW access delete"), KeySpec::new(Begin::At(2), Find::Range(0, 1, 0), "OW update")])
         .doc("generic", "1.0.0", "O(1)", "Rename a key")
         .arguments("key:key#0 newkey:key#1"),
-    Row::new("renamenx", 3, later!(pairs::renamenx))
+    Row::new("renamenx", 3, later!(multi_key::renamenx))
         .flags("write fast")
         .categories("keyspace write fast")
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RW access delete"), KeySpec::new(Begin::At(2), Find::Range(0, 1, 0), "OW insert")])
@@ -114,13 +115,13 @@ pub(super) const ROWS: &[Row] = &[
         .tips("nondeterministic_output request_policy:special")
         .doc("generic", "2.8.0", "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to return back to 0. N is the number of elements inside the collection.", "Incrementally iterate the keys space")
         .arguments("cursor:integer pattern?:pattern='MATCH' count?:integer='COUNT' type?='TYPE'@6.0.0"),
-    Row::new("sort", -2, later!(pass::sort))
+    Row::new("sort", -2, later!(pass_through::sort))
         .flags("write denyoom movablekeys")
         .categories("write set sortedset list slow dangerous")
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO access"), KeySpec::new(Begin::Unknown, Find::Unknown, "RO access").notes("For the optional BY/GET keyword. It is marked 'unknown' because the key names derive from the content of the key we sort"), KeySpec::new(Begin::Unknown, Find::Unknown, "OW update").notes("For the optional STORE keyword. It is marked 'unknown' because the keyword can appear anywhere in the argument array")])
         .doc("generic", "1.0.0", "O(N+M*log(M)) where N is the number of elements in the list or set to sort, and M the number of returned elements. When the elements are not sorted, complexity is O(N).", "Sort the elements in a list, set or sorted set")
         .arguments("key:key#0 pattern?:pattern#1='BY' offset_count?:block='LIMIT'(offset:integer count:integer) pattern?*+:pattern#1='GET' order?:oneof(asc:token='ASC' desc:token='DESC') sorting?:token='ALPHA' destination?:key#2='STORE'"),
-    Row::new("sort_ro", -2, later!(pass::sort))
+    Row::new("sort_ro", -2, later!(pass_through::sort))
         .flags("readonly movablekeys")
         .categories("read set sortedset list slow dangerous")
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO access"), KeySpec::new(Begin::Unknown, Find::Unknown, "RO access").notes("For the optional BY/GET keyword. It is marked 'unknown' because the key names derive from the content of the key we sort")])

@@ -1,8 +1,9 @@
 //! Rows of the commands on the server.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
+    command::{Row, Run},
     exec::{acl, catalog, config, docs, info, latency, memory, monitor, server, slowlog},
+    key_spec::{Begin, Find, KeySpec},
     table::later,
 };
 

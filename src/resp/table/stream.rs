@@ -1,7 +1,8 @@
 //! Rows of the commands on streams, passed through to Redis.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
+    command::{Row, Run},
+    key_spec::{Begin, Find, KeySpec},
     table::PASS,
 };
 

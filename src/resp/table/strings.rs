@@ -1,8 +1,9 @@
 //! Rows of the commands on strings.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
-    exec::{expiry::Unit, lcs, numbers, pairs, strings},
+    command::{Row, Run},
+    exec::{expiry::Unit, lcs, multi_key, numbers, strings},
+    key_spec::{Begin, Find, KeySpec},
     table::later,
 };
 
@@ -26,6 +27,12 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RW access update")])
         .doc("string", "1.0.0", "O(1)", "Decrement the integer value of a key by the given number")
         .arguments("key:key#0 decrement:integer"),
+    // GET has three paths. The first two serve clients whose commands nobody has to see one by one: db 0, authenticated, no
+    // transaction, no MONITOR, a SLOWLOG threshold of at least 1 ms (`Session::reads_plainly`).
+    // 1. `Connection::answer_hits`: L1 has the value. The connection replies at once, without an allocation.
+    // 2. `Connection::read_gets`, which calls `strings::get_pipelined`: L1 does not have the value. This GET and the GETs
+    //    that follow it in the pipeline are one call of the facade, so that L2 gets one request.
+    // 3. `strings::get`, through `run::run` as any other command: everything else.
     Row::new("get", 2, later!(strings::get))
         .flags("readonly fast")
         .categories("read string fast")
@@ -95,7 +102,7 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(-1, 2, 0), "OW update")])
         .doc("string", "1.0.1", "O(N) where N is the number of keys to set.", "Set multiple keys to multiple values")
         .arguments("key_value*:block(key:key#0 value)"),
-    Row::new("msetnx", -3, later!(pairs::msetnx))
+    Row::new("msetnx", -3, later!(multi_key::msetnx))
         .flags("write denyoom")
         .categories("write string slow")
         .tips("request_policy:multi_shard response_policy:agg_min")

@@ -1,8 +1,9 @@
 //! Rows of Terrace's own commands.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
+    command::{Row, Run},
     exec::{explain, terrace},
+    key_spec::{Begin, Find, KeySpec},
     table::later,
 };
 

@@ -1,8 +1,9 @@
 //! Rows of the commands on transactions.
 
 use crate::resp::{
-    command::{Begin, Find, KeySpec, Row, Run},
+    command::{Row, Run},
     exec::transaction,
+    key_spec::{Begin, Find, KeySpec},
     table::later,
 };
 

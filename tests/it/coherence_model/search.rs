@@ -1,4 +1,4 @@
-//! The search: from the start along every event to every state that can be reached.
+//! The search: visits every state that events can reach from the initial state.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -1,4 +1,4 @@
-//! What can be, and what can happen: one key in Redis, its copy in a node, and everything that is on its way.
+//! The states and events of the model: one key in Redis, its copy in a node, and all messages in flight.
 
 use super::{Rules, Scope, Step};
 

@@ -1,4 +1,4 @@
-//! What callers see when Redis refuses, is slow, full, gone or back.
+//! What callers receive while Redis refuses commands, is slow, is full, is unavailable, or has returned.
 
 use std::{
     sync::{
@@ -14,8 +14,8 @@ use terrace::{
     l2::{Applied, Backend, Op, State, Tunables, redis::Redis},
 };
 
-use super::{PATIENT, SHORT, VALUE_MAX, apply, connected, key, over, put, read, settings, start, until, value};
-use crate::support::redis::RedisServer;
+use super::{PATIENT, SHORT, VALUE_MAX, apply, connected, over, put, read, settings, start, until, value};
+use crate::support::{backend::key, redis::RedisServer};
 
 #[tokio::test]
 async fn the_url_says_which_database_and_who_asks() {
@@ -78,7 +78,7 @@ async fn a_stopped_redis_costs_a_deadline_and_no_more() {
     let begun = tokio::time::Instant::now();
     assert_eq!(apply(&backend, "k", put("during")).await.unwrap_err().kind(), Kind::Unknown);
     assert!(begun.elapsed() >= SHORT.write);
-    // Left unanswered, the connections are given up: from then on nothing waits.
+    // Connections without answers are closed; from then on no call waits.
     until("the stopped Redis is known", || {
         let _call = futures_util::FutureExt::now_or_never(backend.get(&[key("k")], false));
         matches!(backend.state(), State::Down(_))
@@ -108,7 +108,7 @@ async fn a_killed_redis_is_unavailable_at_once_and_back_without_a_restart() {
     server.restart();
     until("it is up again", || backend.state() == State::Up).await;
     assert_eq!(read(&backend, "k").await, Ok(None));
-    // Scripts went with the old server.
+    // The new server lacks the scripts of the old one.
     let op = Op::Append { suffix: Bytes::from_static(b"x"), life_if_new: None, length_max: 9 };
     assert_eq!(apply(&backend, "k", op).await, Ok(Applied::Length(1)));
 }
@@ -130,7 +130,7 @@ async fn a_redis_that_comes_later_is_found() {
 async fn a_lost_connection_leaves_writes_unknown_and_reads_unavailable() {
     let mut server = RedisServer::start();
     let backend = Arc::new(connected(&server, PATIENT).await);
-    // The log of bans is looked at with the first call.
+    // The first call reads the log of bans.
     assert_eq!(read(&backend, "k").await, Ok(None));
     server.pause();
     let reading = tokio::spawn({
@@ -141,7 +141,7 @@ async fn a_lost_connection_leaves_writes_unknown_and_reads_unavailable() {
         let backend = Arc::clone(&backend);
         async move { apply(&backend, "k", put("v")).await }
     });
-    // Both are queued now, and sent with the next turn of their connections.
+    // Both are queued now, and are sent when their connections run next.
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -162,12 +162,12 @@ async fn the_queue_is_bounded_and_what_waits_in_it_too_long_is_never_sent() {
     read(&backend, "n").await.expect("a read");
     server.pause();
     let increment = || apply(&backend, "n", Op::Increment { delta: 1, life_if_new: None });
-    // Together they are more than may be queued: the first ten wait, the others are refused on the spot.
+    // Together they exceed the queue limit: the first ten wait, the others are refused at once.
     let results = futures_util::future::join_all((0..50).map(|_| increment())).await;
     let count =
         |kind: Kind| results.iter().filter(|result| matches!(result, Err(error) if error.kind() == kind)).count();
     assert_eq!((count(Kind::Unknown), count(Kind::Overloaded)), (10, 40), "{results:?}");
-    // One at a time until no more pipelines may be in flight: from then on writes wait in the queue, and are withdrawn.
+    // Single writes until the limit of pipelines in flight is reached; later writes wait in the queue and are withdrawn.
     let mut sent = 10;
     loop {
         let error = increment().await.unwrap_err();
@@ -197,7 +197,7 @@ async fn what_is_asked_together_goes_as_one_pipeline() {
     let before = reads();
     let asked = futures_util::future::join_all((0..64).map(|_| read(&backend, "k"))).await;
     assert!(asked.iter().all(|found| *found == Ok(None)));
-    // The observer's own question is one read as well.
+    // The query of the observer is one read as well.
     let took = reads() - before - 1;
     assert!((1..=2).contains(&took), "{took} reads for 64 questions");
 }
@@ -212,7 +212,7 @@ async fn a_server_that_is_full_says_so_and_is_tried_again() {
     };
     limit(1);
     let backend = start(&server, PATIENT);
-    // Redis closes without reading, so that now and then only a broken pipe is left of its answer.
+    // Redis closes without reading, so that sometimes its answer is lost in a broken pipe.
     let says = |state| matches!(state, State::Down(why) if why.contains("max number of clients"));
     until("the refusal is told", || says(backend.state())).await;
     assert_eq!(read(&backend, "k").await.unwrap_err().kind(), Kind::Unavailable);
@@ -220,7 +220,7 @@ async fn a_server_that_is_full_says_so_and_is_tried_again() {
     until("it is up", || backend.state() == State::Up).await;
 }
 
-/// Acknowledged means it happened, `Unavailable` that it did not, `Unknown` either.
+/// An acknowledged write was executed, `Unavailable` was not, and `Unknown` may have been.
 #[tokio::test]
 async fn results_of_writes_are_honest_while_connections_are_cut() {
     let server = RedisServer::start();

@@ -1,17 +1,17 @@
-//! What goes wrong with primaries that have replicas: Sentinels and Clusters.
+//! Faults of primaries that have replicas: Sentinels and Clusters.
 //!
-//! A failover that was decided on loses what the replica had not got, and until it has settled two servers may think that
-//! they are the primary: an upheaval in which nothing is judged. A Cluster's failover by hand and a resharding lose nothing
-//! and are judged like quiet times.
+//! A failover that the servers decide on loses the writes that the replica had not received, and until it has settled
+//! two servers may act as primary. This is an upheaval, during which nothing is judged. A manual failover of a Cluster
+//! and a resharding lose nothing and are judged like quiet times.
 
 use std::thread::sleep;
 
 use tokio::time::Instant;
 
 use super::{
+    direct::{SLOTS, slot},
     faults::{Fault, Scene, kill_links_of, millis},
-    straight::{SLOTS, slot},
-    truth::{Truth, Upheaval},
+    history::{History, Upheaval},
 };
 use crate::support::{
     cluster::{RedisCluster, SHARDS},
@@ -21,8 +21,8 @@ use crate::support::{
 
 impl Scene for Sentinels {
     const FAULTS: &'static [(&'static str, u32, Fault<Self>)] = &[
-        ("primary killed", 2, |group, truth, random| {
-            during(truth, Upheaval::Regress, || {
+        ("primary killed", 2, |group, history, random| {
+            during(history, Upheaval::Regress, || {
                 let primary = group.primary().expect("settled");
                 group.servers[primary].kill();
                 group.wait_for_another_primary(primary);
@@ -31,8 +31,8 @@ impl Scene for Sentinels {
                 group.settle();
             });
         }),
-        ("primary stopped", 2, |group, truth, random| {
-            during(truth, Upheaval::Regress, || {
+        ("primary stopped", 2, |group, history, random| {
+            during(history, Upheaval::Regress, || {
                 let primary = group.primary().expect("settled");
                 group.servers[primary].pause();
                 group.wait_for_another_primary(primary);
@@ -41,8 +41,8 @@ impl Scene for Sentinels {
                 group.settle();
             });
         }),
-        ("SENTINEL FAILOVER", 2, |group, truth, _| {
-            during(truth, Upheaval::Regress, || {
+        ("SENTINEL FAILOVER", 2, |group, history, _| {
+            during(history, Upheaval::Regress, || {
                 group.failover();
                 group.settle();
             });
@@ -54,12 +54,12 @@ impl Scene for Sentinels {
             group.servers[replica].restart();
             group.settle();
         }),
-        ("FLUSHALL", 1, |group, truth, _| {
+        ("FLUSHALL", 1, |group, history, _| {
             let primary = group.primary().expect("settled");
-            during(truth, Upheaval::Loss, || group.servers[primary].run("FLUSHALL"));
+            during(history, Upheaval::Loss, || group.servers[primary].run("FLUSHALL"));
         }),
-        ("CLIENT KILL TYPE normal", 2, |group, truth, _| {
-            kill_clients(truth, &group.servers);
+        ("CLIENT KILL TYPE normal", 2, |group, history, _| {
+            kill_clients(history, &group.servers);
             // Sentinels are clients as well.
             group.settle();
         }),
@@ -77,8 +77,8 @@ impl Scene for RedisCluster {
             let primary = some_primary(cluster, random);
             cluster.failover(primary);
         }),
-        ("primary killed", 2, |cluster, truth, random| {
-            during(truth, Upheaval::Regress, || {
+        ("primary killed", 2, |cluster, history, random| {
+            during(history, Upheaval::Regress, || {
                 let primary = some_primary(cluster, random);
                 cluster.kill(primary);
                 sleep(millis(random, 0..500));
@@ -86,8 +86,8 @@ impl Scene for RedisCluster {
                 cluster.settle();
             });
         }),
-        ("primary stopped", 2, |cluster, truth, random| {
-            during(truth, Upheaval::Regress, || {
+        ("primary stopped", 2, |cluster, history, random| {
+            during(history, Upheaval::Regress, || {
                 let primary = some_primary(cluster, random);
                 cluster.pause(primary);
                 sleep(millis(random, 0..500));
@@ -97,9 +97,9 @@ impl Scene for RedisCluster {
         }),
         ("slots moved", 4, reshard),
         ("slots taken", 2, take_slots),
-        ("FLUSHALL of one primary", 1, |cluster, truth, random| {
+        ("FLUSHALL of one primary", 1, |cluster, history, random| {
             let primary = some_primary(cluster, random);
-            during(truth, Upheaval::Loss, || cluster.servers[primary].run("FLUSHALL"));
+            during(history, Upheaval::Loss, || cluster.servers[primary].run("FLUSHALL"));
         }),
         ("CLIENT PAUSE of one primary", 1, |cluster, _, random| {
             let (primary, lasts) = (some_primary(cluster, random), millis(random, 50..1500));
@@ -107,7 +107,7 @@ impl Scene for RedisCluster {
             cluster.servers[primary].run(&format!("CLIENT PAUSE {} {what}", lasts.as_millis()));
             sleep(lasts);
         }),
-        ("CLIENT KILL TYPE normal", 2, |cluster, truth, _| kill_clients(truth, &cluster.servers)),
+        ("CLIENT KILL TYPE normal", 2, |cluster, history, _| kill_clients(history, &cluster.servers)),
         ("CLIENT KILL of the invalidation links", 1, |cluster, _, _| cluster.servers.iter().for_each(kill_links_of)),
     ];
 
@@ -116,17 +116,17 @@ impl Scene for RedisCluster {
     }
 }
 
-fn during(truth: &Truth, upheaval: Upheaval, fault: impl FnOnce()) {
-    truth.begins(upheaval);
+fn during(history: &History, upheaval: Upheaval, fault: impl FnOnce()) {
+    history.begins(upheaval);
     fault();
-    truth.ends(upheaval);
+    history.ends(upheaval);
 }
 
-/// What was sent to any of them and is not yet done is never done.
-fn kill_clients(truth: &Truth, servers: &[RedisServer]) {
+/// Kills all clients of the servers: a command that was sent and not yet executed is never executed.
+fn kill_clients(history: &History, servers: &[RedisServer]) {
     let began = Instant::now();
     servers.iter().for_each(|server| server.run("CLIENT KILL TYPE normal"));
-    truth.barrier(began);
+    history.barrier(began);
 }
 
 fn some_primary(cluster: &RedisCluster, random: &mut fastrand::Rng) -> usize {
@@ -135,10 +135,10 @@ fn some_primary(cluster: &RedisCluster, random: &mut fastrand::Rng) -> usize {
     primaries[random.usize(..SHARDS)]
 }
 
-/// Slots from one primary to another; around keys of ours, because most slots hold none.
-fn some_slots(cluster: &RedisCluster, truth: &Truth, random: &mut fastrand::Rng) -> (Vec<u16>, usize, usize) {
+/// Chooses slots to move from one primary to another. They surround a key under test, because most slots hold none.
+fn some_slots(cluster: &RedisCluster, history: &History, random: &mut fastrand::Rng) -> (Vec<u16>, usize, usize) {
     const SLOTS_MAX: usize = 16;
-    let key = super::load::name(random.usize(..truth.keys()));
+    let key = super::load::name(random.usize(..history.keys()));
     let first = slot(key.as_bytes());
     let from = cluster.owner(first);
     let owned = cluster.slots(from);
@@ -147,13 +147,13 @@ fn some_slots(cluster: &RedisCluster, truth: &Truth, random: &mut fastrand::Rng)
     (slots, from, others[random.usize(..others.len())])
 }
 
-fn reshard(cluster: &mut RedisCluster, truth: &Truth, random: &mut fastrand::Rng) {
-    let (slots, from, to) = some_slots(cluster, truth, random);
+fn reshard(cluster: &mut RedisCluster, history: &History, random: &mut fastrand::Rng) {
+    let (slots, from, to) = some_slots(cluster, history, random);
     cluster.reshard(slots, from, to);
 }
 
-/// A primary claims slots by a higher epoch. The former owner deletes its keys and announces nothing.
-fn take_slots(cluster: &mut RedisCluster, truth: &Truth, random: &mut fastrand::Rng) {
-    let (slots, _, to) = some_slots(cluster, truth, random);
-    during(truth, Upheaval::Loss, || cluster.take_slots(&slots, to));
+/// Lets a primary claim slots with a higher epoch. The former owner deletes its keys without invalidations.
+fn take_slots(cluster: &mut RedisCluster, history: &History, random: &mut fastrand::Rng) {
+    let (slots, _, to) = some_slots(cluster, history, random);
+    during(history, Upheaval::Loss, || cluster.take_slots(&slots, to));
 }

@@ -1,8 +1,8 @@
-//! Writers and readers of the checker: tasks that go on whatever happens.
+//! Writers and readers of the checker: tasks that continue under every fault.
 //!
-//! Reads go in batches (a pipeline of GETs, a GetMany, some single Gets at once), so that a busy machine still makes many of
-//! them. All reads of a batch count as begun when the batch was sent, which is before any of them was answered: that only
-//! makes the judge milder.
+//! Reads are sent in batches (a pipeline of GETs, a GetMany, several single Gets at once), so that a busy machine still
+//! makes many of them. The recorded beginning of each read is the sending of its batch, which precedes the answers.
+//! This only makes the judge more lenient.
 
 use std::{
     sync::{
@@ -25,37 +25,37 @@ use tokio::{task::JoinSet, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    BOUND, Count, Plan, STRAIGHT, Tally,
-    straight::{Way, connect},
-    truth::{self, Habit, Truth, Write, habit},
+    BOUND, Count, DIRECT, Plan, Tally,
+    direct::{DirectClient, connect},
+    history::{self, Habit, History, Write, habit},
 };
 
 /// Reads in a batch.
 const BATCH: usize = 64;
-/// Batches that a reader makes ready and uses again and again.
+/// Batches that a reader prepares and repeats.
 const BATCHES: usize = 32;
-/// Every so often a gRPC reader asks singly what it asks together else.
+/// One in so many batches of a gRPC reader consists of single Gets.
 const SINGLY: usize = 8;
-/// Longest wait for an answer of a node. Its own deadlines are far below.
+/// Longest wait for an answer of a node. The deadlines of a node are far shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Wait after an error, so that an outage is no busy loop.
 const AFTER_ERROR: Duration = Duration::from_millis(5);
-/// How unevenly keys are written: of 512, a third of all writes goes to the first, the last are written every few
-/// seconds. A copy that is wrong shows only if its key is left alone for longer than Δ.
+/// Skew of writes over keys: of 512 keys, the first receives a third of all writes, the last are written every few
+/// seconds. A wrong copy shows only if its key is not written for longer than Δ.
 const SKEW: i32 = 6;
-/// Between two writes of a writer.
+/// Time between two writes of a writer.
 const THINK_MAX_US: u64 = 4000;
-/// Between two invalidations of tags by one node: long enough that copies are old when their tags go.
+/// Time between two tag invalidations through one node: long enough that copies are old when they are invalidated.
 const INVALIDATE_PAUSE_MAX_MS: u64 = 2_000;
-/// Between two reads straight from Redis.
+/// Time between two reads directly from Redis.
 const STRAIGHT_PAUSE: Duration = Duration::from_millis(5);
-/// Most bytes that are put behind a number, so that evictions find something to evict.
+/// Maximum padding of a value in bytes. Padding lets Redis reach its memory limit and evict.
 const PADDING_MAX: u64 = 400;
 
-/// What tasks share.
+/// State that all tasks share.
 #[derive(Clone)]
 pub struct Part {
-    pub truth: Arc<Truth>,
+    pub history: Arc<History>,
     pub tally: Arc<Tally>,
     pub stale_for: Duration,
     pub stop_writing: Arc<AtomicBool>,
@@ -93,9 +93,9 @@ pub fn spawn(plan: &Plan, part: &Part, tasks: &mut JoinSet<()>) {
         }
     }
     for _ in 0..plan.writers {
-        tasks.spawn(write(part.clone(), Pen::Straight(Way::new(plan.straight.clone())), random()));
+        tasks.spawn(write(part.clone(), Pen::Direct(DirectClient::new(plan.direct.clone())), random()));
     }
-    tasks.spawn(read_straight(part.clone(), Way::new(plan.straight.clone()), plan.straight_bound, random()));
+    tasks.spawn(read_direct(part.clone(), DirectClient::new(plan.direct.clone()), plan.direct_bound, random()));
 }
 
 fn endpoint(address: &str) -> Endpoint {
@@ -106,7 +106,7 @@ fn channel(address: &str) -> CacheClient<Channel> {
     CacheClient::new(endpoint(address).connect_lazy())
 }
 
-/// Keys of a batch, all of them as likely.
+/// The keys of each batch, uniformly distributed.
 fn batches(keys: usize, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
     (0..BATCHES).map(|_| (0..BATCH).map(|_| random.usize(..keys)).collect()).collect()
 }
@@ -121,15 +121,15 @@ impl Part {
     }
 
     /// Counts and judges one answer.
-    fn saw(&self, way: &'static str, count: &Count, read: truth::Read, stale: bool) {
+    fn saw(&self, way: &'static str, count: &Count, read: history::Read, stale: bool) {
         count.reads.fetch_add(1, Relaxed);
         if read.number.is_none() {
             count.missing.fetch_add(1, Relaxed);
         }
         let more = if stale { self.stale_for } else { Duration::ZERO };
         count.stale.fetch_add(u64::from(stale), Relaxed);
-        let read = truth::Read { bound: read.bound + more, ..read };
-        self.tally.judge(&self.truth, way, &read);
+        let read = history::Read { bound: read.bound + more, ..read };
+        self.tally.judge(&self.history, way, &read);
     }
 }
 
@@ -138,9 +138,9 @@ async fn failed(count: &Count, reads: usize) {
     tokio::time::sleep(AFTER_ERROR).await;
 }
 
-/// Pipelines of GETs to a node.
+/// Reads by pipelines of GETs from a node.
 async fn read_resp(part: Part, address: String, mut random: fastrand::Rng) {
-    let batches: Vec<(Vec<usize>, Pipeline)> = batches(part.truth.keys(), &mut random)
+    let batches: Vec<(Vec<usize>, Pipeline)> = batches(part.history.keys(), &mut random)
         .into_iter()
         .map(|keys| {
             let mut pipeline = Pipeline::with_capacity(keys.len());
@@ -173,7 +173,7 @@ async fn read_resp(part: Part, address: String, mut random: fastrand::Rng) {
                 Some(number) => part.saw(
                     "resp",
                     count,
-                    truth::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
+                    history::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
                     false,
                 ),
                 None => errors += 1,
@@ -188,17 +188,17 @@ async fn read_resp(part: Part, address: String, mut random: fastrand::Rng) {
 /// `None` for an error, `Some(None)` for a miss.
 fn seen(reply: &Value) -> Option<Option<u64>> {
     if let Value::BulkString(bytes) = reply {
-        // Straight from Redis an entry with tags has its header.
+        // Read directly from Redis, an entry with tags begins with its header.
         return Some(Some(number(codec::split(bytes).1)));
     }
     (*reply == Value::Nil).then_some(None)
 }
 
-/// GetMany, and now and then single Gets, from a node.
+/// Reads by GetMany, and sometimes by single Gets, from a node.
 async fn read_grpc(part: Part, address: String, mut random: fastrand::Rng) {
     let mut client = channel(&address);
-    let batches = batches(part.truth.keys(), &mut random);
-    let names: Vec<Bytes> = (0..part.truth.keys()).map(|key| name(key).into()).collect();
+    let batches = batches(part.history.keys(), &mut random);
+    let names: Vec<Bytes> = (0..part.history.keys()).map(|key| name(key).into()).collect();
     while part.reads() {
         let keys = &batches[random.usize(..batches.len())];
         let began = Instant::now();
@@ -218,7 +218,7 @@ async fn read_grpc(part: Part, address: String, mut random: fastrand::Rng) {
             part.saw(
                 "grpc",
                 &part.tally.grpc,
-                truth::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
+                history::Read { key: *key, began, number, bound: BOUND, knows_tags: true },
                 stale,
             );
         }
@@ -258,55 +258,55 @@ async fn get_singly(client: &CacheClient<Channel>, names: &[Bytes], keys: &[usiz
     futures_util::future::join_all(keys.iter().map(get)).await
 }
 
-/// GETs straight from Redis.
-async fn read_straight(part: Part, mut way: Way, bound: Duration, mut random: fastrand::Rng) {
+/// Reads by GET directly from Redis.
+async fn read_direct(part: Part, mut direct: DirectClient, bound: Duration, mut random: fastrand::Rng) {
     while part.reads() {
-        let key = random.usize(..part.truth.keys());
+        let key = random.usize(..part.history.keys());
         let name = name(key);
         let mut command = Cmd::new();
         command.arg("GET").arg(&name);
         let began = Instant::now();
-        let reply = way.ask(name.as_bytes(), &command).await;
+        let reply = direct.ask(name.as_bytes(), &command).await;
         match reply.ok().and_then(|reply| seen(&reply)) {
             Some(number) => {
-                let read = truth::Read { key, began, number, bound, knows_tags: false };
-                part.saw(STRAIGHT, &part.tally.straight, read, false);
+                let read = history::Read { key, began, number, bound, knows_tags: false };
+                part.saw(DIRECT, &part.tally.direct, read, false);
             }
-            None => failed(&part.tally.straight, 1).await,
+            None => failed(&part.tally.direct, 1).await,
         }
         tokio::time::sleep(STRAIGHT_PAUSE).await;
     }
 }
 
-/// A way to write.
+/// The path of a write.
 enum Pen {
     Resp(String, Option<redis::aio::MultiplexedConnection>),
     Grpc(CacheClient<Channel>),
-    Straight(Way),
+    Direct(DirectClient),
 }
 
-/// What is written.
+/// The kind of a write.
 #[derive(Debug, Clone, Copy)]
 enum What {
     Set,
-    /// With a life, milliseconds.
+    /// A value with a TTL, milliseconds.
     SetFor(u64),
     Delete,
 }
 
-/// Writes on and on. Who goes straight to Redis writes all keys at first, and again after each upheaval: a key that stays
-/// missing shows nothing.
+/// Writes until stopped. The direct writer writes all keys at first, and again after each upheaval, because a key that
+/// stays missing proves nothing.
 async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
     let (mut anew, mut upheavals) = (Vec::new(), None);
     while part.writes() {
-        let keys = part.truth.keys();
-        if matches!(pen, Pen::Straight(_)) && upheavals != Some(part.truth.upheavals()) {
-            upheavals = Some(part.truth.upheavals());
+        let keys = part.history.keys();
+        if matches!(pen, Pen::Direct(_)) && upheavals != Some(part.history.upheavals()) {
+            upheavals = Some(part.history.upheavals());
             anew = (0..keys).collect();
         }
         let next = anew.pop();
         let key = next.unwrap_or_else(|| (keys as f64 * random.f64().powi(SKEW)) as usize);
-        if let Some(write) = part.truth.write(key) {
+        if let Some(write) = part.history.write(key) {
             let what = match (habit(key), random.u8(..4)) {
                 (Habit::Goes, 0) => What::Delete,
                 (Habit::Goes, 1 | 2) => What::SetFor(random.u64(20..2000)),
@@ -322,16 +322,16 @@ async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
 }
 
 impl Pen {
-    /// Whether an entry is written under the tag of its key: gRPC alone can.
+    /// Returns whether the entry gets the tag of its key, which only gRPC can set.
     fn is_tagged(&self, key: usize, what: What) -> bool {
-        matches!((self, what), (Self::Grpc(_), What::Set | What::SetFor(_))) && truth::tag(key).is_some()
+        matches!((self, what), (Self::Grpc(_), What::Set | What::SetFor(_))) && history::tag(key).is_some()
     }
 
     async fn tell(&self, tally: &Tally, write: Write<'_>, what: What, done: bool) {
         let count = match self {
             Self::Resp(..) => &tally.resp,
             Self::Grpc(_) => &tally.grpc,
-            Self::Straight(_) => &tally.straight,
+            Self::Direct(_) => &tally.direct,
         };
         if done {
             if self.is_tagged(write.key, what) {
@@ -347,11 +347,11 @@ impl Pen {
         }
     }
 
-    /// Whether it was acknowledged.
+    /// Writes; returns whether the write was acknowledged.
     async fn write(&mut self, write: &Write<'_>, what: What) -> bool {
         let name = name(write.key);
         match self {
-            Self::Straight(way) => way.ask(name.as_bytes(), &command(&name, write.number, what)).await.is_ok(),
+            Self::Direct(direct) => direct.ask(name.as_bytes(), &command(&name, write.number, what)).await.is_ok(),
             Self::Resp(address, connection) => {
                 let open = match connection.take() {
                     Some(open) => Ok(open),
@@ -359,14 +359,14 @@ impl Pen {
                 };
                 let Ok(mut open) = open else { return false };
                 let reply = open.req_packed_command(&command(&name, write.number, what)).await;
-                // After an error reply the connection is still good.
+                // After an error reply the connection is still usable.
                 if reply.as_ref().err().is_none_or(|error| !error.is_io_error()) {
                     *connection = Some(open);
                 }
                 reply.is_ok_and(|reply| !matches!(reply, Value::ServerError(_)))
             }
             Self::Grpc(client) => {
-                let tags = truth::tag(write.key).map(|tag| tag_name(tag).into()).into_iter().collect();
+                let tags = history::tag(write.key).map(|tag| tag_name(tag).into()).into_iter().collect();
                 write_grpc(client, name, tags, write.number, what).await
             }
         }
@@ -399,15 +399,15 @@ async fn write_grpc(
     client.set(request).await.is_ok()
 }
 
-/// Invalidates tags through a node, on and on.
+/// Invalidates tags through a node until stopped.
 async fn invalidate(part: Part, address: String, mut random: fastrand::Rng) {
     let mut client = InvalidationClient::new(endpoint(&address).connect_lazy());
     while part.writes() {
-        let tag = random.usize(..truth::TAGS);
+        let tag = random.usize(..history::TAGS);
         let sent_at = Instant::now();
         let done = client.invalidate_tags(InvalidateTagsRequest { tags: vec![tag_name(tag).into()] }).await;
         if done.is_ok() {
-            part.truth.invalidated(tag, sent_at, Instant::now());
+            part.history.invalidated(tag, sent_at, Instant::now());
             part.tally.invalidations.fetch_add(1, Relaxed);
         }
         tokio::time::sleep(Duration::from_millis(random.u64(..INVALIDATE_PAUSE_MAX_MS))).await;

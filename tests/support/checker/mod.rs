@@ -1,26 +1,30 @@
-//! The coherence checker: load on nodes and on Redis itself, and a judge of each read.
+//! The coherence checker: load on nodes and on Redis, and a judge of each read.
 //!
-//! Each key's value is a number that only grows. Writers go through each node (RESP and gRPC) and straight to Redis, in
-//! turn, one at a time per key, so that the order of writes is known; readers ask all nodes over both protocols, in
-//! batches. A read that began at t must see at least what was acknowledged before t − Δ.
+//! The value of each key is a number that only grows. Writers go through each node (RESP and gRPC) and directly to
+//! Redis, in turn, one at a time per key, so that the order of writes is known. Readers query all nodes over both
+//! protocols, in batches. A read that began at t must return at least the last write that was acknowledged before t −
+//! Δ.
 //!
-//! * [`truth`] keeps what was written and judges reads: pure, tested with histories of its own.
+//! * [`run`] runs a plan under faults and checks the result.
+//! * [`history`] records writes and judges reads. It does no I/O and is tested with histories of its own.
 //! * [`load`] writes and reads.
-//! * [`straight`] is the way past Terrace, to a standalone Redis or through a Cluster's slots.
-//! * [`faults`] is the seeded schedule of what goes wrong, and a standalone Redis's faults; [`failovers`] those of Sentinels
-//!   and Clusters.
+//! * [`direct`] bypasses Terrace, to a standalone Redis, through Sentinels or to a Cluster.
+//! * [`faults`] is the seeded schedule of faults, and the faults of a standalone Redis; [`failovers`] has those of
+//!   Sentinels and Clusters.
 //!
-//! Keys that may go are written under a few tags through gRPC, and tags are invalidated: a read that began Δ after an
-//! acknowledged invalidation must see nothing that was acknowledged under the tag before it was sent.
+//! Keys that may be removed are written under tags through gRPC, and tags are invalidated. A read that began Δ after an
+//! acknowledged invalidation must not return a value that was acknowledged under the tag before the invalidation was
+//! sent.
 //!
-//! What a reader straight to Redis sees is judged as well: a violation there would be a fault of the checker. A standalone
-//! Redis is never stale (Δ = 0); a primary that has been replaced may be, until it hears of it.
+//! Reads directly from Redis are judged as well; a violation there is a fault of the checker. A standalone Redis is
+//! never stale (Δ = 0). A replaced primary may be stale until it learns of its demotion.
 
+pub mod direct;
 pub mod failovers;
 pub mod faults;
+pub mod history;
 pub mod load;
-pub mod straight;
-pub mod truth;
+pub mod run;
 
 use std::{
     fmt,
@@ -35,38 +39,38 @@ use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::Instant};
 
 use self::{
-    straight::Straight,
-    truth::{Refuted, Truth},
+    direct::Direct,
+    history::{History, Refuted},
 };
 
 /// Δ of the contract.
 pub const BOUND: Duration = Duration::from_secs(1);
-/// The way past all nodes.
-const STRAIGHT: &str = "straight";
-/// Violations that are told in full; all are counted.
+/// Label of reads that bypass all nodes.
+const DIRECT: &str = "direct";
+/// Maximum number of violations that are reported in full; all are counted.
 const TOLD_MAX: usize = 20;
 
-/// What to check.
+/// The load and the limits of a run.
 pub struct Plan {
-    /// The nodes: addresses of RESP and gRPC.
+    /// RESP and gRPC address of each node.
     pub nodes: Vec<(String, String)>,
-    /// The way past them.
-    pub straight: Straight,
-    /// How old an answer straight from Redis may be.
-    pub straight_bound: Duration,
-    /// How much older an answer may be that a node flags as stale.
+    /// The Redis behind the nodes.
+    pub direct: Direct,
+    /// Maximum age of an answer directly from Redis.
+    pub direct_bound: Duration,
+    /// Additional age allowed for an answer that a node flags as stale.
     pub stale_for: Duration,
-    /// Keys under test.
+    /// Number of keys under test.
     pub keys: usize,
-    /// Writing tasks of each way (each node over each protocol, and straight).
+    /// Writing tasks of each path (each node over each protocol, and directly to Redis).
     pub writers: usize,
     /// Reading tasks of each node and protocol.
     pub readers: usize,
-    /// Of all random choices.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// What one way in has done.
+/// Counts of one path.
 #[derive(Debug, Default)]
 pub struct Count {
     /// Reads with a value or a miss.
@@ -79,17 +83,17 @@ pub struct Count {
     pub read_errors: AtomicU64,
     /// Acknowledged writes.
     pub writes: AtomicU64,
-    /// Writes whose fate is not known.
+    /// Writes without an answer.
     pub doubtful: AtomicU64,
 }
 
 /// Counts and findings of a run.
 pub struct Tally {
     started: Instant,
-    /// By way: `resp`, `grpc`, `straight`.
+    /// By path: `resp`, `grpc`, `direct`.
     pub resp: Count,
     pub grpc: Count,
-    pub straight: Count,
+    pub direct: Count,
     /// Acknowledged invalidations of tags.
     pub invalidations: AtomicU64,
     /// Age of the oldest value that was read through a node, microseconds since its successor was acknowledged.
@@ -104,7 +108,7 @@ impl Default for Tally {
             started: Instant::now(),
             resp: Count::default(),
             grpc: Count::default(),
-            straight: Count::default(),
+            direct: Count::default(),
             invalidations: AtomicU64::new(0),
             oldest_us: AtomicU64::new(0),
             violations: AtomicU64::new(0),
@@ -114,10 +118,10 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Judges a read and keeps what is to be told of it.
-    pub fn judge(&self, truth: &Truth, way: &str, read: &truth::Read) {
-        match truth.judge(read) {
-            Ok(age) if way != STRAIGHT && read.bound == BOUND => {
+    /// Judges a read and records the result.
+    pub fn judge(&self, history: &History, way: &str, read: &history::Read) {
+        match history.judge(read) {
+            Ok(age) if way != DIRECT && read.bound == BOUND => {
                 self.oldest_us.fetch_max(micros(age), Relaxed);
             }
             Ok(_) => {}
@@ -138,9 +142,9 @@ impl Tally {
         self.resp.reads.load(Relaxed) + self.grpc.reads.load(Relaxed)
     }
 
-    /// Acknowledged writes by all ways.
+    /// Acknowledged writes of all paths.
     pub fn writes(&self) -> u64 {
-        [&self.resp, &self.grpc, &self.straight].iter().map(|count| count.writes.load(Relaxed)).sum()
+        [&self.resp, &self.grpc, &self.direct].iter().map(|count| count.writes.load(Relaxed)).sum()
     }
 
     /// Age of the oldest value read through a node without being flagged.
@@ -153,7 +157,7 @@ impl Tally {
         self.violations.load(Relaxed)
     }
 
-    /// The first of them.
+    /// The first violations, as text.
     pub fn told(&self) -> Vec<String> {
         self.told.lock().clone()
     }
@@ -161,7 +165,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, count) in [("resp", &self.resp), ("grpc", &self.grpc), ("straight", &self.straight)] {
+        for (name, count) in [("resp", &self.resp), ("grpc", &self.grpc), ("direct", &self.direct)] {
             let of = |count: &AtomicU64| count.load(Relaxed);
             writeln!(
                 f,
@@ -185,7 +189,7 @@ fn micros(span: Duration) -> u64 {
 
 /// Load that runs until it is stopped.
 pub struct Checker {
-    pub truth: Arc<Truth>,
+    pub history: Arc<History>,
     pub tally: Arc<Tally>,
     stop_writing: Arc<AtomicBool>,
     stop_reading: Arc<AtomicBool>,
@@ -195,11 +199,11 @@ pub struct Checker {
 impl Checker {
     /// Starts the load on a thread of its own.
     pub fn start(plan: Plan) -> Self {
-        let truth = Arc::new(Truth::new(plan.keys));
+        let history = Arc::new(History::new(plan.keys));
         let tally = Arc::new(Tally::default());
         let (stop_writing, stop_reading) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let part = load::Part {
-            truth: Arc::clone(&truth),
+            history: Arc::clone(&history),
             tally: Arc::clone(&tally),
             stale_for: plan.stale_for,
             stop_writing: Arc::clone(&stop_writing),
@@ -215,10 +219,10 @@ impl Checker {
                 }
             });
         });
-        Self { truth, tally, stop_writing, stop_reading, thread: Some(thread) }
+        Self { history, tally, stop_writing, stop_reading, thread: Some(thread) }
     }
 
-    /// No more writes from now on, but for those under way.
+    /// Stops new writes; writes in flight continue.
     pub fn stop_writing(&self) {
         self.stop_writing.store(true, Relaxed);
     }

@@ -23,45 +23,13 @@
 //!
 //! **Lost records** cost misses only: without its note a value of after a ban counts as one of before. A log that is
 //! missing or shorter than it was ends all copies in L1 and is written again from what this node knows.
+//!
+//! * `records`: keys and numbers. * `state`: what this process knows. * `log`, `notes`, `sweep`: the requests.
+//! * `store`: [`BanStore`](crate::l2::BanStore) over these.
 
 mod log;
-mod notes;
+pub(crate) mod notes;
+pub(crate) mod records;
+pub(crate) mod state;
+mod store;
 mod sweep;
-
-use ::redis::{Cmd, Value as Reply};
-
-pub(super) use self::{
-    log::{Log, stamp},
-    notes::is_noted,
-};
-use super::ops;
-use crate::l2::FENCE_SPAN;
-
-/// The log.
-pub(super) const LOG: &[u8] = b"__terrace:bans";
-/// Its field for the greatest number.
-const GREATEST: &str = "n";
-/// A ban lasts this long at least. A write is sent by a node that knows of all bans of Δ before, and learns of the later ones
-/// with its reply, which seldom takes as long as another Δ.
-pub(super) const RETIRE_AFTER: std::time::Duration = FENCE_SPAN.saturating_mul(2);
-
-/// The question that ends a pipeline with a write, and the number it was answered.
-pub(super) fn greatest_question(stamp: Option<&[u8]>) -> Cmd {
-    match stamp {
-        Some(stamp) => ops::plain("GET", stamp),
-        None => {
-            let mut command = ops::plain("HGET", LOG);
-            command.arg(GREATEST);
-            command
-        }
-    }
-}
-
-/// The answer to [`greatest_question`]; 0 where there is none.
-pub(super) fn greatest(reply: &Reply) -> u64 {
-    if let Reply::BulkString(digits) = reply { number(digits).unwrap_or(0) } else { 0 }
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}

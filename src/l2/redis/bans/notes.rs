@@ -1,23 +1,25 @@
-//! Notes: which keys were written since a ban, and what a call does that hears of a ban late.
+//! Notes of the keys that were written since a ban, and the repair of writes that met a ban late.
 
 use std::{collections::HashMap, sync::Arc};
 
 use ::redis::{Cmd, Value as Reply};
 use tokio::time::Instant;
 
-use super::{greatest_question, log::TAGS, number};
+use super::records::{greatest_question, number};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::{
         Applied, Ban, Batch, Op,
         bans::{matching, overtaken},
         redis::{
-            RedisBackend, after, errors,
-            lane::{Access, Commands},
-            ops,
-            route::Unit,
-            scripts::{By, CLEAR_BANNED},
-            topology::slot,
+            command::{
+                batch::Commands,
+                errors, ops,
+                scripts::{By, CLEAR_BANNED},
+            },
+            requests::{deadline::after, pipelined_connection::Access, route::Unit},
+            topology::slots::{TAGS, slot},
+            worker::RedisBackend,
         },
     },
     model::Key,
@@ -25,7 +27,7 @@ use crate::{
 
 impl RedisBackend {
     /// Where the keys written since a ban are noted.
-    pub(super) fn note(&self, ban: u64, slot: u16) -> String {
+    pub(in crate::l2::redis) fn note(&self, ban: u64, slot: u16) -> String {
         match self.is_spread() {
             true => format!("__terrace:fresh:{ban}:{{{}}}", TAGS[usize::from(slot)]),
             false => format!("__terrace:fresh:{ban}"),
@@ -56,7 +58,7 @@ impl RedisBackend {
         ops.iter().filter_map(|(key, _)| self.clearing(open, key)).collect()
     }
 
-    /// What goes with a request that writes this key and that lanes do not carry.
+    /// What goes with a request that writes this key and that pipelined connections do not carry.
     pub(in crate::l2::redis) fn question_for(&self, key: &[u8]) -> Vec<u8> {
         let map = self.redis.topology().map();
         let source = map.of_key(key).map(|primary| primary.source);
@@ -197,6 +199,6 @@ fn says_nothing(error: &CacheError) -> bool {
 }
 
 /// The answer to one of [`RedisBackend::note_questions`]. What cannot be read is no note.
-pub(in crate::l2::redis) fn is_noted(reply: &Reply) -> bool {
+pub(crate) fn is_noted(reply: &Reply) -> bool {
     matches!(reply, Reply::Int(1))
 }

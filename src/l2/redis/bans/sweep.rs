@@ -1,4 +1,4 @@
-//! The sweep: pages that one node at a time removes, each within its time.
+//! The sweep of a ban: one node at a time removes hidden keys page by page, each page within a time limit.
 //!
 //! One server looks for the keys, compares them with the notes and removes them in one script, so that nothing but counts
 //! travels. In a cluster notes lie in the slots of their keys, whose names no script can compute: there the keys of a page are
@@ -9,19 +9,27 @@ use std::{collections::HashMap, time::Duration};
 use ::redis::{Cmd, Value as Reply};
 use futures_util::future::try_join_all;
 
-use super::{LOG, log::LOOK_APART, number};
+use super::{
+    log::LOOK_APART,
+    records::{LOG, number},
+};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::{
         Ban, Effort, ScanRequest, Source, SweepPage,
         redis::{
-            INSPECTION_DEADLINE, RedisBackend, after, errors,
-            lane::Access,
-            ops,
-            route::{self, Unit},
-            scripts::{By, KEEP_SWEEP, SWEEP_KEY, SWEEP_PAGE},
-            topology::{SLOTS, slot},
-            word,
+            command::{
+                batch::word,
+                errors, ops,
+                scripts::{By, KEEP_SWEEP, SWEEP_KEY, SWEEP_PAGE},
+            },
+            requests::{
+                deadline::{INSPECTION_DEADLINE, after},
+                pipelined_connection::Access,
+                route::Unit,
+            },
+            topology::slots::{SLOTS, slot},
+            worker::RedisBackend,
         },
     },
     model::{Key, RESERVED_PREFIX},
@@ -66,7 +74,7 @@ impl RedisBackend {
     async fn sweep_until(&self) -> Result<HashMap<Source, u64>> {
         let groups = self.all_groups()?;
         let deadline = after(INSPECTION_DEADLINE);
-        let asked = groups.iter().map(|group| route::one(group, word("TIME"), Access::Read, deadline));
+        let asked = groups.iter().map(|group| group.ask_one(word("TIME"), Access::Read, deadline));
         let mut until = HashMap::new();
         for (group, reply) in groups.iter().zip(try_join_all(asked).await?) {
             let now = time_us(&reply).ok_or_else(|| errors::unexpected("TIME"))?;

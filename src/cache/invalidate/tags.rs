@@ -1,0 +1,575 @@
+//! Tags: an entry is valid while each of its tags has the id that the entry was written under.
+//!
+//! The id of a tag is a record of its own, `__terrace:tag:<name>`: a random number that the first Set under the tag stores,
+//! with an expiry that later Sets renew. An entry keeps the ids in its header. A reader compares them with the current ids,
+//! which are cached in L1 like any value, with the same coherence. An absent or different id is a miss.
+//! [`Cache::invalidate_tags`] deletes the records, so ten thousand invalidations leave nothing behind. No clock is involved.
+//! A record that expires, is evicted or is deleted by hand only causes misses: a deleted id never returns, because the next
+//! one is another random number.
+//!
+//! A Set that races an invalidation may store its entry under the deleted id; then the entry is a miss from the start. The
+//! opposite cannot happen: an entry is stored after its ids were read.
+//!
+//! **Reads** check tags wherever an entry is returned: answers of L2 in `Cache::ask`, copies in L1 at each hit
+//! (`Core::has_valid_tags`). A copy is not a hit unless all its tags are in L1 with the right ids; L2 decides then.
+//!
+//! **Writes** other than a plain Set depend on the present entry, so entries with invalid tags are removed before them
+//! ([`Cache::bury_dead`]). That requires a lookup, which only deployments with tags pay for. Whether tags are in use is itself
+//! a record, `__terrace:tagged`. Every node reads it once its invalidation link is up, and is notified when it is created.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::events::ChangeEvent;
+use crate::{
+    cache::{
+        Batch, Cache, Core, Read,
+        flight::Answer,
+        op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
+    },
+    clock::{Tick, millis},
+    error::{CacheError, Kind, Result},
+    l1::{Hit, Resident},
+    l2::{
+        Applied, FENCE_SPAN, Flavor, Op,
+        codec::{self, Tag},
+    },
+    model::{Key, Life, RESERVED_PREFIX, Value},
+};
+
+/// Maximum number of tags of an entry.
+pub const TAGS_MAX: usize = 16;
+/// Maximum length of a tag's name in bytes.
+pub const TAG_MAX_BYTES: usize = 128;
+/// Life of a tag's id. A Set under the tag renews it once half of it has passed: an entry that is not written for longer
+/// than half of it may be missed.
+const ID_LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// Prefix of the records of tag ids, after the reserved prefix.
+const ID_PREFIX: &[u8] = b"tag:";
+/// Name of the record that says that tags are in use, after the reserved prefix.
+const USED: &[u8] = b"tagged";
+/// The whole key of that record.
+const USED_KEY: &[u8] = b"__terrace:tagged";
+
+/// The tags of an entry that is to be written: checked, sorted, without duplicates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TagNames(Vec<Bytes>);
+
+impl TagNames {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for too many, an empty or a too long one.
+    pub fn new(mut names: Vec<Bytes>) -> Result<Self> {
+        names.sort_unstable();
+        names.dedup();
+        if names.len() > TAGS_MAX {
+            let message = format!("tags has {} tags; an entry has at most {TAGS_MAX}", names.len());
+            return Err(CacheError::new(Kind::InvalidArgument, message));
+        }
+        names.iter().try_for_each(|name| check_tag(name))?;
+        Ok(Self(names))
+    }
+
+    /// Returns whether there are no tags.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Checks the name of a tag.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn check_tag(name: &[u8]) -> Result<()> {
+    if (1..=TAG_MAX_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    let message = format!("a tag has {} bytes; a tag has 1 to {TAG_MAX_BYTES} bytes", name.len());
+    Err(CacheError::new(Kind::InvalidArgument, message))
+}
+
+/// Returns whether this is a record of Terrace's own. L1 may hold such records, but clients must not see them.
+#[inline]
+pub(in crate::cache) fn is_own(key: &[u8]) -> bool {
+    // Compared at a constant length, so no function is called: every read comes here.
+    key.first_chunk() == Some(RESERVED_PREFIX)
+}
+
+/// Returns whether bytes begin like a header. Commands passed through to Redis must not store such values.
+#[must_use]
+pub fn is_marked(bytes: &[u8]) -> bool {
+    codec::is_marked(bytes)
+}
+
+/// Returns the tags that an entry was written under.
+#[must_use]
+pub fn tags_of(value: &Value) -> Vec<Bytes> {
+    names_in(value.head())
+}
+
+pub(in crate::cache) fn names_in(head: &[u8]) -> Vec<Bytes> {
+    codec::tags(head).unwrap_or_default().into_iter().map(|tag| tag.name).collect()
+}
+
+fn record_of(name: &[u8]) -> Key {
+    Key::own(&[ID_PREFIX, name])
+}
+
+/// Returns an id as its record stores it: as text, readable in Redis.
+fn text_of(id: u64) -> Bytes {
+    format!("{id:016x}").into()
+}
+
+fn id_in(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 16)?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// Ids by tag name; a tag without a record has none.
+type Ids = BTreeMap<Bytes, Option<u64>>;
+
+/// Returns whether an entry with this header is valid: without tags it is, with unknown fields it is not.
+fn is_valid(head: &[u8], ids: &Ids) -> bool {
+    codec::tags(head).is_some_and(|tags| tags.iter().all(|tag| ids.get(&tag.name) == Some(&Some(tag.id))))
+}
+
+/// Knowledge about whether the store has entries with tags.
+#[derive(Debug)]
+pub(crate) struct TagsInUse {
+    /// What was heard of since, and from the low end what is known: [`UNKNOWN`], [`NO`] or [`YES`].
+    word: AtomicU64,
+    /// The record in the store says so.
+    told: AtomicBool,
+    /// When the record was last read, where changes are not announced; 0 for never.
+    asked_at: AtomicU64,
+}
+
+const UNKNOWN: u64 = 0;
+const NO: u64 = 1;
+const YES: u64 = 2;
+const STATES: u64 = 4;
+
+impl TagsInUse {
+    pub(crate) fn new(flavor: Flavor) -> Self {
+        let known = match flavor {
+            Flavor::Redis | Flavor::Embedded => UNKNOWN,
+            // L1 is the store, and empty.
+            Flavor::None => NO,
+        };
+        Self { word: AtomicU64::new(known), told: AtomicBool::new(false), asked_at: AtomicU64::new(0) }
+    }
+
+    /// Notes that an entry with tags was found or is about to be written.
+    fn met(&self) {
+        self.word.fetch_or(YES, Ordering::AcqRel);
+    }
+
+    /// Notes that the record changed.
+    fn heard(&self) {
+        self.met();
+        self.told.store(false, Ordering::Release);
+    }
+
+    /// Notes that all records may be deleted.
+    pub(crate) fn lost_records(&self) {
+        self.told.store(false, Ordering::Release);
+    }
+
+    /// Notes that changes may have been missed: unless tags are known to be in use, the record has to be read again.
+    pub(crate) fn missed_changes(&self) {
+        let step = |word: u64| Some(if word & YES == 0 { (word & !NO) + STATES } else { word });
+        let _word = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, step);
+    }
+
+    fn is_yes(&self) -> bool {
+        self.word.load(Ordering::Acquire) & YES != 0
+    }
+}
+
+impl Core {
+    /// Processes a change of one of Terrace's own records.
+    pub(in crate::cache) fn heard_own(&self, key: &[u8]) {
+        let name = key.strip_prefix(RESERVED_PREFIX).unwrap_or_default();
+        if name == USED {
+            self.tags_in_use.heard();
+        } else if let Some(tag) = name.strip_prefix(ID_PREFIX) {
+            self.events.emit(ChangeEvent::Tag(tag));
+        }
+    }
+
+    /// Returns the copy, with its header parsed, if its tags are known to be valid.
+    pub(in crate::cache) fn with_valid_tags(&self, mut hit: Hit, now: Tick) -> Option<Hit> {
+        self.has_valid_tags(&mut hit, now).then_some(hit)
+    }
+
+    /// Parses the header of a copy in place. Returns whether the tags of the copy are known to be valid.
+    #[inline]
+    pub(in crate::cache) fn has_valid_tags(&self, hit: &mut Hit, now: Tick) -> bool {
+        !codec::is_marked(&hit.value) || self.check_tags(hit, |key| self.l1.get(key, now, true))
+    }
+
+    /// Like [`Core::with_valid_tags`], for a copy past the coherence bound: the ids of its tags may be as old.
+    pub(in crate::cache) fn stale_with_valid_tags(&self, mut hit: Hit, now: Tick, grace: Duration) -> Option<Hit> {
+        let is_valid =
+            !codec::is_marked(&hit.value) || self.check_tags(&mut hit, |key| self.l1.get_stale(key, now, grace));
+        is_valid.then_some(hit)
+    }
+
+    /// Like [`Core::with_valid_tags`], for inspection.
+    pub(in crate::cache) fn resident_with_valid_tags(&self, resident: Resident, now: Tick) -> Option<Resident> {
+        let hit = self.with_valid_tags(resident.hit, now)?;
+        Some(Resident { hit, ..resident })
+    }
+
+    /// Compares the ids of a copy's tags with the current ones. `look` counts as a use of the record, so that L1 does not evict it.
+    #[cold]
+    fn check_tags(&self, hit: &mut Hit, look: impl Fn(&[u8]) -> Option<Hit>) -> bool {
+        hit.value = codec::opened(std::mem::take(&mut hit.value));
+        self.tags_in_use.met();
+        let mut key: SmallVec<[u8; RECORD_BYTES]> = SmallVec::from_slice(RESERVED_PREFIX);
+        key.extend_from_slice(ID_PREFIX);
+        let prefix_bytes = key.len();
+        let mut is_known = |tag: &Tag| {
+            key.truncate(prefix_bytes);
+            key.extend_from_slice(&tag.name);
+            look(&key).and_then(|record| id_in(&record.value)) == Some(tag.id)
+        };
+        codec::tags(hit.value.head()).is_some_and(|tags| tags.iter().all(&mut is_known))
+    }
+}
+
+/// Maximum length of the key of a tag's record.
+const RECORD_BYTES: usize = 10 + 4 + TAG_MAX_BYTES;
+
+impl Cache {
+    /// Replaces entries with invalid tags in the answers of L2 by misses.
+    pub(in crate::cache) async fn without_dead(&self, keys: &[Key], mut answers: Vec<Answer>) -> Vec<Answer> {
+        let head = |answer: &Answer| match answer {
+            Ok(Some(stored)) => Bytes::copy_from_slice(stored.value.head()),
+            Ok(None) | Err(_) => Bytes::new(),
+        };
+        if answers.iter().flatten().flatten().all(|stored| stored.value.head().is_empty()) {
+            return answers;
+        }
+        let heads: Vec<Bytes> = answers.iter().map(head).collect();
+        // Boxed, because the ids are read by this function's callers.
+        let valid = Box::pin(self.are_valid(&heads)).await;
+        for (((answer, key), head), valid) in answers.iter_mut().zip(keys).zip(heads).zip(valid) {
+            match valid {
+                _ if head.is_empty() => {}
+                Ok(true) => {}
+                Ok(false) => {
+                    self.core.key_history.tag_gone(key, self.now());
+                    *answer = Ok(None);
+                }
+                // A failed read is never a miss.
+                Err(error) => *answer = Err(error),
+            }
+        }
+        answers
+    }
+
+    /// Returns the tags in a header, and whether each still has the id that the entry was written under.
+    pub(in crate::cache) async fn tags_now(&self, head: &[u8]) -> Result<Vec<(Bytes, bool)>> {
+        let tags = codec::tags(head).unwrap_or_default();
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = self.ids(tags.iter().map(|tag| tag.name.clone()).collect(), tags.clone()).await?;
+        let with_state = tags.into_iter().map(|tag| {
+            let is_valid = ids.get(&tag.name) == Some(&Some(tag.id));
+            (tag.name, is_valid)
+        });
+        Ok(with_state.collect())
+    }
+
+    /// Returns whether entries with these headers are valid.
+    async fn are_valid(&self, heads: &[Bytes]) -> Vec<Result<bool>> {
+        self.core.tags_in_use.met();
+        let tags = || heads.iter().filter_map(|head| codec::tags(head)).flatten();
+        let ids = match self.ids(tags().map(|tag| tag.name).collect(), tags().collect()).await {
+            Ok(ids) => ids,
+            Err(error) => return heads.iter().map(|_| Err(error.clone())).collect(),
+        };
+        heads.iter().map(|head| Ok(is_valid(head, &ids))).collect()
+    }
+
+    /// Today's ids of these tags: from L1 what is there and as `expected`, the others from L2. A copy that differs may be one
+    /// that is about to be dropped, and then the entry would be missed for nothing.
+    async fn ids(&self, mut names: Vec<Bytes>, expected: Vec<Tag>) -> Result<Ids> {
+        names.sort_unstable();
+        names.dedup();
+        let mut ids = Ids::new();
+        let reads = self.records(names.iter().map(|name| record_of(name)).collect()).await;
+        for (name, read) in names.into_iter().zip(reads) {
+            let id = match read? {
+                Read::Found(found) => id_in(&found.value),
+                Read::Missing => None,
+            };
+            ids.insert(name, id);
+        }
+        let differs = |tag: &&Tag| ids.get(&tag.name).is_some_and(|id| id.is_some_and(|id| id != tag.id));
+        let mut doubtful: Vec<Bytes> = expected.iter().filter(differs).map(|tag| tag.name.clone()).collect();
+        doubtful.sort_unstable();
+        doubtful.dedup();
+        if doubtful.is_empty() || self.core.flavor == Flavor::None {
+            return Ok(ids);
+        }
+        let keys: Vec<Key> = doubtful.iter().map(|name| record_of(name)).collect();
+        for (name, stored) in doubtful.into_iter().zip(self.l2.get(&keys, false).await) {
+            ids.insert(name, stored?.and_then(|stored| id_in(&stored.value)));
+        }
+        Ok(ids)
+    }
+
+    /// Creates an id for each tag that has none.
+    async fn ids_for_writing(&self, names: &[Bytes]) -> Result<BTreeMap<Bytes, u64>> {
+        self.tell_in_use().await?;
+        let keys: Vec<Key> = names.iter().map(|name| record_of(name)).collect();
+        let (mut ids, mut ops, mut new) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for ((name, key), read) in names.iter().zip(keys.iter().cloned()).zip(self.records(keys.clone()).await) {
+            let found = match read? {
+                Read::Found(found) => Some((id_in(&found.value), found.life)),
+                Read::Missing => None,
+            };
+            match found {
+                Some((Some(id), life)) => {
+                    ids.insert(name.clone(), id);
+                    if matches!(life, Life::For(left) if left < ID_LIFE / 2) {
+                        ops.push((key, renewal()));
+                    }
+                }
+                // The record was overwritten by something other than an id.
+                Some((None, _)) => new.push((name.clone(), key, Condition::Always)),
+                None => new.push((name.clone(), key, Condition::IfAbsent)),
+            }
+        }
+        let created = ops.len();
+        let mut chosen = Vec::with_capacity(new.len());
+        for (name, key, condition) in new {
+            // Not secret, but 64 bits: two ids of one tag never collide.
+            let id = fastrand::u64(..);
+            chosen.push((name, id));
+            ops.push((key, creation(id, condition)));
+        }
+        let applied = self.apply(ops, Batch::Independent).await;
+        for ((name, chosen), applied) in chosen.into_iter().zip(applied.into_iter().skip(created)) {
+            let Applied::Set { stored, old } = applied? else { return Err(unexpected()) };
+            // Stored, or another writer was first.
+            let id = if stored { Some(chosen) } else { old.and_then(|old| id_in(&old)) };
+            ids.insert(name, id.ok_or_else(unexpected)?);
+        }
+        Ok(ids)
+    }
+
+    /// Announces to other nodes that tags are in use, before the first header is written.
+    async fn tell_in_use(&self) -> Result<()> {
+        let tags_in_use = &self.core.tags_in_use;
+        tags_in_use.met();
+        if tags_in_use.told.load(Ordering::Acquire) || self.core.flavor == Flavor::None {
+            return Ok(());
+        }
+        let op = Op::Set {
+            value: Bytes::from_static(b"1"),
+            expiry: SetExpiry::Never,
+            condition: Condition::IfAbsent,
+            want_old: false,
+        };
+        self.apply(vec![(Key::own(&[USED]), op)], Batch::Independent)
+            .await
+            .into_iter()
+            .try_for_each(|r| r.map(drop))?;
+        tags_in_use.told.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Returns whether a first use of tags would be known by now: the same proof that L1 needs.
+    fn hears_of_use(&self, now: Tick) -> bool {
+        self.fill_epoch(USED_KEY, now).is_some() && !self.core.rules.load().untracked
+    }
+
+    /// Returns whether the store may have entries with tags.
+    ///
+    /// # Errors
+    /// Those of L2, which knows.
+    async fn tags_in_use(&self) -> Result<bool> {
+        let tags_in_use = &self.core.tags_in_use;
+        let (word, now) = (tags_in_use.word.load(Ordering::Acquire), self.now());
+        if word & YES != 0 {
+            return Ok(true);
+        }
+        let is_heard = self.hears_of_use(now);
+        if is_heard && word & NO != 0 {
+            return Ok(false);
+        }
+        // Where changes are not announced, an answer is valid for the maximum age of a copy.
+        let asked_at = tags_in_use.asked_at.load(Ordering::Acquire);
+        if !is_heard && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
+            return Ok(false);
+        }
+        let found = self.l2.get(&[Key::own(&[USED])], false).await.pop().unwrap_or(Ok(None))?.is_some();
+        if found {
+            tags_in_use.met();
+        } else if is_heard {
+            // Unless a change was received or missed since.
+            let _known = tags_in_use.word.compare_exchange(word, word | NO, Ordering::AcqRel, Ordering::Acquire);
+        } else {
+            tags_in_use.asked_at.store(now.0.max(1), Ordering::Release);
+        }
+        Ok(found)
+    }
+
+    /// Makes what a Set stores out of its payload and tags. `tags`: of each operation, or empty. The operations that cannot be
+    /// done get their errors.
+    pub(in crate::cache) async fn put_heads(
+        &self,
+        ops: &mut [(Key, Op)],
+        tags: &[&TagNames],
+    ) -> Vec<Option<CacheError>> {
+        let mut names: Vec<Bytes> = tags.iter().flat_map(|tags| tags.0.iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let ids = if names.is_empty() { Ok(BTreeMap::new()) } else { self.ids_for_writing(&names).await };
+        let mut faults = vec![None; ops.len()];
+        for (at, (_, op)) in ops.iter_mut().enumerate() {
+            let Op::Set { value, .. } = op else { continue };
+            let tags = tags.get(at).map_or(&[][..], |tags| &tags.0);
+            if tags.is_empty() {
+                *value = codec::guarded(std::mem::take(value));
+                continue;
+            }
+            match &ids {
+                Ok(ids) => {
+                    let tag = |name: &Bytes| Tag { name: name.clone(), id: ids.get(name).copied().unwrap_or_default() };
+                    let head = codec::head_of(&tags.iter().map(tag).collect::<Vec<_>>());
+                    *value = codec::joined(&head, std::mem::take(value));
+                }
+                Err(error) => faults[at] = Some(error.clone()),
+            }
+        }
+        faults
+    }
+
+    /// Removes entries whose tags are gone, before something depends on whether they are there. Where there are no tags
+    /// nothing is asked. Returns the keys that have a header and are valid.
+    ///
+    /// # Errors
+    /// Those of L2.
+    pub(in crate::cache) async fn bury_dead(&self, keys: &[Key]) -> Result<Vec<Key>> {
+        if keys.is_empty() || !self.tags_in_use().await? {
+            return Ok(Vec::new());
+        }
+        let mut behind = Vec::new();
+        for (key, described) in keys.iter().zip(self.l2.describe(keys).await) {
+            if let Some(described) = described?.filter(|described| !described.head.is_empty()) {
+                behind.push((key.clone(), described.head));
+            }
+        }
+        if behind.is_empty() {
+            return Ok(Vec::new());
+        }
+        let heads: Vec<Bytes> = behind.iter().map(|(_, head)| head.clone()).collect();
+        let (mut valid_keys, mut burials) = (Vec::new(), Vec::new());
+        for ((key, head), valid) in behind.into_iter().zip(self.are_valid(&heads).await) {
+            if valid? {
+                valid_keys.push(key);
+            } else {
+                burials.push((key, Op::Bury { head }));
+            }
+        }
+        for buried in self.apply(burials, Batch::Independent).await {
+            buried?;
+        }
+        Ok(valid_keys)
+    }
+
+    /// Prepares a command that is passed through: it must see neither headers nor invalid entries.
+    ///
+    /// # Errors
+    /// Those of L2; `Unsupported`, naming the key, for an entry with tags.
+    pub(in crate::cache) async fn refuse_heads(&self, keys: &[Key]) -> Result<()> {
+        match self.bury_dead(keys).await?.first() {
+            None => Ok(()),
+            Some(key) => {
+                let key = String::from_utf8_lossy(key);
+                let message =
+                    format!("\"{key}\" has tags; this command and transactions work on keys without tags only");
+                Err(CacheError::new(Kind::Unsupported, message))
+            }
+        }
+    }
+
+    /// Returns which of these headers belong to invalid entries; an error if L2 was unavailable.
+    pub(in crate::cache) async fn are_dead(&self, heads: &[Bytes]) -> Vec<Result<bool>> {
+        if heads.iter().all(Bytes::is_empty) {
+            return heads.iter().map(|_| Ok(false)).collect();
+        }
+        self.are_valid(heads).await.into_iter().map(|valid| valid.map(|valid| !valid)).collect()
+    }
+
+    /// Returns the keys of a page without those of invalid entries.
+    pub(in crate::cache) async fn living(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
+        if keys.is_empty() || !self.core.tags_in_use.is_yes() {
+            return Ok(keys);
+        }
+        let described = self.l2.describe(&keys).await.into_iter().collect::<Result<Vec<_>>>()?;
+        let heads: Vec<Bytes> =
+            described.iter().map(|d| d.as_ref().map_or_else(Bytes::new, |d| d.head.clone())).collect();
+        let dead = self.are_dead(&heads).await.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(keys.into_iter().zip(dead).filter_map(|(key, dead)| (!dead).then_some(key)).collect())
+    }
+
+    /// Invalidates all entries under these tags, on every node. Returns how many of the tags were in use.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad name; those of writes. With `Unknown` some may be invalidated: it may be repeated.
+    pub async fn invalidate_tags(&self, mut names: Vec<Bytes>) -> Result<u64> {
+        names.iter().try_for_each(|name| check_tag(name))?;
+        names.sort_unstable();
+        names.dedup();
+        let ops = names.iter().map(|name| (record_of(name), Op::Delete { want_old: false })).collect();
+        let mut invalidated = 0;
+        let mut failure: Option<CacheError> = None;
+        for (name, applied) in names.iter().zip(self.apply(ops, Batch::Independent).await) {
+            match applied {
+                Ok(Applied::Deleted { existed, .. }) => invalidated += u64::from(existed),
+                Ok(_) => return Err(unexpected()),
+                Err(error) => failure = Some(error),
+            }
+            // Other stores notify the sink.
+            if self.core.flavor == Flavor::None {
+                self.core.events.emit(ChangeEvent::Tag(name));
+            }
+        }
+        match failure {
+            None => Ok(invalidated),
+            Some(error) if invalidated == 0 => Err(error),
+            Some(error) => {
+                let message =
+                    format!("only {invalidated} of {} tags are known to be invalidated: {error}", names.len());
+                Err(CacheError::new(Kind::Unknown, message))
+            }
+        }
+    }
+}
+
+fn unexpected() -> CacheError {
+    CacheError::new(Kind::Internal, "L2 answered a tag's id with something else")
+}
+
+/// Stores an id. Returns the id that exists instead, if any.
+fn creation(id: u64, condition: Condition) -> Op {
+    Op::Set { value: text_of(id), expiry: SetExpiry::In(ID_LIFE), condition, want_old: true }
+}
+
+fn renewal() -> Op {
+    Op::Expire { expiry: NewExpiry::In(ID_LIFE), only: ExpireOnly::ALWAYS, want_value: false }
+}

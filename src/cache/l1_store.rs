@@ -1,0 +1,123 @@
+//! L1 as the store, for `l2 = "none"`: implements the trait of [`crate::l2::none`] over L1.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+
+use super::{Core, invalidate::events::ChangeEvent};
+use crate::{
+    clock::{Tick, UnixMs, millis},
+    error::Result,
+    l1,
+    l2::{
+        Applied, Described, Op, ScanPage, Source, TypeName, codec,
+        none::Resident,
+        op::{self, EntryChange, Present},
+    },
+    model::{Key, Life},
+};
+
+/// How far the two clocks may seem to have moved against each other without the wall clock having been set: each is cut
+/// to whole milliseconds at its own moment, and they are read one after the other.
+const JITTER_MS: u64 = 2;
+
+/// L1 behind the trait of the `none` backend. Holds the core weakly: the core's workers hold the backend.
+pub struct CoreStore {
+    core: Weak<Core>,
+    /// Wall clock less monotonic clock. Kept, so that an expiry is read back as it was set, to the millisecond.
+    offset_ms: AtomicU64,
+}
+
+impl CoreStore {
+    /// Creates a store over the L1 of `core`.
+    #[must_use]
+    pub fn new(core: &Arc<Core>) -> Self {
+        Self { core: Arc::downgrade(core), offset_ms: AtomicU64::new(0) }
+    }
+
+    /// Returns both clocks, with the same difference as before unless the wall clock was set.
+    fn times(&self, core: &Core) -> (Tick, UnixMs) {
+        let (now, unix) = (core.clock.now(), core.clock.unix());
+        let (kept, seen) = (self.offset_ms.load(Relaxed), unix.0.saturating_sub(now.0));
+        if kept.abs_diff(seen) <= JITTER_MS {
+            return (now, UnixMs(now.0 + kept));
+        }
+        self.offset_ms.store(seen, Relaxed);
+        (now, unix)
+    }
+}
+
+impl Resident for CoreStore {
+    fn apply(&self, key: &Key, op: &Op) -> Result<Applied> {
+        let Some(core) = self.core.upgrade() else { return Err(stopped()) };
+        let (now, unix) = self.times(&core);
+        let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
+        let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
+        let epoch = core.fence.epoch(Source::ONLY).ok_or_else(stopped)?;
+        let group = core.group_of(key);
+        core.l1.update(key, now, epoch, group, |current| {
+            let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
+            let (change, applied) = op::apply(op, present, unix)?;
+            let change = match change {
+                EntryChange::Keep => l1::Change::Keep,
+                EntryChange::Remove => l1::Change::Remove,
+                EntryChange::Put(value, at) => l1::Change::Put(value, tick_at(at)),
+                EntryChange::Reexpire(at) => l1::Change::Reexpire(tick_at(at)),
+            };
+            if !matches!(change, l1::Change::Keep) {
+                core.watched_keys.changed(key);
+            }
+            Ok((change, applied))
+        })
+    }
+
+    fn describe(&self, key: &Key) -> Option<Described> {
+        let core = self.core.upgrade()?;
+        let (now, unix) = self.times(&core);
+        let hit = core.l1.peek(key, now)?.hit;
+        let value = codec::opened(hit.value);
+        let left = (hit.expires_at != Tick::FAR).then(|| hit.expires_at.since(now));
+        Some(Described {
+            life: left.map_or(Life::Forever, Life::For),
+            expires_at_ms: left.map(|left| unix.0 + millis(left)),
+            size_bytes: value.len() as u64,
+            type_name: TypeName::String,
+            head: Bytes::copy_from_slice(value.head()),
+        })
+    }
+
+    fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage {
+        let Some(core) = self.core.upgrade() else { return ScanPage::default() };
+        let mut keys = Vec::new();
+        let cursor = core.l1.scan(cursor, count, core.clock.now(), |key, _| {
+            if keep(key) {
+                keys.extend(Key::copied(key));
+            }
+        });
+        ScanPage { cursor, keys }
+    }
+
+    fn count(&self) -> u64 {
+        self.core.upgrade().map_or(0, |core| core.l1.usage().entries)
+    }
+
+    fn random_key(&self) -> Option<Key> {
+        let core = self.core.upgrade()?;
+        core.l1.random_key(fastrand::u64(..), core.clock.now())
+    }
+
+    fn clear(&self) {
+        if let Some(core) = self.core.upgrade() {
+            core.l1.clear();
+            core.watched_keys.all_changed();
+            core.events.emit(ChangeEvent::Flushed);
+        }
+    }
+}
+
+fn stopped() -> crate::error::CacheError {
+    crate::error::CacheError::new(crate::error::Kind::Unavailable, "the server is stopping")
+}

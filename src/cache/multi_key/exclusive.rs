@@ -1,0 +1,65 @@
+//! The exclusive lock: changes to several keys at one instant, over a store that only this process writes.
+//!
+//! Over the embedded store and `none`, every read and write through the facade holds the lock shared, and a transaction holds
+//! it exclusively. Reads that L1 answers do not take the lock: while it is held exclusively they go through the flight path,
+//! which does. Over Redis nothing is locked: Redis executes the transaction.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard};
+
+use crate::{cache::Cache, l2::Flavor};
+
+/// The lock, and a flag for readers that do not take it.
+#[derive(Debug, Default)]
+pub(crate) struct ExclusiveLock {
+    lock: Arc<RwLock<()>>,
+    held: Arc<AtomicBool>,
+}
+
+/// Exclusive access until this is dropped.
+#[derive(Debug)]
+pub struct ExclusiveGuard {
+    held: Arc<AtomicBool>,
+    _guard: OwnedRwLockWriteGuard<()>,
+}
+
+impl Drop for ExclusiveGuard {
+    fn drop(&mut self) {
+        self.held.store(false, Ordering::Release);
+    }
+}
+
+impl ExclusiveLock {
+    /// Returns whether the lock is held exclusively.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+}
+
+impl Cache {
+    /// Takes the lock shared; `None` for a handle with exclusive access, and over Redis.
+    pub(in crate::cache) async fn shared_access(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        if self.is_exclusive || self.core.flavor == Flavor::Redis {
+            return None;
+        }
+        Some(self.core.exclusive_lock.lock.read().await)
+    }
+
+    /// Takes the lock exclusively. Returns a handle for the work under it. Over Redis it excludes nobody.
+    pub async fn exclusive(&self) -> (Self, Option<ExclusiveGuard>) {
+        let mut inside = self.clone();
+        inside.is_exclusive = true;
+        if self.is_exclusive || self.core.flavor == Flavor::Redis {
+            return (inside, None);
+        }
+        let guard = Arc::clone(&self.core.exclusive_lock.lock).write_owned().await;
+        let held = Arc::clone(&self.core.exclusive_lock.held);
+        held.store(true, Ordering::Release);
+        (inside, Some(ExclusiveGuard { held, _guard: guard }))
+    }
+}

@@ -1,0 +1,11 @@
+//! Operations on several keys at one instant, and commands that Redis executes itself.
+//!
+//! * [`rename_copy`]: RENAME, COPY and MSETNX.
+//! * [`exclusive`]: the lock under which a transaction runs over a store that only this process writes.
+//! * [`watched_keys`]: the keys that a transaction watches (WATCH).
+//! * [`passthrough`]: commands passed through to Redis, transactions included.
+
+pub mod exclusive;
+pub mod passthrough;
+pub mod rename_copy;
+pub mod watched_keys;

@@ -1,0 +1,315 @@
+//! Commands passed through to Redis unchanged, for types that Terrace does not store itself.
+//!
+//! The keys that a command writes are treated as in any write: their copies are dropped before it is sent and again after it,
+//! on any outcome.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    cache::{Cache, invalidate::events::ChangeEvent, write::Dropped},
+    error::{CacheError, Kind, Result},
+    l2::{Flavor, RawConnection, bans::overtaken, text},
+    learn::recorder::{Happened, Wrote},
+    model::Key,
+};
+
+/// How often a redirection within a cluster is followed. A server that has heard of a failover may be the first.
+const REDIRECTIONS_MAX: u32 = 8;
+/// Pause before the second and each further one, times their number: until the others have heard as well.
+const REDIRECTION_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a command is passed through.
+#[derive(Debug, Clone)]
+pub struct Passing {
+    /// One of its keys: in a cluster, where it goes.
+    pub key: Option<Key>,
+    /// All its keys.
+    pub named: Vec<Key>,
+    /// Those it writes.
+    pub written: Vec<Key>,
+    /// The reply is requested in RESP3.
+    pub resp3: bool,
+    /// It leaves values as they are stored, so that it may meet those with headers.
+    pub moves_whole: bool,
+    /// It may wait for as long as the client likes, on a connection of its own.
+    pub blocking: bool,
+}
+
+impl Passing {
+    /// Creates a request that writes nothing.
+    #[must_use]
+    pub fn question(key: Option<Key>, resp3: bool) -> Self {
+        Self {
+            named: key.iter().cloned().collect(),
+            key,
+            written: Vec::new(),
+            resp3,
+            moves_whole: true,
+            blocking: false,
+        }
+    }
+
+    /// A request that writes these keys, and moves values only whole.
+    #[must_use]
+    pub fn write(written: Vec<Key>) -> Self {
+        Self {
+            key: written.first().cloned(),
+            named: written.clone(),
+            written,
+            resp3: false,
+            moves_whole: true,
+            blocking: false,
+        }
+    }
+}
+
+impl Cache {
+    /// Sends one request in Redis's protocol to the Redis below and returns its reply, an error reply included.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no Redis; `Unavailable`, `DeadlineExceeded` (nothing was written), `Unknown` (it may
+    /// have been), `Overloaded`.
+    pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
+        self.clear_dead(&passing).await?;
+        let known = self.l2.clear_banned(&passing.named).await?;
+        let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
+        let question = match passing.written.first() {
+            Some(key) if !passing.blocking => self.l2.ban_question(key),
+            Some(_) | None => None,
+        };
+        let mut replies = self.pass_on(request, question.as_deref(), &passing).await?;
+        if question.is_some()
+            && let Some(answer) = replies.pop()
+        {
+            match self.late(known, &answer, &passing.written).await? {
+                Late::No => {}
+                Late::Again => replies = self.pass_on(request, None, &passing).await?,
+                Late::Unknown => return Err(overtaken()),
+            }
+        }
+        replies.pop().ok_or_else(|| CacheError::new(Kind::Internal, "no reply")).and_then(kept_here)
+    }
+
+    /// The effect of a newly received ban on a request that was executed.
+    async fn late(&self, known: u64, answer: &[u8], written: &[Key]) -> Result<Late> {
+        let cleared = self.l2.ban_answer(known, answer, written).await.map_err(|_| overtaken())?;
+        Ok(match (cleared.is_empty(), cleared.values().all(|gone| *gone)) {
+            (true, _) => Late::No,
+            (false, true) => Late::Again,
+            (false, false) => Late::Unknown,
+        })
+    }
+
+    /// Sends a request to the server of its key. Returns its reply, and that of `question`.
+    async fn pass_on(&self, request: &[u8], question: Option<&[u8]>, passing: &Passing) -> Result<Vec<Bytes>> {
+        let mut all = request.to_vec();
+        all.extend_from_slice(question.unwrap_or_default());
+        let count = 1 + usize::from(question.is_some());
+        let mut redirections = 0;
+        loop {
+            let mut line = self.l2.raw_connection(passing.key.as_deref(), passing.resp3).await?;
+            let replies = if passing.blocking { line.ask_blocking(&all).await } else { line.ask(&all, count).await };
+            // The question behind it may be redirected by itself.
+            let is_moved = replies.as_ref().is_ok_and(|replies| replies.first().is_some_and(is_moved));
+            if is_moved && follow(line, &mut redirections).await {
+                continue;
+            }
+            return replies.map_err(|error| match error.kind() == Kind::Unknown && passing.written.is_empty() {
+                true => CacheError::new(Kind::DeadlineExceeded, "Redis did not answer"),
+                false => error,
+            });
+        }
+    }
+
+    /// Sends a transaction whose requests write these keys: MULTI, them, EXEC. Returns EXEC's reply, or the error that
+    /// refused the transaction.
+    ///
+    /// # Errors
+    /// As [`Cache::pass`].
+    pub async fn pass_transaction(
+        &self,
+        line: Option<RawConnection>,
+        requests: &[u8],
+        count: usize,
+        passing: Passing,
+    ) -> Result<Bytes> {
+        self.clear_dead(&passing).await?;
+        let known = self.l2.clear_banned(&passing.named).await?;
+        let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
+        let mut all = request(&[b"MULTI"]);
+        all.extend_from_slice(requests);
+        all.extend(request(&[b"EXEC"]));
+        let question = passing.written.first().and_then(|key| self.l2.ban_question(key));
+        all.extend_from_slice(question.as_deref().unwrap_or_default());
+        let exec = Exec { requests: all, replies: count + 2 + usize::from(question.is_some()), at: count + 1 };
+        let mut replies = match line {
+            // What it watches is watched on this connection.
+            Some(mut line) => line.ask(&exec.requests, exec.replies).await?,
+            None => self.ask_transaction(&exec, &passing.key, passing.resp3).await?,
+        };
+        if question.is_some()
+            && let Some(answer) = replies.pop()
+        {
+            match self.late(known, &answer, &passing.written).await? {
+                Late::No => {}
+                // What it watched counts no more: it has been done once.
+                Late::Again => {
+                    replies = self.ask_transaction(&exec, &passing.key, passing.resp3).await?;
+                    replies.truncate(exec.at + 1);
+                }
+                Late::Unknown => return Err(overtaken()),
+            }
+        }
+        let last = replies.pop().unwrap_or_default();
+        // EXECABORT only reports that there was an error before it.
+        match replies.into_iter().find(|reply| reply.starts_with(b"-")) {
+            Some(error) if last.starts_with(b"-") => kept_here(error),
+            Some(_) | None => Ok(last),
+        }
+    }
+
+    /// A command that passes as it is sees nothing of entries whose tags are gone; and headers only if it leaves them where
+    /// they are.
+    async fn clear_dead(&self, passing: &Passing) -> Result<()> {
+        if passing.moves_whole {
+            self.bury_dead(&passing.named).await.map(drop)
+        } else {
+            self.refuse_heads(&passing.named).await
+        }
+    }
+
+    /// Where its keys are. One that was redirected was refused as a whole.
+    async fn ask_transaction(&self, exec: &Exec, key: &Option<Key>, resp3: bool) -> Result<Vec<Bytes>> {
+        let mut redirections = 0;
+        loop {
+            let mut line = self.l2.raw_connection(key.as_deref(), resp3).await?;
+            let replies = line.ask(&exec.requests, exec.replies).await?;
+            let was_done = !replies.get(exec.at).is_some_and(|reply| reply.starts_with(b"-"));
+            if was_done || !replies.iter().any(is_moved) || !follow(line, &mut redirections).await {
+                return Ok(replies);
+            }
+        }
+    }
+
+    /// What INFO of the Redis below says of its database, if that is the whole of the keys: `keys=...,expires=...`.
+    pub async fn keyspace_of_redis(&self, keys: u64) -> Option<String> {
+        let passing = Passing::question(None, false);
+        let info = self.pass(&request(&[b"INFO", b"keyspace"]), passing.clone()).await.ok()?;
+        let client = self.pass(&request(&[b"CLIENT", b"INFO"]), passing).await.ok()?;
+        let (info, client) = (text(&info)?, text(&client)?);
+        let client = String::from_utf8_lossy(&client).into_owned();
+        let name = format!("db{}:", client.split(' ').find_map(|field| field.strip_prefix("db="))?);
+        let info = String::from_utf8_lossy(&info).into_owned();
+        let line = info.lines().find_map(|line| line.strip_prefix(&name))?.trim();
+        // One part of a cluster knows only of its own.
+        line.starts_with(&format!("keys={keys},")).then(|| line.to_owned())
+    }
+
+    /// Returns a connection of the caller's own, to the server of `key`.
+    ///
+    /// # Errors
+    /// As [`Cache::pass`].
+    pub async fn line(&self, key: Option<&Key>, resp3: bool) -> Result<RawConnection> {
+        self.l2.raw_connection(key.map(|key| &**key), resp3).await
+    }
+
+    /// Emits the event that a command of this name wrote a key.
+    pub fn tell_wrote(&self, name: &str, key: &[u8]) {
+        // Other stores have no commands that pass: their writes are told of where they are applied.
+        if self.core.flavor == Flavor::Redis {
+            let what = match name {
+                "del" | "rename_from" => Wrote::Deletion,
+                "expire" | "persist" => Wrote::Lifetime,
+                _ => Wrote::Value(None),
+            };
+            self.tap.record(key, Happened::Written(what), self.caller, self.now());
+        }
+        self.core.events.emit(ChangeEvent::Wrote { name, key });
+    }
+
+    /// Returns why commands on types other than strings are refused here, if they are.
+    #[must_use]
+    pub fn refuses_other_types(&self) -> Option<&'static str> {
+        match self.core.flavor {
+            Flavor::Redis => None,
+            Flavor::Embedded => Some("embedded"),
+            Flavor::None => Some("none"),
+        }
+    }
+}
+
+/// A transaction as it is sent.
+struct Exec {
+    requests: Vec<u8>,
+    /// How many there are to be.
+    replies: usize,
+    /// EXEC's place among them.
+    at: usize,
+}
+
+/// What becomes of a request during which a ban was met that was not known.
+enum Late {
+    /// It is valid.
+    No,
+    /// The ban covers what it wrote: it is sent again.
+    Again,
+    /// Other clients have written these keys since the ban.
+    Unknown,
+}
+
+/// Another primary of the cluster has the slot now; nothing was done.
+fn is_moved(reply: &Bytes) -> bool {
+    reply.starts_with(b"-MOVED ")
+}
+
+/// Waits until it is known where the keys are; `false` where that was tried often enough.
+async fn follow(line: RawConnection, redirections: &mut u32) -> bool {
+    if *redirections == REDIRECTIONS_MAX {
+        return false;
+    }
+    tokio::time::sleep(REDIRECTION_PAUSE * *redirections).await;
+    *redirections += 1;
+    line.look_elsewhere().await;
+    true
+}
+
+/// A redirection within the cluster below is none of the client's business.
+fn kept_here(reply: Bytes) -> Result<Bytes> {
+    if is_moved(&reply) || reply.starts_with(b"-ASK ") {
+        let message = "a key is in another part of the cluster, or moves there now; keys of one command or transaction \
+                       must share a {tag}";
+        return Err(CacheError::new(Kind::Unavailable, message));
+    }
+    Ok(reply)
+}
+
+/// APPEND within a limit. KEYS\[1\]; ARGV: suffix, most bytes. Replies as APPEND does, or with Terrace's error.
+const APPEND_WITHIN: &[u8] = br"
+local length = redis.pcall('STRLEN', KEYS[1])
+if type(length) == 'table' then return length end
+length = string.format('%.0f', length + #ARGV[1])
+if tonumber(length) > tonumber(ARGV[2]) then
+  return redis.error_reply('ERR value of ' .. length .. ' bytes exceeds max_value (' .. ARGV[2] .. ' bytes)')
+end
+return redis.call('APPEND', KEYS[1], ARGV[1])";
+
+/// The words of a request that appends where the value then has no more than `length_max` (digits) bytes: in a
+/// transaction nobody but Redis knows how long it is at that moment.
+#[must_use]
+pub fn append_within<'a>(key: &'a [u8], suffix: &'a [u8], length_max: &'a str) -> [&'a [u8]; 6] {
+    [b"EVAL", APPEND_WITHIN, b"1", key, suffix, length_max.as_bytes()]
+}
+
+/// Returns a request of these words in Redis's protocol.
+#[must_use]
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        out.extend(format!("${}\r\n", word.len()).bytes());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}

@@ -1,0 +1,168 @@
+//! WATCH: the keys that a transaction watches.
+//!
+//! Over Redis WATCH is Redis's own, on a connection that the transaction keeps. Over a store that only this process writes,
+//! each change of a watched key marks its watchers; without watchers a change costs one load.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::passthrough;
+use crate::{
+    cache::{Cache, Core},
+    error::Result,
+    l2::{Flavor, RawConnection},
+    model::Key,
+};
+
+/// Maximum number of keys of one watch.
+const KEYS_MAX: usize = 65_536;
+
+/// All watched keys of this process.
+#[derive(Debug, Default)]
+pub(crate) struct WatchedKeys {
+    count: AtomicUsize,
+    keys: Mutex<HashMap<Bytes, Vec<Arc<Mark>>>>,
+}
+
+/// The mark that a change leaves with one watcher.
+#[derive(Debug, Default)]
+struct Mark {
+    changed: AtomicBool,
+    /// One of its keys exists, so a flush changes it.
+    any_there: AtomicBool,
+}
+
+impl WatchedKeys {
+    /// Marks the watchers of a key that changed.
+    #[inline]
+    pub(crate) fn changed(&self, key: &[u8]) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.mark(key);
+        }
+    }
+
+    #[cold]
+    fn mark(&self, key: &[u8]) {
+        for watcher in self.keys.lock().get(key).into_iter().flatten() {
+            watcher.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Marks all watchers: every key may have changed.
+    pub(crate) fn all_changed(&self) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            for watcher in self.keys.lock().values().flatten() {
+                watcher.changed.fetch_or(watcher.any_there.load(Ordering::Acquire), Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// The keys that one client watches, until this is dropped.
+pub struct KeyWatch {
+    core: Arc<Core>,
+    mark: Arc<Mark>,
+    keys: Vec<(Key, bool)>,
+    /// Over Redis: the connection that watches.
+    line: Option<RawConnection>,
+}
+
+impl std::fmt::Debug for KeyWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watch({} keys)", self.keys.len())
+    }
+}
+
+impl KeyWatch {
+    /// Over Redis: the connection that watches; the transaction must run on it.
+    pub fn take_line(&mut self) -> Option<RawConnection> {
+        self.line.take()
+    }
+}
+
+impl Drop for KeyWatch {
+    fn drop(&mut self) {
+        let mut watched = self.core.watched_keys.keys.lock();
+        for (key, _) in &self.keys {
+            let Some(watchers) = watched.get_mut(&**key) else { continue };
+            watchers.retain(|watcher| !Arc::ptr_eq(watcher, &self.mark));
+            if watchers.is_empty() {
+                watched.remove(&**key);
+            }
+        }
+        self.core.watched_keys.count.store(watched.len(), Ordering::Release);
+    }
+}
+
+impl Cache {
+    /// Watches nothing yet, but will watch `key`. `resp3` is the protocol of the replies over Redis.
+    ///
+    /// # Errors
+    /// Over Redis those of [`Cache::line`].
+    pub async fn begin_watch(&self, key: Option<&Key>, resp3: bool) -> Result<KeyWatch> {
+        let line = if self.core.flavor == Flavor::Redis { Some(self.line(key, resp3).await?) } else { None };
+        Ok(KeyWatch { core: Arc::clone(&self.core), mark: Arc::default(), keys: Vec::new(), line })
+    }
+
+    /// Watches further keys.
+    ///
+    /// # Errors
+    /// Those of L2; `Overloaded` for too many keys.
+    pub async fn watch(&self, watch: &mut KeyWatch, keys: Vec<Key>) -> Result<()> {
+        if watch.keys.len() + keys.len() > KEYS_MAX {
+            let message = format!("more than {KEYS_MAX} watched keys");
+            return Err(crate::error::CacheError::new(crate::error::Kind::Overloaded, message));
+        }
+        if let Some(line) = &mut watch.line {
+            // Otherwise EXEC's own lookup would change the watched keys.
+            self.bury_dead(&keys).await?;
+            let words = std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(|key| &**key)).collect::<Vec<_>>();
+            line.ask(&passthrough::request(&words), 1).await?;
+            // EXEC restores its state.
+            line.taint();
+            watch.keys.extend(keys.into_iter().map(|key| (key, false)));
+            return Ok(());
+        }
+        {
+            let mut watched = self.core.watched_keys.keys.lock();
+            for key in &keys {
+                watched.entry(key.bytes().clone()).or_default().push(Arc::clone(&watch.mark));
+            }
+            self.core.watched_keys.count.store(watched.len(), Ordering::Release);
+        }
+        // Whether they exist, to notice that they expire.
+        let described = self.describe(&keys).await;
+        let there = described.into_iter().map(|info| info.l2.map(|below| below.is_some()));
+        for (key, there) in keys.into_iter().zip(there) {
+            let there = there?;
+            watch.mark.any_there.fetch_or(there, Ordering::AcqRel);
+            watch.keys.push((key, there));
+        }
+        Ok(())
+    }
+
+    /// Returns whether a watched key has changed or expired. Not for use over Redis, where EXEC reports it.
+    ///
+    /// # Errors
+    /// Those of L2.
+    pub async fn has_changed(&self, watch: &KeyWatch) -> Result<bool> {
+        if watch.mark.changed.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let there: Vec<Key> = watch.keys.iter().filter(|(_, there)| *there).map(|(key, _)| key.clone()).collect();
+        for info in self.describe(&there).await {
+            if info.l2?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,143 @@
+//! The learned state of prefetch: its report, its snapshots in the data directory, and queries for inspection.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use super::{Evidence, FetchCounts, Learner, Prediction};
+use crate::{
+    cache::Core,
+    learn::{
+        prefetch::{PrefixGroup, RuleView, Successor},
+        snapshot::Cursor,
+    },
+};
+
+/// Statistics of prefetch: since start, and now.
+#[derive(Debug, Clone, Default)]
+pub struct PrefetchReport {
+    /// All keys.
+    pub counts: FetchCounts,
+    /// By key prefix.
+    pub groups: Vec<PrefixGroup>,
+    /// By key group, as reads are counted (`shadow` is not): those with any, by name.
+    pub key_groups: Vec<(Arc<str>, FetchCounts)>,
+    /// The evidence for the benefit of prefetch.
+    pub evidence: Evidence,
+    /// Staged entries: prefetched and not used yet.
+    pub staged_entries: u64,
+    /// Their weight.
+    pub staged_bytes: u64,
+    /// Keys whose successors are known.
+    pub keys: u64,
+    /// Memory of the learned state in bytes.
+    pub bytes: u64,
+    /// Events that were not learned: the learner was busy and the list of notes was full.
+    pub busy: u64,
+    /// Events that the recorder dropped.
+    pub dropped: u64,
+    /// The current minimum probability of a prediction; above 1 nothing is fetched.
+    pub floor: f32,
+    /// Files of the learned state.
+    pub snapshots: SnapshotFiles,
+}
+
+/// Results of loading and writing the learned state since start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SnapshotFiles {
+    /// Loaded.
+    pub loaded: u64,
+    /// Set aside, because they could not be used.
+    pub set_aside: u64,
+    /// Written.
+    pub written: u64,
+    /// Could not be read or written.
+    pub failed: u64,
+    /// Size of the last one.
+    pub bytes: u64,
+}
+
+impl Core {
+    /// Returns the statistics of prefetch.
+    #[must_use]
+    pub fn prefetch(&self) -> PrefetchReport {
+        let staged = self.l1.staged();
+        let learner = self.prefetcher.learner.lock();
+        PrefetchReport {
+            counts: learner.counts(),
+            groups: learner.groups().cloned().collect(),
+            key_groups: self.prefetch_groups(),
+            evidence: learner.evidence(),
+            staged_entries: staged.entries,
+            staged_bytes: staged.bytes,
+            keys: learner.keys() as u64,
+            bytes: learner.bytes() as u64,
+            busy: self.prefetcher.busy.load(Relaxed),
+            dropped: self.events_dropped(),
+            floor: learner.floor(),
+            snapshots: *self.prefetcher.files.lock(),
+        }
+    }
+
+    /// Returns the results of prefetches since start.
+    #[must_use]
+    pub fn prefetch_counts(&self) -> FetchCounts {
+        self.prefetcher.learner.lock().counts()
+    }
+
+    fn prefetch_groups(&self) -> Vec<(Arc<str>, FetchCounts)> {
+        let names = self.stats.groups.names().into_iter();
+        let all = names.zip(&self.prefetcher.groups).map(|(name, group)| (name, group.counts()));
+        all.filter(|(_, counts)| *counts != FetchCounts::default()).collect()
+    }
+
+    /// Returns the next block of the learned state; `None` after the last.
+    #[must_use]
+    pub fn keep_learned(&self, cursor: &mut Cursor) -> Option<Vec<u8>> {
+        self.prefetcher.learner.lock().next_block(cursor)
+    }
+
+    /// Returns an empty learner with this node's settings, to load a snapshot into.
+    #[must_use]
+    pub fn new_learner(&self) -> Learner {
+        Learner::new(self.prefetcher.settings)
+    }
+
+    /// Replaces the learner. The results of fetches in flight for the previous one are ignored.
+    pub fn set_learner(&self, learner: Learner) {
+        let _former = std::mem::replace(&mut *self.prefetcher.learner.lock(), learner);
+    }
+
+    /// Returns the maximum size of a snapshot in bytes: a snapshot is smaller than the memory of the learned state.
+    #[must_use]
+    pub fn learned_max_bytes(&self) -> u64 {
+        self.prefetcher.settings.memory_bytes as u64
+    }
+
+    /// FetchCounts the result of loading or writing a snapshot.
+    pub fn note_learned(&self, note: impl FnOnce(&mut SnapshotFiles)) {
+        note(&mut self.prefetcher.files.lock());
+    }
+
+    /// Returns the keys that a miss of this key would fetch now, and why.
+    #[must_use]
+    pub fn predict(&self, key: &[u8]) -> Vec<Prediction> {
+        self.with_l1_view(self.clock.now(), |l1| self.prefetcher.learner.lock().predict(key, l1))
+    }
+
+    /// Returns the associations of a key; `None` if none are known.
+    #[must_use]
+    pub fn successors(&self, key: &[u8]) -> Option<Vec<Successor>> {
+        self.prefetcher.learner.lock().successors(key)
+    }
+
+    /// Returns the rules of all key templates.
+    #[must_use]
+    pub fn template_rules(&self) -> Vec<(String, Vec<RuleView>)> {
+        self.prefetcher.learner.lock().rules()
+    }
+
+    /// Returns up to `count` keys with associations, from place `from` on, and the place to continue from.
+    #[must_use]
+    pub fn known_keys(&self, from: usize, count: usize) -> (Vec<Vec<u8>>, Option<usize>) {
+        self.prefetcher.learner.lock().page(from, count)
+    }
+}

@@ -1,0 +1,205 @@
+//! Warm-up: the hottest keys of L1, and loading keys from L2 before they are requested.
+//!
+//! Such reads are not user reads: they have no outcome, and nothing is learned from them. Their calls to L2 are counted as
+//! load.
+
+use std::{
+    cmp::Reverse,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use super::{Cache, Core, flight::Leader};
+use crate::{
+    clock::Tick,
+    l1::{Leased, Resident},
+    l2::Flavor,
+    model::Key,
+    persist::hot_keys::HotKey,
+};
+
+/// Entries of L1 that are scanned before the task yields.
+const SCAN_STEP: usize = 1_000;
+
+/// Results of warm-up since start.
+#[derive(Debug, Default)]
+pub(crate) struct WarmUpCounters {
+    found: AtomicU64,
+    absent: AtomicU64,
+    resident: AtomicU64,
+    failed: AtomicU64,
+    left: AtomicU64,
+    is_running: AtomicBool,
+}
+
+/// Results for the keys of a warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WarmedKeys {
+    /// Loaded from L2.
+    pub found: u64,
+    /// Not in L2.
+    pub absent: u64,
+    /// In L1, or in flight, already.
+    pub resident: u64,
+    /// L2 was unavailable, or L1 could not be filled.
+    pub failed: u64,
+}
+
+/// Progress of the warm-up after the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WarmUpProgress {
+    /// All warm-up since start, including that requested by clients.
+    pub keys: WarmedKeys,
+    /// Saved keys that are still to be loaded.
+    pub left: u64,
+    /// Warm-up is running.
+    pub is_running: bool,
+}
+
+impl WarmedKeys {
+    /// All of them.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.found + self.absent + self.resident + self.failed
+    }
+
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
+        self.found += other.found;
+        self.absent += other.absent;
+        self.resident += other.resident;
+        self.failed += other.failed;
+    }
+}
+
+impl Core {
+    /// The hottest keys of L1, hottest first, `most` at most. Heat is reads a second of idleness: what was read often and
+    /// just now comes first.
+    pub async fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        let mut keys: Vec<HotKey> = Vec::new();
+        let mut cursor = 0;
+        loop {
+            let now = self.clock.now();
+            cursor = self.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
+                keys.extend(Key::copied(key).map(|key| HotKey { key, heat: heat(resident, now) }));
+            });
+            // Twice as many before the colder half goes: then each look costs little.
+            if keys.len() >= most.saturating_mul(2).max(SCAN_STEP) {
+                keep_hottest(&mut keys, most);
+            }
+            if cursor == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        keep_hottest(&mut keys, most);
+        keys.sort_unstable_by_key(|hot| Reverse(hot.heat));
+        keys
+    }
+
+    /// Returns the progress of warm-up.
+    #[must_use]
+    pub fn warm_up_progress(&self) -> WarmUpProgress {
+        let counters = &self.warm_up;
+        WarmUpProgress {
+            keys: WarmedKeys {
+                found: counters.found.load(Relaxed),
+                absent: counters.absent.load(Relaxed),
+                resident: counters.resident.load(Relaxed),
+                failed: counters.failed.load(Relaxed),
+            },
+            left: counters.left.load(Relaxed),
+            is_running: counters.is_running.load(Relaxed),
+        }
+    }
+
+    /// Sets how many saved keys are still to be loaded; `None` when warm-up has ended.
+    pub fn set_warm_up_left(&self, left: Option<u64>) {
+        self.warm_up.is_running.store(left.is_some(), Relaxed);
+        self.warm_up.left.store(left.unwrap_or(0), Relaxed);
+    }
+
+    /// Returns how many entries were evicted from L1 for space. While that number grows, warm-up would replace hotter keys.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.l1.removals().size
+    }
+}
+
+fn heat(resident: &Resident, now: Tick) -> u32 {
+    const SCALE: u64 = 1_000;
+    let idle_s = now.since(resident.used_at).as_secs();
+    let heat = (u64::from(resident.hit.hits) + 1) * SCALE / (idle_s + 1);
+    u32::try_from(heat).unwrap_or(u32::MAX)
+}
+
+fn keep_hottest(keys: &mut Vec<HotKey>, most: usize) {
+    if keys.len() > most {
+        keys.select_nth_unstable_by_key(most, |hot| Reverse(hot.heat));
+        keys.truncate(most);
+    }
+}
+
+impl Cache {
+    /// Loads keys from L2 into L1, in one call.
+    pub async fn warm(&self, keys: Vec<Key>) -> WarmedKeys {
+        let warmed = self.load_keys(keys).await;
+        let counters = &self.core.warm_up;
+        counters.found.fetch_add(warmed.found, Relaxed);
+        counters.absent.fetch_add(warmed.absent, Relaxed);
+        counters.resident.fetch_add(warmed.resident, Relaxed);
+        counters.failed.fetch_add(warmed.failed, Relaxed);
+        warmed
+    }
+
+    async fn load_keys(&self, keys: Vec<Key>) -> WarmedKeys {
+        let mut warmed = WarmedKeys::default();
+        if self.core.flavor == Flavor::None {
+            // L1 is the store: what is not there is nowhere.
+            warmed.absent = keys.len() as u64;
+            return warmed;
+        }
+        let _access = self.shared_access().await;
+        let sent_at = self.now();
+        let led: Vec<Leader> =
+            keys.into_iter().filter_map(|key| self.lease_to_warm(key, sent_at, &mut warmed)).collect();
+        if led.is_empty() {
+            return warmed;
+        }
+        let wanted: Vec<Key> = led.iter().map(|leader| leader.key.clone()).collect();
+        let (answers, _) = self.ask(&wanted).await;
+        for (leader, answer) in led.into_iter().zip(answers) {
+            self.promote(&leader, sent_at, &answer, self.core.group_of(&leader.key));
+            match &answer {
+                Ok(Some(_)) => warmed.found += 1,
+                Ok(None) => warmed.absent += 1,
+                Err(_) => warmed.failed += 1,
+            }
+            leader.land(&answer);
+        }
+        warmed
+    }
+
+    /// Returns the fill lease of a key, unless it is in L1, in flight, or cannot be filled now.
+    fn lease_to_warm(&self, key: Key, now: Tick, warmed: &mut WarmedKeys) -> Option<Leader> {
+        // Looked at first, because the look of a lease counts as a use.
+        if self.core.l1.peek(&key, now).is_some() {
+            warmed.resident += 1;
+            return None;
+        }
+        let epoch = self.fill_epoch(&key, now);
+        if epoch.is_none() {
+            warmed.failed += 1;
+            return None;
+        }
+        let token = self.core.next_token();
+        self.core.flights.register(token);
+        match self.core.l1.lease(&key, token, now, epoch, false) {
+            Leased::Lead => Some(Leader::new(&self.core, key, token)),
+            Leased::Hit(_) | Leased::Join(_) => {
+                self.core.flights.end(token);
+                warmed.resident += 1;
+                None
+            }
+        }
+    }
+}

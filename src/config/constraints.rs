@@ -1,0 +1,42 @@
+//! Rules between settings, and what has to be looked at outside: the password file.
+
+use super::{Address, Config, fault::Fault, form::show_size};
+use crate::model::KEY_MAX_BYTES;
+
+/// Room for the key and the framing of a message beside the value, bytes.
+const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
+
+/// Finds settings that do not go together. `fault_at` knows where a key was set.
+pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, message: String| faults.push(fault_at(key, message));
+    let addresses =
+        [("grpc.addr", &config.grpc.addr), ("resp.addr", &config.resp.addr), ("http.addr", &config.http.addr)];
+    let addresses = addresses.map(|(key, text)| (key, text, Address::parse(text)));
+    for (index, (key, text, address)) in addresses.iter().enumerate() {
+        let Ok(address) = address else { continue };
+        if !config.server.expose && !address.is_loopback() {
+            let message = format!("{key}: {text} is not loopback: whoever reaches it can read and write everything; ");
+            fault(key, message + "if that is meant, give --expose (server.expose = true)");
+        }
+        for (other_key, other_text, other) in &addresses[..index] {
+            if other.as_ref().is_ok_and(|other| address.clashes(other)) {
+                fault(key, format!("{key}: {text} and {other_key}: {other_text} want the same port"));
+            }
+        }
+    }
+    let (value, message) = (config.server.max_value, config.grpc.max_message);
+    if value + FRAMING_BYTES > message {
+        let room = show_size(FRAMING_BYTES);
+        let sizes = format!("server.max_value {} and {room} for key and framing", show_size(value));
+        fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
+    }
+    if config.learn.ttl_min > config.learn.ttl_max {
+        fault("learn.ttl_min", "learn.ttl_min is over learn.ttl_max".to_owned());
+    }
+    if message > config.server.max_in_flight {
+        let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
+        fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));
+    }
+    faults
+}

@@ -1,0 +1,98 @@
+//! What was learned for prefetch: `Insight.GetAssociations` and `Insight.Predict`.
+
+use super::Edge;
+use crate::{
+    cache::prefetch::{self, Evidence, PrefetchReport},
+    error::{CacheError, Kind, Result},
+    model::Key,
+    proto::{
+        Association, GetAssociationsRequest, GetAssociationsResponse, PredictRequest, PredictResponse, Prediction,
+        PrefetchControl, PrefetchCounts, PrefetchGroup, TemplateRule,
+    },
+};
+
+/// Rules in one answer at most: all there can be are 16,384.
+const RULES_MAX: usize = 1_000;
+
+impl Edge {
+    pub(super) async fn get_associations(&self, request: GetAssociationsRequest) -> Result<GetAssociationsResponse> {
+        let core = self.cache.core();
+        let mut associations = Vec::new();
+        if !request.key.is_empty() {
+            let key = Key::new(request.key)?;
+            let message = "nothing has followed this key: it was not missed, or is forgotten";
+            let found = core.successors(&key).ok_or_else(|| CacheError::new(Kind::InvalidArgument, message))?;
+            associations.extend(found.into_iter().map(|successor| Association {
+                key: successor.key.into(),
+                tried: successor.tried.into(),
+                right: successor.right.into(),
+                lag: successor.lag.into(),
+                probability: successor.p,
+            }));
+        }
+        let rules = core.template_rules().into_iter().flat_map(|(template, rules)| {
+            rules.into_iter().map(move |rule| TemplateRule {
+                template: template.clone(),
+                makes: rule.makes,
+                tried: rule.tried.into(),
+                right: rule.right.into(),
+                probability: rule.p,
+            })
+        });
+        let mut rules: Vec<TemplateRule> = rules.collect();
+        rules.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        rules.truncate(RULES_MAX);
+        Ok(response(core.prefetch(), associations, rules))
+    }
+
+    pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {
+        let key = Key::new(request.key)?;
+        let predictions = self.cache.core().predict(&key).into_iter().map(prediction);
+        Ok(PredictResponse { predictions: predictions.collect() })
+    }
+}
+
+fn control(evidence: &Evidence) -> PrefetchControl {
+    PrefetchControl {
+        without_decided: evidence.without.decided,
+        without_missed: evidence.without.missed,
+        with_decided: evidence.with.decided,
+        with_missed: evidence.with.missed,
+        gain: evidence.gain.map(|(gain, _)| gain),
+        gain_deviation: evidence.gain.map(|(_, deviation)| deviation),
+    }
+}
+
+/// A key that would be fetched, or why it would not.
+pub(super) fn prediction(of: prefetch::Prediction) -> Prediction {
+    Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
+}
+
+/// What became of prefetched keys.
+pub(super) fn counts(counts: prefetch::FetchCounts) -> PrefetchCounts {
+    PrefetchCounts {
+        issued: counts.issued,
+        used: counts.used,
+        late: counts.late,
+        wasted: counts.wasted,
+        shadow: counts.shadow,
+    }
+}
+
+fn response(
+    report: PrefetchReport,
+    associations: Vec<Association>,
+    rules: Vec<TemplateRule>,
+) -> GetAssociationsResponse {
+    let groups = report.groups.into_iter();
+    GetAssociationsResponse {
+        associations,
+        rules,
+        total: Some(counts(report.counts)),
+        groups: groups.map(|group| PrefetchGroup { name: group.name, counts: Some(counts(group.counts)) }).collect(),
+        known_keys: report.keys,
+        learned_bytes: report.bytes,
+        floor: report.floor,
+        control: Some(control(&report.evidence)),
+    }
+}

@@ -1,0 +1,178 @@
+//! `Invalidation.Watch`: one task a stream takes from the feed at the pace of its client.
+//!
+//! A heartbeat vouches for what was before it. So the order is: ask whether all was heard, then send all that is recorded by
+//! then, then the heartbeat.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::body::Incoming;
+use tokio::{
+    sync::watch,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tonic::Status;
+
+use super::{
+    Edge, convert,
+    stream::{self, Output},
+    unary::Call,
+};
+use crate::{
+    cache::invalidate::feed::{Cause, FeedChange, Follower, Gap, Taken},
+    error::{CacheError, Kind, Result},
+    proto::{
+        WatchCause, WatchDiscontinuity, WatchEvent, WatchEvents, WatchEverything, WatchGap, WatchHeartbeat,
+        WatchRequest, WatchResponse, WatchStarted, watch_event::Subject, watch_response::News,
+    },
+};
+
+/// Time between heartbeats where the client names none.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What a client may name, ms: below, heartbeats cost more than they say; above, a lost stream goes unnoticed.
+const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
+/// About how many bytes of keys go into one message.
+const EVENTS_BYTES: usize = 64 * 1024;
+
+pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
+    stream::call(|output| async move {
+        let status = tokio::select! {
+            status = watch(&edge, request, &output) => status,
+            _ = stop.wait_for(|stop| *stop) => Err(stopping()),
+        };
+        if let Err(status) = status {
+            // The client may be gone; then nobody wants to know.
+            let _gone = output.send(Err(status)).await;
+        }
+    })
+}
+
+fn stopping() -> Status {
+    convert::status(&CacheError::new(Kind::Unavailable, "the server is stopping"))
+}
+
+async fn watch(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
+    let request: WatchRequest = stream::received(edge, request).await?;
+    let heartbeat = heartbeat(request.heartbeat_ms).map_err(|error| convert::status(&error))?;
+    let follower = edge.cache.follow(request.prefixes, request.from_sequence);
+    let follower = follower.map_err(|error| convert::status(&error))?;
+    let mut ticks = interval(heartbeat);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Watching { edge, follower, output, is_vouched: true }.run(ticks).await
+}
+
+fn heartbeat(asked_ms: Option<i64>) -> Result<Duration> {
+    match asked_ms {
+        None => Ok(HEARTBEAT),
+        Some(ms) if HEARTBEAT_MS.contains(&ms) => Ok(Duration::from_millis(ms.unsigned_abs())),
+        Some(ms) => Err(convert::invalid(format!("heartbeat_ms is {ms}; it must be within 100 to 60000"))),
+    }
+}
+
+/// One stream.
+struct Watching<'a> {
+    edge: &'a Arc<Edge>,
+    follower: Follower,
+    output: &'a Output,
+    /// No gap was told since the last heartbeat.
+    is_vouched: bool,
+}
+
+impl Watching<'_> {
+    async fn run(mut self, mut ticks: Interval) -> Result<(), Status> {
+        self.send(News::Started(WatchStarted { resumed: self.follower.resumed() })).await?;
+        while !self.output.is_closed() {
+            let is_beat = tokio::select! {
+                // The first tick is now.
+                _ = ticks.tick() => true,
+                () = self.follower.news() => false,
+                () = self.output.closed() => break,
+            };
+            let is_whole = is_beat && self.follower.is_whole();
+            self.send_changes().await?;
+            if is_whole {
+                self.is_vouched = true;
+                self.send(News::Heartbeat(WatchHeartbeat {})).await?;
+            } else if is_beat && self.is_vouched {
+                self.follower.note_gap();
+                self.send_gap(Gap::NotHeard).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is recorded now.
+    async fn send_changes(&mut self) -> Result<(), Status> {
+        let newest = self.follower.newest();
+        loop {
+            let Taken { changes, gap } = self.follower.take();
+            for events in messages(changes) {
+                self.send(News::Events(events)).await?;
+            }
+            if let Some(gap) = gap {
+                self.send_gap(gap).await?;
+            }
+            if self.follower.sequence() >= newest {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn send_gap(&mut self, gap: Gap) -> Result<(), Status> {
+        self.is_vouched = false;
+        let gap = match gap {
+            Gap::LinkLost => WatchGap::LinkLost,
+            Gap::NotHeard => WatchGap::NotHeard,
+            Gap::TooSlow => WatchGap::TooSlow,
+            Gap::PlaceUnknown => WatchGap::PlaceUnknown,
+        };
+        self.send(News::Discontinuity(WatchDiscontinuity { gap: gap.into() })).await
+    }
+
+    /// Waits until the client has taken what was sent before; a client that is gone is noticed by `run`.
+    async fn send(&self, news: News) -> Result<(), Status> {
+        let sequence = match &news {
+            // Of a message with events the last one's: more may have been taken already.
+            News::Events(events) => events.events.last().map_or(0, |last| last.sequence),
+            News::Started(_) | News::Heartbeat(_) | News::Discontinuity(_) => self.follower.sequence(),
+        };
+        let message = WatchResponse { sequence, news: Some(news) };
+        let _gone = self.output.send(Ok(stream::frame(self.edge, &message)?)).await;
+        Ok(())
+    }
+}
+
+/// Spreads changes over messages.
+fn messages(changes: Vec<(u64, FeedChange)>) -> Vec<WatchEvents> {
+    let mut messages: Vec<WatchEvents> = Vec::new();
+    let mut bytes = 0;
+    for (sequence, change) in changes {
+        let event = event(sequence, change);
+        let event_bytes = prost::Message::encoded_len(&event);
+        if messages.is_empty() || bytes + event_bytes > EVENTS_BYTES {
+            messages.push(WatchEvents::default());
+            bytes = 0;
+        }
+        bytes += event_bytes;
+        if let Some(message) = messages.last_mut() {
+            message.events.push(event);
+        }
+    }
+    messages
+}
+
+fn event(sequence: u64, change: FeedChange) -> WatchEvent {
+    let (subject, cause) = match change {
+        FeedChange::Key(key, cause) => (Subject::Key(key), cause),
+        FeedChange::Pattern(glob) => (Subject::Pattern(glob.pattern().clone()), Cause::Unknown),
+        FeedChange::Tag(tag) => (Subject::Tag(tag), Cause::Unknown),
+        FeedChange::All => (Subject::Everything(WatchEverything {}), Cause::Unknown),
+    };
+    let cause = match cause {
+        Cause::Unknown => WatchCause::Unspecified,
+        Cause::Written => WatchCause::Written,
+        Cause::Deleted => WatchCause::Deleted,
+        Cause::Lifetime => WatchCause::Lifetime,
+    };
+    WatchEvent { sequence, subject: Some(subject), cause: cause.into() }
+}

@@ -1,0 +1,69 @@
+//! JSON answers of the page: their headers, and how keys are written in them.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+
+use crate::clock::Tick;
+
+/// Nothing but what this server sends, no inline script or style, in nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Headers of everything that the page is made of.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    // A new version of the server brings a new page.
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// Expensive numbers are collected at most this often, however many pages are open.
+pub(super) const SEEN_EVERY: Duration = Duration::from_secs(10);
+/// Bytes of a key that are shown.
+const KEY_SHOWN_BYTES: usize = 80;
+
+/// Expensive numbers, and when they were collected.
+pub(super) type Seen = tokio::sync::Mutex<Option<(Tick, Value)>>;
+
+/// Adds the headers that everything of the page has.
+pub(super) fn with_headers(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Returns numbers as JSON: to this page and to programs, not to the scripts of other sites.
+pub(super) fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
+    let from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return with_headers((StatusCode::FORBIDDEN, "not for other sites\n"));
+    }
+    with_headers(([(header::CONTENT_TYPE, "application/json")], numbers.to_string()))
+}
+
+/// A key as text: what is no printable ASCII is escaped.
+pub(super) fn shown(key: &[u8]) -> String {
+    let cut = key.get(..KEY_SHOWN_BYTES);
+    let text = cut.unwrap_or(key).escape_ascii().to_string();
+    if cut.is_some_and(|cut| cut.len() < key.len()) { text + "…" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_text_and_cut() {
+        assert_eq!(shown(b"user:1"), "user:1");
+        assert_eq!(shown(b"<\x00\xff\n>"), "<\\x00\\xff\\n>");
+        assert_eq!(shown(&[b'a'; 81]), "a".repeat(80) + "…");
+    }
+}

@@ -1,0 +1,125 @@
+//! What was learned, for the page: what follows what, what prefetch came to, which TTLs would suit. From the same places as
+//! `GetAssociations` and `GetTtlAdvice`.
+//!
+//! A page shows a part that people can take in: the likeliest rules, what follows the keys that cost L2 most, the templates
+//! of which most is known.
+
+use std::cmp::Reverse;
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+use serde_json::{Value, json};
+
+use super::{
+    HttpState,
+    json::{SEEN_EVERY, answer, shown},
+};
+use crate::cache::{
+    Cache,
+    prefetch::{FetchCounts, PrefetchReport},
+    stats::top::By,
+    ttl::tuning::{Advised, Expected},
+};
+
+/// Rules that are shown.
+const RULES: usize = 16;
+/// Keys whose successors are looked at: those that cost most time of L2, because these are what prefetch is for.
+const KEYS: usize = 64;
+/// Pairs of keys that are shown.
+const PAIRS: usize = 24;
+/// Groups of keys that are shown, those from which most was fetched.
+const GROUPS: usize = 8;
+/// Templates whose TTL is shown, those of which most is known.
+const TTLS: usize = 10;
+
+pub(super) async fn show(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
+    let cache = &shared.edge.cache;
+    let mut seen = shared.learned.lock().await;
+    if let Some((at, numbers)) = &*seen
+        && cache.now().since(*at) < SEEN_EVERY
+    {
+        return answer(&headers, numbers);
+    }
+    let numbers = json!({
+        "prefetch": prefetch(&cache.core().prefetch()),
+        "rules": rules(cache),
+        "pairs": pairs(cache),
+        "ttls": ttls(cache),
+    });
+    *seen = Some((cache.now(), numbers.clone()));
+    answer(&headers, &numbers)
+}
+
+fn prefetch(report: &PrefetchReport) -> Value {
+    let mut groups: Vec<_> = report.groups.iter().filter(|group| group.counts.issued > 0).collect();
+    groups.sort_by_key(|group| Reverse(group.counts.issued));
+    let groups = groups.iter().take(GROUPS);
+    json!({
+        "total": counts(&report.counts),
+        "groups": groups.map(|group| json!({ "name": shown(group.name.as_bytes()), "counts": counts(&group.counts) })).collect::<Vec<_>>(),
+        "gain": report.evidence.gain.map(|(gain, deviation)| json!({ "part": gain, "deviation": deviation })),
+        "floor": report.floor,
+        "known_keys": report.keys,
+        "bytes": report.bytes,
+    })
+}
+
+fn counts(counts: &FetchCounts) -> Value {
+    json!({
+        "issued": counts.issued,
+        "used": counts.used,
+        "late": counts.late,
+        "wasted": counts.wasted,
+        "shadow": counts.shadow,
+    })
+}
+
+/// The likeliest rules between kinds of keys, of those that have been tried.
+fn rules(cache: &Cache) -> Vec<Value> {
+    let all = cache.core().template_rules().into_iter();
+    let mut all: Vec<_> =
+        all.flat_map(|(name, rules)| rules.into_iter().map(move |rule| (name.clone(), rule))).collect();
+    all.retain(|(_, rule)| rule.p > 0.0);
+    all.sort_by(|(_, a), (_, b)| (b.p * f32::from(b.tried)).total_cmp(&(a.p * f32::from(a.tried))));
+    all.truncate(RULES);
+    let all = all.iter();
+    all.map(|(name, rule)| pair(name.as_bytes(), rule.makes.as_bytes(), rule.p, [rule.right, rule.tried])).collect()
+}
+
+/// The likeliest successors of the keys that cost most time of L2.
+fn pairs(cache: &Cache) -> Vec<Value> {
+    let keys = cache.top(By::Time, KEYS).keys.into_iter().map(|(key, _)| key);
+    let mut all: Vec<_> = keys
+        .filter_map(|key| Some((cache.core().successors(&key)?, key)))
+        .flat_map(|(successors, key)| successors.into_iter().map(move |successor| (key.clone(), successor)))
+        .filter(|(_, successor)| successor.p > 0.0)
+        .collect();
+    all.sort_by(|(_, a), (_, b)| (b.p, b.right).partial_cmp(&(a.p, a.right)).unwrap_or(std::cmp::Ordering::Equal));
+    all.truncate(PAIRS);
+    all.iter().map(|(key, next)| pair(key, &next.key, next.p, [next.right.into(), next.tried.into()])).collect()
+}
+
+fn pair(from: &[u8], to: &[u8], probability: f32, [right, tried]: [u16; 2]) -> Value {
+    json!({ "from": shown(from), "to": shown(to), "probability": probability, "right": right, "tried": tried })
+}
+
+fn ttls(cache: &Cache) -> Vec<Value> {
+    let mut all = cache.ttl_advice();
+    all.sort_by_key(|advised| Reverse(advised.advice.keys));
+    all.truncate(TTLS);
+    all.iter().map(ttl).collect()
+}
+
+fn ttl(advised: &Advised) -> Value {
+    let advice = &advised.advice;
+    let expected = |of: &Expected| json!({ "hit_rate": of.hit_rate, "stale_share": of.stale_share, "held": of.held });
+    json!({
+        "template": shown(advice.name.as_bytes()),
+        "ttl_ms": advice.ttl_ms,
+        "tuned_ms": advised.tuned_ms,
+        "current_ms": advice.current_ttl_ms,
+        "keys": advice.keys,
+        "value_bytes": advice.value_bytes,
+        "now": expected(&advice.now),
+        "then": expected(&advice.then),
+    })
+}

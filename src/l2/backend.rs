@@ -1,0 +1,116 @@
+//! [`Backend`]: the operations that every L2 implements.
+
+use futures_util::future::BoxFuture;
+
+use super::{
+    bans::BanStore,
+    changes::Source,
+    entry::{Described, Stored},
+    health::{Health, State},
+    op::{Applied, Op},
+    redis::RawConnection,
+    scan::{ScanPage, ScanRequest},
+};
+use crate::{
+    error::{CacheError, Kind, Result},
+    model::Key,
+};
+
+/// Implementations of L2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavor {
+    /// Redis, shared with others: L1 needs the fence.
+    Redis,
+    /// The embedded store: only this process writes.
+    Embedded,
+    /// L1 is the store: nothing to promote from, nothing to drop before a write.
+    None,
+}
+
+impl Flavor {
+    /// Returns the name used in statistics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Embedded => "embedded",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Isolation of the operations of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// Each operation is applied on its own; they are pipelined.
+    Independent,
+    /// No other client sees a part of the batch. An error before the batch begins fails all operations.
+    Atomic,
+}
+
+/// L2, the tier behind L1.
+///
+/// The caller has checked keys and limits, resolved policies into TTLs, and, where the coherence protocol requires it,
+/// voided fill leases and dropped L1 copies. Every future ends by its deadline, whatever the store does. Dropping a
+/// future early is allowed; a write whose future was dropped may still happen. Results have the order of the keys or
+/// operations.
+pub trait Backend: BanStore + Send + Sync + 'static {
+    /// Returns the implementation.
+    fn flavor(&self) -> Flavor;
+
+    /// Reads strings. Without `with_life` the remaining TTL is not requested and
+    /// [`Life::Forever`](crate::model::Life::Forever) is returned.
+    ///
+    /// Errors: `WrongType`, `TooLarge` (over `value_max`), `Unavailable`, `DeadlineExceeded`, `NoAccess`, `Overloaded`.
+    fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>>;
+
+    /// Applies operations, each as [`op::apply`] defines it.
+    ///
+    /// After an error of kind `Unknown` the operation may have happened; after any other error it has not.
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>>;
+
+    /// Describes keys of any type without reading their values. May change the idle time and the access frequency that
+    /// Redis keeps.
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>>;
+
+    /// Returns one page of all keys. A key that is present from the first page to the last is returned at least once. An
+    /// unknown cursor starts a new scan.
+    fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>>;
+
+    /// Returns the number of keys, including expired keys that were not removed yet. Over Redis, whose DBSIZE cannot tell
+    /// them apart, the number includes Terrace's own records.
+    fn count(&self) -> BoxFuture<'_, Result<u64>>;
+
+    /// Returns a random key; how uniform the choice is depends on the store.
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>>;
+
+    /// Removes every key; returns once reads find none of them.
+    fn clear(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Returns the source that announces changes of this key. L1 may keep a value that was read from L2 only for the epoch
+    /// of that source; the epoch ends before the key moves to another source.
+    fn source(&self, _key: &[u8]) -> Source {
+        Source::ONLY
+    }
+
+    /// Lends a connection for pass-through commands, in RESP2 or RESP3: to the primary that holds `key`, or to any primary.
+    ///
+    /// Errors: `Unsupported` without Redis; `Unavailable`, `NoAccess`, `Overloaded`.
+    fn raw_connection<'a>(&'a self, _key: Option<&'a [u8]>, _resp3: bool) -> BoxFuture<'a, Result<RawConnection>> {
+        let message = "there is no Redis below (l2.url names none)";
+        Box::pin(std::future::ready(Err(CacheError::new(Kind::Unsupported, message))))
+    }
+
+    /// Returns the result of the last contact with the store.
+    fn state(&self) -> State;
+
+    /// Returns current figures for operators.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    /// Returns whether the store has answered at least once since the start.
+    fn reached(&self) -> bool {
+        self.state() != State::Connecting
+    }
+}

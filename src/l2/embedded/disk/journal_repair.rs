@@ -1,0 +1,82 @@
+//! Repairs a journal whose last writes were torn by a power cut.
+//!
+//! Pages that were not synced reach the disk in any order, so a page in the middle of the last batches may be missing
+//! while their end is there. fjall discards a batch that lacks its end, but refuses a journal with a batch whose
+//! checksum is wrong. What was written since the last sync may be lost (see the module), so the journal is cut before
+//! the first such batch, unless more lies behind it than one sync interval can have written: then it is damage.
+//!
+//! Where that batch begins only fjall knows. A journal that is cut anywhere in it opens, one that holds it whole does
+//! not, so the place is found by halving: some 26 attempts, seconds in all, after a power cut only.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::table::Table;
+
+/// Most bytes that are given up: more than a disk takes in a sync interval of 100 ms, less than a fault elsewhere in a
+/// full journal of 64 MiB would usually cost.
+const TORN_MAX_BYTES: u64 = 16 << 20;
+
+/// Opens the table; if its journal is torn, without the writes since.
+pub(crate) fn open(path: &Path) -> Result<Arc<Table>, fjall::Error> {
+    let opened = Table::open(path);
+    if let Err(fjall::Error::JournalRecovery(reason)) = opened { repair(path, reason) } else { opened }
+}
+
+fn repair(path: &Path, reason: fjall::JournalRecoveryError) -> Result<Arc<Table>, fjall::Error> {
+    let Some(journal) = active_journal(path)? else { return Err(fjall::Error::JournalRecovery(reason)) };
+    // Not a name that fjall takes for a journal; what is cut off stays there for whoever wants to look at it.
+    let whole = journal.with_extension("torn");
+    fs::copy(&journal, &whole)?;
+    let written = written_bytes(&whole)?;
+    let (mut opens, mut fails) = (0, written);
+    while fails - opens > 1 {
+        let middle = opens + (fails - opens) / 2;
+        match open_cut(path, &whole, &journal, middle) {
+            Ok(_) => opens = middle,
+            Err(fjall::Error::JournalRecovery(_)) => fails = middle,
+            Err(error) => return Err(error),
+        }
+    }
+    if written - opens > TORN_MAX_BYTES {
+        fs::copy(&whole, &journal)?;
+        return Err(fjall::Error::JournalRecovery(reason));
+    }
+    tracing::warn!(
+        journal = %journal.display(),
+        bytes = written - opens,
+        "the last writes before a power cut are torn and were dropped; the whole journal is kept beside it as .torn"
+    );
+    open_cut(path, &whole, &journal, opens)
+}
+
+fn open_cut(path: &Path, whole: &Path, journal: &Path, length: u64) -> Result<Arc<Table>, fjall::Error> {
+    fs::copy(whole, journal)?;
+    File::options().write(true).open(journal)?.set_len(length)?;
+    Table::open(path)
+}
+
+/// The journal with the highest number: the others were synced when they were sealed.
+fn active_journal(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest: Option<(u64, PathBuf)> = None;
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        if let (true, Some(number)) = (is_journal, number) {
+            newest = newest.into_iter().chain([(number, path)]).max();
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+/// Bytes up to the last one that is not zero: journals are made longer than what is in them.
+fn written_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1))
+}

@@ -1,0 +1,7 @@
+//! Files of the store: its directory, the generations in it, and the table of rows that each generation is.
+
+pub(crate) mod directory;
+pub(crate) mod generation;
+pub(crate) mod journal_repair;
+pub(crate) mod rows;
+pub(crate) mod table;

@@ -1,0 +1,303 @@
+//! Encoding of the rows of the table. Pure: bytes in, bytes out.
+//!
+//! One ordered table holds five kinds of rows, told apart by their first byte:
+//!
+//! | row | bytes of the row's key | value |
+//! |---|---|---|
+//! | record | `k` key | header (17 B), tail of a long key, value |
+//! | order  | `s` written (8 B) | key |
+//! | expiry | `x` expires_at (8 B) written (8 B) | none |
+//! | tally  | `m` | version, next `written`, entries, bytes |
+//! | ban    | `b` number (8 B) | version, pattern |
+//!
+//! `written` is a number that each write of a value takes, never given twice: the order rows are the queue that
+//! eviction takes the oldest from, the expiry rows the calendar of the sweep. Every record has exactly one order row,
+//! and an expiry row exactly if it expires; all of them change in one commit. Integers are big-endian, so that their
+//! rows sort by number.
+//!
+//! Row keys are limited to 64 KiB - 1 by fjall, keys have up to 64 KiB: a key longer than [`HEAD_BYTES`] is kept as that
+//! many bytes and a hash of the rest, which stands in the record. Two keys that collide there displace one another, as
+//! a cache may.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::{
+    clock::UnixMs,
+    error::{CacheError, Kind, Result},
+    glob::Glob,
+    l2::Ban,
+};
+
+/// Version of a record and of the tally.
+const VERSION: u8 = 1;
+/// Version, expires_at (0 never), written.
+const HEADER_BYTES: usize = 1 + 8 + 8;
+/// Bytes of a long key that stand in the row's key.
+pub(crate) const HEAD_BYTES: usize = 1024;
+/// What the tree keeps beside a row's key and value: sequence number, type, lengths, its share of filters and index.
+const ROW_OVERHEAD_BYTES: usize = 16;
+/// A value shorter than this is copied out of its block, which would be kept alive by a slice of it.
+const COPY_BELOW_BYTES: usize = 16 * 1024;
+
+/// The row's key of the tally.
+pub(crate) const TALLY_ROW: &[u8] = b"m";
+/// First byte of record rows, and the one after it.
+pub(crate) const RECORDS: (&[u8], &[u8]) = (b"k", b"l");
+/// First byte of order rows, and the one after it.
+pub(crate) const ORDER: (&[u8], &[u8]) = (b"s", b"t");
+/// First byte of ban rows, and the one after it.
+pub(crate) const BANS: (&[u8], &[u8]) = (b"b", b"c");
+/// First byte of expiry rows.
+pub(crate) const EXPIRIES: &[u8] = b"x";
+
+/// A record as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The whole key.
+    pub(crate) key: Bytes,
+    /// The value.
+    pub(crate) value: Bytes,
+    /// When it expires; `None` never.
+    pub(crate) expires_at: Option<UnixMs>,
+    /// The number of the write that gave it its value.
+    pub(crate) written: u64,
+}
+
+/// The row's key of a ban. Its number is one of those that writes take: it hides records with smaller ones.
+pub(crate) fn ban_row(number: u64) -> Bytes {
+    let mut row = Vec::with_capacity(9);
+    row.put_slice(BANS.0);
+    row.put_u64(number);
+    Bytes::from(row)
+}
+
+/// The value of a ban's row.
+pub(crate) fn encode_ban(glob: &Glob) -> Bytes {
+    [&[VERSION], &glob.pattern()[..]].concat().into()
+}
+
+/// The ban of a row.
+///
+/// # Errors
+/// `Internal` for bytes that no version wrote.
+pub(crate) fn decode_ban(row: &[u8], bytes: &[u8]) -> Result<Ban> {
+    let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
+    match (number, bytes.split_first()) {
+        (Some(number), Some((&VERSION, pattern))) => Ok(Ban { number, glob: Glob::new(pattern)? }),
+        _ => Err(unreadable("a ban")),
+    }
+}
+
+/// Whether one of `bans` hides a record.
+pub(crate) fn is_hidden(bans: &[Arc<Ban>], record: &Record) -> bool {
+    bans.iter().any(|ban| record.written < ban.number && ban.matches(&record.key))
+}
+
+/// What is in the store, kept beside it in the same commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// The number the next write takes.
+    pub(crate) next_written: u64,
+    /// Records, expired ones included.
+    pub(crate) entries: u64,
+    /// Sum of their weights.
+    pub(crate) bytes: u64,
+}
+
+impl Tally {
+    /// Of an empty store.
+    pub(crate) const EMPTY: Self = Self { next_written: 1, entries: 0, bytes: 0 };
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(25);
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.next_written);
+        bytes.put_u64(self.entries);
+        bytes.put_u64(self.bytes);
+        Bytes::from(bytes)
+    }
+
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self> {
+        if bytes.len() != 25 || bytes.get_u8() != VERSION {
+            return Err(unreadable("its tally"));
+        }
+        Ok(Self { next_written: bytes.get_u64(), entries: bytes.get_u64(), bytes: bytes.get_u64() })
+    }
+}
+
+fn unreadable(what: &str) -> CacheError {
+    CacheError::new(Kind::Internal, format!("the embedded store cannot read {what}: it is damaged"))
+}
+
+/// The row's key of a record.
+pub(crate) fn record_row(key: &[u8]) -> Bytes {
+    let mut row = Vec::with_capacity(1 + key.len().min(HEAD_BYTES + 8));
+    row.put_slice(RECORDS.0);
+    if key.len() <= HEAD_BYTES {
+        row.put_slice(key);
+    } else {
+        row.put_slice(&key[..HEAD_BYTES]);
+        row.put_u64(hash(&key[HEAD_BYTES..]));
+    }
+    Bytes::from(row)
+}
+
+/// FNV-1a: stored, so it must not change between versions and machines; a collision costs one of the two keys.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The row's key in the queue of writes.
+pub(crate) fn order_row(written: u64) -> Bytes {
+    let mut row = Vec::with_capacity(9);
+    row.put_slice(ORDER.0);
+    row.put_u64(written);
+    Bytes::from(row)
+}
+
+/// The row's key in the calendar of expiries.
+pub(crate) fn expiry_row(at: UnixMs, written: u64) -> Bytes {
+    let mut row = Vec::with_capacity(17);
+    row.put_slice(EXPIRIES);
+    row.put_u64(at.0);
+    row.put_u64(written);
+    Bytes::from(row)
+}
+
+/// The number of an order row.
+pub(crate) fn written_of(mut row: &[u8]) -> Result<u64> {
+    if row.len() != 9 {
+        return Err(unreadable("an order row"));
+    }
+    row.advance(1);
+    Ok(row.get_u64())
+}
+
+/// Time and number of an expiry row.
+pub(crate) fn expiry_of(mut row: &[u8]) -> Result<(UnixMs, u64)> {
+    if row.len() != 17 {
+        return Err(unreadable("an expiry row"));
+    }
+    row.advance(1);
+    Ok((UnixMs(row.get_u64()), row.get_u64()))
+}
+
+impl Record {
+    /// Bytes that count against the bound: those of all its rows.
+    pub(crate) fn weight(&self) -> u64 {
+        let record = 1 + self.key.len() + HEADER_BYTES + self.value.len() + ROW_OVERHEAD_BYTES;
+        let order = 9 + self.key.len() + ROW_OVERHEAD_BYTES;
+        let expiry = self.expires_at.map_or(0, |_| 17 + ROW_OVERHEAD_BYTES);
+        (record + order + expiry) as u64
+    }
+
+    /// Whether it is past its time.
+    pub(crate) fn is_expired(&self, now: UnixMs) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The value of its row.
+    pub(crate) fn encode(&self) -> Bytes {
+        let tail = self.key.get(HEAD_BYTES..).filter(|tail| !tail.is_empty());
+        let tail_bytes = tail.map_or(0, |tail| 4 + tail.len());
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + tail_bytes + self.value.len());
+        bytes.put_u8(VERSION);
+        bytes.put_u64(self.expires_at.map_or(0, |at| at.0));
+        bytes.put_u64(self.written);
+        if let Some(tail) = tail {
+            bytes.put_u32(u32::try_from(tail.len()).unwrap_or(u32::MAX));
+            bytes.put_slice(tail);
+        }
+        bytes.put_slice(&self.value);
+        Bytes::from(bytes)
+    }
+
+    /// The record of a row.
+    ///
+    /// # Errors
+    /// `Internal` for bytes that no version wrote.
+    pub(crate) fn decode(row: &[u8], bytes: &Bytes) -> Result<Self> {
+        let mut header = bytes.get(..HEADER_BYTES).ok_or_else(|| unreadable("a record"))?;
+        if header.get_u8() != VERSION || row.len() < 2 {
+            return Err(unreadable("a record"));
+        }
+        let expires_at = Some(UnixMs(header.get_u64())).filter(|at| at.0 != 0);
+        let written = header.get_u64();
+        let body = bytes.slice(HEADER_BYTES..);
+        let (key, value) = split(&row[1..], body)?;
+        let value = if value.len() < COPY_BELOW_BYTES { Bytes::copy_from_slice(&value) } else { value };
+        Ok(Self { key, value, expires_at, written })
+    }
+}
+
+/// The whole key, and the value.
+fn split(head: &[u8], mut body: Bytes) -> Result<(Bytes, Bytes)> {
+    if head.len() <= HEAD_BYTES {
+        return Ok((Bytes::copy_from_slice(head), body));
+    }
+    let length = body.get(..4).map(|mut bytes| bytes.get_u32() as usize).ok_or_else(|| unreadable("a long key"))?;
+    let tail = body.get(4..4 + length).ok_or_else(|| unreadable("a long key"))?;
+    let key = [&head[..HEAD_BYTES], tail].concat();
+    body.advance(4 + length);
+    Ok((Bytes::from(key), body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(key: &[u8], value: &[u8], expires_at: Option<u64>) -> Record {
+        Record {
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::copy_from_slice(value),
+            expires_at: expires_at.map(UnixMs),
+            written: 7,
+        }
+    }
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        for length in [1, 2, HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, HEAD_BYTES + 8, HEAD_BYTES + 9, 65_536] {
+            for value in [&b""[..], b"value"] {
+                let record = record(&vec![b'a'; length], value, Some(9));
+                let row = record_row(&record.key);
+                assert!(row.len() <= 1 + HEAD_BYTES + 8);
+                assert_eq!(Record::decode(&row, &record.encode()).expect("a record"), record, "key of {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn long_keys_differ_by_their_tail() {
+        let (mut one, mut other) = (vec![b'a'; 3000], vec![b'a'; 3000]);
+        one[2999] = 1;
+        other[2999] = 2;
+        assert_ne!(record_row(&one), record_row(&other));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let row = record_row(b"key");
+        let long = record_row(&[b'a'; 2000]);
+        let bytes = record(&[b'a'; 2000], b"", None).encode();
+        assert!(Record::decode(&row, &Bytes::new()).is_err());
+        assert!(Record::decode(&row, &Bytes::from(vec![9; 40])).is_err());
+        assert!(Record::decode(&long, &bytes.slice(..HEADER_BYTES + 2)).is_err());
+        assert!(Record::decode(&long, &bytes.slice(..HEADER_BYTES + 20)).is_err());
+        assert!(Tally::decode(b"").is_err());
+        assert!(written_of(b"s").is_err());
+        assert!(expiry_of(b"x").is_err());
+    }
+
+    #[test]
+    fn rows_sort_by_their_numbers() {
+        assert!(order_row(255) < order_row(256));
+        assert!(expiry_row(UnixMs(255), 9) < expiry_row(UnixMs(256), 1));
+        assert_eq!(written_of(&order_row(300)).expect("a number"), 300);
+        assert_eq!(expiry_of(&expiry_row(UnixMs(5), 6)).expect("both"), (UnixMs(5), 6));
+        let tally = Tally { next_written: 4, entries: 2, bytes: 99 };
+        assert_eq!(Tally::decode(&tally.encode()).expect("a tally"), tally);
+    }
+}

@@ -1,0 +1,93 @@
+//! [`ReadPool`]: the threads that run scans, large reads, and all reads while the disk is slow.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::errors::{overloaded, stopped};
+use crate::error::{CacheError, Kind, Result};
+
+/// One may wait for the disk while the other answers from memory.
+const THREADS: usize = 2;
+/// Reads that wait. At 10 µs each the last of them has waited 5 ms, far below the deadline of a read.
+const WAITING_MAX: usize = 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A few threads and one bounded queue.
+pub(super) struct ReadPool {
+    jobs: Option<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ReadPool {
+    /// Starts the threads.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel::<Job>(WAITING_MAX);
+        let queue = Arc::new(Mutex::new(queue));
+        let thread = |number| {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new().name(format!("l2-read-{number}")).spawn(move || work(&queue))
+        };
+        let threads = (0..THREADS).map(thread).collect::<std::io::Result<_>>()?;
+        Ok(Self { jobs: Some(jobs), threads })
+    }
+
+    /// Runs `read` on one of the threads and waits for it no longer than `deadline`.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait, `DeadlineExceeded`, those of `read`.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        read: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            // Nobody waits any more: not worth the disk.
+            if !answer.is_closed() {
+                let _ = answer.send(read());
+            }
+        });
+        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => return Err(overloaded()),
+            Some(Err(TrySendError::Disconnected(_))) | None => return Err(stopped()),
+        }
+        match timeout(deadline, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(CacheError::new(Kind::Internal, "a read of the embedded store failed without a result")),
+            Err(_) => {
+                let message = format!("the embedded store did not answer within {deadline:?}");
+                Err(CacheError::new(Kind::DeadlineExceeded, message))
+            }
+        }
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>) {
+    loop {
+        // The lock is held while waiting for a job, not while doing it: the others wait for the lock instead.
+        let job = queue.lock().recv();
+        let Ok(job) = job else { return };
+        // A panic in one read ends that read; its caller sees that the answer is gone.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }
+}
+
+impl Drop for ReadPool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! State that all threads of the store share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64},
+};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::{cursors::Cursors, disk::table::Table};
+use crate::{
+    clock::Clock,
+    l2::{ChangeSink, State, Tunables, bans::OpenBans},
+};
+
+/// State shared by all threads of the store.
+pub(super) struct StoreState {
+    pub(super) clock: Clock,
+    pub(super) tunables: Arc<Tunables>,
+    pub(super) sink: Arc<dyn ChangeSink>,
+    /// `None` while it has failed and is not open again.
+    pub(super) table: ArcSwapOption<Table>,
+    pub(super) cursors: Mutex<Cursors>,
+    pub(super) bans: OpenBans,
+    pub(super) state: Mutex<State>,
+    pub(super) counters: Counters,
+    pub(super) size_max: u64,
+    pub(super) sync_always: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) entries: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    /// No order row is below this number ...
+    pub(super) oldest: AtomicU64,
+    /// ... or at this one and above.
+    pub(super) next_written: AtomicU64,
+    pub(super) evicted: AtomicU64,
+    pub(super) expired: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) slow_reads: AtomicU64,
+    /// How slow the last reads were.
+    pub(super) slow_score: AtomicU64,
+    /// Time in [`stopwatch_ns`](crate::clock::stopwatch_ns) until which reads use the pool.
+    pub(super) slow_until_ns: AtomicU64,
+    /// Something was committed since the last sync.
+    pub(super) dirty: AtomicBool,
+}

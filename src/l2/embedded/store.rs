@@ -1,0 +1,259 @@
+//! [`Embedded`]: opens the store, starts and stops its threads, and hands calls to them.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    disk::generation::Generations,
+    errors::{OpenError, overloaded, stopped},
+    read_pool::ReadPool,
+    settings::{EmbeddedSettings, SIZE_MAX_LEAST, Sync},
+    state::{Counters, StoreState},
+    writer::{Job, Writer},
+};
+use crate::{
+    clock::Clock,
+    error::{CacheError, Kind, Result},
+    glob::Glob,
+    l2::{
+        Applied, Backend, Ban, BanStore, Batch, ChangeSink, Described, Effort, Flavor, Op, ScanPage, ScanRequest,
+        State, Stored, SweepPage, Tunables, bans::OpenBans,
+    },
+    model::Key,
+};
+
+/// Calls with writes that wait for the writer. At 50 thousand a second the last of them waits 80 ms, less than the
+/// deadline of a write.
+const WRITES_WAITING_MAX: usize = 4096;
+/// A clear may take longer than other writes: it creates files and waits for the disk some ten times.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the store holds and has done since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Entries, expired ones included that were not removed yet.
+    pub entries: u64,
+    /// Bytes of these entries: key twice, value, 74 B, and 33 B more with an expiry.
+    pub bytes: u64,
+    /// The bound on them.
+    pub size_max_bytes: u64,
+    /// Bytes on the disk now, journals included.
+    pub disk_bytes: u64,
+    /// Entries removed because the store was over its bound.
+    pub evicted: u64,
+    /// Entries removed because their time had passed.
+    pub expired: u64,
+    /// Groups of writes committed.
+    pub commits: u64,
+    /// Reads that waited for the disk for longer than 1 ms on the thread of their caller.
+    pub slow_reads: u64,
+}
+
+/// The store.
+pub struct Embedded {
+    pub(super) shared: Arc<StoreState>,
+    pub(super) pool: Option<ReadPool>,
+    writes: Option<SyncSender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    syncer: Option<(SyncSender<()>, JoinHandle<()>)>,
+}
+
+impl Embedded {
+    /// Opens the store, or creates it, and starts its threads.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each names the directory and what to do.
+    pub fn open(
+        settings: EmbeddedSettings,
+        clock: Clock,
+        tunables: Arc<Tunables>,
+        sink: Arc<dyn ChangeSink>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (generations, table) = Generations::open(&settings.dir)?;
+        let shared = Arc::new(StoreState {
+            clock,
+            tunables,
+            sink,
+            table: ArcSwapOption::empty(),
+            cursors: Mutex::default(),
+            bans: OpenBans::default(),
+            state: Mutex::new(State::Connecting),
+            counters: Counters::default(),
+            size_max: settings.size_max_bytes.max(SIZE_MAX_LEAST),
+            sync_always: settings.sync == Sync::Always,
+        });
+        let writer = Writer::new(Arc::clone(&shared), generations, table)
+            .map_err(|error| OpenError::Damaged { dir: settings.dir.clone(), reason: error.to_string() })?;
+        Self::start(shared, writer, settings.sync)
+            .map(Arc::new)
+            .map_err(|source| OpenError::NotUsable { dir: settings.dir, source })
+    }
+
+    fn start(shared: Arc<StoreState>, writer: Writer, sync: Sync) -> io::Result<Self> {
+        let (writes, jobs) = sync_channel(WRITES_WAITING_MAX);
+        let writing = std::thread::Builder::new().name("l2-write".into()).spawn(move || writer.run(&jobs))?;
+        let syncer = match sync {
+            Sync::Always => None,
+            Sync::Interval(interval) => Some(start_syncer(Arc::clone(&shared), interval)?),
+        };
+        Ok(Self { shared, pool: Some(ReadPool::start()?), writes: Some(writes), writer: Some(writing), syncer })
+    }
+
+    /// Returns the current figures. Takes about 1 ms, because it reads the sizes of the files.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        Stats {
+            entries: of(&counters.entries),
+            bytes: of(&counters.bytes),
+            size_max_bytes: self.shared.size_max,
+            disk_bytes: self.shared.table.load().as_ref().map_or(0, |table| table.disk_bytes()),
+            evicted: of(&counters.evicted),
+            expired: of(&counters.expired),
+            commits: of(&counters.commits),
+            slow_reads: of(&counters.slow_reads),
+        }
+    }
+
+    /// Has the writer do something that is not on a request's path.
+    async fn change<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
+        self.write(job(answer), answered, deadline).await?
+    }
+
+    /// Hands a job to the writer and waits for its answer no longer than `deadline`.
+    async fn write<T>(&self, job: Job, answered: oneshot::Receiver<T>, deadline: Duration) -> Result<T> {
+        match self.writes.as_ref().map(|writes| writes.try_send(job)) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => return Err(overloaded()),
+            Some(Err(TrySendError::Disconnected(_))) | None => return Err(stopped()),
+        }
+        match timeout(deadline, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(CacheError::new(Kind::Unknown, "the embedded store stopped in the middle of a write")),
+            Err(_) => {
+                let message =
+                    format!("the embedded store did not answer within {deadline:?}; the write may still happen");
+                Err(CacheError::new(Kind::Unknown, message))
+            }
+        }
+    }
+}
+
+impl Drop for Embedded {
+    /// Finishes the writes that were taken, hands them to the disk and releases the directory. Blocks meanwhile.
+    fn drop(&mut self) {
+        self.pool = None;
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+        if let Some((stop, syncer)) = self.syncer.take() {
+            drop(stop);
+            let _ = syncer.join();
+        }
+    }
+}
+
+fn start_syncer(shared: Arc<StoreState>, interval: Duration) -> io::Result<(SyncSender<()>, JoinHandle<()>)> {
+    let interval = interval.max(Duration::from_millis(1));
+    let (stop, stopped) = sync_channel(1);
+    let thread =
+        std::thread::Builder::new().name("l2-sync".into()).spawn(move || sync_every(interval, &shared, &stopped))?;
+    Ok((stop, thread))
+}
+
+fn sync_every(interval: Duration, shared: &StoreState, stopped: &Receiver<()>) {
+    while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        if !shared.counters.dirty.swap(false, Relaxed) {
+            continue;
+        }
+        let Some(table) = shared.table.load_full() else { continue };
+        if let Err(error) = table.sync() {
+            // The table takes no more writes after this; the next one finds out and opens it again.
+            tracing::error!(%error, "writes could not be forced to the disk");
+        }
+    }
+}
+
+impl Backend for Embedded {
+    fn flavor(&self) -> Flavor {
+        Flavor::Embedded
+    }
+
+    fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>> {
+        self.read_each(keys, move |shared, keys| shared.get(keys, with_life)).boxed()
+    }
+
+    /// Batches of both kinds happen at one instant.
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
+        async move {
+            let count = ops.len();
+            let (answer, answered) = oneshot::channel();
+            let deadline = self.shared.tunables.deadlines().write;
+            match self.write(Job::Apply { ops, answer }, answered, deadline).await {
+                Ok(results) => results,
+                Err(error) => vec![Err(error); count],
+            }
+        }
+        .boxed()
+    }
+
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>> {
+        self.read_each(keys, |shared, keys| shared.describe(keys)).boxed()
+    }
+
+    fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
+        self.read_one(move |shared| shared.scan(&request)).boxed()
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        std::future::ready(Ok(self.shared.counters.entries.load(Relaxed))).boxed()
+    }
+
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
+        self.read_one(StoreState::random_key).boxed()
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        self.change(|answer| Job::Clear { answer }).boxed()
+    }
+
+    fn state(&self) -> State {
+        self.shared.state.lock().clone()
+    }
+}
+
+impl BanStore for Embedded {
+    fn ban(&self, glob: Glob) -> BoxFuture<'_, Result<u64>> {
+        self.change(|answer| Job::Ban { glob, answer }).boxed()
+    }
+
+    fn open_bans(&self) -> Arc<Vec<Arc<Ban>>> {
+        self.shared.bans.all().unwrap_or_default()
+    }
+
+    fn sweep<'a>(&'a self, ban: &'a Ban, cursor: u64, effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
+        let ban = ban.clone();
+        self.change(move |answer| Job::Sweep { ban, cursor, effort, answer }).boxed()
+    }
+
+    fn retire(&self, ban: u64) -> BoxFuture<'_, Result<()>> {
+        self.change(move |answer| Job::Retire { ban, answer }).boxed()
+    }
+}

@@ -1,0 +1,195 @@
+//! [`WriteGroup`]: writes that are committed together. Each write sees the writes before it in the group.
+//!
+//! Only the writer's thread makes groups, one after the other, so that reading the table, deciding and committing is
+//! one step to everybody else: conditions, increments and batches are atomic without locks of their own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::disk::{
+    rows::{Record, TALLY_ROW, Tally, expiry_row, is_hidden, order_row, record_row},
+    table::{Changes, Table},
+};
+use crate::{
+    clock::UnixMs,
+    error::{CacheError, Kind, Result},
+    l2::{
+        Ban,
+        bans::OpenBans,
+        op::{self, Applied, EntryChange, Op, Present},
+    },
+    model::Key,
+};
+
+/// Writes that will take effect together.
+pub(super) struct WriteGroup<'a> {
+    table: &'a Table,
+    staged: HashMap<Bytes, Staged, foldhash::fast::RandomState>,
+    /// What the table will hold then.
+    pub(super) tally: Tally,
+    /// Keys whose copies elsewhere are out of date then.
+    pub(super) touched: Vec<Bytes>,
+    /// The earliest expiry that this group sets.
+    pub(super) soonest: UnixMs,
+    bans: Arc<Vec<Arc<Ban>>>,
+}
+
+/// One row of a record, as it is in the table and as it will be.
+struct Staged {
+    before: Option<Stamp>,
+    now: Option<Record>,
+    changed: bool,
+}
+
+/// What the order and expiry rows of a record are made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    written: u64,
+    expires_at: Option<UnixMs>,
+}
+
+impl Stamp {
+    fn of(record: &Record) -> Self {
+        Self { written: record.written, expires_at: record.expires_at }
+    }
+}
+
+impl<'a> WriteGroup<'a> {
+    /// No writes yet, over a table that holds `tally` and of which `bans` hide a part.
+    pub(super) fn new(table: &'a Table, tally: Tally, bans: &OpenBans) -> Self {
+        let (staged, bans) = (HashMap::default(), bans.all().unwrap_or_default());
+        Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX), bans }
+    }
+
+    /// One operation. `weight_max` is the most that one record may weigh.
+    pub(super) fn apply(&mut self, key: &Key, op: &Op, now: UnixMs, weight_max: u64) -> Result<Applied> {
+        let (row, bans) = (record_row(key), Arc::clone(&self.bans));
+        let record = self.load(&row)?;
+        // A record of another key stands here if the tails of two long keys collide: then this key is absent.
+        let live = record.filter(|record| record.key == **key && !record.is_expired(now) && !is_hidden(&bans, record));
+        let present = live.map(|record| Present { value: &record.value, expires_at: record.expires_at });
+        let (change, applied) = op::apply(op, present, now)?;
+        let next = match change {
+            EntryChange::Keep => return Ok(applied),
+            EntryChange::Remove if record.is_some_and(|record| record.key != **key) => {
+                // Set and gone at once; the other key's record is not touched.
+                self.touched.push(key.bytes().clone());
+                return Ok(applied);
+            }
+            EntryChange::Remove => None,
+            EntryChange::Reexpire(expires_at) => live.map(|record| Record { expires_at, ..record.clone() }),
+            EntryChange::Put(value, expires_at) => {
+                let record = Record { key: key.bytes().clone(), value, expires_at, written: self.tally.next_written };
+                fits(&record, weight_max)?;
+                self.tally.next_written += 1;
+                Some(record)
+            }
+        };
+        self.touched.push(key.bytes().clone());
+        self.replace(&row, next);
+        Ok(applied)
+    }
+
+    /// Removes the record with this number; false if it is another by now.
+    pub(super) fn remove(&mut self, key: &[u8], written: u64) -> Result<bool> {
+        let row = record_row(key);
+        let found = self.load(&row)?.is_some_and(|record| record.written == written);
+        if found {
+            self.replace(&row, None);
+        }
+        Ok(found)
+    }
+
+    /// When the record with this number expires; `None` if it is another by now, or does not expire.
+    pub(super) fn expiry_of(&mut self, key: &[u8], written: u64) -> Result<Option<UnixMs>> {
+        let record = self.load(&record_row(key))?;
+        Ok(record.filter(|record| record.written == written).and_then(|record| record.expires_at))
+    }
+
+    /// Rows that this group has looked at.
+    pub(super) fn len(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// The rows to change; `None` if nothing does.
+    pub(super) fn changes(&self) -> Option<Changes> {
+        let mut changes = self.table.changes();
+        let mut any = false;
+        for (row, staged) in self.staged.iter().filter(|(_, staged)| staged.changed) {
+            staged.write(row, &mut changes);
+            any = true;
+        }
+        changes.put(Bytes::from_static(TALLY_ROW), self.tally.encode());
+        any.then_some(changes)
+    }
+
+    /// The record as this group has left it.
+    fn load(&mut self, row: &Bytes) -> Result<Option<&Record>> {
+        if !self.staged.contains_key(row) {
+            let record = self.table.get(row)?.map(|bytes| Record::decode(row, &bytes)).transpose()?;
+            let before = record.as_ref().map(Stamp::of);
+            self.staged.insert(row.clone(), Staged { before, now: record, changed: false });
+        }
+        Ok(self.staged.get(row).and_then(|staged| staged.now.as_ref()))
+    }
+
+    fn replace(&mut self, row: &Bytes, next: Option<Record>) {
+        let Some(staged) = self.staged.get_mut(row) else { return };
+        if let Some(old) = &staged.now {
+            self.tally.entries = self.tally.entries.saturating_sub(1);
+            self.tally.bytes = self.tally.bytes.saturating_sub(old.weight());
+            if next.as_ref().is_some_and(|next| next.key != old.key) {
+                self.touched.push(old.key.clone());
+            }
+        }
+        if let Some(new) = &next {
+            self.tally.entries += 1;
+            self.tally.bytes += new.weight();
+            self.soonest = self.soonest.min(new.expires_at.unwrap_or(UnixMs(u64::MAX)));
+        }
+        staged.now = next;
+        staged.changed = true;
+    }
+}
+
+impl Staged {
+    fn write(&self, row: &Bytes, changes: &mut Changes) {
+        let now = self.now.as_ref().map(Stamp::of);
+        if let Some(before) = self.before {
+            if now.is_none_or(|now| now.written != before.written) {
+                changes.remove(order_row(before.written));
+            }
+            if let (Some(at), true) = (before.expires_at, now != Some(before)) {
+                changes.remove(expiry_row(at, before.written));
+            }
+        }
+        match &self.now {
+            None if self.before.is_some() => changes.remove(row.clone()),
+            None => {}
+            Some(record) => self.write_record(row, record, changes),
+        }
+    }
+
+    fn write_record(&self, row: &Bytes, record: &Record, changes: &mut Changes) {
+        changes.put(row.clone(), record.encode());
+        if self.before.is_none_or(|before| before.written != record.written) {
+            // A copy: the key may be a part of the buffer that it came in.
+            changes.put(order_row(record.written), Bytes::copy_from_slice(&record.key));
+        }
+        if let Some(at) = record.expires_at
+            && self.before != Some(Stamp::of(record))
+        {
+            changes.put(expiry_row(at, record.written), Bytes::new());
+        }
+    }
+}
+
+fn fits(record: &Record, weight_max: u64) -> Result<()> {
+    let weight = record.weight();
+    if weight > weight_max {
+        let message = format!("an entry of {weight} bytes exceeds data.size ({weight_max} bytes)");
+        return Err(CacheError::new(Kind::TooLarge, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! The operations of [`Backend`] over Redis.
+
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+
+use super::{
+    command::{
+        batch::{fail_all, word},
+        ops,
+        read::{self, Look},
+    },
+    connection::passthrough::RawConnection,
+    requests::{
+        circuit_breaker::CircuitBreaker,
+        deadline::{INSPECTION_DEADLINE, after},
+        pipelined_connection::Access,
+        route::Answered,
+        spread,
+    },
+    worker::RedisBackend,
+};
+use crate::{
+    error::Result,
+    l2::{Applied, Backend, Batch, Described, Flavor, Health, Op, ScanPage, ScanRequest, Source, State, Stored},
+    model::Key,
+};
+
+/// Deadline of FLUSHDB ASYNC, which only swaps the database out.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Backend for RedisBackend {
+    fn flavor(&self) -> Flavor {
+        Flavor::Redis
+    }
+
+    fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>> {
+        Box::pin(async move {
+            if keys.is_empty() {
+                return Vec::new();
+            }
+            let deadline = after(self.tunables().deadlines().read);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(keys.len(), &error),
+            };
+            let (questions, value_max) = (read::questions(keys, with_life), self.tunables().value_max());
+            if self.is_spread() || known.open.is_some() {
+                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
+                let read = |answer: Result<Option<Answered>>| match answer? {
+                    Some(answered) => spread::read_one(answered, with_life, value_max),
+                    None => Ok(None),
+                };
+                return answers.into_iter().map(read).collect();
+            }
+            match self.ask(questions, Access::Read, deadline).await {
+                Ok(replies) => read::answers(replies, with_life, value_max),
+                Err(error) => fail_all(keys.len(), &error),
+            }
+        })
+    }
+
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
+        Box::pin(async move {
+            // One command is atomic by itself.
+            let batch = if ops.len() > 1 { batch } else { Batch::Independent };
+            let deadline = after(self.tunables().deadlines().write);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(ops.len(), &error),
+            };
+            let results = self.apply_under(&ops, batch, known.open(), deadline).await;
+            if !self.unheard(known.greatest) {
+                return results;
+            }
+            self.apply_late(ops, batch, results, known.greatest, deadline).await
+        })
+    }
+
+    fn describe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Option<Described>>>> {
+        Box::pin(async move {
+            if keys.is_empty() {
+                return Vec::new();
+            }
+            let deadline = after(self.tunables().deadlines().read);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(keys.len(), &error),
+            };
+            let mut described = self.describe_with(keys, Look::Mark, known.open(), deadline).await;
+            // Headers are rare, so their bytes are asked for only where one begins; with all else, which may have changed.
+            let is_marked = |at: &usize| matches!(&described[*at], Ok(Some(known)) if !known.head.is_empty());
+            let marked: Vec<usize> = (0..keys.len()).filter(is_marked).collect();
+            if !marked.is_empty() {
+                let keys: Vec<Key> = marked.iter().map(|&at| keys[at].clone()).collect();
+                let again = self.describe_with(&keys, Look::Head, known.open(), deadline).await;
+                marked.into_iter().zip(again).for_each(|(at, again)| described[at] = again);
+            }
+            described
+        })
+    }
+
+    fn scan(&self, request: ScanRequest) -> BoxFuture<'_, Result<ScanPage>> {
+        Box::pin(async move {
+            let known = self.bans().await?;
+            let mut page = self.scan_all(request).await?;
+            if let Some(open) = &known.open {
+                page.keys = self.unhidden(open, page.keys, after(INSPECTION_DEADLINE)).await?;
+            }
+            Ok(page)
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let counts = self.inspect_all(word("DBSIZE")).await?;
+            counts.iter().map(|count| ops::unsigned(count, "DBSIZE")).sum()
+        })
+    }
+
+    fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {
+        Box::pin(async move {
+            let deadline = after(INSPECTION_DEADLINE);
+            let known = self.bans().await?;
+            let mut groups = self.all_groups()?;
+            // A primary may be empty: then another one is asked.
+            fastrand::shuffle(&mut groups);
+            for group in groups {
+                if let Some(key) = self.random_key_of(&group, known.open(), deadline).await? {
+                    return Ok(Some(key));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            // ASYNC swaps in an empty database at once and frees the old one in the background: the same result for
+            // readers, without stopping Redis for as long as freeing takes. Terrace's own records go too, which never
+            // makes a value valid again.
+            let mut command = word("FLUSHDB");
+            command.arg("ASYNC");
+            let deadline = after(CLEAR_DEADLINE);
+            let groups = self.all_groups()?;
+            let asked = groups.iter().map(|group| group.ask_one(command.clone(), Access::Write, deadline));
+            join_all(asked).await.into_iter().try_for_each(|reply| reply.map(drop))
+        })
+    }
+
+    fn source(&self, key: &[u8]) -> Source {
+        self.redis.topology().map().of_key(key).map_or(Source::ONLY, |primary| primary.source)
+    }
+
+    fn raw_connection<'a>(&'a self, key: Option<&'a [u8]>, resp3: bool) -> BoxFuture<'a, Result<RawConnection>> {
+        Box::pin(async move {
+            let endpoint = {
+                let map = self.redis.topology().map();
+                let primary = match key {
+                    Some(key) => map.of_key(key),
+                    None => map.primaries.first(),
+                };
+                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.nobody())?
+            };
+            self.raw_pool.connection(&endpoint, resp3).await
+        })
+    }
+
+    fn state(&self) -> State {
+        self.connect();
+        let states: Vec<State> = self.groups.lock().of.iter().map(|group| group.state()).collect();
+        let worst = states.iter().find(|state| matches!(state, State::Down(_)));
+        worst
+            .or_else(|| states.iter().find(|state| **state == State::Connecting))
+            .or(states.first())
+            .cloned()
+            .unwrap_or(State::Connecting)
+    }
+
+    fn reached(&self) -> bool {
+        self.groups.lock().of.iter().any(|group| group.reached())
+    }
+
+    fn health(&self) -> Health {
+        let map = self.redis.topology().map();
+        let breakers = || map.primaries.iter().map(|primary| &primary.breaker);
+        Health {
+            primaries: map.primaries.len(),
+            breakers_open: breakers().filter(|breaker| breaker.is_open()).count(),
+            breaker_opened: breakers().map(CircuitBreaker::times_opened).sum(),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! [`Redis`]: the state of one Redis that all workers of the process share: topology, ban log, settings.
+
+use std::sync::Arc;
+
+use super::{
+    bans::state::BanLog,
+    connection::connect::Dialer,
+    requests::group::GroupSettings,
+    settings::RedisSettings,
+    topology::map::Topology,
+    url::{RedisUrl, Target},
+};
+use crate::l2::Tunables;
+
+/// One Redis, a single server or many: the state that all workers of the process share.
+#[derive(Debug)]
+pub struct Redis {
+    url: RedisUrl,
+    pub(super) group: GroupSettings,
+    topology: Arc<Topology>,
+    log: Arc<BanLog>,
+    pub(super) tunables: Arc<Tunables>,
+}
+
+impl Redis {
+    /// Creates it without connecting.
+    #[must_use]
+    pub fn new(settings: &RedisSettings, tunables: Arc<Tunables>) -> Arc<Self> {
+        let RedisSettings { url, tls, connections, client_name, queue_limit, failures_max } = settings.clone();
+        let topology = match url.target() {
+            Target::Server(endpoint) => Topology::fixed(endpoint.clone()),
+            Target::Sentinel { .. } | Target::Cluster(_) => Topology::unknown(),
+        };
+        let dialer = Arc::new(Dialer::new(&url, tls, &client_name));
+        let group = GroupSettings { dialer, connections, queue_limit, failures_max };
+        Arc::new(Self { url, group, topology: Arc::new(topology), log: Arc::default(), tunables })
+    }
+
+    pub(super) fn url(&self) -> &RedisUrl {
+        &self.url
+    }
+
+    pub(super) fn dialer(&self) -> &Arc<Dialer> {
+        &self.group.dialer
+    }
+
+    pub(super) fn log(&self) -> &Arc<BanLog> {
+        &self.log
+    }
+
+    pub(super) fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+}

@@ -1,0 +1,371 @@
+//! Encodes each [`Op`] as one Redis command, and decodes its reply.
+//!
+//! A plain command where one has the meaning of [`op::apply`](crate::l2::op::apply), else a script; always one command
+//! and one reply, so that a batch is a pipeline or the inside of a MULTI as it stands.
+
+use std::time::Duration;
+
+use ::redis::{Cmd, Value as Reply};
+use bytes::Bytes;
+
+use super::{
+    errors,
+    scripts::{APPEND, BURY, By, EXPIRE, INCREMENT, SET, SETRANGE},
+};
+use crate::{
+    clock::millis,
+    error::Result,
+    l2::{
+        codec,
+        op::{Applied, Condition, ExpireOnly, NewExpiry, Op, SetExpiry, parse_integer},
+    },
+    model::Value,
+};
+
+/// Longest relative life and latest expiry sent, milliseconds: Redis adds now to the first and keeps both in an i64.
+const EXPIRY_MAX_MS: u64 = 1 << 62;
+
+/// How a reply is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// SET: OK, or nil when the condition did not hold.
+    Stored,
+    /// SET GET: the old value; stored if this is what the condition wants.
+    StoredOver {
+        /// IfAbsent, IfPresent; neither is Always.
+        only_absent: bool,
+        only_present: bool,
+    },
+    /// The SET script.
+    StoredScript,
+    /// How many keys went.
+    Deleted,
+    /// GETDEL.
+    DeletedOld,
+    /// EXISTS, GET: found, nothing applied.
+    Found,
+    FoundValue,
+    /// EXPIRE without conditions, GETEX, GETDEL: found is applied.
+    Reexpired,
+    ReexpiredValue,
+    /// The EXPIRE script.
+    ExpireScript,
+    Number,
+    Decimal,
+    /// The SETRANGE script.
+    Length,
+    /// The APPEND script.
+    Appended {
+        /// For the message.
+        length_max: u64,
+    },
+}
+
+/// The command for `op` on `key`, and how to read its reply. One that stands `alone` may be done again by [`behind_head`].
+pub(crate) fn command(key: &[u8], op: &Op, by: By, alone: bool) -> (Cmd, Reading) {
+    match op {
+        Op::Set { value, expiry, condition, want_old } => set(key, value, *expiry, condition, *want_old, by),
+        Op::Delete { want_old: true } => (plain("GETDEL", key), Reading::DeletedOld),
+        Op::Delete { want_old: false } => (plain("UNLINK", key), Reading::Deleted),
+        Op::Bury { head } => {
+            let mut command = BURY.call(by, key);
+            command.arg(&head[..]);
+            (command, Reading::Deleted)
+        }
+        Op::Expire { expiry, only, want_value } => expire(key, *expiry, *only, *want_value, by),
+        Op::Increment { delta, life_if_new } => {
+            let delta = itoa::Buffer::new().format(*delta).to_owned();
+            let is_plain = alone && life_if_new.is_none();
+            (increment(key, "INCRBY", delta.as_bytes(), *life_if_new, (!is_plain).then_some(by)), Reading::Number)
+        }
+        Op::IncrementFloat { delta, life_if_new } => {
+            let is_plain = alone && life_if_new.is_none();
+            (increment(key, "INCRBYFLOAT", delta, *life_if_new, (!is_plain).then_some(by)), Reading::Decimal)
+        }
+        Op::Append { suffix, life_if_new, length_max } => {
+            let command = append(key, suffix, *life_if_new, *length_max, by);
+            (command, Reading::Appended { length_max: *length_max })
+        }
+        Op::SetRange { offset, bytes, life_if_new, .. } => {
+            (set_range(key, *offset, bytes, *life_if_new, by), Reading::Length)
+        }
+    }
+}
+
+/// A command whose only argument, so far, is the key.
+pub(crate) fn plain(name: &str, key: &[u8]) -> Cmd {
+    // Room for an option with its number, so that the buffers are allocated once.
+    let mut command = Cmd::with_capacity(5, name.len() + key.len() + 32);
+    command.arg(name).arg(key);
+    command
+}
+
+fn set(key: &[u8], value: &Bytes, expiry: SetExpiry, condition: &Condition, want_old: bool, by: By) -> (Cmd, Reading) {
+    let (existing, new) = set_options(expiry);
+    let (word, options) = match condition {
+        Condition::IfEqual(expected) => {
+            return (set_script(key, value, Some(expected), want_old, (&existing, &new), by), Reading::StoredScript);
+        }
+        Condition::Always if existing != new => {
+            return (set_script(key, value, None, want_old, (&existing, &new), by), Reading::StoredScript);
+        }
+        Condition::Always => (None, existing),
+        Condition::IfAbsent => (Some("NX"), new),
+        Condition::IfPresent => (Some("XX"), existing),
+    };
+    let mut command = Cmd::with_capacity(7, key.len() + value.len() + 64);
+    command.arg("SET").arg(key).arg(&value[..]);
+    add_options(&mut command, &options);
+    if let Some(word) = word {
+        command.arg(word);
+    }
+    if !want_old {
+        return (command, Reading::Stored);
+    }
+    command.arg("GET");
+    let only_absent = matches!(condition, Condition::IfAbsent);
+    let only_present = matches!(condition, Condition::IfPresent);
+    (command, Reading::StoredOver { only_absent, only_present })
+}
+
+/// One option of SET: a word and perhaps a number.
+type SetOption = Option<(&'static str, Option<u64>)>;
+
+/// What stands for the expiry in SET: for a key that exists, and for a new one.
+fn set_options(expiry: SetExpiry) -> (SetOption, SetOption) {
+    match expiry {
+        SetExpiry::Never => (None, None),
+        SetExpiry::In(life) => (px(life), px(life)),
+        SetExpiry::At(at) => {
+            let at = Some(("PXAT", Some(at.0.clamp(1, EXPIRY_MAX_MS))));
+            (at, at)
+        }
+        SetExpiry::Keep { life_if_new: Some(life) } => (Some(("KEEPTTL", None)), px(life)),
+        // On a new key KEEPTTL keeps nothing: one form serves both.
+        SetExpiry::Keep { life_if_new: None } => (Some(("KEEPTTL", None)), Some(("KEEPTTL", None))),
+    }
+}
+
+fn px(life: Duration) -> SetOption {
+    Some(("PX", Some(life_ms(life).max(1))))
+}
+
+fn life_ms(life: Duration) -> u64 {
+    millis(life).min(EXPIRY_MAX_MS)
+}
+
+fn add_options(command: &mut Cmd, option: &SetOption) {
+    if let Some((word, number)) = option {
+        command.arg(*word);
+        if let Some(number) = number {
+            command.arg(*number);
+        }
+    }
+}
+
+fn set_script(
+    key: &[u8],
+    value: &Bytes,
+    expected: Option<&Bytes>,
+    want_old: bool,
+    (existing, new): (&SetOption, &SetOption),
+    by: By,
+) -> Cmd {
+    let mut command = SET.call(by, key);
+    command.arg(&value[..]).arg(expected.is_some());
+    command.arg(expected.map_or(&b""[..], |bytes| &bytes[..])).arg(want_old);
+    add_options(&mut command, existing);
+    command.arg("|");
+    add_options(&mut command, new);
+    command
+}
+
+fn expire(key: &[u8], expiry: NewExpiry, only: ExpireOnly, want_value: bool, by: By) -> (Cmd, Reading) {
+    let (name, option, number) = match expiry {
+        NewExpiry::Keep if want_value => return (plain("GET", key), Reading::FoundValue),
+        NewExpiry::Keep => return (plain("EXISTS", key), Reading::Found),
+        // PERSIST alone tells a missing key not from one without expiry.
+        NewExpiry::Never => return (expire_script(key, "PERSIST", 0, only, want_value, by), Reading::ExpireScript),
+        NewExpiry::In(life) => ("PEXPIRE", "PX", life_ms(life)),
+        NewExpiry::At(at) => ("PEXPIREAT", "PXAT", at.0.min(EXPIRY_MAX_MS)),
+    };
+    if only != ExpireOnly::ALWAYS {
+        return (expire_script(key, name, number, only, want_value, by), Reading::ExpireScript);
+    }
+    match (want_value, number) {
+        (false, _) => {
+            let mut command = plain(name, key);
+            command.arg(number);
+            (command, Reading::Reexpired)
+        }
+        // GETEX refuses 0; the key goes either way.
+        (true, 0) => (plain("GETDEL", key), Reading::ReexpiredValue),
+        (true, _) => {
+            let mut command = plain("GETEX", key);
+            command.arg(option).arg(number);
+            (command, Reading::ReexpiredValue)
+        }
+    }
+}
+
+fn expire_script(key: &[u8], name: &str, number: u64, only: ExpireOnly, want_value: bool, by: By) -> Cmd {
+    let letters: String = [(only.if_none, 'n'), (only.if_some, 'x'), (only.if_longer, 'g'), (only.if_shorter, 'l')]
+        .into_iter()
+        .filter_map(|(asked, letter)| asked.then_some(letter))
+        .collect();
+    let mut command = EXPIRE.call(by, key);
+    command.arg(name).arg(number).arg(letters).arg(want_value);
+    command
+}
+
+/// As a plain command, or as a script.
+fn increment(key: &[u8], name: &str, delta: &[u8], life_if_new: Option<Duration>, by: Option<By>) -> Cmd {
+    let Some(by) = by else {
+        let mut command = plain(name, key);
+        command.arg(delta);
+        return command;
+    };
+    let mut command = INCREMENT.call(by, key);
+    command.arg(name).arg(delta).arg(life_text(life_if_new));
+    command
+}
+
+/// After the plain command that adds has found no number: what adds to the payload behind a header, if that was why.
+pub(crate) fn behind_head(key: &[u8], op: &Op) -> Option<(Cmd, Reading)> {
+    match op {
+        Op::Increment { life_if_new: None, .. } | Op::IncrementFloat { life_if_new: None, .. } => {
+            Some(command(key, op, By::Text, false))
+        }
+        Op::Set { .. }
+        | Op::Delete { .. }
+        | Op::Bury { .. }
+        | Op::Expire { .. }
+        | Op::Increment { .. }
+        | Op::IncrementFloat { .. }
+        | Op::Append { .. }
+        | Op::SetRange { .. } => None,
+    }
+}
+
+fn life_text(life: Option<Duration>) -> String {
+    life.map_or_else(String::new, |life| life_ms(life).to_string())
+}
+
+fn append(key: &[u8], suffix: &Bytes, life_if_new: Option<Duration>, length_max: u64, by: By) -> Cmd {
+    let mut command = APPEND.call(by, key);
+    command.arg(&suffix[..]).arg(length_max).arg(life_text(life_if_new));
+    command
+}
+
+/// The limit was checked before: it depends on the offset alone.
+fn set_range(key: &[u8], offset: u64, bytes: &Bytes, life_if_new: Option<Duration>, by: By) -> Cmd {
+    let mut command = SETRANGE.call(by, key);
+    command.arg(offset).arg(&bytes[..]).arg(life_text(life_if_new));
+    command
+}
+
+/// Whether Redis has forgotten the script: the call was not run and may be sent in full.
+pub(crate) fn is_unknown_script(reply: &Reply) -> bool {
+    matches!(reply, Reply::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// What an operation did, by its reply.
+pub(crate) fn read(reading: Reading, reply: Reply) -> Result<Applied> {
+    let reply = checked(reply)?;
+    match reading {
+        Reading::Stored => Ok(Applied::Set { stored: reply != Reply::Nil, old: None }),
+        Reading::StoredOver { only_absent, only_present } => {
+            let old = payload(reply, "SET")?;
+            let stored = !(only_absent && old.is_some() || only_present && old.is_none());
+            Ok(Applied::Set { stored, old })
+        }
+        Reading::StoredScript => {
+            let [stored, old] = parts(reply, "SET")?;
+            Ok(Applied::Set { stored: flag(&stored, "SET")?, old: payload(old, "SET")? })
+        }
+        Reading::Deleted => Ok(Applied::Deleted { existed: flag(&reply, "UNLINK")?, old: None }),
+        Reading::DeletedOld => {
+            let old = payload(reply, "GETDEL")?;
+            Ok(Applied::Deleted { existed: old.is_some(), old })
+        }
+        Reading::Found => Ok(expired(flag(&reply, "EXISTS")?, false, None)),
+        Reading::FoundValue => payload(reply, "GET").map(|value| expired(value.is_some(), false, value)),
+        Reading::Reexpired => flag(&reply, "PEXPIRE").map(|applied| expired(applied, applied, None)),
+        Reading::ReexpiredValue => {
+            payload(reply, "GETEX").map(|value| expired(value.is_some(), value.is_some(), value))
+        }
+        Reading::ExpireScript => {
+            let [found, applied, value] = parts(reply, "EXPIRE")?;
+            Ok(expired(flag(&found, "EXPIRE")?, flag(&applied, "EXPIRE")?, payload(value, "EXPIRE")?))
+        }
+        Reading::Number => number(&reply).map(Applied::Number),
+        Reading::Decimal => match optional(reply, "INCRBYFLOAT")? {
+            Some(text) => Ok(Applied::Decimal(text.into_bytes())),
+            None => Err(errors::unexpected("INCRBYFLOAT")),
+        },
+        Reading::Length => unsigned(&reply, "SETRANGE").map(Applied::Length),
+        Reading::Appended { length_max } => {
+            let [done, length] = parts(reply, "APPEND")?;
+            let length = unsigned(&length, "APPEND")?;
+            if flag(&done, "APPEND")? {
+                Ok(Applied::Length(length))
+            } else {
+                Err(errors::too_large(length, length_max))
+            }
+        }
+    }
+}
+
+fn expired(found: bool, applied: bool, value: Option<Value>) -> Applied {
+    Applied::Expired { found, applied, value }
+}
+
+/// A reply that is not an error.
+pub(crate) fn checked(reply: Reply) -> Result<Reply> {
+    if let Reply::ServerError(error) = &reply { Err(errors::from_reply(error)) } else { Ok(reply) }
+}
+
+/// A bulk string or nil.
+pub(crate) fn optional(reply: Reply, command: &str) -> Result<Option<Value>> {
+    if let Reply::BulkString(bytes) = reply {
+        return Ok(Some(Value::from(Bytes::from(bytes))));
+    }
+    if reply == Reply::Nil { Ok(None) } else { Err(errors::unexpected(command)) }
+}
+
+/// What is stored under a key, behind its header, or nil.
+pub(crate) fn payload(reply: Reply, command: &str) -> Result<Option<Value>> {
+    Ok(optional(reply, command)?.map(codec::opened))
+}
+
+pub(crate) fn integer(reply: &Reply, command: &str) -> Result<i64> {
+    if let Reply::Int(number) = reply { Ok(*number) } else { Err(errors::unexpected(command)) }
+}
+
+/// 0 or 1.
+fn flag(reply: &Reply, command: &str) -> Result<bool> {
+    integer(reply, command).map(|number| number > 0)
+}
+
+/// An integer that is never negative.
+pub(crate) fn unsigned(reply: &Reply, command: &str) -> Result<u64> {
+    u64::try_from(integer(reply, command)?).map_err(|_| errors::unexpected(command))
+}
+
+/// INCRBY's integer, or the digits that the script returns.
+fn number(reply: &Reply) -> Result<i64> {
+    if let Reply::BulkString(digits) = reply {
+        return parse_integer(digits).ok_or_else(|| errors::unexpected("INCRBY"));
+    }
+    integer(reply, "INCRBY")
+}
+
+/// The parts of a script's reply.
+fn parts<const N: usize>(reply: Reply, command: &str) -> Result<[Reply; N]> {
+    if let Reply::Array(parts) = reply
+        && let Ok(parts) = parts.try_into()
+    {
+        return Ok(parts);
+    }
+    Err(errors::unexpected(command))
+}

@@ -1,0 +1,192 @@
+//! Encodes read-only commands and decodes their replies: values, descriptions, pages of a scan.
+
+use std::time::Duration;
+
+use ::redis::{Cmd, Value as Reply};
+use bytes::Bytes;
+
+use super::{
+    batch::{Commands, Replies},
+    errors, ops,
+};
+use crate::{
+    error::Result,
+    l2::{Described, ScanPage, ScanRequest, Stored, TypeName, codec},
+    model::{Key, Life, Value},
+};
+
+/// GET for each key, with PTTL before it where the life is wanted (why before: see the module's doc).
+pub(crate) fn questions(keys: &[Key], with_life: bool) -> Commands {
+    let mut commands = Commands::with_capacity(keys.len() * if with_life { 2 } else { 1 });
+    for key in keys {
+        if with_life {
+            commands.push(small("PTTL", key));
+        }
+        commands.push(small("GET", key));
+    }
+    commands
+}
+
+fn small(name: &str, key: &[u8]) -> Cmd {
+    let mut command = Cmd::with_capacity(2, name.len() + key.len());
+    command.arg(name).arg(key);
+    command
+}
+
+/// The answers to [`questions`], one per key.
+pub(crate) fn answers(replies: Replies, with_life: bool, value_max: usize) -> Vec<Result<Option<Stored>>> {
+    let mut results = Vec::with_capacity(replies.len());
+    let mut replies = replies.into_iter();
+    while let Some(reply) = replies.next() {
+        if !with_life {
+            results.push(stored(reply, Ok(Life::Forever), value_max));
+        } else if let Some(value) = replies.next() {
+            results.push(stored(value, life(reply), value_max));
+        }
+    }
+    results
+}
+
+fn stored(reply: Reply, life: Result<Life>, value_max: usize) -> Result<Option<Stored>> {
+    let Some(value) = ops::payload(ops::checked(reply)?, "GET")? else { return Ok(None) };
+    within(&value, value_max)?;
+    Ok(Some(Stored { value, life: life? }))
+}
+
+fn within(value: &Value, value_max: usize) -> Result<()> {
+    if value.len() > value_max {
+        return Err(errors::too_large(value.len() as u64, value_max as u64));
+    }
+    Ok(())
+}
+
+/// PTTL's answer. A key that was missing then (and may be there at the GET after it) lives 0: nobody may keep it.
+fn life(reply: Reply) -> Result<Life> {
+    let ms = ops::integer(&ops::checked(reply)?, "PTTL")?;
+    if ms == -1 {
+        return Ok(Life::Forever);
+    }
+    Ok(Life::For(Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
+}
+
+/// What is asked of a key that is to be described, beside the beginning of its value.
+const DESCRIPTION: [&str; 4] = ["TYPE", "PTTL", "PEXPIRETIME", "STRLEN"];
+
+/// How much of a value is read to describe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Enough to see whether there may be a header.
+    Mark,
+    /// All of a header.
+    Head,
+}
+
+/// TYPE, PTTL, PEXPIRETIME, STRLEN and the beginning of each key, in one pipeline.
+pub(crate) fn description_questions(keys: &[Key], look: Look) -> Commands {
+    let last = match look {
+        Look::Mark => codec::MAGIC.len() - 1,
+        Look::Head => codec::HEAD_MAX_BYTES - 1,
+    };
+    let beginning = |key: &Key| {
+        let mut command = small("GETRANGE", key);
+        command.arg(0).arg(last);
+        command
+    };
+    let mut commands = Commands::with_capacity(keys.len() * (DESCRIPTION.len() + 1));
+    for key in keys {
+        commands.extend(DESCRIPTION.into_iter().map(|name| small(name, key)));
+        commands.push(beginning(key));
+    }
+    commands
+}
+
+/// The answers to [`description_questions`]. After [`Look::Mark`] the `head` of a key is only where one may begin, and its
+/// size that of all that is stored.
+pub(crate) fn descriptions(replies: Replies, look: Look) -> Vec<Result<Option<Described>>> {
+    let mut results = Vec::with_capacity(replies.len() / (DESCRIPTION.len() + 1));
+    let mut replies = replies.into_iter();
+    while let (Some(kind), Some(ttl), Some(at), Some(size), Some(beginning)) =
+        (replies.next(), replies.next(), replies.next(), replies.next(), replies.next())
+    {
+        results.push(description(kind, ttl, at, (size, beginning), look));
+    }
+    results
+}
+
+fn description(
+    kind: Reply,
+    ttl: Reply,
+    at: Reply,
+    (size, beginning): (Reply, Reply),
+    look: Look,
+) -> Result<Option<Described>> {
+    let Some(type_name) = type_name(ops::checked(kind)?)? else { return Ok(None) };
+    let at = ops::integer(&ops::checked(at)?, "PEXPIRETIME")?;
+    if at == -2 {
+        // It went between the questions.
+        return Ok(None);
+    }
+    let (size_bytes, head) = match type_name {
+        TypeName::String => part_of_strings(size, beginning, look)?,
+        // STRLEN was refused, as it should be.
+        TypeName::List | TypeName::Set | TypeName::ZSet | TypeName::Hash | TypeName::Stream | TypeName::Other => {
+            (0, Bytes::new())
+        }
+    };
+    Ok(Some(Described { life: life(ttl)?, expires_at_ms: u64::try_from(at).ok(), size_bytes, type_name, head }))
+}
+
+fn part_of_strings(size: Reply, beginning: Reply, look: Look) -> Result<(u64, Bytes)> {
+    let size_bytes = ops::unsigned(&ops::checked(size)?, "STRLEN")?;
+    let beginning = ops::optional(ops::checked(beginning)?, "GETRANGE")?.unwrap_or_default().into_bytes();
+    let head = match look {
+        Look::Mark if codec::is_marked(&beginning) => return Ok((size_bytes, beginning)),
+        Look::Mark => Bytes::new(),
+        Look::Head => beginning.slice(..codec::head_len(&beginning)),
+    };
+    Ok((size_bytes.saturating_sub(head.len() as u64), head))
+}
+
+/// TYPE's answer; `None` for a key that is not there.
+fn type_name(reply: Reply) -> Result<Option<TypeName>> {
+    let Reply::SimpleString(name) = reply else { return Err(errors::unexpected("TYPE")) };
+    Ok(match name.as_str() {
+        "none" => None,
+        "string" => Some(TypeName::String),
+        "list" => Some(TypeName::List),
+        "set" => Some(TypeName::Set),
+        "zset" => Some(TypeName::ZSet),
+        "hash" => Some(TypeName::Hash),
+        "stream" => Some(TypeName::Stream),
+        _ => Some(TypeName::Other),
+    })
+}
+
+/// SCAN.
+pub(crate) fn scan_question(request: &ScanRequest) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("SCAN").arg(request.cursor).arg("COUNT").arg(request.count.max(1));
+    if let Some(pattern) = &request.pattern {
+        command.arg("MATCH").arg(&pattern[..]);
+    }
+    if let Some(name) = &request.type_name {
+        command.arg("TYPE").arg(&name[..]);
+    }
+    command
+}
+
+/// SCAN's answer. Keys that no client of Terrace can name are left out: reserved, empty and over-long ones.
+pub(crate) fn page(reply: Reply) -> Result<ScanPage> {
+    let Reply::Array(parts) = reply else { return Err(errors::unexpected("SCAN")) };
+    let Ok([Reply::BulkString(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
+        return Err(errors::unexpected("SCAN"));
+    };
+    let cursor = std::str::from_utf8(&cursor).ok().and_then(|digits| digits.parse().ok());
+    let keys = keys.into_iter().filter_map(|key| ops::optional(key, "SCAN").ok()?.and_then(shown));
+    Ok(ScanPage { cursor: cursor.ok_or_else(|| errors::unexpected("SCAN"))?, keys: keys.collect() })
+}
+
+/// The key, if clients may see it.
+pub(crate) fn shown(key: Value) -> Option<Key> {
+    Key::new(key.into_bytes()).ok()
+}

@@ -1,0 +1,414 @@
+//! Opens one connection to one Redis server: TLS, authentication, database, client name.
+//!
+//! The stream is ours, and so is the future that drives it: whoever owns a connection polls that future, and its end
+//! is the first and certain sign that the connection is gone. (A connection that the crate opens drives itself on a
+//! task of its own and tells nobody.)
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use ::redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, Value,
+    aio::{MultiplexedConnection, SendError},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream, lookup_host},
+};
+
+use super::tls::Tls;
+use crate::{
+    error::{CacheError, Kind, Result},
+    l2::redis::{
+        command::errors,
+        url::{Endpoint, Login, RedisUrl, Target},
+    },
+};
+
+/// Longest attempt: name, connection, handshake. A Redis that is stopped accepts and answers when it goes on, so a
+/// longer attempt is not a later recovery.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// Idle time before TCP asks whether the peer is still there, and the time between its questions.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
+/// Sent bytes that nobody acknowledges for this long end the connection (half-open after a lost peer).
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commands handed to the crate and not yet written; ours are bounded by the pipelines in flight, far below.
+const CRATE_BUFFER: usize = 64;
+/// Oldest Redis that has all commands we send (PEXPIRETIME, SET NX GET, GT and LT).
+const VERSION_MIN: u32 = 7;
+
+/// Runs the connection; ends when it is lost.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Takes what the server sends without being asked, in wire order, from inside the driver.
+pub(crate) type OnPush = Box<dyn Fn(PushInfo) + Send + Sync>;
+
+/// An open connection that is authenticated and stands in its database.
+pub(crate) struct Opened {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) driver: Driver,
+}
+
+/// How to open connections to a Redis, whichever of its servers they go to.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    pub(crate) login: Login,
+    pub(crate) database: i64,
+    pub(crate) tls: Option<Tls>,
+    /// What CLIENT LIST shows.
+    pub(crate) client_name: String,
+    /// Only a primary will do: the address came from somebody who may be behind the times.
+    pub(crate) primary_only: bool,
+}
+
+impl Dialer {
+    /// As this URL says.
+    #[must_use]
+    pub(crate) fn new(url: &RedisUrl, tls: Option<Tls>, client_name: &str) -> Self {
+        let primary_only = !matches!(url.target(), Target::Server(_));
+        let (login, database) = (url.login().clone(), url.database());
+        Self { login, database, tls, client_name: client_name.to_owned(), primary_only }
+    }
+
+    /// For a Sentinel, which has users of its own.
+    pub(crate) fn to_sentinel(&self, url: &RedisUrl) -> Self {
+        Self { login: url.sentinel_login().clone(), database: 0, primary_only: false, ..self.clone() }
+    }
+}
+
+/// A data connection: RESP2, which every Redis speaks.
+pub(crate) async fn data(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
+    within(async {
+        let mut opened = plain(endpoint, dialer).await?;
+        introduce(&mut opened, dialer).await?;
+        Ok(opened)
+    })
+    .await
+}
+
+/// A connection for questions about the topology: to any member, whatever its state.
+pub(crate) async fn control(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
+    within(async {
+        let mut opened = plain(endpoint, dialer).await?;
+        greet(&mut opened, dialer).await?;
+        Ok(opened)
+    })
+    .await
+}
+
+async fn plain(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
+    let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+    dial(endpoint, dialer.tls.as_ref(), &info, config()).await
+}
+
+/// The invalidation link: RESP3, whose pushes go to `on_push`.
+pub(crate) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) -> Result<Opened> {
+    within(async {
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(ProtocolVersion::RESP3);
+        if let Some(username) = &dialer.login.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &dialer.login.password {
+            info = info.set_password(password);
+        }
+        let config = config().set_push_sender(move |push: PushInfo| {
+            on_push(push);
+            Ok::<(), SendError>(())
+        });
+        dial(endpoint, dialer.tls.as_ref(), &info, config).await
+    })
+    .await
+}
+
+/// A connection that speaks Redis's protocol as it is.
+pub(crate) type RawStream = Pin<Box<dyn Duplex>>;
+
+/// Both directions of a stream.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync> Duplex for S {}
+
+impl std::fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Duplex")
+    }
+}
+
+/// A connection for commands that pass through as they are, in RESP2 or RESP3.
+pub(crate) async fn raw(endpoint: &Endpoint, dialer: &Dialer, resp3: bool) -> Result<RawStream> {
+    within(async {
+        let mut stream = dial_raw(endpoint, dialer.tls.as_ref()).await?;
+        for command in raw_greeting(dialer, resp3) {
+            let lost = |error: std::io::Error| unreachable(endpoint, &error);
+            stream.write_all(&command.get_packed_command()).await.map_err(lost)?;
+            let reply = raw_reply(&mut stream).await.map_err(lost)?;
+            if let Value::ServerError(error) = &reply {
+                return Err(refused(error, dialer.database));
+            }
+            if dialer.primary_only && field(&reply, b"role").is_some() {
+                check_role(&reply)?;
+            }
+        }
+        Ok(stream)
+    })
+    .await
+}
+
+async fn dial_raw(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<RawStream> {
+    let failed = |error: std::io::Error| unreachable(endpoint, &error);
+    match endpoint {
+        Endpoint::Tcp(host, port) => {
+            let stream = dial_tcp(host, *port).await.map_err(failed)?;
+            match tls {
+                None => Ok(Box::pin(stream)),
+                Some(tls) => Ok(Box::pin(tls.wrap(host, stream).await.map_err(|error| no_tls(endpoint, &error))?)),
+            }
+        }
+        Endpoint::Unix(path) => Ok(Box::pin(UnixStream::connect(path).await.map_err(failed)?)),
+    }
+}
+
+/// Reads one reply to its end and no further: what comes after it is the client's.
+async fn raw_reply(stream: &mut RawStream) -> std::io::Result<Value> {
+    let mut reply = Vec::new();
+    loop {
+        reply.push(stream.read_u8().await?);
+        if reply.ends_with(b"\n")
+            && let Ok(value) = ::redis::parse_redis_value(&reply)
+        {
+            return Ok(value);
+        }
+    }
+}
+
+fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
+    let command = |words: &[&str]| {
+        let mut command = Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        command
+    };
+    let mut commands = Vec::new();
+    if let Some(password) = &dialer.login.password {
+        let mut auth = command(&["AUTH"]);
+        auth.arg(&dialer.login.username).arg(password);
+        commands.push(auth);
+    }
+    commands.push(command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]));
+    if dialer.database != 0 {
+        commands.push(command(&["SELECT", &dialer.database.to_string()]));
+    }
+    commands.push(command(&["HELLO", if resp3 { "3" } else { "2" }]));
+    commands
+}
+
+async fn within<T>(attempt: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(CacheError::new(Kind::Unavailable, "Redis accepts no connection, or does not answer on it")),
+    }
+}
+
+/// Time-outs are ours: the crate's would fail a whole pipeline for its slowest caller.
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(CRATE_BUFFER)
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+    info: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+) -> Result<Opened> {
+    let opened = match endpoint {
+        Endpoint::Tcp(host, port) => {
+            let stream = dial_tcp(host, *port).await.map_err(|error| unreachable(endpoint, &error))?;
+            match tls {
+                None => MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed),
+                Some(tls) => {
+                    let stream = tls.wrap(host, stream).await.map_err(|error| no_tls(endpoint, &error))?;
+                    MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed)
+                }
+            }
+        }
+        Endpoint::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|error| unreachable(endpoint, &error))?;
+            MultiplexedConnection::new_with_config(info, stream, config).await.map(boxed)
+        }
+    };
+    opened.map_err(|error: RedisError| errors::from_connection(&error))
+}
+
+fn boxed<D: Future<Output = ()> + Send + 'static>((connection, driver): (MultiplexedConnection, D)) -> Opened {
+    Opened { connection, driver: Box::pin(driver) }
+}
+
+fn unreachable(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
+    CacheError::new(Kind::Unavailable, format!("Redis at {endpoint} cannot be reached: {error}"))
+}
+
+fn no_tls(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
+    CacheError::new(Kind::Unavailable, format!("no TLS with Redis at {endpoint}: {error}"))
+}
+
+/// Tries each address of the name in turn.
+async fn dial_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return tuned(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn tuned(stream: TcpStream) -> std::io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(&stream);
+    let (idle, interval) = KEEPALIVE;
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle).with_interval(interval))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+/// AUTH, SELECT and our name, by hand: the crate's own handshake hides what the server said.
+async fn introduce(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
+    greet(opened, dialer).await?;
+    let mut pipeline = Pipeline::new();
+    // Where Redis is not ready (loading, a replica without its primary) this says so; a user without the right to ask
+    // may still have all that is needed.
+    pipeline.cmd("PING");
+    pipeline.cmd("HELLO");
+    pipeline.cmd("CLIENT").arg("SETNAME").arg(&dialer.client_name);
+    if dialer.database != 0 {
+        pipeline.cmd("SELECT").arg(dialer.database);
+    }
+    let replies = ask(opened, &pipeline).await?;
+    if let Value::ServerError(error) = &replies[0]
+        && errors::from_reply(error).kind() == Kind::Unavailable
+    {
+        return Err(errors::from_reply(error));
+    }
+    check_version(&replies[1])?;
+    if dialer.primary_only {
+        check_role(&replies[1])?;
+    }
+    match replies.get(3) {
+        Some(Value::ServerError(error)) => Err(refused(error, dialer.database)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first command goes alone: a server that turns us away answers only that one, and closes.
+async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
+    let mut pipeline = Pipeline::new();
+    match &dialer.login.password {
+        None => pipeline.cmd("PING"),
+        Some(password) => pipeline.cmd("AUTH").arg(&dialer.login.username).arg(password),
+    };
+    let replies = ask(opened, &pipeline).await?;
+    match &replies[..] {
+        [Value::ServerError(error)] if dialer.login.password.is_some() || error.code() != "NOPERM" => {
+            Err(errors::from_reply(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refused(error: &::redis::ServerError, database: i64) -> CacheError {
+    if error.details().is_some_and(|detail| detail.contains("DB index is out of range")) {
+        let message = format!("Redis has no database {database} (its setting `databases`); the URL names it");
+        return CacheError::new(Kind::Unsupported, message);
+    }
+    errors::from_reply(error)
+}
+
+fn check_version(hello: &Value) -> Result<()> {
+    let Some(version) = field(hello, b"version") else { return Ok(()) };
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major < VERSION_MIN => {
+            let message = format!("Redis {version} is too old: Terrace needs Redis 7.0 or later");
+            Err(CacheError::new(Kind::Unsupported, message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What was a primary when we were told of it may not be one any more.
+fn check_role(hello: &Value) -> Result<()> {
+    match field(hello, b"role") {
+        Some("master") | None => Ok(()),
+        Some(role) => {
+            let message = format!("this Redis is a {role} now, not the primary");
+            Err(CacheError::new(Kind::Unavailable, message))
+        }
+    }
+}
+
+/// A field of HELLO's reply, which is a flat array in RESP2.
+fn field<'a>(hello: &'a Value, name: &[u8]) -> Option<&'a str> {
+    let Value::Array(parts) = hello else { return None };
+    let pair = parts.chunks_exact(2).find(|pair| matches!(&pair[0], Value::BulkString(found) if found == name))?;
+    let Value::BulkString(bytes) = &pair[1] else { return None };
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Sends a pipeline while driving the connection; each command has its reply in the result, errors included.
+pub(crate) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<Value>> {
+    let Opened { connection, driver } = opened;
+    let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
+    tokio::pin!(replies);
+    let replies = tokio::select! {
+        biased;
+        replies = &mut replies => replies,
+        // What came before the end is still told; without it this ends as well.
+        () = driver => replies.await,
+    };
+    match replies {
+        Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
+        Ok(_) => Err(errors::unexpected("a pipeline")),
+        Err(error) => Err(errors::from_connection(&error)),
+    }
+}
+
+/// `maxmemory-policy`, where Redis tells it (CONFIG may be refused or renamed).
+pub(crate) fn policy_question() -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("CONFIG").arg("GET").arg("maxmemory-policy");
+    command
+}
+
+/// Reads the answer to [`policy_question`].
+pub(crate) fn policy_of(reply: &Value) -> Option<&str> {
+    field(reply, b"maxmemory-policy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(version: &str) -> Value {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        Value::Array(vec![bulk("server"), bulk("redis"), bulk("version"), bulk(version), bulk("proto"), Value::Int(2)])
+    }
+
+    #[test]
+    fn an_old_redis_is_named() {
+        assert!(check_version(&hello("7.0.15")).is_ok());
+        assert!(check_version(&hello("8.2.0")).is_ok());
+        assert!(check_version(&hello("255.255.255")).is_ok());
+        let error = check_version(&hello("6.2.14")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.message().contains("6.2.14"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_keeps_its_version_to_itself_is_tried() {
+        assert!(check_version(&Value::Nil).is_ok());
+        assert!(check_version(&Value::Array(vec![])).is_ok());
+    }
+}

@@ -1,0 +1,107 @@
+//! TLS to Redis: trusted certificate authorities and the client certificate.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+/// Files that TLS needs, all in PEM.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TlsFiles<'a> {
+    /// Authorities to trust instead of this machine's.
+    pub authorities: Option<&'a Path>,
+    /// Our certificate with what leads to its authority, and its key, where Redis asks who we are.
+    pub identity: Option<(&'a Path, &'a Path)>,
+}
+
+/// What opens TLS connections.
+#[derive(Clone)]
+pub(crate) struct Tls(TlsConnector);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong with which file, for people.
+    pub(crate) fn new(files: TlsFiles<'_>) -> Result<Self, String> {
+        let roots = match files.authorities {
+            Some(path) => authorities_in(path)?,
+            None => authorities_of_this_machine()?,
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS cannot be had: {error}"))?
+            .with_root_certificates(roots);
+        let config = match files.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key_der = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
+                builder
+                    .with_client_auth_cert(certificates_in(certificate)?, key_der)
+                    .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?
+            }
+        };
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Shakes hands; the certificate must be for `host`.
+    pub(crate) async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        self.0.connect(name, stream).await
+    }
+}
+
+fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |error: &dyn fmt::Display| format!("{}: no certificates in PEM: {error}", path.display());
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+    if found.is_empty() { Err(wrong(&"the file has none")) } else { Ok(found) }
+}
+
+fn authorities_in(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates_in(path)? {
+        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn authorities_of_this_machine() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let (_added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err("this machine trusts no authority; l2.tls_ca_file names a file with those of Redis".to_owned());
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_pem_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, "not a certificate").unwrap();
+        for wrong in [path, dir.path().join("missing.pem")] {
+            let error = Tls::new(TlsFiles { authorities: Some(&wrong), identity: None }).unwrap_err();
+            assert!(error.contains(&wrong.display().to_string()), "{error}");
+        }
+    }
+}

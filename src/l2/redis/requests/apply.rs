@@ -1,0 +1,109 @@
+//! Writes where one primary holds all keys: as a pipeline or as a MULTI. `spread` has those for several primaries.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{pipelined_connection::Access, route::Unit};
+use crate::{
+    error::{Kind, Result},
+    l2::{
+        Applied, Ban, Batch, Op,
+        redis::{
+            command::{
+                batch::{Replies, compile, executed, fail_all, read_all, transaction},
+                errors,
+                ops::{self, Reading},
+                scripts::By,
+            },
+            worker::RedisBackend,
+        },
+    },
+    model::Key,
+};
+
+impl RedisBackend {
+    /// Applies operations under the bans that are open.
+    pub(in crate::l2::redis) async fn apply_under(
+        &self,
+        ops: &[(Key, Op)],
+        batch: Batch,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        match batch {
+            _ if ops.is_empty() => Vec::new(),
+            Batch::Atomic if self.is_spread() => self.apply_atomically_spread(ops, open, deadline).await,
+            Batch::Atomic => self.apply_atomically(ops, open, deadline).await,
+            Batch::Independent => {
+                let results = if self.is_spread() {
+                    self.apply_each_spread(ops, open, deadline).await
+                } else {
+                    self.apply_each(ops, open, deadline).await
+                };
+                self.behind_head(ops, results, deadline).await
+            }
+        }
+    }
+
+    /// Redis's INCRBY takes a payload behind a header for no number: then a script that knows headers adds.
+    async fn behind_head(
+        &self,
+        ops: &[(Key, Op)],
+        results: Vec<Result<Applied>>,
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        let is_no_number = |result: &Result<Applied>| matches!(result, Err(error) if error.kind() == Kind::NotANumber);
+        let ([(key, op)], [result]) = (ops, &results[..]) else { return results };
+        let Some((command, reading)) = ops::behind_head(key, op).filter(|_| is_no_number(result)) else {
+            return results;
+        };
+        let mut answers = self.ask_units(vec![Unit::new(key, vec![command])], Access::Write, deadline).await;
+        let reply = answers.pop().and_then(|answer| answer.map(|mut answered| answered.replies.pop()).transpose());
+        let reply = reply.unwrap_or_else(|| Err(errors::unexpected("a script")));
+        vec![reply.and_then(|reply| ops::read(reading, reply))]
+    }
+
+    async fn apply_each(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
+        // Of several operations none may be sent twice: it would run after another on the same key that stood behind it.
+        let by = if ops.len() == 1 { By::Digest } else { By::Text };
+        let mut ran = self.run(ops, by, open, deadline).await;
+        if by == By::Digest && matches!(&ran, Ok((_, replies)) if replies.iter().any(ops::is_unknown_script)) {
+            ran = self.run(ops, By::Text, open, deadline).await;
+        }
+        match ran {
+            Ok((readings, replies)) => read_all(readings, replies),
+            Err(error) => fail_all(ops.len(), &error),
+        }
+    }
+
+    async fn run(
+        &self,
+        ops: &[(Key, Op)],
+        by: By,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Result<(Vec<Reading>, Replies)> {
+        let (commands, readings) = compile(ops, by);
+        let mut all = self.clearings(open, ops);
+        let clearings = all.len();
+        all.extend(commands);
+        let mut replies = self.ask(all, Access::Write, deadline).await?;
+        replies.drain(..clearings).try_for_each(|reply| ops::checked(reply).map(drop))?;
+        Ok((readings, replies))
+    }
+
+    async fn apply_atomically(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
+        let (inner, readings) = compile(ops, By::Text);
+        let mut all = self.clearings(open, ops);
+        all.extend(transaction(inner));
+        let replies = match self.ask(all, Access::Write, deadline).await {
+            Ok(replies) => replies,
+            Err(error) => return fail_all(ops.len(), &error),
+        };
+        match executed(replies, ops.len()) {
+            Ok(replies) => read_all(readings, replies),
+            Err(error) => fail_all(ops.len(), &error),
+        }
+    }
+}

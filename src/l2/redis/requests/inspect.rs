@@ -1,0 +1,112 @@
+//! Requests off the request path: scans, random keys, descriptions, one command to all primaries.
+
+use std::sync::Arc;
+
+use ::redis::{Cmd, Value as Reply};
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+use super::{
+    deadline::{INSPECTION_DEADLINE, after},
+    group::ConnectionGroup,
+    pipelined_connection::Access,
+    route::Answered,
+};
+use crate::{
+    error::Result,
+    l2::{
+        Ban, Described, ScanPage, ScanRequest,
+        redis::{
+            command::{
+                batch::{fail_all, word},
+                ops,
+                read::{self, Look},
+            },
+            worker::RedisBackend,
+        },
+    },
+    model::Key,
+};
+
+/// RANDOMKEY is asked this often in one pipeline when the first answer was one of Terrace's own records, or hidden by a ban.
+const RANDOM_TRIES: usize = 32;
+/// A SCAN cursor over several primaries: the low bits say which one it is at.
+const CURSOR_SOURCE_BITS: u32 = 7;
+
+impl RedisBackend {
+    /// Sends one command to every primary. Not for request paths: the deadline is long.
+    pub(in crate::l2::redis) async fn inspect_all(&self, command: Cmd) -> Result<Vec<Reply>> {
+        let deadline = after(INSPECTION_DEADLINE);
+        let groups = self.all_groups()?;
+        let asked = groups.iter().map(|group| group.ask_one(command.clone(), Access::Read, deadline));
+        try_join_all(asked).await
+    }
+
+    /// A page with what bans hide. Over several primaries one after the other; a key that moves from one to the next
+    /// meanwhile may be missed or met twice, as with any client of a cluster.
+    pub(in crate::l2::redis) async fn scan_all(&self, request: ScanRequest) -> Result<ScanPage> {
+        let deadline = after(INSPECTION_DEADLINE);
+        if !self.is_spread() {
+            let group = self.only().ok_or_else(|| self.nobody())?;
+            return read::page(group.ask_one(read::scan_question(&request), Access::Read, deadline).await?);
+        }
+        let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;
+        let mut later = self.all_groups()?.into_iter().filter(|group| group.primary.source.index() >= wanted);
+        let Some(group) = later.next() else { return Ok(ScanPage::default()) };
+        let source = group.primary.source.index();
+        let cursor = if source == wanted { request.cursor >> CURSOR_SOURCE_BITS } else { 0 };
+        let question = read::scan_question(&ScanRequest { cursor, ..request });
+        let mut page = read::page(group.ask_one(question, Access::Read, deadline).await?)?;
+        page.cursor = match (page.cursor, later.next()) {
+            (0, None) => 0,
+            (0, Some(next)) => next.primary.source.index() as u64,
+            (inner, _) => inner << CURSOR_SOURCE_BITS | source as u64,
+        };
+        Ok(page)
+    }
+
+    /// Returns a random key of one primary that no open ban hides.
+    pub(in crate::l2::redis) async fn random_key_of(
+        &self,
+        group: &ConnectionGroup,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Result<Option<Key>> {
+        for tries in [1, RANDOM_TRIES] {
+            let commands = (0..tries).map(|_| word("RANDOMKEY")).collect();
+            let mut found = Vec::new();
+            for reply in group.ask(commands, Access::Read, deadline).await? {
+                let Some(key) = ops::optional(ops::checked(reply)?, "RANDOMKEY")? else { return Ok(None) };
+                found.extend(read::shown(key));
+            }
+            if let Some(key) = self.unhidden(open, found, deadline).await?.into_iter().next() {
+                return Ok(Some(key));
+            }
+        }
+        // Next to all keys are Terrace's own, or hidden by a ban.
+        Ok(None)
+    }
+
+    /// Describes keys, reading as much of their values as `look` says.
+    pub(in crate::l2::redis) async fn describe_with(
+        &self,
+        keys: &[Key],
+        look: Look,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Option<Described>>> {
+        let questions = read::description_questions(keys, look);
+        if self.is_spread() || !open.is_empty() {
+            let answers = self.ask_each(keys, questions, open, deadline).await;
+            let one = |answer: Result<Option<Answered>>| match answer? {
+                Some(answered) => read::descriptions(answered.replies, look).pop().unwrap_or(Ok(None)),
+                None => Ok(None),
+            };
+            return answers.into_iter().map(one).collect();
+        }
+        match self.ask(questions, Access::Read, deadline).await {
+            Ok(replies) => read::descriptions(replies, look),
+            Err(error) => fail_all(keys.len(), &error),
+        }
+    }
+}

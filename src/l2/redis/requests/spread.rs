@@ -1,0 +1,124 @@
+//! Operations on keys that are spread over several primaries: the commands of each key become a [`Unit`], which `route`
+//! sends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    pipelined_connection::Access,
+    route::{Answered, Unit},
+};
+use crate::{
+    error::Result,
+    l2::{
+        Applied, Ban, Op, Stored,
+        redis::{
+            bans::notes::is_noted,
+            command::{
+                batch::{Commands, executed, fail_all, read_all, transaction},
+                errors,
+                ops::{self, Reading},
+                read,
+                scripts::By,
+            },
+            topology::slots::slot,
+            worker::RedisBackend,
+        },
+    },
+    model::{Key, Life},
+};
+
+impl RedisBackend {
+    /// Questions about keys, each key's as a unit; `None` for what open bans hide.
+    pub(in crate::l2::redis) async fn ask_each(
+        &self,
+        keys: &[Key],
+        questions: Commands,
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Option<Answered>>> {
+        let each = questions.len() / keys.len().max(1);
+        let mut questions = questions.into_iter();
+        let units = keys.iter().map(|key| {
+            let mut commands = self.note_questions(open, key);
+            commands.extend(questions.by_ref().take(each));
+            Unit::new(key, commands)
+        });
+        let answers = self.ask_units(units.collect(), Access::Read, deadline).await;
+        let without_notes = |answer: Result<Answered>| {
+            let mut answered = answer?;
+            let mut notes = answered.replies.drain(..answered.replies.len() - each);
+            let is_hidden = !notes.all(|note| is_noted(&note));
+            drop(notes);
+            Ok((!is_hidden).then_some(answered))
+        };
+        answers.into_iter().map(without_notes).collect()
+    }
+
+    pub(in crate::l2::redis) async fn apply_each_spread(
+        &self,
+        ops: &[(Key, Op)],
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        let (units, readings): (Vec<Unit>, Vec<Reading>) = ops
+            .iter()
+            .map(|(key, op)| {
+                let (command, reading) = ops::command(key, op, By::Text, ops.len() == 1);
+                (Unit::new(key, self.clearing(open, key).into_iter().chain([command]).collect()), reading)
+            })
+            .unzip();
+        let answers = self.ask_units(units, Access::Write, deadline).await;
+        let read = |(reading, answer): (Reading, Result<Answered>)| {
+            let reply = answer?.replies.pop().ok_or_else(|| errors::unexpected("a command"))?;
+            ops::read(reading, reply)
+        };
+        readings.into_iter().zip(answers).map(read).collect()
+    }
+
+    /// Each slot's operations happen at one instant; a cluster has no instant for several primaries.
+    pub(in crate::l2::redis) async fn apply_atomically_spread(
+        &self,
+        ops: &[(Key, Op)],
+        open: &[Arc<Ban>],
+        deadline: Instant,
+    ) -> Vec<Result<Applied>> {
+        let mut slots: Vec<(u16, Vec<usize>)> = Vec::new();
+        for (at, (key, _)) in ops.iter().enumerate() {
+            let slot = slot(key);
+            match slots.iter_mut().find(|(known, _)| *known == slot) {
+                Some((_, places)) => places.push(at),
+                None => slots.push((slot, vec![at])),
+            }
+        }
+        let mut readings = Vec::with_capacity(slots.len());
+        let units = slots.iter().map(|(slot, places)| {
+            let (inner, read): (Commands, Vec<Reading>) =
+                places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text, false)).unzip();
+            readings.push(read);
+            let clearings = places.iter().filter_map(|&at| self.clearing(open, &ops[at].0));
+            Unit { slot: *slot, commands: clearings.chain(transaction(inner)).collect() }
+        });
+        let units = units.collect();
+        let mut results: Vec<Option<Result<Applied>>> = ops.iter().map(|_| None).collect();
+        let answers = self.ask_units(units, Access::Write, deadline).await;
+        for (((_, places), read), answer) in slots.iter().zip(readings).zip(answers) {
+            let applied = match answer.and_then(|answered| executed(answered.replies, places.len())) {
+                Ok(replies) => read_all(read, replies),
+                Err(error) => fail_all(places.len(), &error),
+            };
+            places.iter().zip(applied).for_each(|(&at, applied)| results[at] = Some(applied));
+        }
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(errors::unexpected("EXEC")))).collect()
+    }
+}
+
+/// What a unit of [`read::questions`] was answered. By way of ASK it lives 0: nobody may keep it.
+pub(crate) fn read_one(answered: Answered, with_life: bool, value_max: usize) -> Result<Option<Stored>> {
+    let mut stored = read::answers(answered.replies, with_life, value_max).pop().unwrap_or(Ok(None))?;
+    if let Some(stored) = stored.as_mut().filter(|_| answered.by_ask) {
+        stored.life = Life::For(Duration::ZERO);
+    }
+    Ok(stored)
+}

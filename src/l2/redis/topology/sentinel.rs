@@ -1,0 +1,76 @@
+//! Finds the primary behind Sentinels: asks them every second, and at once when the map seems wrong.
+//!
+//! All of them are asked; of their answers the one with the highest configuration epoch counts, because a Sentinel that
+//! was cut off goes on naming the old primary. Where a minority of Sentinels is all that can be reached, together with
+//! the old primary, nobody can tell: L1 is then bounded by `l1.max_age` alone, which is why `min-replicas-to-write` is
+//! advised.
+
+use std::time::Duration;
+
+use ::redis::{Pipeline, Value};
+
+use super::{control_connections::ControlConnections, map::View};
+use crate::l2::redis::{
+    client::Redis,
+    connection::connect::Dialer,
+    url::{Endpoint, Target},
+};
+
+/// Time between questions, where nobody asks sooner.
+pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Finds the primary.
+pub(crate) struct Sentinels {
+    sentinels: Vec<Endpoint>,
+    name: String,
+    controls: ControlConnections,
+    questions: Pipeline,
+}
+
+impl Sentinels {
+    pub(crate) fn new(redis: &Redis, dialer: &Dialer) -> Option<Self> {
+        let Target::Sentinel { sentinels, name } = redis.url().target() else { return None };
+        let mut questions = Pipeline::new();
+        questions.cmd("SENTINEL").arg("MASTER").arg(name);
+        let controls = ControlConnections::new(dialer.to_sentinel(redis.url()));
+        Some(Self { sentinels: sentinels.clone(), name: name.clone(), controls, questions })
+    }
+
+    /// Asks once. `None` if nobody answers with a primary.
+    pub(crate) async fn look(&mut self) -> Option<View> {
+        let answers = self.controls.ask(&self.sentinels, &self.questions).await;
+        let views = answers.iter().filter_map(|(_, replies)| view(replies.first()?));
+        views.max_by_key(|view| view.epoch)
+    }
+
+    pub(crate) fn nobody(&self) -> String {
+        format!("no Sentinel names the primary {:?}", self.name)
+    }
+}
+
+/// What SENTINEL MASTER says, a flat list of names and values.
+fn view(reply: &Value) -> Option<View> {
+    let Value::Array(parts) = reply else { return None };
+    let field = |name: &[u8]| {
+        let pair = parts.chunks_exact(2).find(|pair| matches!(&pair[0], Value::BulkString(found) if found == name))?;
+        let Value::BulkString(bytes) = &pair[1] else { return None };
+        std::str::from_utf8(bytes).ok()
+    };
+    let endpoint = Endpoint::Tcp(field(b"ip")?.to_owned(), field(b"port")?.parse().ok()?);
+    Some(View { epoch: field(b"config-epoch")?.parse().ok()?, primaries: vec![endpoint], slots: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_read_by_name() {
+        let words = ["name", "m", "ip", "10.1.2.3", "port", "6390", "flags", "master", "config-epoch", "7"];
+        let reply = Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect());
+        let expected = Endpoint::Tcp("10.1.2.3".to_owned(), 6390);
+        assert_eq!(view(&reply), Some(View { epoch: 7, primaries: vec![expected], slots: None }));
+        assert_eq!(view(&Value::Array(vec![])), None);
+        assert_eq!(view(&Value::Nil), None);
+    }
+}

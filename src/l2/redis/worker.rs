@@ -1,0 +1,121 @@
+//! [`RedisBackend`]: one worker's connections to all primaries.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ::redis::Value as Reply;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    client::Redis,
+    command::{
+        batch::{Commands, Replies},
+        errors,
+    },
+    connection::passthrough::RawPool,
+    requests::{group::ConnectionGroup, pipelined_connection::Access},
+    topology::map::{Map, Primary},
+    url::Target,
+};
+use crate::{
+    error::Result,
+    l2::{Source, Tunables},
+};
+
+impl Redis {
+    /// Creates the connections of one worker. They run on the runtime that uses them first, which must be the worker's own.
+    /// Calls are `Unavailable` until the first connection is up.
+    #[must_use]
+    pub fn backend(self: &Arc<Self>) -> RedisBackend {
+        let raw_pool = RawPool::new(Arc::clone(self.dialer()), Arc::clone(self.topology()));
+        let backend =
+            RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), raw_pool, sweep_until: Mutex::default() };
+        backend.connect();
+        backend
+    }
+}
+
+/// The connections of one worker to Redis.
+#[derive(Debug)]
+pub struct RedisBackend {
+    pub(super) redis: Arc<Redis>,
+    pub(super) groups: Mutex<Groups>,
+    pub(super) raw_pool: Arc<RawPool>,
+    /// Deadline of sweep pages on each primary, by its own clock, in microseconds.
+    pub(super) sweep_until: Mutex<HashMap<Source, u64>>,
+}
+
+/// Connections by primary, as of a version of the map.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    version: u64,
+    pub(super) of: Vec<Arc<ConnectionGroup>>,
+}
+
+impl RedisBackend {
+    /// Starts to connect to all known primaries, so that the first call need not.
+    pub(super) fn connect(&self) {
+        let primaries = self.redis.topology().map().primaries.clone();
+        for primary in primaries {
+            self.group(|_| Some(Arc::clone(&primary)));
+        }
+    }
+
+    /// The connections to the primary that `find` finds on today's map.
+    pub(super) fn group(&self, find: impl FnOnce(&Map) -> Option<Arc<Primary>>) -> Option<Arc<ConnectionGroup>> {
+        let map = self.redis.topology().map();
+        let primary = find(&map)?;
+        let mut groups = self.groups.lock();
+        if groups.version != map.version {
+            groups.version = map.version;
+            groups.of.retain(|group| map.primaries.iter().any(|primary| Arc::ptr_eq(primary, &group.primary)));
+        }
+        if let Some(known) = groups.of.iter().find(|group| Arc::ptr_eq(&group.primary, &primary)) {
+            return Some(Arc::clone(known));
+        }
+        let redis = &*self.redis;
+        let group =
+            Arc::new(ConnectionGroup::start(&primary, &redis.group, redis.topology(), redis.log(), &redis.tunables));
+        groups.of.push(Arc::clone(&group));
+        Some(group)
+    }
+
+    /// The connections to the one primary that holds all keys; `None` in a cluster.
+    pub(super) fn only(&self) -> Option<Arc<ConnectionGroup>> {
+        self.group(|map| map.only().cloned())
+    }
+
+    /// Whether keys are spread over primaries. Before the topology of a cluster is known, too.
+    pub(super) fn is_spread(&self) -> bool {
+        matches!(self.redis.url().target(), Target::Cluster(_))
+    }
+
+    pub(super) fn tunables(&self) -> &Tunables {
+        &self.redis.tunables
+    }
+
+    /// Sends commands to the one primary that holds all keys.
+    pub(super) async fn ask(&self, commands: Commands, access: Access, deadline: Instant) -> Result<Replies> {
+        let count = commands.len();
+        let group = self.only().ok_or_else(|| self.nobody())?;
+        let replies = group.ask(commands, access, deadline).await?;
+        self.note_refusals(&replies);
+        if replies.len() == count { Ok(replies) } else { Err(errors::unexpected("a pipeline")) }
+    }
+
+    /// Requests a topology refresh if a reply shows that the primary was demoted.
+    fn note_refusals(&self, replies: &[Reply]) {
+        let is_demoted = |reply: &Reply| matches!(reply, Reply::ServerError(error) if matches!(error.code(), "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"));
+        if replies.iter().any(is_demoted) {
+            self.redis.topology().ask();
+        }
+    }
+
+    /// Returns the connections to all primaries in the order of their sources; an error if no primary is known.
+    pub(super) fn all_groups(&self) -> Result<Vec<Arc<ConnectionGroup>>> {
+        let mut primaries = self.redis.topology().map().primaries.clone();
+        primaries.sort_unstable_by_key(|primary| primary.source);
+        let groups: Vec<_> = primaries.into_iter().filter_map(|primary| self.group(|_| Some(primary))).collect();
+        if groups.is_empty() { Err(self.nobody()) } else { Ok(groups) }
+    }
+}

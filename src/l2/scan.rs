@@ -1,0 +1,27 @@
+//! A scan over all keys: one request and one page.
+
+use bytes::Bytes;
+
+use crate::model::Key;
+
+/// One request of a scan.
+#[derive(Debug, Clone)]
+pub struct ScanRequest {
+    /// 0 begins a scan; later the cursor of the previous page.
+    pub cursor: u64,
+    /// Redis glob, matched against whole keys; `None` matches all keys.
+    pub pattern: Option<Bytes>,
+    /// Approximate number of keys to examine, at least 1.
+    pub count: usize,
+    /// Return only keys of this type, by its Redis name in any case.
+    pub type_name: Option<Bytes>,
+}
+
+/// One page of a scan.
+#[derive(Debug, Clone, Default)]
+pub struct ScanPage {
+    /// Cursor of the next page; 0 when the scan is complete.
+    pub cursor: u64,
+    /// Matching keys, without Terrace's own records.
+    pub keys: Vec<Key>,
+}

@@ -1,0 +1,139 @@
+//! A client as other connections see it: CLIENT LIST, CLIENT KILL, and messages to it.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use parking_lot::Mutex;
+
+use super::mailbox::Mailbox;
+use crate::clock::Tick;
+
+/// A client as others may see it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: u64,
+    pub(super) address: String,
+    pub(super) local_address: String,
+    connected_at: Tick,
+    pub(super) names: Mutex<Names>,
+    /// Last time it sent something.
+    pub(super) used_at: AtomicU64,
+    pub(super) db: AtomicU8,
+    pub(super) protocol: AtomicU8,
+    /// Number of the last command, one more than the row; 0 none.
+    pub(super) last_command: AtomicUsize,
+    /// Bytes of memory of its buffers.
+    pub(super) input_bytes: AtomicUsize,
+    pub(super) output_bytes: AtomicUsize,
+    /// What others send it.
+    pub(super) mailbox: Mailbox,
+    /// Its channels and patterns.
+    pub(super) channels: AtomicUsize,
+    pub(super) patterns: AtomicUsize,
+    /// Commands queued in its transaction; negative: none is open.
+    pub(super) queued: AtomicI64,
+    /// It waits in a blocking command.
+    pub(super) blocked: AtomicBool,
+    /// It watches all others.
+    pub(super) monitors: AtomicBool,
+}
+
+/// What a client calls itself.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Names {
+    pub(super) name: Vec<u8>,
+    pub(super) library: Vec<u8>,
+    pub(super) library_version: Vec<u8>,
+}
+
+impl Client {
+    pub(super) fn new(id: u64, address: String, local_address: String, now: Tick) -> Self {
+        Self {
+            id,
+            address,
+            local_address,
+            connected_at: now,
+            names: Mutex::default(),
+            used_at: AtomicU64::new(now.0),
+            db: AtomicU8::new(0),
+            protocol: AtomicU8::new(2),
+            last_command: AtomicUsize::new(0),
+            input_bytes: AtomicUsize::new(0),
+            output_bytes: AtomicUsize::new(0),
+            mailbox: Mailbox::default(),
+            channels: AtomicUsize::new(0),
+            patterns: AtomicUsize::new(0),
+            queued: AtomicI64::new(-1),
+            blocked: AtomicBool::new(false),
+            monitors: AtomicBool::new(false),
+        }
+    }
+
+    /// Of which type CLIENT LIST and CLIENT KILL take it to be.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.is_subscribed() { "pubsub" } else { "normal" }
+    }
+
+    /// Whether it listens to a channel or pattern.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.channels.load(Relaxed) + self.patterns.load(Relaxed) > 0
+    }
+
+    fn flags(&self) -> String {
+        let flags = [
+            (self.monitors.load(Relaxed), 'O'),
+            (self.is_subscribed(), 'P'),
+            (self.queued.load(Relaxed) >= 0, 'x'),
+            (self.blocked.load(Relaxed), 'b'),
+        ];
+        let shown: String = flags.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect();
+        if shown.is_empty() { "N".to_owned() } else { shown }
+    }
+
+    /// Bytes of memory of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.input_bytes.load(Relaxed) + self.output_bytes.load(Relaxed)
+    }
+
+    /// Returns the number of the row of its last command; `None` before the first.
+    pub(super) fn last_command(&self) -> Option<usize> {
+        self.last_command.load(Relaxed).checked_sub(1)
+    }
+
+    /// Returns its line in CLIENT LIST, without a line end. `command` is the name of its last command.
+    pub(super) fn describe(&self, now: Tick, command: &str) -> Vec<u8> {
+        let names = self.names.lock().clone();
+        let mut head = String::new();
+        // Writing to a String cannot fail.
+        let _ok = write!(head, "id={} addr={} laddr={} fd=-1 name=", self.id, self.address, self.local_address);
+        let mut tail = String::new();
+        let _ok = write!(
+            tail,
+            " age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
+             rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir=-1 resp={}",
+            now.since(self.connected_at).as_secs(),
+            now.since(Tick(self.used_at.load(Relaxed))).as_secs(),
+            self.flags(),
+            self.db.load(Relaxed),
+            self.channels.load(Relaxed),
+            self.patterns.load(Relaxed),
+            self.queued.load(Relaxed),
+            self.input_bytes.load(Relaxed),
+            self.output_bytes.load(Relaxed),
+            self.buffer_bytes(),
+            self.protocol.load(Relaxed),
+        );
+        let parts: [&[u8]; 7] = [
+            head.as_bytes(),
+            &names.name,
+            tail.as_bytes(),
+            b" lib-name=",
+            &names.library,
+            b" lib-ver=",
+            &names.library_version,
+        ];
+        parts.concat()
+    }
+}

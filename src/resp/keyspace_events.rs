@@ -1,0 +1,70 @@
+//! Keyspace events as Redis names them, and Terrace's own channels.
+//!
+//! Writes through this node go to `__keyspace@0__:<key>` (message: the event) and `__keyevent@0__:<event>` (message: the
+//! key), on whatever port they came; what Redis announces as changed, by whomever, to `__terrace__:invalidated`. They
+//! cost nothing while nobody listens.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// The letters of `notify-keyspace-events` that name kinds of events.
+const KINDS: &str = "g$lshzxetdmnA";
+
+/// The events that are sent, as `notify-keyspace-events` selects them. All by default: without a listener none is made.
+#[derive(Debug)]
+pub(super) struct EventSelection {
+    pub(super) keyspace: AtomicBool,
+    pub(super) keyevent: AtomicBool,
+}
+
+impl Default for EventSelection {
+    fn default() -> Self {
+        Self { keyspace: AtomicBool::new(true), keyevent: AtomicBool::new(true) }
+    }
+}
+
+impl EventSelection {
+    /// As CONFIG GET shows it.
+    pub(super) fn show(&self) -> String {
+        let letters = [(self.keyspace.load(Relaxed), "K"), (self.keyevent.load(Relaxed), "E")];
+        let chosen: String = letters.iter().filter_map(|(on, letter)| on.then_some(*letter)).collect();
+        if chosen.is_empty() { chosen } else { format!("A{chosen}") }
+    }
+
+    /// Takes letters as Redis does. Kinds are not told apart: any of them turns events on.
+    pub(super) fn set(&self, letters: &[u8]) -> bool {
+        let known = |letter: &u8| matches!(letter, b'K' | b'E') || KINDS.as_bytes().contains(letter);
+        if !letters.iter().all(known) {
+            return false;
+        }
+        let any = letters.iter().any(|letter| KINDS.as_bytes().contains(letter));
+        self.keyspace.store(any && letters.contains(&b'K'), Relaxed);
+        self.keyevent.store(any && letters.contains(&b'E'), Relaxed);
+        true
+    }
+}
+
+/// Channels that only this process speaks on.
+pub(super) fn is_local(channel: &[u8]) -> bool {
+    [&b"__keyspace@"[..], b"__keyevent@", b"__terrace__:"].iter().any(|prefix| channel.starts_with(prefix))
+}
+
+/// Returns the event of a command that Redis executes: the command's name, except where Redis names the effect.
+pub(super) fn event_of(command: &'static str) -> &'static str {
+    match command {
+        "lpushx" => "lpush",
+        "rpushx" => "rpush",
+        "blpop" => "lpop",
+        "brpop" => "rpop",
+        "hmset" | "hsetnx" => "hset",
+        "bzpopmin" => "zpopmin",
+        "bzpopmax" => "zpopmax",
+        "zincrby" => "zincr",
+        "hincrby" => "hincrby",
+        "sort" => "sortstore",
+        "bitop" => "set",
+        "bitfield" => "setbit",
+        "pfmerge" => "pfadd",
+        "geoadd" => "zadd",
+        name => name.split('|').next_back().unwrap_or(name),
+    }
+}

@@ -1,0 +1,110 @@
+//! The state that all RESP connections of a server share: the registry of clients, statistics, channels.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    client_state::Client, counters::Statistics, hub::Hub, keyspace_events::EventSelection, monitors::Monitors,
+    slow::Slow,
+};
+use crate::{cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX};
+
+/// The channel of changes that Redis announces.
+const INVALIDATED: &[u8] = b"__terrace__:invalidated";
+/// The channel of invalidated tags.
+const TAG: &[u8] = b"__terrace__:tag";
+
+/// The state that all RESP connections of a server share.
+#[derive(Debug)]
+pub struct PortState {
+    next_id: AtomicU64,
+    clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+    pub(super) statistics: Statistics,
+    /// When a hostile first line was last logged; 0 never.
+    pub(super) hostile_logged_at: AtomicU64,
+    /// Most bytes of memory seen.
+    pub(super) memory_peak_bytes: AtomicU64,
+    pub(super) hub: Hub,
+    pub(super) monitors: Monitors,
+    pub(super) slow: Slow,
+    /// The keyspace events that are sent.
+    pub(super) events: EventSelection,
+}
+
+impl PortState {
+    /// Returns the state of a new server whose command table has `rows` rows.
+    pub(super) fn with_rows(rows: usize) -> Self {
+        Self {
+            next_id: AtomicU64::new(0),
+            clients: Mutex::default(),
+            statistics: Statistics::new(rows),
+            hostile_logged_at: AtomicU64::new(0),
+            memory_peak_bytes: AtomicU64::new(0),
+            hub: Hub::default(),
+            monitors: Monitors::default(),
+            slow: Slow::default(),
+            events: EventSelection::default(),
+        }
+    }
+
+    /// Registers a new client.
+    pub(super) fn register(&self, address: String, local_address: String, now: Tick) -> Arc<Client> {
+        let id = self.next_id.fetch_add(1, Relaxed) + 1;
+        let client = Arc::new(Client::new(id, address, local_address, now));
+        self.clients.lock().insert(id, Arc::clone(&client));
+        client
+    }
+
+    /// Removes a client from the registry.
+    pub(super) fn unregister(&self, client: &Client) {
+        self.clients.lock().remove(&client.id);
+    }
+
+    /// All clients, oldest first. Who was ended is gone for all others, even before its task has noticed.
+    pub(super) fn clients(&self) -> Vec<Arc<Client>> {
+        self.clients.lock().values().filter(|client| !client.mailbox.is_closed()).cloned().collect()
+    }
+
+    /// The most bytes of memory seen so far, these included.
+    pub(super) fn note_peak(&self, used_bytes: u64) -> u64 {
+        self.memory_peak_bytes.fetch_max(used_bytes, Relaxed).max(used_bytes)
+    }
+
+    /// How many clients are connected.
+    pub(super) fn client_count(&self) -> usize {
+        self.clients.lock().len()
+    }
+
+    /// Sends an event of the facade to its subscribers. Never waits.
+    pub fn hear(&self, event: ChangeEvent<'_>) {
+        match event {
+            ChangeEvent::Wrote { name, key } => self.wrote(name, key),
+            ChangeEvent::Invalidated(key) if !key.starts_with(RESERVED_PREFIX) => {
+                self.hub.publish(INVALIDATED, key);
+            }
+            ChangeEvent::Invalidated(_) => {}
+            ChangeEvent::Tag(name) => {
+                self.hub.publish(TAG, name);
+            }
+            ChangeEvent::Flushed => {
+                self.hub.publish(b"__terrace__:flushed", b"");
+            }
+        }
+    }
+
+    fn wrote(&self, name: &str, key: &[u8]) {
+        if self.events.keyspace.load(Relaxed) {
+            self.hub.publish(&[b"__keyspace@0__:", key].concat(), name.as_bytes());
+        }
+        if self.events.keyevent.load(Relaxed) {
+            self.hub.publish(&[b"__keyevent@0__:", name.as_bytes()].concat(), key);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The channels and patterns of one client, and its connection to Redis on which messages arrive.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    client_state::Client,
+    hub::{self, Hub},
+    keyspace_events::is_local,
+    reply::Refusal,
+};
+use crate::cache::{RawConnection, elements, multi_key::passthrough::request, text};
+
+/// Orders that wait for a subscriber's connection to Redis.
+const ORDERS_MAX: usize = 16;
+
+/// What one client listens to.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    pub(super) names: BTreeSet<Vec<u8>>,
+    pub(super) patterns: BTreeSet<Vec<u8>>,
+    /// The client's connection to Redis, if it has subscribed to a channel of Redis.
+    pub(super) bridge: Option<Bridge>,
+}
+
+impl Channels {
+    /// Ends all.
+    pub(super) fn end(&self, hub: &Hub, client: &Client) {
+        self.names.iter().for_each(|name| hub.unsubscribe(client.id, name));
+        self.patterns.iter().for_each(|pattern| hub.unsubscribe_pattern(client.id, pattern));
+        client.channels.store(0, Relaxed);
+        client.patterns.store(0, Relaxed);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.names.len() + self.patterns.len()
+    }
+
+    pub(super) fn show(&self, client: &Client) {
+        client.channels.store(self.names.len(), Relaxed);
+        client.patterns.store(self.patterns.len(), Relaxed);
+    }
+}
+
+/// A subscriber's connection to Redis.
+#[derive(Debug)]
+pub(super) struct Bridge {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A request, how many confirmations it brings, and whom to tell when they have come.
+struct Order {
+    request: Vec<u8>,
+    confirmations: usize,
+    done: oneshot::Sender<()>,
+}
+
+impl Bridge {
+    pub(super) fn start(line: RawConnection, client: Arc<Client>) -> Self {
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let task = tokio::spawn(async move {
+            relay(line, queue, &client).await;
+            // Messages may have been missed: a client that connects anew knows.
+            client.mailbox.close();
+        });
+        Self { orders, task }
+    }
+
+    /// Waits until Redis has confirmed.
+    pub(super) async fn order(&self, words: &[&[u8]], confirmations: usize) -> Result<(), Refusal> {
+        let lost = || Refusal::text("UNAVAILABLE the connection to Redis that brings messages was lost");
+        let (done, is_done) = oneshot::channel();
+        let order = Order { request: request(words), confirmations, done };
+        self.orders.send(order).await.map_err(|_| lost())?;
+        is_done.await.map_err(|_| lost())
+    }
+}
+
+/// Sends orders and delivers messages until the connection is lost.
+async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, client: &Client) {
+    let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
+    loop {
+        tokio::select! {
+            biased;
+            frame = line.next() => match frame {
+                Ok(frame) => take(&frame, &mut waiting, client),
+                Err(_lost) => return,
+            },
+            order = orders.recv(), if waiting.len() < ORDERS_MAX => {
+                let Some(order) = order else { return };
+                if line.send(&order.request).await.is_err() {
+                    return;
+                }
+                waiting.push_back((order.confirmations, order.done));
+            }
+        }
+    }
+}
+
+/// A message for the client, or a confirmation.
+fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client) {
+    let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
+    let kind = parts.first().map(|kind| &kind[..]);
+    let channel = match kind {
+        Some(b"message") => parts.get(1),
+        Some(b"pmessage") => parts.get(2),
+        Some(_) | None => None,
+    };
+    match channel {
+        // Those of this process are sent by this process.
+        Some(channel) if is_local(channel) => {}
+        Some(_) => hub::deliver(client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
+        None => confirm(waiting),
+    }
+}
+
+fn confirm(waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>) {
+    let Some((missing, _)) = waiting.front_mut() else { return };
+    *missing = missing.saturating_sub(1);
+    if *missing == 0
+        && let Some((_, done)) = waiting.pop_front()
+    {
+        // The client may have gone.
+        let _gone = done.send(());
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of `tests/support`: the other tests rely on the clusters, the proxy and the checker.
+
+mod cluster;
+mod proxy;
+mod sentinel;
+mod slots;
