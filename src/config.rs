@@ -1,8 +1,8 @@
 //! Configuration: the one table of settings, and how a [`Config`] is made from it.
 //!
 //! A setting is one row of the table below: its field and type, default, form (what may be written, with unit and
-//! range) and meaning. Flag `--l1-size`, variable `TERRACE_L1_SIZE`, file key `size` under `[l1]`, `--help`, the README's
-//! table and `terrace config` all come from that row. A flag beats the environment, that beats the file, that beats the
+//! range) and meaning. Flag `--l1-size`, variable `TERRACE_L1_SIZE`, file key `size` under `[l1]`, `--help`,
+//! `docs/reference/configuration.md` and `terrace config` all come from that row. A flag beats the environment, that beats the file, that beats the
 //! default; all faults are found before any port is bound ([`load()`]).
 //!
 //! This folder is the only reader of the environment and of the files that it names.
@@ -105,127 +105,127 @@ settings! {
     server: Server {
         /// Log level (error, warn, info, debug, trace) or directives such as `info,terrace=debug`.
         log: String = "info".into(), LogFilter, reloadable;
-        /// How lines of the log look: for people, or one JSON object each.
+        /// Format of log lines: text, or one JSON object per line.
         log_format: LogFormat = LogFormat::Text, Choice(LOG_FORMAT);
-        /// Log one request in so many, with its duration and how it ended, on the gRPC and RESP ports; 0 = none.
+        /// Sampling interval of the request log on the gRPC and RESP ports: one request in N is logged with its duration and result; 0 = no request log.
         log_requests: u64 = 0, Count(0, 1_000_000_000), reloadable;
-        /// Worker threads, each with its own connections; 0 = one per core.
+        /// Number of worker threads, each with connections of its own; 0 = one per CPU core.
         workers: usize = 0, Count(0, 1024);
-        /// How long a drain goes on serving as not ready, before connections are told to go: as long as load balancers need to see it.
+        /// Time at the start of a drain during which the server serves requests but reports not ready, so that load balancers stop sending new clients.
         drain_wait: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(600));
-        /// How long a drain may take after that: what runs then is cut off.
+        /// Maximum duration of a drain after `server.drain_wait`; requests that are still running are then aborted.
         drain: Duration = Duration::from_secs(10), Span(Duration::ZERO, Duration::from_secs(600));
-        /// Allow ports that are not loopback: whoever reaches them can read and write everything.
+        /// Permission to listen on non-loopback addresses. Every client that can reach a port can read and write all keys.
         expose: bool = false, Flag;
-        /// Most bytes of a value.
+        /// Maximum value size in bytes.
         max_value: u64 = 8 * MIB, Size(1, 512 * MIB), reloadable;
-        /// Most connections of each port.
+        /// Maximum number of connections on each port.
         max_connections: usize = 10_000, Count(1, 1_000_000);
-        /// Most bytes of requests and answers under way, all ports; beyond it load is shed.
+        /// Maximum bytes of requests and responses in flight on all ports; further requests are rejected with `RESOURCE_EXHAUSTED`.
         max_in_flight: u64 = 256 * MIB, Size(MIB, TIB);
     }
     /// `[grpc]`: the gRPC port.
     grpc: Grpc {
-        /// Where to listen.
+        /// Listen address of the gRPC port.
         addr: String = "127.0.0.1:7400".into(), Addr;
-        /// Most bytes of a message, either way.
+        /// Maximum size in bytes of a gRPC request or response message.
         max_message: u64 = 16 * MIB, Size(128 * KIB, GIB);
-        /// Deadline of unary calls; a shorter grpc-timeout wins.
+        /// Deadline of unary calls; a shorter `grpc-timeout` of the client takes precedence.
         timeout: Duration = Duration::from_secs(5), Span(Duration::from_millis(1), Duration::from_secs(3600)), reloadable;
     }
     /// `[resp]`: the port for redis-cli and other Redis clients.
     resp: Resp {
-        /// Where to listen.
+        /// Listen address of the RESP port.
         addr: String = "127.0.0.1:7401".into(), Addr;
-        /// File whose first line is the password; without one no password is asked.
+        /// File whose first line is the password of the RESP port; none = no password is required.
         password_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
-        /// Refuse peers that are not loopback while there is no password.
+        /// Refuse non-loopback clients of the RESP port while no password is set.
         protected_mode: bool = true, Flag, reloadable;
-        /// Whether FLUSHDB and FLUSHALL are served; auto: over embedded and none, not over Redis, which others share.
+        /// Permission for FLUSHDB and FLUSHALL; auto allows both commands unless L2 is Redis, which other applications may share.
         flush: Option<bool> = None, Choice(FLUSH), reloadable;
-        /// Answer reads from copies past the coherence bound while L2 is away (`l2.serve_stale_for`), which RESP cannot flag.
+        /// Permission to answer RESP reads with stale copies while L2 is unavailable (see `l2.serve_stale_for`); RESP replies cannot carry the stale flag.
         serve_stale: bool = false, Flag, reloadable;
     }
     /// `[http]`: the port for metrics and health.
     http: Http {
-        /// Where to listen.
+        /// Listen address of the HTTP port.
         addr: String = "127.0.0.1:7402".into(), Addr;
-        /// `/readyz` answers 503 while L2 is away, not only before the first contact.
+        /// Respond with status 503 on `/readyz` whenever L2 is unavailable; false = only before the first contact with L2.
         ready_requires_l2: bool = false, Flag, reloadable;
     }
     /// `[l1]`: this node's memory.
     l1: L1 {
-        /// Bound on the weight of all entries: keys, values and everything kept for them.
+        /// Maximum weight in bytes of all L1 entries: keys, values and metadata.
         size: u64 = 256 * MIB, Size(64 * KIB, 16 * TIB);
-        /// What goes when room is needed.
+        /// Eviction policy of L1.
         policy: PolicyKind = PolicyKind::Learned, Choice(L1_POLICY);
-        /// Bound on the number of entries.
+        /// Maximum number of L1 entries.
         max_entries: Option<u64> = None, Maybe("none", Count(1, 1_000_000_000_000));
-        /// Over a Redis that refuses invalidations: keep L1 closed, or open it with max_age as the only bound (ttl).
+        /// Use of L1 when Redis refuses to send invalidations: tracking bypasses L1; ttl serves from L1, with `l1.max_age` as the only bound on staleness.
         coherence: Coherence = Coherence::Tracking, Choice(COHERENCE);
-        /// Over Redis, no copy is older than this.
+        /// Maximum age of an L1 copy when L2 is Redis.
         max_age: Duration = Duration::from_secs(60), Span(Duration::from_millis(1), Duration::from_secs(86_400)), reloadable;
     }
     /// `[l2]`: the tier below.
     l2: L2 {
-        /// The store.
+        /// L2 store and its address.
         url: String = "embedded".into(), L2Url;
-        /// Deadline of reads.
+        /// Deadline of L2 reads.
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
-        /// Deadline of writes.
+        /// Deadline of L2 writes.
         write_timeout: Duration = Duration::from_millis(200), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
-        /// How long past the coherence bound a copy may still be answered, flagged as stale, while L2 is away; 0s = not at all.
+        /// Time past the coherence bound during which reads may return L1 copies, flagged as stale, while L2 is unavailable; 0s = never.
         serve_stale_for: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(86_400)), reloadable;
-        /// Data connections to Redis of each worker.
+        /// Number of data connections to Redis per worker thread.
         connections: usize = 2, Count(1, 64);
-        /// Calls to Redis that go unanswered in a row, for at least 100ms, before calls are refused at once (circuit breaker).
+        /// Number of consecutive unanswered calls to a Redis primary, over at least 100ms, that opens the circuit breaker; further calls then fail immediately.
         breaker_failures: usize = redis::FAILURES_DEFAULT, Count(1, 1_000_000);
-        /// Authorities to trust for TLS to Redis (PEM), instead of this machine's.
+        /// PEM file of trusted certificate authorities for TLS to Redis; none = the system's certificate authorities.
         tls_ca_file: Option<PathBuf> = None, Maybe("none", Path);
-        /// Our certificate for TLS to Redis (PEM), where it asks for one.
+        /// PEM file of the client certificate for TLS to Redis; none = no client certificate.
         tls_cert_file: Option<PathBuf> = None, Maybe("none", Path);
-        /// The key of that certificate (PEM).
+        /// PEM file of the private key for `l2.tls_cert_file`.
         tls_key_file: Option<PathBuf> = None, Maybe("none", Path);
-        /// What may live in L1: keys that begin with one of these; empty = all keys.
+        /// Key prefixes that may be cached in L1; empty = all keys. Redis sends invalidations for these prefixes only.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
     }
     /// `[learn]`: what is learned from the traffic.
     learn: Learn {
-        /// How many mean intervals between changes a TTL may be that is advised or tuned; 0 = changes do not matter.
+        /// Upper bound of advised and tuned TTLs, as a multiple of the mean interval between changes of a key; 0 = no such bound.
         ttl_freshness: f64 = 1.0, Factor(0.0, 1_000.0), reloadable;
-        /// Shortest TTL that is advised or tuned.
+        /// Minimum advised or tuned TTL.
         ttl_min: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
-        /// Longest TTL that is advised or tuned.
+        /// Maximum advised or tuned TTL.
         ttl_max: Duration = Duration::from_secs(86_400), Span(Duration::from_secs(1), Duration::from_secs(365 * 86_400)), reloadable;
-        /// Bound on the memory of what is learned for prefetch.
+        /// Maximum memory in bytes of the prefetch learner.
         memory: u64 = 64 * MIB, Size(16 * MIB, 16 * GIB);
-        /// How often what was learned for prefetch is written into the data directory; at shutdown as well. 0s = never, nor read.
+        /// Interval between snapshots of the learned prefetch state in `data.dir`; shutdown writes a snapshot as well. 0s = snapshots are neither written nor read.
         snapshot_every: Duration = Duration::from_secs(300), Span(Duration::ZERO, Duration::from_secs(86_400));
-        /// Reads of L2 that prefetch may waste, aimed at, of each thousand that are needed.
+        /// Target for wasted prefetch reads per 1,000 L2 reads that clients require.
         budget: u64 = 40, Count(1, 1_000);
     }
     /// `[data]`: the data directory.
     data: Data {
-        /// Holds the embedded store, the list of hot keys and what was learned.
+        /// Directory of the embedded store, the hot key list and the snapshot of the learned prefetch state.
         dir: PathBuf = "./terrace-data".into(), Path;
-        /// Bound on the embedded store; beyond it the oldest written go first.
+        /// Maximum size in bytes of the embedded store; the entries written longest ago are evicted first.
         size: u64 = 4 * GIB, Size(16 * MIB, 64 * TIB);
-        /// Keys written down at shutdown and every `hot_keys_every`, hottest first, to be pulled from L2 at the next start; 0 = none.
+        /// Maximum number of hot keys saved at shutdown and every `data.hot_keys_every`, and loaded from L2 into L1 at the next start; 0 = no hot key list.
         hot_keys: usize = 1_000_000, Count(0, 10_000_000);
-        /// How often the hot keys are written down.
+        /// Interval between saves of the hot key list.
         hot_keys_every: Duration = Duration::from_secs(300), Span(Duration::from_secs(1), Duration::from_secs(86_400));
-        /// Keys a second that are pulled from L2 after a start.
+        /// Maximum number of keys per second that a warm start loads from L2.
         warm_rate: u64 = 50_000, Count(1, 10_000_000);
-        /// When writes are forced to the disk; a killed process loses nothing either way, a power cut nothing with always.
+        /// Disk synchronization of the embedded store: interval (every `data.sync_interval`) or always (before each acknowledgment). A killed process loses no acknowledged write in either mode; a power failure loses none with always.
         sync: Sync = Sync::Interval, Choice(SYNC);
-        /// With `interval`: what a power cut may lose.
+        /// Interval between disk synchronizations with `data.sync = "interval"`; a power failure loses at most the writes of one interval.
         sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
     }
     /// `[trace]`: OpenTelemetry.
     trace: Trace {
-        /// Send traces of gRPC calls to this OpenTelemetry collector (OTLP over gRPC); only in builds with the feature `otel`.
+        /// OpenTelemetry collector that receives traces of gRPC calls (OTLP over gRPC). Requires a build with the feature `otel`.
         otlp: Option<String> = None, Maybe("none", form::Collector);
-        /// Calls whose caller sends no traceparent: trace one in so many; 0 = none. Where it sends one, the caller has decided.
+        /// Sampling interval of gRPC calls without a `traceparent` header: one call in N is traced; 0 = none. The header decides for calls that carry one.
         requests: u64 = 0, Count(0, 1_000_000_000);
     }
 }

@@ -7,33 +7,33 @@ use std::{borrow::Cow, fmt, time::Duration};
 /// What went wrong, in the terms a client can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A key, TTL, pattern or option is not acceptable. Repeating does not help.
+    /// A key, TTL, pattern, tag or option is invalid.
     InvalidArgument,
-    /// The key lies under the reserved prefix `__terrace:`.
+    /// The key begins with the reserved prefix `__terrace:`.
     ReservedPrefix,
-    /// A value, batch or message is over a limit that the message names.
+    /// A value, batch or message exceeds a limit; the message names the limit.
     TooLarge,
-    /// Too much is under way; nothing was done. Repeating later helps.
+    /// Too many requests or bytes are in flight. The request had no effect.
     Overloaded,
-    /// L2 is out of memory and refused the write.
+    /// L2 has no free memory and rejected the write.
     OutOfMemory,
-    /// L2 is out of reach or refuses to serve now; nothing was done.
+    /// L2 is unreachable or rejects requests at the moment. The request had no effect.
     Unavailable,
-    /// L2 or the call was slower than its deadline. Only reads end so.
+    /// A read did not finish before its deadline.
     DeadlineExceeded,
-    /// A write was sent and its fate is not known.
+    /// A write was sent to L2 and its result is unknown: L2 may or may not have applied the write.
     Unknown,
-    /// The key holds another type than the operation wants.
+    /// The key holds a value of another type than the operation requires.
     WrongType,
-    /// The value is not a number of the kind the operation wants.
+    /// The value is not a number of the type that the operation requires.
     NotANumber,
-    /// The result of an arithmetic operation does not fit.
+    /// The result of an arithmetic operation is out of range.
     Overflow,
-    /// L2 refuses our credentials or rights.
+    /// L2 rejects the credentials or permissions of Terrace.
     NoAccess,
-    /// The operation is not to be had with this L2 or configuration.
+    /// The L2 backend or the configuration does not support the operation.
     Unsupported,
-    /// A bug or damaged data on our side.
+    /// A bug in Terrace, or damaged data in the store.
     Internal,
 }
 

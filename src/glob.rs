@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::{CacheError, Kind, Result};
 
-/// Longest pattern, bytes: bounds the work of a match.
+/// Maximum size of a glob pattern. The size bounds the time of a match.
 pub const PATTERN_MAX_BYTES: usize = 1024;
 
 /// A pattern over whole keys.

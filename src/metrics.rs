@@ -1,4 +1,4 @@
-//! Every metric: name, labels, one phrase of meaning; and the page that Prometheus reads.
+//! Declares every metric (name, labels, HELP text) and renders the page that Prometheus scrapes.
 //!
 //! Nothing is paid per request: the values are those of `GetStats` and `INFO`, set when somebody asks for the page
 //! (`http::page`). The recorder belongs to one server, so that several in a process do not mix. Labels come from the
@@ -46,67 +46,67 @@ macro_rules! metrics {
 }
 
 metrics! {
-    BUILD_INFO = "terrace_build_info", Gauge, ["version", "l2"], "Always 1; the version and the kind of L2.";
-    UPTIME = "terrace_uptime_seconds", Gauge, [], "Since the server began.";
-    DRAINING = "terrace_draining", Gauge, [], "1 while the server takes no new work.";
-    READS = "terrace_reads_total", Counter, ["outcome"], "User reads, each key once: hit_l1, stale, hit_l2, miss, error.";
-    READS_COALESCED = "terrace_reads_coalesced_total", Counter, [], "Of hit_l2 and miss: joined another read's flight.";
-    GROUP_READS = "terrace_group_reads_total", Counter, ["group", "outcome"], "User reads by key group (policy, else template, at most 256, else other) and outcome.";
-    GROUP_ENTRIES = "terrace_group_l1_entries", Gauge, ["group"], "Entries in L1 by key group.";
-    GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight of the entries in L1 by key group.";
-    GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries that left L1 by key group and cause.";
-    REQUEST_SECONDS = "terrace_request_seconds", Histogram, ["port"], "How long requests took in the server: grpc (unary calls), resp (commands that do not block); one in 16 is timed and counts as 16.";
-    FLIGHTS = "terrace_flights", Gauge, [], "Reads of L2 under way, each for one key.";
-    TTL_ADVISED = "terrace_ttl_advised_seconds", Gauge, ["template"], "TTL that would suit the keys of a template; the first 256 of which enough is known.";
-    TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL that writes of a template without one get where a policy tunes it, if their key comes back.";
-    TOUCHES = "terrace_touches_total", Counter, ["result"], "Keys that a read was to give more life (touch_on_read): extended; or left, because L2 failed, or the key was gone or lived longer already.";
+    BUILD_INFO = "terrace_build_info", Gauge, ["version", "l2"], "Constant 1, labeled with the version and the L2 backend.";
+    UPTIME = "terrace_uptime_seconds", Gauge, [], "Seconds since the server started.";
+    DRAINING = "terrace_draining", Gauge, [], "1 during a graceful shutdown, otherwise 0.";
+    READS = "terrace_reads_total", Counter, ["outcome"], "Keys read by clients, by outcome: hit_l1 (answered from L1), stale (answered from L1 past the coherence bound), hit_l2 (found in L2), miss (in no tier), error (the read failed).";
+    READS_COALESCED = "terrace_reads_coalesced_total", Counter, [], "Keys that shared the L2 read of another request (single flight). The outcome of each key is counted as hit_l2, miss or error as well. Loads from the origin are not coalesced.";
+    GROUP_READS = "terrace_group_reads_total", Counter, ["group", "outcome"], "Keys read by clients, by key group and outcome. A key group is a policy or a key template; at most 256 groups are distinguished, further keys belong to group other.";
+    GROUP_ENTRIES = "terrace_group_l1_entries", Gauge, ["group"], "Entries in L1, by key group.";
+    GROUP_BYTES = "terrace_group_l1_bytes", Gauge, ["group"], "Weight in bytes of the entries in L1, by key group.";
+    GROUP_REMOVED = "terrace_group_l1_removed_total", Counter, ["group", "cause"], "Entries removed from L1, by key group and cause.";
+    REQUEST_SECONDS = "terrace_request_seconds", Histogram, ["port"], "Time in seconds that requests spent in the server, by port: grpc (unary calls), resp (non-blocking commands). One request in 16 is timed and counted 16 times.";
+    FLIGHTS = "terrace_flights", Gauge, [], "Keys whose L2 read is in flight.";
+    TTL_ADVISED = "terrace_ttl_advised_seconds", Gauge, ["template"], "Advised TTL in seconds, by key template. Reported for at most 256 templates with enough evidence.";
+    TTL_TUNED = "terrace_ttl_tuned_seconds", Gauge, ["template"], "TTL in seconds that writes without a TTL receive where a policy sets ttl = \"tune\" and the key recurs, by key template.";
+    TOUCHES = "terrace_touches_total", Counter, ["result"], "Keys whose TTL a read should have extended (touch_on_read), by result: extended, left (not extended: full queue, L2 error, expired key, or a TTL that is already longer).";
     L1_ENTRIES = "terrace_l1_entries", Gauge, [], "Entries in L1.";
-    L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight of the entries in L1: keys, values and everything kept for them.";
-    L1_CAPACITY = "terrace_l1_capacity_bytes", Gauge, [], "Bound on the weight (l1.size).";
-    L1_REMOVED = "terrace_l1_removed_total", Counter, ["cause"], "Entries that left L1: size, expired, invalidated, replaced.";
-    L1_WHAT_IF = "terrace_l1_what_if_hit_rate", Gauge, ["scale"], "The part of reads that L1 would answer at 0.5, 1, 2, 4 times its size without prefetch, estimated; absent before the first.";
-    L1_PROMOTED = "terrace_l1_promoted_total", Counter, [], "Values brought up from L2.";
-    L1_FILLS_VOIDED = "terrace_l1_fills_voided_total", Counter, [], "Fills that an invalidation overtook: nothing was inserted.";
-    L2_UP = "terrace_l2_up", Gauge, [], "1 while L2 answers.";
+    L1_BYTES = "terrace_l1_bytes", Gauge, [], "Weight in bytes of the entries in L1: keys, values and metadata.";
+    L1_CAPACITY = "terrace_l1_capacity_bytes", Gauge, [], "Maximum weight in bytes of the entries in L1 (l1.size).";
+    L1_REMOVED = "terrace_l1_removed_total", Counter, ["cause"], "Entries removed from L1, by cause: size (evicted to free space, or prefetched and not read in time), expired, invalidated (changed in L2, or coherence was lost), replaced (overwritten by a newer value).";
+    L1_WHAT_IF = "terrace_l1_what_if_hit_rate", Gauge, ["scale"], "Estimated share of reads that L1 would answer without prefetch at 0.5, 1, 2 and 4 times l1.size. Absent until enough reads were sampled.";
+    L1_PROMOTED = "terrace_l1_promoted_total", Counter, [], "Values inserted into L1 after a read from L2.";
+    L1_FILLS_VOIDED = "terrace_l1_fills_voided_total", Counter, [], "Values read from L2 that were not inserted into L1 because an invalidation arrived first.";
+    L2_UP = "terrace_l2_up", Gauge, [], "1 while L2 responds, otherwise 0.";
     L2_KEYS_READ = "terrace_l2_keys_read_total", Counter, [], "Keys read from L2.";
-    L2_OPS_WRITTEN = "terrace_l2_ops_written_total", Counter, [], "Operations written to L2.";
-    L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that ended in an error of L2.";
-    L2_SECONDS = "terrace_l2_call_seconds", Histogram, ["call"], "How long calls to L2 took: read, write; each may carry many keys.";
-    L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Primaries of Redis that are known.";
-    L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Primaries whose circuit breaker is open: calls are refused at once.";
-    L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Times that a circuit breaker opened, of the primaries that are known.";
-    COHERENCE_OPEN = "terrace_coherence_open", Gauge, [], "1 while L1 may answer.";
-    COHERENCE_FENCE_AGE = "terrace_coherence_fence_age_seconds", Gauge, [], "Time since all changes were known to have been heard; over 1 L1 is bypassed.";
-    COHERENCE_FLUSHES = "terrace_coherence_flushes_total", Counter, [], "Times that all copies were ended at once: a flush, slots or a role that changed.";
-    COHERENCE_CHECKED = "terrace_coherence_checked_total", Counter, [], "Hits that were looked at again after the coherence bound.";
-    COHERENCE_STALE_DETECTED = "terrace_coherence_stale_detected_total", Counter, [], "Of these, copies older than the bound allows: always 0, or a bug.";
-    COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis announced as changed.";
-    COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Losses of the invalidation link.";
-    COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read while L1 was closed.";
-    PREFETCH = "terrace_prefetch_total", Counter, ["outcome"], "Keys prefetched: issued; of these used, late (asked for on their way), wasted; and shadow, predicted only.";
-    PREFETCH_STAGED = "terrace_prefetch_staged_entries", Gauge, [], "Prefetched entries in L1 that wait for their first use.";
-    PREFETCH_STAGED_BYTES = "terrace_prefetch_staged_bytes", Gauge, [], "Their weight.";
-    PREFETCH_FLOOR = "terrace_prefetch_floor", Gauge, [], "The probability that is asked of a prediction; above 1 nothing is fetched.";
-    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that taught nothing: the learner was at work, and too many waited for it already.";
-    PREFETCH_GROUP = "terrace_group_prefetch_total", Counter, ["group", "outcome"], "Keys prefetched by key group: issued, used, late, wasted.";
-    PREFETCH_CONTROL = "terrace_prefetch_control_total", Counter, ["set", "outcome"], "Decisions to fetch a key of a sample, one key in 16 each: of set without (not fetched) and with (fetched); decided, and of these missed.";
-    PREFETCH_GAIN = "terrace_prefetch_gain", Gauge, [], "The part of misses that prefetch has spared since start, by these samples; absent before enough is known.";
-    PREFETCH_GAIN_DEVIATION = "terrace_prefetch_gain_deviation", Gauge, [], "One standard deviation of it.";
-    LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory of what was learned for prefetch.";
-    LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys whose successors are known.";
-    LEARN_SNAPSHOTS = "terrace_learn_snapshots_total", Counter, ["result"], "Files of what was learned: loaded, set_aside (not usable), written, failed.";
-    LEARN_SNAPSHOT_BYTES = "terrace_learn_snapshot_bytes", Gauge, [], "Size of the last one that was written or loaded.";
-    LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that found no room in the tap.";
-    BANS_OPEN = "terrace_bans_open", Gauge, [], "Invalidated patterns whose matching values are still being removed from L2.";
-    WATCHERS = "terrace_watchers", Gauge, [], "Clients that watch invalidations.";
-    WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Changes told to them, each client's counted.";
-    WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Times that one was told to drop everything.";
-    WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys of warming up: found in L2, absent, resident already, failed.";
-    WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the former life that are still to be pulled from L2.";
-    WARMING = "terrace_warming", Gauge, [], "1 while a warm start goes on.";
-    CONNECTIONS = "terrace_connections", Gauge, ["port"], "Clients connected: grpc, resp, http.";
-    CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Clients refused because of a limit.";
-    IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Requests and answers under way on all ports.";
+    L2_OPS_WRITTEN = "terrace_l2_ops_written_total", Counter, [], "Write operations sent to L2.";
+    L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that L2 failed to serve.";
+    L2_SECONDS = "terrace_l2_call_seconds", Histogram, ["call"], "Duration in seconds of calls to L2, by call: read, write. A call may carry many keys.";
+    L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Known Redis primaries.";
+    L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Redis primaries whose circuit breaker is open. Calls to these primaries fail immediately.";
+    L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Circuit breaker openings, for the known Redis primaries.";
+    COHERENCE_OPEN = "terrace_coherence_open", Gauge, [], "1 while L1 may answer reads, 0 while L1 is bypassed.";
+    COHERENCE_FENCE_AGE = "terrace_coherence_fence_age_seconds", Gauge, [], "Fence age in seconds: time since all changes in Redis were known to have been received. L1 is bypassed above 1.";
+    COHERENCE_FLUSHES = "terrace_coherence_flushes_total", Counter, [], "Invalidations of all L1 copies at once, after a flush, a slot migration or a role change in Redis.";
+    COHERENCE_CHECKED = "terrace_coherence_checked_total", Counter, [], "L1 hits that the self-check compared with Redis after the coherence bound.";
+    COHERENCE_STALE_DETECTED = "terrace_coherence_stale_detected_total", Counter, [], "L1 hits that the self-check found older than the coherence bound. A value above 0 is a bug.";
+    COHERENCE_INVALIDATIONS = "terrace_coherence_invalidations_total", Counter, [], "Keys that Redis reported as changed.";
+    COHERENCE_RECONNECTS = "terrace_coherence_reconnects_total", Counter, [], "Lost invalidation connections to Redis.";
+    COHERENCE_BYPASSED = "terrace_coherence_bypassed_total", Counter, [], "Keys read from L2 because L1 was bypassed.";
+    PREFETCH = "terrace_prefetch_total", Counter, ["outcome"], "Prefetched keys, by outcome: issued (read from L2), used (read by a client later), late (requested before the prefetch finished), wasted (never requested); shadow counts predictions without a read.";
+    PREFETCH_STAGED = "terrace_prefetch_staged_entries", Gauge, [], "Prefetched entries in L1 that have not been read yet.";
+    PREFETCH_STAGED_BYTES = "terrace_prefetch_staged_bytes", Gauge, [], "Weight in bytes of prefetched entries in L1 that have not been read yet.";
+    PREFETCH_FLOOR = "terrace_prefetch_floor", Gauge, [], "Minimum probability of a prediction to be prefetched. Prefetch is paused while the value is above 1.";
+    PREFETCH_BUSY = "terrace_prefetch_busy_total", Counter, [], "Events that the prefetch learner skipped because its queue was full.";
+    PREFETCH_GROUP = "terrace_group_prefetch_total", Counter, ["group", "outcome"], "Prefetched keys, by key group and outcome: issued, used, late, wasted.";
+    PREFETCH_CONTROL = "terrace_prefetch_control_total", Counter, ["set", "outcome"], "Prefetch decisions in the control experiment, by set: without (keys that are never prefetched), with (keys that are); one key in 16 belongs to each set. Outcome decided counts decisions, missed counts the decisions whose key then missed L1.";
+    PREFETCH_GAIN = "terrace_prefetch_gain", Gauge, [], "Estimated share of L1 misses that prefetch avoided since start. Absent until the control experiment has enough samples.";
+    PREFETCH_GAIN_DEVIATION = "terrace_prefetch_gain_deviation", Gauge, [], "Standard deviation of terrace_prefetch_gain.";
+    LEARN_BYTES = "terrace_learn_bytes", Gauge, [], "Memory in bytes of the prefetch learner.";
+    LEARN_KEYS = "terrace_learn_keys", Gauge, [], "Keys with learned associations.";
+    LEARN_SNAPSHOTS = "terrace_learn_snapshots_total", Counter, ["result"], "Snapshots of the learned prefetch state, by result: loaded, set_aside (unusable, renamed), written, failed.";
+    LEARN_SNAPSHOT_BYTES = "terrace_learn_snapshot_bytes", Gauge, [], "Size in bytes of the last snapshot written or loaded.";
+    LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that were not recorded for learning because the buffer was full.";
+    BANS_OPEN = "terrace_bans_open", Gauge, [], "Pattern bans whose keys are still being removed from L2.";
+    WATCHERS = "terrace_watchers", Gauge, [], "Open Watch streams.";
+    WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Change events sent to Watch streams, counted once per stream.";
+    WATCH_DISCONTINUITIES = "terrace_watch_discontinuities_total", Counter, [], "Discontinuities sent to Watch streams. The client has to drop all its copies.";
+    WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys processed by warm-up, by result: found (loaded from L2), absent (not in L2), resident (already in L1), failed.";
+    WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the previous run that warm-up has not processed yet.";
+    WARMING = "terrace_warming", Gauge, [], "1 while a warm start is in progress, otherwise 0.";
+    CONNECTIONS = "terrace_connections", Gauge, ["port"], "Open client connections, by port: grpc, resp, http.";
+    CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Client connections refused because a limit was reached.";
+    IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Bytes of requests and responses in flight on all ports.";
 }
 
 /// The metrics of one server.

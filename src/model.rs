@@ -12,7 +12,7 @@ use crate::{
 mod record;
 pub(crate) use record::{Lifetime, Record};
 
-/// Longest key, bytes. Fixed: L1 and the embedded store rely on it.
+/// Maximum size of a key in bytes. The value is fixed: L1 and the embedded store depend on it.
 pub const KEY_MAX_BYTES: usize = 64 * 1024;
 /// Keys of Terrace's own records begin with this; clients neither see nor touch them.
 pub const RESERVED_PREFIX: &[u8; 10] = b"__terrace:";

@@ -23,8 +23,8 @@ use crate::{
     model::{Key, Life, Outcome, Tier},
 };
 
-/// Limit on the rounds in which a reader tries to join or lead a flight, before it reads L2 without one. Each round means
-/// that another reader made progress, so the limit is far above what occurs.
+/// Maximum number of times that a reader joins the L2 read of another reader. Afterwards the reader sends its own L2 read.
+/// Each round means that another reader made progress, so readers rarely reach this value.
 const JOIN_ROUNDS_MAX: usize = 8;
 
 impl Cache {

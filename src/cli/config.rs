@@ -5,15 +5,15 @@ use serde_json::json;
 use super::{Format, Result, say, settings::SettingArgs};
 use crate::node::Setting;
 
-/// Print the effective configuration and where each value comes from; secrets are not shown.
+/// Print the effective configuration and the source of each value, without secrets.
 ///
-/// Takes what `serve` takes and checks it in the same way, so it also tells whether a file is valid (exit code 64 if
-/// not) before a server is asked to reread it.
+/// Accepts the flags of `serve` and runs the same checks. Use this command to validate a file before a server reads it;
+/// an invalid configuration is exit code 64.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     settings: SettingArgs,
-    /// How to print: a table, or one JSON object a line.
+    /// Output format: a table, or one JSON object per line.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }

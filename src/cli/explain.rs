@@ -17,21 +17,21 @@ use crate::proto::{
 /// Widest name of a key that is shown, characters.
 const NAME: usize = 60;
 
-/// Explain a key: which tiers hold it, its TTL in each, who wrote it, what holds for it, and why its last read was a hit or
-/// a miss.
+/// Explain a key: the tiers that hold the key, TTLs, last writer, policy, and the reason for the last hit or miss.
 ///
-/// It is no read: nothing is counted, brought up or learned. The answer is that of the one node that is asked.
+/// The command does not count as a read: it changes no statistics, inserts nothing into L1 and teaches the learner
+/// nothing. The result describes the queried node.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The key.
+    /// Key to explain.
     key: OsString,
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// As --format json.
+    /// Print JSON; short for --format json.
     #[arg(long)]
     json: bool,
 }

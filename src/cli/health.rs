@@ -9,22 +9,22 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use super::{Failure, Format, Result, say, unreachable};
 use crate::grpc::client;
 
-/// Ask a running server how it is: exit code 0 if it is well, 1 if not.
+/// Check the health of a running server: exit code 0 if healthy, 1 if not.
 ///
-/// Without --ready it is well when it answers at all; with --ready when it also takes requests: from the first contact
-/// with L2 until the drain.
+/// Without --ready, a server that responds is healthy. With --ready, the server also has to accept requests, which it does
+/// from the first contact with L2 until the drain.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// Also fail while the server takes no requests.
+    /// Fail while the server does not accept requests.
     #[arg(long)]
     ready: bool,
-    /// Give up after this long.
+    /// Maximum time to wait for a response.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }

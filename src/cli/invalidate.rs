@@ -9,28 +9,28 @@ use crate::{
     proto::{InvalidatePatternRequest, InvalidatePatternResponse, invalidate_pattern_request::Keys},
 };
 
-/// Make all values under matching keys absent, at once and on every node.
+/// Invalidate all keys that match a pattern, immediately and on every node.
 ///
-/// Takes effect at once; then shows how far they are removed from L2, which takes a second at least. Interrupted, the
-/// removal goes on without this command.
+/// The invalidation takes effect at once. The command then shows the progress of the removal from L2, which takes at least
+/// one second. The removal continues on the server if the command is interrupted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Redis glob over whole keys: 'user:*', 'session:[0-9]?'.
+    /// Redis glob pattern that is matched against whole keys, such as 'user:*' or 'session:[0-9]?'.
     #[arg(value_name = "PATTERN", required_unless_present = "prefix")]
     pattern: Option<String>,
-    /// Instead of a pattern: all keys that begin so, taken literally.
+    /// Literal key prefix, instead of a pattern.
     #[arg(long, value_name = "TEXT", conflicts_with = "pattern")]
     prefix: Option<String>,
-    /// Only count the keys that match.
+    /// Count the matching keys and invalidate nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Do not wait until all is removed.
+    /// Return without waiting for the removal from L2.
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }

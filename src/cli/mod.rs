@@ -32,7 +32,7 @@ const EXIT_USAGE: u8 = 64;
 /// A port or the data directory is not to be had (`EX_UNAVAILABLE`).
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// A shared cache server: gRPC in front, memory over Redis or an embedded store.
+/// Shared cache server with a gRPC API: an in-memory tier (L1) in front of Redis or an embedded store (L2).
 #[derive(Debug, Parser)]
 // Of a flag given twice the last counts, so that arguments can be added to those of a container image.
 #[command(name = "terrace", version, args_override_self = true)]
@@ -55,12 +55,12 @@ enum Command {
     Warm(warm::Args),
 }
 
-/// How results are printed.
+/// Output format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text tables and lines.
     Text,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
@@ -103,6 +103,12 @@ impl From<StartError> for Failure {
         };
         Self { code, message: error.to_string() }
     }
+}
+
+/// Returns the definition of the command line: subcommands, flags, defaults. The CLI reference is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Runs the command line of this process.

@@ -30,38 +30,39 @@ mod report;
 const CONNECTIONS_WITH_CALLERS: usize = 8;
 /// Requests that wait at each lane: enough to keep it busy while others are given theirs.
 const LANE_QUEUE: usize = 64;
-/// Most connections and most requests under way on each: a server takes 10,000 and 256.
+/// Maximum value of `terrace replay --connections`.
 const CONNECTIONS_MAX: u64 = 1_000;
+/// Maximum number of requests in flight on each connection of `terrace replay`.
 const IN_FLIGHT_MAX: u64 = 256;
-/// A server's default, for one that does not tell.
+/// Maximum value size that `terrace replay` writes if the server does not report its limit.
 const VALUE_MAX_BYTES: u64 = 8 << 20;
 
-/// Play a trace against a running server: get each key, and on a miss set a value of the recorded size.
+/// Replay a trace against a running server: get each key, and set a value of the recorded size after a miss.
 ///
-/// Prints at the end: trace, requests (Gets sent), errors (calls that failed), skipped (requests over the server's
-/// limits), seconds, per_second, mean_us, p50_us, p99_us, p999_us (of the Gets), hit_l1, hit_l2, miss, and bytes (of values read
-/// and set).
+/// Prints at the end: trace, requests (Gets sent), errors (failed calls), skipped (requests above a limit of the server),
+/// seconds, per_second, mean_us, p50_us, p99_us, p999_us (latencies of Gets), hit_l1, hit_l2, miss, and bytes (size of all
+/// values read and set).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The trace: lines of timestamp_seconds,key,size[,ttl[,caller]], plain or zstd.
+    /// Trace file with lines timestamp_seconds,key,size[,ttl[,caller]], plain or zstd-compressed.
     #[arg(value_name = "FILE")]
     trace: PathBuf,
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// How fast: max, or a multiple of the trace's own time (1 = real time).
+    /// Replay speed: max, or a multiple of the recorded speed (1 = real time).
     #[arg(long, value_name = "max|FACTOR", default_value = "max", value_parser = speed)]
     speed: Speed,
-    /// Connections; a caller stays on one. Default: 8 for a trace with callers, else 1.
+    /// Number of connections; all requests of a caller use one connection. [default: 8 for a trace with callers, otherwise 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_MAX))]
     connections: Option<u64>,
-    /// Requests under way on each connection. A caller has one under way.
+    /// Maximum requests in flight on each connection. A caller has at most one request in flight.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=IN_FLIGHT_MAX))]
     in_flight: u64,
-    /// TTL of the values that are set: none (the server's policies decide), or the trace's.
+    /// TTL of written values.
     #[arg(long, value_enum, default_value = "ignore")]
     ttl: Ttl,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
@@ -69,9 +70,9 @@ pub(super) struct Args {
 /// Where TTLs come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Ttl {
-    /// Values are set without a TTL.
+    /// Write without a TTL; the policies of the server apply.
     Ignore,
-    /// Values are set with the TTL of their line, where it has one.
+    /// Write with the TTL recorded in the trace line, if any.
     Recorded,
 }
 

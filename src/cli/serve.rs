@@ -18,11 +18,11 @@ use crate::{
     server::{Reload, Server},
 };
 
-/// Serve: gRPC, RESP (redis-cli) and HTTP ports over memory and Redis or an embedded store.
+/// Run the cache server with its gRPC, RESP (redis-cli) and HTTP ports.
 ///
-/// Prints one line for each bound address, then `ready`, and on a terminal what to try next; logs go to stderr. SIGTERM and SIGINT drain: no new
-/// connections, what runs is finished, exit code 0. SIGHUP rereads the configuration file. Listeners that systemd passes as
-/// `grpc`, `resp` and `http` (FileDescriptorName=) take the place of the addresses.
+/// Prints one line for each bound address, then `ready`. Logs go to stderr. SIGTERM and SIGINT start a drain: the server
+/// refuses new connections, finishes running requests and exits with code 0. SIGHUP rereads the configuration file.
+/// Listeners that systemd passes as `grpc`, `resp` and `http` (FileDescriptorName=) replace the configured addresses.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

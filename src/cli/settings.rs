@@ -31,7 +31,7 @@ impl clap::Args for SettingArgs {
             .long("config")
             .value_name("FILE")
             .value_parser(ValueParser::path_buf())
-            .help("TOML file with settings and policies; SIGHUP rereads it [env: TERRACE_CONFIG]");
+            .help("TOML file with settings and policies; SIGHUP rereads the file [env: TERRACE_CONFIG]");
         command.arg(file).args(Row::all().iter().map(arg))
     }
 
@@ -80,7 +80,7 @@ fn heading(row: &Row) -> String {
 }
 
 fn help(row: &Row) -> String {
-    let reloadable = if row.reloadable { "; SIGHUP changes it" } else { "" };
+    let reloadable = if row.reloadable { "; reloadable" } else { "" };
     let (doc, form, default, variable) = (row.doc.trim(), (row.form)(), row.default_value(), row.variable());
     format!("{doc} ({form}{reloadable}) [default: {}] [env: {variable}]", default.trim_matches('"'))
 }

@@ -25,47 +25,47 @@ mod line;
 mod plot;
 mod ttl;
 
-/// Play a trace through L1 alone and print its miss ratio.
+/// Simulate L1 on a trace and print the miss ratio, without a server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The trace: lines of timestamp_seconds,key,size[,ttl[,caller]], plain or zstd.
+    /// Trace file with lines timestamp_seconds,key,size[,ttl[,caller]], plain or zstd-compressed.
     #[arg(value_name = "FILE")]
     trace: PathBuf,
-    /// Capacities in entries, each of which weighs 1: numbers, or percentages of the trace's unique keys.
+    /// L1 capacities in entries: numbers, or percentages of the unique keys in the trace. Each entry has weight 1.
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = entries, required_unless_present = "l1_size")]
     entries: Vec<Capacity>,
-    /// Capacities in bytes, entries with their real weight: sizes, or percentages of the bytes of the unique keys.
+    /// L1 capacities in bytes: sizes, or percentages of the total size of the unique keys. Entries have their real weight.
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = bytes)]
     l1_size: Vec<Capacity>,
-    /// What goes when room is needed.
+    /// Eviction policies to simulate.
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "learned")]
     l1_policy: Vec<Policy>,
-    /// Which expiry entries get: none, the trace's, one for all in seconds, or what a server with ttl = "tune" would learn.
+    /// TTL of entries: ignore (no TTL), recorded (from the trace), tune (learned, as with ttl = "tune"), or a fixed number of seconds.
     ///
-    /// With anything but ignore, the result also tells the share of requests that were answered later than the TTL recorded
-    /// with the value (stale), and for how long how many bytes were held. With tune, it compares that with the fixed TTL of
-    /// the same hit rate; in an L1 with room for all, as what is evicted counts as held on.
+    /// Except with ignore, the result includes the share of requests answered later than the recorded TTL of the value
+    /// (stale) and the memory held, in byte-seconds. With tune, the result compares both with a fixed TTL of equal hit
+    /// rate. Use a capacity that fits all keys for this comparison, because evicted entries count as held.
     #[arg(long, value_name = "ignore|recorded|tune|SECONDS", value_parser = ttl, default_value = "ignore")]
     ttl: Ttl,
-    /// Prefetch as a server would: auto fetches what has proven itself, shadow only measures.
+    /// Prefetch modes to simulate.
     #[arg(long, value_name = "MODE,...", value_delimiter = ',', value_enum, default_value = "off")]
     prefetch: Vec<Mode>,
-    /// Requests before a background fetch arrives; what rides with a miss arrives with it.
+    /// Delay of background prefetches, in requests. Piggybacked prefetches arrive together with the miss.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     prefetch_delay: u64,
-    /// TTL that requests without one are taken to have recorded; without it theirs never ends.
+    /// Recorded TTL to assume for requests without one [default: no expiry].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl_none: Option<u64>,
-    /// Shortest TTL of --ttl tune, and what entries get before enough is known; as learn.ttl_min.
+    /// Minimum TTL of --ttl tune, and TTL of entries without enough evidence; corresponds to learn.ttl_min.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
     ttl_min: u64,
-    /// Shards of L1; as many as the server would use unless given.
+    /// Number of L1 shards [default: as in a server of the same capacity].
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// Also draw the miss-ratio curve.
+    /// Write the miss ratio curve to this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
@@ -73,9 +73,9 @@ pub(super) struct Args {
 /// As the command line names policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Policy {
-    /// What is least worth keeping, as learned from the traffic itself.
+    /// Evict the entry with the lowest learned value.
     Learned,
-    /// The least recently used goes.
+    /// Evict the least recently used entry.
     Lru,
 }
 

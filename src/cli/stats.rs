@@ -20,28 +20,28 @@ pub(super) mod tables;
 /// Time between two looks of --watch.
 const WATCH: &str = "2s";
 
-/// Print what a running server counts.
+/// Print statistics of a running server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// TTL advice for each template instead, with its evidence.
+    /// Print the TTL advice for each key template, with the evidence, instead of the statistics.
     #[arg(long)]
     ttl: bool,
-    /// Of the groups table: the last minute, five minutes, hour, or all since start.
+    /// Time window of the key group table.
     #[arg(long, value_name = "WINDOW", default_value = "1m", value_parser = ["1m", "5m", "1h", "start"])]
     window: String,
-    /// Keys and groups shown of each ranking.
+    /// Maximum number of keys or groups in each ranking.
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     top: u32,
-    /// Again and again, until interrupted.
+    /// Refresh periodically until interrupted.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = WATCH, value_parser = interval)]
     watch: Option<Duration>,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// As --format json.
+    /// Print JSON; short for --format json.
     #[arg(long)]
     json: bool,
 }

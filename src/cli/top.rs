@@ -26,16 +26,16 @@ const TOP_KEYS: u32 = 100;
 /// Key presses that wait for the next picture.
 const PRESSES_WAITING: usize = 16;
 
-/// Watch a running server live in the terminal: rates, hit rates, key groups, hot keys, L2.
+/// Show live statistics of a running server in the terminal: rates, hit rates, key groups, hot keys and L2.
 ///
-/// Keys: q quits; s and S choose by what groups are sorted, r turns the order round; k chooses by what keys are ranked; w
-/// chooses the stretch of time; / filters groups and keys by a part of their name, Esc ends that.
+/// Keyboard: q quits; s and S select the sort column of the key groups, r reverses the order; k selects the ranking of the
+/// hot keys; w selects the time window; / filters key groups and keys by a part of the name, Esc clears the filter.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// Time between two pictures.
+    /// Refresh interval.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::model::KEY_MAX_BYTES;
 
-/// Longest line: the longest key, and room for the other fields.
+/// Maximum size of a line in a trace file.
 const LINE_MAX_BYTES: usize = KEY_MAX_BYTES + 4_096;
 /// How every zstd frame begins.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];

@@ -11,7 +11,7 @@ use opentelemetry_sdk::{
 
 use super::{Failure, Result};
 
-/// How long a batch may take, and the last one at the end of the process.
+/// Maximum duration of an export of traces to the OpenTelemetry collector.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
 /// The way to the collector; ends with [`Traces::finish`].

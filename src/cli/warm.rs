@@ -18,25 +18,25 @@ const CALL_KEYS: usize = 10_000;
 /// About how many bytes of keys one call has: half of a client's usual limit of messages.
 const CALL_BYTES: usize = 2 << 20;
 
-/// Bring keys up from L2 into the L1 of a running server: those of a file, or those that match a pattern.
+/// Load keys from L2 into the L1 of a running server, from a key list or by pattern.
 ///
-/// The file is a list of hot keys as a server keeps it in its data directory (hot-keys), or text with one key a line,
-/// hottest first. It ends early when L1 is full.
+/// The file is a hot key list from a data directory (hot-keys), or text with one key per line, hottest first. The command
+/// stops when L1 is full.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// List of hot keys, or text with one key a line.
+    /// Hot key list, or text file with one key per line.
     #[arg(required_unless_present = "pattern", conflicts_with = "pattern")]
     file: Option<PathBuf>,
-    /// Redis glob over whole keys.
+    /// Redis glob pattern that is matched against whole keys.
     #[arg(long)]
     pattern: Option<String>,
-    /// Keys a second [default: the server's data.warm_rate].
+    /// Maximum number of keys per second [default: data.warm_rate of the server].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// gRPC address of the server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     server: String,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }

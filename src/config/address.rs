@@ -19,7 +19,7 @@ enum Host {
 }
 
 const WANTED: &str = "host:port, [::1]:port, :port (all interfaces) or unix:/path";
-/// What the system takes as the path of a socket, bytes.
+/// Maximum size of a Unix socket path, set by the operating system.
 const PATH_MAX_BYTES: usize = 107;
 
 impl Address {

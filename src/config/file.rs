@@ -14,7 +14,7 @@ use super::{
     form::Raw,
 };
 
-/// Largest file, bytes: a thousand policies fit many times.
+/// Maximum size of the configuration file.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
 /// A key and what was written for it.

@@ -345,7 +345,7 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
     }
 
     fn describe(&self) -> String {
-        format!("at most {} times: {}", self.0, self.1.describe())
+        format!("list of at most {}: {}", self.0, self.1.describe())
     }
 
     fn unit(&self) -> &'static str {
@@ -356,7 +356,7 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
 /// The beginning of keys.
 pub(super) struct Prefix;
 
-/// Longest prefix, bytes: as long as a pattern.
+/// Maximum size of a prefix in `l2.prefixes`.
 const PREFIX_MAX_BYTES: usize = 1024;
 
 impl Form<String> for Prefix {
@@ -376,7 +376,7 @@ impl Form<String> for Prefix {
     }
 
     fn describe(&self) -> String {
-        "prefix of keys".into()
+        "key prefix".into()
     }
 
     fn unit(&self) -> &'static str {
@@ -399,7 +399,7 @@ impl Form<String> for Addr {
     }
 
     fn describe(&self) -> String {
-        "host:port, [::1]:port, :port (all interfaces) or unix:/path; port 0 = any free one".into()
+        "host:port, [::1]:port, :port (all interfaces) or unix:/path; port 0 = any free port".into()
     }
 
     fn unit(&self) -> &'static str {
@@ -456,7 +456,7 @@ impl Form<String> for LogFilter {
     }
 
     fn describe(&self) -> String {
-        "level or directives".into()
+        "log level or directives".into()
     }
 
     fn unit(&self) -> &'static str {

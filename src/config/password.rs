@@ -5,7 +5,7 @@ use std::{fs::File, io::Read};
 use super::Resp;
 use crate::resp::Secret;
 
-/// Longest password, bytes: far under the 16 KiB that a client may send before it is known.
+/// Maximum size of the RESP password: less than the 16 KiB that a client may send before authentication.
 const PASSWORD_MAX_BYTES: u64 = 1024;
 
 impl Resp {

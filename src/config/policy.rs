@@ -13,7 +13,7 @@ use crate::{
     node::Setting,
 };
 
-/// Most policies: each read and write of a key that matches none looks at all of them.
+/// Maximum number of policies. A key without a matching policy is compared with the patterns of all policies.
 const POLICIES_MAX: usize = 256;
 
 /// One key of a policy.
@@ -44,7 +44,7 @@ const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Ad
 pub const POLICY_ROWS: [PolicyRow; 8] = [
     PolicyRow {
         key: "match",
-        doc: "Which keys: a Redis glob over the whole key. The first policy that matches holds.",
+        doc: "Redis glob pattern that is matched against the whole key. The first matching policy applies.",
         form: || Pattern.describe(),
         default: "",
         set: |policy, raw| Pattern.read(raw).map(|glob| policy.matches = glob),
@@ -52,7 +52,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "default_ttl",
-        doc: "Life of a write that brought none.",
+        doc: "TTL applied to writes that specify none.",
         form: || TTL.describe(),
         default: "none",
         set: |policy, raw| TTL.read(raw).map(|ttl| policy.default_ttl = ttl),
@@ -60,7 +60,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "max_ttl",
-        doc: "Longest life of a write, also of one that brought none.",
+        doc: "Maximum TTL of a write. Writes without a TTL receive this TTL, unless default_ttl is set.",
         form: || TTL.describe(),
         default: "none",
         set: |policy, raw| TTL.read(raw).map(|ttl| policy.max_ttl = ttl),
@@ -68,7 +68,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "touch_on_read",
-        doc: "A read gives a key that has less life left this much again; none: reads change no TTL.",
+        doc: "Sliding TTL: a read extends a shorter remaining TTL to this duration; none = reads do not change TTLs.",
         form: || TTL.describe(),
         default: "none",
         set: |policy, raw| TTL.read(raw).map(|ttl| policy.touch_on_read = ttl),
@@ -76,7 +76,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "max_value",
-        doc: "Most bytes of a value; server.max_value holds as well.",
+        doc: "Maximum value size in bytes, in addition to server.max_value.",
         form: || MAX_VALUE.describe(),
         default: "none",
         set: |policy, raw| MAX_VALUE.read(raw).map(|size| policy.max_value = size),
@@ -84,7 +84,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "l1",
-        doc: "Whether matching keys may live in L1.",
+        doc: "Permission to cache matching keys in L1.",
         form: || Flag.describe(),
         default: "true",
         set: |policy, raw| Flag.read(raw).map(|l1| policy.l1 = l1),
@@ -92,7 +92,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "ttl",
-        doc: "Whether writes that brought no TTL get a learned one; advise only says what it would be.",
+        doc: "TTL of writes that specify none: fixed (default_ttl), tune (a learned TTL), or advise (default_ttl; the learned TTL is only reported).",
         form: || TTL_MODE.describe(),
         default: "fixed",
         set: |policy, raw| TTL_MODE.read(raw).map(|ttl| policy.ttl = ttl),
@@ -100,7 +100,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
     PolicyRow {
         key: "prefetch",
-        doc: "What prefetch may do: nothing, measure, fetch what has proven itself.",
+        doc: "Prefetch mode: off, shadow (predictions are measured but nothing is prefetched), or auto (predictions with measured precision are prefetched).",
         form: || PREFETCH.describe(),
         default: "auto",
         set: |policy, raw| PREFETCH.read(raw).map(|prefetch| policy.prefetch = prefetch),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a connection may take to come about.
+/// Deadline of subcommands for a connection to the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// As the server's: large answers arrive without waiting for window updates.
 const WINDOW_BYTES: u32 = 1024 * 1024;

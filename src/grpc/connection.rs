@@ -23,27 +23,29 @@ use super::{
 };
 use crate::socket::Socket;
 
-/// A client that has not said it by then is gone: an idle socket costs a descriptor.
+/// Deadline for the HTTP/2 preface of a new connection. Silent connections are closed.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that came just before a drain: its preface is under way, or it will never send one.
+/// Deadline for the HTTP/2 preface of a new connection during a drain.
 const PREFACE_TIMEOUT_DRAINING: Duration = Duration::from_millis(500);
-/// A client that was told to go closes at once when it has read that; a slow network takes longer.
+/// Time that a drained connection stays open for the client to read the last data.
 const LINGER: Duration = Duration::from_secs(1);
-/// Calls of one connection at a time; further streams are refused (REFUSED_STREAM), which clients wait for or repeat.
+/// Maximum number of concurrent calls on a connection. HTTP/2 refuses further streams (REFUSED_STREAM).
 const STREAMS_MAX: u32 = 256;
-/// Streams we had to reset because of the client's errors, before the connection is closed (RUSTSEC-2024-0003).
+/// Maximum number of streams that the server resets because of client errors before it closes the connection
+/// (RUSTSEC-2024-0003).
 const LOCAL_RESETS_MAX: usize = 1024;
-/// Streams the client reset before we took them up ("rapid reset").
+/// Maximum number of streams that a client resets before the server accepts them (HTTP/2 rapid reset).
 const PENDING_RESETS_MAX: usize = 20;
-/// Headers of a request: a traceparent and credentials fit.
+/// Maximum size of the headers of a request.
 const HEADERS_MAX_BYTES: u32 = 8 * 1024;
 /// Flow control. Not smaller and not adaptive: h2 counts small DATA frames against the connection's window and closes
 /// connections that send many.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 /// Pings find peers that are gone without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Deadline for the response to an HTTP/2 keepalive ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// After about this long clients are asked to connect again, so that they spread over nodes that came later.
+/// Maximum age of a connection. The server then sends GOAWAY, so that clients reconnect and spread over new nodes.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 /// Spread of the age, so that clients that came together do not go together.
 const AGE_JITTER: Duration = Duration::from_secs(3 * 60);

@@ -21,11 +21,12 @@ use crate::{
 
 /// What RetryInfo of an UNAVAILABLE says where nothing better is known: L2 is probed about that often.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Longest TTL: Redis adds the wall clock to it in 64 bits.
+/// Maximum TTL in a gRPC request.
 const TTL_MAX_MS: i64 = i64::MAX / 2;
 
-/// The status code of an error.
-pub(super) fn code(kind: Kind) -> Code {
+/// Returns the status code of an error kind.
+#[must_use]
+pub fn code(kind: Kind) -> Code {
     match kind {
         Kind::InvalidArgument | Kind::ReservedPrefix => Code::InvalidArgument,
         Kind::TooLarge | Kind::Overloaded | Kind::OutOfMemory => Code::ResourceExhausted,

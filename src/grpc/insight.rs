@@ -40,6 +40,7 @@ const WATCH_MS: std::ops::RangeInclusive<i64> = 100..=3_600_000;
 
 /// Keys that TopKeys names, unless the client says otherwise, and at most.
 const TOP_KEYS: u32 = 10;
+/// Maximum number of keys in a response of `Insight.TopKeys`.
 const TOP_KEYS_MAX: u32 = 1_000;
 
 impl Edge {

@@ -42,13 +42,14 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 pub use connection::serve;
+pub use convert::code;
 
 use crate::{
     cache::{Cache, Caller},
     node::Node,
 };
 
-/// Most keys, entries or operations in one call or one batch of a Pipeline.
+/// Maximum number of keys, entries or operations in a call or in a batch of a Pipeline stream.
 pub const BATCH_MAX: usize = 1_000;
 
 /// Limits of the gRPC port. A reload replaces them; a connection sees them with its next call.

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Unanswered operations beyond which no further batch is read. One batch more may be under way then.
+/// Maximum number of unanswered operations of a Pipeline stream. The server then stops reading from the stream.
 const WINDOW: usize = 1_000;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {

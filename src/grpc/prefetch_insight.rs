@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Rules in one answer at most: all there can be are 16,384.
+/// Maximum number of rules in a response of `Insight.GetAssociations`.
 const RULES_MAX: usize = 1_000;
 
 impl Edge {

@@ -19,7 +19,7 @@ use super::{
     unary::{self, Call},
 };
 
-/// Messages that wait for the client to read: the producer holds the next one meanwhile.
+/// Maximum number of response messages that wait for the client to read. The stream pauses when the queue is full.
 const WAITING_MAX: usize = 1;
 
 /// Where the messages of a stream go.

@@ -21,7 +21,7 @@ use crate::{
     proto::{WarmRequest, WarmResponse},
 };
 
-/// Keys of one call to Warm: a few hundred KiB of usual keys, and a fifth of a second at the usual pace.
+/// Maximum number of keys in a call of `Admin.Warm`.
 const KEYS_MAX: usize = 10_000;
 /// Keys of one call to L2, and about so many of one page of a scan.
 const BATCH: usize = 256;

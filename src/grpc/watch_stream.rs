@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Time between heartbeats where the client names none.
+/// Interval between heartbeats of a Watch stream.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What a client may name, ms: below, heartbeats cost more than they say; above, a lost stream goes unnoticed.
 const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;

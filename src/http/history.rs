@@ -13,7 +13,7 @@ use crate::cache::{
 
 /// Between two points.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
-/// Five minutes.
+/// Maximum number of points in the history of the page (five minutes).
 const POINTS_MAX: usize = 150;
 
 /// Points of the last minutes, the oldest first.

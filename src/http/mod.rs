@@ -42,20 +42,21 @@ use crate::{
     socket::{Listener, Socket},
 };
 
-/// Most connections: a few scrapers, probes and browsers. More wait in the kernel's queue.
+/// Maximum number of HTTP connections. Further connections wait in the queue of the operating system.
 const CONNECTIONS_MAX: usize = 256;
-/// Most bytes of a request's head, and of what is read ahead.
+/// Maximum size of a request head.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
-/// Most header lines of a request.
+/// Maximum number of header lines of a request.
 const HEADERS_MAX: usize = 64;
-/// How long a client may take to send a head; also bounds an idle keep-alive.
+/// Deadline for a complete request head. The deadline also limits idle keep-alive connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may live, whatever it does: a client that reads slowly is not served forever.
+/// Maximum lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// No path takes a body.
+/// Maximum size of a request body. No path accepts a body.
 const BODY_MAX_BYTES: usize = 0;
 /// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
+/// Maximum pause after a failed accept.
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
 /// A worker that did not move for so long hangs: they beat every second, and no piece of work takes as long.
 const STALL: Duration = Duration::from_secs(10);

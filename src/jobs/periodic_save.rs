@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::timeout;
 
-/// Limit on the last save: it delays the end of the process.
+/// Maximum duration of the last write of a snapshot or of the hot key list. The write delays the end of the process.
 const LAST_SAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Calls `save` once per `period` until it is dropped. The first call comes after one period.

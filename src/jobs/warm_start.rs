@@ -23,7 +23,7 @@ use crate::{
 const BATCH: usize = 256;
 /// Interval of checks for L2 and the invalidation link at start.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Limit on consecutive calls that fail for all keys.
+/// Maximum number of consecutive failed L2 calls of a warm start. The warm start then ends.
 const FAILURES_MAX: u32 = 20;
 /// Pause after such a call, multiplied by their number.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);

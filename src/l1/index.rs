@@ -11,7 +11,7 @@ const WAYS: usize = 15;
 const PASSED: usize = WAYS;
 /// Bits of a word that are the place.
 const PLACE_BITS: u32 = 22;
-/// Entries a table takes at most: their places must fit.
+/// Maximum number of entries in an L1 shard.
 pub(super) const ENTRIES_MAX: usize = 1 << PLACE_BITS;
 /// Eighths of the words that are filled before the table grows.
 const LOAD_EIGHTHS: usize = 7;

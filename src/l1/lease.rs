@@ -6,11 +6,11 @@ use hashbrown::HashTable;
 use super::{epochs::Epoch, types::Token};
 use crate::{glob::Glob, model::Key};
 
-/// Leases a shard keeps at most. A lease lasts as long as one question to L2, and connections bound how many run at
-/// once; past this a reader leads without a lease, and its answer is not kept.
+/// Maximum number of fill leases in an L1 shard. Further L2 reads run without a lease, and their values are not inserted
+/// into L1.
 pub(super) const LEASES_MAX: usize = 16_384;
 
-/// Leases that one hold of the lock compares with a pattern at most: about 50 µs, once a pattern.
+/// Maximum number of fill leases compared with an invalidated pattern at a time (about 50 µs).
 const LOOKS_MAX: usize = 1_024;
 
 /// The right to fill one key.

@@ -59,7 +59,8 @@ const SHARDS: u64 = 16;
 const SHARD_ENTRIES_MIN: u64 = 64;
 /// What an entry is taken to weigh when the number of shards is chosen, bytes.
 const ENTRY_GUESS_BYTES: u64 = 1_024;
-/// A shard's share at most: it bounds how long one shard's index takes to grow, and its entries to what an index takes.
+/// Maximum capacity of an L1 shard. A larger L1 has more shards. The value bounds the time in which the index of a shard
+/// grows.
 const SHARD_BYTES_MAX: u64 = 256 << 20;
 
 /// The memory tier.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::slot::Slot;
 use crate::{clock::Tick, glob::Glob};
 
-/// Patterns that may be under purge at once. A hit in a shard that was not walked compares its key with each.
+/// Maximum number of patterns that are purged from L1 at the same time.
 pub(super) const PURGES_MAX: usize = 64;
 
 /// A pattern that was banned and has to be walked for. Whoever took it walks it to its end: until then it keeps one of 64

@@ -28,7 +28,7 @@ const LEAST: u64 = 2;
 const PART_MAX: u64 = 10;
 /// What a missed entry, dropped by the policy just before, costs.
 const DISPLACED_COST: u64 = 3;
-/// Keys that left unused and wait for the learner to hear of it, at most; beyond it the oldest are forgotten.
+/// Maximum number of removed, unused prefetched keys that wait for the prefetch learner. The oldest keys are dropped.
 const LEFT_MAX: usize = 4_096;
 /// Drops that are remembered, of each kind; 128 KB.
 const DROPS: usize = 16_384;

@@ -24,7 +24,7 @@ use crate::{
     model::{Key, RESERVED_PREFIX},
 };
 
-/// Bans that may be open at once, over all nodes: a read that misses L1 compares its key with each of them.
+/// Maximum number of open pattern bans over all nodes. A read that misses L1 compares its key with each pattern.
 pub const OPEN_MAX: usize = 64;
 
 /// One pattern ban.

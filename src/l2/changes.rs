@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::bans::Ban;
 use crate::clock::Tick;
 
-/// Δ of the coherence contract: a hit reflects every write acknowledged this long before.
+/// Coherence bound: maximum fence age with which L1 answers reads.
 pub const FENCE_SPAN: Duration = Duration::from_secs(1);
 
 /// A part of L2 that announces its own changes: one primary of Redis, or the whole store.

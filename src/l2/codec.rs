@@ -26,9 +26,9 @@ pub const MAGIC: [u8; 8] = *b"\x9fTERRACE";
 const VERSION: u8 = 1;
 /// Magic, version, length, checksum.
 pub const FIXED_BYTES: usize = 8 + 1 + 2 + 8;
-/// Most bytes of fields: 16 tags of 128 B take 2,209.
+/// Maximum size of the fields in the header of a tagged value. 16 tags of 128 bytes need 2,209 bytes.
 pub const FIELDS_MAX_BYTES: usize = 4096;
-/// Most bytes of a header.
+/// Maximum size of the header of a tagged value.
 pub const HEAD_MAX_BYTES: usize = FIXED_BYTES + FIELDS_MAX_BYTES;
 
 /// A tag of an entry.

@@ -13,11 +13,11 @@
 use hashbrown::{HashMap, hash_map::Entry};
 use smallvec::SmallVec;
 
-/// Maximum number of tokens of a key; the last one contains the rest of the key.
+/// Maximum number of tokens of a key in a key template. The remainder of the key is one more token.
 pub const TOKENS_MAX: usize = 16;
 /// Bytes of a key that are split; the rest is one token.
 const SPLIT_BYTES: usize = 256;
-/// Maximum number of positions whose values are counted: about 200 KB.
+/// Maximum number of token positions whose values are counted (about 200 KB).
 pub const POSITIONS_MAX: usize = 4_096;
 /// Different words (bits of a bitmap of 256) that make the words of a position variable: 34 words set 32 bits.
 const WORDS_MANY: u32 = 32;

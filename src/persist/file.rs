@@ -15,7 +15,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 
 /// The checksum of all such files.
 pub(crate) const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
-/// Maximum size of a block in bytes.
+/// Maximum size of a block in a file of the data directory.
 pub const BLOCK_MAX_BYTES: usize = 8 << 20;
 
 /// The result of loading a file.

@@ -18,7 +18,7 @@ const NAME: &str = "hot-keys";
 const MAGIC: &[u8; 16] = b"terrace-hot v01\n";
 /// Size of the magic bytes, the number of keys, and the checksum of the remaining bytes.
 const HEAD_BYTES: usize = MAGIC.len() + 8 + 4;
-/// Limit on the size of the file: several million keys of usual length.
+/// Maximum size of the hot key list: several million keys of usual length.
 const FILE_MAX_BYTES: usize = 512 << 20;
 
 /// A key and its heat.

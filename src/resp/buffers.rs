@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 /// What a buffer begins with, bytes; Redis reads as much at a time.
 pub(super) const BUFFER_BYTES: usize = 16 * 1024;
-/// A buffer that grew beyond this is freed instead of kept.
+/// Maximum size of a buffer that is reused. Larger buffers are freed.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
-/// Buffers kept by each thread.
+/// Maximum number of buffers that a thread keeps for reuse.
 const KEPT_MAX: usize = 64;
 
 thread_local! {

@@ -40,17 +40,17 @@ use crate::{
     socket::{Ends, Socket},
 };
 
-/// Above this nothing more is run for the client until it reads.
+/// Size of unread replies above which no further command of the client runs.
 const OUTPUT_SOFT_MAX_BYTES: usize = 16 << 20;
-/// A client that stays above the soft limit for so long is closed.
+/// Maximum time above `OUTPUT_SOFT_MAX_BYTES` before the connection is closed.
 const OUTPUT_SOFT_TIME: Duration = Duration::from_secs(10);
 /// What a client may hold of output while the whole port is over its limit.
 const OUTPUT_OVERLOADED_BYTES: usize = 64 * 1024;
-/// A client that has not authenticated by then is closed.
+/// Deadline for authentication, if a password is set.
 const AUTH_TIME: Duration = Duration::from_secs(5);
-/// Reads from the socket after the stop: what was received by then is answered.
+/// Maximum number of reads from a connection after the drain started.
 const LAST_READS_MAX: usize = 64;
-/// A client that is busy has read its last replies by then; one that idles does not notice, and is not waited for longer.
+/// Time that a drained connection stays open for the client to read the last replies.
 const LINGER: Duration = Duration::from_millis(250);
 /// Buffers up to this size are not counted as bytes under way: the limit on connections bounds them.
 const UNCOUNTED_BYTES: usize = 64 * 1024;

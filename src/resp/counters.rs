@@ -18,7 +18,7 @@ use crate::{
     clock::Tick,
 };
 
-/// Most codes of errors told apart; a client cannot invent codes, L2 might.
+/// Maximum number of error codes that INFO distinguishes.
 const CODES_MAX: usize = 128;
 /// Rates are means over at least this long.
 const RATE_WINDOW_MIN: Duration = Duration::from_secs(1);

@@ -12,19 +12,19 @@ use std::{borrow::Cow, ops::Index};
 
 use crate::cache::op::parse_integer;
 
-/// Longest inline request and longest header line, bytes (Redis's PROTO_INLINE_MAX_SIZE).
+/// Maximum size of an inline request or of a header line (PROTO_INLINE_MAX_SIZE of Redis).
 pub const LINE_MAX_BYTES: usize = 64 * 1024;
-/// Most elements of a request.
+/// Maximum number of elements in a request.
 pub const ELEMENTS_MAX: i64 = 64 * 1024;
-/// Most bytes of one request kept in the query buffer.
+/// Maximum size of a request.
 pub const REQUEST_MAX_BYTES: usize = 64 << 20;
-/// A longer bulk string is a protocol error, as in Redis; below it, what is too long is skipped and refused.
+/// Maximum declared length of a bulk string. A larger length is a protocol error.
 const BULK_LENGTH_MAX: i64 = 512 << 20;
-/// Before AUTH: most elements of a request.
+/// Maximum number of elements in a request before authentication.
 const ELEMENTS_BEFORE_AUTH_MAX: i64 = 10;
-/// Before AUTH: longest bulk string, bytes.
+/// Maximum size of a bulk string before authentication.
 const BULK_BEFORE_AUTH_MAX: i64 = 16 * 1024;
-/// Spans kept for the next request; what one large request needed beyond that is given back.
+/// Maximum number of parsed argument positions kept for the next request.
 const SPANS_KEPT_MAX: usize = 1024;
 
 /// What a connection may send now.

@@ -8,7 +8,7 @@ use super::{
 
 /// Slots of the index by hash of the name. A quarter of them is used.
 const SLOTS: usize = 1024;
-/// Longest name that is looked for: bounds the work for a name that is none.
+/// Maximum size of a command name that is looked up.
 const NAME_MAX_BYTES: usize = 32;
 
 /// All commands that are served, and the index that finds them.

@@ -10,7 +10,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-/// Bytes that may wait for one connection; Redis's hard limit for subscribers.
+/// Maximum size of the messages that wait for one connection (hard limit for subscribers in Redis).
 const WAITING_MAX_BYTES: usize = 32 << 20;
 
 /// How CLIENT UNBLOCK ends a blocked command.

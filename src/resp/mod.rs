@@ -44,6 +44,7 @@ use crate::{cache::Cache, node::Node};
 pub use connection::serve;
 use lookup::Commands;
 pub use port_state::PortState;
+pub use reply::error_text;
 
 /// Limits of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]

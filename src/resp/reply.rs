@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::{CacheError, Kind};
 
-/// A client whose pending replies exceed this is closed at once.
+/// Maximum size of the unread replies of a client. The connection is closed above this value.
 pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
 
 /// Why a command was refused or failed. Texts are Redis 7.0's where Redis has the case.
@@ -52,14 +52,15 @@ impl Refusal {
             Self::NotFinite => "ERR increment would produce NaN or Infinity".into(),
             Self::InvalidExpire(command) => format!("ERR invalid expire time in '{command}' command").into(),
             Self::Arity(command) => format!("ERR wrong number of arguments for '{command}' command").into(),
-            Self::Cache(error) => cache_message(error),
+            Self::Cache(error) => error_text(error),
             Self::Text(text) => Cow::Borrowed(text),
         }
     }
 }
 
-/// The text of each kind of error of the facade.
-fn cache_message(error: &CacheError) -> Cow<'_, str> {
+/// Returns the reply text of an error of the facade: error code and message.
+#[must_use]
+pub fn error_text(error: &CacheError) -> Cow<'_, str> {
     let code = match error.kind() {
         Kind::WrongType => return "WRONGTYPE Operation against a key holding the wrong kind of value".into(),
         Kind::OutOfMemory => return "OOM command not allowed when used memory > 'maxmemory'.".into(),

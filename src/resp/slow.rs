@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use super::{client_state::Client, frame::Args, monitors};
 use crate::clock::UnixMs;
 
-/// Arguments of an entry that are kept; of more, the last says how many there were.
+/// Maximum number of arguments in a SLOWLOG entry.
 const ARGUMENTS_MAX: usize = 32;
-/// Bytes of each that are kept.
+/// Maximum size of an argument in a SLOWLOG entry.
 const ARGUMENT_MAX_BYTES: usize = 128;
 /// SLOWLOG: a command slower than this is noted, µs; negative: none. Redis's default.
 const SLOWER_THAN_US: i64 = 10_000;
@@ -20,7 +20,7 @@ const SLOWER_THAN_US: i64 = 10_000;
 const FINE_US: i64 = 1_000;
 /// SLOWLOG: entries kept. Redis's default.
 const ENTRIES: u64 = 128;
-/// SLOWLOG: most entries that CONFIG SET allows.
+/// Maximum value of `slowlog-max-len`.
 pub(super) const ENTRIES_MAX: u64 = 100_000;
 /// LATENCY: samples kept for each event, as in Redis.
 const SAMPLES: usize = 160;

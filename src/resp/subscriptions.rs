@@ -19,7 +19,7 @@ use super::{
 };
 use crate::cache::{RawConnection, elements, multi_key::passthrough::request, text};
 
-/// Orders that wait for a subscriber's connection to Redis.
+/// Maximum number of subscription changes that wait for the Redis connection of a subscriber.
 const ORDERS_MAX: usize = 16;
 
 /// What one client listens to.

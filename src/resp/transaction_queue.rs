@@ -5,9 +5,9 @@ use super::{
     reply::Refusal,
 };
 
-/// Most commands between MULTI and EXEC.
+/// Maximum number of commands queued between MULTI and EXEC.
 const QUEUED_MAX: usize = 65_536;
-/// Most bytes of these commands.
+/// Maximum size of the commands queued between MULTI and EXEC.
 const QUEUED_MAX_BYTES: usize = 64 << 20;
 
 /// The commands that EXEC will run.

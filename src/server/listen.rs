@@ -23,12 +23,13 @@ use tokio::sync::{mpsc, watch};
 use super::StartError;
 use crate::socket::{Listener, Socket as Connection};
 
-/// Connections the kernel holds for us until we accept them.
+/// Maximum number of connections that wait in the accept queue of a port.
 const BACKLOG: u16 = 1024;
 /// Dead peers are noticed after this long without traffic.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
+/// Maximum pause after a failed accept.
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
 
 /// Who may connect to a Unix socket: its owner and its group, as containers of one pod share a group.

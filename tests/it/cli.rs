@@ -59,7 +59,7 @@ fn an_unknown_flag_is_exit_code_64_and_help_is_0() {
             row.key
         );
     }
-    assert!(help.contains("--l1-size <SIZE> Bound on the weight of all entries"));
+    assert!(help.contains("--l1-size <SIZE> Maximum weight in bytes of all L1 entries"));
     assert!(help.contains("(size, 64KiB to 16TiB) [default: 256MiB] [env: TERRACE_L1_SIZE]"));
 }
 

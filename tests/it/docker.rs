@@ -29,7 +29,9 @@ use terrace::{
 
 use crate::support::{
     command::{Killed, has, run},
-    eventually, http, image, prefetch,
+    eventually, http, image,
+    markdown::Page,
+    prefetch,
     process::Process,
     redis::{RedisServer, free_port},
     terrace::{Terrace, config},
@@ -37,6 +39,9 @@ use crate::support::{
 
 /// Deadlines are not what is tested here, and the machine may be busy.
 const PATIENT: [&str; 4] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s"];
+
+/// The page with a section for each alert.
+const RUNBOOK: &str = "docs/operations/alerts.md";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docker")
@@ -258,10 +263,16 @@ fn every_metric_that_is_named_exists() {
 fn the_rules_are_valid_and_tested_and_the_page_of_metrics_is_clean() {
     let rules = &yaml("prometheus/alerts.yml")[0]["groups"][0]["rules"];
     let tested = text("prometheus/alerts_test.yml");
-    let readme = fs::read_to_string(folder().join("../README.md")).unwrap();
-    for alert in rules.as_array().unwrap().iter().filter_map(|rule| rule["alert"].as_str()) {
+    let runbook = Page::read(RUNBOOK);
+    for rule in rules.as_array().unwrap() {
+        let Some(alert) = rule["alert"].as_str() else { continue };
         assert!(tested.contains(&format!("alertname: {alert}\n")), "{alert} has a test");
-        assert!(readme.contains(&format!("| `{alert}` |")), "README says what to do about {alert}");
+        let anchor = alert.to_lowercase();
+        assert_eq!(rule["annotations"]["runbook"], format!("{RUNBOOK}#{anchor}"), "{alert}");
+        let section = runbook.section(&anchor).unwrap_or_else(|| panic!("{RUNBOOK} has no section {alert}"));
+        for part in ["**Meaning.**", "**Impact.**", "**Diagnosis.**", "**Remedy.**"] {
+            assert!(section.contains(part), "{RUNBOOK}, section {alert}, has no part {part}");
+        }
     }
     if !has("promtool") {
         return;
@@ -276,6 +287,24 @@ fn the_rules_are_valid_and_tested_and_the_page_of_metrics_is_clean() {
     let mut check = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();
     check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     assert!(check.wait().unwrap().success());
+}
+
+#[test]
+fn the_deployment_page_names_every_manifest() {
+    let page = Page::read("docs/operations/deploy.md");
+    let linked: BTreeSet<String> = page.links().into_iter().map(|(_, link)| link).collect();
+    for path in [
+        "Dockerfile",
+        "compose.yaml",
+        "kubernetes/terrace.yaml",
+        "kubernetes/sidecar.yaml",
+        "kubernetes/servicemonitor.yaml",
+        "systemd/terrace.service",
+        "prometheus/alerts.yml",
+        "grafana/dashboards/terrace.json",
+    ] {
+        assert!(linked.contains(&format!("../../docker/{path}")), "{} does not link docker/{path}", page.path);
+    }
 }
 
 /// Users that the nodes read while the dashboard is asked for: each new one brings its profile along.

@@ -24,6 +24,7 @@ use crate::support::{
     command::{Killed, has, run},
     eventually,
     image::{Instruction, environment, pairs, said, stages},
+    markdown::Page,
 };
 
 fn words(json: &str) -> Vec<String> {
@@ -53,6 +54,18 @@ fn its_bases_are_pinned_and_its_environment_valid() {
     let ports: Vec<&str> = ports.iter().map(|address| address.rsplit_once(':').unwrap().1).collect();
     assert_eq!(said(stages.last().unwrap(), "EXPOSE"), [ports.join(" ")]);
     assert!(config.server.expose);
+}
+
+#[test]
+fn the_deployment_page_describes_the_image() {
+    let stages = stages();
+    let last = stages.last().unwrap();
+    let page = Page::read("docs/operations/deploy.md");
+    let variables = environment().into_iter().map(|(name, _)| name);
+    let facts = variables.chain(said(last, "USER").into_iter().chain(said(last, "VOLUME")).map(str::to_owned));
+    for fact in facts {
+        assert!(page.text.contains(&format!("`{fact}`")), "{} does not name {fact} of the image", page.path);
+    }
 }
 
 #[test]

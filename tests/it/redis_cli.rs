@@ -188,7 +188,7 @@ fn interactive(terrace: &Terrace) {
     press("terrace.top ");
     session.until("TERRACE.TOP is hinted", "[READS|BYTES|MISSES|TIME|HELP] [count]");
     press("\u{15}help terrace.info\r");
-    session.until("help knows our commands", "Show what each tier knows of a key");
+    session.until("help knows our commands", "Show the tiers that hold a key");
     press("help getset\r");
     session.until("help knows Redis's commands", "Set the string value of a key and return its old value");
     press("multi\r");

@@ -370,7 +370,12 @@ fn a_flush_over_redis_must_be_allowed() {
     let redis = RedisServer::start();
     let terrace = over(&redis);
     let refused = ask(&terrace, "SET k v | FLUSHALL | FLUSHDB | GET k");
-    assert!(refused.contains("-ERR FLUSHALL is refused by the setting resp.flush = \"refuse\"\r\n"), "{refused}");
+    assert!(
+        refused.contains(
+            "-ERR FLUSHALL is refused by the setting resp.flush; set it to \"allow\" to permit the command\r\n"
+        ),
+        "{refused}"
+    );
     assert!(refused.contains("-ERR FLUSHDB is refused") && refused.contains("$1\r\nv\r\n"), "{refused}");
 }
 

@@ -80,7 +80,7 @@ fn what_it_prints_is_what_the_server_counts() {
         "user:{d}:cart",
         "top keys by misses",
         "absent:",
-        "L1 at another size",
+        "estimated L1 hit rate by size",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }

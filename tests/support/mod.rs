@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod http;
 pub mod image;
 pub mod kv;
+pub mod markdown;
 pub mod node;
 pub mod prefetch;
 pub mod process;

@@ -17,7 +17,7 @@ use crate::{
 
 /// Hits between two samples of one worker.
 const SAMPLE_EVERY: u64 = 10_000;
-/// Limit on waiting samples; hits beyond it are not sampled.
+/// Maximum number of sampled hits that wait for the coherence self-check. Further hits are not sampled.
 const WAITING_MAX: usize = 1_024;
 /// Δ of the contract, and some time for the message to be taken in.
 const DELTA: Duration = Duration::from_millis(1_100);

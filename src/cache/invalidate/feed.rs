@@ -32,15 +32,15 @@ use crate::{
     l2::Flavor,
 };
 
-/// Events kept in the ring: one second at 65,000 changes per second.
+/// Maximum number of changes kept for Watch streams that resume.
 const EVENTS_MAX: usize = 65_536;
-/// Bytes of keys kept in the ring.
+/// Maximum size in bytes of the keys of all changes kept for Watch streams that resume.
 const BYTES_MAX: usize = 8 << 20;
-/// Limit on followers. Each is a stream of a client that reads the ring by itself.
+/// Maximum number of open Watch streams.
 const FOLLOWERS_MAX: usize = 1_024;
-/// Limit on the prefixes of one follower.
+/// Maximum number of key prefixes of one Watch stream.
 pub const PREFIXES_MAX: usize = 64;
-/// Events copied per acquisition of the lock: about 10 µs.
+/// Maximum number of changes copied for a Watch stream at a time (about 10 µs).
 const TAKEN_MAX: usize = 256;
 /// The bit of `Events::wanted` that is set while the feed records.
 pub(in crate::cache) const RECORDS: u8 = 2;

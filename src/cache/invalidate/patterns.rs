@@ -28,7 +28,7 @@ const BUSY_RATE: f64 = 500.0;
 /// While the store is busy, the sweep pauses this many times the duration of its last page, so that it takes a quarter of
 /// the store's time.
 const REST_BUSY: u32 = 3;
-/// Limit on that pause: a page that took longer waited for something other than the store.
+/// Maximum pause of a sweep after a page of keys. A page that took longer waited for something other than the store.
 const REST_MAX: Duration = Duration::from_millis(2);
 /// The shortest pause that the runtime's timer supports.
 const REST_MIN: Duration = Duration::from_millis(1);
@@ -42,10 +42,10 @@ const PURGE_STEP: usize = 4_096;
 const LOOK_FIRST: Duration = Duration::from_millis(50);
 /// Pause after an error of the store.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// Limit on the bans whose progress is kept.
+/// Maximum number of pattern bans whose progress this node remembers.
 const KNOWN_BANS_MAX: usize = 1_024;
 
-/// Limit on the recent patterns that are kept to explain missing keys.
+/// Maximum number of recent pattern bans that `Explain` can name as the reason for a miss.
 const RECENT_MAX: usize = 64;
 
 /// Progress of the invalidation of a pattern.

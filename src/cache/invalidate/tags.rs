@@ -45,10 +45,9 @@ use crate::{
 
 /// Maximum number of tags of an entry.
 pub const TAGS_MAX: usize = 16;
-/// Maximum length of a tag's name in bytes.
+/// Maximum size of a tag name in bytes.
 pub const TAG_MAX_BYTES: usize = 128;
-/// Life of a tag's id. A Set under the tag renews it once half of it has passed: an entry that is not written for longer
-/// than half of it may be missed.
+/// TTL of a tag id in L2. Each `Set` with the tag renews the TTL.
 const ID_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// Prefix of the records of tag ids, after the reserved prefix.
 const ID_PREFIX: &[u8] = b"tag:";

@@ -15,7 +15,7 @@ use crate::{
     model::Key,
 };
 
-/// How often a redirection within a cluster is followed. A server that has heard of a failover may be the first.
+/// Maximum number of cluster redirections that a pass-through command follows.
 const REDIRECTIONS_MAX: u32 = 8;
 /// Pause before the second and each further one, times their number: until the others have heard as well.
 const REDIRECTION_PAUSE: Duration = Duration::from_millis(50);

@@ -22,7 +22,7 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of keys of one watch.
+/// Maximum number of keys that one RESP client watches (`WATCH`).
 const KEYS_MAX: usize = 65_536;
 
 /// All watched keys of this process.

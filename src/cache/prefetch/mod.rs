@@ -45,11 +45,11 @@ use crate::{
     model::Key,
 };
 
-/// Limit on the keys that wait for a background read; with more, prefetches would be too late anyway.
+/// Maximum number of keys that wait for a background prefetch. Later prefetches would arrive too late.
 const QUEUE_MAX: usize = 1_024;
-/// Limit on piggybacked prefetches per read of L2, however many keys the read misses.
+/// Maximum number of keys that are prefetched together with one L2 read (piggybacked).
 const PIGGYBACKED_MAX: usize = 64;
-/// Limits on the waiting notes, and on the notes that one event processes while its miss waits.
+/// Maximum number of events that wait for the prefetch learner. Further events are not learned.
 const NOTES_MAX: usize = 8_192;
 const NOTES_PER_EVENT: usize = 8;
 

@@ -20,7 +20,7 @@ use crate::{
     learn::key_template::{KeyTemplate, KeyTemplates},
 };
 
-/// Maximum number of groups, including `other`: an entry has one byte for its group.
+/// Maximum number of key groups in statistics, group `other` included. An L1 entry stores its group in one byte.
 pub const GROUPS_MAX: usize = 256;
 /// Number of the group `other`.
 pub const OTHER: u8 = 0;
@@ -28,11 +28,11 @@ pub const OTHER: u8 = 0;
 pub const OTHER_NAME: &str = "other";
 /// Keys of a template before it becomes a group.
 const SIGHTINGS: u32 = 16;
-/// Templates that are counted before they have a number; beyond it the count begins anew.
+/// Maximum number of key templates that are counted before they become key groups.
 const CANDIDATES_MAX: usize = 4_096;
 /// Of keys whose template has a number already, one in so many still teaches which words vary.
 const TEACH_EVERY: u32 = 16;
-/// Maximum length of a name in characters.
+/// Maximum length of a key group name in characters.
 const NAME_MAX: usize = 80;
 
 /// All groups of a server.

@@ -17,9 +17,10 @@ use smallvec::SmallVec;
 
 use crate::{clock::Tick, model::Key};
 
-/// Keys that one sketch counts at most.
+/// Maximum number of keys counted per worker for each ranking of top keys.
 const KEYS_MAX: usize = 1_024;
-/// Longest key that is counted, bytes: bounds the sketches of a worker to 4 MB, and to a tenth of that with ordinary keys.
+/// Maximum size of a key that is counted for the rankings of top keys. The value bounds the memory of the rankings to 4 MB
+/// per worker.
 const KEY_BYTES_MAX: usize = 512;
 /// How long one sketch counts.
 const TURN: Duration = Duration::from_secs(300);

@@ -34,12 +34,11 @@ const QUARTERS: [u64; 4] = [2, 4, 8, 16];
 const RATE_FIRST: u32 = 1;
 /// And never fewer than this one in so many.
 const RATE_LAST: u32 = 1 << 16;
-/// Entries of the largest ghost beyond which the sample is halved.
+/// Maximum number of entries in the largest simulated L1 of the size estimate. The sampling rate is halved above this value.
 const ENTRIES_MAX: u64 = 32_768;
-/// Reads of one round (20 ms) beyond which the sample is halved: each takes about 1 µs to play, one that all ghosts miss some
-/// 5 µs.
+/// Maximum number of reads that the size estimate processes every 20 ms. The sampling rate is halved above this value.
 const ROUND_MAX: usize = 512;
-/// Reads that wait to be played: about 3 MB.
+/// Maximum number of sampled reads that wait for the size estimate (about 3 MB).
 const WAITING_MAX: usize = 65_536;
 /// Entries that one step of a scan looks at.
 const SCAN_STEP: usize = 1_024;

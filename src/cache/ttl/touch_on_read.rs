@@ -32,9 +32,9 @@ use crate::{
 
 /// Number of touches per window.
 const PARTS: u32 = 16;
-/// Limit on waiting touches: one second of reads at the highest rate that Redis answers.
+/// Maximum number of keys that wait for a touch on read. Further touches are left to the next read of the key.
 const WAITING_MAX: usize = 65_536;
-/// Limit on the keys of one batch.
+/// Maximum number of keys in one batch of touches.
 const BATCH_MAX: usize = 256;
 
 /// Waiting touches, and the results of previous ones.

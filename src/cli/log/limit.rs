@@ -28,11 +28,11 @@ use tracing_subscriber::{
 use crate::clock::stopwatch_ns;
 
 const MINUTE_NS: u64 = 60_000_000_000;
-/// Of one place with the same words, a minute.
+/// Maximum number of log lines per minute with the same source location and text.
 const SAME_MAX: u64 = 5;
-/// Of one place, a minute.
+/// Maximum number of log lines per minute from one source location.
 const PLACE_MAX: u64 = 100;
-/// Messages that are remembered; the minute of all begins afresh when there are more.
+/// Maximum number of distinct log messages that are counted. The counts restart when there are more.
 const REMEMBERED_MAX: usize = 4_096;
 /// What is sampled already.
 const EXEMPT: &str = "terrace::request";

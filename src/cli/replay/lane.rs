@@ -17,7 +17,7 @@ use crate::{
     proto::{Found, GetRequest, SetRequest, Tier, get_response::Result as Got},
 };
 
-/// Longest latency that is told apart, microseconds: ten minutes, far beyond a server's deadline.
+/// Maximum latency that `terrace replay` records.
 const LATENCY_MAX_US: u64 = 600_000_000;
 /// Requests after which the progress bar is told.
 const PROGRESS_STEP: u64 = 100;

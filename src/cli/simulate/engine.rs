@@ -24,7 +24,7 @@ use crate::{
 
 /// Trace time 0 as a tick, which is never 0.
 const START_MS: u64 = 1;
-/// Largest value that is kept in simulated memory, bytes. Terrace's own bound is far below.
+/// Maximum size of a value that `terrace simulate` keeps.
 const VALUE_MAX_BYTES: u64 = 64 << 20;
 /// Whose requests those without a caller are.
 const ALONE: u64 = 1;
@@ -41,11 +41,11 @@ pub enum Room {
 /// What prefetch may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Nothing is learned.
+    /// Learn nothing.
     Off,
-    /// It is learned and measured, and nothing is fetched.
+    /// Learn and measure predictions, and prefetch nothing.
     Shadow,
-    /// What has proven itself is fetched.
+    /// Prefetch predictions with measured precision.
     Auto,
 }
 

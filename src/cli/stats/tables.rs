@@ -56,12 +56,12 @@ fn head(server: &str, stats: &GetStatsResponse) -> String {
     format!(
         "{server}  up {}  L1 {}, {} entries, {} of {}  L2 {} {}  clients: {} gRPC, {} RESP\n",
         span(stats.uptime_ms),
-        if coherence.open { "open" } else { "closed" },
+        if coherence.open { "in use" } else { "bypassed" },
         count(l1.entries as f64),
         bytes(l1.bytes),
         bytes(l1.capacity_bytes),
         l2.kind,
-        if l2.up { "up" } else { "away" },
+        if l2.up { "up" } else { "down" },
         connections.grpc,
         connections.resp,
     )
@@ -103,15 +103,19 @@ fn windows(windows: &[WindowStats]) -> String {
     line("misses", &|_, reads, _| count(reads.miss as f64));
     line("errors", &|_, reads, _| count(reads.error as f64));
     line("coalesced", &|_, reads, _| count(reads.coalesced as f64));
-    line("left L1: room", &|_, _, removed| count(removed.size as f64));
-    line("left L1: expired", &|_, _, removed| count(removed.expired as f64));
-    line("left L1: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
+    line("L1 removals: space", &|_, _, removed| count(removed.size as f64));
+    line("L1 removals: expired", &|_, _, removed| count(removed.expired as f64));
+    line("L1 removals: changed", &|_, _, removed| count((removed.invalidated + removed.replaced) as f64));
     line("prefetched", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.issued) as f64));
-    line("  of these used", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.used) as f64));
-    line("announced changes", &|window, _, _| {
-        count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64)
-    });
-    line("reads, L1 closed", &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64));
+    line("prefetched and used", &|window, _, _| count(window.prefetch.map_or(0, |prefetch| prefetch.used) as f64));
+    line(
+        "invalidations",
+        &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64),
+    );
+    line(
+        "reads, L1 bypassed",
+        &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64),
+    );
     line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
     line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
     line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));
@@ -128,7 +132,7 @@ fn latency(latency: Option<LatencyStats>) -> LatencyStats {
 fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
     let Some(window) = stats.windows.iter().find(|window| window.name == name) else { return String::new() };
     let title = format!("key groups, {name}");
-    let mut rows = vec![row([&title, "reads/s", "L1", "L2", "misses", "errors", "entries", "bytes", "left L1"])];
+    let mut rows = vec![row([&title, "reads/s", "L1", "L2", "misses", "errors", "entries", "bytes", "removed"])];
     let mut groups: Vec<_> = stats
         .groups
         .iter()
@@ -183,9 +187,9 @@ fn gain(control: &PrefetchControl) -> String {
     match (control.gain, control.gain_deviation) {
         (Some(gain), Some(deviation)) => {
             let [gain, deviation] = [gain, deviation].map(|part| format!("{:.1} %", 100.0 * part));
-            format!("misses spared: {gain} (deviation {deviation}; {samples})\n")
+            format!("misses avoided: {gain} (deviation {deviation}; {samples})\n")
         }
-        _ => format!("misses spared: not known yet ({samples})\n"),
+        _ => format!("misses avoided: no estimate yet ({samples})\n"),
     }
 }
 
@@ -212,7 +216,7 @@ fn ranking(by: TopBy, top: &crate::proto::TopKeysResponse) -> String {
 
 fn sizes(seen: &Seen) -> String {
     let capacity = &seen.capacity;
-    let title = format!("L1 at another size, without prefetch, from 1 key in {}", capacity.one_in);
+    let title = format!("estimated L1 hit rate by size, without prefetch, from 1 key in {}", capacity.one_in);
     let mut rows = vec![row([&title, "size", "L1 hit rate"])];
     for size in &capacity.sizes {
         rows.push(vec![format!("{} x", size.scale), bytes(size.capacity_bytes), percent(size.l1_hit_rate)]);
@@ -245,13 +249,13 @@ fn hot_keys(keys: &[HotKeyTtl], top: u32) -> String {
 
 fn templates(advice: &[TtlAdvice]) -> String {
     if advice.is_empty() {
-        return "nothing to advise yet: too few of the keys that are followed were read again".to_owned();
+        return "nothing to advise yet: too few sampled keys were read repeatedly".to_owned();
     }
     let mut rows = vec![row([
         "template",
         "advised",
         "tuned",
-        "today",
+        "current",
         "keys",
         "read every",
         "p90",
@@ -281,7 +285,7 @@ fn templates(advice: &[TtlAdvice]) -> String {
             both(|outcome| outcome.held),
         ]);
     }
-    table(&rows) + "keys followed (intervals between reads); hits, stale and held: today > as advised"
+    table(&rows) + "keys: sampled keys (intervals between reads); hits, stale and held: current > with the advised TTL"
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::proto::{GetStatsResponse, ReadStats, SimulateCapacityResponse, TopBy,
 
 /// From this width on groups and keys stand side by side.
 const WIDE: u16 = 120;
-/// Longest filter, characters.
+/// Maximum length of the filter in `terrace top`, in characters.
 const FILTER_MAX: usize = 60;
 
 /// By what groups are sorted.
@@ -176,9 +176,9 @@ impl<'s> Screen<'s> {
             Line::from(vec![
                 Span::from("terrace ").bold(),
                 Span::from(format!("{}  up {}  ", self.0.server, span(stats.uptime_ms))),
-                up(format!("L1 {}", if is_open { "open" } else { "closed" }), is_open),
+                up(format!("L1 {}", if is_open { "in use" } else { "bypassed" }), is_open),
                 Span::from(format!(", {} of {}  ", percent(full), bytes(l1.capacity_bytes))),
-                up(format!("L2 {} {}", l2.kind, if l2.up { "up" } else { "away" }), l2.up),
+                up(format!("L2 {} {}", l2.kind, if l2.up { "up" } else { "down" }), l2.up),
             ]),
             Line::from(vec![Span::from(format!("{now} reads/s now")).bold(), Span::from(self.rates())]),
             Line::from(self.l2()),
@@ -290,7 +290,7 @@ impl<'s> Screen<'s> {
         });
         let widths = [8, 8, 8, 7, 7, 8, 7].map(Constraint::Length);
         let widths = std::iter::once(Constraint::Min(10)).chain(widths);
-        let head = ["group", " reads/s", "      L1", "      L2", " misses", "entries", "   bytes", "left L1"];
+        let head = ["group", " reads/s", "      L1", "      L2", " misses", "entries", "   bytes", "removed"];
         let title = format!("groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
         let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);

@@ -1,9 +1,9 @@
-// The page at /: asks for the numbers every two seconds and draws them. Read-only; every text goes in as text, never as markup.
+// The page at /: requests the values every two seconds and draws them. Read-only; every text is inserted as text, never as markup.
 "use strict";
 
 const EVERY_MS = 2000;
 const SLOW_EVERY_MS = 10000;
-// A server that does not answer is asked again, ever more rarely.
+// The interval between requests doubles while the server does not respond.
 const WAIT_MAX_MS = 30000;
 
 // Points of the last minutes.
@@ -39,9 +39,9 @@ function drawSizes({ what_if, windows }) {
   const rate = (scale) => what_if.sizes.find((size) => size.scale === scale)?.l1_hit_rate;
   const known = data[0].length > 1;
   by("c-mrc").hidden = !known;
-  set("s-mrc", known ? `2×: ${percent(rate(2) - rate(1))} fewer, ½×: ${percent(rate(1) - rate(.5))} more` : "not known yet");
+  set("s-mrc", known ? `2×: ${percent(rate(2) - rate(1))} fewer misses, ½×: ${percent(rate(1) - rate(.5))} more` : "no estimate yet");
   bars("sizes", known ? what_if.sizes.map((size) => (
-    { name: `${size.scale} × = ${bytes(size.capacity_bytes)}`, note: `${percent(size.l1_hit_rate)} hits`, part: size.l1_hit_rate })) : [], "not known yet");
+    { name: `${size.scale} × = ${bytes(size.capacity_bytes)}`, note: `${percent(size.l1_hit_rate)} hits`, part: size.l1_hit_rate })) : [], "no estimate yet");
   if (!known) return;
   if (sizes) sizes.setData(data); else sizes = sizesChart(data);
   latest(sizes);
@@ -61,9 +61,9 @@ function chips(stats) {
   if (node.draining) wanted.push(["warn", "draining"]);
   else wanted.push(health.ready ? [health.says === "ready" ? "good" : "warn", health.says] : ["bad", health.says]);
   if (l2.kind !== "none") wanted.push([l2.state === "up" ? "good" : l2.state === "down" ? "bad" : "warn", `L2 ${l2.kind} ${l2.state}`]);
-  wanted.push(coherence.open ? ["good", "L1 open"] : ["warn", "L1 closed"]);
+  wanted.push(coherence.open ? ["good", "L1 in use"] : ["warn", "L1 bypassed"]);
   if (warming.at_work) wanted.push(["warn", `warming up, ${count(warming.left)} keys left`]);
-  if (coherence.stale_detected > 0) wanted.push(["bad", `${coherence.stale_detected} stale reads found`]);
+  if (coherence.stale_detected > 0) wanted.push(["bad", `${coherence.stale_detected} stale reads detected`]);
   const list = by("chips");
   const text = JSON.stringify(wanted);
   if (list.dataset.shown === text) return;
@@ -80,7 +80,7 @@ function tiles(stats) {
   set("t-any", percent(answered ? (reads.hit_l1 + reads.stale + reads.hit_l2) / answered : null));
   set("t-any-note", reads.error ? `last minute, ${count(reads.error)} errors` : "last minute");
   set("t-reads", count(sum(reads) / seconds));
-  // Of the port that is busier.
+  // The busier port.
   const [port, latency] = minute.resp.count > minute.grpc.count ? ["RESP", minute.resp] : ["gRPC", minute.grpc];
   set("t-p99", micros(latency.p99_us));
   set("t-p99-note", latency.p50_us == null ? "no requests in the last minute" : `${port}, p50 ${micros(latency.p50_us)}, last minute`);
@@ -95,30 +95,30 @@ function lists(stats) {
     const below = group.reads.l2_hit_rate == null ? "" : ` · ${percent(group.reads.l2_hit_rate, 0)} L2`;
     const note = total ? `${percent(group.reads.l1_hit_rate, 0)} L1${below} · ${count(total)} reads` : `${bytes(group.bytes)} in L1`;
     return { name: group.name, note, part: total / most };
-  }), "nothing was read yet");
+  }), "no reads yet");
   const { removed } = stats.windows[1];
-  const causes = [["size", "room was needed"], ["expired", "time was over"], ["invalidated", "was written"], ["replaced", "newer value"]];
+  const causes = [["size", "space, or unused prefetch"], ["expired", "TTL expired"], ["invalidated", "invalidated"], ["replaced", "newer value"]];
   const gone = Math.max(1, ...causes.map(([cause]) => removed[cause]));
-  bars("bans", stats.bans.map((pattern) => ({ name: pattern, note: "being removed", part: null })), "none");
-  set("bans-note", stats.bans_open > stats.bans.length ? `${stats.bans.length} of ${stats.bans_open}` : "patterns under invalidation");
+  bars("bans", stats.bans.map((pattern) => ({ name: pattern, note: "removal in progress", part: null })), "none");
+  set("bans-note", stats.bans_open > stats.bans.length ? `${stats.bans.length} of ${stats.bans_open}` : "removal from L2 in progress");
   bars("why", causes.map(([cause, says]) => ({ name: says, note: count(removed[cause]), part: removed[cause] / gone })), "");
 }
 
 function facts(stats) {
   const { l2, coherence, node } = stats;
   const rows = [["L2", l2.why ? `${l2.kind}, ${l2.state}: ${l2.why}` : `${l2.kind}, ${l2.state}`]];
-  rows.push(["read from L2", `${count(l2.keys_read)} keys`], ["written to L2", count(l2.ops_written)], ["errors of L2", count(l2.errors)]);
+  rows.push(["read from L2", `${count(l2.keys_read)} keys`], ["written to L2", count(l2.ops_written)], ["L2 errors", count(l2.errors)]);
   if (l2.kind === "redis") {
     rows.push(["primaries, breakers open", `${l2.primaries}, ${l2.breakers_open}`]);
-    rows.push(["all changes heard", coherence.fence_age_ms == null ? "never yet" : `${coherence.fence_age_ms} ms ago`]);
-    rows.push(["invalidations", count(coherence.invalidations)], ["link lost", count(coherence.reconnects)]);
+    rows.push(["fence age", coherence.fence_age_ms == null ? "no fence yet" : `${coherence.fence_age_ms} ms`]);
+    rows.push(["invalidations", count(coherence.invalidations)], ["lost connections", count(coherence.reconnects)]);
     rows.push(["self-check", `${count(coherence.checked)} checked, ${count(coherence.stale_detected)} stale`]);
     if (coherence.refused) rows.push(["Redis refuses", coherence.refused]);
   }
-  if (l2.kind !== "none") rows.push(["reads of L2, p50 and p99", `${micros(stats.windows[0].l2_read.p50_us)}, ${micros(stats.windows[0].l2_read.p99_us)}`]);
+  if (l2.kind !== "none") rows.push(["L2 reads, p50 and p99", `${micros(stats.windows[0].l2_read.p50_us)}, ${micros(stats.windows[0].l2_read.p99_us)}`]);
   const c = node.connections;
   rows.push(["clients", `${c.grpc} gRPC, ${c.resp} RESP, ${c.http} HTTP`], ["clients refused", count(c.rejected)]);
-  rows.push(["under way", bytes(node.in_flight_bytes)]);
+  rows.push(["bytes in flight", bytes(node.in_flight_bytes)]);
   const list = by("facts");
   if (list.children.length !== 2 * rows.length) {
     list.replaceChildren(...rows.flatMap(() => [element("dt"), element("dd")]));
@@ -159,7 +159,7 @@ async function round() {
       wait = EVERY_MS;
     } catch (error) {
       wait = Math.min(wait * 2, WAIT_MAX_MS);
-      banner(`The server does not answer (${error.message}). What is shown is old; asking again in ${Math.round(wait / 1000)} s.`);
+      banner(`The server does not respond (${error.message}). The values shown are outdated; next attempt in ${Math.round(wait / 1000)} s.`);
     }
   }
   setTimeout(round, wait);
@@ -175,7 +175,7 @@ async function slowRound() {
       showLearned(await ask("/api/learned"));
       drawTtls();
     } catch {
-      // The other round tells of it.
+      // The other loop reports the failure.
     }
   }
   setTimeout(slowRound, SLOW_EVERY_MS);
@@ -184,7 +184,7 @@ async function slowRound() {
 function theme(name) {
   document.documentElement.dataset.theme = name;
   set("theme", name === "dark" ? "Light" : "Dark");
-  by("theme").setAttribute("aria-label", name === "dark" ? "Light colours" : "Dark colours");
+  by("theme").setAttribute("aria-label", name === "dark" ? "Light colors" : "Dark colors");
 }
 
 function begin() {
@@ -206,7 +206,7 @@ function begin() {
   for (const which of ["rules", "pairs"]) by(`graph-${which}`).addEventListener("click", () => showGraphOf(which));
   let width = by("main").clientWidth;
   const fit = () => {
-    // Its height changes with what it shows.
+    // The height changes with the content; only the width matters.
     if (by("main").clientWidth === width) return;
     width = by("main").clientWidth;
     places = new Map();

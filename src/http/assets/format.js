@@ -1,4 +1,4 @@
-// How numbers and names read, and the few things that every part of the page does with its elements.
+// Formats numbers and names; small helpers for the elements of the page.
 "use strict";
 
 const by = (id) => document.getElementById(id);
@@ -24,7 +24,7 @@ const span = (s) => {
   if (s < 7200) return Math.floor(s / 60) + " min";
   return s < 172800 ? Math.floor(s / 3600) + " h" : Math.floor(s / 86400) + " days";
 };
-// A TTL, to two figures.
+// Formats a TTL with two digits.
 const ttl = (ms) => {
   if (ms == null) return "none";
   const units = [[86400e3, "d"], [3600e3, "h"], [60e3, "min"], [1e3, "s"]];
@@ -33,7 +33,7 @@ const ttl = (ms) => {
   return (n < 10 ? Number(n.toFixed(1)) : Math.round(n)) + " " + unit;
 };
 const clock = (s) => new Date(s * 1000).toLocaleTimeString([], { hour12: false });
-// The end of a key says more than its middle.
+// Shortens a key in the middle, because its end is more specific.
 const cut = (text, most) => (text.length <= most ? text : text.slice(0, Math.ceil(most * .6) - 1) + "…" + text.slice(-Math.floor(most * .4)));
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -45,7 +45,7 @@ function element(name, className, text) {
   return made;
 }
 
-// Bars: name, note, and how long. What is there is changed in place, so that a reader's cursor stays.
+// Bars with name, note and length. Existing elements are updated in place, so that the position of a screen reader stays.
 function bars(id, rows, nothing) {
   const list = by(id);
   const wanted = rows.length ? rows : [{ name: nothing, note: "", part: null }];
@@ -58,7 +58,7 @@ function bars(id, rows, nothing) {
       line.append(element("span", "name"), element("span", "note"));
       const bar = element("progress");
       bar.max = 1;
-      // The note says it already.
+      // The note has the same value.
       bar.setAttribute("aria-hidden", "true");
       item.append(line, bar);
       list.append(item);
@@ -71,7 +71,7 @@ function bars(id, rows, nothing) {
   });
 }
 
-// Sentences behind a chart, for those who want them: the same as a list.
+// Text alternative of a chart: the same data as a list.
 function sentences(id, texts) {
   const list = by(id);
   while (list.children.length > texts.length) list.lastChild.remove();

@@ -1,20 +1,20 @@
-// What was learned: the graph of what follows what (laid out by d3-force), prefetch by kind of key, TTL advice.
+// Learned state: the graph of associations (layout by d3-force), prefetch by key group, TTL advice.
 "use strict";
 
 const GRAPH_PX = { height: 320, wide: 640 };
 const NODES_MAX = { wide: 18, narrow: 10 };
 const SETTLE_TICKS = 300;
-// Room for names beside the outermost nodes.
+// Space for names next to the outermost nodes.
 const LABEL_PX = { x: 62, top: 22, bottom: 32 };
 const STRETCH_MAX = 2;
 const SVG = "http://www.w3.org/2000/svg";
 
 let learned = null;
 let graphOf = "rules";
-// Where nodes were, so that a graph that grows does not jump.
+// Previous positions of nodes, so that a growing graph does not jump.
 let places = new Map();
 
-// What a rule makes, as the template of it: {1} is what the first variable of its own template is, {1+1} one more.
+// Template of the keys that a rule predicts: {1} is the first variable of the source template, {1+1} is one more than it.
 function made(pair) {
   const variables = pair.from.match(/\{[a-z]\}/g) || [];
   let step = "";
@@ -22,7 +22,7 @@ function made(pair) {
   return { ...pair, to, step };
 }
 
-// Nodes and edges: the likeliest pairs, until there are as many nodes as are readable.
+// Nodes and edges: the most probable pairs, up to a readable number of nodes.
 function graph(pairs, nodesMax) {
   const nodes = new Map(), edges = [];
   const node = (name) => nodes.get(name) || nodes.set(name, { id: name, degree: 0, ...places.get(name) }).get(name);
@@ -52,7 +52,7 @@ function layOut({ nodes, edges }, width, height) {
   places = new Map(nodes.map(({ id, x, y }) => [id, { x, y }]));
 }
 
-// Fills the picture, but does not tear two nodes apart.
+// Scales the graph to the picture, with an upper bound on the scale.
 function fit(nodes, axis, low, high) {
   const all = nodes.map((node) => node[axis]);
   const [least, most] = [Math.min(...all), Math.max(...all)];
@@ -68,7 +68,7 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// An arrow from rim to rim, bent a little so that there and back lie apart; of a node to itself, a loop.
+// An arrow between two nodes, curved so that opposite arrows do not overlap; a loop for a node that points to itself.
 function path({ source: a, target: b }) {
   if (a === b) return `M${a.x - 5},${a.y - 6} C${a.x - 30},${a.y - 42} ${a.x + 30},${a.y - 42} ${a.x + 6},${a.y - 9}`;
   const [dx, dy] = [b.x - a.x, b.y - a.y];
@@ -79,7 +79,7 @@ function path({ source: a, target: b }) {
 }
 
 const says = (pair) =>
-  `${pair.from.id ?? pair.from} is followed by ${pair.to.id ?? pair.to}${pair.step ? ` (${pair.step})` : ""}: ${percent(pair.probability, 0)} likely`;
+  `${pair.from.id ?? pair.from} is followed by ${pair.to.id ?? pair.to}${pair.step ? ` (${pair.step})` : ""}: probability ${percent(pair.probability, 0)}`;
 
 function arrow() {
   const marker = shape("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" });
@@ -96,7 +96,7 @@ function drawGraph() {
   const found = graph(pairs, narrow ? NODES_MAX.narrow : NODES_MAX.wide);
   layOut(found, width, GRAPH_PX.height);
   picture.setAttribute("viewBox", `0 0 ${width} ${GRAPH_PX.height}`);
-  const parts = [shape("title", {}, `${found.edges.length} associations between ${found.nodes.length} ${graphOf === "rules" ? "kinds of keys" : "keys"}`), arrow()];
+  const parts = [shape("title", {}, `${found.edges.length} associations between ${found.nodes.length} ${graphOf === "rules" ? "key templates" : "keys"}`), arrow()];
   for (const edge of found.edges) {
     const drawn = shape("path", { d: path(edge), class: "edge", "stroke-width": (1 + 3 * edge.probability).toFixed(1), "stroke-opacity": (.25 + .7 * edge.probability).toFixed(2), "marker-end": "url(#arrow)" });
     drawn.append(shape("title", {}, says(edge)));
@@ -110,7 +110,7 @@ function drawGraph() {
   }
   picture.replaceChildren(...parts);
   by("graph-none").hidden = found.edges.length > 0;
-  set("graph-none", graphOf === "rules" ? "no rule between kinds of keys has proven itself yet" : "no key is known to follow another yet");
+  set("graph-none", graphOf === "rules" ? "no rule between key templates has been confirmed yet" : "no association between keys has been learned yet");
   sentences("graph-list", found.edges.map(says));
   by("graph-more").hidden = found.edges.length === 0;
 }
@@ -122,7 +122,7 @@ function showGraphOf(which) {
   if (learned) drawGraph();
 }
 
-// Of what was fetched and has had its end, the part that somebody wanted.
+// Share of prefetched keys that a client requested, of those with a known outcome.
 const wanted = (counts) => {
   const ended = counts.used + counts.late + counts.wasted;
   return ended ? (counts.used + counts.late) / ended : null;
@@ -130,23 +130,23 @@ const wanted = (counts) => {
 
 function prefetch({ total, groups, gain, floor, known_keys, bytes: held }) {
   bars("pre-groups", groups.map(({ name, counts }) => (
-    { name: name || "(empty)", note: `${percent(wanted(counts), 0)} wanted · ${count(counts.issued)} fetched`, part: wanted(counts) })), "nothing was fetched ahead yet");
-  const off = floor > 1 ? "paused: too much was wasted lately" : `asks for ${percent(floor, 0)} certainty`;
-  const spared = gain ? `Of the misses it spares ${percent(gain.part)} (± ${percent(gain.deviation)}). ` : "What it spares is not known yet. ";
-  set("pre-note", spared + `${percent(wanted(total), 0)} wanted of ${count(total.issued)} fetched ahead, ${count(total.wasted)} wasted, ${count(total.late)} late; ${off}. ` +
-    `${count(total.shadow)} only predicted. ${count(known_keys)} keys known in ${bytes(held)}.`);
+    { name: name || "(empty)", note: `${percent(wanted(counts), 0)} requested · ${count(counts.issued)} prefetched`, part: wanted(counts) })), "no keys prefetched yet");
+  const off = floor > 1 ? "paused because of too many wasted reads" : `minimum probability ${percent(floor, 0)}`;
+  const spared = gain ? `Prefetch avoids ${percent(gain.part)} (± ${percent(gain.deviation)}) of the misses. ` : "No estimate of avoided misses yet. ";
+  set("pre-note", spared + `${count(total.issued)} keys prefetched: ${percent(wanted(total), 0)} requested, ${count(total.wasted)} wasted, ${count(total.late)} late; ${off}. ` +
+    `${count(total.shadow)} predicted without a read. The learner holds ${count(known_keys)} keys in ${bytes(held)}.`);
 }
 
 function advice(of) {
-  const now = of.current_ms == null ? "writes give none" : `writes give ${ttl(of.current_ms)}`;
+  const now = of.current_ms == null ? "writes have no TTL" : `current TTL ${ttl(of.current_ms)}`;
   const tuned = of.tuned_ms == null ? "" : `, tuned to ${ttl(of.tuned_ms)}`;
   return `${of.template}: ${now}, advised ${ttl(of.ttl_ms)}${tuned}. Hits ${percent(of.now.hit_rate, 0)} → ${percent(of.then.hit_rate, 0)}, ` +
-    `held ${percent(of.now.held, 0)} → ${percent(of.then.held, 0)} of the time; from ${count(of.keys)} keys`;
+    `time held ${percent(of.now.held, 0)} → ${percent(of.then.held, 0)}; evidence from ${count(of.keys)} keys`;
 }
 
 function showLearned(numbers) {
   learned = numbers;
-  // Kinds of keys say more; keys where there are none.
+  // Show rules between key templates first; pairs of keys if no rule exists.
   if (!learned.rules.length && learned.pairs.length && graphOf === "rules" && !places.size) showGraphOf("pairs");
   else drawGraph();
   prefetch(learned.prefetch);
@@ -154,5 +154,5 @@ function showLearned(numbers) {
   by("ttl-more").hidden = by("c-ttl").hidden = learned.ttls.length === 0;
   by("ttl-none").hidden = learned.ttls.length > 0;
   const moved = learned.ttls.filter((of) => of.current_ms == null || Math.abs(Math.log2(of.ttl_ms / of.current_ms)) > 1).length;
-  set("s-ttl", learned.ttls.length ? `${learned.ttls.length} ${learned.ttls.length === 1 ? "kind" : "kinds"} of keys, ${moved} more than twice off` : "");
+  set("s-ttl", learned.ttls.length ? `${learned.ttls.length} ${learned.ttls.length === 1 ? "key template" : "key templates"}, ${moved} differ by more than a factor of 2` : "");
 }

@@ -38,7 +38,8 @@ const PERIOD_PART: u64 = 4;
 /// But not more often than this: it takes some 10 µs.
 const PERIOD_MIN: u64 = 256;
 
-/// Tables of counts: enough that threads seldom meet in one, few enough to stay in a core's own cache.
+/// Maximum number of count tables of the learned eviction policy. Several tables reduce contention between threads, and 16
+/// fit into the cache of a CPU core.
 const TALLIES_MAX: usize = 16;
 /// What need not happen at each insertion happens at every fourth, for four.
 const STRIDE: u32 = 4;

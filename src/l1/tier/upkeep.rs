@@ -22,7 +22,7 @@ pub(super) const HELD_MAX: usize = 2 * BLOCK;
 /// Entries that one hold of a shard's lock removes at most: under 1 µs, which a reader who waits spends spinning. With 128 it
 /// was put to sleep, and the p99 of reads during a mass expiry was 100 µs.
 pub(super) const REMOVED_MAX: usize = 2;
-/// Slots of one shard that the search for any live key looks at: what is dead is swept soon.
+/// Maximum number of slots that the search for a random key visits in an L1 shard.
 const DRAWS_MAX: usize = 4_096;
 /// Bits of a scan cursor that say how many slots of the shard are not visited yet, plus one.
 const CURSOR_SLOT_BITS: u32 = 40;

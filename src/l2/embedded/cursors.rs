@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
-/// Cursors remembered; with rows of at most 1,033 bytes about 4 MiB.
+/// Maximum number of remembered scan cursors. A scan with a forgotten cursor starts again.
 const CURSORS_MAX: usize = 4096;
 /// Cursors are below this: some clients keep them in a double.
 const CURSOR_BITS: u32 = 52;

@@ -17,7 +17,8 @@ use crate::error::{CacheError, Kind, Result};
 
 /// One may wait for the disk while the other answers from memory.
 const THREADS: usize = 2;
-/// Reads that wait. At 10 µs each the last of them has waited 5 ms, far below the deadline of a read.
+/// Maximum number of reads that wait for a reader thread. Further reads are rejected as overloaded. At 10 µs per read the
+/// last of them waits about 5 ms.
 const WAITING_MAX: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -34,13 +34,13 @@ const SLOW_SCORE: u64 = 16;
 const POOL_SCORE: u64 = 17;
 /// How long the pool reads then, nanoseconds: about two slow reads in this time hold up a worker.
 const POOL_NS: u64 = 100_000_000;
-/// Keys of a call that is answered on the caller's thread, 4 µs each.
+/// Maximum number of keys of a read that runs on the thread of the caller (about 4 µs per key).
 const INLINE_KEYS_MAX: usize = 16;
-/// Rows that one page of a scan looks at: about 20 ms, half of a read's deadline.
+/// Maximum number of rows that one page of a scan visits (about 20 ms).
 const PAGE_ROWS_MAX: usize = 10_000;
 /// Random places that are tried for a key that lives.
 const RANDOM_TRIES: usize = 16;
-/// Keys in order of writing that are tried after that.
+/// Maximum number of keys that the search for a random key visits.
 const RANDOM_WALK_MAX: usize = 1_000;
 
 impl Embedded {

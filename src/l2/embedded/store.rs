@@ -35,10 +35,10 @@ use crate::{
     model::Key,
 };
 
-/// Calls with writes that wait for the writer. At 50 thousand a second the last of them waits 80 ms, less than the
-/// deadline of a write.
+/// Maximum number of calls that wait for the writer. Further writes are rejected as overloaded. At 50,000 writes per second
+/// the last of them waits 80 ms, less than the default write deadline.
 const WRITES_WAITING_MAX: usize = 4096;
-/// A clear may take longer than other writes: it creates files and waits for the disk some ten times.
+/// Deadline of an operation that clears the store.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the store holds and has done since it was opened.

@@ -42,10 +42,9 @@ const GROUP_OPS: usize = 512;
 const GROUP_BYTES: usize = 4 << 20;
 /// Time between two sweeps. An expired entry is never returned, so this only bounds how long it takes up space.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// Entries that one sweep removes: 5 to 10 ms, in which writes wait.
+/// Maximum number of expired entries that one sweep removes (5 to 10 ms).
 const SWEEP_MAX: usize = 1_000;
-/// Entries that one group may evict beyond two for each row it looked at, so that a store that was opened with a
-/// smaller bound comes down to it without a long halt.
+/// Maximum number of entries that one group of writes evicts, in addition to two for each row it visits.
 const EVICT_MAX: usize = 1_000;
 /// Sweeps without a commit after which space is taken back: 5 s.
 const COLLECT_SWEEPS: u64 = 50;

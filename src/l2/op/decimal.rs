@@ -18,7 +18,7 @@ const EXPONENT_MIN: i64 = -16_445;
 const EXPONENT_MAX: i64 = 16_320;
 /// Digits behind the point that Redis prints.
 const FRACTION_DIGITS: u32 = 17;
-/// Longest text of a number, bytes (Redis's MAX_LONG_DOUBLE_CHARS): bounds the work.
+/// Maximum size of the text of a floating-point number (MAX_LONG_DOUBLE_CHARS of Redis).
 const TEXT_MAX_BYTES: usize = 5 * 1024 - 1;
 /// Decimal exponents beyond this are zero or infinite, whatever digits a text of [`TEXT_MAX_BYTES`] has.
 const DECIMAL_EXPONENT_MAX: i64 = 20_000;

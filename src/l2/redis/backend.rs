@@ -26,7 +26,7 @@ use crate::{
     model::Key,
 };
 
-/// Deadline of FLUSHDB ASYNC, which only swaps the database out.
+/// Deadline of FLUSHDB ASYNC.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Backend for RedisBackend {

@@ -65,7 +65,7 @@ const FORMS: &str = "redis://[user:password@]host[:port][/db], redis+unix:///pat
      redis+sentinel://[user:password@]host:port[,host:port]/master-name[?db=N&sentinel_user=U&sentinel_pass=P] or \
      redis+cluster://[user:password@]host:port[,host:port] (rediss... with TLS)";
 
-/// Members that a URL names at most.
+/// Maximum number of hosts in `l2.url`.
 const HOSTS_MAX: usize = 100;
 
 impl RedisUrl {

@@ -22,7 +22,7 @@ const SEEN: u8 = 1;
 const FOLLOWED: u8 = 3;
 /// Maximum overhead of an allocation in bytes, for keys of usual length.
 const ALLOCATION_BYTES: usize = 16;
-/// Maximum length in bytes of a key that is remembered. Longer keys are rare, and a prefix would not identify them.
+/// Maximum size of a key with learned associations.
 pub(super) const KEY_MAX_BYTES: usize = 512;
 
 /// Reference to a node; it becomes invalid when the node is recycled.

@@ -2,7 +2,7 @@
 
 use super::{proof::ProofState, template_rules::RuleRef};
 
-/// Maximum number of keys to prefetch for one event.
+/// Maximum number of keys that are prefetched for one event.
 pub const FETCHES_MAX: usize = 4;
 /// Probability of a key that must not be prefetched: its prediction is measured only.
 pub(super) const SHADOW_ONLY: f32 = -1.0;

@@ -22,7 +22,7 @@ use super::{candidate::FETCHES_MAX, shadow::HORIZON_MAX};
 
 /// Each set has 1 key in this many.
 const ONE_IN: u64 = 16;
-/// Maximum number of open decisions: as many as predictions can wait.
+/// Maximum number of decisions of the prefetch control experiment without a known outcome.
 const OPEN_MAX: usize = HORIZON_MAX as usize * FETCHES_MAX;
 /// Decisions of each set before a gain is reported.
 const DECIDED_MIN: u64 = 50;

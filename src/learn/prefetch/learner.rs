@@ -34,7 +34,7 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of fetched keys whose outcome is awaited: about 3 MB.
+/// Maximum number of prefetched keys without a known outcome (about 3 MB).
 const PENDING_MAX: usize = 65_536;
 /// Events after which an outcome is no longer awaited: its report was dropped because a queue was full.
 const PENDING_EVENTS: u64 = 1 << 20;

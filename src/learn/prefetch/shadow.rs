@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::{budget::FLOOR, candidate::PredictionSource};
 
-/// Maximum number of predictions that wait: 2 MB.
+/// Maximum number of predictions without a known outcome in shadow mode (2 MB).
 const WAITING_MAX: usize = 32_768;
 /// The horizon, as a part of L1's entries.
 const HORIZON_PART: u64 = 5;

@@ -15,7 +15,7 @@ use super::associations::NodeRef;
 /// Events that are remembered: 1 MB, and about as much again for the index. A key recurs once it has left L1, so two
 /// recurrences take several times as many events as L1 has entries.
 const RING: usize = 65_536;
-/// Events after a key that may belong to it: five of each of fifty callers.
+/// Maximum distance, in events of all callers, between a key and its successor.
 const WINDOW: u64 = 256;
 /// Part of known keys that associations explain, above which the search is only tried.
 const EXPLAINED_MAX: f32 = 0.25;

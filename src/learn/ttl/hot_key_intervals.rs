@@ -24,9 +24,9 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of keys.
-const KEYS_MAX: usize = 256;
-/// Turns from which a key is hot: about 500 hits.
+/// Maximum number of hot keys whose read intervals are tracked individually.
+pub(super) const KEYS_MAX: usize = 256;
+/// Turns from which a key is hot: some 500 hits.
 const TURNS_MIN: u32 = 8;
 /// Minimum number of means for an advice.
 const EVIDENCE_MIN: usize = 5;

@@ -16,9 +16,9 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of keys.
+/// Maximum number of sampled keys whose read and change intervals are tracked.
 const KEYS_MAX: usize = 8_192;
-/// Maximum number of templates.
+/// Maximum number of key templates with TTL statistics.
 pub const TEMPLATES_MAX: usize = 1_024;
 
 /// A sampled key.

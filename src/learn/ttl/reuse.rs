@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 use super::intervals::TEMPLATES_MAX;
 use crate::{clock::Tick, learn::key_template::stable_hash};
 
-/// Maximum number of keys.
+/// Maximum number of keys whose absence after expiration is tracked for TTL tuning.
 const KEYS_MAX: usize = SETS * WAYS;
 const SETS: usize = 16_384;
 /// Places in each set.

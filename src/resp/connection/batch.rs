@@ -32,7 +32,7 @@ use crate::{
 
 /// Requests run before other connections of the worker get their turn.
 const TURN_REQUESTS: usize = 1_000;
-/// Most GETs read below at once.
+/// Maximum number of pipelined GET commands in one L2 read.
 const GET_RUN_MAX: usize = 256;
 /// Hostile first lines are logged at most so often.
 const HOSTILE_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -310,7 +310,7 @@ enum Interruption {
     Unblocked(Unblock),
 }
 
-/// Requests that a blocked client sends are received up to here; then its end is not noticed any more.
+/// Maximum size of the requests that are received from a client while one of its commands blocks.
 const BLOCKED_REQUESTS_MAX_BYTES: usize = 64 * 1024;
 
 fn poll_interruption(

@@ -16,11 +16,11 @@ use crate::{
 
 /// What SCAN looks at without COUNT, as in Redis.
 const SCAN_COUNT_DEFAULT: usize = 10;
-/// Most keys one SCAN looks at: bounds the time it holds a store.
+/// Maximum number of keys that one SCAN visits.
 const SCAN_COUNT_MAX: usize = 10_000;
 /// Keys KEYS looks at in one step.
 const KEYS_STEP: usize = 1_000;
-/// Most keys KEYS answers with.
+/// Maximum number of keys in a reply to KEYS. KEYS fails above this value; use SCAN.
 const KEYS_MAX: usize = 100_000;
 
 /// DEL key [key ...], UNLINK

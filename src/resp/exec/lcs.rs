@@ -7,7 +7,7 @@ use crate::resp::{
     reply::{Done, Refusal},
 };
 
-/// Most cells of the table, 4 B each: bounds memory and time (some 50 ms) of one command.
+/// Maximum number of table cells of LCS, 4 bytes each (about 50 ms).
 const CELLS_MAX: usize = 16 << 20;
 /// Cells between two yields to other connections.
 const CELLS_A_TURN: usize = 1 << 20;

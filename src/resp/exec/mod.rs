@@ -32,7 +32,7 @@ use crate::{
     model::{Key, Life},
 };
 
-/// Most keys of one call of the facade: bounds what one command holds in memory at a time.
+/// Maximum number of keys that a command sends to L2 in one call. Commands with more keys use several calls.
 const KEYS_PER_CALL_MAX: usize = 1000;
 
 /// The database that shows this node's L1.

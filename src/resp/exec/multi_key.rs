@@ -48,7 +48,7 @@ pub(in crate::resp) async fn copy(cx: &mut Context<'_>, args: Args<'_>) -> Done 
                 // The database that is shown anyway may be named.
                 if integer(db)? != 0 {
                     return Err(Refusal::text(
-                        "ERR COPY ... DB is refused: the databases are views of one: db 1 shows L1, db 2 what was learned",
+                        "ERR COPY ... DB is refused: the databases are views of the same keys: db 1 shows L1, db 2 shows the learned state",
                     ));
                 }
                 at += 1;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Channels and patterns of one client.
+/// Maximum number of channels and patterns that one client subscribes to.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
 
 /// Which of both a command is about.

@@ -36,7 +36,9 @@ pub(in crate::resp) async fn flush(cx: &mut Context<'_>, args: Args<'_>) -> Done
     } else {
         if !cx.edge.settings.load().flush {
             let name = cx.row.name.to_ascii_uppercase();
-            return Err(Refusal::text(format!("ERR {name} is refused by the setting resp.flush = \"refuse\"")));
+            return Err(Refusal::text(format!(
+                "ERR {name} is refused by the setting resp.flush; set it to \"allow\" to permit the command"
+            )));
         }
         cx.edge.cache.clear().await?;
     }

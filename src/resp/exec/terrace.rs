@@ -21,7 +21,7 @@ use crate::{
 
 /// Keys TERRACE.TOP shows without a count.
 const TOP_DEFAULT: usize = 10;
-/// Keys it shows at most.
+/// Maximum number of keys in a reply to TERRACE.TOP.
 const TOP_MAX: usize = 1_000;
 
 /// TERRACE.HELP

@@ -1,11 +1,11 @@
-//! Commands of Redis that are refused by name, and why: no row, so that no help offers them.
+//! Redis commands that are refused by name, with the reason. The commands have no table row, so that no help lists them.
 
 /// Name and reason, in alphabetical order.
 pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[
     ("bgrewriteaof", NO_FILES),
     ("bgsave", NO_FILES),
-    ("debug", "it reaches into a server's inside"),
-    ("dump", "a serialized value is of use to one version of one server only; GET the value"),
+    ("debug", "the command exposes internals of the server"),
+    ("dump", "serialized values depend on the server version; use GET"),
     ("eval", SCRIPTS),
     ("eval_ro", SCRIPTS),
     ("evalsha", SCRIPTS),
@@ -13,27 +13,27 @@ pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[
     ("failover", NO_REPLICATION),
     ("fcall", SCRIPTS),
     ("fcall_ro", SCRIPTS),
-    ("migrate", "it would make this server a client of another one"),
-    ("move", "the databases are views of one: db 1 shows L1, db 2 what was learned"),
-    ("pfdebug", "it reaches into a server's inside"),
-    ("pfselftest", "it reaches into a server's inside"),
+    ("migrate", "this server does not connect to other servers on behalf of a client"),
+    ("move", "the databases are views of the same keys: db 1 shows L1, db 2 shows the learned state"),
+    ("pfdebug", "the command exposes internals of the server"),
+    ("pfselftest", "the command exposes internals of the server"),
     ("psync", NO_REPLICATION),
     ("replconf", NO_REPLICATION),
     ("replicaof", NO_REPLICATION),
-    ("restore", "a serialized value is of use to one version of one server only; SET the value"),
-    ("restore-asking", "a serialized value is of use to one version of one server only; SET the value"),
+    ("restore", "serialized values depend on the server version; use SET"),
+    ("restore-asking", "serialized values depend on the server version; use SET"),
     ("save", NO_FILES),
     ("script", SCRIPTS),
-    ("shutdown", "stop the process instead: SIGTERM drains it"),
+    ("shutdown", "send SIGTERM to the process to drain and stop it"),
     ("slaveof", NO_REPLICATION),
     ("spublish", SHARD_CHANNELS),
     ("ssubscribe", SHARD_CHANNELS),
     ("sunsubscribe", SHARD_CHANNELS),
-    ("swapdb", "the databases are views of one: db 1 shows L1, db 2 what was learned"),
+    ("swapdb", "the databases are views of the same keys: db 1 shows L1, db 2 shows the learned state"),
     ("sync", NO_REPLICATION),
 ];
 
-const NO_FILES: &str = "Terrace writes no RDB or AOF files; the store below keeps the data";
-const NO_REPLICATION: &str = "Terrace does not replicate; nodes share the Redis below";
-const SCRIPTS: &str = "scripts run in Redis itself, not here";
-const SHARD_CHANNELS: &str = "channels are not sharded; use PUBLISH and SUBSCRIBE";
+const NO_FILES: &str = "Terrace writes no RDB or AOF files; L2 stores the data";
+const NO_REPLICATION: &str = "Terrace does not replicate; nodes share one Redis";
+const SCRIPTS: &str = "scripts run in Redis, not in Terrace";
+const SHARD_CHANNELS: &str = "sharded channels are not supported; use PUBLISH and SUBSCRIBE";

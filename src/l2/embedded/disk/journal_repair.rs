@@ -17,8 +17,8 @@ use std::{
 
 use super::table::Table;
 
-/// Most bytes that are given up: more than a disk takes in a sync interval of 100 ms, less than a fault elsewhere in a
-/// full journal of 64 MiB would usually cost.
+/// Maximum size of a damaged journal end that the store discards at start: more than a disk writes within a sync interval of
+/// 100 ms. Larger damage is an error.
 const TORN_MAX_BYTES: u64 = 16 << 20;
 
 /// Opens the table; if its journal is torn, without the writes since.

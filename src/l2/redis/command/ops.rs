@@ -22,7 +22,7 @@ use crate::{
     model::Value,
 };
 
-/// Longest relative life and latest expiry sent, milliseconds: Redis adds now to the first and keeps both in an i64.
+/// Maximum TTL and maximum expiration time that are sent to Redis.
 const EXPIRY_MAX_MS: u64 = 1 << 62;
 
 /// How a reply is read.

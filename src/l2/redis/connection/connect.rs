@@ -24,12 +24,12 @@ use crate::{
     },
 };
 
-/// Longest attempt: name, connection, handshake. A Redis that is stopped accepts and answers when it goes on, so a
-/// longer attempt is not a later recovery.
+/// Deadline of a connection attempt to Redis: name resolution, connection and handshake. A suspended Redis responds after it
+/// resumes, so a longer deadline does not help.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
 /// Idle time before TCP asks whether the peer is still there, and the time between its questions.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
-/// Sent bytes that nobody acknowledges for this long end the connection (half-open after a lost peer).
+/// Maximum time that sent bytes stay unacknowledged before a Redis connection is closed (TCP_USER_TIMEOUT).
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands handed to the crate and not yet written; ours are bounded by the pipelines in flight, far below.
 const CRATE_BUFFER: usize = 64;

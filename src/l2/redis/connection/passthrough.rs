@@ -26,13 +26,13 @@ use crate::{
     l2::redis::{topology::map::Topology, url::Endpoint},
 };
 
-/// Connections of one worker, those in use and those kept.
+/// Maximum number of pass-through connections of a worker.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections kept for the next command.
+/// Maximum number of idle pass-through connections of a worker.
 const KEPT_MAX: usize = 16;
-/// Deadline of a command that does not block by intent: people wait for it, not request paths.
+/// Deadline of a pass-through command that does not block.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Longest reply.
+/// Maximum size of the reply to a pass-through command.
 const REPLY_MAX_BYTES: usize = 64 << 20;
 /// Room made for each read.
 const READ_BYTES: usize = 16 * 1024;

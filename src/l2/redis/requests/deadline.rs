@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Deadline of SCAN, DBSIZE and RANDOMKEY, which operators and sweeps use, not request paths.
+/// Deadline of SCAN, DBSIZE and RANDOMKEY.
 pub(crate) const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Returns the instant `span` from now.

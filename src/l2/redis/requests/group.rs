@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A probe that is refused or not answered is repeated after a wait that doubles up to this, cut by up to half at random.
+/// Maximum interval between probes of a Redis primary with an open circuit breaker.
 const PROBE_EVERY_MAX: Duration = Duration::from_millis(500);
 
 /// Settings of a connection group.

@@ -52,14 +52,14 @@ use crate::{
     },
 };
 
-/// Pipelines sent and not yet answered, per connection. More would only queue in Redis instead of here, where they
-/// can still be withdrawn.
+/// Maximum number of unanswered pipelines on a connection. More pipelines would queue in Redis, where a request cannot be
+/// withdrawn.
 const IN_FLIGHT_MAX: usize = 16;
-/// Calls in one pipeline: all of them wait for its last reply.
+/// Maximum number of calls in one pipeline. All calls of a pipeline wait for its last reply.
 const PIPELINE_CALLS_MAX: usize = 256;
-/// Bytes of requests that may be queued on one connection.
+/// Maximum size of the requests queued on a connection. Further calls are rejected as overloaded.
 const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A call joins the pipeline that is about to go on a connection until that has this many commands.
+/// Maximum number of commands in a pipeline that further calls may join.
 const JOIN_MAX: usize = 128;
 /// Past its last deadline a pipeline may stay unanswered for this long before the connection is given up: a slow
 /// command of somebody else must not cost a reconnection, a half-open link must not cost more than a second.

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// How often a unit is sent again at most: a slot that moves twice during one call is rare, five times a fault.
+/// Maximum number of cluster redirections that a read or write follows. A slot rarely moves twice during one call.
 const HOPS_MAX: usize = 5;
 /// How long a call waits for the topology to be looked at; its own deadline may be sooner.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);

@@ -20,8 +20,8 @@ use crate::l2::redis::{
 };
 
 /// Time between looks, where nobody asks sooner: heartbeats notice changes within 100 ms.
-pub(crate) const ASK_EVERY: Duration = Duration::from_secs(5);
-/// Members asked in one look at most.
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Maximum number of cluster members that one topology refresh queries.
 const MEMBERS_MAX: usize = 256;
 
 /// Finds out who holds which slots.

@@ -13,7 +13,7 @@ use crate::l2::redis::{
 
 /// A member that does not answer within this is asked again next time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
-/// Connections kept at most: primaries, replicas and seeds of a large cluster.
+/// Maximum number of control connections that are kept open to members of a cluster.
 const KEPT_MAX: usize = 512;
 
 /// The connections.

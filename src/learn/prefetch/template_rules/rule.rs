@@ -18,7 +18,7 @@ const BAD: f32 = 0.35;
 const TRY_EVERY: u8 = 8;
 /// Maximum number of parts of a key that a rule builds.
 pub(super) const PIECES: usize = 24;
-/// Maximum length in bytes of a key that is examined or built.
+/// Maximum size of a key that is read or predicted by rules between key templates.
 pub(super) const KEY_MAX_BYTES: usize = 256;
 
 /// A part of the key that a rule builds.
