@@ -80,7 +80,8 @@ fn no_test_file_imports_another_one() {
     let modules = test_modules(&fs::read_to_string(folder.join("main.rs")).unwrap());
     assert!(modules.len() > 40 && modules.contains("tidy_tests"), "{modules:?}");
     let mut faults = Vec::new();
-    for file in rust_files(&folder) {
+    // This file has samples of forbidden imports as text.
+    for file in rust_files(&folder).into_iter().filter(|file| !file.ends_with("tidy_tests.rs")) {
         let path = file.strip_prefix(&folder).unwrap();
         let imported = imported_tests(path, &fs::read_to_string(&file).unwrap(), &modules);
         faults.extend(imported.iter().map(|module| format!("{}: {module}", path.display())));

@@ -112,7 +112,7 @@ fn limits(path: &str, text: &str, elsewhere: &Known, faults: &mut Vec<String>) -
         let doc = description(&lines[..at]);
         let shown = match kind {
             "Duration" => duration(value),
-            "f64" => continue,
+            "f32" | "f64" => continue,
             _ => number(value, &known).map(|number| amount(name, number)),
         };
         match (doc.is_empty(), shown) {
