@@ -9,19 +9,21 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`]: the basic types. [`node`]: state of this process. [`persist`]: its files.
+//! 1. [`model`], [`error`], [`clock`], [`glob`]: the basic types. [`node`]: state of this process. [`persist`]: its
+//!    files.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
-//! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning from
-//!    traffic.
-//! 4. [`grpc`], [`resp`], [`http`]: thin protocol layers over a [`socket`]. Each validates and converts a request, calls the
-//!    facade, and converts the result.
+//! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
+//!    from traffic.
+//! 4. [`grpc`], [`resp`], [`http`]: thin protocol layers over a [`socket`]. Each validates and converts a request,
+//!    calls the facade, and converts the result.
 //! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all settings. `cli`: subcommands.
 //!
 //! Invariants:
 //!
 //! * A failed read is never reported as a miss, and a write whose result is unknown is never reported as failed.
 //! * With Redis as L2, L1 answers only if the invalidation link was known to be alive within the last second
-//!   ([`cache::coherence::fence`]). A copy enters L1 only under a fill lease taken before the value was requested ([`l1`]).
+//!   ([`cache::coherence::fence`]). A copy enters L1 only under a fill lease taken before the value was requested
+//!   ([`l1`]).
 //! * An expired entry is never returned, even if the sweeper is late.
 //! * Each key of a user read is counted once, with one outcome ([`cache::stats`]).
 //! * Every queue, loop, size and wait has a limit.

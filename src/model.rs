@@ -67,7 +67,10 @@ pub fn check_key(bytes: &[u8]) -> Result<()> {
         return Err(CacheError::new(Kind::InvalidArgument, message));
     }
     if bytes.starts_with(RESERVED_PREFIX) {
-        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys that start with __terrace: are internal to Terrace"));
+        return Err(CacheError::new(
+            Kind::ReservedPrefix,
+            "reserved prefix: keys that start with __terrace: are internal to Terrace",
+        ));
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Flights {
         self.waiters.get_mut(&token).is_some_and(|mut waiters| std::mem::take(&mut waiters.is_prefetch))
     }
 
-    /// Joins the flight; `None` if it has ended.
+    /// Joins the flight. Returns `None` if the flight has ended.
     pub(crate) fn join(&self, token: Token) -> Option<oneshot::Receiver<Answer>> {
         let mut waiters = self.waiters.get_mut(&token)?;
         let (sender, receiver) = oneshot::channel();

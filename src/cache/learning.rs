@@ -8,7 +8,7 @@ impl Core {
     pub fn learn(&self, events: &mut Vec<Event>) {
         events.clear();
         self.recorder.drain(events);
-        self.tell_ghosts(events);
+        self.invalidate_ghosts(events);
         self.play_ghosts();
         self.learn_ttls(events);
         self.note_key_history(events);

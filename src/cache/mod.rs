@@ -2,7 +2,8 @@
 //!
 //! The request path:
 //!
-//! * [`read`]: L1, then the single flight of the key, then L2; one outcome per key. [`read_types`]: its options and results.
+//! * [`read`]: L1, then the single flight of the key, then L2; one outcome per key. [`read_types`]: its options and
+//!   results.
 //! * [`mod@write`]: policies and limits, then the coherent write to L2.
 //! * [`flight`]: single flight: the leader of a key's L2 read and its waiters.
 //! * [`inspect`]: descriptions, scans and sizes. Inspection changes and counts nothing.

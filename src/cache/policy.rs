@@ -49,9 +49,9 @@ pub enum Ttl {
 /// Mode of prefetch for a group of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prefetch {
-    /// Off: the keys are neither learned from nor predicted.
+    /// Matching keys are neither learned from nor predicted.
     Off,
-    /// Predictions are measured, but not fetched.
+    /// Predictions are measured, but the keys are not prefetched.
     Shadow,
     /// Predicted keys are prefetched, if such predictions have proven right.
     #[default]
@@ -197,7 +197,7 @@ impl Rules {
 
 fn check_size(len: usize, max: u64) -> Result<()> {
     if len as u64 > max {
-        let message = format!("the value has {len} bytes; at most {max} are allowed (max_value)");
+        let message = format!("value of {len} bytes exceeds max_value ({max} bytes)");
         return Err(CacheError::new(Kind::TooLarge, message));
     }
     Ok(())

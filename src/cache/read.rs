@@ -118,7 +118,10 @@ impl Cache {
     /// Inspects L2 only.
     async fn inspect_l2(&self, keys: &[Key]) -> Vec<Result<Read>> {
         if self.core.flavor == Flavor::None {
-            let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY is not available: this server has no L2 (l2 = \"none\")");
+            let error = CacheError::new(
+                Kind::InvalidArgument,
+                "tier L2_ONLY is not available: this server has no L2 (l2 = \"none\")",
+            );
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
         let (answers, _) = self.ask(keys).await;

@@ -393,8 +393,8 @@ async fn once_the_link_is_back_an_old_copy_is_not_even_stale() {
 }
 
 /// Creates a copy of `k` that was hit and whose change was never announced. Returns the result of the check if L2 has
-/// `below`.
-async fn checked(below: &'static str) -> (usize, Bench) {
+/// `in_l2`.
+async fn checked(in_l2: &'static str) -> (usize, Bench) {
     let bench = bench();
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
@@ -405,7 +405,7 @@ async fn checked(below: &'static str) -> (usize, Bench) {
         let cache = bench.cache.clone();
         let check = tokio::spawn(async move { cache.check_samples().await });
         if bench.cache.core().hit_samples.is_waiting_for_l2() {
-            bench.held.next().await.1.send(stored(below)).unwrap();
+            bench.held.next().await.1.send(stored(in_l2)).unwrap();
         }
         let stale = check.await.unwrap();
         if stale > 0 {

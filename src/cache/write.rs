@@ -201,14 +201,14 @@ impl Cache {
         let (now, unix) = (self.now(), self.core.clock.unix());
         let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
         let results = self.l2.apply(ops, batch).await;
-        self.tell_written(&wrote, &results);
+        self.emit_written(&wrote, &results);
         pending.emit(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.l2_written(len, failed, (stopwatch_ns() - begun) / 1000);
         results
     }
 
-    fn tell_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {
+    fn emit_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {
         let now = self.now();
         for ((key, what), result) in wrote.iter().zip(results) {
             if let Some(what) = *what

@@ -41,7 +41,8 @@ impl LearnedSnapshot {
         self.every.is_zero() || self.core.flavor() == Flavor::None
     }
 
-    /// Restores the learned state of the previous process. Blocks on file I/O: call it before the server accepts requests.
+    /// Restores the learned state of the previous process. Blocks on file I/O: call it before the server accepts
+    /// requests.
     pub fn restore(&self) {
         if self.is_off() {
             return;
@@ -64,7 +65,11 @@ impl LearnedSnapshot {
             }
             Ok(Loaded::Damaged(why, aside)) => {
                 self.core.note_learned(|files| files.set_aside += 1);
-                tracing::warn!(why, aside = %aside.display(), "learned state on disk is unusable and was set aside; learning starts from scratch");
+                tracing::warn!(
+                    why,
+                    aside = %aside.display(),
+                    "learned state on disk is unusable and was set aside; learning starts from scratch"
+                );
             }
             Err(error) => {
                 self.core.note_learned(|files| files.failed += 1);
@@ -89,7 +94,7 @@ impl LearnedSnapshot {
     }
 
     async fn save(&self) {
-        // An empty state does not replace that of a previous process.
+        // An empty state must not replace the state of a previous process.
         if self.core.prefetch().keys == 0 {
             return;
         }

@@ -108,7 +108,11 @@ impl WarmStart {
             Ok(Loaded::Kept(keys)) if !keys.is_empty() => self.pull(keys).await,
             Ok(Loaded::Kept(_) | Loaded::None) => {}
             Ok(Loaded::Damaged(why, aside)) => {
-                tracing::warn!(why, aside = %aside.display(), "the hot key list is unusable and was set aside; starting cold");
+                tracing::warn!(
+                    why,
+                    aside = %aside.display(),
+                    "the hot key list is unusable and was set aside; starting cold"
+                );
             }
             Err(error) => tracing::warn!(%error, "could not read the hot key list; starting cold"),
         }
@@ -142,7 +146,9 @@ impl WarmStart {
             pace.tick().await;
             let batch = batch.iter().map(|hot| hot.key.clone()).collect();
             let Some(done) = self.pull_batch(batch, &mut failures).await else {
-                tracing::warn!("L2 does not answer; warm-up ends, and the remaining keys are loaded when they are read");
+                tracing::warn!(
+                    "L2 does not answer; warm-up ends, and the remaining keys are loaded when they are read"
+                );
                 return warmed;
             };
             warmed.add(done);

@@ -231,7 +231,10 @@ mod tests {
             assert!(read(FORM, &file[..at], max).is_err(), "cut at {at}");
         }
         assert_eq!(read(FORM, &file, max - 1), Err(format!("the file is larger than {} bytes", max - 1)));
-        assert_eq!(read(FORM, &[&file[..], b"x"].concat(), max + 1), Err("the file has data after its end mark".to_owned()));
+        assert_eq!(
+            read(FORM, &[&file[..], b"x"].concat(), max + 1),
+            Err("the file has data after its end mark".to_owned())
+        );
         assert_eq!(read(FORM, b"garbage", max), Err("the file has an unknown format".to_owned()));
         let newer = Form { version: "v02\n", ..FORM };
         assert_eq!(read(newer, &file, max), Err("the file has an unsupported version".to_owned()));

@@ -154,7 +154,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(NAME), &bytes[..bytes.len() - 1]).unwrap();
         let aside = folder.path().join("hot-keys.damaged");
-        assert_eq!(load(folder.path()).unwrap(), Loaded::Damaged("the file has a wrong checksum".to_owned(), aside.clone()));
+        assert_eq!(
+            load(folder.path()).unwrap(),
+            Loaded::Damaged("the file has a wrong checksum".to_owned(), aside.clone())
+        );
         assert_eq!(fs::read(aside).unwrap(), bytes[..bytes.len() - 1]);
         assert_eq!(load(folder.path()).unwrap(), Loaded::None);
         let newer = [b"terrace-hot v02\n", &bytes[16..]].concat();

@@ -159,9 +159,9 @@ impl KeyHistory {
     }
 }
 
-/// Order of events within one millisecond. A deletion is assumed to precede a miss. A write is assumed to follow a
-/// miss, because it fills the missing key, and to precede a hit. `None` for events that are not recorded in the
-/// history.
+/// Returns the order of events within one millisecond. A deletion is assumed to precede a miss. A write is assumed to
+/// follow a miss, because it fills the missing key, and to precede a hit. `None` for events that are not recorded in
+/// the history.
 fn rank(happened: Happened) -> Option<u8> {
     match happened {
         Happened::Written(Wrote::Deletion | Wrote::Lifetime) => Some(0),

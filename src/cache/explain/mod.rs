@@ -266,19 +266,20 @@ impl Context<'_> {
         }
     }
 
-    /// Returns the latest known read, whether L1 answered it or not.
+    /// Returns the latest known read, whether L1 answered it or not. `not_in_l1` is the last read that L1 did not
+    /// answer.
     fn last_read(
         &self,
         resident: Option<&Resident>,
         departure: Option<Departure>,
-        below: Option<LastRead>,
+        not_in_l1: Option<LastRead>,
     ) -> Option<UserRead> {
         let used_at = match resident {
             Some(resident) => (resident.hit.hits > 0).then_some(resident.used_at),
             None => departure.and_then(|departure| departure.used_at),
         };
-        match (used_at, below) {
-            (Some(at), below) if below.is_none_or(|below| below.at <= at) => {
+        match (used_at, not_in_l1) {
+            (Some(at), read) if read.is_none_or(|read| read.at <= at) => {
                 Some(UserRead { at, outcome: Outcome::HitL1, not_l1: None, not_l2: None })
             }
             (_, Some(read)) => Some(UserRead {

@@ -124,7 +124,7 @@ impl Ring {
     }
 
     /// Returns whether there is no follower, and none can resume at the last follower's position.
-    fn is_forsaken(&self) -> bool {
+    fn is_abandoned(&self) -> bool {
         self.followers == 0 && self.oldest() > self.left_at
     }
 }
@@ -133,7 +133,7 @@ impl Ring {
 pub struct Feed {
     ring: Mutex<Ring>,
     grown: Notify,
-    told: AtomicU64,
+    delivered: AtomicU64,
     gaps: AtomicU64,
 }
 
@@ -142,7 +142,7 @@ impl Default for Feed {
         // Far from both limits: the number cannot overflow, and is unlikely to match a number of another run.
         let next = fastrand::u64(1 << 32..1 << 62);
         let ring = Ring { kept: VecDeque::new(), bytes: 0, next, followers: 0, left_at: next };
-        Self { ring: Mutex::new(ring), grown: Notify::new(), told: AtomicU64::new(0), gaps: AtomicU64::new(0) }
+        Self { ring: Mutex::new(ring), grown: Notify::new(), delivered: AtomicU64::new(0), gaps: AtomicU64::new(0) }
     }
 }
 
@@ -152,7 +152,7 @@ pub struct FeedReport {
     /// Current followers.
     pub followers: u64,
     /// Events delivered, counted once per follower.
-    pub told: u64,
+    pub delivered: u64,
     /// Gaps delivered to followers.
     pub gaps: u64,
 }
@@ -175,7 +175,7 @@ impl Feed {
             return;
         }
         ring.push(kept);
-        if ring.is_forsaken() {
+        if ring.is_abandoned() {
             // Changed under the lock that a new follower takes, so that a new follower always finds recording turned
             // on.
             wanted.fetch_and(!RECORDS, Relaxed);
@@ -190,7 +190,10 @@ impl Feed {
     pub(in crate::cache) fn enter(&self, after: Option<u64>, wanted: &AtomicU8) -> Result<(u64, bool)> {
         let mut ring = self.ring.lock();
         if ring.followers == FOLLOWERS_MAX {
-            return Err(CacheError::new(Kind::Overloaded, format!("too many Watch streams: {FOLLOWERS_MAX} are open, which is the maximum")));
+            return Err(CacheError::new(
+                Kind::Overloaded,
+                format!("{FOLLOWERS_MAX} Watch streams are open; no more are allowed"),
+            ));
         }
         ring.followers += 1;
         let records = wanted.fetch_or(RECORDS, Relaxed) & RECORDS != 0;
@@ -205,7 +208,7 @@ impl Feed {
     #[must_use]
     pub fn report(&self) -> FeedReport {
         let followers = self.ring.lock().followers as u64;
-        FeedReport { followers, told: self.told.load(Relaxed), gaps: self.gaps.load(Relaxed) }
+        FeedReport { followers, delivered: self.delivered.load(Relaxed), gaps: self.gaps.load(Relaxed) }
     }
 }
 
@@ -290,7 +293,7 @@ impl Follower {
         }
         let mut taken = self.copied();
         taken.changes.retain(|(_, change)| concerns(&self.prefixes, change));
-        self.core.events.feed().told.fetch_add(taken.changes.len() as u64, Relaxed);
+        self.core.events.feed().delivered.fetch_add(taken.changes.len() as u64, Relaxed);
         if taken.gap.is_some() {
             self.note_gap();
         }
@@ -362,7 +365,9 @@ impl Cache {
         let announced = &rules.l1_prefixes;
         let is_announced = |wanted: &Bytes| announced.iter().any(|prefix| wanted.starts_with(prefix));
         if !announced.is_empty() && (prefixes.is_empty() || !prefixes.iter().all(is_announced)) {
-            return invalid("a watched prefix is outside of l2.prefixes; Redis announces only keys within l2.prefixes".to_owned());
+            return invalid(
+                "a watched prefix is outside of l2.prefixes; Redis announces only keys within l2.prefixes".to_owned(),
+            );
         }
         Ok(())
     }
@@ -406,7 +411,11 @@ mod tests {
         assert_eq!(feed.enter(Some(next), &wanted).ok(), Some((next + 1, true)));
         feed.ring.lock().followers = 0;
         feed.record(key(b"k"), &wanted);
-        assert_eq!((wanted.load(Relaxed), feed.ring.lock().kept.len()), (0, 0), "the follower's position has left the ring");
+        assert_eq!(
+            (wanted.load(Relaxed), feed.ring.lock().kept.len()),
+            (0, 0),
+            "the follower's position has left the ring"
+        );
         assert_eq!(feed.enter(Some(next), &wanted).map(|(_, resumed)| resumed).ok(), Some(false));
     }
 

@@ -439,7 +439,10 @@ impl Pace {
 /// `ReservedPrefix`.
 pub fn check_pattern(glob: &Glob) -> Result<()> {
     if glob.literal_prefix().starts_with(crate::model::RESERVED_PREFIX) {
-        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys that start with __terrace: are internal to Terrace"));
+        return Err(CacheError::new(
+            Kind::ReservedPrefix,
+            "reserved prefix: keys that start with __terrace: are internal to Terrace",
+        ));
     }
     Ok(())
 }

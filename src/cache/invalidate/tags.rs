@@ -145,10 +145,10 @@ fn is_valid(head: &[u8], ids: &Ids) -> bool {
 /// Knowledge about whether the store has entries with tags.
 #[derive(Debug)]
 pub(crate) struct TagsInUse {
-    /// From the low end: the state [`UNKNOWN`], [`NO`] or [`YES`], then a count of later notifications.
+    /// From the low end: the state [`UNKNOWN`], [`NO`] or [`YES`], then a count of missed changes.
     word: AtomicU64,
-    /// True if the store's record marks tags as in use.
-    told: AtomicBool,
+    /// True if this node knows that the record in the store marks tags as in use.
+    record_is_stored: AtomicBool,
     /// Time at which the record was last read, if changes are not announced; 0 for never.
     asked_at: AtomicU64,
 }
@@ -165,7 +165,7 @@ impl TagsInUse {
             // L1 is the store, and it is empty at start.
             Flavor::None => NO,
         };
-        Self { word: AtomicU64::new(known), told: AtomicBool::new(false), asked_at: AtomicU64::new(0) }
+        Self { word: AtomicU64::new(known), record_is_stored: AtomicBool::new(false), asked_at: AtomicU64::new(0) }
     }
 
     /// Notes that an entry with tags was found or is about to be written.
@@ -176,12 +176,12 @@ impl TagsInUse {
     /// Notes that the record changed.
     fn heard(&self) {
         self.met();
-        self.told.store(false, Ordering::Release);
+        self.record_is_stored.store(false, Ordering::Release);
     }
 
     /// Notes that all records may be deleted.
     pub(crate) fn lost_records(&self) {
-        self.told.store(false, Ordering::Release);
+        self.record_is_stored.store(false, Ordering::Release);
     }
 
     /// Notes that changes may have been missed. The record has to be read again, unless tags are known to be in use.
@@ -334,7 +334,7 @@ impl Cache {
 
     /// Creates an id for each tag that has none.
     async fn ids_for_writing(&self, names: &[Bytes]) -> Result<BTreeMap<Bytes, u64>> {
-        self.tell_in_use().await?;
+        self.mark_in_use().await?;
         let keys: Vec<Key> = names.iter().map(|name| record_of(name)).collect();
         let (mut ids, mut ops, mut new) = (BTreeMap::new(), Vec::new(), Vec::new());
         for ((name, key), read) in names.iter().zip(keys.iter().cloned()).zip(self.records(keys.clone()).await) {
@@ -373,10 +373,10 @@ impl Cache {
     }
 
     /// Announces to other nodes that tags are in use, before the first header is written.
-    async fn tell_in_use(&self) -> Result<()> {
+    async fn mark_in_use(&self) -> Result<()> {
         let tags_in_use = &self.core.tags_in_use;
         tags_in_use.met();
-        if tags_in_use.told.load(Ordering::Acquire) || self.core.flavor == Flavor::None {
+        if tags_in_use.record_is_stored.load(Ordering::Acquire) || self.core.flavor == Flavor::None {
             return Ok(());
         }
         let op = Op::Set {
@@ -389,12 +389,12 @@ impl Cache {
             .await
             .into_iter()
             .try_for_each(|r| r.map(drop))?;
-        tags_in_use.told.store(true, Ordering::Release);
+        tags_in_use.record_is_stored.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Returns whether this node would already know about a first use of tags. The proof is the same that L1 needs.
-    fn hears_of_use(&self, now: Tick) -> bool {
+    fn knows_of_use(&self, now: Tick) -> bool {
         self.fill_epoch(USED_KEY, now).is_some() && !self.core.rules.load().untracked
     }
 
@@ -408,19 +408,19 @@ impl Cache {
         if word & YES != 0 {
             return Ok(true);
         }
-        let is_heard = self.hears_of_use(now);
-        if is_heard && word & NO != 0 {
+        let is_known_now = self.knows_of_use(now);
+        if is_known_now && word & NO != 0 {
             return Ok(false);
         }
         // If changes are not announced, an answer is valid for the maximum age of a copy.
         let asked_at = tags_in_use.asked_at.load(Ordering::Acquire);
-        if !is_heard && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
+        if !is_known_now && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
             return Ok(false);
         }
         let found = self.l2.get(&[Key::own(&[USED])], false).await.pop().unwrap_or(Ok(None))?.is_some();
         if found {
             tags_in_use.met();
-        } else if is_heard {
+        } else if is_known_now {
             // Fails if a change was received or missed since.
             let _known = tags_in_use.word.compare_exchange(word, word | NO, Ordering::AcqRel, Ordering::Acquire);
         } else {

@@ -90,7 +90,10 @@ impl Cache {
                 Late::Unknown => return Err(overtaken()),
             }
         }
-        replies.pop().ok_or_else(|| CacheError::new(Kind::Internal, "no reply")).and_then(kept_here)
+        replies
+            .pop()
+            .ok_or_else(|| CacheError::new(Kind::Internal, "bug: a request to Redis has no reply"))
+            .and_then(kept_here)
     }
 
     /// Returns the effect of a newly received ban on a request that was executed.
@@ -246,7 +249,7 @@ struct Exec {
     requests: Vec<u8>,
     /// Expected number of replies.
     replies: usize,
-    /// EXEC's place among them.
+    /// Index of the reply of EXEC.
     at: usize,
 }
 

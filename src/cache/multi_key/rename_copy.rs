@@ -128,7 +128,7 @@ impl Cache {
     /// As for writes.
     pub async fn set_all_if_absent(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
         if self.core.flavor == Flavor::Redis {
-            return self.set_all_below(pairs).await;
+            return self.set_all_in_redis(pairs).await;
         }
         let (inside, _guard) = self.exclusive().await;
         for (key, _) in &pairs {
@@ -142,7 +142,7 @@ impl Cache {
     }
 
     /// Uses one script, because each key has the TTL of its policy.
-    async fn set_all_below(&self, mut pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+    async fn set_all_in_redis(&self, mut pairs: Vec<(Key, Bytes)>) -> Result<bool> {
         let (rules, now) = (self.core.rules.load_full(), self.core.clock.unix());
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
@@ -191,7 +191,7 @@ impl Cache {
 
     async fn exists(&self, key: &Key) -> Result<bool> {
         let infos = self.describe(std::slice::from_ref(key)).await;
-        infos.into_iter().next().map_or(Ok(false), |info| info.l2.map(|below| below.is_some()))
+        infos.into_iter().next().map_or(Ok(false), |info| info.l2.map(|entry| entry.is_some()))
     }
 
     async fn write_all(&self, ops: Vec<(Key, Op)>, tags: &[TagNames]) -> Result<()> {
@@ -230,7 +230,7 @@ fn check(reply: &[u8]) -> Result<()> {
         }
         Some(text) => {
             let text = String::from_utf8_lossy(text);
-            Err(CacheError::new(Kind::Internal, format!("Redis answered {}", text.trim_end())))
+            Err(CacheError::new(Kind::Internal, format!("unexpected reply of Redis: {}", text.trim_end())))
         }
     }
 }

@@ -82,7 +82,7 @@ impl std::fmt::Debug for KeyWatch {
 }
 
 impl KeyWatch {
-    /// With Redis: takes the connection that watches; the transaction must run on it.
+    /// Takes the connection that watches, with Redis. The transaction must run on it.
     pub fn take_line(&mut self) -> Option<RawConnection> {
         self.line.take()
     }
@@ -141,7 +141,7 @@ impl Cache {
         }
         // Records which keys exist, to notice their expiry.
         let described = self.describe(&keys).await;
-        let there = described.into_iter().map(|info| info.l2.map(|below| below.is_some()));
+        let there = described.into_iter().map(|info| info.l2.map(|entry| entry.is_some()));
         for (key, there) in keys.into_iter().zip(there) {
             let there = there?;
             watch.mark.any_there.fetch_or(there, Ordering::AcqRel);

@@ -103,7 +103,7 @@ impl Core {
 
     /// Replaces the learner. Results of prefetches in flight for the previous learner are ignored.
     pub fn set_learner(&self, learner: Learner) {
-        let _former = std::mem::replace(&mut *self.prefetcher.learner.lock(), learner);
+        let _previous = std::mem::replace(&mut *self.prefetcher.learner.lock(), learner);
     }
 
     /// Returns the maximum size in bytes of a snapshot. A snapshot is smaller than the memory of the learned state.

@@ -79,7 +79,7 @@ pub(crate) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// `groups` is the number of key groups that reads are counted in.
+    /// Creates the prefetch state. `groups` is the number of key groups that reads are counted in.
     pub(crate) fn new(settings: PrefetchSettings, groups: usize) -> Self {
         Self {
             learner: Mutex::new(Learner::new(settings)),
@@ -105,7 +105,7 @@ impl Prefetcher {
 
     fn ended(&self, key: &Key, what: LearnerNote) {
         // Without a note, the learner eventually forgets the prefetch.
-        let _told = self.note(key, what);
+        let _noted = self.note(key, what);
     }
 }
 

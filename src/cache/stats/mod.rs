@@ -9,7 +9,8 @@
 //! * [`windows`]: statistics of the last minute, five minutes and hour.
 //! * [`whatif`]: estimated hit rates of L1 at other sizes.
 //!
-//! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command line.
+//! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command
+//! line.
 
 pub mod groups;
 pub mod histogram;
@@ -348,7 +349,7 @@ pub struct Group {
 pub struct Snapshot {
     /// Outcomes of reads: the sum over the groups.
     pub reads: Reads,
-    /// Events around reads.
+    /// Events of reads.
     pub fills: Fills,
     /// Size of L1: the sum over the groups.
     pub l1: Usage,
@@ -396,7 +397,7 @@ fn answered(reads: &Reads) -> u64 {
 
 impl Core {
     /// Passes invalidated copies to the size estimate.
-    pub(crate) fn tell_ghosts(&self, events: &[Event]) {
+    pub(crate) fn invalidate_ghosts(&self, events: &[Event]) {
         let is_change = |event: &&Event| matches!(event.happened, Happened::Written(_) | Happened::Invalidated);
         for event in events.iter().filter(is_change) {
             let hash = self.l1.hash_of(&event.key);

@@ -20,14 +20,14 @@ use crate::{clock::Tick, model::Key};
 
 /// Maximum number of keys counted per worker for each ranking of top keys.
 const KEYS_MAX: usize = 1_024;
-/// Maximum size of a key that is counted for the rankings of top keys. The value bounds the memory of the rankings to 4 MB
-/// per worker.
+/// Maximum size of a key that is counted for the rankings of top keys. The value bounds the memory of the rankings to 4
+/// MB per worker.
 const KEY_BYTES_MAX: usize = 512;
 /// Time that one sketch counts.
 const TURN: Duration = Duration::from_secs(300);
 /// Number of hits of a group that each worker counts individually.
 const EXACT_HITS: u64 = 1_024;
-/// Of later hits, one in this many is counted.
+/// One later hit in this many is counted.
 const HIT_TURNS: u64 = 64;
 
 /// Criterion of a ranking.

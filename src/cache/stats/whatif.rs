@@ -2,9 +2,9 @@
 //! server runs.
 //!
 //! A ghost is a separate L1 with the same policy. It stores weights instead of values and sees a sample of the keys:
-//! all reads of a key whose hash is below a threshold. A sample of one key in eight in an eighth of the space behaves
-//! like the whole (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, divided by *all* reads are the
-//! miss ratio. It does not matter whether a very hot key is in the sample, because hot keys hit anyway.
+//! all reads of a key whose hash is lower than a threshold. A sample of one key in eight in an eighth of the space
+//! behaves like the whole (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, divided by *all* reads
+//! are the miss ratio. It does not matter whether a very hot key is in the sample, because hot keys hit anyway.
 //!
 //! The sample starts with all keys. It is halved whenever the largest ghost has more than [`ENTRIES_MAX`] entries, or a
 //! round of the job that processes it finds more than [`ROUND_MAX`] reads. All ghosts together therefore take at most
@@ -36,7 +36,8 @@ const QUARTERS: [u64; 4] = [2, 4, 8, 16];
 const RATE_FIRST: u32 = 1;
 /// At least one key in this many stays in the sample.
 const RATE_LAST: u32 = 1 << 16;
-/// Maximum number of entries in the largest simulated L1 of the size estimate. The sampling rate is halved above this value.
+/// Maximum number of entries in the largest simulated L1 of the size estimate. The sampling rate is halved above this
+/// value.
 const ENTRIES_MAX: u64 = 32_768;
 /// Maximum number of reads that the size estimate processes every 20 ms. The sampling rate is halved above this value.
 const ROUND_MAX: usize = 512;
@@ -298,14 +299,14 @@ impl Ghosts {
 }
 
 impl Ghost {
-    /// Copies the entries of another ghost whose hash is below `below`, in the order of their last use.
-    fn take_over(&self, other: &Self, below: u32, now: Tick) {
+    /// Copies the entries of another ghost whose hash is lower than `limit`, in the order of their last use.
+    fn take_over(&self, other: &Self, limit: u32, now: Tick) {
         let mut entries: Vec<(Tick, bool, Key, Fill)> = Vec::new();
         let mut cursor = 0;
         loop {
             cursor = other.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
                 let hash = key.try_into().map_or(u32::MAX, u32::from_le_bytes);
-                if let Some(key) = Key::copied(key).ok().filter(|_| hash < below) {
+                if let Some(key) = Key::copied(key).ok().filter(|_| hash < limit) {
                     let (value, deadline) = (resident.hit.value.clone(), resident.deadline);
                     let fill = Fill { value, expires_at: deadline, deadline, group: 0 };
                     entries.push((resident.used_at, resident.hit.hits > 0, key, fill));
@@ -433,8 +434,8 @@ mod tests {
         let estimates = what_if.estimates(Tick(1), order.len() as u64);
         assert_eq!(estimates.reads, order.len() as u64);
         for (estimate, quarters) in estimates.sizes.iter().zip(QUARTERS) {
-            let (told, truth) = (estimate.l1_hit_rate.expect("many reads"), measured(quarters, &order));
-            assert!((told - truth).abs() < 0.02, "{} times: {told:.4} of {truth:.4}", estimate.scale);
+            let (estimated, truth) = (estimate.l1_hit_rate.expect("many reads"), measured(quarters, &order));
+            assert!((estimated - truth).abs() < 0.02, "{} times: {estimated:.4} of {truth:.4}", estimate.scale);
         }
     }
 
@@ -463,11 +464,11 @@ mod tests {
         misses(before);
         (0..=ROUND_MAX).for_each(|_| what_if.changed(hash(1), Tick(1)));
         what_if.play(Tick(1), 70_000);
-        let told_before = what_if.ghosts.lock().now.misses[1];
+        let estimated_before = what_if.ghosts.lock().now.misses[1];
         assert_eq!(what_if.ghosts.lock().one_in, 2);
         play(&what_if, after);
-        let (told, truth) = (what_if.ghosts.lock().now.misses[1] - told_before, misses(after));
-        assert!(told.abs_diff(truth) < 200, "of 10,000 reads {truth} are misses; the estimate is {told}");
+        let (estimated, truth) = (what_if.ghosts.lock().now.misses[1] - estimated_before, misses(after));
+        assert!(estimated.abs_diff(truth) < 200, "of 10,000 reads {truth} are misses; the estimate is {estimated}");
     }
 
     #[test]
