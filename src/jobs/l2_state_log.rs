@@ -44,10 +44,7 @@ fn log_l2_change(cache: &Cache, logged: &mut Option<bool>) {
 fn log_l1_refusal(cache: &Cache, logged: &mut Option<String>) {
     let (_, refused) = cache.l1_availability();
     if let Some(why) = refused.as_ref().filter(|_| refused != *logged) {
-        tracing::warn!(
-            why,
-            "Redis rejected invalidation tracking; L1 is bypassed, or limited by age only if l1.coherence = \"ttl\""
-        );
+        tracing::warn!(why, "Redis rejected invalidation tracking; L1 is bypassed unless l1.coherence = \"ttl\"");
     }
     *logged = refused;
 }

@@ -230,7 +230,7 @@ fn check(reply: &[u8]) -> Result<()> {
         }
         Some(text) => {
             let text = String::from_utf8_lossy(text);
-            Err(CacheError::new(Kind::Internal, format!("unexpected reply of Redis: {}", text.trim_end())))
+            Err(CacheError::new(Kind::Internal, format!("unexpected reply from Redis: {}", text.trim_end())))
         }
     }
 }

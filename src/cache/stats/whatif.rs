@@ -9,7 +9,7 @@
 //! The sample starts with all keys. It is halved whenever the largest ghost has more than [`ENTRIES_MAX`] entries, or a
 //! round of the job that processes it finds more than [`ROUND_MAX`] reads. All ghosts together therefore take at most
 //! about 25 MB and a few percent of one core, whatever the size of L1 and the traffic. The ghosts that continue with
-//! half of the keys run in advance, at half of the cost again, and have learned what to evict when their counts begin.
+//! half of the keys run in advance, which adds half of the cost, and have learned what to evict when their counts begin.
 //! Without this, the estimates were up to 2.5 points too low on the traces of `benches/what_if`; with it, they are 0.6
 //! points off where the sample was halved.
 //!
