@@ -1,19 +1,20 @@
-//! Compiles the protos into `OUT_DIR` with protox, so that nobody needs protoc and nothing generated is committed.
+//! Compiles the proto files into `OUT_DIR` with protox, so that the build needs no protoc and the repository contains
+//! no generated code.
 
 use std::{env, fs, path::PathBuf};
 
 const PROTOS: [&str; 4] =
     ["terrace/v1/cache.proto", "terrace/v1/insight.proto", "terrace/v1/invalidation.proto", "terrace/v1/admin.proto"];
 
-#[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
+#[expect(clippy::disallowed_methods, reason = "cargo passes settings to build scripts in the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    // Served by gRPC reflection.
+    // Server reflection serves this file.
     fs::write(out.join("terrace_descriptor.bin"), protox::prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
-        // Values stay slices of the message they came in.
+        // Values stay slices of the received message.
         .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())

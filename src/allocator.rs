@@ -11,12 +11,12 @@ pub fn return_freed_pages() {
         tikv_jemalloc_ctl::background_thread::write(true),
         "arenas.dirty_decay_ms\0".name().write(DECAY_MS),
         "arenas.muzzy_decay_ms\0".name().write(DECAY_MS),
-        // The main thread's arena exists already and does not follow the default for new ones.
+        // The main thread's arena already exists, so the default for new arenas does not apply to it.
         "arena.0.dirty_decay_ms\0".name().write(DECAY_MS),
         "arena.0.muzzy_decay_ms\0".name().write(DECAY_MS),
     ];
     for refused in settings.into_iter().filter_map(Result::err) {
-        // Only the size of an idle process depends on it.
-        eprintln!("jemalloc keeps its default: {refused}");
+        // Not fatal: only the memory use of an idle process depends on the setting.
+        eprintln!("jemalloc rejected the page decay time; keeping its default: {refused}");
     }
 }

@@ -1,8 +1,8 @@
 //! The only place that reads a clock.
 //!
-//! Two times are told apart. [`Tick`] is monotonic and counts suspend (`CLOCK_BOOTTIME`: Rust's `Instant` stops while
-//! the machine sleeps, and an L1 copy must not outlive its fence because of that). [`UnixMs`] is the wall clock, used
-//! only where Redis uses it too: absolute expiries.
+//! There are two kinds of time. [`Tick`] is monotonic and includes suspend (`CLOCK_BOOTTIME`). Rust's `Instant` stops
+//! while the machine sleeps, so an L1 copy could outlive its fence. [`UnixMs`] is the wall clock, used only where Redis
+//! uses it too: absolute expiry times.
 
 use std::{
     sync::{
@@ -24,66 +24,66 @@ impl Tick {
     /// Earlier than any tick that a clock returns.
     pub const ZERO: Self = Self(0);
 
-    /// This tick plus `span`, saturating.
+    /// Returns this tick plus `span`, saturating.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(millis(span)))
     }
 
-    /// Time from `earlier` to this tick; zero if `earlier` is later.
+    /// Returns the time from `earlier` to this tick; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Milliseconds since 1970, wall clock.
+/// Wall-clock time in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMs(pub u64);
 
-/// A duration in whole milliseconds, saturating.
+/// Returns a duration in whole milliseconds, saturating.
 #[must_use]
 pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The clock of one server: the machine's, or one that a test moves by hand.
+/// The clock of one server: the system's clock, or one that a test advances.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     manual: Option<Arc<ManualClock>>,
 }
 
-/// A clock that stands still until it is moved.
+/// A clock that advances only when a test advances it.
 #[derive(Debug)]
 pub struct ManualClock {
     elapsed_ms: AtomicU64,
 }
 
 impl ManualClock {
-    /// Where the manual wall clock begins: 2023-11-14, far from 0 and from today.
+    /// Start of the manual wall clock: 2023-11-14, far from 0 and from today.
     const UNIX_START_MS: u64 = 1_700_000_000_000;
 
-    /// Moves both times on.
+    /// Advances both times.
     pub fn advance(&self, span: Duration) {
         self.elapsed_ms.fetch_add(millis(span), Relaxed);
     }
 }
 
 impl Clock {
-    /// The machine's clocks.
+    /// Returns the system's clocks.
     #[must_use]
     pub fn real() -> Self {
         Self::default()
     }
 
-    /// A clock for tests and for time taken from a trace, and the handle that moves it.
+    /// Returns a clock for tests and for the replay of traces, and the handle that advances it.
     #[must_use]
     pub fn manual() -> (Self, Arc<ManualClock>) {
         let manual = Arc::new(ManualClock { elapsed_ms: AtomicU64::new(1) });
         (Self { manual: Some(Arc::clone(&manual)) }, manual)
     }
 
-    /// Monotonic now. About 20 ns.
+    /// Returns the current monotonic time. Costs about 20 ns.
     #[must_use]
     pub fn now(&self) -> Tick {
         match &self.manual {
@@ -92,7 +92,7 @@ impl Clock {
         }
     }
 
-    /// Wall-clock now.
+    /// Returns the current wall-clock time.
     #[must_use]
     pub fn unix(&self) -> UnixMs {
         match &self.manual {
@@ -102,7 +102,7 @@ impl Clock {
     }
 }
 
-/// Monotonic nanoseconds, for measuring how long something took; unrelated to [`Tick`].
+/// Returns monotonic time in nanoseconds, for measuring durations; unrelated to [`Tick`].
 #[must_use]
 pub fn stopwatch_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);

@@ -1,10 +1,10 @@
-//! The one error type of the facade and the tiers. Each protocol maps [`Kind`] once, exhaustively.
+//! The error type of the facade and the tiers. Each protocol maps [`Kind`] once, exhaustively.
 //!
 //! A miss is not an error, and a failed read is never turned into a miss.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// What went wrong, in the terms a client can act on.
+/// Category of an error; a client can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A key, TTL, pattern, tag or option is invalid.
@@ -47,41 +47,42 @@ pub struct CacheError {
     retry_after: Option<Duration>,
 }
 
-/// What the facade and the tiers return.
+/// Result of the facade and the tiers.
 pub type Result<T, E = CacheError> = std::result::Result<T, E>;
 
 impl CacheError {
-    /// An error with a message for the client: what was wrong and what would be right. Never a value or a secret.
+    /// Creates an error with a message for the client: what was wrong and what is accepted. The message never contains
+    /// a value or a secret.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }
 
-    /// Says when it is worth trying again.
+    /// Sets the time after which a retry makes sense.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
     }
 
-    /// What went wrong.
+    /// Returns the category of the error.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// For the client.
+    /// Returns the message for the client.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// When it is worth trying again, where that is known.
+    /// Returns the time after which a retry makes sense, if it is known.
     #[must_use]
     pub fn retry_delay(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// Whether L2 could not be asked, or did not answer in time.
+    /// Returns whether L2 was unreachable or did not answer in time.
     #[must_use]
     pub fn says_away(&self) -> bool {
         match self.kind {
@@ -100,7 +101,8 @@ impl CacheError {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing it, and does no harm if it was done before.
+    /// Returns whether the same call may succeed later without a change by the client, and is harmless if it was
+    /// already applied.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {

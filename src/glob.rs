@@ -1,7 +1,7 @@
 //! Redis's glob patterns: `*`, `?`, `[classes]`, `[^negated]`, ranges and `\` escapes, over bytes.
 //!
-//! Iterative, with bounded work: at most pattern length times text length steps, because only the last `*` is ever
-//! returned to (CVE-2022-36021 and CVE-2024-31228 were recursion and repeated backtracking).
+//! Matching is iterative and takes at most pattern length times text length steps, because it backtracks only to the
+//! last `*` (CVE-2022-36021 and CVE-2024-31228 were recursion and repeated backtracking).
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ pub const PATTERN_MAX_BYTES: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     pattern: Bytes,
-    /// What every match begins with, and where the pattern goes on behind it.
+    /// The literal prefix of every match, and the offset in the pattern where the remaining pattern begins.
     prefix: Bytes,
     rest_at: usize,
 }
@@ -23,7 +23,8 @@ impl Glob {
     /// Checks a pattern.
     ///
     /// # Errors
-    /// `InvalidArgument` when it is longer than [`PATTERN_MAX_BYTES`]. Redis accepts every byte sequence, so do we.
+    /// `InvalidArgument` when it is longer than [`PATTERN_MAX_BYTES`]. Redis accepts every byte sequence, and so does
+    /// Terrace.
     pub fn new(pattern: &[u8]) -> Result<Self> {
         if pattern.len() > PATTERN_MAX_BYTES {
             let message = format!("the pattern has {} bytes; at most {PATTERN_MAX_BYTES} are allowed", pattern.len());
@@ -33,7 +34,7 @@ impl Glob {
         Ok(Self { pattern: Bytes::copy_from_slice(pattern), prefix: prefix.into(), rest_at })
     }
 
-    /// The pattern of all that begins with `prefix`, whatever bytes that has.
+    /// Creates the pattern that matches every key that starts with `prefix`; special characters are escaped.
     ///
     /// # Errors
     /// As [`Glob::new`], for the prefix with its special bytes escaped.
@@ -49,26 +50,27 @@ impl Glob {
         Self::new(&pattern)
     }
 
-    /// The pattern as it was given.
+    /// Returns the pattern as the caller passed it.
     #[must_use]
     pub fn pattern(&self) -> &Bytes {
         &self.pattern
     }
 
-    /// Whether `text` matches from its first to its last byte.
+    /// Returns whether the whole of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &[u8]) -> bool {
         text.strip_prefix(&self.prefix[..]).is_some_and(|text| matches(&self.pattern[self.rest_at..], text))
     }
 
-    /// The bytes that every match begins with: those before the first `*`, `?` or class of several, escapes resolved.
+    /// Returns the literal prefix of every match: the bytes before the first `*`, `?` or class with several members,
+    /// with escapes resolved.
     #[must_use]
     pub fn literal_prefix(&self) -> &[u8] {
         &self.prefix
     }
 }
 
-/// The bytes that the pattern begins with and that can match but one way, and where it goes on.
+/// Returns the literal prefix of the pattern, and the offset where the remaining pattern begins.
 fn literal_start(pattern: &[u8]) -> (Vec<u8>, usize) {
     let (mut prefix, mut at) = (Vec::new(), 0);
     while let Some((byte, next)) = literal_at(pattern, at) {
@@ -78,7 +80,7 @@ fn literal_start(pattern: &[u8]) -> (Vec<u8>, usize) {
     (prefix, at)
 }
 
-/// The one byte that the element at `at` matches, if it is one; where the next element begins.
+/// Returns the byte that the element at `at` matches, if it matches only one, and the offset of the next element.
 fn literal_at(pattern: &[u8], at: usize) -> Option<(u8, usize)> {
     match *pattern.get(at..)? {
         [] | [b'*' | b'?', ..] | [b'[', b']' | b'^', ..] => None,
@@ -92,7 +94,7 @@ fn literal_at(pattern: &[u8], at: usize) -> Option<(u8, usize)> {
 
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to go on after the last star: behind it, and the text it has not swallowed yet.
+    // Where to resume after the last star: the pattern offset after it, and the text offset it has not consumed yet.
     let mut retry: Option<(usize, usize)> = None;
     loop {
         if pattern.get(p) == Some(&b'*') {
@@ -120,7 +122,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one byte against the element at `p`; returns where the next element begins.
+/// Matches one byte against the element at `p`. Returns the offset of the next element.
 fn match_one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
     match pattern[p] {
         b'?' => Some(p + 1),
@@ -133,9 +135,9 @@ fn match_one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
     }
 }
 
-/// Matches one byte against the class whose content begins at `p`. As in Redis, a class that is not closed ends with
-/// the pattern, and a range may stand either way round; its bytes are compared as C's `char`, which has a sign where
-/// Redis mostly runs: 0x80 to 0xFF lie before 0x00.
+/// Matches one byte against the class whose content begins at `p`. As in Redis, an unclosed class ends with the
+/// pattern, and the bounds of a range may be in either order. Bytes are compared as C's `char`, which is signed on most
+/// platforms of Redis: 0x80 to 0xFF sort before 0x00.
 fn match_class(pattern: &[u8], mut p: usize, byte: u8) -> (bool, usize) {
     let negated = pattern.get(p) == Some(&b'^');
     if negated {

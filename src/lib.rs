@@ -1,5 +1,5 @@
-//! Terrace: a shared cache server. Services talk gRPC to it, people look into it with redis-cli, hot data sits in its
-//! memory (L1), everything in Redis or an embedded store (L2).
+//! Terrace: a shared cache server. Services use gRPC, people inspect it with redis-cli. Hot data is cached in the
+//! server's memory (L1); all data is stored in L2: Redis or an embedded store.
 //!
 //! ```text
 //!  gRPC ─┐                                 ┌─ L1  this node's memory: sharded, byte-bounded, with expiry
@@ -9,26 +9,29 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`]: the vocabulary. [`node`]: this process. [`persist`]: its files.
-//! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are the heart of it.
-//! 3. [`l1`] and [`l2`]: the tiers; [`l2::op`] says what each write means, for every store. [`learn`]: what the traffic
-//!    teaches.
-//! 4. [`grpc`], [`resp`], [`http`]: thin edges over a [`socket`]; each checks, converts, calls the facade, converts back.
-//! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all that can be set. `cli`: subcommands.
+//! 1. [`model`], [`error`], [`clock`], [`glob`]: the basic types. [`node`]: state of this process. [`persist`]: its
+//!    files.
+//! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
+//! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
+//!    from traffic.
+//! 4. [`grpc`], [`resp`], [`http`]: thin protocol layers over a [`socket`]. Each validates and converts a request,
+//!    calls the facade, and converts the result.
+//! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all settings. `cli`: subcommands.
 //!
-//! What always holds:
+//! Invariants:
 //!
-//! * A failed read is never reported as a miss, and a write whose fate is unknown is never reported as failed.
-//! * Over Redis, L1 answers only while the invalidation link has shown, within the last second, that it is alive
-//!   ([`cache::coherence::fence`]); a copy enters L1 only under a lease that was taken before the value was asked for ([`l1`]).
-//! * An expired entry is never returned, however late the sweeper.
+//! * A failed read is never reported as a miss, and a write whose result is unknown is never reported as failed.
+//! * With Redis as L2, L1 answers only if the invalidation link was known to be alive within the last second
+//!   ([`cache::coherence::fence`]). A copy enters L1 only under a fill lease taken before the value was requested
+//!   ([`l1`]).
+//! * An expired entry is never returned, even if the sweeper is late.
 //! * Each key of a user read is counted once, with one outcome ([`cache::stats`]).
 //! * Every queue, loop, size and wait has a limit.
 //!
-//! Imports go downwards only: edges to facade to tiers to words; `tests/it/tidy.rs` guards it.
+//! Imports point in one direction only: protocol layers, facade, tiers, basic types. `tests/it/tidy.rs` checks it.
 
 #[cfg(test)]
-// Tests play what `benches/support` makes, which names this crate as benches do.
+// Tests use `benches/support`, which refers to this crate by name, as benches do.
 extern crate self as terrace;
 
 pub mod allocator;
@@ -52,7 +55,7 @@ pub mod resp;
 pub mod server;
 pub mod socket;
 
-/// The generated messages and services of `proto/terrace/v1`.
+/// Generated messages and services of `proto/terrace/v1`.
 pub mod proto {
     #![allow(
         missing_docs,
@@ -65,6 +68,6 @@ pub mod proto {
         reason = "generated code"
     )]
     tonic::include_proto!("terrace.v1");
-    /// What reflection serves.
+    /// Descriptor set that server reflection serves.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/terrace_descriptor.bin"));
 }

@@ -1,38 +1,38 @@
 //! Declares every metric (name, labels, HELP text) and renders the page that Prometheus scrapes.
 //!
-//! Nothing is paid per request: the values are those of `GetStats` and `INFO`, set when somebody asks for the page
-//! (`http::page`). The recorder belongs to one server, so that several in a process do not mix. Labels come from the
-//! short lists below and from the bounded list of key groups, never from keys.
+//! Metrics cost nothing per request: the values are those of `GetStats` and `INFO`, and they are set when the page is
+//! requested (`http::page`). The recorder belongs to one server, so several servers in a process do not share values.
+//! Label values come from the short lists in this file and from the bounded list of key groups, never from keys.
 
 use metrics::{Label, describe_counter, describe_gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use parking_lot::Mutex;
 
-/// How a metric behaves.
+/// Type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, since start.
     Counter,
-    /// A value of now.
+    /// A current value.
     Gauge,
-    /// Counts by size, since start.
+    /// Counts by bucket, since start.
     Histogram,
 }
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Name of the series.
+    /// Name of the time series.
     pub name: &'static str,
-    /// How it behaves.
+    /// Type of the metric.
     pub kind: Kind,
-    /// Names of its labels.
+    /// Names of the labels.
     pub labels: &'static [&'static str],
-    /// What it counts.
+    /// HELP text.
     pub doc: &'static str,
 }
 
-/// One constant for each row, and the list of them all.
+/// Declares one constant per row, and the list of all of them.
 macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $doc:literal;)+) => {
         $(
@@ -40,7 +40,7 @@ macro_rules! metrics {
             pub const $constant: Metric =
                 Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], doc: $doc };
         )+
-        /// All metrics of Terrace; those of the process (`process_*`) stand beside them.
+        /// All metrics of Terrace. The page also has the metrics of the process (`process_*`).
         pub const ALL: &[Metric] = &[$($constant),+];
     };
 }
@@ -114,18 +114,18 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     page: PrometheusHandle,
     process: metrics_process::Collector,
-    /// Histograms that were counted elsewhere: the recorder only takes single samples.
+    /// Rendered histograms. The recorder only accepts single samples, so they are rendered here.
     histograms: Mutex<String>,
 }
 
-/// A histogram as it was counted elsewhere.
+/// A histogram counted by another module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Buckets {
-    /// Upper bounds, and how many were not above them.
+    /// Upper bounds of the buckets, and the number of samples up to each.
     pub up_to: Vec<(f64, u64)>,
-    /// How many there are.
+    /// Number of samples.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the samples.
     pub sum: f64,
 }
 
@@ -148,7 +148,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Sets a counter to what was counted elsewhere. `labels` are the values, in the order of [`Metric::labels`].
+    /// Sets a counter to a total counted by another module. `labels` are the label values, in the order of
+    /// [`Metric::labels`].
     pub fn count(&self, metric: &Metric, labels: &[&str], total: u64) {
         with_local_recorder(&self.recorder, || metrics::counter!(metric.name, pairs(metric, labels)).absolute(total));
     }
@@ -158,7 +159,7 @@ impl Metrics {
         with_local_recorder(&self.recorder, || metrics::gauge!(metric.name, pairs(metric, labels)).set(value));
     }
 
-    /// Puts a histogram of one label on the next page: one line for each bucket.
+    /// Adds a histogram with one label to the next page, one series for each label value.
     pub fn histogram(&self, metric: &Metric, by_label: &[(&str, Buckets)]) {
         let mut text = format!("# HELP {name} {}\n# TYPE {name} histogram\n", metric.doc, name = metric.name);
         let label = metric.labels.first().copied().unwrap_or_default();
@@ -173,17 +174,17 @@ impl Metrics {
         *self.histograms.lock() += &text;
     }
 
-    /// The page in Prometheus's text format, with the values set before and those of the process.
+    /// Returns the page in Prometheus's text format: the values set before, and the metrics of the process.
     #[must_use]
     pub fn render(&self) -> String {
         with_local_recorder(&self.recorder, || self.process.collect());
-        // A counter with fractions of seconds, which the recorder can only hold as a gauge.
+        // This counter has fractions of seconds; the recorder supports them only in gauges.
         let page = self.page.render();
         let page = page.replace("# TYPE process_cpu_seconds_total gauge", "# TYPE process_cpu_seconds_total counter");
         page + &std::mem::take(&mut *self.histograms.lock())
     }
 
-    /// What the exporter wants done every few seconds; without it samples of histograms would pile up.
+    /// Runs the periodic maintenance of the exporter. Without it, samples of histograms accumulate in memory.
     pub fn upkeep(&self) {
         self.page.run_upkeep();
     }

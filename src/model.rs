@@ -1,4 +1,4 @@
-//! The words everything else is said in: keys, values, lives of keys, outcomes of reads, causes of removal.
+//! The basic types: keys, values, lifetimes of keys, outcomes of reads, causes of removal.
 
 use std::{borrow::Borrow, fmt, ops::Deref, time::Duration};
 
@@ -14,24 +14,25 @@ pub(crate) use record::{Lifetime, Record};
 
 /// Maximum size of a key in bytes. The value is fixed: L1 and the embedded store depend on it.
 pub const KEY_MAX_BYTES: usize = 64 * 1024;
-/// Keys of Terrace's own records begin with this; clients neither see nor touch them.
+/// Prefix of the keys of Terrace's internal records. Clients can neither read nor write them.
 pub const RESERVED_PREFIX: &[u8; 10] = b"__terrace:";
 
-/// A key that was checked: 1 B to [`KEY_MAX_BYTES`], not reserved. Cheap to clone.
+/// A validated key: 1 B to [`KEY_MAX_BYTES`], without the reserved prefix. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Bytes);
 
 impl Key {
-    /// Checks and wraps a client's key.
+    /// Validates and wraps a client's key.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`] for an empty or too long key, [`Kind::ReservedPrefix`] for one of Terrace's own.
+    /// [`Kind::InvalidArgument`] if the key is empty or too long, [`Kind::ReservedPrefix`] if it has the reserved
+    /// prefix.
     pub fn new(bytes: Bytes) -> Result<Self> {
         check_key(&bytes)?;
         Ok(Self(bytes))
     }
 
-    /// Copies a client's key out of the buffer it came in, after checking it.
+    /// Validates a client's key and copies it out of its receive buffer.
     ///
     /// # Errors
     /// As [`Key::new`].
@@ -40,20 +41,20 @@ impl Key {
         Ok(Self(Bytes::copy_from_slice(bytes)))
     }
 
-    /// The key of a record of Terrace's own, which no client can name. `name` is short.
+    /// Creates the key of an internal record, which no client can name. `name` is short.
     #[must_use]
     pub(crate) fn own(name: &[&[u8]]) -> Self {
         Self([&RESERVED_PREFIX[..], &name.concat()].concat().into())
     }
 
-    /// The bytes.
+    /// Returns the bytes of the key.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.0
     }
 }
 
-/// Whether a client may use this key.
+/// Checks that a client may use this key.
 ///
 /// # Errors
 /// As [`Key::new`].
@@ -66,7 +67,10 @@ pub fn check_key(bytes: &[u8]) -> Result<()> {
         return Err(CacheError::new(Kind::InvalidArgument, message));
     }
     if bytes.starts_with(RESERVED_PREFIX) {
-        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys under __terrace: are Terrace's own"));
+        return Err(CacheError::new(
+            Kind::ReservedPrefix,
+            "reserved prefix: keys that start with __terrace: are internal to Terrace",
+        ));
     }
     Ok(())
 }
@@ -78,7 +82,7 @@ impl Deref for Key {
     }
 }
 
-/// Equal, ordered and hashed as its bytes are.
+/// Compares, orders and hashes like its bytes.
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
         &self.0
@@ -91,15 +95,15 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A value as clients see it: loose bytes, or a view into an entry of L1. Cheap to clone; its bytes never appear in
-/// `Debug`, so that no log can show them.
+/// A value as clients see it: separate bytes, or a view into an L1 entry. Cheap to clone. `Debug` never shows its
+/// bytes, so no log can contain them.
 ///
-/// What a store keeps may begin with a header (`l2::codec`). Once that was found, the value shows what comes after it and
-/// still holds both.
+/// A stored value may begin with a header (`l2::codec`). Once the header was parsed, the value shows only the bytes
+/// after it, but still holds both.
 #[derive(Clone)]
 pub struct Value {
     stored: Payload,
-    /// Bytes of the header.
+    /// Size of the header in bytes.
     head_bytes: u16,
 }
 
@@ -110,19 +114,19 @@ enum Payload {
 }
 
 impl Value {
-    /// A view into an entry of L1; keeps that entry's memory, not its place in L1.
+    /// Creates a view into an L1 entry. The view keeps the entry's memory alive, but does not keep the entry in L1.
     #[inline]
     pub(crate) fn kept(record: Record) -> Self {
         Self { stored: Payload::Kept(record), head_bytes: 0 }
     }
 
-    /// Hides a header of so many bytes.
+    /// Hides a header of `head_bytes` bytes.
     #[must_use]
     pub(crate) fn behind(self, head_bytes: u16) -> Self {
         Self { head_bytes, ..self }
     }
 
-    /// All that is stored, the header included.
+    /// Returns all stored bytes, including the header.
     #[inline]
     #[must_use]
     pub(crate) fn stored(&self) -> &[u8] {
@@ -132,13 +136,13 @@ impl Value {
         }
     }
 
-    /// The header; empty where there is none.
+    /// Returns the header; empty if there is none.
     #[must_use]
     pub(crate) fn head(&self) -> &[u8] {
         self.stored().get(..usize::from(self.head_bytes)).unwrap_or_default()
     }
 
-    /// The payload; shares the memory it lies in.
+    /// Returns the payload, which shares the memory of this value.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         let head_bytes = usize::from(self.head_bytes);
@@ -150,7 +154,7 @@ impl Value {
     }
 }
 
-/// Lets `Bytes` own a record and show its value.
+/// Adapter that lets `Bytes` own a record and show its value.
 struct ValueOf(Record);
 
 impl AsRef<[u8]> for ValueOf {
@@ -193,17 +197,17 @@ impl fmt::Debug for Value {
     }
 }
 
-/// How much longer a key lives.
+/// Remaining lifetime of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// It never expires.
+    /// The key never expires.
     Forever,
-    /// It expires after this.
+    /// The key expires after this time.
     For(Duration),
 }
 
 impl Life {
-    /// When it ends, counted from `now`; [`Tick::FAR`] never.
+    /// Returns the end of the lifetime, counted from `now`; [`Tick::FAR`] if it never ends.
     #[must_use]
     pub fn until(self, now: Tick) -> Tick {
         match self {
@@ -213,7 +217,7 @@ impl Life {
     }
 }
 
-/// A tier that answered or that holds a key.
+/// The tier that answered, or that holds a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
     /// This node's memory.
@@ -222,12 +226,12 @@ pub enum Tier {
     L2,
 }
 
-/// The one outcome of each user read of a key (design: statistics).
+/// The outcome of a user read; each key of a read has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// L1 answered within its coherence bound.
     HitL1,
-    /// L1 answered past its bound, because L2 was away.
+    /// L1 answered past its coherence bound, because L2 was unavailable.
     Stale,
     /// L2 answered.
     HitL2,
@@ -240,12 +244,12 @@ pub enum Outcome {
 /// Why an entry left L1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalCause {
-    /// Room was needed.
+    /// Evicted to free space.
     Size,
-    /// Its deadline passed.
+    /// The entry's deadline passed.
     Expired,
-    /// A write or another node's invalidation.
+    /// The key was written, or another node invalidated it.
     Invalidated,
-    /// A newer value took its place.
+    /// A newer value replaced the entry.
     Replaced,
 }

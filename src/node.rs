@@ -1,4 +1,4 @@
-//! What this process is, for whoever shows it: version, run id, addresses, configuration, connections.
+//! State of this process that ports display: version, run id, addresses, configuration, connections.
 
 mod worker_heartbeat;
 
@@ -20,28 +20,28 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Node {
     /// 40 hex digits, new at each start.
     pub run_id: String,
-    /// When the server began.
+    /// Start time of the server.
     pub started_at: Tick,
-    /// Where the ports are bound, as they are printed; set once bound.
+    /// Bound addresses of the ports, for display; set once the ports are bound.
     pub addresses: OnceLock<Addresses>,
-    /// The effective configuration, secrets left out.
+    /// The effective configuration, without secrets.
     pub settings: ArcSwap<Vec<Setting>>,
-    /// Clients of each port.
+    /// Client connections of each port.
     pub connections: Connections,
-    /// Requests and answers under way on all ports.
+    /// Bytes of requests and responses in flight on all ports.
     pub in_flight: InFlight,
-    /// Which requests are logged.
+    /// Sampling of the requests that are logged.
     pub sampled: Sampled,
-    /// Which requests are traced.
+    /// Sampling of the requests that are traced.
     #[cfg(feature = "otel")]
     pub traced: Traced,
-    /// Whether the workers move.
+    /// Heartbeats of the workers, for the health check.
     pub heartbeats: Heartbeats,
-    /// The server no longer takes new work.
+    /// True once the server accepts no new work.
     pub draining: std::sync::atomic::AtomicBool,
 }
 
-/// Where the ports are bound.
+/// Bound addresses of the ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     /// gRPC.
@@ -55,42 +55,42 @@ pub struct Addresses {
 /// One effective setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// As in the file: `l1.size`.
+    /// Key as in the file, such as `l1.size`.
     pub key: String,
-    /// As one would write it in the file.
+    /// Value as it would be written in the file.
     pub value: String,
     /// `default`, `file PATH:LINE`, `env NAME`, `flag --NAME` or `CONFIG SET`.
     pub source: String,
-    /// Changed by SIGHUP or CONFIG SET without a restart.
+    /// True if SIGHUP or CONFIG SET changes it without a restart.
     pub reloadable: bool,
 }
 
-/// Clients of each port, now and since start.
+/// Client connections of each port, now and since start.
 #[derive(Debug, Default)]
 pub struct Connections {
-    /// gRPC, open now.
+    /// Open gRPC connections.
     pub grpc: Arc<AtomicU64>,
-    /// RESP, open now.
+    /// Open RESP connections.
     pub resp: Arc<AtomicU64>,
-    /// HTTP, open now.
+    /// Open HTTP connections.
     pub http: Arc<AtomicU64>,
-    /// RESP, accepted since start.
+    /// RESP connections accepted since start.
     pub resp_accepted: Arc<AtomicU64>,
-    /// Refused because of a limit, any port, since start.
+    /// Connections refused since start because a limit was reached, on any port.
     pub rejected: Arc<AtomicU64>,
 }
 
-/// Draws the requests that are logged, by lot: whatever the pattern of a client, all its requests have the same chance.
+/// Samples the requests that are logged, at random: each request has the same chance, whatever the pattern of a client.
 #[derive(Debug, Default)]
 pub struct Sampled(AtomicU64);
 
 impl Sampled {
-    /// One in so many; 0 for none.
+    /// Samples one request in `one_in`; 0 disables sampling.
     pub fn set(&self, one_in: u64) {
         self.0.store(one_in, Relaxed);
     }
 
-    /// Whether one of `requests` is to be logged.
+    /// Returns whether one of `requests` is to be logged.
     #[inline]
     #[must_use]
     pub fn draw(&self, requests: u64) -> bool {
@@ -99,21 +99,21 @@ impl Sampled {
     }
 }
 
-/// Which requests are traced: those whose caller says so, and of the others one in so many.
+/// Sampling of traces: requests whose caller requests a trace, and one in N of the others.
 #[cfg(feature = "otel")]
 #[derive(Debug, Default)]
 pub struct Traced {
-    /// There is a collector.
+    /// True if a collector is configured.
     pub on: std::sync::atomic::AtomicBool,
-    /// Of calls without a traceparent.
+    /// Sampling of calls without a traceparent.
     pub others: Sampled,
 }
 
-/// Bytes of requests and answers under way, shared by both protocols.
+/// Bytes of requests and responses in flight, shared by both protocols.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight(Arc<AtomicU64>);
 
-/// Bytes counted as under way until this goes.
+/// Bytes that count as in flight until this guard is dropped.
 #[derive(Debug)]
 pub struct Held {
     in_flight: InFlight,
@@ -121,7 +121,7 @@ pub struct Held {
 }
 
 impl InFlight {
-    /// Counts `bytes` as under way; `None` where that would make more than `max`, and the load is to be shed.
+    /// Counts `bytes` as in flight. Returns `None` if the total would exceed `max`; the caller then sheds the request.
     #[must_use]
     pub fn admit(&self, bytes: u64, max: u64) -> Option<Held> {
         let before = self.0.fetch_add(bytes, Relaxed);
@@ -129,7 +129,7 @@ impl InFlight {
         (before.saturating_add(bytes) <= max).then_some(held)
     }
 
-    /// Bytes under way now.
+    /// Returns the bytes in flight.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.load(Relaxed)
@@ -137,7 +137,7 @@ impl InFlight {
 }
 
 impl Held {
-    /// Counts further bytes, without asking: an answer whose request was admitted.
+    /// Counts further bytes without a limit: the response of a request that was admitted.
     pub fn grow(&mut self, bytes: u64) {
         self.in_flight.0.fetch_add(bytes, Relaxed);
         self.bytes += bytes;
@@ -151,7 +151,7 @@ impl Drop for Held {
 }
 
 impl Node {
-    /// A server that begins now.
+    /// Creates the state of a server that starts now.
     #[must_use]
     pub fn new(clock: &Clock, settings: Vec<Setting>) -> Self {
         let run_id = (0..40).map(|_| char::from_digit(fastrand::u32(..16), 16).unwrap_or('0')).collect();
@@ -170,7 +170,7 @@ impl Node {
         }
     }
 
-    /// Whether the drain has begun.
+    /// Returns whether the drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)

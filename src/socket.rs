@@ -1,4 +1,4 @@
-//! Listeners and connections, over TCP or a Unix socket, so that the edges need not care which.
+//! Listeners and connections over TCP or a Unix socket, with one interface for all protocols.
 
 use std::{
     io::{self, IoSlice},
@@ -15,43 +15,43 @@ use tokio::{
     time::timeout,
 };
 
-/// What is read to be thrown away.
+/// Size of the buffer for data that is read and discarded.
 const LINGER_BUFFER_BYTES: usize = 512;
 
-/// What accepts connections.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// A port.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// A path.
+    /// A Unix socket path.
     Unix(UnixListener),
 }
 
 /// A connection.
 #[derive(Debug)]
 pub enum Socket {
-    /// From a port.
+    /// A TCP connection.
     Tcp(TcpStream),
-    /// From a path.
+    /// A Unix socket connection.
     Unix(UnixStream),
 }
 
-/// Who stands at the two ends of a connection.
+/// The two endpoints of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ends {
-    /// The client's address; of a Unix socket the path, as Redis shows it.
+    /// Address of the client. For a Unix socket this is the path, as Redis reports it.
     pub peer: String,
-    /// Ours.
+    /// Address of this server.
     pub local: String,
-    /// The client is on this machine.
+    /// True if the client runs on this machine.
     pub is_here: bool,
 }
 
 impl Listener {
-    /// Takes over a socket that listens and does not block. Called inside a runtime.
+    /// Takes over a socket that is listening and non-blocking. Call it inside a runtime.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the operating system.
     pub fn adopt(bound: socket2::Socket) -> io::Result<Self> {
         if bound.local_addr()?.is_unix() {
             UnixListener::from_std(bound.into()).map(Self::Unix)
@@ -60,10 +60,10 @@ impl Listener {
         }
     }
 
-    /// Waits for a connection. Nothing is lost when it is dropped.
+    /// Waits for a connection. Dropping the future loses no connection.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the operating system.
     pub async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
@@ -71,10 +71,10 @@ impl Listener {
         }
     }
 
-    /// Closes it. Returns the connections that the kernel has accepted for us by now, `most` at most.
+    /// Closes the listener. Returns at most `most` connections that the kernel has already accepted.
     #[must_use]
     pub fn close(self, most: usize) -> Vec<Socket> {
-        // Asked straight: tokio hears of a connection only when its driver has looked.
+        // The socket is queried directly: tokio notices a connection only after its driver has polled.
         let bound = match self {
             Self::Tcp(listener) => listener.into_std().map(socket2::Socket::from),
             Self::Unix(listener) => listener.into_std().map(socket2::Socket::from),
@@ -95,22 +95,22 @@ impl Socket {
         }
     }
 
-    /// Reads on until the client closes as well, for a while at most. Called after the last byte was sent and the sending side
-    /// shut down.
+    /// Reads and discards data until the client closes, or until `within` has passed. Call it after the last byte was
+    /// sent and the sending side was shut down.
     ///
-    /// Were the socket closed while bytes of the client are unread or under way, they would be answered with a reset; the
-    /// client's next write would fail, and with it all that it waits for, before it had read the answers sent before.
+    /// If the socket were closed while the client's bytes are unread or in flight, the kernel would answer with a
+    /// reset. The client's next write would fail, and the client could lose answers that it has not read yet.
     pub async fn linger(mut self, within: Duration) {
         let mut rest = [0; LINGER_BUFFER_BYTES];
         let until_closed = async { while matches!(self.read(&mut rest).await, Ok(1..)) {} };
-        // Whoever does not close in time has had its time to read.
+        // A client that does not close in time had enough time to read.
         let _closed = timeout(within, until_closed).await;
     }
 
-    /// Who stands at the two ends.
+    /// Returns the two endpoints.
     ///
     /// # Errors
-    /// The connection is gone already.
+    /// Fails if the connection is already closed.
     pub fn ends(&self) -> io::Result<Ends> {
         match self {
             Self::Tcp(stream) => {
@@ -120,17 +120,17 @@ impl Socket {
             }
             Self::Unix(stream) => {
                 let local = stream.local_addr()?;
-                // A client's own end has no name.
+                // The client's end of a Unix socket has no name.
                 let path = local.as_pathname().map(|path| format!("{}:0", path.display())).unwrap_or_default();
                 Ok(Ends { peer: path.clone(), local: path, is_here: true })
             }
         }
     }
 
-    /// Sends what the system takes at once.
+    /// Sends as many bytes as the system accepts without blocking.
     ///
     /// # Errors
-    /// `WouldBlock`, and those of the connection.
+    /// `WouldBlock`, and errors of the connection.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -139,10 +139,10 @@ impl Socket {
         }
     }
 
-    /// Receives what is there.
+    /// Receives the available bytes.
     ///
     /// # Errors
-    /// `WouldBlock`, and those of the connection.
+    /// `WouldBlock`, and errors of the connection.
     #[inline]
     pub fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
@@ -151,7 +151,7 @@ impl Socket {
         }
     }
 
-    /// Whether there may be something to receive.
+    /// Returns whether data may be available.
     #[inline]
     pub fn poll_read_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -1,22 +1,23 @@
 #!/bin/sh
 # All checks of Terrace, from a fresh clone: format, lints, tests, dependencies. This is what CI runs (.ci/run).
 #
-# Needs cargo (Rust 1.90 or newer, with rustfmt and clippy) and a C compiler (jemalloc, zstd). Redis for the tests is
-# installed here when we may; nothing has to run beforehand, and every server that the tests start uses a port of its own.
+# Requires cargo (Rust 1.90 or newer, with rustfmt and clippy) and a C compiler (jemalloc, zstd). As root on Debian or
+# Ubuntu, the script installs the missing packages, such as Redis. No service has to run: the tests start their own
+# servers, each on its own port.
 set -eu
 cd "$(dirname "$0")/.."
 
 say() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Debian's package of each command that the tests or the build use.
+# Prints the Debian packages of the missing commands that the tests or the build use.
 packages_missing() {
     have redis-server || printf ' redis-server'
     have redis-cli || printf ' redis-tools'
     have cc || printf ' gcc libc6-dev'
     have make || printf ' make'
     have curl || printf ' curl'
-    # promtool and prometheus, for the rules and the dashboard.
+    # promtool and prometheus check the alert rules and the dashboard.
     have promtool || printf ' prometheus'
 }
 
@@ -25,15 +26,15 @@ install_packages() {
     [ -n "$missing" ] || return 0
     if ! have apt-get || [ "$(id -u)" -ne 0 ]; then
         cat >&2 <<MESSAGE
-The tests need what is missing here. On Debian or Ubuntu, as root:
+Packages that the tests require are missing. On Debian or Ubuntu, run as root:
     apt-get install --no-install-recommends$missing
-elsewhere: redis-server and redis-cli 7.0 (replies are compared with it), curl, a C compiler and make, on PATH; promtool and
-prometheus, if the rules and the dashboard are to be checked as well.
+On other systems, install redis-server and redis-cli 7.0 (the tests compare replies with it), curl, a C compiler and make.
+promtool and prometheus are needed only to check the alert rules and the dashboard.
 MESSAGE
         exit 1
     fi
     say "installing$missing"
-    # No service may start by the installation: the tests start their own servers on free ports.
+    # The installation must not start services: the tests start their own servers on free ports.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -47,23 +48,23 @@ MESSAGE
 
 check_toolchain() {
     if ! have cargo; then
-        echo "cargo is missing: install Rust 1.90 or newer from https://rustup.rs" >&2
+        echo "cargo is not installed; install Rust 1.90 or newer from https://rustup.rs" >&2
         exit 1
     fi
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
-        echo "rustfmt or clippy is missing: rustup component add rustfmt clippy" >&2
+        echo "rustfmt or clippy is not installed; run: rustup component add rustfmt clippy" >&2
         exit 1
     fi
 }
 
 check_dependencies() {
     if ! cargo deny --version >/dev/null 2>&1; then
-        echo "not checked: cargo-deny is not installed (cargo install cargo-deny --locked)"
+        echo "skipped: cargo-deny is not installed; run: cargo install cargo-deny --locked"
         return 0
     fi
     cargo deny --locked check bans licenses sources
     if ! cargo deny --locked fetch db >/dev/null 2>&1; then
-        echo "advisories not checked: their database is out of reach"
+        echo "advisories skipped: the advisory database is unreachable"
         return 0
     fi
     cargo deny --locked check --disable-fetch advisories
@@ -75,7 +76,7 @@ say "format"
 cargo fmt --check
 say "lints"
 cargo clippy --locked --all-targets -- -D warnings
-# The feature changes a few files: only what holds them is looked at again.
+# The feature otel changes few files, so only the targets that contain them are checked again.
 cargo clippy --locked --features otel --lib --bins --test it -- -D warnings
 say "tests"
 cargo test --locked

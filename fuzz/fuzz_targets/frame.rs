@@ -1,11 +1,11 @@
-//! The frame parser on any bytes, in any pieces: it never panics, never keeps more than arrived, and finds the same
-//! requests whether the bytes come at once or in pieces.
+//! Fuzzes the frame parser with arbitrary bytes in arbitrary pieces. The parser never panics, never keeps more than it
+//! received, and finds the same requests whether the bytes arrive at once or in pieces.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use terrace::resp::frame::{Limits, Next, Requests};
 
-/// What was found: arguments of each request, or why it was refused; and the fault at the end.
+/// Result of parsing: the arguments of each request, or the reason of its rejection, and the error at the end.
 type Found = (Vec<Vec<Vec<u8>>>, Option<String>);
 
 fn parse(bytes: &[u8], size: usize, limits: Limits) -> Found {
@@ -32,7 +32,7 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let limits = Limits { bulk_max: 4096, before_auth };
     let whole = parse(bytes, bytes.len().max(1), limits);
     let pieces = parse(bytes, usize::from(size).max(1), limits);
-    // A fault may be seen earlier in pieces than in the whole, never later.
+    // In pieces, an error may be found earlier than in the whole, never later.
     assert_eq!(whole.0, pieces.0);
     assert_eq!(whole.1.is_some(), pieces.1.is_some());
 });

@@ -1,4 +1,4 @@
-//! Any operations on L1 against the plainest model of it, with a recount after each step.
+//! Fuzzes L1 with arbitrary operations, compares it with a simple model, and validates its counts after each step.
 #![no_main]
 
 use std::{collections::HashMap, time::Duration};
@@ -48,12 +48,12 @@ struct Pair {
     now: Tick,
     written: u64,
     known: HashMap<u8, Known>,
-    /// Token, and whether nothing has voided it.
+    /// Token of the lease, and true while the lease is not voided.
     leases: HashMap<u8, (Token, bool)>,
 }
 
 fn key(number: u8) -> Key {
-    // Lengths differ as well.
+    // Keys also differ in length.
     Key::copied(&vec![number; 1 + usize::from(number) % 40]).expect("a valid key")
 }
 
@@ -128,7 +128,7 @@ impl Pair {
                     self.void(n);
                     self.known.insert(n, Known { value, deadline });
                 } else if let Some((_, live)) = self.leases.get_mut(&n) {
-                    // What was there before may stay; who asked before fills nothing.
+                    // Earlier entries may stay; earlier leases fill nothing.
                     *live = false;
                 }
             }

@@ -1,11 +1,12 @@
 //! Single flight: one read of L2 serves all concurrent readers of a key.
 //!
-//! The fill lease in L1's shard decides who leads; this registry maps its token to the waiters. A flight is registered
-//! *before* its lease is taken, so a reader that finds a token in a lease finds the flight, or finds that it has ended. An
-//! invalidation removes the lease: readers that joined before may take the value, later readers lead a new flight.
+//! The fill lease in L1's shard decides who leads. This registry maps the token of the lease to the waiters. A flight
+//! is registered *before* its lease is taken, so a reader that finds a token in a lease either finds the flight or
+//! learns that it has ended. An invalidation removes the lease: readers that joined before may use the value, later
+//! readers lead a new flight.
 //!
-//! A leader that is cancelled, fails or panics strands nobody: dropping its `Leader` releases the lease and wakes the waiters,
-//! which try again.
+//! A leader that is cancelled, fails or panics does not block its waiters: dropping its `Leader` releases the lease and
+//! wakes the waiters, which then retry.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::{
 
 use super::{Cache, Core};
 
-/// The answer of a flight: the entry in L2, if there is one.
+/// The answer of a flight: the entry in L2, if it exists.
 pub(crate) type Answer = Result<Option<Stored>>;
 
 /// Flights in progress.
@@ -35,7 +36,7 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct Waiters {
     senders: Vec<oneshot::Sender<Answer>>,
-    /// The flight is a prefetch: nobody had requested the key when it began.
+    /// True if the flight is a prefetch: no client had requested the key when the flight began.
     is_prefetch: bool,
 }
 
@@ -49,12 +50,12 @@ impl Flights {
         self.waiters.insert(token, Waiters { senders: Vec::new(), is_prefetch: true });
     }
 
-    /// Returns whether the flight is a prefetch; `true` only for the first call.
+    /// Returns whether the flight is a prefetch; returns `true` only for the first call.
     pub(crate) fn take_prefetch(&self, token: Token) -> bool {
         self.waiters.get_mut(&token).is_some_and(|mut waiters| std::mem::take(&mut waiters.is_prefetch))
     }
 
-    /// Joins the flight; `None` if it has ended.
+    /// Joins the flight. Returns `None` if the flight has ended.
     pub(crate) fn join(&self, token: Token) -> Option<oneshot::Receiver<Answer>> {
         let mut waiters = self.waiters.get_mut(&token)?;
         let (sender, receiver) = oneshot::channel();
@@ -91,11 +92,11 @@ impl Leader {
         Self { core: Arc::clone(core), key, token, done: false }
     }
 
-    /// Passes the answer to all waiters. The lease has been used or released before.
+    /// Passes the answer to all waiters. The caller has already used or released the lease.
     pub(crate) fn land(mut self, answer: &Answer) {
         self.done = true;
         for waiter in self.core.flights.end(self.token) {
-            // A waiter that is gone needs no answer.
+            // A waiter that was dropped needs no answer.
             let _gone = waiter.send(answer.clone());
         }
     }
@@ -105,14 +106,14 @@ impl Drop for Leader {
     fn drop(&mut self) {
         if !self.done {
             self.core.l1.release(&self.key, self.token);
-            // Dropping the senders wakes the waiters, which try again.
+            // Dropping the senders wakes the waiters, which then retry.
             drop(self.core.flights.end(self.token));
         }
     }
 }
 
 impl Cache {
-    /// Returns the epoch that a copy of this key may be filled in; `None` while the fence of its source is not valid.
+    /// Returns the epoch for a new copy of this key; `None` while the fence of its source is not valid.
     pub(super) fn fill_epoch(&self, key: &[u8], now: Tick) -> Option<Epoch> {
         self.core.fence.epoch(self.l2.source(key)).filter(|&epoch| self.core.l1.is_open(epoch, now))
     }

@@ -1,4 +1,4 @@
-//! Looks that change and count nothing: descriptions, scans, sizes; and the clearing of everything.
+//! Inspection that changes and counts nothing: descriptions, scans, sizes. Also clears both tiers.
 
 use bytes::Bytes;
 
@@ -35,7 +35,7 @@ impl KeyInfo {
     }
 }
 
-/// Limit on the draws of a random key: a key with invalidated tags is drawn again.
+/// Maximum number of draws of a random key. A key with invalidated tags is drawn again.
 const RANDOM_TRIES: usize = 32;
 
 impl Cache {
@@ -71,14 +71,14 @@ impl Cache {
     /// Returns one page of the keys of L2, or of L1 without an L2.
     ///
     /// # Errors
-    /// Those of L2.
+    /// Errors of L2.
     pub async fn scan(&self, request: ScanRequest) -> Result<ScanPage> {
         let mut page = self.l2.scan(request).await?;
         page.keys = self.living(page.keys).await?;
         Ok(page)
     }
 
-    /// Returns one page of the keys in this node's L1.
+    /// Returns one page of the keys in L1 of this node.
     #[must_use]
     pub fn scan_resident(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
         let mut keys = Vec::new();
@@ -96,7 +96,7 @@ impl Cache {
     /// Returns the number of keys in L2, or in L1 without an L2.
     ///
     /// # Errors
-    /// Those of L2.
+    /// Errors of L2.
     pub async fn count(&self) -> Result<u64> {
         self.l2.count().await
     }
@@ -104,7 +104,7 @@ impl Cache {
     /// Returns a random key.
     ///
     /// # Errors
-    /// Those of L2.
+    /// Errors of L2.
     pub async fn random_key(&self) -> Result<Option<Key>> {
         for _ in 0..RANDOM_TRIES {
             let Some(key) = self.l2.random_key().await? else { return Ok(None) };
@@ -127,13 +127,13 @@ impl Cache {
         self.core.l1.usage()
     }
 
-    /// Drops one copy from this node's L1 only. Returns whether there was one. Where L1 is the store, nothing is dropped.
+    /// Drops one copy from L1 of this node only. Returns whether there was one. If L1 is the store, nothing is dropped.
     #[must_use]
     pub fn drop_resident(&self, key: &[u8]) -> bool {
         self.core.flavor != Flavor::None && self.core.l1.invalidate(key)
     }
 
-    /// Empties this node's L1 only. Where L1 is the store, nothing is dropped.
+    /// Empties L1 of this node only. If L1 is the store, nothing is dropped.
     pub fn clear_resident(&self) {
         if self.core.flavor != Flavor::None {
             self.core.l1.clear();
@@ -143,22 +143,22 @@ impl Cache {
     /// Removes every key from both tiers.
     ///
     /// # Errors
-    /// Those of L2; L1 is empty all the same.
+    /// Errors of L2. L1 is empty even if L2 fails.
     pub async fn clear(&self) -> Result<()> {
         self.clear_resident();
         let cleared = self.l2.clear().await;
-        // Again, for copies that were filled from the previous values in the meantime.
+        // Clears L1 again, because reads may have filled copies of the previous values in the meantime.
         self.clear_resident();
         cleared
     }
 
-    /// Returns whether L1 may answer now, and if Redis is refused although it answers, why.
+    /// Returns whether L1 may answer now, and the reason if Redis is refused although it answers.
     #[must_use]
     pub fn l1_availability(&self) -> (bool, Option<String>) {
         (self.core.fence.is_valid(self.now()), self.core.fence.refused())
     }
 
-    /// Returns whether L2 has been reached since start; before, no read can be answered.
+    /// Returns whether L2 has been reached since start. Until then, no read can be answered.
     #[must_use]
     pub fn l2_reached(&self) -> bool {
         self.l2.reached()

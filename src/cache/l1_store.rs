@@ -20,14 +20,14 @@ use crate::{
     model::{Key, Life},
 };
 
-/// How far the two clocks may seem to have moved against each other without the wall clock having been set: each is cut
-/// to whole milliseconds at its own moment, and they are read one after the other.
+/// Tolerance for the difference between the two clocks: a larger deviation means that the wall clock was set. Each
+/// clock is truncated to whole milliseconds, and they are read one after the other.
 const JITTER_MS: u64 = 2;
 
-/// L1 behind the trait of the `none` backend. Holds the core weakly: the core's workers hold the backend.
+/// L1 behind the trait of the `none` backend. Holds the core weakly, because the core's workers hold the backend.
 pub struct CoreStore {
     core: Weak<Core>,
-    /// Wall clock less monotonic clock. Kept, so that an expiry is read back as it was set, to the millisecond.
+    /// Wall clock minus monotonic clock. Stored, so that an expiry is read back exactly as it was set.
     offset_ms: AtomicU64,
 }
 
@@ -38,7 +38,7 @@ impl CoreStore {
         Self { core: Arc::downgrade(core), offset_ms: AtomicU64::new(0) }
     }
 
-    /// Returns both clocks, with the same difference as before unless the wall clock was set.
+    /// Returns both clocks, with the same difference as before, unless the wall clock was set.
     fn times(&self, core: &Core) -> (Tick, UnixMs) {
         let (now, unix) = (core.clock.now(), core.clock.unix());
         let (kept, seen) = (self.offset_ms.load(Relaxed), unix.0.saturating_sub(now.0));

@@ -2,23 +2,24 @@
 //!
 //! The request path:
 //!
-//! * [`read`]: L1, then the single flight of the key, then L2; one outcome per key. [`read_types`]: its options and results.
+//! * [`read`]: L1, then the single flight of the key, then L2; one outcome per key. [`read_types`]: its options and
+//!   results.
 //! * [`mod@write`]: policies and limits, then the coherent write to L2.
 //! * [`flight`]: single flight: the leader of a key's L2 read and its waiters.
-//! * [`inspect`]: descriptions, scans and sizes, which change and count nothing.
+//! * [`inspect`]: descriptions, scans and sizes. Inspection changes and counts nothing.
 //! * [`warm_up`]: the hottest keys, and loading keys from L2 before they are requested.
-//! * [`policy`]: what the operator configured for groups of keys.
+//! * [`policy`]: the operator's settings for groups of keys.
 //! * [`l1_store`]: L1 as the only store, for `l2 = "none"`.
-//! * [`learning`]: passes recorded events to everything that learns from them.
+//! * [`learning`]: passes recorded events to the learners.
 //!
 //! By subject:
 //!
-//! * [`coherence`]: when L1 may answer, and the self-check that samples whether this holds.
+//! * [`coherence`]: the condition under which L1 may answer, and the self-check that samples hits.
 //! * [`invalidate`]: pattern bans, tags, change events and the change feed.
 //! * [`ttl`]: tuned TTLs and touch on read.
 //! * [`prefetch`]: predicted keys, read from L2 with a miss or in the background.
-//! * [`explain`]: everything known about one key, its recent history, and the learned state as keys.
-//! * [`stats`]: the only place that counts.
+//! * [`explain`]: the state of one key, its recent history, and the learned state as keys.
+//! * [`stats`]: all counters.
 //! * [`multi_key`]: commands on several keys, transactions, watched keys, and commands passed through to Redis.
 //!
 //! Each worker holds its own [`Cache`]: all share one [`Core`], but each has its own L2 connections and counters.
@@ -195,7 +196,7 @@ impl Core {
         self.l1.sweep(self.clock.now(), budget)
     }
 
-    /// Returns whether copies are kept beyond their deadlines, because a link is lost.
+    /// Returns whether copies are kept beyond their deadlines, because an invalidation link is lost.
     #[must_use]
     pub fn holds_stale(&self) -> bool {
         self.l1.holds_stale()
@@ -215,12 +216,12 @@ pub struct Cache {
     tap: Arc<Tap>,
     /// The caller whose requests use this handle.
     caller: Caller,
-    /// It holds the exclusive lock.
+    /// True if this handle holds the exclusive lock.
     is_exclusive: bool,
 }
 
 impl Cache {
-    /// Creates a handle with counters of its own over `l2`.
+    /// Creates a handle over `l2` with its own counters.
     #[must_use]
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();

@@ -1,4 +1,4 @@
-//! Policies: what the operator configured for groups of keys, and how it changes a write.
+//! Policies: the operator's settings for groups of keys, and their effect on a write.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ pub struct Policy {
     pub matches: Glob,
     /// TTL applied to writes that specify none.
     pub default_ttl: Option<Duration>,
-    /// Maximum TTL of writes, also of those that specify none.
+    /// Maximum TTL of writes, including writes that specify none.
     pub max_ttl: Option<Duration>,
     /// Maximum value size in bytes.
     pub max_value: Option<u64>,
     /// TTL that a read extends a shorter TTL to.
     pub touch_on_read: Option<Duration>,
-    /// Matching keys may be cached in L1.
+    /// True if matching keys may be cached in L1.
     pub l1: bool,
     /// Source of the TTL of writes that specify none.
     pub ttl: Ttl,
@@ -37,29 +37,29 @@ pub struct Policy {
 /// Source of the TTL of writes that specify none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
-    /// `default_ttl`.
+    /// The policy's `default_ttl`.
     #[default]
     Fixed,
-    /// `default_ttl`; the advice is only reported.
+    /// The policy's `default_ttl`; the advised TTL is only reported.
     Advise,
-    /// The advised TTL, once there is enough evidence.
+    /// The advised TTL, once it has enough evidence.
     Tune,
 }
 
 /// Mode of prefetch for a group of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prefetch {
-    /// Off: the keys are neither learned from nor predicted.
+    /// Matching keys are neither learned from nor predicted.
     Off,
-    /// Predictions are measured, but not fetched.
+    /// Predictions are measured, but the keys are not prefetched.
     Shadow,
-    /// Predictions that have proven right are fetched.
+    /// Predicted keys are prefetched, if such predictions have proven right.
     #[default]
     Auto,
 }
 
 impl Policy {
-    /// Creates a policy without settings for matching keys.
+    /// Creates a policy for matching keys, without settings.
     #[must_use]
     pub fn of(matches: Glob) -> Self {
         let (ttl, prefetch) = (Ttl::Fixed, Prefetch::Auto);
@@ -83,15 +83,15 @@ pub struct Rules {
     pub policies: Vec<Policy>,
     /// Maximum size of any value in bytes.
     pub value_max: u64,
-    /// Maximum age of a copy in L1, over Redis.
+    /// Maximum age of an L1 copy, with Redis as L2.
     pub l1_max_age: Duration,
-    /// How long after its fence a copy may be answered as stale while L2 is unavailable.
+    /// Time after the end of the fence during which a copy may be returned as stale while L2 is unavailable.
     pub serve_stale_for: Duration,
-    /// Use L1 although Redis refuses to announce changes, bounded by `l1_max_age` alone.
+    /// True if L1 is used although Redis refuses to announce changes; only `l1_max_age` then limits the age of copies.
     pub untracked: bool,
     /// Prefixes of keys that may be cached in L1; empty for all keys.
     pub l1_prefixes: Vec<Bytes>,
-    /// Bounds of advised and tuned TTLs.
+    /// Limits of advised and tuned TTLs.
     pub ttl: TtlSettings,
 }
 
@@ -119,7 +119,7 @@ impl Rules {
     /// Returns whether this value of this key may be cached in L1.
     #[must_use]
     pub fn may_promote(&self, key: &[u8], value: &[u8]) -> bool {
-        // Terrace's own records are always announced, and no policy applies to them.
+        // Internal records are always announced, and no policy applies to them.
         if key.starts_with(RESERVED_PREFIX) {
             return true;
         }
@@ -127,7 +127,7 @@ impl Rules {
         announced && value.len() as u64 <= self.value_max && self.policy(key).is_none_or(|policy| policy.l1)
     }
 
-    /// Returns the mode of prefetch for a key. Keys that may not be in L1 cannot be staged there either.
+    /// Returns the prefetch mode of a key. Keys that may not be cached in L1 cannot be staged there either.
     #[must_use]
     pub fn prefetch_of(&self, key: &[u8]) -> Prefetch {
         let policy = self.policy(key);
@@ -143,7 +143,7 @@ impl Rules {
         self.policy(key).map_or((None, None), |policy| (policy.default_ttl, policy.max_ttl))
     }
 
-    /// Returns the TTL that reads extend the key's TTL to, if any.
+    /// Returns the TTL that reads extend the key's TTL to, if there is one.
     #[must_use]
     pub fn touch_on_read_of(&self, key: &[u8]) -> Option<Duration> {
         let policy = self.policy(key)?;
@@ -158,7 +158,8 @@ impl Rules {
 
     /// Applies the TTLs of a key's policy to a write, and checks the value's size.
     ///
-    /// The client's life, else the `tuned` one, else `default_ttl`, else none; then `max_ttl` caps it, also where there was none.
+    /// The TTL is the client's, otherwise the `tuned` TTL, otherwise `default_ttl`, otherwise none. `max_ttl` then
+    /// limits it, and applies to writes without a TTL as well.
     ///
     /// # Errors
     /// `TooLarge` for a value over `max_value`.

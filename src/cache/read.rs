@@ -1,7 +1,7 @@
-//! Reading: L1, then the single flight of the key, then L2, whose answer fills L1.
+//! Reads: L1, then the single flight of the key, then L2. The answer of L2 fills L1.
 //!
-//! A user read looks into L1 at most twice per flight: [`Cache::get_from_l1`] before the flight, without waiting, and once
-//! more under the lock of L1's shard, where a reader joins the flight or leads it ([`Cache::read_missed`]).
+//! A user read looks up L1 at most twice per flight: in [`Cache::get_from_l1`] before the flight, without waiting, and
+//! under the lock of L1's shard, where a reader joins or leads the flight ([`Cache::read_missed`]).
 
 use std::time::Duration;
 
@@ -23,12 +23,13 @@ use crate::{
     model::{Key, Life, Outcome, Tier},
 };
 
-/// Maximum number of times that a reader joins the L2 read of another reader. Afterwards the reader sends its own L2 read.
-/// Each round means that another reader made progress, so readers rarely reach this value.
+/// Maximum number of times that a reader joins the L2 read of another reader. Afterwards the reader sends its own L2
+/// read. Each round means that another reader made progress, so readers rarely reach this value.
 const JOIN_ROUNDS_MAX: usize = 8;
 
 impl Cache {
-    /// Answers a user read from L1, if L1 has the key: the hot path, which never waits. Counts a hit, but not a miss.
+    /// Answers a user read from L1 if L1 has the key. This is the hot path and never waits. Counts a hit, but not a
+    /// miss.
     #[inline]
     #[must_use]
     pub fn get_from_l1(&self, key: &[u8], now: Tick) -> Option<Hit> {
@@ -50,7 +51,7 @@ impl Cache {
         self.core.has_valid_tags(&mut hit, now).then_some(hit)
     }
 
-    /// Passes a hit of a user read to everything that counts, samples or learns from hits.
+    /// Passes a hit of a user read to the counters, samplers and learners.
     #[inline]
     fn observe_hit(&self, key: &[u8], hit: &Hit, now: Tick) {
         let before = self.counters.hit_l1(hit.group);
@@ -88,7 +89,7 @@ impl Cache {
     /// As [`Cache::get`].
     pub async fn read_missed(&self, key: Key, options: ReadOptions) -> Result<Read> {
         let mut results = self.read_many_missed(vec![key], 1, options).await;
-        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a read without a result")))
+        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "bug: a read has no result")))
     }
 
     /// Reads keys; one result per key, in order. Keys that L1 does not have are read from L2 in one pipeline.
@@ -96,8 +97,8 @@ impl Cache {
         self.read_many_missed(keys, 0, options).await
     }
 
-    /// As [`Cache::get_many`], after [`Cache::get_from_l1`] did not answer the first `missed` of the keys: a user read
-    /// looks for them again only inside of their flights.
+    /// Like [`Cache::get_many`], after [`Cache::get_from_l1`] did not answer the first `missed` keys. A user read looks
+    /// up these keys again only inside their flights.
     pub async fn read_many_missed(&self, keys: Vec<Key>, missed: usize, options: ReadOptions) -> Vec<Result<Read>> {
         let _access = self.shared_access().await;
         match options.tier {
@@ -108,23 +109,26 @@ impl Cache {
         }
     }
 
-    /// Inspection of L1 alone.
+    /// Inspects L1 only.
     fn inspect_l1(&self, key: &Key) -> Read {
         let now = self.now();
         self.resident(key).map_or(Read::Missing, |resident| Read::Found(Found::in_l1(resident.hit, now)))
     }
 
-    /// Inspection of L2 alone.
+    /// Inspects L2 only.
     async fn inspect_l2(&self, keys: &[Key]) -> Vec<Result<Read>> {
         if self.core.flavor == Flavor::None {
-            let error = CacheError::new(Kind::InvalidArgument, "tier L2_ONLY: this server has no L2 (l2 = \"none\")");
+            let error = CacheError::new(
+                Kind::InvalidArgument,
+                "tier L2_ONLY is not available: this server has no L2 (l2 = \"none\")",
+            );
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
         let (answers, _) = self.ask(keys).await;
         answers.into_iter().map(|answer| answer.map(Read::in_l2)).collect()
     }
 
-    /// Inspection of L1, then L2.
+    /// Inspects L1, then L2.
     async fn inspect_both(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
         let mut results: Vec<Result<Read>> = keys.iter().map(|key| Ok(self.inspect_l1(key))).collect();
         let absent: Vec<usize> =
@@ -139,7 +143,7 @@ impl Cache {
         results
     }
 
-    /// User reads. L1 is known not to have the first `missed` keys.
+    /// Executes user reads. The caller knows that L1 does not have the first `missed` keys.
     async fn read_many(&self, keys: Vec<Key>, missed: usize, stale_ok: bool) -> Vec<Result<Read>> {
         let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
         let mut reads = ReadResults { stale_for, ..ReadResults::new(keys.len()) };
@@ -155,7 +159,7 @@ impl Cache {
         self.read_in_flights(pending, reads).await
     }
 
-    /// Reads Terrace's own records, which L1 holds like values. They are not counted.
+    /// Reads internal records, which L1 caches like values. These reads are not counted.
     pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
         let mut reads = ReadResults { is_counted: false, ..ReadResults::new(keys.len()) };
         let mut pending = Vec::new();
@@ -181,7 +185,7 @@ impl Cache {
         reads.results()
     }
 
-    /// Joins or leads the flight of each key once. Returns the keys whose leaders abandoned their flights.
+    /// Joins or leads the flight of each key once. Returns the keys whose leader abandoned the flight.
     async fn fly_once(&self, pending: Vec<(usize, Key)>, reads: &mut ReadResults) -> Vec<(usize, Key)> {
         let mut round = FlightRound::new(self.now());
         for (at, key) in pending {
@@ -191,7 +195,7 @@ impl Cache {
         self.await_joined(round, reads).await
     }
 
-    /// Looks into L1 once more, under its lock; without a copy, joins the flight of the key or leads a new one.
+    /// Looks up L1 again under its lock. If there is no copy, joins the flight of the key or leads a new one.
     fn join_or_lead(&self, at: usize, key: Key, round: &mut FlightRound, reads: &mut ReadResults) {
         let token = self.core.next_token();
         self.core.flights.register(token);
@@ -221,8 +225,8 @@ impl Cache {
         }
     }
 
-    /// Returns a copy that was filled in the meantime, or else who leads. A copy whose tags are not known to be valid is
-    /// read from L2.
+    /// Returns a copy that was filled in the meantime, or else the leader of the key. A copy whose tags are not known
+    /// to be valid is read from L2.
     fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>) -> Leased {
         match self.core.l1.lease(key, token, now, epoch, true) {
             Leased::Hit(hit) => match self.core.with_valid_tags(hit, now) {
@@ -233,7 +237,7 @@ impl Cache {
         }
     }
 
-    /// Reads the keys that this round leads from L2, fills L1, answers, and wakes the waiters.
+    /// Reads the keys that this round leads from L2, fills L1, records the answers, and wakes the waiters.
     async fn lead_flights(&self, round: &mut FlightRound, reads: &mut ReadResults) {
         if round.led.is_empty() {
             return;
@@ -264,13 +268,13 @@ impl Cache {
         }
     }
 
-    /// Reads from L2 and counts the call. Also returns how long it took per key, in microseconds.
+    /// Reads from L2 and counts the call. Also returns the duration per key in microseconds.
     pub(super) async fn ask(&self, keys: &[Key]) -> (Vec<Answer>, u64) {
         let begun = stopwatch_ns();
         #[cfg(feature = "otel")]
         let answers = {
             use tracing::Instrument;
-            // Part of a call's span, where the call is traced.
+            // The span is part of the call's span if the call is traced.
             let traced = !tracing::Span::current().is_none();
             let span = if traced {
                 tracing::info_span!(target: "terrace::trace", "read L2", otel.kind = "client", keys = keys.len())
@@ -304,15 +308,15 @@ impl Cache {
         }
     }
 
-    /// Returns the copy of an entry that was requested at `sent_at`. Its TTL is counted from then, so the copy never outlives
-    /// the key.
+    /// Returns the copy of an entry that was requested at `sent_at`. The TTL is counted from that time, so the copy
+    /// never outlives the key.
     pub(super) fn copy_of(&self, key: &[u8], stored: &Stored, sent_at: Tick, group: u8) -> Fill {
         let expires_at = stored.life.until(sent_at);
         let deadline = self.core.deadline_of(key, expires_at, sent_at);
         Fill { value: stored.value.clone(), expires_at, deadline, group }
     }
 
-    /// Waits for the flights that others lead. Returns the keys that have to try again.
+    /// Waits for the flights that other reads lead. Returns the keys that have to be retried.
     async fn await_joined(&self, round: FlightRound, reads: &mut ReadResults) -> Vec<(usize, Key)> {
         let (mut again, mut landed) = (round.again, Vec::with_capacity(round.joined.len()));
         for (at, key, receiver) in round.joined {
@@ -331,7 +335,7 @@ impl Cache {
         again
     }
 
-    /// Reads L2 without leases and fills nothing: the last resort after many abandoned flights.
+    /// Reads L2 without leases and fills nothing: the fallback after many abandoned flights.
     async fn read_without_flights(&self, pending: Vec<(usize, Key)>, reads: &mut ReadResults) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
         let (answers, waited_us) = self.ask(&keys).await;
@@ -342,7 +346,7 @@ impl Cache {
         }
     }
 
-    /// Counts the answer of L2 for one key. While L2 is unavailable, answers with a stale copy if that is allowed.
+    /// Counts the answer of L2 for one key. If L2 is unavailable, answers with a stale copy where that is allowed.
     fn answer_from_l2(&self, at: usize, key: &[u8], answer: Answer, l2_read: L2Read, reads: &mut ReadResults) {
         if let Err(error) = &answer
             && error.says_away()
@@ -377,7 +381,7 @@ impl Cache {
         reads.answer(at, answer.map(Read::in_l2));
     }
 
-    /// Passes a read that L1 did not answer to the rankings and the ghosts.
+    /// Passes a read that L1 did not answer to the rankings and the size estimate.
     fn note_l2_read(&self, key: &[u8], answer: &Answer, l2_read: &L2Read) {
         let now = l2_read.now;
         let bytes = |found: &Option<Stored>| found.as_ref().map(|found| found.value.len());
@@ -388,7 +392,7 @@ impl Cache {
         }
     }
 
-    /// Returns a copy past the coherence bound, marked as stale, and its group.
+    /// Returns a copy past the coherence bound, marked as stale, and its key group.
     fn stale_copy(&self, key: &[u8], stale_for: Duration) -> Option<(Found, u8)> {
         if stale_for.is_zero() {
             return None;
@@ -414,16 +418,16 @@ impl FlightRound {
     }
 }
 
-/// The circumstances of a read that L1 did not answer.
+/// Details of a read that L1 did not answer.
 #[derive(Clone, Copy)]
 struct L2Read {
-    /// The group of its key.
+    /// Key group of the read.
     group: u8,
-    /// It joined the flight of another read.
+    /// True if the read joined the flight of another read.
     coalesced: bool,
-    /// How long L2 took, if it was called for this read.
+    /// Duration of the L2 call, if L2 was called for this read.
     waited_us: Option<u64>,
-    /// When the answer arrived.
+    /// Time at which the answer arrived.
     now: Tick,
 }
 
@@ -436,9 +440,9 @@ impl L2Read {
 /// Results by position.
 struct ReadResults {
     results: Vec<Option<Result<Read>>>,
-    /// They are user reads.
+    /// True for user reads.
     is_counted: bool,
-    /// How long after its fence a copy may be answered while L2 is unavailable.
+    /// Time after the end of the fence during which a copy may be returned while L2 is unavailable.
     stale_for: Duration,
 }
 
@@ -452,13 +456,13 @@ impl ReadResults {
     }
 
     fn results(self) -> Vec<Result<Read>> {
-        let unanswered = || Err(CacheError::new(Kind::Internal, "a read without a result"));
+        let unanswered = || Err(CacheError::new(Kind::Internal, "bug: a read has no result"));
         self.results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 }
 
 impl Found {
-    /// A hit in L1, as the answer to a read at `now`.
+    /// Converts an L1 hit into the result of a read at `now`.
     #[must_use]
     pub fn in_l1(hit: Hit, now: Tick) -> Self {
         let life = if hit.expires_at == Tick::FAR { Life::Forever } else { Life::For(hit.expires_at.since(now)) };
@@ -467,7 +471,7 @@ impl Found {
 }
 
 impl Read {
-    /// An answer of L2.
+    /// Converts an answer of L2 into a result.
     fn in_l2(stored: Option<Stored>) -> Self {
         stored.map_or(Self::Missing, |stored| {
             Self::Found(Found {

@@ -1,36 +1,36 @@
-//! The options of a read, and its result.
+//! Options and results of reads.
 
 use std::time::Duration;
 
 use crate::model::{Life, Tier, Value};
 
-/// Which tiers may answer.
+/// Tiers that may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TierChoice {
-    /// L1, else L2.
+    /// L1, otherwise L2.
     #[default]
     Any,
-    /// Only this node's memory; inspection.
+    /// L1 only; for inspection.
     L1Only,
-    /// Only L2; inspection.
+    /// L2 only; for inspection.
     L2Only,
 }
 
 /// The options of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadOptions {
-    /// Which tiers may answer.
+    /// Tiers that may answer.
     pub tier: TierChoice,
-    /// Inspection: recency, statistics and learning stay as they are, nothing is promoted.
+    /// True for inspection: recency, statistics and learning are unchanged, and nothing is promoted.
     pub no_touch: bool,
-    /// Return the key's remaining TTL, although nothing is promoted.
+    /// True to return the key's remaining TTL, even if nothing is promoted.
     pub want_meta: bool,
-    /// While L2 is unavailable, accept a copy past the coherence bound, for at most `l2.serve_stale_for`.
+    /// True to accept a copy past the coherence bound while L2 is unavailable, for at most `l2.serve_stale_for`.
     pub stale_ok: bool,
 }
 
 impl ReadOptions {
-    /// A user read: counted, promoted, learned from.
+    /// Returns the options of a user read, which is counted, promoted and learned from.
     #[must_use]
     pub fn is_user(&self) -> bool {
         self.tier == TierChoice::Any && !self.no_touch
@@ -44,13 +44,13 @@ pub struct Found {
     pub value: Value,
     /// The tier that answered.
     pub tier: Tier,
-    /// The copy is past the coherence bound, because L2 is unavailable.
+    /// True if the copy is past the coherence bound, because L2 is unavailable.
     pub stale: bool,
-    /// The key's remaining TTL; from L2 only meaningful if it was requested.
+    /// Remaining TTL of the key. If L2 answered, it is only meaningful if `want_meta` was set.
     pub life: Life,
-    /// The age of the copy; zero if L2 answered.
+    /// Age of the copy; zero if L2 answered.
     pub age: Duration,
-    /// Reads that L1 has answered with this copy.
+    /// Number of reads that L1 has answered with this copy.
     pub l1_hits: u32,
 }
 

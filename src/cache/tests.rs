@@ -1,4 +1,4 @@
-//! The facade over an L2 that a test holds still at chosen moments: what no real store lets one arrange.
+//! Tests of the facade over an L2 that a test can pause at chosen moments, which is not possible with a real store.
 
 use std::{
     collections::VecDeque,
@@ -29,12 +29,12 @@ struct Held {
     reads: AtomicU64,
     writes: AtomicU64,
     panics: std::sync::atomic::AtomicBool,
-    /// Taken by a write, which then waits for it.
+    /// Locked by the test; a write waits for it.
     write_gate: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Held {
-    /// Waits until a read is under way, and takes it.
+    /// Waits until a read is in flight, and takes it.
     async fn next(&self) -> (Key, oneshot::Sender<Reply>) {
         loop {
             if let Some(asked) = self.asked.lock().pop_front() {
@@ -53,7 +53,7 @@ impl Backend for Held {
     }
 
     fn get<'a>(&'a self, keys: &'a [Key], _with_life: bool) -> BoxFuture<'a, Vec<Reply>> {
-        assert!(!self.panics.swap(false, Relaxed), "told to panic");
+        assert!(!self.panics.swap(false, Relaxed), "the test requested a panic");
         let mut replies = Vec::new();
         for key in keys {
             let (sender, receiver) = oneshot::channel();
@@ -61,7 +61,7 @@ impl Backend for Held {
             self.asked.lock().push_back((key.clone(), sender));
             replies.push(receiver);
         }
-        let lost = |_| Err(CacheError::new(Kind::Unavailable, "the test let go"));
+        let lost = |_| Err(CacheError::new(Kind::Unavailable, "the test ended the read"));
         async move { futures_util::future::join_all(replies).await.into_iter().map(|r| r.unwrap_or_else(lost)).collect() }
             .boxed()
     }
@@ -164,18 +164,18 @@ async fn a_miss_looks_into_l1_at_most_twice_and_a_hit_once() {
     let bench = bench();
     let (cache, options) = (&bench.cache, ReadOptions::default());
     let lookups = || cache.core.l1.lookups();
-    // As `get` does it.
+    // The call sequence of `get`.
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     assert_eq!((text(read.await.unwrap()).1, lookups()), (Tier::L2, 2));
     assert_eq!((text(cache.get(key("k"), options).await).1, lookups()), (Tier::L1, 3));
-    // As the gRPC port does it: the hot path first, what it did not answer after that.
+    // The call sequence of the gRPC port: first the hot path, then the keys that it did not answer.
     assert!(cache.get_from_l1(b"m", cache.now()).is_none());
     let (read, ()) = tokio::join!(cache.read_missed(key("m"), options), async {
         bench.held.next().await.1.send(stored("w")).unwrap();
     });
     assert_eq!((text(read).1, lookups()), (Tier::L2, 5));
-    // Several keys at once, of which the first was looked for already.
+    // Several keys at once, the first of which was already looked up.
     assert!(cache.get_from_l1(b"a", cache.now()).is_none());
     let (reads, ()) = tokio::join!(cache.read_many_missed(vec![key("a"), key("k"), key("b")], 1, options), async {
         for _ in 0..2 {
@@ -199,7 +199,7 @@ async fn a_copy_that_came_in_before_the_flight_is_a_hit_like_any_other() {
     let reads = bench.cache.snapshot().reads;
     assert_eq!((reads.hit_l1, reads.hit_l2), (1, 1));
     let top = bench.cache.top(stats::top::By::Reads, 1);
-    assert_eq!(top.keys, [(key("k"), 2)], "the rankings see it as well");
+    assert_eq!(top.keys, [(key("k"), 2)], "the rankings count it as well");
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn a_panicking_leader_poisons_nobody() {
     let next = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
     assert_eq!(text(next.await.unwrap()).0, "v");
-    assert!(bench.cache.resident(b"k").is_some(), "the lease of the panicked leader still stood");
+    assert!(bench.cache.resident(b"k").is_some(), "the lease of the panicked leader was not released");
 }
 
 #[tokio::test]
@@ -266,7 +266,7 @@ async fn an_invalidation_overtakes_a_fill() {
     let early = spawn_get(&bench, "k");
     let (_, reply) = bench.held.next().await;
     bench.cache.core().invalidated(b"k");
-    // Who comes after the invalidation does not join the flight from before.
+    // A reader that arrives after the invalidation does not join the earlier flight.
     let late = spawn_get(&bench, "k");
     let (_, late_reply) = bench.held.next().await;
     reply.send(stored("old")).unwrap();
@@ -293,7 +293,7 @@ async fn a_write_drops_the_copy_before_it_is_sent_and_again_after_it() {
     while bench.held.writes.load(Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(bench.cache.resident(b"k").is_none(), "the copy outlived the sending of a write");
+    assert!(bench.cache.resident(b"k").is_none(), "the copy outlived the start of a write");
     fill("old").await;
     assert!(bench.cache.resident(b"k").is_some());
     done.send(()).unwrap();
@@ -344,7 +344,7 @@ async fn a_lost_link_closes_l1_and_voids_its_fills() {
     assert!(bench.cache.resident(b"k").is_none(), "a lease from before the loss filled L1");
 }
 
-/// Ends the read of `k` that is under way, as if L2 were away.
+/// Ends the read of `k` in flight, as if L2 were unavailable.
 async fn answer_away(bench: &Bench) {
     bench.held.next().await.1.send(Err(CacheError::new(Kind::Unavailable, "away"))).unwrap();
 }
@@ -368,7 +368,7 @@ async fn while_l2_is_away_a_copy_is_served_as_stale_within_its_time_and_to_who_w
     read.await.unwrap().unwrap();
     bench.cache.core().lost(Source::ONLY, "test");
     bench.time.advance(Duration::from_secs(20));
-    assert!(get_with(&bench, false).await.is_err(), "who cannot see the flag is told the truth");
+    assert!(get_with(&bench, false).await.is_err(), "a caller that does not accept stale copies gets the error");
     let Ok(Read::Found(found)) = get_with(&bench, true).await else { panic!("the copy is there") };
     assert_eq!((found.value.to_vec(), found.tier, found.stale), (b"v".to_vec(), Tier::L1, true));
     assert_eq!((bench.cache.snapshot().reads.stale, bench.cache.snapshot().reads.error), (1, 1));
@@ -387,13 +387,14 @@ async fn once_the_link_is_back_an_old_copy_is_not_even_stale() {
     bench.cache.core().lost(Source::ONLY, "test");
     assert!(get_with(&bench, true).await.is_ok());
     bench.cache.core().listening(Source::ONLY);
-    assert!(get_with(&bench, true).await.is_ok(), "not proven yet");
+    assert!(get_with(&bench, true).await.is_ok(), "the new fence has no proof yet");
     bench.cache.core().proven(Source::ONLY, Tick::FAR);
     assert!(get_with(&bench, true).await.is_err());
 }
 
-/// A copy of `k` that was hit, whose change nobody announced; then what the check finds when L2 has `below`.
-async fn checked(below: &'static str) -> (usize, Bench) {
+/// Creates a copy of `k` that was hit and whose change was never announced. Returns the result of the check if L2 has
+/// `in_l2`.
+async fn checked(in_l2: &'static str) -> (usize, Bench) {
     let bench = bench();
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
@@ -404,7 +405,7 @@ async fn checked(below: &'static str) -> (usize, Bench) {
         let cache = bench.cache.clone();
         let check = tokio::spawn(async move { cache.check_samples().await });
         if bench.cache.core().hit_samples.is_waiting_for_l2() {
-            bench.held.next().await.1.send(stored(below)).unwrap();
+            bench.held.next().await.1.send(stored(in_l2)).unwrap();
         }
         let stale = check.await.unwrap();
         if stale > 0 {
@@ -438,7 +439,7 @@ async fn where_changes_are_not_announced_l1_may_go_by_age_alone_until_they_are()
     let core = Arc::clone(bench.cache.core());
     core.lost(Source::ONLY, "test");
     core.not_primary(Source::ONLY, "a replica");
-    assert!(!core.fence.is_valid(bench.cache.now()), "a replica is not what may be opened");
+    assert!(!core.fence.is_valid(bench.cache.now()), "the fence of a replica must not become valid");
     core.refused(Source::ONLY, "no tracking");
     let read = spawn_get(&bench, "k");
     bench.held.next().await.1.send(stored("v")).unwrap();
@@ -480,7 +481,7 @@ async fn a_copy_ends_with_the_key_or_with_its_age() {
     for (name, life) in [("short", Life::For(Duration::from_secs(5))), ("long", Life::Forever)] {
         let read = spawn_get(&bench, name);
         let value = Value::from(Bytes::from_static(b"v"));
-        // Lives count from the question, not from the answer.
+        // TTLs count from the request, not from the answer.
         let (_, reply) = bench.held.next().await;
         bench.time.advance(Duration::from_secs(1));
         reply.send(Ok(Some(Stored { value, life }))).unwrap();
@@ -603,5 +604,5 @@ fn what_finds_the_learner_at_work_is_learned_afterwards() {
     assert_eq!(cache.core.prefetch().keys, 0);
     cache.note_late_prefetch(b"b", now);
     let report = cache.core.prefetch();
-    assert_eq!((report.keys, report.busy), (2, 0), "both, and nothing is lost");
+    assert_eq!((report.keys, report.busy), (2, 0), "both were learned, and none was lost");
 }

@@ -1,7 +1,7 @@
 //! Warm-up: the hottest keys of L1, and loading keys from L2 before they are requested.
 //!
-//! Such reads are not user reads: they have no outcome, and nothing is learned from them. Their calls to L2 are counted as
-//! load.
+//! Warm-up reads are not user reads: they have no outcome, and nothing is learned from them. Their calls to L2 are
+//! counted as load.
 
 use std::{
     cmp::Reverse,
@@ -17,7 +17,7 @@ use crate::{
     persist::hot_keys::HotKey,
 };
 
-/// Entries of L1 that are scanned before the task yields.
+/// L1 entries scanned before the task yields.
 const SCAN_STEP: usize = 1_000;
 
 /// Results of warm-up since start.
@@ -34,35 +34,35 @@ pub(crate) struct WarmUpCounters {
 /// Results for the keys of a warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WarmedKeys {
-    /// Loaded from L2.
+    /// Keys loaded from L2.
     pub found: u64,
-    /// Not in L2.
+    /// Keys that L2 does not have.
     pub absent: u64,
-    /// In L1, or in flight, already.
+    /// Keys already in L1, or already in flight.
     pub resident: u64,
-    /// L2 was unavailable, or L1 could not be filled.
+    /// Keys that failed: L2 was unavailable, or L1 could not be filled.
     pub failed: u64,
 }
 
 /// Progress of the warm-up after the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WarmUpProgress {
-    /// All warm-up since start, including that requested by clients.
+    /// Keys of all warm-up since start, including warm-up requested by clients.
     pub keys: WarmedKeys,
-    /// Saved keys that are still to be loaded.
+    /// Saved keys not loaded yet.
     pub left: u64,
-    /// Warm-up is running.
+    /// True while warm-up is running.
     pub is_running: bool,
 }
 
 impl WarmedKeys {
-    /// All of them.
+    /// Returns the number of all processed keys.
     #[must_use]
     pub fn keys(&self) -> u64 {
         self.found + self.absent + self.resident + self.failed
     }
 
-    /// Both together.
+    /// Adds the results of `other`.
     pub fn add(&mut self, other: Self) {
         self.found += other.found;
         self.absent += other.absent;
@@ -72,8 +72,8 @@ impl WarmedKeys {
 }
 
 impl Core {
-    /// The hottest keys of L1, hottest first, `most` at most. Heat is reads a second of idleness: what was read often and
-    /// just now comes first.
+    /// Returns the hottest keys of L1, hottest first, at most `most`. Heat is the number of reads per second of idle
+    /// time: keys that were read often and recently come first.
     pub async fn hot_keys(&self, most: usize) -> Vec<HotKey> {
         let mut keys: Vec<HotKey> = Vec::new();
         let mut cursor = 0;
@@ -82,7 +82,7 @@ impl Core {
             cursor = self.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
                 keys.extend(Key::copied(key).map(|key| HotKey { key, heat: heat(resident, now) }));
             });
-            // Twice as many before the colder half goes: then each look costs little.
+            // The list grows to twice the size before the colder half is dropped, so that the cost per entry is small.
             if keys.len() >= most.saturating_mul(2).max(SCAN_STEP) {
                 keep_hottest(&mut keys, most);
             }
@@ -112,13 +112,14 @@ impl Core {
         }
     }
 
-    /// Sets how many saved keys are still to be loaded; `None` when warm-up has ended.
+    /// Sets the number of saved keys not loaded yet; `None` when warm-up has ended.
     pub fn set_warm_up_left(&self, left: Option<u64>) {
         self.warm_up.is_running.store(left.is_some(), Relaxed);
         self.warm_up.left.store(left.unwrap_or(0), Relaxed);
     }
 
-    /// Returns how many entries were evicted from L1 for space. While that number grows, warm-up would replace hotter keys.
+    /// Returns the number of entries evicted from L1 to free space. While that number grows, warm-up would replace
+    /// hotter keys.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.l1.removals().size
@@ -154,7 +155,7 @@ impl Cache {
     async fn load_keys(&self, keys: Vec<Key>) -> WarmedKeys {
         let mut warmed = WarmedKeys::default();
         if self.core.flavor == Flavor::None {
-            // L1 is the store: what is not there is nowhere.
+            // L1 is the store, so a key that is not in L1 does not exist.
             warmed.absent = keys.len() as u64;
             return warmed;
         }
@@ -181,7 +182,7 @@ impl Cache {
 
     /// Returns the fill lease of a key, unless it is in L1, in flight, or cannot be filled now.
     fn lease_to_warm(&self, key: Key, now: Tick, warmed: &mut WarmedKeys) -> Option<Leader> {
-        // Looked at first, because the look of a lease counts as a use.
+        // Peek first, because taking a lease counts as a use.
         if self.core.l1.peek(&key, now).is_some() {
             warmed.resident += 1;
             return None;

@@ -1,10 +1,10 @@
-//! Writing: policies and limits, then the coherent write to L2.
+//! Writes: policies and limits, then the coherent write to L2.
 //!
-//! Over Redis the copy is dropped and the fill lease voided before the write is sent and again after it, on *any* outcome:
-//! acknowledged, failed, timed out, or cancelled by the caller (`Dropped` does it). Nothing is inserted on acknowledgement;
-//! the next read fills. Redis also announces a write that takes effect after the caller stopped waiting, because the
-//! invalidation link is tracked without NOLOOP. The embedded store calls the sink itself when a write has taken effect,
-//! whether or not the caller still waits.
+//! With Redis, the copy is dropped and the fill lease voided before the write is sent and again after it, on *any*
+//! outcome: acknowledged, failed, timed out, or cancelled by the caller (`Dropped` does it). Nothing is inserted on
+//! acknowledgement; the next read fills L1. Redis also announces a write that takes effect after the caller stopped
+//! waiting, because the invalidation link is tracked without NOLOOP. The embedded store notifies the sink itself when a
+//! write has taken effect, whether or not the caller still waits.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     model::{Key, Outcome, RESERVED_PREFIX},
 };
 
-/// Keys whose copies are dropped now and when this is dropped.
+/// Keys whose copies are dropped now, and again when this guard is dropped.
 pub(super) struct Dropped {
     core: Arc<Core>,
     keys: Vec<Key>,
@@ -51,7 +51,7 @@ impl Drop for Dropped {
     }
 }
 
-/// Returns what an operation does to its key, for the recorder.
+/// Returns the effect of an operation on its key, for the recorder.
 fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
     Some(match op {
         Op::Set { expiry, .. } => Wrote::Value(match expiry {
@@ -61,7 +61,7 @@ fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
             SetExpiry::Keep { .. } => None,
         }),
         Op::Delete { .. } => Wrote::Deletion,
-        // The entry was not valid before.
+        // The entry was invalid before.
         Op::Bury { .. } => return None,
         Op::Expire { .. } => Wrote::Lifetime,
         Op::Increment { .. } | Op::IncrementFloat { .. } | Op::Append { .. } | Op::SetRange { .. } => {
@@ -82,7 +82,7 @@ impl Cache {
     /// As [`Backend::apply`](crate::l2::Backend::apply), and `TooLarge` for a value over its limit.
     pub async fn write(&self, key: Key, op: Op) -> Result<Applied> {
         let mut results = self.write_many(vec![(key, op)], Batch::Independent).await;
-        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "a write without a result")))
+        results.pop().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "bug: a write has no result")))
     }
 
     /// Like [`Cache::write`], for an operation that is also a user read (GETDEL, GETEX): counts its outcome.
@@ -105,13 +105,13 @@ impl Cache {
         result
     }
 
-    /// Applies operations in one pipeline; one result per operation, in order. An atomic batch with a faulty
-    /// operation does nothing: each result is then that fault.
+    /// Applies operations in one pipeline. Returns one result per operation, in order. An atomic batch with an invalid
+    /// operation does nothing: each result is then that error.
     pub async fn write_many(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {
         self.write_tagged(ops, &[], batch).await
     }
 
-    /// Like [`Cache::write_many`]; a Set stores its entry under the tags at its index. `tags` may be shorter than `ops`.
+    /// Like [`Cache::write_many`]. A Set stores its entry with the tags at its index. `tags` may be shorter than `ops`.
     pub async fn write_tagged(&self, ops: Vec<(Key, Op)>, tags: &[TagNames], batch: Batch) -> Vec<Result<Applied>> {
         let len = ops.len();
         let (accepted, mut results) = self.accept(ops);
@@ -132,11 +132,11 @@ impl Cache {
         for (at, result) in places.into_iter().zip(self.apply(ops, batch).await) {
             results[at] = Some(result);
         }
-        let unanswered = || Err(CacheError::new(Kind::Internal, "a write without a result"));
+        let unanswered = || Err(CacheError::new(Kind::Internal, "bug: a write has no result"));
         results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 
-    /// Applies policies. Returns the accepted operations with their indexes, and the faults at theirs.
+    /// Applies policies. Returns the accepted operations with their indexes, and the errors at their indexes.
     #[expect(clippy::type_complexity, reason = "two lists that are made and taken apart in one place")]
     fn accept(&self, ops: Vec<(Key, Op)>) -> (Vec<(usize, (Key, Op))>, Vec<Option<Result<Applied>>>) {
         let rules = self.core.rules.load();
@@ -157,8 +157,8 @@ impl Cache {
         (accepted, results)
     }
 
-    /// Headers in front of what is stored under tags, and out of the way what is no more. Takes out the operations that
-    /// cannot be done; returns their places and faults.
+    /// Adds headers to values with tags, and removes invalid entries that the operations depend on. Removes the
+    /// operations that cannot be done, and returns their indexes and errors.
     async fn make_ready(
         &self,
         places: &mut Vec<usize>,
@@ -201,14 +201,14 @@ impl Cache {
         let (now, unix) = (self.now(), self.core.clock.unix());
         let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
         let results = self.l2.apply(ops, batch).await;
-        self.tell_written(&wrote, &results);
+        self.emit_written(&wrote, &results);
         pending.emit(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.l2_written(len, failed, (stopwatch_ns() - begun) / 1000);
         results
     }
 
-    fn tell_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {
+    fn emit_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {
         let now = self.now();
         for ((key, what), result) in wrote.iter().zip(results) {
             if let Some(what) = *what

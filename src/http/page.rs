@@ -227,6 +227,6 @@ fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
 
 fn feed(metrics: &Metrics, feed: &FeedReport) {
     metrics.set(&m::WATCHERS, &[], float(feed.followers));
-    metrics.count(&m::WATCH_EVENTS, &[], feed.told);
+    metrics.count(&m::WATCH_EVENTS, &[], feed.delivered);
     metrics.count(&m::WATCH_DISCONTINUITIES, &[], feed.gaps);
 }

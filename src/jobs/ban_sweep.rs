@@ -1,4 +1,4 @@
-//! Removes banned keys from L1 and from L2.
+//! Removes keys of pattern bans from L1 and from L2.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::cache::Cache;
 /// Interval of checks for bans whose sweeper has died.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Sweeps until it is dropped.
+/// Sweeps until the future is dropped.
 pub async fn run(cache: Cache) {
     let sweep = async {
         loop {

@@ -7,14 +7,14 @@ use crate::cache::Cache;
 /// Interval of checks for samples that are due.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Checks until it is dropped.
+/// Checks until the future is dropped.
 pub async fn run(cache: Cache) {
     let mut ticks = super::ticks(PERIOD);
     loop {
         ticks.tick().await;
         let stale = cache.check_samples().await;
         if stale > 0 {
-            tracing::error!(stale, "L1 held copies older than the coherence bound; they were dropped");
+            tracing::error!(stale, "found L1 copies older than the coherence bound; removed them");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! Removes expired entries from L1, so that their memory is freed although nobody reads them.
+//! Removes expired entries from L1, so that their memory is freed even if they are never read.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::cache::Core;
 
-/// Interval of sweeps: an expired entry stays for about this long at most.
+/// Interval of sweeps. An expired entry stays for at most about this long.
 const PERIOD: Duration = Duration::from_millis(100);
-/// While copies are kept as stale ones beyond their deadlines, every sweep meets them again: then this many rounds make
-/// one.
+/// Number of periods per sweep while copies are kept as stale past their deadlines. Every sweep visits these copies
+/// again, so sweeps are rarer then.
 const ROUNDS_WHILE_HELD: u32 = 10;
 /// Entries removed before the task yields.
 const BUDGET: usize = 4096;
 
-/// Sweeps until it is dropped.
+/// Sweeps until the future is dropped.
 pub async fn run(core: Arc<Core>) {
     let mut ticks = super::ticks(PERIOD);
     for round in (0..ROUNDS_WHILE_HELD).cycle() {

@@ -1,8 +1,8 @@
-//! Saves the learned state of prefetch to the data directory, so that the next process predicts from its first request on.
+//! Saves the learned state of prefetch to the data directory, so that the next process predicts from its first request.
 //!
-//! It is saved every `learn.snapshot_every` and while the server drains, block by block: the learner continues meanwhile, and
-//! the file is never in memory as a whole. It is loaded before the first request is accepted. A file that cannot be used is
-//! set aside, and a failed save is logged; the server continues in both cases.
+//! The state is saved every `learn.snapshot_every` and while the server drains, block by block: the learner continues
+//! meanwhile, and the file is never in memory as a whole. It is loaded before the first request is accepted. An
+//! unusable file is set aside, and a failed save is logged; the server continues in both cases.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,23 +25,24 @@ const NAME: &str = "learned";
 pub struct LearnedSnapshot {
     core: Arc<Core>,
     folder: PathBuf,
-    /// Interval between saves; zero for never.
+    /// Interval between saves; zero disables saving.
     every: Duration,
 }
 
 impl LearnedSnapshot {
-    /// Creates the job for a server. `every` is the interval between saves; with zero, nothing is saved or restored.
+    /// Creates the job for a server. `every` is the interval between saves. Zero disables saving and restoring.
     #[must_use]
     pub fn new(core: Arc<Core>, folder: PathBuf, every: Duration) -> Self {
         Self { core, folder, every }
     }
 
-    /// Without an L2 nothing is fetched or learned.
+    /// Returns whether the job is disabled. Without an L2, nothing is prefetched or learned.
     fn is_off(&self) -> bool {
         self.every.is_zero() || self.core.flavor() == Flavor::None
     }
 
-    /// Restores the learned state of the previous process. Blocks on file I/O: call it before the server accepts requests.
+    /// Restores the learned state of the previous process. Blocks on file I/O: call it before the server accepts
+    /// requests.
     pub fn restore(&self) {
         if self.is_off() {
             return;
@@ -60,20 +61,24 @@ impl LearnedSnapshot {
                 let (keys, took_ms) = (learner.keys(), (stopwatch_ns() - begun_ns) / 1_000_000);
                 self.core.set_learner(learner);
                 self.core.note_learned(|files| *files = SnapshotFiles { loaded: files.loaded + 1, bytes, ..*files });
-                tracing::info!(keys, bytes, took_ms, "what was learned is taken back");
+                tracing::info!(keys, bytes, took_ms, "restored learned state from disk");
             }
             Ok(Loaded::Damaged(why, aside)) => {
                 self.core.note_learned(|files| files.set_aside += 1);
-                tracing::warn!(why, aside = %aside.display(), "what was learned cannot be used and is set aside; learning begins anew");
+                tracing::warn!(
+                    why,
+                    aside = %aside.display(),
+                    "learned state on disk is unusable and was set aside; learning starts from scratch"
+                );
             }
             Err(error) => {
                 self.core.note_learned(|files| files.failed += 1);
-                tracing::warn!(%error, "what was learned cannot be read; learning begins anew");
+                tracing::warn!(%error, "could not read learned state from disk; learning starts from scratch");
             }
         }
     }
 
-    /// Saves periodically, until it is dropped.
+    /// Saves periodically, until the future is dropped.
     pub async fn run(&self) {
         if self.is_off() {
             return;
@@ -84,12 +89,12 @@ impl LearnedSnapshot {
     /// Saves for the last time.
     pub async fn finish(&self) {
         if !self.is_off() && !periodic_save::save_last(self.save()).await {
-            tracing::warn!("what was learned is not written: it takes too long");
+            tracing::warn!("abandoned writing learned state: it took too long");
         }
     }
 
     async fn save(&self) {
-        // An empty state does not replace that of a previous process.
+        // An empty state must not replace the state of a previous process.
         if self.core.prefetch().keys == 0 {
             return;
         }
@@ -101,11 +106,11 @@ impl LearnedSnapshot {
         match saved.await.map_err(io::Error::other).flatten() {
             Ok(bytes) => {
                 self.core.note_learned(|files| *files = SnapshotFiles { written: files.written + 1, bytes, ..*files });
-                tracing::debug!(bytes, "what was learned is written");
+                tracing::debug!(bytes, "wrote learned state");
             }
             Err(error) => {
                 self.core.note_learned(|files| files.failed += 1);
-                tracing::warn!(%error, "what was learned cannot be written; the next start may begin anew");
+                tracing::warn!(%error, "could not write learned state; the next start may learn from scratch");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Background work: a third client of the cache.
+//! Background jobs: callers of the cache that serve no client.
 
 pub mod ban_sweep;
 pub mod coherence_check;
@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Returns the ticks of a job, the first at once. A late tick delays those after it: a job that fell behind has nothing to catch
-/// up on.
+/// Returns the ticks of a job; the first tick comes at once. A late tick delays the next ones, because a job that fell
+/// behind has nothing to catch up on.
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

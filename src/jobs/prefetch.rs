@@ -1,4 +1,4 @@
-//! Reads predicted keys from L2 in the background, so that a chain of keys is followed before it is missed.
+//! Reads predicted keys from L2 in the background, so that Terrace follows a chain of keys before its keys are missed.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
 
-/// Keys per read of L2.
+/// Maximum keys per L2 read.
 const KEYS: usize = 64;
-/// Limit on reads in flight: beyond it keys wait in the queue, and keys that find it full are not fetched.
+/// Maximum number of L2 reads in flight. Further keys wait in the queue. Keys are dropped if the queue is full.
 const READS: usize = 8;
 
-/// Fetches until it is dropped.
+/// Prefetches until the future is dropped.
 pub async fn run(cache: Cache) {
     let reads = Arc::new(Semaphore::new(READS));
     loop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::{Core, stats::MARK_EVERY};
 
-/// Records until it is dropped.
+/// Records until the future is dropped.
 pub async fn run(core: Arc<Core>) {
     let mut ticks = super::ticks(MARK_EVERY);
     loop {

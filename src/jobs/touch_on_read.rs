@@ -1,8 +1,9 @@
-//! Touches keys that were read, where a policy sets `touch_on_read`: one batch after the other, so that L2 sets the pace.
+//! Touches keys that were read, if a policy sets `touch_on_read`. Batches run one after another, so that L2 sets the
+//! pace.
 
 use crate::cache::Cache;
 
-/// Touches until it is dropped.
+/// Touches until the future is dropped.
 pub async fn run(cache: Cache) {
     loop {
         let batch = cache.next_touches().await;

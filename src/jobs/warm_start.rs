@@ -1,8 +1,9 @@
 //! Warm starts: saves the hot keys to the data directory, and loads them from L2 after a start.
 //!
-//! Every few minutes and when the server drains, the hottest keys are saved. The next process loads their values from L2 in
-//! the background, hottest first and at a rate that hardly loads L2. Loading ends when all keys are loaded, when L1 is full
-//! (later keys are colder), or when L2 fails for long. Nothing is saved while it runs: the previous list is better.
+//! The hottest keys are saved every few minutes and when the server drains. The next process loads their values from L2
+//! in the background, hottest first and at a rate that causes little load on L2. Loading ends when all keys are loaded,
+//! when L1 is full (later keys are colder), or when L2 keeps failing. Nothing is saved while loading runs, because the
+//! previous list is more complete.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,21 +26,21 @@ const BATCH: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Maximum number of consecutive failed L2 calls of a warm start. The warm start then ends.
 const FAILURES_MAX: u32 = 20;
-/// Pause after such a call, multiplied by their number.
+/// Pause after a failed call, multiplied by the number of consecutive failures.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 /// Interval of progress messages.
-const TELL_EVERY_NS: u64 = 5_000_000_000;
+const LOG_EVERY_NS: u64 = 5_000_000_000;
 
 /// Settings of warm starts.
 #[derive(Debug, Clone)]
 pub struct WarmStartSettings {
     /// The data directory.
     pub folder: PathBuf,
-    /// Maximum number of saved keys; 0 for none.
+    /// Maximum number of saved keys; 0 disables warm starts.
     pub keys_max: usize,
     /// Interval between saves.
     pub every: Duration,
-    /// Keys loaded per second.
+    /// Maximum number of keys loaded per second.
     pub rate: u64,
 }
 
@@ -60,12 +61,12 @@ impl WarmStart {
         self.cache.core()
     }
 
-    /// Without an L2 there is nothing to load from.
+    /// Returns whether the job is disabled. Without an L2 there is nothing to load from.
     fn is_off(&self) -> bool {
         self.settings.keys_max == 0 || self.cache.flavor() == Flavor::None
     }
 
-    /// Loads the saved keys, then saves the hot keys periodically until it is dropped.
+    /// Loads the saved keys, then saves the hot keys periodically until the future is dropped.
     pub async fn run(&self) {
         if self.is_off() {
             return;
@@ -77,7 +78,7 @@ impl WarmStart {
     /// Saves the hot keys for the last time.
     pub async fn finish(&self) {
         if !self.is_off() && !periodic_save::save_last(self.save()).await {
-            tracing::warn!("the hot keys are not written: it takes too long");
+            tracing::warn!("abandoned writing the hot key list: it took too long");
         }
     }
 
@@ -86,20 +87,20 @@ impl WarmStart {
             return;
         }
         let keys = self.core().hot_keys(self.settings.keys_max).await;
-        // An empty or unavailable L1 has no hot keys.
+        // An empty or bypassed L1 has no hot keys.
         if keys.is_empty() {
             return;
         }
         let (count, folder) = (keys.len(), self.settings.folder.clone());
         let saved = spawn_blocking(move || hot_keys::save(&folder, &keys)).await;
         match saved.map_err(std::io::Error::other).flatten() {
-            Ok(()) => tracing::debug!(keys = count, "the hot keys are written"),
-            Err(error) => tracing::warn!(%error, "the hot keys cannot be written; the next start will be cold"),
+            Ok(()) => tracing::debug!(keys = count, "wrote the hot key list"),
+            Err(error) => tracing::warn!(%error, "could not write the hot key list; the next start may be cold"),
         }
     }
 
     async fn start(&self) {
-        // Set before the file is read, so that a stop meanwhile does not replace the file.
+        // Set before the file is read, so that a shutdown in the meantime does not replace the file.
         self.core().set_warm_up_left(Some(0));
         let folder = self.settings.folder.clone();
         let loaded = spawn_blocking(move || hot_keys::load(&folder)).await;
@@ -107,9 +108,13 @@ impl WarmStart {
             Ok(Loaded::Kept(keys)) if !keys.is_empty() => self.pull(keys).await,
             Ok(Loaded::Kept(_) | Loaded::None) => {}
             Ok(Loaded::Damaged(why, aside)) => {
-                tracing::warn!(why, aside = %aside.display(), "the list of hot keys is damaged and set aside; a cold start");
+                tracing::warn!(
+                    why,
+                    aside = %aside.display(),
+                    "the hot key list is unusable and was set aside; starting cold"
+                );
             }
-            Err(error) => tracing::warn!(%error, "the list of hot keys cannot be read; a cold start"),
+            Err(error) => tracing::warn!(%error, "could not read the hot key list; starting cold"),
         }
         self.core().set_warm_up_left(None);
     }
@@ -118,12 +123,12 @@ impl WarmStart {
         keys.truncate(self.settings.keys_max);
         self.core().set_warm_up_left(Some(keys.len() as u64));
         self.wait_for_l2().await;
-        tracing::info!(keys = keys.len(), rate = self.settings.rate, "warming up");
+        tracing::info!(keys = keys.len(), rate = self.settings.rate, "started warm-up");
         let begun_ns = stopwatch_ns();
         let warmed = self.pull_all(keys).await;
         let WarmedKeys { found, absent, resident, failed } = warmed;
         let took_ms = (stopwatch_ns() - begun_ns) / 1_000_000;
-        tracing::info!(found, absent, resident, failed, took_ms, "warmed up");
+        tracing::info!(found, absent, resident, failed, took_ms, "finished warm-up");
     }
 
     async fn wait_for_l2(&self) {
@@ -136,29 +141,31 @@ impl WarmStart {
         let (total, evicted) = (keys.len() as u64, self.core().evicted());
         let mut pace = interval(pause(BATCH, self.settings.rate));
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let (mut warmed, mut failures, mut told_ns) = (WarmedKeys::default(), 0, stopwatch_ns());
+        let (mut warmed, mut failures, mut logged_ns) = (WarmedKeys::default(), 0, stopwatch_ns());
         for batch in keys.chunks(BATCH) {
             pace.tick().await;
             let batch = batch.iter().map(|hot| hot.key.clone()).collect();
             let Some(done) = self.pull_batch(batch, &mut failures).await else {
-                tracing::warn!("L2 does not answer; the rest comes up as it is asked for");
+                tracing::warn!(
+                    "L2 does not answer; warm-up ends, and the remaining keys are loaded when they are read"
+                );
                 return warmed;
             };
             warmed.add(done);
             self.core().set_warm_up_left(Some(total - warmed.keys().min(total)));
             if self.core().evicted() > evicted {
-                tracing::info!("L1 is full; colder keys stay below");
+                tracing::info!("L1 is full; warm-up skips the remaining, colder keys");
                 return warmed;
             }
-            if stopwatch_ns() - told_ns >= TELL_EVERY_NS {
-                told_ns = stopwatch_ns();
-                tracing::info!(done = warmed.keys(), of = total, "warming up");
+            if stopwatch_ns() - logged_ns >= LOG_EVERY_NS {
+                logged_ns = stopwatch_ns();
+                tracing::info!(done = warmed.keys(), of = total, "warm-up in progress");
             }
         }
         warmed
     }
 
-    /// Loads one batch, and retries while all of it fails; `None` after too many consecutive failures.
+    /// Loads one batch, and retries if all its keys fail. Returns `None` after too many consecutive failures.
     async fn pull_batch(&self, batch: Vec<Key>, failures: &mut u32) -> Option<WarmedKeys> {
         loop {
             let done = self.cache.warm(batch.clone()).await;

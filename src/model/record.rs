@@ -1,10 +1,10 @@
-//! One entry of L1 in one allocation: key, value, and the few words that belong to them.
+//! One L1 entry in one allocation: key, value and metadata.
 //!
-//! It lies here, below `l1`, because a [`Value`](super::Value) may be a view into it: an answer then shares the
-//! entry's memory, and nothing is copied before the socket buffer. Its layout is counted: 33 bytes beside key and
-//! value (reference count, length, two words of notes, the key group), then whatever the allocator rounds up.
+//! It is defined here and not in `l1`, because a [`Value`](super::Value) may be a view into it: a response shares the
+//! entry's memory, and nothing is copied before the socket buffer. The overhead is 33 bytes in addition to key and
+//! value (reference count, length, two words of metadata, the key group), and the rounding of the allocator.
 //!
-//! The words are atomics with relaxed order: they change under L1's shard lock, or are approximate by design.
+//! The metadata words are atomics with relaxed order: they change under L1's shard lock, or are approximate by design.
 
 use std::{
     cell::RefCell,
@@ -21,15 +21,15 @@ pub(crate) struct Record(ThinArc<Notes, u8>);
 
 /// Bytes of an allocation before its slice: reference count, length and [`Notes`].
 const FIXED_BYTES: u64 = 32;
-/// The group stands between key and value: a hit, which has compared the key, finds it in the same cache line.
+/// The group is stored between key and value. A hit has compared the key, so the group is in the same cache line.
 const GROUP_BYTES: usize = 1;
 
-/// What is kept of an entry beside key and value and is not needed to choose a victim.
+/// Metadata of an entry that the choice of a victim does not need.
 struct Notes {
-    /// From the low end: length of the key less one (16 bits), high half of the span (6), expiry in ms (42).
+    /// Bit fields from the low end: key length minus one (16 bits), high half of the span (6), expiry in ms (42).
     life: AtomicU64,
-    /// From the low end: last use as a float of the copy's age (11 bits), hits (11, [`Hits11`]), low half of the span (6),
-    /// birth in ms (36, wraps after two years). The span is the bound on the copy's age as a float.
+    /// Bit fields from the low end: last use as a float of the copy's age (11 bits), hits (11, [`Hits11`]), low half of
+    /// the span (6), birth in ms (36, wraps after two years). The span is the limit on the copy's age as a float.
     uses: AtomicU64,
 }
 
@@ -38,24 +38,24 @@ const EXPIRY_MAX: u64 = (1 << 42) - 1;
 const BIRTH_SHIFT: u32 = 28;
 const BIRTH_MASK: u64 = (1 << 36) - 1;
 const HITS_SHIFT: u32 = 11;
-/// Mantissa of a last use, 11 bits with the exponent: right to a 64th.
+/// Mantissa bits of the last use (11 bits with the exponent): accurate to 1/64.
 const USED_MANTISSA: u32 = 6;
-/// Mantissa of a span, 12 bits with the exponent: right to a 128th.
+/// Mantissa bits of a span (12 bits with the exponent): accurate to 1/128.
 const SPAN_MANTISSA: u32 = 7;
-/// The span of a copy without a bound on its age.
+/// The span of a copy whose age is not limited.
 const SPAN_NONE: u64 = (1 << 12) - 1;
 
-/// When a copy ends.
+/// The times at which a copy ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lifetime {
-    /// When the key itself expires.
+    /// Time at which the key itself expires.
     pub(crate) expires_at: Tick,
-    /// When the copy ends, if that is earlier. It may end up to a 128th of its age earlier than told, never later.
+    /// Time at which the copy ends, if that is earlier. It may end early by up to 1/128 of its age, never late.
     pub(crate) deadline: Tick,
 }
 
 impl Record {
-    /// Copies key (1 to 65,536 bytes) and value into memory of their own.
+    /// Copies the key (1 to 65,536 bytes) and the value into one allocation.
     pub(crate) fn new(key: &[u8], group: u8, value: &[u8], life: Lifetime, born_at: Tick) -> Self {
         let key_length = (key.len() as u64).wrapping_sub(1) & 0xFFFF;
         let uses = (born_at.0 & BIRTH_MASK) << BIRTH_SHIFT;
@@ -65,7 +65,7 @@ impl Record {
         record
     }
 
-    /// What an allocation for this key and value takes, rounded up as the allocator does.
+    /// Returns the size in bytes of an allocation for this key and value, rounded up as the allocator does.
     pub(crate) fn weigh(key_bytes: usize, value_bytes: usize) -> u64 {
         allocated_bytes(FIXED_BYTES + (key_bytes + GROUP_BYTES + value_bytes) as u64)
     }
@@ -90,25 +90,25 @@ impl Record {
         &self.0.slice[self.key_length() + GROUP_BYTES..]
     }
 
-    /// Number of the key group it was counted to when it came in.
+    /// Returns the number of the key group that the entry was counted in when it was inserted.
     #[inline]
     pub(crate) fn group(&self) -> u8 {
         self.0.slice[self.key_length()]
     }
 
-    /// What this record's allocation takes.
+    /// Returns the size in bytes of this record's allocation.
     pub(crate) fn weight(&self) -> u64 {
         allocated_bytes(FIXED_BYTES + self.0.slice.len() as u64)
     }
 
-    /// When the key itself expires.
+    /// Returns the time at which the key itself expires.
     #[inline]
     pub(crate) fn expires_at(&self) -> Tick {
         let ms = self.notes().life.load(Relaxed) >> EXPIRY_SHIFT;
         if ms == EXPIRY_MAX { Tick::FAR } else { Tick(ms) }
     }
 
-    /// Bound on the copy's age in ms, if it has one.
+    /// Returns the limit on the copy's age in ms, if it has one.
     #[inline]
     fn span_ms(&self) -> Option<u64> {
         let notes = self.notes();
@@ -116,21 +116,22 @@ impl Record {
         (span != SPAN_NONE).then(|| expand::<SPAN_MANTISSA>(span))
     }
 
-    /// Whether the copy has ended: exact, whatever time has passed without anybody looking.
+    /// Returns whether the copy has ended. The result is exact, however long the entry was not accessed.
     #[inline]
     pub(crate) fn is_over(&self, now: Tick) -> bool {
         now >= self.expires_at() || self.span_ms().is_some_and(|span| self.age_ms(now) >= span)
     }
 
-    /// When the copy ends.
+    /// Returns the time at which the copy ends.
     pub(crate) fn deadline(&self, now: Tick) -> Tick {
         let by_age = self.span_ms().map_or(Tick::FAR, |span| Tick(self.born_at(now).0 + span));
         by_age.min(self.expires_at())
     }
 
-    /// Sets when the copy ends. Only under the exclusive lock of the shard, or before anybody else sees it.
+    /// Sets the time at which the copy ends. Call it only under the exclusive lock of the shard, or before the record
+    /// is shared.
     pub(crate) fn set_life(&self, life: Lifetime) {
-        // What does not fit, 139 years of uptime, is as good as never.
+        // An expiry that does not fit (after 139 years of uptime) counts as never.
         let expiry = life.expires_at.0.min(EXPIRY_MAX) << EXPIRY_SHIFT;
         let Notes { life: low, uses } = self.notes();
         let (key_length, others) = (low.load(Relaxed) & 0xFFFF, uses.load(Relaxed) & !(0x3F << 22));
@@ -149,25 +150,25 @@ impl Record {
         now.0.wrapping_sub(self.notes().uses.load(Relaxed) >> BIRTH_SHIFT) & BIRTH_MASK
     }
 
-    /// When the copy was made; `now` is any later time.
+    /// Returns the time at which the copy was made; `now` is any later time.
     #[inline]
     pub(crate) fn born_at(&self, now: Tick) -> Tick {
         Tick(now.0.saturating_sub(self.age_ms(now)))
     }
 
-    /// Reads answered with it: exact to 1,024, then approximate.
+    /// Returns the number of reads answered with this copy: exact up to 1,024, then approximate.
     #[inline]
     pub(crate) fn hits(&self) -> u32 {
         Hits11((self.notes().uses.load(Relaxed) >> HITS_SHIFT & 0x7FF) as u32).count()
     }
 
-    /// Last use, to a 64th of the copy's age.
+    /// Returns the time of the last use, accurate to 1/64 of the copy's age.
     pub(crate) fn used_at(&self, now: Tick) -> Tick {
         let after_ms = expand::<USED_MANTISSA>(self.notes().uses.load(Relaxed) & 0x7FF);
         Tick(self.born_at(now).0.saturating_add(after_ms).min(now.0))
     }
 
-    /// Counts one use. A concurrent one may be lost.
+    /// Counts one use. Concurrent uses may be lost.
     #[inline]
     pub(crate) fn note_use(&self, now: Tick) {
         let word = &self.notes().uses;
@@ -179,13 +180,13 @@ impl Record {
     }
 }
 
-/// Entries up to this are put together on the stack, bytes.
+/// Maximum size of an entry that is assembled on the stack.
 const ON_STACK_BYTES: usize = 256;
 
-/// Entries up to this are put together in a buffer that each thread keeps, bytes.
+/// Maximum size of an entry that is assembled in the thread's scratch buffer.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// Key and value in one allocation: a slice is all that can be copied into it.
+/// Joins key and value into one slice, because `ThinArc` can only copy a slice.
 fn joined(notes: Notes, key: &[u8], group: u8, value: &[u8]) -> ThinArc<Notes, u8> {
     let length = key.len() + GROUP_BYTES + value.len();
     if length <= ON_STACK_BYTES {
@@ -208,11 +209,11 @@ fn joined(notes: Notes, key: &[u8], group: u8, value: &[u8]) -> ThinArc<Notes, u
 }
 
 thread_local! {
-    /// Where larger entries are put together, so that this takes no allocation beside their own.
+    /// Scratch buffer for larger entries, so that assembling an entry needs no second allocation.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A count in 11 bits: exact to 1,024, then one step in 256.
+/// A count in 11 bits: exact up to 1,024, then incremented with probability 1/256.
 #[derive(Clone, Copy)]
 struct Hits11(u32);
 
@@ -235,7 +236,7 @@ impl Hits11 {
     }
 }
 
-/// Milliseconds (36 bits) as a float with a mantissa of so many bits and an exponent of five, rounded down.
+/// Encodes milliseconds (36 bits) as a float with a mantissa of `mantissa` bits and a five-bit exponent, rounded down.
 #[inline]
 fn compress<const MANTISSA: u32>(ms: u64) -> u64 {
     let bits = 64 - ms.leading_zeros();
@@ -246,15 +247,15 @@ fn compress<const MANTISSA: u32>(ms: u64) -> u64 {
     u64::from(shift + 1) << MANTISSA | ms >> shift & ((1 << MANTISSA) - 1)
 }
 
-/// What [`compress`] was given, rounded down.
+/// Decodes the result of [`compress`]; the value is rounded down.
 #[inline]
 fn expand<const MANTISSA: u32>(float: u64) -> u64 {
     let (exponent, mantissa) = (float >> MANTISSA, float & ((1 << MANTISSA) - 1));
     if exponent == 0 { mantissa } else { (mantissa | 1 << MANTISSA) << (exponent - 1) }
 }
 
-/// Size class of an allocation: multiples of 16 up to 128, then four classes a doubling (jemalloc's; mimalloc's are
-/// not coarser).
+/// Returns the size class of an allocation: multiples of 16 up to 128, then four classes per doubling. These are
+/// jemalloc's classes; mimalloc's are not coarser.
 fn allocated_bytes(bytes: u64) -> u64 {
     let step = if bytes <= 128 { 16 } else { 1 << (61 - (bytes - 1).leading_zeros()) };
     bytes.next_multiple_of(step)

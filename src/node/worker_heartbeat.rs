@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 
 use crate::clock::Tick;
 
-/// The heartbeats of all running workers.
+/// Heartbeats of all running workers.
 #[derive(Debug, Default)]
 pub struct Heartbeats(Mutex<Vec<Weak<AtomicU64>>>);
 
-/// The heartbeat of one worker; it no longer counts once it is dropped.
+/// Heartbeat of one worker. It no longer counts once it is dropped.
 #[derive(Debug)]
 pub struct Heartbeat(Arc<AtomicU64>);
 
@@ -28,7 +28,7 @@ impl Heartbeats {
         Heartbeat(beat)
     }
 
-    /// The last beat of the worker that has been silent longest; `None` while there is no worker.
+    /// Returns the oldest of the workers' last heartbeats; `None` if there is no worker.
     #[must_use]
     pub fn oldest(&self) -> Option<Tick> {
         self.0.lock().iter().filter_map(Weak::upgrade).map(|beat| Tick(beat.load(Relaxed))).min()
@@ -36,7 +36,7 @@ impl Heartbeats {
 }
 
 impl Heartbeat {
-    /// Records that the worker makes progress.
+    /// Records that the worker is making progress.
     pub fn beat(&self, now: Tick) {
         self.0.store(now.0, Relaxed);
     }

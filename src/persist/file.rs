@@ -1,9 +1,10 @@
-//! Files that outlive the process. A file is written under a temporary name and renamed, so a crash leaves the previous one
-//! whole. A damaged file, or one of another version, is set aside and never partly read.
+//! Files that outlive the process. A file is written under a temporary name and renamed, so a crash leaves the previous
+//! file intact. A damaged file, or a file of another version, is set aside and never partly read.
 //!
-//! The [hot keys](super::hot_keys) have a format of their own. The learned state is a file of blocks: a line with format and
-//! version, then blocks of bytes, each preceded by its length and a checksum over its number and its bytes, and an empty block
-//! at the end. So it is written and read piece by piece, and a block that is changed, missing or misplaced is detected.
+//! The [hot keys](super::hot_keys) have their own format. The learned state is a file of blocks: a line with format and
+//! version, then blocks of bytes, each preceded by its length and a checksum over its number and its bytes, and an
+//! empty block at the end. The file is therefore written and read block by block, and a changed, missing or misplaced
+//! block is detected.
 
 use std::{
     fs::{self, File},
@@ -13,7 +14,7 @@ use std::{
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
-/// The checksum of all such files.
+/// Checksum algorithm of all these files.
 pub(crate) const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// Maximum size of a block in a file of the data directory.
 pub const BLOCK_MAX_BYTES: usize = 8 << 20;
@@ -21,37 +22,37 @@ pub const BLOCK_MAX_BYTES: usize = 8 << 20;
 /// The result of loading a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Loaded<T> {
-    /// There is no file.
+    /// The file does not exist.
     None,
-    /// Its content.
+    /// Content of the file.
     Kept(T),
-    /// It is unusable for this reason, and was renamed to this path.
+    /// The reason why the file is unusable, and the path it was renamed to.
     Damaged(String, PathBuf),
 }
 
-/// Writes a file of this name into `folder`, which is created if it is missing.
+/// Writes a file named `name` into `folder`, which is created if it is missing.
 ///
 /// # Errors
-/// I/O errors; the previous file stays whole.
+/// I/O errors. The previous file stays intact.
 pub fn save<T>(folder: &Path, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
     fs::create_dir_all(folder)?;
-    // Another node with the same folder writes to a file of its own meanwhile.
-    let beside = folder.join(format!("{name}.{}", std::process::id()));
-    let written = File::create(&beside).and_then(|file| {
+    // The process id keeps nodes that share the folder from writing to the same temporary file.
+    let temporary = folder.join(format!("{name}.{}", std::process::id()));
+    let written = File::create(&temporary).and_then(|file| {
         let mut file = BufWriter::new(file);
-        let told = write(&mut file)?;
+        let written = write(&mut file)?;
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(told)
+        Ok(written)
     });
-    let kept = written.and_then(|told| {
-        fs::rename(&beside, folder.join(name))?;
-        // Otherwise a power cut may restore the previous name.
+    let kept = written.and_then(|written| {
+        fs::rename(&temporary, folder.join(name))?;
+        // Without this, a power failure may restore the previous name.
         File::open(folder)?.sync_all()?;
-        Ok(told)
+        Ok(written)
     });
     if kept.is_err() {
         // Only a partial file is lost.
-        let _removed = fs::remove_file(&beside);
+        let _removed = fs::remove_file(&temporary);
     }
     kept
 }
@@ -84,9 +85,9 @@ pub fn load<T>(
 /// The format of a file of blocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Form {
-    /// The first bytes of all its versions.
+    /// The first bytes of every version of the format.
     pub name: &'static str,
-    /// The version and a line end, which follow.
+    /// The version and a line end, which follow the name.
     pub version: &'static str,
 }
 
@@ -98,8 +99,8 @@ fn sum_of(number: u64, block: &[u8]) -> u32 {
 }
 
 impl Form {
-    /// Writes blocks until there are no more. Returns the size of the file in bytes. Blocks are not empty, and at most
-    /// [`BLOCK_MAX_BYTES`].
+    /// Writes blocks until `next` returns `None`. Returns the size of the file in bytes. Blocks are not empty, and have
+    /// at most [`BLOCK_MAX_BYTES`].
     ///
     /// # Errors
     /// I/O errors.
@@ -110,7 +111,7 @@ impl Form {
         loop {
             let block = next().unwrap_or_default();
             let length = u32::try_from(block.len()).ok().filter(|_| block.len() <= BLOCK_MAX_BYTES);
-            let length = length.ok_or_else(|| io::Error::other("a block is too large"))?;
+            let length = length.ok_or_else(|| io::Error::other("a block exceeds the maximum block size"))?;
             file.write_all(&length.to_le_bytes())?;
             file.write_all(&sum_of(number, &block).to_le_bytes())?;
             file.write_all(&block)?;
@@ -122,8 +123,8 @@ impl Form {
         }
     }
 
-    /// Hands over block after block of a file of at most `bytes_max`. The inner error says what is wrong with it, or what
-    /// `take` did not like.
+    /// Passes each block of a file of at most `bytes_max` to `take`. The inner error is the reason why the file is
+    /// unusable, or the error of `take`.
     ///
     /// # Errors
     /// I/O errors.
@@ -137,15 +138,15 @@ impl Form {
         let mut head = vec![0; self.name.len() + self.version.len()];
         let whole = fill(&mut file, &mut head)?;
         if !whole || !head.starts_with(self.name.as_bytes()) {
-            return Ok(Err("it is of another kind".to_owned()));
+            return Ok(Err("the file has an unknown format".to_owned()));
         }
         if !head.ends_with(self.version.as_bytes()) {
-            return Ok(Err("it is of another version".to_owned()));
+            return Ok(Err("the file has an unsupported version".to_owned()));
         }
         let mut block = Vec::new();
         for number in 0.. {
             match next_block(&mut file, number, &mut block)? {
-                Err(_) if file.limit() == 0 => return Ok(Err(format!("it is larger than {bytes_max} bytes"))),
+                Err(_) if file.limit() == 0 => return Ok(Err(format!("the file is larger than {bytes_max} bytes"))),
                 Err(why) => return Ok(Err(why)),
                 Ok(()) if block.is_empty() => break,
                 Ok(()) => {}
@@ -155,32 +156,32 @@ impl Form {
             }
         }
         if file.limit() == 0 {
-            return Ok(Err(format!("it is larger than {bytes_max} bytes")));
+            return Ok(Err(format!("the file is larger than {bytes_max} bytes")));
         }
         let behind = fill(&mut file, &mut [0])?;
-        Ok(if behind { Err("it goes on behind its end".to_owned()) } else { Ok(()) })
+        Ok(if behind { Err("the file has data after its end mark".to_owned()) } else { Ok(()) })
     }
 }
 
 fn next_block(file: &mut impl Read, number: u64, block: &mut Vec<u8>) -> io::Result<Result<(), String>> {
-    let cut = || Ok(Err("it is cut off".to_owned()));
+    let cut = || Ok(Err("the file is truncated".to_owned()));
     let (mut length, mut sum) = ([0; 4], [0; 4]);
     if !fill(file, &mut length)? || !fill(file, &mut sum)? {
         return cut();
     }
     let length = u32::from_le_bytes(length) as usize;
     if length > BLOCK_MAX_BYTES {
-        return Ok(Err("the length of a block is wrong".to_owned()));
+        return Ok(Err("a block has an invalid length".to_owned()));
     }
     block.resize(length, 0);
     if !fill(file, block)? {
         return cut();
     }
     let is_right = sum_of(number, block) == u32::from_le_bytes(sum);
-    Ok(if is_right { Ok(()) } else { Err("its checksum is wrong".to_owned()) })
+    Ok(if is_right { Ok(()) } else { Err("a block has a wrong checksum".to_owned()) })
 }
 
-/// Fills `bytes`; returns `false` if the file ends before.
+/// Fills `bytes`. Returns `false` if the file ends first.
 fn fill(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match file.read_exact(bytes) {
         Ok(()) => Ok(true),
@@ -229,14 +230,17 @@ mod tests {
             assert!(read(FORM, &changed, max).is_err(), "byte {at}");
             assert!(read(FORM, &file[..at], max).is_err(), "cut at {at}");
         }
-        assert_eq!(read(FORM, &file, max - 1), Err(format!("it is larger than {} bytes", max - 1)));
-        assert_eq!(read(FORM, &[&file[..], b"x"].concat(), max + 1), Err("it goes on behind its end".to_owned()));
-        assert_eq!(read(FORM, b"garbage", max), Err("it is of another kind".to_owned()));
+        assert_eq!(read(FORM, &file, max - 1), Err(format!("the file is larger than {} bytes", max - 1)));
+        assert_eq!(
+            read(FORM, &[&file[..], b"x"].concat(), max + 1),
+            Err("the file has data after its end mark".to_owned())
+        );
+        assert_eq!(read(FORM, b"garbage", max), Err("the file has an unknown format".to_owned()));
         let newer = Form { version: "v02\n", ..FORM };
-        assert_eq!(read(newer, &file, max), Err("it is of another version".to_owned()));
+        assert_eq!(read(newer, &file, max), Err("the file has an unsupported version".to_owned()));
         let [first, second] = [written(&[b"one"]), written(&[b"two"])].map(|file| file[17..28].to_vec());
         let swapped = [&file[..17], &second[..], &first[..]].concat();
-        assert_eq!(read(FORM, &swapped, max), Err("its checksum is wrong".to_owned()), "a block of another place");
+        assert_eq!(read(FORM, &swapped, max), Err("a block has a wrong checksum".to_owned()), "a misplaced block");
     }
 
     #[test]
@@ -250,6 +254,6 @@ mod tests {
         assert_eq!((fs::read(aside).unwrap(), load()), (b"abc".to_vec(), Loaded::None));
         let failed = save(folder.path(), "it", |_| Err::<(), _>(io::Error::other("full")));
         assert!(failed.is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no part of it is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file remains");
     }
 }

@@ -1,7 +1,7 @@
 //! The list of hot keys that is saved for the next process: keys with their heat, hottest first, never a value.
 //!
-//! One file, `hot-keys`: a line with format and version, then counts and a checksum, then the keys. A crash leaves the previous
-//! file whole. A damaged file, or one of a newer version, is set aside, and the node starts cold.
+//! The file `hot-keys` has a line with format and version, then counts and a checksum, then the keys. A crash leaves
+//! the previous file intact. A damaged file, or a file of a newer version, is set aside, and the node starts cold.
 
 use std::{
     io::{self, Read},
@@ -26,14 +26,14 @@ const FILE_MAX_BYTES: usize = 512 << 20;
 pub struct HotKey {
     /// The key.
     pub key: Key,
-    /// Only its order has a meaning: higher is hotter.
+    /// Relative heat: higher is hotter. Only the order has a meaning.
     pub heat: u32,
 }
 
 /// Saves `keys` in `folder`, which is created if it is missing.
 ///
 /// # Errors
-/// I/O errors; the previous file stays whole.
+/// I/O errors. The previous file stays intact.
 pub fn save(folder: &Path, keys: &[HotKey]) -> io::Result<()> {
     file::save(folder, NAME, |file| file.write_all(&encode(keys)))
 }
@@ -50,7 +50,7 @@ pub fn load(folder: &Path) -> io::Result<Loaded<Vec<HotKey>>> {
     })
 }
 
-/// Returns whether these are the first bytes of such a file.
+/// Returns whether `bytes` starts as such a file does.
 #[must_use]
 pub fn is_hot_keys(bytes: &[u8]) -> bool {
     bytes.starts_with(b"terrace-hot ")
@@ -86,17 +86,17 @@ pub fn encode(keys: &[HotKey]) -> Vec<u8> {
 /// The reason why the file is unusable.
 pub fn decode(bytes: &[u8]) -> Result<Vec<HotKey>, String> {
     if bytes.len() > FILE_MAX_BYTES {
-        return Err(format!("it is larger than {FILE_MAX_BYTES} bytes"));
+        return Err(format!("the file is larger than {FILE_MAX_BYTES} bytes"));
     }
     if is_hot_keys(bytes) && !bytes.starts_with(MAGIC) {
-        return Err("it is of another version".to_owned());
+        return Err("the file has an unsupported version".to_owned());
     }
-    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Err("it is no list of hot keys".to_owned()) };
-    let cut = || "it is cut off".to_owned();
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Err("the file is not a list of hot keys".to_owned()) };
+    let cut = || "the file is truncated".to_owned();
     let count = u64::from_le_bytes(take(&mut rest).ok_or_else(cut)?);
     let checksum = u32::from_le_bytes(take(&mut rest).ok_or_else(cut)?);
     if CHECKSUM.checksum(rest) != checksum {
-        return Err("its checksum is wrong".to_owned());
+        return Err("the file has a wrong checksum".to_owned());
     }
     let mut keys = Vec::new();
     while !rest.is_empty() {
@@ -108,7 +108,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<HotKey>, String> {
         keys.push(HotKey { key, heat });
     }
     if keys.len() as u64 != count {
-        return Err(format!("it tells of {count} keys and holds {}", keys.len()));
+        return Err(format!("the file declares {count} keys but contains {}", keys.len()));
     }
     Ok(keys)
 }
@@ -139,7 +139,7 @@ mod tests {
         save(&inner, &keys()).unwrap();
         save(&inner, &keys()[..50]).unwrap();
         assert_eq!(load(&inner).unwrap(), Loaded::Kept(keys()[..50].to_vec()));
-        assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "no temporary file remains");
     }
 
     #[test]
@@ -154,10 +154,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(NAME), &bytes[..bytes.len() - 1]).unwrap();
         let aside = folder.path().join("hot-keys.damaged");
-        assert_eq!(load(folder.path()).unwrap(), Loaded::Damaged("its checksum is wrong".to_owned(), aside.clone()));
+        assert_eq!(
+            load(folder.path()).unwrap(),
+            Loaded::Damaged("the file has a wrong checksum".to_owned(), aside.clone())
+        );
         assert_eq!(fs::read(aside).unwrap(), bytes[..bytes.len() - 1]);
         assert_eq!(load(folder.path()).unwrap(), Loaded::None);
         let newer = [b"terrace-hot v02\n", &bytes[16..]].concat();
-        assert_eq!(decode(&newer), Err("it is of another version".to_owned()));
+        assert_eq!(decode(&newer), Err("the file has an unsupported version".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-// node-redis or ioredis with default settings: connect, get, set, ttl, scan, pipeline, publish and subscribe.
+// Exercises node-redis or ioredis with default settings: connect, get, set, ttl, scan, pipeline, publish and subscribe.
 import assert from "node:assert";
 import { createRequire } from "node:module";
 

@@ -1,4 +1,4 @@
-"""redis-py or valkey-py with default settings: connect, get, set, ttl, scan, pipeline, publish and subscribe."""
+"""Exercises redis-py or valkey-py with default settings: connect, get, set, ttl, scan, pipeline, publish and subscribe."""
 
 import importlib
 import sys
@@ -60,7 +60,7 @@ assert client.config_get("databases") == {"databases": "3"} or client.config_get
 assert client.client_list()
 try:
     client.lpush(key("a"), 1)
-    raise AssertionError("a string took an element")
+    raise AssertionError("LPUSH on a string succeeded")
 except library.ResponseError:
     pass
 print(f"{name} {library.__version__}: ok")

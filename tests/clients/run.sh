@@ -1,10 +1,11 @@
 #!/bin/sh
-# Current client libraries with their default settings against a running Terrace:
+# Runs current client libraries with their default settings against a running Terrace:
 #     tests/clients/run.sh HOST PORT
-# Installs redis-py, valkey-py, node-redis and ioredis from their registries into a temporary directory; needs python3 with
-# venv, node and npm. Not part of the default run; `TERRACE_TEST_CLIENTS=1 cargo test --test it clients` starts a server for it.
+# Installs redis-py, valkey-py, node-redis and ioredis from their registries into a temporary directory. Requires
+# python3 with venv, node and npm. The default test run skips this script; `TERRACE_TEST_CLIENTS=1 cargo test --test it
+# clients` starts a server and runs it.
 set -eu
-# All of it in so many seconds: a client that hangs must not hold up whoever waits for this.
+# Limits the whole run to 600 seconds, so that a client that hangs does not block the caller.
 if [ "${TERRACE_CLIENTS_LIMITED:-}" != 1 ]; then
     TERRACE_CLIENTS_LIMITED=1 exec timeout 600 "$0" "$@"
 fi

@@ -245,8 +245,8 @@ fn the_log_tells_once_that_l2_is_lost_and_found() {
     let told = |part: &str| server.log().matches(part).count();
     eventually("it is ready", || terrace(&["health", "--server", &server.grpc, "--ready"]).status.success());
     redis.kill();
-    eventually("the loss is told", || told("L2 is away") == 1);
+    eventually("the loss is told", || told("L2 is unavailable") == 1);
     redis.restart();
-    eventually("the return is told", || told("L2 answers again") == 1);
-    assert_eq!((told("L2 is away"), told("L2 cannot be reached")), (1, 0), "{}", server.log());
+    eventually("the return is told", || told("L2 is available again") == 1);
+    assert_eq!((told("L2 is unavailable"), told("L2 is unreachable")), (1, 0), "{}", server.log());
 }

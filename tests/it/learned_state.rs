@@ -120,7 +120,7 @@ fn a_folder_that_cannot_be_written_is_told_of_and_no_more() {
     let mut client = connection(&node.resp);
     read(&mut client, 20_000);
     eventually("it has failed", || file_metric(&node.http, "failed") >= 2.0);
-    assert!(node.log().contains("what was learned cannot be written"), "{}", node.log());
+    assert!(node.log().contains("could not write learned state"), "{}", node.log());
     read(&mut client, 20_001);
     assert_eq!(file_metric(&node.http, "written"), 0.0);
     node.stop();

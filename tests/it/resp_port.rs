@@ -69,8 +69,9 @@ fn what_is_too_large_is_refused_and_the_connection_goes_on() {
     client.ask("PING", "+PONG\r\n");
     let key = "k".repeat(65537);
     client.ask(&format!("GET {key}"), "-ERR the key has 65537 bytes; a key has 1 to 65536 bytes\r\n");
-    client.ask("GET __terrace:x", "-ERR reserved prefix: keys under __terrace: are Terrace's own\r\n");
-    client.ask("SET __terrace:x 1", "-ERR reserved prefix: keys under __terrace: are Terrace's own\r\n");
+    client.ask("GET __terrace:x", "-ERR reserved prefix: keys that start with __terrace: are internal to Terrace\r\n");
+    client
+        .ask("SET __terrace:x 1", "-ERR reserved prefix: keys that start with __terrace: are internal to Terrace\r\n");
 }
 
 #[test]

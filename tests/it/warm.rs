@@ -84,7 +84,7 @@ fn what_was_hot_is_in_l1_after_a_restart_and_nobody_is_said_to_have_read_it() {
     assert_eq!((reads.hit_l1, reads.hit_l2), (KEYS as u64 - 2, 0));
     let mut client = connection(&second.resp);
     assert_eq!(client.get::<_, usize>("k:8").unwrap(), 88, "the value is today's");
-    assert!(second.log().contains("warmed up"), "{}", second.log());
+    assert!(second.log().contains("finished warm-up"), "{}", second.log());
 }
 
 #[test]

@@ -1,17 +1,18 @@
-//! The coherence fence: when L1 may answer. For each source of invalidations, it holds the epoch that copies are made in.
+//! The coherence fence: the condition under which L1 may answer. For each source of invalidations, it holds the epoch
+//! of new copies.
 //!
-//! The coherence protocol needs two counters per primary, `data` and `link`. Both are steps from one epoch of L1 to the
-//! next. They differ in what happens to the previous epoch:
+//! The coherence protocol needs two counters per primary, `data` and `link`. Each step of a counter starts a new epoch
+//! of L1. The counters differ in the effect on the previous epoch:
 //!
-//! * `data` (a flush, slots that moved, a changed role): the epoch ends. None of its copies is answered again.
-//! * `link` (the invalidation link is lost): the epoch is suspended. Its copies may be answered as stale while
+//! * `data` (a flush, slots that moved, a changed role): the epoch ends. Its copies are never returned again.
+//! * `link` (the invalidation link is lost): the epoch is suspended. Its copies may be returned as stale while
 //!   `l2.serve_stale_for` lasts. It ends when the fence of its successor becomes valid.
 //!
-//! Each heartbeat of the link extends the fence, and each hit checks it, so a process that was paused recovers by itself.
-//! Over the embedded store, which only this process writes, and without an L2, one epoch stays valid forever.
+//! Each heartbeat of the link extends the fence, and each hit checks it, so a process that was paused recovers by
+//! itself. With the embedded store, which only this process writes, and without an L2, one epoch stays valid forever.
 //!
-//! Changes of one source come from its link and from the topology task. They take a lock that no request takes. Requests
-//! read one atomic per missed key.
+//! Changes of one source come from its link and from the topology task. Both take a lock that no request takes.
+//! Requests read one atomic per missed key.
 
 use std::sync::{
     Arc,
@@ -38,7 +39,7 @@ use crate::{
 /// The fences of all sources.
 pub struct Fence {
     sources: Mutex<Vec<SourceState>>,
-    /// The epoch of each source, packed, for lookups without a lock.
+    /// The current epoch of each source, packed, for lookups without a lock.
     current: Box<[AtomicU64]>,
     invalidations: AtomicU64,
     reconnects: AtomicU64,
@@ -50,29 +51,29 @@ pub struct Fence {
 /// Coherence statistics.
 #[derive(Debug, Clone, Default)]
 pub struct Coherence {
-    /// L1 may answer keys of all sources.
+    /// True if L1 may answer keys of all sources.
     pub l1_available: bool,
-    /// Why a source that answers is refused, if one is.
+    /// Reason why a source is refused although it answers, if one is refused.
     pub refused: Option<String>,
-    /// Time since all changes were known to have been heard, ms; the longest of all sources. `None` before the first
-    /// proof; 0 where only this process writes.
+    /// Longest time in ms of all sources since every change was known to have been received. `None` before the first
+    /// proof; 0 if only this process writes to L2.
     pub fence_age_ms: Option<u64>,
     /// Keys that Redis announced as changed.
     pub invalidations: u64,
-    /// Times that all copies of a source were dropped at once.
+    /// Number of times that all copies of a source were dropped at once.
     pub flushes: u64,
     /// Lost invalidation links.
     pub reconnects: u64,
-    /// Hits that the self-check compared.
+    /// Hits that the self-check compared with L2.
     pub checked: u64,
-    /// Copies among these that were older than the contract allows.
+    /// Compared hits whose copy was older than the coherence bound.
     pub stale_detected: u64,
 }
 
 /// The state of one source.
 #[derive(Default)]
 struct SourceState {
-    /// The source exists: its link has reported.
+    /// True if the source exists: its link has reported.
     known: bool,
     current: Option<Epoch>,
     suspended: Option<Epoch>,
@@ -80,7 +81,7 @@ struct SourceState {
     valid_until: Option<Tick>,
     /// Time up to which all changes are known to be received.
     proven_at: Option<Tick>,
-    /// Why the source is refused although it answers.
+    /// Reason why the source is refused although it answers.
     refused: Option<String>,
 }
 
@@ -186,7 +187,7 @@ impl Fence {
         self.stale_detected.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns why a source that answers is refused, if one is.
+    /// Returns the reason why a source is refused although it answers, if one is refused.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
         self.sources.lock().iter().find_map(|state| state.refused.clone())
@@ -199,7 +200,7 @@ impl Fence {
         }
     }
 
-    /// A step of the `data` counter. The fence carries over to the new epoch, because what was received is unchanged.
+    /// Steps the `data` counter. The fence carries over to the new epoch, because the received changes stay received.
     fn step_data(&self, source: Source, l1: &L1) {
         self.change(source, |state| {
             let goes_on = state.current.is_some();
@@ -273,7 +274,7 @@ impl InvalidationSink for Core {
         });
         self.fence.reconnects.fetch_add(1, Ordering::Relaxed);
         self.events.break_off(Gap::LinkLost);
-        tracing::warn!(why, "invalidation link lost; L1 is closed until it is back");
+        tracing::warn!(why, "lost the invalidation link; L1 is bypassed until the link is restored");
     }
 
     fn proven(&self, source: Source, until: Tick) {

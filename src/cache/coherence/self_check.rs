@@ -1,9 +1,9 @@
 //! The self-check of coherence: samples hits, and later compares each sample with L2 and with L1.
 //!
-//! One hit in [`SAMPLE_EVERY`] is sampled. After Δ its key is read from L2. After another Δ L1 is inspected. If the same copy
-//! is still in L1 and differs from the L2 value of one Δ before, it outlived a change by more than the contract allows: it is
-//! counted, dropped and logged. A key that changes normally in the meantime has no copy, or a different copy, by then, so
-//! there are no false alarms.
+//! One hit in [`SAMPLE_EVERY`] is sampled. After Δ the sampled key is read from L2. After another Δ L1 is inspected. If
+//! the same copy is still in L1 and differs from that L2 value, the copy outlived a change by more than the coherence
+//! bound: it is counted, dropped and logged. A key that changes normally in the meantime has no copy, or a different
+//! copy, by then, so there are no false alarms.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 const SAMPLE_EVERY: u64 = 10_000;
 /// Maximum number of sampled hits that wait for the coherence self-check. Further hits are not sampled.
 const WAITING_MAX: usize = 1_024;
-/// Δ of the contract, and some time for the message to be taken in.
+/// The coherence bound Δ, plus time for the invalidation to be processed.
 const DELTA: Duration = Duration::from_millis(1_100);
 
 /// Waiting samples, oldest first.
@@ -32,7 +32,7 @@ pub(crate) struct HitSamples {
 /// A hit that waits for its check.
 struct Sample {
     key: Key,
-    /// When the copy was made: distinguishes it from a later copy.
+    /// Time at which the copy was made: distinguishes it from a later copy.
     filled_at: Tick,
     due: Tick,
     /// The value in L2, once it was read.
@@ -72,7 +72,7 @@ impl HitSamples {
 }
 
 impl Core {
-    /// Samples one in [`SAMPLE_EVERY`] hits; `before` hits were counted before this one.
+    /// Samples one hit in [`SAMPLE_EVERY`]; `before` is the number of hits counted before this one.
     #[inline]
     pub(in crate::cache) fn sample_hit(&self, before: u64, key: &[u8], filled_at: Tick, now: Tick) {
         if before.is_multiple_of(SAMPLE_EVERY) && is_sampled(self.flavor) {
@@ -82,7 +82,7 @@ impl Core {
 }
 
 impl Cache {
-    /// Checks the samples that are due. Returns how many copies were older than the contract allows.
+    /// Checks the samples that are due. Returns the number of copies that were older than the coherence bound.
     pub async fn check_samples(&self) -> usize {
         let (now, samples) = (self.now(), &self.core.hit_samples);
         let stale = due(&samples.read, now).into_iter().filter(|sample| self.is_stale(sample)).count();
@@ -120,7 +120,7 @@ impl Cache {
     }
 }
 
-/// Returns whether hits over this L2 are sampled. Where only this process writes, no change can be missed.
+/// Returns whether hits with this L2 are sampled. If only this process writes, no change can be missed.
 fn is_sampled(flavor: Flavor) -> bool {
     match flavor {
         Flavor::Redis => true,

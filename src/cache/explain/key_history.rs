@@ -1,7 +1,7 @@
 //! The recent history of keys: the last writer, and the last read that L1 did not answer. For [`explain`](super).
 //!
-//! One job adds it from the recorded events, so neither reads nor writes pay for it; events that the recorder dropped are
-//! missing. Hits are not recorded one by one: an entry of L1 knows when it was last used.
+//! One job adds it from the recorded events, so neither reads nor writes pay for it. Events that the recorder dropped
+//! are missing. Hits are not recorded one by one: an L1 entry stores the time of its last use.
 //!
 //! Bounded: a table of [`SLOTS`] keys by hash, in which a later key replaces an earlier one.
 
@@ -34,36 +34,36 @@ const SEED: u64 = 11;
 pub enum Writer {
     /// A client of this node.
     ThisNode,
-    /// Redis announced a change that did not come from here: another node, a client that goes straight to Redis, or the key
-    /// expired or was evicted there. Redis does not say which.
+    /// Redis announced a change by another writer: another node, a client that writes to Redis directly, or the expiry
+    /// or eviction of the key in Redis. Redis does not report which.
     Elsewhere,
 }
 
 /// The last known write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastWrite {
-    /// When.
+    /// Time of the write.
     pub at: Tick,
-    /// By whom.
+    /// Writer of the key.
     pub by: Writer,
-    /// What it did; `None` if unknown.
+    /// Effect of the write; `None` if unknown.
     pub what: Option<Wrote>,
 }
 
 /// The last read that L1 did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRead {
-    /// When.
+    /// Time of the read.
     pub at: Tick,
-    /// Its outcome.
+    /// Outcome of the read.
     pub outcome: Outcome,
-    /// How the copy in L1 was removed, if there had been one.
+    /// Removal of the previous copy from L1, if there was a copy.
     pub departure: Option<Departure>,
-    /// L2 had it, under a tag that was invalidated.
+    /// True if L2 had the key, under a tag that was invalidated.
     pub tag_gone: bool,
-    /// The last write known at that time.
+    /// The last write known at the time of the read.
     pub write: Option<LastWrite>,
-    /// No read had filled a copy of that write.
+    /// True if no earlier read had filled a copy of that write.
     pub is_first: bool,
 }
 
@@ -75,9 +75,9 @@ pub struct KeyHistory {
     pub write: Option<LastWrite>,
     /// See [`LastRead`].
     pub read: Option<LastRead>,
-    /// When L2 last had it under a tag that was invalidated.
+    /// Time at which L2 last had the key under a tag that was invalidated.
     tag_gone_at: Option<Tick>,
-    /// When a read last found it in L2, and so brought a copy, if it may live in L1.
+    /// Time at which a read last found the key in L2. That read filled a copy, if the key may be cached in L1.
     found_at: Option<Tick>,
 }
 
@@ -100,7 +100,7 @@ impl KeyHistories {
 
     /// Adds events. `departure` returns why L1 did not answer a read.
     pub(crate) fn note(&self, events: &[Event], flavor: Flavor, departure: impl Fn(&[u8], Tick) -> Option<Departure>) {
-        // Events are drained worker by worker.
+        // Events are drained one worker after another, so they need sorting.
         let mut in_order: Vec<&Event> = events.iter().filter(|event| rank(event.happened).is_some()).collect();
         in_order.sort_by_key(|event| (event.at, rank(event.happened)));
         let mut histories = self.0.lock();
@@ -115,7 +115,7 @@ impl KeyHistories {
                     continue;
                 }
                 Happened::Invalidated => {
-                    // Over other stores only this process writes.
+                    // With other stores, only this process writes.
                     if flavor == Flavor::Redis {
                         slot(&mut histories, key).announced(at);
                     }
@@ -123,7 +123,7 @@ impl KeyHistories {
                 }
                 Happened::FirstUse | Happened::Hit(_) => continue,
             };
-            // A later departure is not the reason.
+            // A departure after the read is not the reason.
             let departure = departure(key, at).filter(|departure| departure.explains(at));
             let history = slot(&mut histories, key);
             let tag_gone = outcome == Outcome::Miss && history.tag_gone_at.take_if(|gone| *gone <= at).is_some();
@@ -151,7 +151,7 @@ impl KeyHistory {
 
     fn written(&mut self, write: LastWrite) {
         self.write = Some(write);
-        // Drained later, from another worker, but earlier than the read.
+        // The write was drained later, from another worker, but happened before the read.
         if let Some(read) = self.read.as_mut().filter(|read| write.at < read.at) {
             (read.write, read.is_first) =
                 (Some(write), self.found_at.is_none_or(|found| found < write.at || found == read.at));
@@ -159,8 +159,9 @@ impl KeyHistory {
     }
 }
 
-/// Within a millisecond: a deletion is taken to come before a miss, a write after it, because it fills in what was missing,
-/// and before a hit. `None` for what is not of interest.
+/// Returns the order of events within one millisecond. A deletion is assumed to precede a miss. A write is assumed to
+/// follow a miss, because it fills the missing key, and to precede a hit. `None` for events that are not recorded in
+/// the history.
 fn rank(happened: Happened) -> Option<u8> {
     match happened {
         Happened::Written(Wrote::Deletion | Wrote::Lifetime) => Some(0),
@@ -171,7 +172,7 @@ fn rank(happened: Happened) -> Option<u8> {
     }
 }
 
-/// Returns the slot of a key; an empty one if another key had it.
+/// Returns the slot of a key; an empty one if another key occupied it.
 fn slot<'f>(histories: &'f mut Vec<KeyHistory>, key: &[u8]) -> &'f mut KeyHistory {
     if histories.is_empty() {
         histories.resize(SLOTS, KeyHistory::default());
@@ -211,7 +212,7 @@ mod tests {
         const VALUE: Happened = Happened::Written(Wrote::Value(None));
         let own = noted(&[event("k", VALUE, 1_000), event("k", Happened::Invalidated, 1_400)]).of(b"k");
         assert_eq!(own.write.map(|write| (write.at, write.by)), Some((Tick(1_000), Writer::ThisNode)));
-        // The job may take up the echo first: it comes by another way.
+        // The echo may be processed first, because it arrives on another path.
         let own = noted(&[event("k", Happened::Invalidated, 1_001), event("k", VALUE, 1_000)]).of(b"k");
         assert_eq!(own.write.map(|write| write.by), Some(Writer::ThisNode));
         let others = noted(&[event("k", VALUE, 1_000), event("k", Happened::Invalidated, 2_500)]).of(b"k");
@@ -230,9 +231,9 @@ mod tests {
         };
         for left in [Left::Expired, Left::Evicted] {
             assert!(explained(left, 1_000, 10), "{left:?}");
-            assert!(!explained(left, 1_500, 1_000), "{left:?}: the read itself brought it");
+            assert!(!explained(left, 1_500, 1_000), "{left:?}: the read itself filled the copy");
         }
-        assert!(explained(Left::Expired, 1_500, 10), "swept after the read, which it did not answer");
+        assert!(explained(Left::Expired, 1_500, 10), "the copy was swept after the read, and had expired before");
         assert!(!explained(Left::Evicted, 1_500, 10));
     }
 

@@ -16,7 +16,7 @@ use crate::{
 
 const ASSOCIATION: &[u8] = b"assoc:";
 const TEMPLATE: &[u8] = b"template:";
-/// Set in a cursor past the templates: the cursor is then a place among the known keys.
+/// Set in a cursor past the templates: the remaining bits are then an index among the known keys.
 const KEYS_BIT: u64 = 1 << 48;
 
 /// Prefix of the keys of TTL advice.
@@ -38,7 +38,7 @@ impl Cache {
         (!rules.is_empty()).then(|| template(&rules))
     }
 
-    /// Returns one page of the keys of the learned state: first all templates and TTLs, at once.
+    /// Returns one page of the keys of the learned state. The first page has all templates and TTLs.
     #[must_use]
     pub fn scan_learned(&self, cursor: u64, pattern: Option<&Glob>, count: usize) -> ScanPage {
         let (keys, next) = if cursor & KEYS_BIT == 0 {

@@ -1,7 +1,7 @@
-//! Explains one key: why a read of it was or was not answered, and what is known about it.
+//! Explains one key: why a read of the key was or was not answered, and its known state.
 //!
 //! Explaining does not count as a read: nothing is counted, promoted or learned, and L1's eviction policy sees no use.
-//! Missing knowledge is reported as such: the history is bounded, and Redis does not report who wrote a key.
+//! Missing knowledge is reported as such: the history is bounded, and Redis does not report the writer of a key.
 //!
 //! * [`key_history`]: the last write and the last read of recently used keys.
 //! * [`learned_keys`]: the learned state as keys (RESP database 2).
@@ -24,34 +24,34 @@ use crate::{
     model::{Key, Outcome},
 };
 
-/// Why a tier did not answer.
+/// Reason why a tier did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Not known to this node, or no longer.
+    /// The reason is not known to this node, or no longer known.
     Unknown,
     /// This node has seen neither a write nor a copy of the key.
     NeverSeen,
-    /// It was evicted for space.
+    /// The entry was evicted to free space.
     Evicted,
-    /// The TTL of the key ended.
+    /// The TTL of the key expired.
     Expired,
     /// The copy reached `l1.max_age`.
     TooOld,
-    /// It was written or deleted through this node.
+    /// The key was written through this node.
     Written,
-    /// It was deleted through this node.
+    /// The key was deleted through this node.
     Deleted,
-    /// Redis announced a change that did not come from here; that may have been its expiry.
+    /// Redis announced a change by another writer; this may have been the expiry of the key.
     Announced,
-    /// A pattern that it matches was invalidated.
+    /// A pattern that matches the key was invalidated.
     Banned,
-    /// A tag that it was written under was invalidated.
+    /// A tag of the entry was invalidated.
     TagGone,
     /// All copies were dropped: a flush, a failover, or a lost link.
     Ended,
-    /// L1 could not answer: not all changes were known to be received.
+    /// L1 was bypassed: not all changes were known to be received.
     Closed,
-    /// A policy, `l2.prefixes` or a limit keeps it out of L1.
+    /// A policy, `l2.prefixes` or a limit excludes the key from L1.
     NotAllowed,
 }
 
@@ -80,53 +80,53 @@ impl Why {
 /// The last known user read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserRead {
-    /// When; approximate for a hit in L1.
+    /// Time of the read; approximate for a hit in L1.
     pub at: Tick,
-    /// Its outcome.
+    /// Outcome of the read.
     pub outcome: Outcome,
-    /// Why L1 did not answer; `None` if it did.
+    /// Reason why L1 did not answer; `None` if it did.
     pub not_l1: Option<Why>,
-    /// Why L2 did not answer either, for a miss.
+    /// Reason why L2 did not answer either, for a miss.
     pub not_l2: Option<Why>,
 }
 
-/// The policy of a key, and what it specifies.
+/// The policy of a key, and the settings that it specifies.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Its pattern; `None` if no policy matches.
+    /// Pattern of the policy; `None` if no policy matches.
     pub pattern: Option<Bytes>,
-    /// The group that the key is counted to.
+    /// The group that the key is counted in.
     pub group: Arc<str>,
     /// The key template.
     pub template: String,
-    /// Current TTL of a write that specifies none; a tuned TTL varies by up to 10 %.
+    /// Current TTL of a write that specifies none; a tuned TTL varies by up to 10%.
     pub write_ttl: Option<Duration>,
     /// Maximum TTL of a write.
     pub max_ttl: Option<Duration>,
     /// TTL that a read extends the key's TTL to.
     pub touch_on_read: Option<Duration>,
-    /// The key may be cached in L1.
+    /// True if the key may be cached in L1.
     pub l1: bool,
 }
 
 /// Everything known about one key.
 #[derive(Debug, Clone)]
 pub struct Explained {
-    /// When.
+    /// Time of the explanation.
     pub now: Tick,
     /// The copy in L1.
     pub resident: Option<Resident>,
-    /// It was prefetched and has not been used yet.
+    /// True if the copy was prefetched and has not been used yet.
     pub is_staged: bool,
-    /// Why L1 would not answer; `None` if it would.
+    /// Reason why L1 would not answer; `None` if it would.
     pub not_l1: Option<Why>,
-    /// The fence is valid, so L1 may answer.
+    /// True if the fence is valid, so L1 may answer.
     pub l1_available: bool,
-    /// The entry in L2; without an L2, the entry of L1 as the store.
+    /// The entry in L2. Without an L2, this is the entry of L1.
     pub l2: Result<Option<Described>>,
-    /// Its tags, and whether each id is unchanged since the key was written.
+    /// Tags of the key, and whether each id is unchanged since the key was written.
     pub tags: Vec<(Bytes, bool)>,
-    /// Active pattern bans that match.
+    /// Active pattern bans that match the key.
     pub bans: Vec<Arc<Ban>>,
     /// See [`LastWrite`].
     pub write: Option<LastWrite>,
@@ -134,7 +134,7 @@ pub struct Explained {
     pub read: Option<UserRead>,
     /// The policy of the key.
     pub rule: Rule,
-    /// The keys that a miss of it would fetch now.
+    /// The keys that a miss of this key would prefetch now.
     pub predictions: Vec<Prediction>,
 }
 
@@ -149,7 +149,7 @@ impl Cache {
         let resident = self.resident(key);
         let tags = match self.tags_now(&head).await {
             Ok(tags) => tags,
-            // Their ids are unavailable now; those of a copy that L1 would answer with are right.
+            // The current ids are unavailable. A copy that L1 would answer with has valid ids.
             Err(_) => {
                 let info = KeyInfo { l2: l2.clone(), resident: resident.clone() };
                 let is_valid = resident.is_some();
@@ -209,12 +209,13 @@ struct Context<'a> {
     rule: &'a Rule,
     flavor: Flavor,
     tags_gone: bool,
-    /// When a matching pattern was last invalidated.
+    /// Time at which a matching pattern was last invalidated.
     banned_at: Option<Tick>,
 }
 
 impl Context<'_> {
-    /// Returns why L1 did not answer after this last write. `was_read`: there may have been a copy since.
+    /// Returns the reason why L1 did not answer after this last write. `was_read`: a copy may have existed since the
+    /// write.
     fn not_l1(&self, departure: Option<Departure>, write: Option<LastWrite>, was_read: bool) -> Why {
         let by_write = || match write {
             Some(LastWrite { what: Some(Wrote::Deletion), .. }) => Why::Deleted,
@@ -224,7 +225,7 @@ impl Context<'_> {
         };
         match departure.map(|departure| departure.left) {
             _ if !self.rule.l1 => Why::NotAllowed,
-            // A departure before the write is not the reason. Where L1 is the store, a write makes the copy.
+            // A departure before the write is not the reason. If L1 is the store, a write creates the copy.
             _ if !was_read && write.is_some_and(|write| !self.is_store() || write.what == Some(Wrote::Deletion)) => {
                 by_write()
             }
@@ -235,7 +236,7 @@ impl Context<'_> {
             Some(Left::Ended) => Why::Ended,
             Some(Left::Closed) => Why::Closed,
             Some(Left::Changed | Left::Replaced) => by_write(),
-            // There is a live copy that L1 does not answer with: its tags are invalid or unknown.
+            // A live copy exists, but L1 does not answer with it, because its tags are invalid or unknown.
             None if self.tags_gone => Why::TagGone,
             None if !was_read && write.is_none() => Why::NeverSeen,
             None => Why::Unknown,
@@ -246,7 +247,7 @@ impl Context<'_> {
         self.flavor == Flavor::None
     }
 
-    /// Returns why L2 did not have the key at the read.
+    /// Returns the reason why L2 did not have the key at the read.
     fn not_l2(&self, read: &LastRead) -> Why {
         let expired = |ends: Tick| ends <= read.at;
         let was_before = |at: Tick| at <= read.at && read.write.is_none_or(|write| write.at <= at);
@@ -265,19 +266,20 @@ impl Context<'_> {
         }
     }
 
-    /// Returns the latest known read, whether L1 answered it or not.
+    /// Returns the latest known read, whether L1 answered it or not. `not_in_l1` is the last read that L1 did not
+    /// answer.
     fn last_read(
         &self,
         resident: Option<&Resident>,
         departure: Option<Departure>,
-        below: Option<LastRead>,
+        not_in_l1: Option<LastRead>,
     ) -> Option<UserRead> {
         let used_at = match resident {
             Some(resident) => (resident.hit.hits > 0).then_some(resident.used_at),
             None => departure.and_then(|departure| departure.used_at),
         };
-        match (used_at, below) {
-            (Some(at), below) if below.is_none_or(|below| below.at <= at) => {
+        match (used_at, not_in_l1) {
+            (Some(at), read) if read.is_none_or(|read| read.at <= at) => {
                 Some(UserRead { at, outcome: Outcome::HitL1, not_l1: None, not_l2: None })
             }
             (_, Some(read)) => Some(UserRead {

@@ -1,7 +1,7 @@
 //! Events about changed keys: writes through this node, and changes that Redis announces.
 //!
-//! The facade does not know its consumers. The RESP port registers the only listener, and the [`feed`](super::feed) records
-//! events while it has followers. Without a consumer an event costs one load.
+//! The facade does not know the consumers of events. The RESP port registers the only listener, and the
+//! [`feed`](super::feed) records events while it has followers. Without a consumer, an event costs one load.
 
 use std::sync::{
     OnceLock,
@@ -23,18 +23,18 @@ use crate::{
 /// One event about changed keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeEvent<'a> {
-    /// A write through this node took effect. Its name is that of the keyspace event of Redis.
+    /// A write through this node took effect.
     Wrote {
-        /// `set`, `del`, `expire` ...
+        /// Name of Redis's keyspace event: `set`, `del`, `expire` ...
         name: &'a str,
         /// The key.
         key: &'a [u8],
     },
-    /// Redis announced that the key changed, by any writer.
+    /// Redis announced that the key changed; the writer is unknown.
     Invalidated(&'a [u8]),
-    /// A tag was invalidated through any node, or first used, or its id renewed: its entries may be invalid.
+    /// A tag was invalidated through any node, or first used, or its id was renewed: entries of the tag may be invalid.
     Tag(&'a [u8]),
-    /// Everything may have changed.
+    /// All keys may have changed.
     Flushed,
 }
 
@@ -52,12 +52,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// Registers the only listener; a second one is ignored. It is called on threads that must not block.
+    /// Registers the only listener; a second one is ignored. The listener is called on threads that must not block.
     pub fn set_listener(&self, listener: impl Fn(ChangeEvent<'_>) + Send + Sync + 'static) {
         let _second = self.listener.set(Box::new(listener));
     }
 
-    /// Starts or stops the events to the listener.
+    /// Starts or stops sending events to the listener.
     pub fn set_listening(&self, wanted: bool) {
         if wanted {
             self.wanted.fetch_or(LISTENER, Relaxed);
@@ -121,7 +121,7 @@ impl Events {
     }
 }
 
-/// Returns what the feed records of an event.
+/// Converts an event into the change that the feed records.
 fn change(event: ChangeEvent<'_>) -> Option<FeedChange> {
     match event {
         ChangeEvent::Flushed => Some(FeedChange::All),
@@ -140,10 +140,10 @@ fn cause(name: &str) -> Cause {
     }
 }
 
-/// The events of operations that are not applied yet; empty without a consumer.
+/// Events of operations that are not applied yet; empty without a consumer.
 pub(in crate::cache) struct PendingEvents(Vec<(Key, Names)>);
 
-/// Names of the events of one operation that takes effect: the first, and the second if there is one.
+/// Names of the events of an operation that takes effect: the first, and the second if there is one.
 type Names = (&'static str, Option<&'static str>);
 
 impl PendingEvents {
@@ -151,7 +151,7 @@ impl PendingEvents {
         if !core.events.has_listeners() {
             return Self(Vec::new());
         }
-        // Terrace's own records are not reported.
+        // Terrace's internal records are not reported.
         let of_clients = ops.iter().filter(|(key, _)| !key.starts_with(RESERVED_PREFIX));
         Self(of_clients.map(|(key, op)| (key.clone(), names(op))).collect())
     }

@@ -1,17 +1,17 @@
-//! The change feed, for clients that keep copies of their own (`Invalidation.Watch`).
+//! The change feed, for clients that keep their own copies (`Invalidation.Watch`).
 //!
-//! The feed is one ring of recent events with consecutive numbers. Each follower reads it at its own pace from its own place:
-//! a sender never waits, and a follower that falls behind the ring is notified instead of receiving the lost events. A
-//! follower that was away resumes where it was, as long as that place is in the ring. Each run of each node starts at a random
-//! number, so a number of one run is never mistaken for a number of another.
+//! The feed is one ring of recent events with consecutive numbers. Each follower reads the ring at its own pace from
+//! its own position. A sender never waits. A follower that falls behind the ring receives a gap instead of the lost
+//! events. A follower that disconnected resumes at its position while that position is in the ring. Each run of each
+//! node starts at a random number, so a number of one run is never mistaken for a number of another run.
 //!
-//! The guarantee: after [`Follower::is_whole`] returned true and everything up to [`Follower::newest`], queried *after* it,
-//! was taken, every change acknowledged up to Δ (`l2::FENCE_SPAN`) before was delivered. The guarantee has the same basis as
-//! L1's: links report the changes of Redis in order, and a source whose fence is valid has reported everything up to Δ ago. A
-//! lost link leaves a gap in the ring.
+//! The guarantee: suppose that [`Follower::is_whole`] returned true, that [`Follower::newest`] was queried *after* it,
+//! and that every event up to that number was taken. Then every change acknowledged up to Δ (`l2::FENCE_SPAN`) before
+//! was delivered. The guarantee has the same basis as L1's: links report the changes of Redis in order, and a source
+//! whose fence is valid has reported everything up to Δ ago. A lost link leaves a gap in the ring.
 //!
-//! Nothing is recorded before the first follower, nor after the place of the last follower has left the ring. An event then
-//! costs the one load of [`Events`](super::events::Events).
+//! Nothing is recorded before the first follower, or after the position of the last follower has left the ring. An
+//! event then costs only the load in [`Events`](super::events::Events).
 
 use std::{
     collections::VecDeque,
@@ -40,7 +40,7 @@ const BYTES_MAX: usize = 8 << 20;
 const FOLLOWERS_MAX: usize = 1_024;
 /// Maximum number of key prefixes of one Watch stream.
 pub const PREFIXES_MAX: usize = 64;
-/// Maximum number of changes copied for a Watch stream at a time (about 10 µs).
+/// Maximum number of changes copied at a time for a Watch stream (about 10 µs).
 const TAKEN_MAX: usize = 256;
 /// The bit of `Events::wanted` that is set while the feed records.
 pub(in crate::cache) const RECORDS: u8 = 2;
@@ -50,7 +50,7 @@ pub(in crate::cache) const RECORDS: u8 = 2;
 pub enum FeedChange {
     /// A key.
     Key(Bytes, Cause),
-    /// Every key that matches.
+    /// Every key that matches the pattern.
     Pattern(Glob),
     /// Every entry that carries the tag.
     Tag(Bytes),
@@ -58,29 +58,29 @@ pub enum FeedChange {
     All,
 }
 
-/// Why a key changed, if known: Redis does not report it.
+/// Reason for the change of a key, if known. Redis does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It changed in L2, by any writer.
+    /// The key changed in L2; the writer is unknown.
     Unknown,
-    /// A write through this node.
+    /// The key was written through this node.
     Written,
-    /// A deletion through this node.
+    /// The key was deleted through this node.
     Deleted,
-    /// Its TTL changed, through this node.
+    /// The TTL of the key was changed through this node.
     Lifetime,
 }
 
-/// Why the feed does not guarantee the changes before this point.
+/// Reason why the feed does not guarantee the changes before this point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
     /// An invalidation link was lost.
     LinkLost,
-    /// Not all changes up to now are known to be received.
+    /// Not all changes up to now are known to have been received.
     NotHeard,
-    /// The follower was too slow: its place has left the ring.
+    /// The follower was too slow: its position has left the ring.
     TooSlow,
-    /// The place to resume from is not in the ring, or belongs to another run.
+    /// The position to resume from is not in the ring, or belongs to another run.
     PlaceUnknown,
 }
 
@@ -102,10 +102,10 @@ impl Kept {
 struct Ring {
     kept: VecDeque<Kept>,
     bytes: usize,
-    /// Number of the next event. The oldest kept event has this number minus the count of kept events.
+    /// Number of the next event. The number of the oldest kept event is this number minus the count of kept events.
     next: u64,
     followers: usize,
-    /// Place of the last follower when it left.
+    /// Position of the last follower when it left.
     left_at: u64,
 }
 
@@ -123,8 +123,8 @@ impl Ring {
         }
     }
 
-    /// Returns whether there is no follower, and none can resume at the last follower's place.
-    fn is_forsaken(&self) -> bool {
+    /// Returns whether there is no follower, and none can resume at the last follower's position.
+    fn is_abandoned(&self) -> bool {
         self.followers == 0 && self.oldest() > self.left_at
     }
 }
@@ -133,16 +133,16 @@ impl Ring {
 pub struct Feed {
     ring: Mutex<Ring>,
     grown: Notify,
-    told: AtomicU64,
+    delivered: AtomicU64,
     gaps: AtomicU64,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        // Far from both ends: it does not overflow, and is unlikely to match a number of another run.
+        // Far from both limits: the number cannot overflow, and is unlikely to match a number of another run.
         let next = fastrand::u64(1 << 32..1 << 62);
         let ring = Ring { kept: VecDeque::new(), bytes: 0, next, followers: 0, left_at: next };
-        Self { ring: Mutex::new(ring), grown: Notify::new(), told: AtomicU64::new(0), gaps: AtomicU64::new(0) }
+        Self { ring: Mutex::new(ring), grown: Notify::new(), delivered: AtomicU64::new(0), gaps: AtomicU64::new(0) }
     }
 }
 
@@ -151,14 +151,14 @@ impl Default for Feed {
 pub struct FeedReport {
     /// Current followers.
     pub followers: u64,
-    /// Events delivered, counted per follower.
-    pub told: u64,
+    /// Events delivered, counted once per follower.
+    pub delivered: u64,
     /// Gaps delivered to followers.
     pub gaps: u64,
 }
 
 impl Feed {
-    /// Records a change if there are followers. `wanted` is the flag that senders check before.
+    /// Records a change if there are followers. `wanted` is the flag that senders check first.
     pub(in crate::cache) fn record(&self, change: FeedChange, wanted: &AtomicU8) {
         self.keep(Kept::Change(change), wanted);
     }
@@ -175,8 +175,9 @@ impl Feed {
             return;
         }
         ring.push(kept);
-        if ring.is_forsaken() {
-            // Under the lock that a new follower takes: it turns recording on again, or comes too late to be turned off.
+        if ring.is_abandoned() {
+            // Changed under the lock that a new follower takes, so that a new follower always finds recording turned
+            // on.
             wanted.fetch_and(!RECORDS, Relaxed);
             ring.kept = VecDeque::new();
             ring.bytes = 0;
@@ -185,11 +186,14 @@ impl Feed {
         self.grown.notify_waiters();
     }
 
-    /// A new follower; where it begins, and whether that is where it wanted to go on.
+    /// Adds a follower. Returns its position, and whether that is the requested position to resume from.
     pub(in crate::cache) fn enter(&self, after: Option<u64>, wanted: &AtomicU8) -> Result<(u64, bool)> {
         let mut ring = self.ring.lock();
         if ring.followers == FOLLOWERS_MAX {
-            return Err(CacheError::new(Kind::Overloaded, format!("{FOLLOWERS_MAX} clients watch already")));
+            return Err(CacheError::new(
+                Kind::Overloaded,
+                format!("{FOLLOWERS_MAX} Watch streams are open; no more are allowed"),
+            ));
         }
         ring.followers += 1;
         let records = wanted.fetch_or(RECORDS, Relaxed) & RECORDS != 0;
@@ -204,28 +208,28 @@ impl Feed {
     #[must_use]
     pub fn report(&self) -> FeedReport {
         let followers = self.ring.lock().followers as u64;
-        FeedReport { followers, told: self.told.load(Relaxed), gaps: self.gaps.load(Relaxed) }
+        FeedReport { followers, delivered: self.delivered.load(Relaxed), gaps: self.gaps.load(Relaxed) }
     }
 }
 
 /// Events that a follower took.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Changes of its prefixes with their numbers, in their order.
+    /// Changes that concern the follower's prefixes, with their numbers, in order.
     pub changes: Vec<(u64, FeedChange)>,
-    /// A gap after them: earlier changes may be missing.
+    /// A gap after the changes: earlier changes may be missing.
     pub gap: Option<Gap>,
 }
 
-/// A follower of the feed, until this is dropped.
+/// A follower of the feed, until it is dropped.
 pub struct Follower {
     core: Arc<Core>,
     prefixes: Vec<Bytes>,
     /// Number of the first event that was not read.
     next: u64,
-    /// It resumed at its previous place.
+    /// True if the follower resumed at its previous position.
     resumed: bool,
-    /// A gap to deliver before anything else.
+    /// A gap to deliver before any change.
     pending_gap: Option<Gap>,
 }
 
@@ -238,7 +242,7 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    /// Returns whether it resumed at the requested place.
+    /// Returns whether the follower resumed at the requested position.
     #[must_use]
     pub fn resumed(&self) -> bool {
         self.resumed
@@ -273,15 +277,15 @@ impl Follower {
         let feed = self.core.events.feed();
         let grown = feed.grown.notified();
         tokio::pin!(grown);
-        // Later events wake it; earlier ones are seen now.
+        // Later events wake this future. Earlier events are checked next.
         grown.as_mut().enable();
         if self.pending_gap.is_none() && self.newest() < self.next {
             grown.await;
         }
     }
 
-    /// The next changes; with a gap nothing behind it. It has to be called again until [`Follower::sequence`] is where
-    /// it shall be.
+    /// Returns the next changes; no change follows a gap. Call it again until [`Follower::sequence`] reaches the
+    /// required number.
     pub fn take(&mut self) -> Taken {
         if let Some(gap) = self.pending_gap.take() {
             self.note_gap();
@@ -289,7 +293,7 @@ impl Follower {
         }
         let mut taken = self.copied();
         taken.changes.retain(|(_, change)| concerns(&self.prefixes, change));
-        self.core.events.feed().told.fetch_add(taken.changes.len() as u64, Relaxed);
+        self.core.events.feed().delivered.fetch_add(taken.changes.len() as u64, Relaxed);
         if taken.gap.is_some() {
             self.note_gap();
         }
@@ -317,7 +321,7 @@ impl Follower {
     }
 }
 
-/// Returns whether a change may concern a key with one of these prefixes; without prefixes, every change does.
+/// Returns whether a change may concern a key with one of these prefixes. Without prefixes, every change does.
 fn concerns(prefixes: &[Bytes], change: &FeedChange) -> bool {
     let any = |is: &dyn Fn(&[u8]) -> bool| prefixes.is_empty() || prefixes.iter().any(|prefix| is(prefix));
     match change {
@@ -331,12 +335,13 @@ fn concerns(prefixes: &[Bytes], change: &FeedChange) -> bool {
 }
 
 impl Cache {
-    /// Follows the changes of keys with one of these prefixes (of all keys without any): from the event behind number
-    /// `after`, if that is still kept, else from now on with a gap first.
+    /// Follows the changes of keys with one of these prefixes, or of all keys if there are no prefixes. The follower
+    /// starts after event number `after` if that is still kept; otherwise it starts at the newest event, with a gap
+    /// first.
     ///
     /// # Errors
-    /// `InvalidArgument` for too many prefixes, or prefixes that Redis is not asked to announce; `Overloaded` for too many
-    /// followers; `Unsupported` while changes are not announced at all.
+    /// `InvalidArgument` for too many prefixes, or for prefixes outside of `l2.prefixes`; `Overloaded` for too many
+    /// followers; `Unsupported` if Redis does not announce changes.
     pub fn follow(&self, prefixes: Vec<Bytes>, after: Option<u64>) -> Result<Follower> {
         self.check_followed(&prefixes)?;
         let core = Arc::clone(&self.core);
@@ -348,7 +353,7 @@ impl Cache {
     fn check_followed(&self, prefixes: &[Bytes]) -> Result<()> {
         let invalid = |message: String| Err(CacheError::new(Kind::InvalidArgument, message));
         if prefixes.len() > PREFIXES_MAX {
-            return invalid(format!("{} prefixes; at most {PREFIXES_MAX} may be watched at once", prefixes.len()));
+            return invalid(format!("{} prefixes; a Watch stream has at most {PREFIXES_MAX}", prefixes.len()));
         }
         if self.core.flavor != Flavor::Redis {
             return Ok(());
@@ -360,12 +365,14 @@ impl Cache {
         let announced = &rules.l1_prefixes;
         let is_announced = |wanted: &Bytes| announced.iter().any(|prefix| wanted.starts_with(prefix));
         if !announced.is_empty() && (prefixes.is_empty() || !prefixes.iter().all(is_announced)) {
-            return invalid("only keys within l2.prefixes are announced; name prefixes within them".to_owned());
+            return invalid(
+                "a watched prefix is outside of l2.prefixes; Redis announces only keys within l2.prefixes".to_owned(),
+            );
         }
         Ok(())
     }
 
-    /// Statistics of the feed.
+    /// Returns the statistics of the feed.
     #[must_use]
     pub fn feed_report(&self) -> FeedReport {
         self.core.events.feed().report()
@@ -400,11 +407,15 @@ mod tests {
         for _ in 0..EVENTS_MAX {
             feed.record(key(b"k"), &wanted);
         }
-        assert_eq!(wanted.load(Relaxed), RECORDS, "it may come back to where it was");
+        assert_eq!(wanted.load(Relaxed), RECORDS, "the follower may still resume at its position");
         assert_eq!(feed.enter(Some(next), &wanted).ok(), Some((next + 1, true)));
         feed.ring.lock().followers = 0;
         feed.record(key(b"k"), &wanted);
-        assert_eq!((wanted.load(Relaxed), feed.ring.lock().kept.len()), (0, 0), "its place is gone");
+        assert_eq!(
+            (wanted.load(Relaxed), feed.ring.lock().kept.len()),
+            (0, 0),
+            "the follower's position has left the ring"
+        );
         assert_eq!(feed.enter(Some(next), &wanted).map(|(_, resumed)| resumed).ok(), Some(false));
     }
 

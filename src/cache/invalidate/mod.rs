@@ -1,8 +1,8 @@
 //! Invalidation, and the notifications about it.
 //!
-//! * [`patterns`]: pattern bans and the sweep that removes what they cover.
-//! * [`tags`]: entries that are valid while the ids of their tags are unchanged.
-//! * [`events`]: notifies the RESP port and the change feed about changes of keys.
+//! * [`patterns`]: pattern bans and the sweep that removes the keys they cover.
+//! * [`tags`]: entries that are valid only while the ids of their tags are unchanged.
+//! * [`events`]: notifies the RESP port and the change feed about changed keys.
 //! * [`feed`]: the change feed: a numbered stream of invalidations for clients that keep copies.
 
 pub mod events;

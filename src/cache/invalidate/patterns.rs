@@ -1,7 +1,7 @@
-//! Pattern bans: creates bans, sweeps the keys they cover, and reports progress.
+//! Pattern bans: creates bans, sweeps the keys they cover, and reports the progress.
 //!
-//! A ban takes effect when it is created (`l2::bans`); the sweep only frees the space. Each node's ban job looks for active
-//! bans and tries to claim their sweep, so a ban whose sweeper dies is swept by another node.
+//! A ban takes effect when it is created (`l2::bans`); the sweep only frees space. The ban job of each node looks for
+//! active bans and tries to claim the sweep, so another node sweeps a ban whose sweeper died.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -23,22 +23,23 @@ use crate::{
 
 /// Keys per page of a dry run: 1 to 2 ms of Redis time.
 const PAGE_KEYS: usize = 2_000;
-/// Rate of commands of other clients, per second, from which the store counts as busy.
+/// Rate of commands of other clients, per second, at which the store counts as busy.
 const BUSY_RATE: f64 = 500.0;
-/// While the store is busy, the sweep pauses this many times the duration of its last page, so that it takes a quarter of
-/// the store's time.
+/// Pause of a sweep while the store is busy, as a multiple of the duration of the last page. The sweep then takes a
+/// quarter of the store's time.
 const REST_BUSY: u32 = 3;
 /// Maximum pause of a sweep after a page of keys. A page that took longer waited for something other than the store.
 const REST_MAX: Duration = Duration::from_millis(2);
 /// The shortest pause that the runtime's timer supports.
 const REST_MIN: Duration = Duration::from_millis(1);
-/// The node that received the invalidation sweeps first; other nodes take over when a ban is this old and nobody sweeps it.
+/// Age of a ban after which other nodes may sweep it if nobody does. Before that, only the node that received the
+/// invalidation sweeps.
 const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// Time between two measurements of the store's load, and between two renewals of the claim.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Entries of L1 scanned between two yields to other tasks.
+/// L1 entries scanned between two yields to other tasks.
 const PURGE_STEP: usize = 4_096;
-/// Time between the first two measurements, the shortest in which counting commands is meaningful.
+/// Time between the first two measurements: the shortest in which a count of commands is meaningful.
 const LOOK_FIRST: Duration = Duration::from_millis(50);
 /// Pause after an error of the store.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -51,28 +52,28 @@ const RECENT_MAX: usize = 64;
 /// Progress of the invalidation of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SweepProgress {
-    /// About how many keys the store had when the sweep began.
+    /// Approximate number of keys that the store had when the sweep began.
     pub total: u64,
-    /// About how many of these this node has scanned.
+    /// Approximate number of these keys that this node has scanned.
     pub scanned: u64,
-    /// Values that this node removed from L2; for a dry run, keys that match.
+    /// Values that this node removed from L2. For a dry run, the number of keys that match.
     pub removed: u64,
     /// Copies that this node removed from its L1.
     pub removed_l1: u64,
-    /// Nothing that the ban covers is left. If another node swept, the other counts are lower than the actual ones.
+    /// True if no key that the ban covers is left. If another node swept, the other counts are too low.
     pub done: bool,
 }
 
 /// An invalidation that has taken effect.
 #[derive(Debug)]
 pub struct Invalidation {
-    /// The ban's number.
+    /// Number of the ban.
     pub ban: u64,
     /// Progress of its sweep. The channel closes when the server stops.
     pub progress: watch::Receiver<SweepProgress>,
 }
 
-/// The bans and sweeps that this node knows.
+/// Bans and sweeps that this node knows.
 pub(crate) struct BanSweeps {
     /// Distinguishes this node's claims from those of other nodes.
     token: u64,
@@ -81,21 +82,21 @@ pub(crate) struct BanSweeps {
     /// Unfinished scans of L1, by ban.
     purges: Mutex<VecDeque<(u64, Purge)>>,
     purge_ring: Notify,
-    /// Recently invalidated patterns, active or not, with their times; the latest last.
+    /// Recently invalidated patterns, active or not, with their times; the latest is last.
     recent: Mutex<VecDeque<(Glob, Tick)>>,
 }
 
 struct KnownBan {
     ban: u64,
     since: Tick,
-    /// This node received the invalidation.
+    /// True if this node received the invalidation.
     is_own: bool,
     progress: watch::Sender<SweepProgress>,
 }
 
 impl Default for BanSweeps {
     fn default() -> Self {
-        // Lua in Redis compares it as text.
+        // Redis's Lua compares the token as text.
         Self {
             token: fastrand::u64(1..1 << 52),
             known_bans: Mutex::default(),
@@ -124,7 +125,7 @@ impl BanSweeps {
         Self::known(&mut self.known_bans.lock(), ban, now);
     }
 
-    /// Adds a ban that this node created, and that it sweeps first.
+    /// Adds a ban that this node created, and that this node sweeps first.
     fn own(&self, ban: u64, now: Tick) -> watch::Receiver<SweepProgress> {
         let mut known_bans = self.known_bans.lock();
         let known = Self::known(&mut known_bans, ban, now);
@@ -135,7 +136,7 @@ impl BanSweeps {
     fn known(known_bans: &mut Vec<KnownBan>, ban: u64, now: Tick) -> &mut KnownBan {
         let at = known_bans.iter().position(|known_bans| known_bans.ban == ban).unwrap_or_else(|| {
             if known_bans.len() >= KNOWN_BANS_MAX {
-                // The oldest one is most likely done.
+                // The oldest ban is most likely done.
                 known_bans.remove(0);
             }
             known_bans.push(KnownBan { ban, since: now, is_own: false, progress: watch::Sender::default() });
@@ -173,7 +174,7 @@ impl BanSweeps {
         }
     }
 
-    /// Adds a pattern that takes effect now to the recent ones.
+    /// Adds a pattern that takes effect now to the recent patterns.
     pub(crate) fn remember(&self, glob: Glob, now: Tick) {
         let mut recent = self.recent.lock();
         if recent.len() >= RECENT_MAX {
@@ -182,12 +183,13 @@ impl BanSweeps {
         recent.push_back((glob, now));
     }
 
-    /// Returns when a pattern that matches a key was last invalidated, if it is among the recent ones.
+    /// Returns the time at which a pattern that matches the key was last invalidated, if it is among the recent
+    /// patterns.
     pub(crate) fn last_matching(&self, key: &[u8]) -> Option<Tick> {
         self.recent.lock().iter().rev().find(|(glob, _)| glob.matches(key)).map(|(_, at)| *at)
     }
 
-    /// Returns when this node learned of a ban, if the ban was swept here.
+    /// Returns the time at which this node learned of a ban, if this node swept it.
     fn swept_since(&self, ban: u64) -> Option<Tick> {
         let known_bans = self.known_bans.lock();
         known_bans.iter().find(|known| known.ban == ban && known.progress.borrow().done).map(|known| known.since)
@@ -195,10 +197,10 @@ impl BanSweeps {
 }
 
 impl Cache {
-    /// Invalidates all keys that match, at once and on every node. Returns when that has taken effect here. A value written
-    /// after that is kept, on whatever node it is written.
+    /// Invalidates all matching keys, at once and on every node. Returns when the invalidation has taken effect on this
+    /// node. A value written later is kept, whichever node wrote it.
     ///
-    /// # Errors
+    /// `Overloaded` if too many bans are active; otherwise as [`Backend::ban`](crate::l2::Backend::ban).
     /// `Overloaded` if too many bans are active; as [`Backend::ban`](crate::l2::Backend::ban).
     pub async fn invalidate_pattern(&self, glob: Glob) -> Result<Invalidation> {
         if self.core.flavor == Flavor::None {
@@ -210,7 +212,7 @@ impl Cache {
         Ok(Invalidation { ban, progress })
     }
 
-    /// Invalidates a pattern where L1 is the store.
+    /// Invalidates a pattern if L1 is the store.
     async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
         let total = self.core.l1.usage().entries;
         let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
@@ -226,7 +228,7 @@ impl Cache {
         Ok(Invalidation { ban: self.core.next_token().0, progress: watch::Sender::new(progress).subscribe() })
     }
 
-    /// Removes entries that bans cover from L1, until it is dropped.
+    /// Removes entries that bans cover from L1, until the future is dropped.
     pub async fn purge_banned(&self) {
         let sweeps = &self.core.ban_sweeps;
         loop {
@@ -258,10 +260,10 @@ impl Cache {
         self.l2.open_bans()
     }
 
-    /// Waits until there may be something to sweep, for at most `patience`.
+    /// Waits until a ban may need a sweep, for at most `patience`.
     pub async fn bans_to_sweep(&self, patience: Duration) {
         let rung = self.core.ban_sweeps.ring.notified();
-        // Woken or not, the caller looks.
+        // The caller checks the bans in either case.
         let _rung_or_late = tokio::time::timeout(patience, rung).await;
     }
 
@@ -272,7 +274,7 @@ impl Cache {
         sweeps.settle(&open);
         for ban in open.iter().rev() {
             sweeps.note(ban.number, self.now());
-            // A later ban of the same pattern that is swept covers everything that this one does.
+            // A later ban of the same pattern that is being swept covers every key of this ban.
             let is_later = |other: &&Arc<Ban>| other.number > ban.number && other.glob == ban.glob;
             if open.iter().find(is_later).is_some_and(|later| sweeps.swept_since(later.number).is_some()) {
                 sweeps.update(ban.number, |progress| progress.done = true);
@@ -289,13 +291,13 @@ impl Cache {
             match self.l2.claim_sweep(ban.number, sweeps.token).await {
                 Ok(true) => self.sweep_ban(ban).await,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, ban = ban.number, "no right to sweep a ban"),
+                Err(error) => tracing::debug!(%error, ban = ban.number, "could not claim the sweep of a ban"),
             }
         }
         sweeps.settle(&self.l2.open_bans());
     }
 
-    /// Sweeps one ban to its end, or until another node has claimed it.
+    /// Sweeps one ban until it is done, or until another node has claimed it.
     async fn sweep_ban(&self, ban: &Ban) {
         let total = self.l2.count().await.unwrap_or(0);
         self.core.ban_sweeps.update(ban.number, |progress| progress.total = total);
@@ -311,7 +313,7 @@ impl Cache {
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(%error, ban = ban.number, "a page of a sweep failed; it is tried again");
+                    tracing::debug!(%error, ban = ban.number, "a page of a sweep failed; retrying");
                     sleep(RETRY_AFTER).await;
                     continue;
                 }
@@ -327,17 +329,17 @@ impl Cache {
             removed = progress.removed,
             keys = progress.total,
             ms = (stopwatch_ns() - begun) / 1_000_000,
-            "a pattern was swept"
+            "swept a pattern"
         );
     }
 
     async fn retire_ban(&self, ban: &Ban) {
         if let Err(error) = self.l2.retire(ban.number).await {
-            tracing::debug!(%error, ban = ban.number, "a ban that is swept could not be retired; it is tried again");
+            tracing::debug!(%error, ban = ban.number, "could not retire a swept ban; retrying");
         }
     }
 
-    /// Sweeps one page and pauses after it; `None` if another node has claimed the sweep.
+    /// Sweeps one page and then pauses. Returns `None` if another node has claimed the sweep.
     async fn sweep_page(&self, ban: &Ban, cursor: u64, pace: &mut Pace) -> Result<Option<SweepPage>> {
         if pace.is_due() {
             let is_open = self.l2.open_bans().iter().any(|open| open.number == ban.number);
@@ -385,13 +387,13 @@ impl MatchCount<'_> {
 /// The pace of a sweep.
 #[derive(Default)]
 struct Pace {
-    /// When it was looked, and what the store had done by then.
+    /// Time of the last measurement, and the store's command count at that time.
     looked: Option<(u64, Option<u64>)>,
     is_compared: bool,
-    /// Commands of the sweep itself since then.
+    /// Commands of the sweep itself since the last measurement.
     own: u64,
     busy: bool,
-    /// What the last pages took and was not rested for yet.
+    /// Duration of the last pages that the sweep has not yet paused for.
     owed: Duration,
 }
 
@@ -401,8 +403,8 @@ impl Pace {
         self.looked.is_none_or(|(at, _)| stopwatch_ns() - at >= apart.as_nanos() as u64)
     }
 
-    /// Takes how many commands the store has done. Before the second look, and where that is not known or began anew, it
-    /// counts as used.
+    /// Records the store's command count. The store counts as busy before the second measurement, and if the count is
+    /// unknown or was reset.
     fn look(&mut self, done: Option<u64>) {
         let now = stopwatch_ns();
         let others = || {
@@ -431,13 +433,16 @@ impl Pace {
     }
 }
 
-/// Why the invalidation of a pattern is refused that names Terrace's own keys.
+/// Checks that a pattern does not name Terrace's internal keys.
 ///
 /// # Errors
 /// `ReservedPrefix`.
 pub fn check_pattern(glob: &Glob) -> Result<()> {
     if glob.literal_prefix().starts_with(crate::model::RESERVED_PREFIX) {
-        return Err(CacheError::new(Kind::ReservedPrefix, "reserved prefix: keys under __terrace: are Terrace's own"));
+        return Err(CacheError::new(
+            Kind::ReservedPrefix,
+            "reserved prefix: keys that start with __terrace: are internal to Terrace",
+        ));
     }
     Ok(())
 }

@@ -1,21 +1,22 @@
 //! Tags: an entry is valid while each of its tags has the id that the entry was written under.
 //!
-//! The id of a tag is a record of its own, `__terrace:tag:<name>`: a random number that the first Set under the tag stores,
-//! with an expiry that later Sets renew. An entry keeps the ids in its header. A reader compares them with the current ids,
-//! which are cached in L1 like any value, with the same coherence. An absent or different id is a miss.
-//! [`Cache::invalidate_tags`] deletes the records, so ten thousand invalidations leave nothing behind. No clock is involved.
-//! A record that expires, is evicted or is deleted by hand only causes misses: a deleted id never returns, because the next
-//! one is another random number.
+//! The id of a tag is an internal record, `__terrace:tag:<name>`: a random number that the first Set with the tag
+//! stores. The record has a TTL that later Sets renew. An entry keeps the ids in its header. A reader compares them
+//! with the current ids, which are cached in L1 like any value, with the same coherence. An absent or different id is a
+//! miss. [`Cache::invalidate_tags`] deletes the records, so ten thousand invalidations leave nothing behind. No clock
+//! is involved. A record that expires, is evicted or is deleted manually only causes misses: a deleted id never
+//! returns, because the next id is another random number.
 //!
-//! A Set that races an invalidation may store its entry under the deleted id; then the entry is a miss from the start. The
-//! opposite cannot happen: an entry is stored after its ids were read.
+//! A Set that races an invalidation may store its entry under the deleted id. The entry is then a miss from the start.
+//! The opposite cannot happen, because an entry is stored after its ids were read.
 //!
 //! **Reads** check tags wherever an entry is returned: answers of L2 in `Cache::ask`, copies in L1 at each hit
-//! (`Core::has_valid_tags`). A copy is not a hit unless all its tags are in L1 with the right ids; L2 decides then.
+//! (`Core::has_valid_tags`). A copy is a hit only if all its tags are in L1 with matching ids; otherwise L2 decides.
 //!
-//! **Writes** other than a plain Set depend on the present entry, so entries with invalid tags are removed before them
-//! ([`Cache::bury_dead`]). That requires a lookup, which only deployments with tags pay for. Whether tags are in use is itself
-//! a record, `__terrace:tagged`. Every node reads it once its invalidation link is up, and is notified when it is created.
+//! **Writes** other than a plain Set depend on the present entry, so entries with invalid tags are removed first
+//! ([`Cache::bury_dead`]). That requires a lookup, which only deployments with tags pay for. A record,
+//! `__terrace:tagged`, stores that tags are in use. Every node reads it once its invalidation link is up, and is
+//! notified when it is created.
 
 use std::{
     collections::BTreeMap,
@@ -51,25 +52,25 @@ pub const TAG_MAX_BYTES: usize = 128;
 const ID_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// Prefix of the records of tag ids, after the reserved prefix.
 const ID_PREFIX: &[u8] = b"tag:";
-/// Name of the record that says that tags are in use, after the reserved prefix.
+/// Name of the record that marks tags as in use, after the reserved prefix.
 const USED: &[u8] = b"tagged";
-/// The whole key of that record.
+/// Full key of that record.
 const USED_KEY: &[u8] = b"__terrace:tagged";
 
-/// The tags of an entry that is to be written: checked, sorted, without duplicates.
+/// Tags of an entry to be written: validated, sorted, without duplicates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagNames(Vec<Bytes>);
 
 impl TagNames {
-    /// Checks them.
+    /// Validates, sorts and deduplicates tag names.
     ///
     /// # Errors
-    /// `InvalidArgument` for too many, an empty or a too long one.
+    /// `InvalidArgument` for too many tags, and for an empty or too long name.
     pub fn new(mut names: Vec<Bytes>) -> Result<Self> {
         names.sort_unstable();
         names.dedup();
         if names.len() > TAGS_MAX {
-            let message = format!("tags has {} tags; an entry has at most {TAGS_MAX}", names.len());
+            let message = format!("the request has {} tags; an entry has at most {TAGS_MAX}", names.len());
             return Err(CacheError::new(Kind::InvalidArgument, message));
         }
         names.iter().try_for_each(|name| check_tag(name))?;
@@ -83,7 +84,7 @@ impl TagNames {
     }
 }
 
-/// Checks the name of a tag.
+/// Validates the name of a tag.
 ///
 /// # Errors
 /// `InvalidArgument`.
@@ -91,18 +92,18 @@ pub fn check_tag(name: &[u8]) -> Result<()> {
     if (1..=TAG_MAX_BYTES).contains(&name.len()) {
         return Ok(());
     }
-    let message = format!("a tag has {} bytes; a tag has 1 to {TAG_MAX_BYTES} bytes", name.len());
+    let message = format!("a tag name has {} bytes; a tag name has 1 to {TAG_MAX_BYTES} bytes", name.len());
     Err(CacheError::new(Kind::InvalidArgument, message))
 }
 
-/// Returns whether this is a record of Terrace's own. L1 may hold such records, but clients must not see them.
+/// Returns whether a key is an internal record. L1 may hold such records, but clients must not see them.
 #[inline]
 pub(in crate::cache) fn is_own(key: &[u8]) -> bool {
-    // Compared at a constant length, so no function is called: every read comes here.
+    // The comparison has a constant length, so it compiles to no function call. Every read runs it.
     key.first_chunk() == Some(RESERVED_PREFIX)
 }
 
-/// Returns whether bytes begin like a header. Commands passed through to Redis must not store such values.
+/// Returns whether bytes look like a header. Commands passed through to Redis must not store such values.
 #[must_use]
 pub fn is_marked(bytes: &[u8]) -> bool {
     codec::is_marked(bytes)
@@ -122,7 +123,7 @@ fn record_of(name: &[u8]) -> Key {
     Key::own(&[ID_PREFIX, name])
 }
 
-/// Returns an id as its record stores it: as text, readable in Redis.
+/// Returns an id as its record stores it: text, so that it is readable in Redis.
 fn text_of(id: u64) -> Bytes {
     format!("{id:016x}").into()
 }
@@ -132,10 +133,11 @@ fn id_in(text: &[u8]) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
-/// Ids by tag name; a tag without a record has none.
+/// Ids by tag name; `None` for a tag without a record.
 type Ids = BTreeMap<Bytes, Option<u64>>;
 
-/// Returns whether an entry with this header is valid: without tags it is, with unknown fields it is not.
+/// Returns whether an entry with this header is valid. A header without tags is valid; a header with unknown fields is
+/// not.
 fn is_valid(head: &[u8], ids: &Ids) -> bool {
     codec::tags(head).is_some_and(|tags| tags.iter().all(|tag| ids.get(&tag.name) == Some(&Some(tag.id))))
 }
@@ -143,11 +145,11 @@ fn is_valid(head: &[u8], ids: &Ids) -> bool {
 /// Knowledge about whether the store has entries with tags.
 #[derive(Debug)]
 pub(crate) struct TagsInUse {
-    /// What was heard of since, and from the low end what is known: [`UNKNOWN`], [`NO`] or [`YES`].
+    /// From the low end: the state [`UNKNOWN`], [`NO`] or [`YES`], then a count of missed changes.
     word: AtomicU64,
-    /// The record in the store says so.
-    told: AtomicBool,
-    /// When the record was last read, where changes are not announced; 0 for never.
+    /// True if this node knows that the record in the store marks tags as in use.
+    record_is_stored: AtomicBool,
+    /// Time at which the record was last read, if changes are not announced; 0 for never.
     asked_at: AtomicU64,
 }
 
@@ -160,10 +162,10 @@ impl TagsInUse {
     pub(crate) fn new(flavor: Flavor) -> Self {
         let known = match flavor {
             Flavor::Redis | Flavor::Embedded => UNKNOWN,
-            // L1 is the store, and empty.
+            // L1 is the store, and it is empty at start.
             Flavor::None => NO,
         };
-        Self { word: AtomicU64::new(known), told: AtomicBool::new(false), asked_at: AtomicU64::new(0) }
+        Self { word: AtomicU64::new(known), record_is_stored: AtomicBool::new(false), asked_at: AtomicU64::new(0) }
     }
 
     /// Notes that an entry with tags was found or is about to be written.
@@ -174,15 +176,15 @@ impl TagsInUse {
     /// Notes that the record changed.
     fn heard(&self) {
         self.met();
-        self.told.store(false, Ordering::Release);
+        self.record_is_stored.store(false, Ordering::Release);
     }
 
     /// Notes that all records may be deleted.
     pub(crate) fn lost_records(&self) {
-        self.told.store(false, Ordering::Release);
+        self.record_is_stored.store(false, Ordering::Release);
     }
 
-    /// Notes that changes may have been missed: unless tags are known to be in use, the record has to be read again.
+    /// Notes that changes may have been missed. The record has to be read again, unless tags are known to be in use.
     pub(crate) fn missed_changes(&self) {
         let step = |word: u64| Some(if word & YES == 0 { (word & !NO) + STATES } else { word });
         let _word = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, step);
@@ -194,7 +196,7 @@ impl TagsInUse {
 }
 
 impl Core {
-    /// Processes a change of one of Terrace's own records.
+    /// Processes a change of an internal record.
     pub(in crate::cache) fn heard_own(&self, key: &[u8]) {
         let name = key.strip_prefix(RESERVED_PREFIX).unwrap_or_default();
         if name == USED {
@@ -215,7 +217,7 @@ impl Core {
         !codec::is_marked(&hit.value) || self.check_tags(hit, |key| self.l1.get(key, now, true))
     }
 
-    /// Like [`Core::with_valid_tags`], for a copy past the coherence bound: the ids of its tags may be as old.
+    /// Like [`Core::with_valid_tags`], for a copy past the coherence bound. The ids of its tags may be just as old.
     pub(in crate::cache) fn stale_with_valid_tags(&self, mut hit: Hit, now: Tick, grace: Duration) -> Option<Hit> {
         let is_valid =
             !codec::is_marked(&hit.value) || self.check_tags(&mut hit, |key| self.l1.get_stale(key, now, grace));
@@ -228,7 +230,8 @@ impl Core {
         Some(Resident { hit, ..resident })
     }
 
-    /// Compares the ids of a copy's tags with the current ones. `look` counts as a use of the record, so that L1 does not evict it.
+    /// Compares the ids of a copy's tags with the current ids. `look` counts as a use of the record, so that L1 does
+    /// not evict it.
     #[cold]
     fn check_tags(&self, hit: &mut Hit, look: impl Fn(&[u8]) -> Option<Hit>) -> bool {
         hit.value = codec::opened(std::mem::take(&mut hit.value));
@@ -249,7 +252,7 @@ impl Core {
 const RECORD_BYTES: usize = 10 + 4 + TAG_MAX_BYTES;
 
 impl Cache {
-    /// Replaces entries with invalid tags in the answers of L2 by misses.
+    /// Replaces entries with invalid tags in L2's answers with misses.
     pub(in crate::cache) async fn without_dead(&self, keys: &[Key], mut answers: Vec<Answer>) -> Vec<Answer> {
         let head = |answer: &Answer| match answer {
             Ok(Some(stored)) => Bytes::copy_from_slice(stored.value.head()),
@@ -259,7 +262,7 @@ impl Cache {
             return answers;
         }
         let heads: Vec<Bytes> = answers.iter().map(head).collect();
-        // Boxed, because the ids are read by this function's callers.
+        // Boxed to break the recursion: this function's callers also read the ids.
         let valid = Box::pin(self.are_valid(&heads)).await;
         for (((answer, key), head), valid) in answers.iter_mut().zip(keys).zip(heads).zip(valid) {
             match valid {
@@ -276,7 +279,7 @@ impl Cache {
         answers
     }
 
-    /// Returns the tags in a header, and whether each still has the id that the entry was written under.
+    /// Returns the tags in a header, and whether each tag still has the id that the entry was written under.
     pub(in crate::cache) async fn tags_now(&self, head: &[u8]) -> Result<Vec<(Bytes, bool)>> {
         let tags = codec::tags(head).unwrap_or_default();
         if tags.is_empty() {
@@ -301,8 +304,8 @@ impl Cache {
         heads.iter().map(|head| Ok(is_valid(head, &ids))).collect()
     }
 
-    /// Today's ids of these tags: from L1 what is there and as `expected`, the others from L2. A copy that differs may be one
-    /// that is about to be dropped, and then the entry would be missed for nothing.
+    /// Returns the current ids of these tags. Ids in L1 that match `expected` come from L1, the others from L2. A copy
+    /// that differs may be about to be invalidated, and would then cause a needless miss.
     async fn ids(&self, mut names: Vec<Bytes>, expected: Vec<Tag>) -> Result<Ids> {
         names.sort_unstable();
         names.dedup();
@@ -331,7 +334,7 @@ impl Cache {
 
     /// Creates an id for each tag that has none.
     async fn ids_for_writing(&self, names: &[Bytes]) -> Result<BTreeMap<Bytes, u64>> {
-        self.tell_in_use().await?;
+        self.mark_in_use().await?;
         let keys: Vec<Key> = names.iter().map(|name| record_of(name)).collect();
         let (mut ids, mut ops, mut new) = (BTreeMap::new(), Vec::new(), Vec::new());
         for ((name, key), read) in names.iter().zip(keys.iter().cloned()).zip(self.records(keys.clone()).await) {
@@ -346,7 +349,7 @@ impl Cache {
                         ops.push((key, renewal()));
                     }
                 }
-                // The record was overwritten by something other than an id.
+                // Another writer overwrote the record with a value that is not an id.
                 Some((None, _)) => new.push((name.clone(), key, Condition::Always)),
                 None => new.push((name.clone(), key, Condition::IfAbsent)),
             }
@@ -354,7 +357,7 @@ impl Cache {
         let created = ops.len();
         let mut chosen = Vec::with_capacity(new.len());
         for (name, key, condition) in new {
-            // Not secret, but 64 bits: two ids of one tag never collide.
+            // The id need not be secret. With 64 bits, two ids of one tag never collide in practice.
             let id = fastrand::u64(..);
             chosen.push((name, id));
             ops.push((key, creation(id, condition)));
@@ -362,7 +365,7 @@ impl Cache {
         let applied = self.apply(ops, Batch::Independent).await;
         for ((name, chosen), applied) in chosen.into_iter().zip(applied.into_iter().skip(created)) {
             let Applied::Set { stored, old } = applied? else { return Err(unexpected()) };
-            // Stored, or another writer was first.
+            // Either this id was stored, or another writer stored an id first.
             let id = if stored { Some(chosen) } else { old.and_then(|old| id_in(&old)) };
             ids.insert(name, id.ok_or_else(unexpected)?);
         }
@@ -370,10 +373,10 @@ impl Cache {
     }
 
     /// Announces to other nodes that tags are in use, before the first header is written.
-    async fn tell_in_use(&self) -> Result<()> {
+    async fn mark_in_use(&self) -> Result<()> {
         let tags_in_use = &self.core.tags_in_use;
         tags_in_use.met();
-        if tags_in_use.told.load(Ordering::Acquire) || self.core.flavor == Flavor::None {
+        if tags_in_use.record_is_stored.load(Ordering::Acquire) || self.core.flavor == Flavor::None {
             return Ok(());
         }
         let op = Op::Set {
@@ -386,39 +389,39 @@ impl Cache {
             .await
             .into_iter()
             .try_for_each(|r| r.map(drop))?;
-        tags_in_use.told.store(true, Ordering::Release);
+        tags_in_use.record_is_stored.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Returns whether a first use of tags would be known by now: the same proof that L1 needs.
-    fn hears_of_use(&self, now: Tick) -> bool {
+    /// Returns whether this node would already know about a first use of tags. The proof is the same that L1 needs.
+    fn knows_of_use(&self, now: Tick) -> bool {
         self.fill_epoch(USED_KEY, now).is_some() && !self.core.rules.load().untracked
     }
 
     /// Returns whether the store may have entries with tags.
     ///
     /// # Errors
-    /// Those of L2, which knows.
+    /// Errors of L2, which stores the record.
     async fn tags_in_use(&self) -> Result<bool> {
         let tags_in_use = &self.core.tags_in_use;
         let (word, now) = (tags_in_use.word.load(Ordering::Acquire), self.now());
         if word & YES != 0 {
             return Ok(true);
         }
-        let is_heard = self.hears_of_use(now);
-        if is_heard && word & NO != 0 {
+        let is_known_now = self.knows_of_use(now);
+        if is_known_now && word & NO != 0 {
             return Ok(false);
         }
-        // Where changes are not announced, an answer is valid for the maximum age of a copy.
+        // If changes are not announced, an answer is valid for the maximum age of a copy.
         let asked_at = tags_in_use.asked_at.load(Ordering::Acquire);
-        if !is_heard && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
+        if !is_known_now && asked_at > 0 && now.0 < asked_at + millis(FENCE_SPAN) {
             return Ok(false);
         }
         let found = self.l2.get(&[Key::own(&[USED])], false).await.pop().unwrap_or(Ok(None))?.is_some();
         if found {
             tags_in_use.met();
-        } else if is_heard {
-            // Unless a change was received or missed since.
+        } else if is_known_now {
+            // Fails if a change was received or missed since.
             let _known = tags_in_use.word.compare_exchange(word, word | NO, Ordering::AcqRel, Ordering::Acquire);
         } else {
             tags_in_use.asked_at.store(now.0.max(1), Ordering::Release);
@@ -426,8 +429,8 @@ impl Cache {
         Ok(found)
     }
 
-    /// Makes what a Set stores out of its payload and tags. `tags`: of each operation, or empty. The operations that cannot be
-    /// done get their errors.
+    /// Builds the stored bytes of each Set from its payload and tags. `tags` holds the tags of each operation, or is
+    /// empty. Operations that cannot be done get their errors.
     pub(in crate::cache) async fn put_heads(
         &self,
         ops: &mut [(Key, Op)],
@@ -457,11 +460,11 @@ impl Cache {
         faults
     }
 
-    /// Removes entries whose tags are gone, before something depends on whether they are there. Where there are no tags
-    /// nothing is asked. Returns the keys that have a header and are valid.
+    /// Removes entries with invalid tags before a write that depends on whether the entries exist. If tags are not in
+    /// use, no request is sent. Returns the keys that have a header and are valid.
     ///
     /// # Errors
-    /// Those of L2.
+    /// Errors of L2.
     pub(in crate::cache) async fn bury_dead(&self, keys: &[Key]) -> Result<Vec<Key>> {
         if keys.is_empty() || !self.tags_in_use().await? {
             return Ok(Vec::new());
@@ -490,10 +493,10 @@ impl Cache {
         Ok(valid_keys)
     }
 
-    /// Prepares a command that is passed through: it must see neither headers nor invalid entries.
+    /// Prepares a command that is passed through: the command must see neither headers nor invalid entries.
     ///
     /// # Errors
-    /// Those of L2; `Unsupported`, naming the key, for an entry with tags.
+    /// Errors of L2; `Unsupported`, with the key in the message, for an entry with tags.
     pub(in crate::cache) async fn refuse_heads(&self, keys: &[Key]) -> Result<()> {
         match self.bury_dead(keys).await?.first() {
             None => Ok(()),
@@ -514,7 +517,7 @@ impl Cache {
         self.are_valid(heads).await.into_iter().map(|valid| valid.map(|valid| !valid)).collect()
     }
 
-    /// Returns the keys of a page without those of invalid entries.
+    /// Returns the keys of a page, without the keys of invalid entries.
     pub(in crate::cache) async fn living(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
         if keys.is_empty() || !self.core.tags_in_use.is_yes() {
             return Ok(keys);
@@ -526,10 +529,11 @@ impl Cache {
         Ok(keys.into_iter().zip(dead).filter_map(|(key, dead)| (!dead).then_some(key)).collect())
     }
 
-    /// Invalidates all entries under these tags, on every node. Returns how many of the tags were in use.
+    /// Invalidates all entries with these tags, on every node. Returns how many of the tags were in use.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name; those of writes. With `Unknown` some may be invalidated: it may be repeated.
+    /// `InvalidArgument` for an invalid name; otherwise as for writes. After `Unknown` some tags may be invalidated; a
+    /// retry is safe.
     pub async fn invalidate_tags(&self, mut names: Vec<Bytes>) -> Result<u64> {
         names.iter().try_for_each(|name| check_tag(name))?;
         names.sort_unstable();
@@ -543,7 +547,7 @@ impl Cache {
                 Ok(_) => return Err(unexpected()),
                 Err(error) => failure = Some(error),
             }
-            // Other stores notify the sink.
+            // Other stores notify the sink themselves.
             if self.core.flavor == Flavor::None {
                 self.core.events.emit(ChangeEvent::Tag(name));
             }
@@ -561,10 +565,10 @@ impl Cache {
 }
 
 fn unexpected() -> CacheError {
-    CacheError::new(Kind::Internal, "L2 answered a tag's id with something else")
+    CacheError::new(Kind::Internal, "L2 returned an invalid record of a tag id")
 }
 
-/// Stores an id. Returns the id that exists instead, if any.
+/// Stores an id. Returns the existing id if there is one.
 fn creation(id: u64, condition: Condition) -> Op {
     Op::Set { value: text_of(id), expiry: SetExpiry::In(ID_LIFE), condition, want_old: true }
 }

@@ -1,8 +1,8 @@
-//! The exclusive lock: changes to several keys at one instant, over a store that only this process writes.
+//! The exclusive lock: atomic changes to several keys, for a store that only this process writes.
 //!
-//! Over the embedded store and `none`, every read and write through the facade holds the lock shared, and a transaction holds
-//! it exclusively. Reads that L1 answers do not take the lock: while it is held exclusively they go through the flight path,
-//! which does. Over Redis nothing is locked: Redis executes the transaction.
+//! With the embedded store and `none`, every read and write through the facade holds the lock shared, and a transaction
+//! holds it exclusively. Reads that L1 answers do not take the lock. While the lock is held exclusively, these reads
+//! use the flight path, which takes it. With Redis nothing is locked: Redis executes the transaction.
 
 use std::sync::{
     Arc,
@@ -13,14 +13,14 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard};
 
 use crate::{cache::Cache, l2::Flavor};
 
-/// The lock, and a flag for readers that do not take it.
+/// The lock, and a flag for readers that do not take the lock.
 #[derive(Debug, Default)]
 pub(crate) struct ExclusiveLock {
     lock: Arc<RwLock<()>>,
     held: Arc<AtomicBool>,
 }
 
-/// Exclusive access until this is dropped.
+/// Exclusive access until the guard is dropped.
 #[derive(Debug)]
 pub struct ExclusiveGuard {
     held: Arc<AtomicBool>,
@@ -42,7 +42,7 @@ impl ExclusiveLock {
 }
 
 impl Cache {
-    /// Takes the lock shared; `None` for a handle with exclusive access, and over Redis.
+    /// Takes the lock shared. Returns `None` for a handle with exclusive access, and with Redis.
     pub(in crate::cache) async fn shared_access(&self) -> Option<RwLockReadGuard<'_, ()>> {
         if self.is_exclusive || self.core.flavor == Flavor::Redis {
             return None;
@@ -50,7 +50,7 @@ impl Cache {
         Some(self.core.exclusive_lock.lock.read().await)
     }
 
-    /// Takes the lock exclusively. Returns a handle for the work under it. Over Redis it excludes nobody.
+    /// Takes the lock exclusively. Returns a handle for the work under the lock. With Redis the lock excludes nobody.
     pub async fn exclusive(&self) -> (Self, Option<ExclusiveGuard>) {
         let mut inside = self.clone();
         inside.is_exclusive = true;

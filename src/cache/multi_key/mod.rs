@@ -1,7 +1,7 @@
-//! Operations on several keys at one instant, and commands that Redis executes itself.
+//! Atomic operations on several keys, and commands that Redis executes itself.
 //!
 //! * [`rename_copy`]: RENAME, COPY and MSETNX.
-//! * [`exclusive`]: the lock under which a transaction runs over a store that only this process writes.
+//! * [`exclusive`]: the lock of transactions, for a store that only this process writes.
 //! * [`watched_keys`]: the keys that a transaction watches (WATCH).
 //! * [`passthrough`]: commands passed through to Redis, transactions included.
 

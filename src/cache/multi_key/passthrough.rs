@@ -1,7 +1,7 @@
-//! Commands passed through to Redis unchanged, for types that Terrace does not store itself.
+//! Commands passed through to Redis unchanged, for types that Terrace does not implement itself.
 //!
-//! The keys that a command writes are treated as in any write: their copies are dropped before it is sent and again after it,
-//! on any outcome.
+//! The keys that a command writes are treated as in any write: their copies are dropped before the command is sent and
+//! again after it, on any outcome.
 
 use std::time::Duration;
 
@@ -17,23 +17,24 @@ use crate::{
 
 /// Maximum number of cluster redirections that a pass-through command follows.
 const REDIRECTIONS_MAX: u32 = 8;
-/// Pause before the second and each further one, times their number: until the others have heard as well.
+/// Pause before the second and each later redirection, multiplied by their number: the other nodes need time to learn
+/// of the move.
 const REDIRECTION_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a command is passed through.
 #[derive(Debug, Clone)]
 pub struct Passing {
-    /// One of its keys: in a cluster, where it goes.
+    /// One of the command's keys: selects the server in a cluster.
     pub key: Option<Key>,
-    /// All its keys.
+    /// All keys of the command.
     pub named: Vec<Key>,
-    /// Those it writes.
+    /// Keys that the command writes.
     pub written: Vec<Key>,
-    /// The reply is requested in RESP3.
+    /// True if the reply is requested in RESP3.
     pub resp3: bool,
-    /// It leaves values as they are stored, so that it may meet those with headers.
+    /// True if the command moves stored values unchanged, so that it may process values with headers.
     pub moves_whole: bool,
-    /// It may wait for as long as the client likes, on a connection of its own.
+    /// True if the command may block for as long as the client specifies. It then needs its own connection.
     pub blocking: bool,
 }
 
@@ -51,7 +52,7 @@ impl Passing {
         }
     }
 
-    /// A request that writes these keys, and moves values only whole.
+    /// Creates a request that writes these keys, and moves stored values unchanged.
     #[must_use]
     pub fn write(written: Vec<Key>) -> Self {
         Self {
@@ -66,11 +67,11 @@ impl Passing {
 }
 
 impl Cache {
-    /// Sends one request in Redis's protocol to the Redis below and returns its reply, an error reply included.
+    /// Sends one request in Redis's protocol to Redis and returns the reply, which may be an error reply.
     ///
     /// # Errors
-    /// `Unsupported` where there is no Redis; `Unavailable`, `DeadlineExceeded` (nothing was written), `Unknown` (it may
-    /// have been), `Overloaded`.
+    /// `Unsupported` if L2 is not Redis; `Unavailable` and `DeadlineExceeded` (nothing was written); `Unknown` (the
+    /// command may have been executed); `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
         self.clear_dead(&passing).await?;
         let known = self.l2.clear_banned(&passing.named).await?;
@@ -89,10 +90,13 @@ impl Cache {
                 Late::Unknown => return Err(overtaken()),
             }
         }
-        replies.pop().ok_or_else(|| CacheError::new(Kind::Internal, "no reply")).and_then(kept_here)
+        replies
+            .pop()
+            .ok_or_else(|| CacheError::new(Kind::Internal, "bug: a request to Redis has no reply"))
+            .and_then(kept_here)
     }
 
-    /// The effect of a newly received ban on a request that was executed.
+    /// Returns the effect of a newly received ban on a request that was executed.
     async fn late(&self, known: u64, answer: &[u8], written: &[Key]) -> Result<Late> {
         let cleared = self.l2.ban_answer(known, answer, written).await.map_err(|_| overtaken())?;
         Ok(match (cleared.is_empty(), cleared.values().all(|gone| *gone)) {
@@ -102,7 +106,7 @@ impl Cache {
         })
     }
 
-    /// Sends a request to the server of its key. Returns its reply, and that of `question`.
+    /// Sends a request to the server of its key. Returns the replies to the request and to `question`.
     async fn pass_on(&self, request: &[u8], question: Option<&[u8]>, passing: &Passing) -> Result<Vec<Bytes>> {
         let mut all = request.to_vec();
         all.extend_from_slice(question.unwrap_or_default());
@@ -111,7 +115,7 @@ impl Cache {
         loop {
             let mut line = self.l2.raw_connection(passing.key.as_deref(), passing.resp3).await?;
             let replies = if passing.blocking { line.ask_blocking(&all).await } else { line.ask(&all, count).await };
-            // The question behind it may be redirected by itself.
+            // The question after the request may be redirected independently.
             let is_moved = replies.as_ref().is_ok_and(|replies| replies.first().is_some_and(is_moved));
             if is_moved && follow(line, &mut redirections).await {
                 continue;
@@ -123,8 +127,8 @@ impl Cache {
         }
     }
 
-    /// Sends a transaction whose requests write these keys: MULTI, them, EXEC. Returns EXEC's reply, or the error that
-    /// refused the transaction.
+    /// Sends a transaction whose requests write these keys: MULTI, the requests, EXEC. Returns the reply of EXEC, or
+    /// the error that rejected the transaction.
     ///
     /// # Errors
     /// As [`Cache::pass`].
@@ -145,7 +149,7 @@ impl Cache {
         all.extend_from_slice(question.as_deref().unwrap_or_default());
         let exec = Exec { requests: all, replies: count + 2 + usize::from(question.is_some()), at: count + 1 };
         let mut replies = match line {
-            // What it watches is watched on this connection.
+            // The watched keys are watched on this connection.
             Some(mut line) => line.ask(&exec.requests, exec.replies).await?,
             None => self.ask_transaction(&exec, &passing.key, passing.resp3).await?,
         };
@@ -154,7 +158,7 @@ impl Cache {
         {
             match self.late(known, &answer, &passing.written).await? {
                 Late::No => {}
-                // What it watched counts no more: it has been done once.
+                // The watched keys no longer matter, because the transaction was executed once.
                 Late::Again => {
                     replies = self.ask_transaction(&exec, &passing.key, passing.resp3).await?;
                     replies.truncate(exec.at + 1);
@@ -163,15 +167,15 @@ impl Cache {
             }
         }
         let last = replies.pop().unwrap_or_default();
-        // EXECABORT only reports that there was an error before it.
+        // EXECABORT only reports that an error occurred earlier.
         match replies.into_iter().find(|reply| reply.starts_with(b"-")) {
             Some(error) if last.starts_with(b"-") => kept_here(error),
             Some(_) | None => Ok(last),
         }
     }
 
-    /// A command that passes as it is sees nothing of entries whose tags are gone; and headers only if it leaves them where
-    /// they are.
+    /// Makes sure that a passed-through command sees no entries with invalid tags, and sees headers only if it moves
+    /// values unchanged.
     async fn clear_dead(&self, passing: &Passing) -> Result<()> {
         if passing.moves_whole {
             self.bury_dead(&passing.named).await.map(drop)
@@ -180,7 +184,7 @@ impl Cache {
         }
     }
 
-    /// Where its keys are. One that was redirected was refused as a whole.
+    /// Sends the transaction to the server of its keys. A redirected transaction was rejected as a whole.
     async fn ask_transaction(&self, exec: &Exec, key: &Option<Key>, resp3: bool) -> Result<Vec<Bytes>> {
         let mut redirections = 0;
         loop {
@@ -193,7 +197,7 @@ impl Cache {
         }
     }
 
-    /// What INFO of the Redis below says of its database, if that is the whole of the keys: `keys=...,expires=...`.
+    /// Returns the database line of Redis's INFO (`keys=...,expires=...`), if it covers exactly `keys` keys.
     pub async fn keyspace_of_redis(&self, keys: u64) -> Option<String> {
         let passing = Passing::question(None, false);
         let info = self.pass(&request(&[b"INFO", b"keyspace"]), passing.clone()).await.ok()?;
@@ -203,11 +207,11 @@ impl Cache {
         let name = format!("db{}:", client.split(' ').find_map(|field| field.strip_prefix("db="))?);
         let info = String::from_utf8_lossy(&info).into_owned();
         let line = info.lines().find_map(|line| line.strip_prefix(&name))?.trim();
-        // One part of a cluster knows only of its own.
+        // One server of a cluster knows only its own keys.
         line.starts_with(&format!("keys={keys},")).then(|| line.to_owned())
     }
 
-    /// Returns a connection of the caller's own, to the server of `key`.
+    /// Returns a dedicated connection to the server of `key`.
     ///
     /// # Errors
     /// As [`Cache::pass`].
@@ -215,9 +219,9 @@ impl Cache {
         self.l2.raw_connection(key.map(|key| &**key), resp3).await
     }
 
-    /// Emits the event that a command of this name wrote a key.
+    /// Emits the event that a command named `name` wrote a key.
     pub fn tell_wrote(&self, name: &str, key: &[u8]) {
-        // Other stores have no commands that pass: their writes are told of where they are applied.
+        // Only Redis has pass-through commands. Other stores emit events where writes are applied.
         if self.core.flavor == Flavor::Redis {
             let what = match name {
                 "del" | "rename_from" => Wrote::Deletion,
@@ -229,7 +233,7 @@ impl Cache {
         self.core.events.emit(ChangeEvent::Wrote { name, key });
     }
 
-    /// Returns why commands on types other than strings are refused here, if they are.
+    /// Returns the reason why commands on types other than strings are refused, if they are.
     #[must_use]
     pub fn refuses_other_types(&self) -> Option<&'static str> {
         match self.core.flavor {
@@ -240,31 +244,31 @@ impl Cache {
     }
 }
 
-/// A transaction as it is sent.
+/// A transaction in the form in which it is sent.
 struct Exec {
     requests: Vec<u8>,
-    /// How many there are to be.
+    /// Expected number of replies.
     replies: usize,
-    /// EXEC's place among them.
+    /// Index of the reply of EXEC.
     at: usize,
 }
 
-/// What becomes of a request during which a ban was met that was not known.
+/// Effect of an unknown ban that was found during a request.
 enum Late {
-    /// It is valid.
+    /// The request is valid.
     No,
-    /// The ban covers what it wrote: it is sent again.
+    /// The ban covers the written keys: the request is sent again.
     Again,
-    /// Other clients have written these keys since the ban.
+    /// Other clients have written these keys since the ban; the result is unknown.
     Unknown,
 }
 
-/// Another primary of the cluster has the slot now; nothing was done.
+/// Returns whether the slot moved to another primary of the cluster. Nothing was executed.
 fn is_moved(reply: &Bytes) -> bool {
     reply.starts_with(b"-MOVED ")
 }
 
-/// Waits until it is known where the keys are; `false` where that was tried often enough.
+/// Waits until the location of the keys is known. Returns `false` after too many redirections.
 async fn follow(line: RawConnection, redirections: &mut u32) -> bool {
     if *redirections == REDIRECTIONS_MAX {
         return false;
@@ -275,7 +279,7 @@ async fn follow(line: RawConnection, redirections: &mut u32) -> bool {
     true
 }
 
-/// A redirection within the cluster below is none of the client's business.
+/// Hides redirections within the Redis Cluster from clients.
 fn kept_here(reply: Bytes) -> Result<Bytes> {
     if is_moved(&reply) || reply.starts_with(b"-ASK ") {
         let message = "a key is in another part of the cluster, or moves there now; keys of one command or transaction \
@@ -285,7 +289,8 @@ fn kept_here(reply: Bytes) -> Result<Bytes> {
     Ok(reply)
 }
 
-/// APPEND within a limit. KEYS\[1\]; ARGV: suffix, most bytes. Replies as APPEND does, or with Terrace's error.
+/// APPEND with a length limit. KEYS\[1\]; ARGV: suffix, maximum length in bytes. Replies as APPEND does, or with
+/// Terrace's error.
 const APPEND_WITHIN: &[u8] = br"
 local length = redis.pcall('STRLEN', KEYS[1])
 if type(length) == 'table' then return length end
@@ -295,14 +300,14 @@ if tonumber(length) > tonumber(ARGV[2]) then
 end
 return redis.call('APPEND', KEYS[1], ARGV[1])";
 
-/// The words of a request that appends where the value then has no more than `length_max` (digits) bytes: in a
-/// transaction nobody but Redis knows how long it is at that moment.
+/// Returns the arguments of a request that appends if the resulting value has at most `length_max` (digits) bytes. In a
+/// transaction only Redis knows the length at that moment.
 #[must_use]
 pub fn append_within<'a>(key: &'a [u8], suffix: &'a [u8], length_max: &'a str) -> [&'a [u8]; 6] {
     [b"EVAL", APPEND_WITHIN, b"1", key, suffix, length_max.as_bytes()]
 }
 
-/// Returns a request of these words in Redis's protocol.
+/// Returns a request with these arguments in Redis's protocol.
 #[must_use]
 pub fn request(words: &[&[u8]]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len()).into_bytes();

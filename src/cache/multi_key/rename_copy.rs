@@ -1,7 +1,7 @@
-//! Writes to several keys at one instant: RENAME, COPY, MSETNX.
+//! Atomic writes to several keys: RENAME, COPY, MSETNX.
 //!
-//! Over a store that only this process writes they are a lookup and a batch under the exclusive lock. Over Redis they are
-//! Redis's own commands, for any type of value.
+//! For a store that only this process writes, they are a lookup and a batch under the exclusive lock. With Redis they
+//! are Redis's own commands, for any type of value.
 
 use std::time::Duration;
 
@@ -20,23 +20,23 @@ use crate::{
     model::{Key, Value},
 };
 
-/// What to do with a target key that exists.
+/// Treatment of a target key that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// It is replaced.
+    /// Replace the target.
     Replace,
-    /// It is kept, and nothing is done.
+    /// Keep the target and do nothing.
     Keep,
 }
 
 /// The result of a RENAME.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renamed {
-    /// Done.
+    /// The key was renamed.
     Done,
     /// The source does not exist.
     NoSource,
-    /// The target exists and was to be kept.
+    /// The target exists and `Target::Keep` was requested.
     TargetExists,
 }
 
@@ -46,7 +46,7 @@ struct Whole {
     expiry: SetExpiry,
 }
 
-/// SET of a script for keys that must all be absent: KEYS; ARGV: value and life in milliseconds (or empty) of each.
+/// Script that sets keys if all of them are absent. KEYS; ARGV: value and TTL in milliseconds (or empty) of each key.
 const SET_ALL: &[u8] = b"for i = 1, #KEYS do if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end end
 for i = 1, #KEYS do
   if ARGV[2 * i] == '' then redis.call('SET', KEYS[i], ARGV[2 * i - 1])
@@ -55,10 +55,10 @@ end
 return 1";
 
 impl Cache {
-    /// Renames a key, with its expiry.
+    /// Renames a key, including its expiry.
     ///
     /// # Errors
-    /// Those of reads and writes.
+    /// As for reads and writes.
     pub async fn rename(&self, from: Key, to: Key, target: Target) -> Result<Renamed> {
         if self.core.flavor == Flavor::Redis {
             return self.rename_in_redis(from, to, target).await;
@@ -94,10 +94,10 @@ impl Cache {
         Ok(Renamed::Done)
     }
 
-    /// Copies a key with its expiry. Returns whether it was copied.
+    /// Copies a key, including its expiry. Returns whether the key was copied.
     ///
     /// # Errors
-    /// Those of reads and writes.
+    /// As for reads and writes.
     pub async fn copy(&self, from: Key, to: Key, target: Target) -> Result<bool> {
         if self.core.flavor == Flavor::Redis {
             let mut words: Vec<&[u8]> = vec![b"COPY", &from, &to];
@@ -125,10 +125,10 @@ impl Cache {
     /// Stores all pairs if none of the keys exists. Returns whether they were stored.
     ///
     /// # Errors
-    /// Those of writes.
+    /// As for writes.
     pub async fn set_all_if_absent(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
         if self.core.flavor == Flavor::Redis {
-            return self.set_all_below(pairs).await;
+            return self.set_all_in_redis(pairs).await;
         }
         let (inside, _guard) = self.exclusive().await;
         for (key, _) in &pairs {
@@ -141,8 +141,8 @@ impl Cache {
         Ok(true)
     }
 
-    /// One script, because each key has the TTL of its policy.
-    async fn set_all_below(&self, mut pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+    /// Uses one script, because each key has the TTL of its policy.
+    async fn set_all_in_redis(&self, mut pairs: Vec<(Key, Bytes)>) -> Result<bool> {
         let (rules, now) = (self.core.rules.load_full(), self.core.clock.unix());
         let mut lives = Vec::with_capacity(pairs.len());
         for (key, value) in &pairs {
@@ -191,7 +191,7 @@ impl Cache {
 
     async fn exists(&self, key: &Key) -> Result<bool> {
         let infos = self.describe(std::slice::from_ref(key)).await;
-        infos.into_iter().next().map_or(Ok(false), |info| info.l2.map(|below| below.is_some()))
+        infos.into_iter().next().map_or(Ok(false), |info| info.l2.map(|entry| entry.is_some()))
     }
 
     async fn write_all(&self, ops: Vec<(Key, Op)>, tags: &[TagNames]) -> Result<()> {
@@ -204,7 +204,7 @@ impl Whole {
         (key, set(self.value.clone().into_bytes(), self.expiry))
     }
 
-    /// Its tags go with it: they were valid a moment ago, under the same lock.
+    /// Returns the tags of the value, for the target. They were just validated under the same lock.
     fn tags(&self) -> Result<TagNames> {
         TagNames::new(tags_of(&self.value))
     }
@@ -230,7 +230,7 @@ fn check(reply: &[u8]) -> Result<()> {
         }
         Some(text) => {
             let text = String::from_utf8_lossy(text);
-            Err(CacheError::new(Kind::Internal, format!("Redis answered {}", text.trim_end())))
+            Err(CacheError::new(Kind::Internal, format!("unexpected reply from Redis: {}", text.trim_end())))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! WATCH: the keys that a transaction watches.
 //!
-//! Over Redis WATCH is Redis's own, on a connection that the transaction keeps. Over a store that only this process writes,
-//! each change of a watched key marks its watchers; without watchers a change costs one load.
+//! With Redis, WATCH is executed by Redis, on a connection that the transaction keeps. With a store that only this
+//! process writes, each change of a watched key marks its watchers. Without watchers a change costs one load.
 
 use std::{
     collections::HashMap,
@@ -32,11 +32,11 @@ pub(crate) struct WatchedKeys {
     keys: Mutex<HashMap<Bytes, Vec<Arc<Mark>>>>,
 }
 
-/// The mark that a change leaves with one watcher.
+/// The mark that a change sets for one watcher.
 #[derive(Debug, Default)]
 struct Mark {
     changed: AtomicBool,
-    /// One of its keys exists, so a flush changes it.
+    /// True if one of the watcher's keys exists, so a flush changes it.
     any_there: AtomicBool,
 }
 
@@ -66,12 +66,12 @@ impl WatchedKeys {
     }
 }
 
-/// The keys that one client watches, until this is dropped.
+/// The keys that one client watches, until the watch is dropped.
 pub struct KeyWatch {
     core: Arc<Core>,
     mark: Arc<Mark>,
     keys: Vec<(Key, bool)>,
-    /// Over Redis: the connection that watches.
+    /// With Redis: the connection that watches.
     line: Option<RawConnection>,
 }
 
@@ -82,7 +82,7 @@ impl std::fmt::Debug for KeyWatch {
 }
 
 impl KeyWatch {
-    /// Over Redis: the connection that watches; the transaction must run on it.
+    /// Takes the connection that watches, with Redis. The transaction must run on it.
     pub fn take_line(&mut self) -> Option<RawConnection> {
         self.line.take()
     }
@@ -103,10 +103,11 @@ impl Drop for KeyWatch {
 }
 
 impl Cache {
-    /// Watches nothing yet, but will watch `key`. `resp3` is the protocol of the replies over Redis.
+    /// Begins a watch without keys, for a client that will watch `key`. With Redis, `resp3` selects the protocol of the
+    /// replies.
     ///
     /// # Errors
-    /// Over Redis those of [`Cache::line`].
+    /// With Redis as [`Cache::line`].
     pub async fn begin_watch(&self, key: Option<&Key>, resp3: bool) -> Result<KeyWatch> {
         let line = if self.core.flavor == Flavor::Redis { Some(self.line(key, resp3).await?) } else { None };
         Ok(KeyWatch { core: Arc::clone(&self.core), mark: Arc::default(), keys: Vec::new(), line })
@@ -115,18 +116,18 @@ impl Cache {
     /// Watches further keys.
     ///
     /// # Errors
-    /// Those of L2; `Overloaded` for too many keys.
+    /// Errors of L2; `Overloaded` for too many keys.
     pub async fn watch(&self, watch: &mut KeyWatch, keys: Vec<Key>) -> Result<()> {
         if watch.keys.len() + keys.len() > KEYS_MAX {
-            let message = format!("more than {KEYS_MAX} watched keys");
+            let message = format!("too many watched keys; a client watches at most {KEYS_MAX}");
             return Err(crate::error::CacheError::new(crate::error::Kind::Overloaded, message));
         }
         if let Some(line) = &mut watch.line {
-            // Otherwise EXEC's own lookup would change the watched keys.
+            // Without this, the lookup of EXEC would change the watched keys.
             self.bury_dead(&keys).await?;
             let words = std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(|key| &**key)).collect::<Vec<_>>();
             line.ask(&passthrough::request(&words), 1).await?;
-            // EXEC restores its state.
+            // EXEC resets the state of the connection.
             line.taint();
             watch.keys.extend(keys.into_iter().map(|key| (key, false)));
             return Ok(());
@@ -138,9 +139,9 @@ impl Cache {
             }
             self.core.watched_keys.count.store(watched.len(), Ordering::Release);
         }
-        // Whether they exist, to notice that they expire.
+        // Records which keys exist, to notice their expiry.
         let described = self.describe(&keys).await;
-        let there = described.into_iter().map(|info| info.l2.map(|below| below.is_some()));
+        let there = described.into_iter().map(|info| info.l2.map(|entry| entry.is_some()));
         for (key, there) in keys.into_iter().zip(there) {
             let there = there?;
             watch.mark.any_there.fetch_or(there, Ordering::AcqRel);
@@ -149,10 +150,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns whether a watched key has changed or expired. Not for use over Redis, where EXEC reports it.
+    /// Returns whether a watched key has changed or expired. Do not use it with Redis, where EXEC reports changes.
     ///
     /// # Errors
-    /// Those of L2.
+    /// Errors of L2.
     pub async fn has_changed(&self, watch: &KeyWatch) -> Result<bool> {
         if watch.mark.changed.load(Ordering::Acquire) {
             return Ok(true);

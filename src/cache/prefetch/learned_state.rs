@@ -1,4 +1,4 @@
-//! The learned state of prefetch: its report, its snapshots in the data directory, and queries for inspection.
+//! The learned state of prefetch: reports, snapshots in the data directory, and queries for inspection.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -14,44 +14,44 @@ use crate::{
 /// Statistics of prefetch: since start, and now.
 #[derive(Debug, Clone, Default)]
 pub struct PrefetchReport {
-    /// All keys.
+    /// Results for all keys.
     pub counts: FetchCounts,
-    /// By key prefix.
+    /// Results by key prefix.
     pub groups: Vec<PrefixGroup>,
-    /// By key group, as reads are counted (`shadow` is not): those with any, by name.
+    /// Results by key group, for groups that have any, by name. `shadow` is not counted by group.
     pub key_groups: Vec<(Arc<str>, FetchCounts)>,
-    /// The evidence for the benefit of prefetch.
+    /// Evidence for the benefit of prefetch.
     pub evidence: Evidence,
     /// Staged entries: prefetched and not used yet.
     pub staged_entries: u64,
-    /// Their weight.
+    /// Weight in bytes of the staged entries.
     pub staged_bytes: u64,
-    /// Keys whose successors are known.
+    /// Keys with learned associations.
     pub keys: u64,
     /// Memory of the learned state in bytes.
     pub bytes: u64,
-    /// Events that were not learned: the learner was busy and the list of notes was full.
+    /// Events that were not learned, because the learner was busy and the list of notes was full.
     pub busy: u64,
     /// Events that the recorder dropped.
     pub dropped: u64,
-    /// The current minimum probability of a prediction; above 1 nothing is fetched.
+    /// Current minimum probability of a prediction; above 1 no key is prefetched.
     pub floor: f32,
-    /// Files of the learned state.
+    /// Snapshots of the learned state.
     pub snapshots: SnapshotFiles,
 }
 
 /// Results of loading and writing the learned state since start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SnapshotFiles {
-    /// Loaded.
+    /// Snapshots loaded.
     pub loaded: u64,
-    /// Set aside, because they could not be used.
+    /// Snapshots set aside, because they were unusable.
     pub set_aside: u64,
-    /// Written.
+    /// Snapshots written.
     pub written: u64,
-    /// Could not be read or written.
+    /// Snapshots that could not be read or written.
     pub failed: u64,
-    /// Size of the last one.
+    /// Size in bytes of the last snapshot.
     pub bytes: u64,
 }
 
@@ -101,23 +101,23 @@ impl Core {
         Learner::new(self.prefetcher.settings)
     }
 
-    /// Replaces the learner. The results of fetches in flight for the previous one are ignored.
+    /// Replaces the learner. Results of prefetches in flight for the previous learner are ignored.
     pub fn set_learner(&self, learner: Learner) {
-        let _former = std::mem::replace(&mut *self.prefetcher.learner.lock(), learner);
+        let _previous = std::mem::replace(&mut *self.prefetcher.learner.lock(), learner);
     }
 
-    /// Returns the maximum size of a snapshot in bytes: a snapshot is smaller than the memory of the learned state.
+    /// Returns the maximum size in bytes of a snapshot. A snapshot is smaller than the memory of the learned state.
     #[must_use]
     pub fn learned_max_bytes(&self) -> u64 {
         self.prefetcher.settings.memory_bytes as u64
     }
 
-    /// FetchCounts the result of loading or writing a snapshot.
+    /// Counts the result of loading or writing a snapshot.
     pub fn note_learned(&self, note: impl FnOnce(&mut SnapshotFiles)) {
         note(&mut self.prefetcher.files.lock());
     }
 
-    /// Returns the keys that a miss of this key would fetch now, and why.
+    /// Returns the keys that a miss of this key would prefetch now, and the reasons.
     #[must_use]
     pub fn predict(&self, key: &[u8]) -> Vec<Prediction> {
         self.with_l1_view(self.clock.now(), |l1| self.prefetcher.learner.lock().predict(key, l1))
@@ -135,7 +135,7 @@ impl Core {
         self.prefetcher.learner.lock().rules()
     }
 
-    /// Returns up to `count` keys with associations, from place `from` on, and the place to continue from.
+    /// Returns up to `count` keys with associations, starting at position `from`, and the position to continue from.
     #[must_use]
     pub fn known_keys(&self, from: usize, count: usize) -> (Vec<Vec<u8>>, Option<usize>) {
         self.prefetcher.learner.lock().page(from, count)

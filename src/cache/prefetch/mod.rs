@@ -1,15 +1,16 @@
 //! Prefetch: reads predicted keys from L2, together with the miss that led to the prediction or in the background.
 //!
-//! **Where the learner runs.** One learner is behind a lock that workers only ever *try*. A worker that misses a key learns and
-//! predicts on the spot, so the prediction includes the latest event and its keys travel in the same pipeline. A learner on a
-//! thread of its own would answer after the miss was sent. `benches/learning.rs` measures the cost. A worker that finds the
-//! lock taken notes the event in a list and continues. The next holder of the lock processes some of the list, and the keys
-//! predicted from it are fetched in the background. So no event and no result of a fetch is lost before the list is full;
-//! losses beyond that are counted.
+//! **Where the learner runs.** The single learner is behind a lock that workers only *try* to take. A worker that
+//! misses a key learns and predicts immediately, so the prediction includes the latest event and the predicted keys
+//! travel in the same pipeline. A learner on its own thread would answer after the miss was sent. `benches/learning.rs`
+//! measures the cost. A worker that finds the lock taken adds the event to a list and continues. The next holder of the
+//! lock processes some of the list, and the keys predicted from it are prefetched in the background. No event and no
+//! result of a prefetch is lost until the list is full; later losses are counted.
 //!
-//! **Piggybacked prefetches** are leased and registered like any flight before they are sent: a read of such a key in flight
-//! joins it, and an invalidation voids it. They are staged in L1 until their first use, which is learned in turn. The keys
-//! predicted then are read by a job (`jobs::prefetch`), so a chain of keys is followed before it is missed.
+//! **Piggybacked prefetches** are leased and registered like any flight before they are sent. A concurrent read of such
+//! a key joins the flight, and an invalidation voids it. The entries are staged in L1 until their first use, which is
+//! learned as well. A job (`jobs::prefetch`) reads the keys predicted then, so Terrace follows a chain of keys before
+//! its keys are missed.
 //!
 //! * `learned_state`: reports, snapshots and queries of the learned state.
 
@@ -45,7 +46,7 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of keys that wait for a background prefetch. Later prefetches would arrive too late.
+/// Maximum number of keys that wait for a background prefetch. More prefetches would arrive too late.
 const QUEUE_MAX: usize = 1_024;
 /// Maximum number of keys that are prefetched together with one L2 read (piggybacked).
 const PIGGYBACKED_MAX: usize = 64;
@@ -55,9 +56,9 @@ const NOTES_PER_EVENT: usize = 8;
 
 /// A note for the learner.
 enum LearnerNote {
-    /// L2 does not have the fetched key.
+    /// L2 does not have the prefetched key.
     Absent,
-    /// A fetched key was not kept: L2 was unavailable, the key changed meanwhile, or its copy is too large.
+    /// A prefetched key was not kept: L2 was unavailable, the key changed meanwhile, or its copy is too large.
     Dropped,
     /// An event that found the learner busy.
     Event(Caller, Trigger),
@@ -69,7 +70,7 @@ pub(crate) struct Prefetcher {
     noted: Mutex<VecDeque<(Key, LearnerNote)>>,
     queue: Mutex<VecDeque<Fetch>>,
     waiting: Notify,
-    /// Results of prefetches, by number of the key group.
+    /// Results of prefetches, by key group number.
     groups: Box<[GroupCounts]>,
     /// Events that found the learner busy and the list of notes full.
     busy: AtomicU64,
@@ -78,7 +79,7 @@ pub(crate) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// `groups` is the number of key groups that reads are counted to.
+    /// Creates the prefetch state. `groups` is the number of key groups that reads are counted in.
     pub(crate) fn new(settings: PrefetchSettings, groups: usize) -> Self {
         Self {
             learner: Mutex::new(Learner::new(settings)),
@@ -103,8 +104,8 @@ impl Prefetcher {
     }
 
     fn ended(&self, key: &Key, what: LearnerNote) {
-        // The learner eventually forgets a fetch without a note.
-        let _told = self.note(key, what);
+        // Without a note, the learner eventually forgets the prefetch.
+        let _noted = self.note(key, what);
     }
 }
 
@@ -129,7 +130,7 @@ impl GroupCounts {
     }
 }
 
-/// A prefetch of one key, which leads its flight. Dropping it early is noted for the learner.
+/// A prefetch of one key, which leads the key's flight. Dropping it early leaves a note for the learner.
 pub(crate) struct Fetch {
     core: Arc<Core>,
     leader: Option<Leader>,
@@ -150,7 +151,7 @@ impl Drop for Fetch {
 }
 
 impl Core {
-    /// Returns where a key is, for prefetch, after the policy of its group.
+    /// Returns the location of a key for prefetch, subject to the policy of its group.
     fn presence(&self, key: &[u8], now: Tick) -> Presence {
         match self.l1.residence(key, now) {
             Residence::Resident => Presence::Resident,
@@ -158,7 +159,7 @@ impl Core {
             Residence::Absent => match self.rules.load().prefetch_of(key) {
                 Prefetch::Auto => Presence::Absent,
                 Prefetch::Shadow => Presence::ShadowOnly,
-                // Never predicted, as if it were in L1.
+                // The key is never predicted, as if it were in L1.
                 Prefetch::Off => Presence::Resident,
             },
         }
@@ -169,7 +170,7 @@ impl Core {
         run(&L1View { presence: &presence, room: self.l1.room_entries(), displaced: self.l1.staged().displaced })
     }
 
-    /// Passes one event to the learner and counts the results of earlier fetches for the key's group.
+    /// Passes one event to the learner, and counts the results of earlier prefetches for the key's group.
     fn teach(&self, learner: &mut Learner, key: &[u8], tell: impl FnOnce(&mut Learner)) {
         let before = learner.counts();
         tell(learner);
@@ -182,7 +183,7 @@ impl Core {
         }
     }
 
-    /// Processes some of the notes. Returns the keys to fetch because of them.
+    /// Processes some of the notes. Returns the keys to prefetch because of them.
     fn process_notes(&self, learner: &mut Learner, now: Tick) -> Vec<Key> {
         let mut fetched = Vec::new();
         let noted: SmallVec<[(Key, LearnerNote); NOTES_PER_EVENT]> = {
@@ -205,7 +206,7 @@ impl Core {
 }
 
 impl Cache {
-    /// Learns from an event and returns the predicted keys, leased. Never waits.
+    /// Learns from an event and returns leased prefetches of the predicted keys. Never waits.
     fn learn_and_predict(&self, key: &[u8], trigger: Trigger, now: Tick) -> Vec<Fetch> {
         let core = &self.core;
         if core.flavor == Flavor::None || core.rules.load().prefetch_of(key) == Prefetch::Off {
@@ -231,7 +232,7 @@ impl Cache {
         keys.into_iter().filter_map(|key| self.lease_prefetch(key, now)).collect()
     }
 
-    /// Begins the flight of a key that nobody has requested yet.
+    /// Begins the flight of a key that no client has requested yet.
     fn lease_prefetch(&self, key: Key, now: Tick) -> Option<Fetch> {
         let core = &self.core;
         let token = core.next_token();
@@ -247,7 +248,8 @@ impl Cache {
     }
 
     /// Returns the piggybacked prefetches for a read of these missed keys. They have the same L2 source as their miss:
-    /// another source might answer later, and the miss would wait for it. Other predicted keys are fetched in the background.
+    /// another source might answer later, and the miss would wait for it. Other predicted keys are prefetched in the
+    /// background.
     pub(in crate::cache) fn piggybacked(&self, missed: &[Key], now: Tick) -> Vec<Fetch> {
         let (mut piggybacked, mut others) = (Vec::new(), Vec::new());
         for key in missed {
@@ -265,12 +267,12 @@ impl Cache {
         piggybacked
     }
 
-    /// Learns from a miss whose prefetch is in flight: the prefetch was late.
+    /// Learns from a miss whose prefetch is still in flight: the prefetch was late.
     pub(in crate::cache) fn note_late_prefetch(&self, key: &[u8], now: Tick) {
         self.queue_prefetch(self.learn_and_predict(key, Trigger::Miss, now));
     }
 
-    /// Learns from the first use of a prefetched key; the keys predicted from it are fetched in the background.
+    /// Learns from the first use of a prefetched key. Keys predicted from it are prefetched in the background.
     #[cold]
     pub(in crate::cache) fn on_first_use(&self, key: &[u8], now: Tick) {
         self.queue_prefetch(self.learn_and_predict(key, Trigger::FirstUse, now));
@@ -288,12 +290,12 @@ impl Cache {
         }
         queue.extend(fetches);
         drop(queue);
-        // After the lock: dropping a fetch takes other locks.
+        // Dropped after the lock is released, because dropping a prefetch takes other locks.
         drop(refused);
         self.core.prefetcher.waiting.notify_one();
     }
 
-    /// Waits for keys to fetch in the background, at most `most` at a time.
+    /// Waits for keys to prefetch in the background. Returns at most `most` keys.
     pub async fn next_prefetch(&self, most: usize) -> FetchBatch {
         loop {
             let waiting = self.core.prefetcher.waiting.notified();
@@ -319,7 +321,8 @@ impl Cache {
         }
     }
 
-    /// Processes the answer to a fetch: stages the copy in L1 for its first use, or passes it to the waiters of the flight.
+    /// Processes the answer to a prefetch: stages the copy in L1 for its first use, or passes it to the waiters of the
+    /// flight.
     pub(in crate::cache) fn stage(&self, mut fetch: Fetch, sent_at: Tick, answer: &Answer) {
         let Some(leader) = fetch.leader.take() else { return };
         let core = &self.core;
@@ -347,5 +350,5 @@ impl Cache {
     }
 }
 
-/// Keys to fetch in the background, leased.
+/// Leased keys to prefetch in the background.
 pub struct FetchBatch(Vec<Fetch>);

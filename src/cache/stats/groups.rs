@@ -1,11 +1,12 @@
-//! The group that a key is counted to: the first policy that matches it, otherwise its template, otherwise `other`.
+//! The group that a key is counted in: the first policy that matches it, otherwise its template, otherwise `other`.
 //!
-//! A group is a small number that an entry of L1 carries, so a hit pays nothing to find it; only fills, misses and writes come
-//! here. A template with a variable becomes a group after [`SIGHTINGS`] keys. A template without a variable is one key, which
-//! is not a group. An entry keeps the group it was inserted with.
+//! An L1 entry stores its group as a small number, so a hit needs no lookup; only fills, misses and writes run this
+//! code. A template with a variable becomes a group after [`SIGHTINGS`] keys. A template without a variable is a single
+//! key, and never becomes a group. An entry keeps the group that it was inserted with.
 //!
-//! Bounded: at most [`GROUPS_MAX`] groups, given to the first templates and kept until the restart, because counters may only
-//! grow; at most [`CANDIDATES_MAX`] templates that may become one. All other keys are counted to `other`.
+//! The module is bounded. The first at most [`GROUPS_MAX`] templates become groups, and are kept until the restart,
+//! because counters must only grow. At most [`CANDIDATES_MAX`] templates are candidates. All other keys are counted in
+//! `other`.
 
 use std::sync::{
     Arc,
@@ -24,13 +25,13 @@ use crate::{
 pub const GROUPS_MAX: usize = 256;
 /// Number of the group `other`.
 pub const OTHER: u8 = 0;
-/// Its name.
+/// Name of the group `other`.
 pub const OTHER_NAME: &str = "other";
-/// Keys of a template before it becomes a group.
+/// Number of keys of a template before it becomes a group.
 const SIGHTINGS: u32 = 16;
 /// Maximum number of key templates that are counted before they become key groups.
 const CANDIDATES_MAX: usize = 4_096;
-/// Of keys whose template has a number already, one in so many still teaches which words vary.
+/// Among keys whose template already has a group, one in this many still teaches which words vary.
 const TEACH_EVERY: u32 = 16;
 /// Maximum length of a key group name in characters.
 const NAME_MAX: usize = 80;
@@ -65,7 +66,7 @@ impl Default for Groups {
 }
 
 impl Groups {
-    /// Returns the number of the group that a key is counted to. Learns from the key.
+    /// Returns the number of the group that a key is counted in. Learns from the key.
     pub fn of(&self, key: &[u8], rules: &Rules) -> u8 {
         match rules.policy(key) {
             Some(policy) => self.of_policy(policy.matches.pattern()),
@@ -73,7 +74,7 @@ impl Groups {
         }
     }
 
-    /// Returns the name of the group that a key would be counted to now. Learns nothing.
+    /// Returns the name of the group that a key would be counted in now. Learns nothing.
     #[must_use]
     pub fn name_of(&self, key: &[u8], rules: &Rules) -> Arc<str> {
         let known = self.known.read();
@@ -84,13 +85,13 @@ impl Groups {
         Arc::clone(&known.names[usize::from(number.unwrap_or(OTHER))])
     }
 
-    /// Returns the names by number.
+    /// Returns the names of all groups, by number.
     #[must_use]
     pub fn names(&self) -> Vec<Arc<str>> {
         self.known.read().names.clone()
     }
 
-    /// Returns number and name of a key's template, which need not be a group.
+    /// Returns the number and name of a key's template, which need not be a group.
     #[must_use]
     pub fn template_of(&self, key: &[u8]) -> (u64, String) {
         let shape = self.known.read().shapes.look(key);
@@ -107,7 +108,7 @@ impl Groups {
         let number = known.templates.get(&known.shapes.look(key).hash).copied();
         drop(known);
         let teaches = number.is_none() || self.turn.fetch_add(1, Relaxed).is_multiple_of(TEACH_EVERY);
-        // Who would have to wait learns from another key.
+        // If the lock is taken, the key is skipped: other keys of the template are learned from.
         match self.known.try_write().filter(|_| teaches) {
             Some(mut known) => known.learn(key),
             None => number.unwrap_or(OTHER),
@@ -148,7 +149,7 @@ impl Known {
         number
     }
 
-    /// Whether this template was met often enough.
+    /// Returns whether this template was seen often enough to become a group.
     fn is_ripe(&mut self, shape: &KeyTemplate) -> bool {
         if !shape.tokens.iter().any(|token| token.is_variable) {
             return false;
@@ -166,13 +167,13 @@ impl Known {
     }
 }
 
-/// A name that may stand in a label and on a terminal.
+/// Returns a name that is safe in a label and on a terminal.
 fn shown(name: &str) -> String {
     name.chars().take(NAME_MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 impl Core {
-    /// Returns the number of the group that a key is counted to.
+    /// Returns the number of the group that a key is counted in.
     pub(crate) fn group_of(&self, key: &[u8]) -> u8 {
         self.stats.groups.of(key, &self.rules.load())
     }
@@ -202,8 +203,8 @@ mod tests {
         let names = groups.names();
         assert_eq!(&*names[usize::from(first)], "session:*");
         assert_eq!(&*names[usize::from(cart)], "user:{d}:cart");
-        assert_eq!((config, &*names[0]), (OTHER, "other"), "a key that is alone has no group");
-        assert_eq!(groups.of(b"once:1", &rules), OTHER, "met once");
+        assert_eq!((config, &*names[0]), (OTHER, "other"), "a single key is not a group");
+        assert_eq!(groups.of(b"once:1", &rules), OTHER, "seen once");
     }
 
     #[test]

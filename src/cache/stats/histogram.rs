@@ -1,10 +1,10 @@
-//! A histogram of durations that many threads may write: atomic buckets, log-linear, with an error of at most 1/16.
+//! A histogram of durations for concurrent writers: atomic buckets, log-linear, with an error of at most 1/16.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Buckets per power of two.
 const SUB: u64 = 16;
-/// Powers of two above `SUB`: up to 2^40 µs, twelve days.
+/// Powers of two above `SUB`: up to 2^40 µs, which is twelve days.
 const POWERS: u64 = 37;
 const BUCKETS: usize = (SUB * POWERS) as usize;
 
@@ -28,7 +28,7 @@ impl Histogram {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
-    /// Counts `count` durations of this length.
+    /// Counts `count` durations of `us` microseconds.
     pub fn record_many_us(&self, us: u64, count: u64) {
         self.buckets[bucket(us)].fetch_add(count, Relaxed);
         self.sum_us.fetch_add(us.saturating_mul(count), Relaxed);
@@ -77,14 +77,14 @@ impl Latency {
         self.buckets.iter().sum()
     }
 
-    /// Returns how many durations did not exceed this, to the error of the buckets.
+    /// Returns the number of durations up to this value, within the error of the buckets.
     #[must_use]
     pub fn within_us(&self, us: u64) -> u64 {
         self.buckets.iter().enumerate().take_while(|(at, _)| highest(*at) <= us).map(|(_, count)| count).sum()
     }
 
-    /// The duration that `quantile` (0 to 1) of all do not exceed, microseconds, rounded up by at most 1/16; `None`
-    /// before the first.
+    /// Returns the `quantile` (0 to 1) of all durations in microseconds, rounded up by at most 1/16; `None` if there
+    /// are none.
     #[must_use]
     #[expect(
         clippy::cast_precision_loss,
@@ -107,7 +107,7 @@ impl Latency {
     }
 }
 
-/// The bucket of a duration.
+/// Returns the bucket of a duration.
 #[expect(clippy::cast_possible_truncation, reason = "bounded by BUCKETS")]
 fn bucket(us: u64) -> usize {
     if us < SUB {
@@ -118,7 +118,7 @@ fn bucket(us: u64) -> usize {
     (index as usize).min(BUCKETS - 1)
 }
 
-/// The longest duration of a bucket.
+/// Returns the longest duration of a bucket.
 fn highest(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     if bucket < SUB {

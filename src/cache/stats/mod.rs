@@ -1,14 +1,16 @@
-//! Statistics. Counts each user read once, by key group and outcome, and the events around reads. Each worker has counters of
-//! its own, so that counting shares no cache line between threads; sums are computed on request.
+//! Statistics. Counts each user read once, by key group and outcome, and other events of reads. Each worker has its own
+//! counters, so counting shares no cache line between threads. Sums are computed on request.
 //!
-//! * [`requests`]: durations of requests, by port. [`histogram`]: how durations are counted.
-//! * [`groups`]: the group that a key is counted to. A read is counted to its group only: totals are sums over the groups.
+//! * [`requests`]: durations of requests, by port. [`histogram`]: the histogram of durations.
+//! * [`groups`]: the group that a key is counted in. A read is counted in its group only: totals are sums over the
+//!   groups.
 //! * `owner_thread`: the thread that counts hits without an atomic read-modify-write.
 //! * [`top`]: the most expensive keys.
 //! * [`windows`]: statistics of the last minute, five minutes and hour.
 //! * [`whatif`]: estimated hit rates of L1 at other sizes.
 //!
-//! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command line.
+//! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command
+//! line.
 
 pub mod groups;
 pub mod histogram;
@@ -55,7 +57,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Counters {
     owner: OwnerThread,
-    /// By number of the group; in an allocation of its own, so that no two workers share a cache line.
+    /// By group number. Allocated separately, so that no two workers share a cache line.
     reads: Box<[ReadCounters]>,
     fills: CachePadded<FillCounters>,
     l2: L2Calls,
@@ -87,7 +89,7 @@ struct L2Calls {
     write: Histogram,
 }
 
-/// Events around reads, in addition to their outcomes.
+/// Events of reads, in addition to their outcomes.
 #[derive(Debug, Default)]
 struct FillCounters {
     bypassed: AtomicU64,
@@ -98,9 +100,9 @@ struct FillCounters {
 /// User reads of one key group.
 #[derive(Debug, Default)]
 struct ReadCounters {
-    /// Hits in L1, counted by the owner.
+    /// L1 hits counted by the owner thread.
     hits: AtomicU64,
-    /// In the order of [`Outcome`].
+    /// Counts in the order of [`Outcome`].
     outcomes: [AtomicU64; 5],
     coalesced: AtomicU64,
 }
@@ -116,7 +118,7 @@ impl Counters {
         }
     }
 
-    /// Counts a user read that L1 answered. Returns how many of its group this thread had counted before.
+    /// Counts a user read that L1 answered. Returns how many hits of the group this thread had counted before.
     #[inline]
     pub(crate) fn hit_l1(&self, group: u8) -> u64 {
         let reads = &self.reads[usize::from(group)];
@@ -170,7 +172,7 @@ impl Stats {
         counters
     }
 
-    /// Returns user reads by number of the group, summed over all workers.
+    /// Returns user reads by group number, summed over all workers.
     fn reads(&self) -> Vec<Reads> {
         let mut sums = vec![Reads::default(); self.groups.names().len()];
         for worker in self.workers.lock().iter() {
@@ -181,7 +183,7 @@ impl Stats {
         sums
     }
 
-    /// Returns the events around reads, summed over all workers.
+    /// Returns the events of reads, summed over all workers.
     #[must_use]
     pub fn fills(&self) -> Fills {
         let mut sum = Fills::default();
@@ -243,25 +245,25 @@ pub struct Reads {
     pub hit_l2: u64,
     /// No tier had the key.
     pub miss: u64,
-    /// Failed.
+    /// The read failed.
     pub error: u64,
     /// Reads of `hit_l2` and `miss` that joined the flight of another read.
     pub coalesced: u64,
 }
 
-/// Events around reads since start.
+/// Events of reads since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fills {
     /// Keys read while the fence of their source was not valid.
     pub bypassed: u64,
-    /// Copies that reads filled from L2.
+    /// Copies that reads inserted into L1 from L2.
     pub promoted: u64,
     /// Fills that an invalidation voided.
     pub voided: u64,
 }
 
 impl ReadCounters {
-    /// As [`Counters::hit_l1`], where this thread is not the owner.
+    /// Like [`Counters::hit_l1`], if this thread is not the owner.
     #[cold]
     fn hit_elsewhere(&self) -> u64 {
         self.outcomes[Outcome::HitL1 as usize].fetch_add(1, Relaxed)
@@ -281,13 +283,13 @@ impl ReadCounters {
 }
 
 impl Reads {
-    /// Returns the number of all reads.
+    /// Returns the total number of reads.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.hit_l1 + self.stale + self.hit_l2 + self.miss + self.error
     }
 
-    /// Adds the counts of another part.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.hit_l1 += other.hit_l1;
         self.stale += other.stale;
@@ -310,14 +312,14 @@ impl Reads {
         }
     }
 
-    /// (`hit_l1` + stale) / (`hit_l1` + stale + `hit_l2` + miss); `None` before the first.
+    /// Returns (`hit_l1` + stale) / (`hit_l1` + stale + `hit_l2` + miss); `None` without such reads.
     #[must_use]
     pub fn l1_hit_rate(&self) -> Option<f64> {
         let hits = self.hit_l1 + self.stale;
         ratio(hits, hits + self.hit_l2 + self.miss)
     }
 
-    /// `hit_l2` / (`hit_l2` + miss); `None` before the first.
+    /// Returns `hit_l2` / (`hit_l2` + miss); `None` without such reads.
     #[must_use]
     pub fn l2_hit_rate(&self) -> Option<f64> {
         ratio(self.hit_l2, self.hit_l2 + self.miss)
@@ -334,9 +336,9 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 pub struct Group {
     /// A policy's pattern, a template, or `other`.
     pub name: Arc<str>,
-    /// Its entries in L1.
+    /// Entries of the group in L1.
     pub entries: u64,
-    /// Their weight.
+    /// Weight in bytes of these entries.
     pub bytes: u64,
     /// Counts since start.
     pub tally: Tally,
@@ -347,7 +349,7 @@ pub struct Group {
 pub struct Snapshot {
     /// Outcomes of reads: the sum over the groups.
     pub reads: Reads,
-    /// Events around reads.
+    /// Events of reads.
     pub fills: Fills,
     /// Size of L1: the sum over the groups.
     pub l1: Usage,
@@ -369,15 +371,15 @@ pub struct Snapshot {
     pub flights: u64,
     /// Key groups, by number.
     pub groups: Vec<Group>,
-    /// The last minute, five minutes, hour, and all since start.
+    /// The last minute, five minutes, hour, and the time since start.
     pub windows: Vec<Window>,
     /// Estimated hit rates of L1 at other sizes.
     pub what_if: Estimates,
-    /// The learned state, and its use.
+    /// The learned state and its use.
     pub learning: Learning,
 }
 
-/// The learned state, and its use.
+/// The learned state and its use.
 #[derive(Debug, Clone, Default)]
 pub struct Learning {
     /// Prefetch.
@@ -394,8 +396,8 @@ fn answered(reads: &Reads) -> u64 {
 }
 
 impl Core {
-    /// Passes invalidated copies to the ghosts.
-    pub(crate) fn tell_ghosts(&self, events: &[Event]) {
+    /// Passes invalidated copies to the size estimate.
+    pub(crate) fn invalidate_ghosts(&self, events: &[Event]) {
         let is_change = |event: &&Event| matches!(event.happened, Happened::Written(_) | Happened::Invalidated);
         for event in events.iter().filter(is_change) {
             let hash = self.l1.hash_of(&event.key);
@@ -412,14 +414,15 @@ impl Core {
         }
     }
 
-    /// Plays the sampled reads to the ghosts.
+    /// Processes the sampled reads in the size estimate.
     pub(crate) fn play_ghosts(&self) {
         let mut reads = Reads::default();
         self.stats.reads().iter().for_each(|group| reads.add(group));
         self.what_if.play(self.clock.now(), answered(&reads));
     }
 
-    /// Passes a read to the ghosts, if its key is in their sample. `found` is the length of the value and when its key expires.
+    /// Passes a read to the size estimate if its key is in the sample. `found` holds the length of the value and the
+    /// expiry of the key.
     pub(crate) fn note_for_ghosts(&self, key: &[u8], hash: u32, found: Option<(usize, Tick)>, at: Tick) {
         if self.what_if.wants(hash) {
             let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
@@ -428,7 +431,7 @@ impl Core {
         }
     }
 
-    /// Records the counters for the windows, if that is due.
+    /// Records the counters for the windows, if a record is due.
     pub fn mark_stats(&self) {
         let now = self.clock.now();
         if self.stats.windows.is_due(now) {
@@ -438,7 +441,7 @@ impl Core {
 
     fn totals(&self, usage: &[GroupUsage]) -> Totals {
         let mut reads = self.stats.reads();
-        // A group may have been added since.
+        // A group may have been added meanwhile.
         reads.resize(reads.len().max(usage.len()), Reads::default());
         let removals = usage.iter().map(|group| group.removals).chain(std::iter::repeat(Removals::default()));
         let groups = reads.into_iter().zip(removals).map(|(reads, removals)| Tally { reads, removals });

@@ -1,23 +1,23 @@
 //! The owner of a worker's counters: the thread that counted first.
 //!
-//! A handle on the cache belongs to a worker, which is one thread. That thread counts hits without a locked instruction, which
-//! would be most of the cost of counting. Other threads may use the handle as well: they add to separate counters, with locked
-//! instructions. So no count is lost, whichever thread counts.
+//! A handle on the cache belongs to a worker, which is one thread. That thread counts hits without a locked
+//! instruction, which would dominate the cost of counting. Other threads may use the handle as well: they add to
+//! separate counters, with locked instructions. No count is lost, whichever thread counts.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 thread_local! {
-    /// Its address tells this thread from all others that live. One that begins when another has ended may have the same:
-    /// then it is the owner, and still the only one.
+    /// The address distinguishes this thread from all other live threads. A thread that starts after another has ended
+    /// may have the same address: it then becomes the owner, and is still the only one.
     static HERE: u8 = const { 0 };
 }
 
-/// The one thread that adds without a lock.
+/// The thread that adds without a lock.
 #[derive(Debug, Default)]
 pub(super) struct OwnerThread(AtomicUsize);
 
 impl OwnerThread {
-    /// Whether that is this thread; if nobody is the owner yet, it is.
+    /// Returns whether this thread is the owner. If there is no owner yet, this thread becomes the owner.
     #[inline]
     pub(super) fn is_here(&self) -> bool {
         let here = HERE.with(|here| std::ptr::from_ref(here).addr());
@@ -45,7 +45,7 @@ mod tests {
             (0..3).for_each(|_| drop(scope.spawn(count)));
             count()
         });
-        assert_eq!(ours, EACH, "the owner's own are counted apart");
+        assert_eq!(ours, EACH, "the owner's counts are separate");
         assert_eq!(stats.reads()[0].hit_l1, 1 + 4 * EACH);
     }
 }

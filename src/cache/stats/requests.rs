@@ -1,8 +1,8 @@
 //! Durations of requests in the server, by port: the time that clients wait, without the network.
 //!
-//! One request in [`ONE_IN`] is timed, chosen at random, and counted [`ONE_IN`] times: reading the clock twice per request would
-//! be most of the cost of a hit in L1. The choice is random because clients have patterns. The number of requests until the
-//! next timed one is drawn, so the others cost one subtraction.
+//! One request in [`ONE_IN`] is timed, chosen at random, and counted [`ONE_IN`] times: reading the clock twice per
+//! request would dominate the cost of a hit in L1. The choice is random because clients have patterns. The number of
+//! requests until the next timed one is drawn, so the other requests cost one subtraction.
 
 use std::sync::{
     Arc,
@@ -15,37 +15,37 @@ use super::{
 };
 use crate::{cache::Cache, clock::stopwatch_ns};
 
-/// One request in so many is timed.
+/// One request in this many is timed.
 pub const ONE_IN: u64 = 16;
 
-/// Where requests come in.
+/// Ports that receive requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// gRPC: unary calls, from their first byte to their answer. A stream has no such time.
+    /// gRPC: unary calls, from their first byte to their response. Streams are not timed.
     Grpc,
-    /// RESP: commands, but for those that wait for as long as their client likes.
+    /// RESP: commands, except blocking commands.
     Resp,
 }
 
-/// What one worker has timed.
+/// Durations timed by one worker.
 #[derive(Debug, Default)]
 pub(super) struct Timed {
     by_port: [Histogram; 2],
-    /// Single requests that pass before one is timed. Where two threads count here at once, one may be lost.
+    /// Number of requests that pass before one is timed. If two threads count at once, one request may be lost.
     passing: AtomicU64,
 }
 
-/// How long requests took, microseconds; each that was timed stands for [`ONE_IN`].
+/// Durations of requests in microseconds; each timed request represents [`ONE_IN`] requests.
 #[derive(Debug, Clone, Default)]
 pub struct Requests {
-    /// Unary calls of gRPC.
+    /// Unary gRPC calls.
     pub grpc: Latency,
-    /// Commands of RESP.
+    /// RESP commands.
     pub resp: Latency,
 }
 
 impl Timed {
-    /// Counts `requests` that took `ns` together, if the lot falls on one of them.
+    /// Counts `requests` that took `ns` together, if one of them is sampled.
     #[inline]
     pub(super) fn draw(&self, port: Port, ns: u64, requests: u64) {
         if self.is_drawn(requests) {
@@ -53,20 +53,20 @@ impl Timed {
         }
     }
 
-    /// Whether the lot falls on one of so many requests. Those that stand for more than [`ONE_IN`] together always count, as
-    /// many as they are.
+    /// Returns whether one of `requests` is sampled. At least [`ONE_IN`] requests together are always counted, with
+    /// their actual number.
     #[inline]
     fn is_drawn(&self, requests: u64) -> bool {
         if requests != 1 {
             return requests >= ONE_IN || fastrand::u64(..ONE_IN) < requests;
         }
         let passing = self.passing.load(Relaxed);
-        // From none to twice the mean.
+        // Between zero and twice the mean.
         self.passing.store(passing.checked_sub(1).unwrap_or_else(|| fastrand::u64(..2 * ONE_IN - 1)), Relaxed);
         passing == 0
     }
 
-    /// Counts requests that were drawn.
+    /// Counts sampled requests.
     fn note(&self, port: Port, ns: u64, requests: u64) {
         let each_us = (ns / requests.max(1)).div_ceil(1_000);
         self.by_port[port as usize].record_many_us(each_us, requests.max(ONE_IN));
@@ -79,13 +79,13 @@ impl Timed {
 }
 
 impl Requests {
-    /// Those since `before`, an earlier count of the same.
+    /// Returns the durations since `before`, an earlier count.
     pub(super) fn less(&self, before: &Self) -> Self {
         Self { grpc: self.grpc.less(&before.grpc), resp: self.resp.less(&before.resp) }
     }
 }
 
-/// Times one request until it is dropped: also one whose caller gives up counts with the time it had.
+/// Times one request until it is dropped. A request that its caller cancels counts with the time until then.
 #[derive(Debug)]
 pub struct Stopwatch {
     counters: Arc<Counters>,
@@ -100,7 +100,7 @@ impl Drop for Stopwatch {
 }
 
 impl Cache {
-    /// Begins to time a request, if the lot falls on it.
+    /// Starts to time a request, if it is sampled.
     #[inline]
     #[must_use]
     pub fn time_request(&self, port: Port) -> Option<Stopwatch> {
@@ -108,7 +108,7 @@ impl Cache {
         self.counters.timed.is_drawn(1).then(begin)
     }
 
-    /// So many requests took `ns` together.
+    /// Records that `requests` took `ns` together.
     #[inline]
     pub fn requests_took(&self, port: Port, ns: u64, requests: u64) {
         self.counters.timed.draw(port, ns, requests);
@@ -126,7 +126,7 @@ mod tests {
         (0..1_000).for_each(|_| timed.draw(Port::Resp, 50_000, 50));
         let mut sum = Requests::default();
         timed.add_to(&mut sum);
-        // 10,000 of 160,000 are drawn, give or take a hundred: 1 % each way; six times that is no chance.
+        // 10,000 of 160,000 are sampled, with a deviation of about 100 (1%). The limit is six times that.
         assert!(sum.grpc.count().abs_diff(160_000) < 9_600, "{}", sum.grpc.count());
         assert_eq!(
             (sum.grpc.quantile_us(0.5), sum.resp.count(), sum.resp.quantile_us(0.99)),

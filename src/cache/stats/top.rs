@@ -1,12 +1,13 @@
-//! The most expensive keys: by reads, by bytes answered, by misses, and by time spent in L2.
+//! The most expensive keys: by reads, by bytes returned, by misses, and by time spent in L2.
 //!
-//! Each ranking is a sketch of bounded size. It counts up to [`KEYS_MAX`] keys. With more keys, the median of all counts is
-//! subtracted from each count, and keys without a remaining count are dropped (the frequent items algorithm of Misra and
-//! Gries). So a count is never too high, and too low by at most the subtracted sum, which each answer reports. Reads of L2 are
-//! counted exactly. Of hits, each worker counts the first [`EXACT_HITS`] of a group, then one in [`HIT_TURNS`], chosen at random
-//! and counted [`HIT_TURNS`] times: the count of a key with h such hits is then accurate to about 8 × √h.
+//! Each ranking is a sketch of bounded size that counts up to [`KEYS_MAX`] keys. If there are more keys, the median of
+//! all counts is subtracted from each count, and keys without a remaining count are dropped (the frequent items
+//! algorithm of Misra and Gries). A count is therefore never too high, and too low by at most the subtracted sum, which
+//! each answer reports. L2 reads are counted exactly. Each worker counts the first [`EXACT_HITS`] hits of a group, then
+//! one hit in [`HIT_TURNS`], chosen at random and counted [`HIT_TURNS`] times: the count of a key with h such hits is
+//! then accurate to about 8 × √h.
 //!
-//! Each worker has its own sketches, so workers never wait for each other. An answer merges them, and adds up their possible
+//! Each worker has its own sketches, so workers never wait for each other. An answer merges the sketches and adds their
 //! errors. Answers are recent: two sketches alternate every five minutes, and an answer covers both.
 
 use std::time::Duration;
@@ -19,49 +20,49 @@ use crate::{clock::Tick, model::Key};
 
 /// Maximum number of keys counted per worker for each ranking of top keys.
 const KEYS_MAX: usize = 1_024;
-/// Maximum size of a key that is counted for the rankings of top keys. The value bounds the memory of the rankings to 4 MB
-/// per worker.
+/// Maximum size of a key that is counted for the rankings of top keys. The value bounds the memory of the rankings to 4
+/// MB per worker.
 const KEY_BYTES_MAX: usize = 512;
-/// How long one sketch counts.
+/// Time that one sketch counts.
 const TURN: Duration = Duration::from_secs(300);
-/// Hits of a group that are all counted, by each worker.
+/// Number of hits of a group that each worker counts individually.
 const EXACT_HITS: u64 = 1_024;
-/// Of later hits, one in so many is.
+/// One later hit in this many is counted.
 const HIT_TURNS: u64 = 64;
 
-/// By what keys are ranked.
+/// Criterion of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// User reads, whatever their outcome.
+    /// User reads with any outcome.
     Reads,
-    /// Bytes of the values that were answered.
+    /// Bytes of returned values.
     Bytes,
-    /// Reads that found it in no tier.
+    /// Reads of keys that no tier has.
     Misses,
-    /// Microseconds that reads below took; a call for many keys is shared out among them.
+    /// Microseconds of L2 reads. The duration of a call for many keys is divided among the keys.
     Time,
 }
 
-/// All that keys can be ranked by.
+/// All criteria.
 pub const ALL: [By; 4] = [By::Reads, By::Bytes, By::Misses, By::Time];
 
-/// The ranking.
+/// A ranking.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Top {
-    /// Largest first: the key and its count.
+    /// Keys and their counts, largest first.
     pub keys: Vec<(Key, u64)>,
-    /// Each count is too low by at most this.
+    /// Each count is too low by at most this number.
     pub error: u64,
-    /// Everything that was counted, of all keys.
+    /// Total of all keys.
     pub total: u64,
-    /// How long was counted.
+    /// Time that was counted.
     pub over: Duration,
 }
 
-/// Counts of the heaviest keys.
+/// Counts of the largest keys.
 #[derive(Debug, Default)]
 struct Sketch {
-    /// When its first key came.
+    /// Time of the first key.
     begun: Option<Tick>,
     counts: HashMap<Key, u64, foldhash::fast::RandomState>,
     error: u64,
@@ -83,7 +84,7 @@ impl Sketch {
         }
     }
 
-    /// Takes the median off all counts.
+    /// Subtracts the median from all counts.
     fn make_room(&mut self) {
         let mut counts: Vec<u64> = self.counts.values().copied().collect();
         let middle = counts.len() / 2;
@@ -96,7 +97,7 @@ impl Sketch {
     }
 }
 
-/// The sketch that counts and the one before.
+/// The current sketch and the previous one.
 #[derive(Debug, Default)]
 struct Turns {
     now: Sketch,
@@ -104,7 +105,7 @@ struct Turns {
 }
 
 impl Turns {
-    /// Lets the sketches take turns when it is time.
+    /// Rotates the sketches when the current one has counted long enough.
     fn at(&mut self, now: Tick) -> &mut Self {
         let begun = *self.now.begun.get_or_insert(now);
         let age = now.since(begun);
@@ -119,7 +120,7 @@ impl Turns {
     }
 }
 
-/// The rankings of one worker: no two share a lock.
+/// Rankings of one worker; workers share no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Tops(Mutex<[Turns; ALL.len()]>);
 
@@ -131,7 +132,7 @@ impl Tops {
         }
     }
 
-    /// L1 answered with so many bytes; `before` hits of the group had been before at this worker.
+    /// Counts a hit that returned `bytes` bytes. `before` is the number of earlier hits of the group in this worker.
     #[inline]
     pub(crate) fn hit(&self, key: &[u8], bytes: usize, before: u64, now: Tick) {
         if before < EXACT_HITS {
@@ -146,8 +147,8 @@ impl Tops {
         self.note(&[(By::Reads, count), (By::Bytes, count * bytes as u64)], key, now);
     }
 
-    /// A read that L1 did not answer: found with so many bytes, missing, or (`None`) failed. `waited_us`: how long L2 took for
-    /// it, if it was asked for this read.
+    /// Counts a read that L1 did not answer: found with a length, missing, or failed (`None`). `waited_us` is the
+    /// duration of the L2 call, if L2 was called for this read.
     pub(crate) fn read_not_in_l1(&self, key: &[u8], found: Option<Option<usize>>, waited_us: Option<u64>, now: Tick) {
         let cost = found.map(|bytes| bytes.map_or((By::Misses, 1), |bytes| (By::Bytes, bytes as u64)));
         let time = waited_us.map(|us| (By::Time, us));
@@ -156,7 +157,7 @@ impl Tops {
     }
 }
 
-/// The first `count` of a ranking over all workers: what each sketch may lack adds up, as the counts do.
+/// Returns the first `count` keys of a ranking over all workers. The errors of the sketches add up, as the counts do.
 pub(crate) fn top<'t>(workers: impl Iterator<Item = &'t Tops>, by: By, count: usize, now: Tick) -> Top {
     let (mut top, mut sums) = (Top::default(), HashMap::<Key, u64, foldhash::fast::RandomState>::default());
     for worker in workers {
@@ -176,7 +177,7 @@ pub(crate) fn top<'t>(workers: impl Iterator<Item = &'t Tops>, by: By, count: us
     top
 }
 
-/// Draws one number in [`HIT_TURNS`], without a step that a client's own steps could fall in with.
+/// Draws one number in [`HIT_TURNS`] at random, so that no pattern of a client can correlate with the sample.
 #[inline]
 fn is_drawn(number: u64) -> bool {
     let mixed = (number ^ number >> 7).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -232,7 +233,7 @@ mod tests {
         let mut best: Vec<u64> = (0..100_000).collect();
         best.sort_by_key(|&number| std::cmp::Reverse(truth[number as usize]));
         for number in &best[..10] {
-            assert!(top.keys.iter().any(|(found, _)| **found == key(*number)), "{number} is among the first");
+            assert!(top.keys.iter().any(|(found, _)| **found == key(*number)), "{number} is among the top keys");
         }
         for (found, count) in &top.keys {
             let number: usize = std::str::from_utf8(&found[4..]).expect("text").parse().expect("a number");
@@ -245,7 +246,7 @@ mod tests {
         let (tops, mut rng) = (Tops::default(), Rng::with_seed(4));
         let mut truth = [0_u64; 8];
         for before in 0..1_000_000 {
-            // In turns of two, which a sample of every 64th would fall in with.
+            // In pairs, which a sample of every 64th hit would correlate with.
             let number = 2 * (rng.u64(..8) / 2) + before % 2;
             truth[number as usize] += 1;
             tops.hit(&key(number), 3, before, NOW);
@@ -269,7 +270,7 @@ mod tests {
         assert_eq!((top.keys.len(), &*top.keys[0].0), (1, &b"new"[..]));
         assert!(first(&tops, By::Reads, 9, later.plus(4 * TURN)).keys.is_empty());
         tops.read_not_in_l1(&[b'x'; KEY_BYTES_MAX + 1], Some(None), None, later.plus(5 * TURN));
-        assert!(first(&tops, By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too long to be kept");
+        assert!(first(&tops, By::Reads, 9, later.plus(5 * TURN)).keys.is_empty(), "too old to be kept");
         (0..10_000).for_each(|number| tops.read_not_in_l1(&key(number), Some(None), None, later));
         assert!(tops.0.lock()[0].now.counts.len() <= KEYS_MAX);
     }

@@ -1,19 +1,21 @@
-//! Estimates the hit rate of L1 at half, twice or four times its size, with ghosts, while the server runs.
+//! Estimates the hit rate of L1 at half, twice and four times its size with simulated caches, called ghosts, while the
+//! server runs.
 //!
-//! A ghost is an L1 of its own, with the same policy, that stores weights instead of values and sees a sample of the keys: all
-//! reads of a key whose hash is below a threshold. A sample of one key in eight in an eighth of the space behaves like the whole
-//! (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, over *all* reads are the miss ratio: it then makes no
-//! difference whether a very hot key is in the sample, because hot keys hit anyway.
+//! A ghost is a separate L1 with the same policy. It stores weights instead of values and sees a sample of the keys:
+//! all reads of a key whose hash is lower than a threshold. A sample of one key in eight in an eighth of the space
+//! behaves like the whole (SHARDS: Waldspurger and others, FAST 2015). Its misses, times eight, divided by *all* reads
+//! are the miss ratio. It does not matter whether a very hot key is in the sample, because hot keys hit anyway.
 //!
-//! The sample begins with all keys and is halved whenever the largest ghost has more than [`ENTRIES_MAX`] entries, or a round of
-//! the job that plays it finds more than [`ROUND_MAX`] reads. So all ghosts together take about 25 MB and a few percent of one
-//! core at most, whatever the size of L1 and the traffic. The ghosts that continue with half of the keys run in advance, at a
-//! cost of half as much again, and have learned what to evict by the time that they count. Without that the estimates were up
-//! to 2.5 points too low on the traces of `benches/what_if`; now they are 0.6 points off where the sample was halved.
+//! The sample starts with all keys. It is halved whenever the largest ghost has more than [`ENTRIES_MAX`] entries, or a
+//! round of the job that processes it finds more than [`ROUND_MAX`] reads. All ghosts together therefore take at most
+//! about 25 MB and a few percent of one core, whatever the size of L1 and the traffic. The ghosts that continue with
+//! half of the keys run in advance, which adds half of the cost, and have learned what to evict when their counts begin.
+//! Without this, the estimates were up to 2.5 points too low on the traces of `benches/what_if`; with it, they are 0.6
+//! points off where the sample was halved.
 //!
-//! Sampled reads wait in a queue of [`WAITING_MAX`]; reads that find it full are left out. Counts cover the last ten to twenty
-//! minutes. Ghosts include what reads fill, but not prefetch. One ghost is as large as L1 itself: the difference between L1 and
-//! that ghost is the benefit of prefetch plus the error of the estimate.
+//! Sampled reads wait in a queue of [`WAITING_MAX`]; reads that find the queue full are skipped. Counts cover the last
+//! ten to twenty minutes. Ghosts simulate fills by reads, but not prefetch. One ghost is as large as L1 itself: the
+//! difference between L1 and that ghost is the benefit of prefetch plus the error of the estimate.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -30,47 +32,48 @@ use crate::{
 
 /// Sizes of the ghosts, in quarters of L1.
 const QUARTERS: [u64; 4] = [2, 4, 8, 16];
-/// One key in so many is in the sample at first: all.
+/// Initially one key in this many is in the sample: all keys.
 const RATE_FIRST: u32 = 1;
-/// And never fewer than this one in so many.
+/// At least one key in this many stays in the sample.
 const RATE_LAST: u32 = 1 << 16;
-/// Maximum number of entries in the largest simulated L1 of the size estimate. The sampling rate is halved above this value.
+/// Maximum number of entries in the largest simulated L1 of the size estimate. The sampling rate is halved above this
+/// value.
 const ENTRIES_MAX: u64 = 32_768;
 /// Maximum number of reads that the size estimate processes every 20 ms. The sampling rate is halved above this value.
 const ROUND_MAX: usize = 512;
 /// Maximum number of sampled reads that wait for the size estimate (about 3 MB).
 const WAITING_MAX: usize = 65_536;
-/// Entries that one step of a scan looks at.
+/// Entries visited by one step of a scan.
 const SCAN_STEP: usize = 1_024;
-/// How long one set of counts runs before the next takes over.
+/// Time that one set of counts covers before the next one starts.
 const TURN: Duration = Duration::from_secs(600);
 
 /// A user read of a key in the sample.
 #[derive(Debug, Clone, Copy)]
 pub struct Touch {
-    /// The hash of its key.
+    /// Hash of the key.
     pub hash: u32,
-    /// What an entry for it weighs; `None` where no tier has it.
+    /// Weight of an entry for the key; `None` if no tier has the key.
     pub weight: Option<u64>,
-    /// When a copy fetched now would end.
+    /// Deadline of a copy that is read now.
     pub deadline: Tick,
-    /// When.
+    /// Time of the read.
     pub at: Tick,
 }
 
-/// What waits to be played.
+/// An event that waits to be processed.
 #[derive(Debug, Clone, Copy)]
 enum Waiting {
     Read(Touch),
-    /// Where L1 is the store: a copy came in with a write.
+    /// A write inserted a copy, because L1 is the store.
     Put(Touch),
-    /// The copy of this key is gone: written or invalidated.
+    /// The copy of this key was removed by a write or an invalidation.
     Changed(u32, Tick),
 }
 
 impl Waiting {
-    /// Reads come by another way than changes: this puts them in order again. Within a millisecond a read that missed is
-    /// taken to come before the write that fills, a hit after it.
+    /// Returns the sort key: reads and changes arrive on different paths and have to be ordered. Within a millisecond,
+    /// a missed read is assumed to precede the write that fills the key, and a hit to follow it.
     fn order(&self) -> (Tick, u8) {
         match self {
             Self::Read(touch) if touch.weight.is_none() => (touch.at, 0),
@@ -81,37 +84,37 @@ impl Waiting {
     }
 }
 
-/// What L1 would be at one size.
+/// Estimate for L1 at one size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// Its size as a part of today's.
+    /// Size relative to the current size of L1.
     pub scale: f64,
-    /// That in bytes.
+    /// Size in bytes.
     pub capacity_bytes: u64,
-    /// The part of all reads that it would answer without prefetch; `None` before the first.
+    /// Share of all reads that L1 would answer without prefetch; `None` before the first read.
     pub l1_hit_rate: Option<f64>,
 }
 
-/// Estimates, and what they rest on.
+/// Estimates and their sample.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimates {
-    /// By size, smallest first.
+    /// Estimates by size, smallest first.
     pub sizes: Vec<Estimate>,
-    /// One key in so many is in the sample.
+    /// One key in this many is in the sample.
     pub one_in: u32,
-    /// Reads that were played.
+    /// Sampled reads that were processed.
     pub samples: u64,
-    /// Of so many reads in all.
+    /// Total number of reads in the same time.
     pub reads: u64,
-    /// In this time.
+    /// Time that the estimates cover.
     pub over: Duration,
 }
 
 /// The ghosts of one L1.
 pub struct WhatIf {
-    /// Of today's L1.
+    /// Settings of the current L1.
     settings: Settings,
-    /// A key with a hash below is in the sample.
+    /// A key with a lower hash is in the sample.
     threshold: AtomicU32,
     waiting: Mutex<Vec<Waiting>>,
     ghosts: Mutex<Ghosts>,
@@ -119,9 +122,10 @@ pub struct WhatIf {
 
 struct Ghosts {
     one_in: u32,
-    /// By size, as [`QUARTERS`].
+    /// Ghosts by size, in the order of [`QUARTERS`].
     sizes: Vec<Ghost>,
-    /// The same for half of the keys: they learn what those of today know, to take their place. None at [`RATE_LAST`].
+    /// Ghosts for half of the keys, with the same sizes. They learn in advance, to replace the current ghosts. Empty at
+    /// [`RATE_LAST`].
     next: Vec<Ghost>,
     tokens: u64,
     now: Turn,
@@ -136,15 +140,15 @@ struct Ghost {
 /// Counts of one turn.
 #[derive(Debug, Clone, Copy, Default)]
 struct Turn {
-    /// When it began, and how many reads there had been then.
+    /// Start of the turn, and the number of reads at that time.
     begun: Option<(Tick, u64)>,
     samples: u64,
-    /// Each counted as often as it stands for keys that are not in the sample.
+    /// Misses, each weighted by the number of keys that it represents.
     misses: [u64; QUARTERS.len()],
 }
 
 impl WhatIf {
-    /// For an L1 of these settings.
+    /// Creates ghosts for an L1 with these settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let ghosts = Ghosts {
@@ -163,30 +167,30 @@ impl WhatIf {
         }
     }
 
-    /// Whether a key is in the sample.
+    /// Returns whether a key is in the sample.
     #[inline]
     #[must_use]
     pub fn wants(&self, hash: u32) -> bool {
         hash < self.threshold.load(Relaxed)
     }
 
-    /// A key of the sample was read.
+    /// Adds a read of a sampled key.
     pub fn read(&self, touch: Touch) {
         self.wait(Waiting::Read(touch));
     }
 
-    /// Where L1 is the store: a key of the sample was written.
+    /// Adds a write of a sampled key, if L1 is the store.
     pub fn put(&self, touch: Touch) {
         self.wait(Waiting::Put(touch));
     }
 
-    /// The copy of a key of the sample is gone.
+    /// Adds the removal of the copy of a sampled key.
     pub fn changed(&self, hash: u32, at: Tick) {
         self.wait(Waiting::Changed(hash, at));
     }
 
     fn wait(&self, event: Waiting) {
-        // Who would have to wait is left out: the sample is one all the same.
+        // If the lock is taken, the event is skipped; the sample remains valid.
         if let Some(mut waiting) = self.waiting.try_lock()
             && waiting.len() < WAITING_MAX
         {
@@ -194,7 +198,7 @@ impl WhatIf {
         }
     }
 
-    /// Plays what waits. `reads` is how many user reads there have been in all.
+    /// Processes the waiting events. `reads` is the total number of user reads.
     pub fn play(&self, now: Tick, reads: u64) {
         let mut waiting = std::mem::take(&mut *self.waiting.lock());
         waiting.sort_by_key(Waiting::order);
@@ -208,7 +212,7 @@ impl WhatIf {
         }
     }
 
-    /// What was found. `reads` as for [`WhatIf::play`].
+    /// Returns the estimates. `reads` is as for [`WhatIf::play`].
     #[must_use]
     pub fn estimates(&self, now: Tick, reads: u64) -> Estimates {
         let ghosts = self.ghosts.lock();
@@ -234,7 +238,7 @@ impl WhatIf {
 }
 
 impl Ghosts {
-    /// Lets the counts take turns.
+    /// Starts a new turn of counts when the current one is over.
     fn turn(&mut self, now: Tick, reads: u64) {
         let (begun, _) = *self.now.begun.get_or_insert((now, reads));
         if now.since(begun) >= TURN {
@@ -247,7 +251,7 @@ impl Ghosts {
             Waiting::Read(touch) | Waiting::Put(touch) => touch.hash,
             Waiting::Changed(hash, _) => hash,
         };
-        // The sample may have been halved since.
+        // The sample may have been halved meanwhile.
         let Some(key) = Key::copied(&hash.to_le_bytes()).ok().filter(|_| hash < threshold(self.one_in)) else { return };
         self.tokens += 1;
         let next = if hash < threshold(self.one_in * 2) { &self.next[..] } else { &[] };
@@ -281,7 +285,7 @@ impl Ghosts {
         self.sizes.last().map_or(0, |ghost| ghost.l1.usage().entries) > ENTRIES_MAX
     }
 
-    /// Goes on with half of the keys.
+    /// Continues with half of the keys.
     fn halve(&mut self, settings: &Settings, now: Tick) {
         self.one_in *= 2;
         self.sizes = std::mem::take(&mut self.next);
@@ -295,14 +299,14 @@ impl Ghosts {
 }
 
 impl Ghost {
-    /// Takes in what another holds of keys with a hash below, what was used last last.
-    fn take_over(&self, other: &Self, below: u32, now: Tick) {
+    /// Copies the entries of another ghost whose hash is lower than `limit`, in the order of their last use.
+    fn take_over(&self, other: &Self, limit: u32, now: Tick) {
         let mut entries: Vec<(Tick, bool, Key, Fill)> = Vec::new();
         let mut cursor = 0;
         loop {
             cursor = other.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
                 let hash = key.try_into().map_or(u32::MAX, u32::from_le_bytes);
-                if let Some(key) = Key::copied(key).ok().filter(|_| hash < below) {
+                if let Some(key) = Key::copied(key).ok().filter(|_| hash < limit) {
                     let (value, deadline) = (resident.hit.value.clone(), resident.deadline);
                     let fill = Fill { value, expires_at: deadline, deadline, group: 0 };
                     entries.push((resident.used_at, resident.hit.hits > 0, key, fill));
@@ -315,19 +319,19 @@ impl Ghost {
         entries.sort_by_key(|(used_at, ..)| *used_at);
         for (number, (_, was_hit, key, fill)) in entries.into_iter().enumerate() {
             self.fill(&key, fill, Token(number as u64), now);
-            // The policy is to know that it was of use.
+            // The eviction policy has to see that the entry was used.
             let _used = was_hit.then(|| self.l1.get(&key, now, true));
         }
     }
 
     fn fill(&self, key: &Key, fill: Fill, token: Token, now: Tick) {
         if matches!(self.l1.lease(key, token, now, self.epoch, false), Leased::Lead) {
-            // What is too large is no copy in the real one either.
+            // A copy that is too large is not kept in the real L1 either.
             let _kept: Filled = self.l1.fill(key, token, fill, now);
         }
     }
 
-    /// Whether it answers; if not, it takes a copy in.
+    /// Returns whether the ghost answers the read; if not, inserts a copy.
     fn read(&self, key: &Key, touch: &Touch, token: Token) -> bool {
         if self.l1.get(key, touch.at, true).is_some() {
             return true;
@@ -345,7 +349,7 @@ impl Ghost {
     }
 }
 
-/// Where the sample is one key in so many, those with a hash below this.
+/// Returns the threshold for a sample of one key in `one_in`: keys with a lower hash are in the sample.
 fn threshold(one_in: u32) -> u32 {
     u32::MAX / one_in
 }
@@ -378,7 +382,7 @@ mod tests {
 
     const SETTINGS: Settings = Settings { capacity_bytes: 4 << 20, max_entries: None, policy: PolicyKind::Lru };
 
-    /// Weights from 500 to 1,500, the same for a key.
+    /// Weights from 500 to 1,500, constant for each key.
     fn weight(number: u64) -> u64 {
         500 + number * 7_919 % 1_000
     }
@@ -387,7 +391,7 @@ mod tests {
         (number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 32) as u32
     }
 
-    /// Plays reads with an own plain L1 of `quarters` beside; its hit rate.
+    /// Plays the reads on a separate plain L1 of `quarters` and returns its hit rate.
     fn measured(quarters: u64, order: &[u64]) -> f64 {
         let settings = Settings { capacity_bytes: scaled(SETTINGS.capacity_bytes, quarters, 1), ..SETTINGS };
         let l1 = L1::ghost(settings);
@@ -400,7 +404,7 @@ mod tests {
     }
 
     impl WhatIf {
-        /// Entries of the ghosts, and of those that are to take their place.
+        /// Entries of the current ghosts, and of the ghosts that are to replace them.
         fn entries(&self) -> (Vec<u64>, Vec<u64>) {
             let ghosts = self.ghosts.lock();
             let entries = |ghost: &Ghost| ghost.l1.usage().entries;
@@ -430,8 +434,8 @@ mod tests {
         let estimates = what_if.estimates(Tick(1), order.len() as u64);
         assert_eq!(estimates.reads, order.len() as u64);
         for (estimate, quarters) in estimates.sizes.iter().zip(QUARTERS) {
-            let (told, truth) = (estimate.l1_hit_rate.expect("many reads"), measured(quarters, &order));
-            assert!((told - truth).abs() < 0.02, "{} times: {told:.4} of {truth:.4}", estimate.scale);
+            let (estimated, truth) = (estimate.l1_hit_rate.expect("many reads"), measured(quarters, &order));
+            assert!((estimated - truth).abs() < 0.02, "{} times: {estimated:.4} of {truth:.4}", estimate.scale);
         }
     }
 
@@ -440,7 +444,8 @@ mod tests {
         let seed = fastrand::u64(..);
         eprintln!("seed {seed}");
         let mut rng = Rng::with_seed(seed);
-        // Two of ten reads are for 1,500 keys, the others for keys that never come again: the least recently used go wrong.
+        // Two reads in ten are for 1,500 keys, the others for keys that are never read again: least recently used
+        // eviction fails.
         let draw = |at: u64| if rng.u64(..10) < 2 { rng.u64(..1_500) } else { 10_000 + at };
         let order: Vec<u64> = (0..80_000).map(draw).collect();
         let settings = Settings { capacity_bytes: u64::MAX, max_entries: Some(2_000), policy: PolicyKind::Learned };
@@ -459,11 +464,11 @@ mod tests {
         misses(before);
         (0..=ROUND_MAX).for_each(|_| what_if.changed(hash(1), Tick(1)));
         what_if.play(Tick(1), 70_000);
-        let told_before = what_if.ghosts.lock().now.misses[1];
+        let estimated_before = what_if.ghosts.lock().now.misses[1];
         assert_eq!(what_if.ghosts.lock().one_in, 2);
         play(&what_if, after);
-        let (told, truth) = (what_if.ghosts.lock().now.misses[1] - told_before, misses(after));
-        assert!(told.abs_diff(truth) < 200, "of 10,000 reads {truth} are misses, told were {told}");
+        let (estimated, truth) = (what_if.ghosts.lock().now.misses[1] - estimated_before, misses(after));
+        assert!(estimated.abs_diff(truth) < 200, "of 10,000 reads {truth} are misses; the estimate is {estimated}");
     }
 
     #[test]
@@ -480,7 +485,7 @@ mod tests {
         assert_eq!(entries(), (vec![0; 4], vec![0; 4]));
         what_if.put(touch(Some(100)));
         what_if.read(Touch { hash: u32::MAX - 1, ..touch(Some(100)) });
-        assert_eq!(entries(), (vec![2; 4], vec![1; 4]), "a key that is not in half of the keys");
+        assert_eq!(entries(), (vec![2; 4], vec![1; 4]), "the key is not in the halved sample");
     }
 
     #[test]
@@ -510,11 +515,11 @@ mod tests {
         read(1, None);
         read(2, Some(100));
         read(3, Some(100));
-        assert_eq!(misses(3), 2, "a key that no tier has is no entry");
+        assert_eq!(misses(3), 2, "a key that no tier has creates no entry");
         what_if.changed(1, Tick(4));
         read(4, Some(100));
         assert_eq!(misses(4), 3);
         read(60, Some(100));
-        assert_eq!(misses(60), 4, "its time was over");
+        assert_eq!(misses(60), 4, "the entry had expired");
     }
 }

@@ -1,8 +1,8 @@
 //! Statistics of the last minute, five minutes, hour, and since start.
 //!
-//! Counters only grow. They are recorded periodically ([`Windows::mark`]); a window is the difference between the counters now
-//! and the youngest record that is old enough. So a window is as exact as the counters, and reports its actual length: up to
-//! one step longer than its name.
+//! Counters only grow. They are recorded periodically ([`Windows::mark`]). A window is the difference between the
+//! current counters and the youngest record that is old enough. A window is therefore as exact as the counters, and
+//! reports its actual length: up to one step longer than its name.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{cache::prefetch::FetchCounts, clock::Tick, l1::Removals};
 pub struct Tally {
     /// User reads.
     pub reads: Reads,
-    /// Entries that left L1.
+    /// Entries removed from L1.
     pub removals: Removals,
 }
 
 impl Tally {
-    /// Adds another.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.reads.add(&other.reads);
         self.removals.add(other.removals);
@@ -35,7 +35,7 @@ impl Tally {
 /// All counters at one time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Totals {
-    /// By number of the group.
+    /// Counts by group number.
     pub(super) groups: Vec<Tally>,
     pub(super) calls: Calls,
     pub(super) requests: Requests,
@@ -48,11 +48,11 @@ pub(super) struct Totals {
 pub struct Upkeep {
     /// Keys that Redis announced as changed.
     pub invalidations: u64,
-    /// Times that all copies were dropped at once.
+    /// Number of times that all copies were dropped at once.
     pub flushes: u64,
-    /// Losses of the invalidation link.
+    /// Lost invalidation links.
     pub reconnects: u64,
-    /// Keys read while L1 could not answer.
+    /// Keys read while L1 was bypassed.
     pub bypassed: u64,
     /// Fills that an invalidation voided.
     pub fills_voided: u64,
@@ -70,16 +70,16 @@ impl Upkeep {
     }
 }
 
-/// A stretch of time up to now.
+/// A period of time up to now.
 #[derive(Debug, Clone)]
 pub struct Window {
     /// `1m`, `5m`, `1h` or `start`.
     pub name: &'static str,
-    /// How long it is: less than its name says while the server is younger, up to a step more later.
+    /// Actual length: shorter than the name says while the server is younger, otherwise up to one step longer.
     pub over: Duration,
-    /// All groups together: their sum.
+    /// Counts of all groups together.
     pub total: Tally,
-    /// By number of the group.
+    /// Counts by group number.
     pub groups: Vec<Tally>,
     /// Durations of read calls to L2.
     pub read: Latency,
@@ -105,7 +105,7 @@ pub const MARK_EVERY: Duration = Duration::from_secs(1);
 /// The recorded counters.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
-    /// Oldest first, for each of [`SPANS`]: as many as fit into it, and one before.
+    /// Records for each of [`SPANS`], oldest first: the records within the window, and one before it.
     marks: Mutex<[VecDeque<(Tick, Totals)>; SPANS.len()]>,
 }
 
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_window_is_what_was_counted_since_and_says_how_long_it_is() {
         let (windows, start) = (Windows::default(), Tick(1));
-        // One hit and two misses a second for two hours.
+        // One hit and two misses per second for two hours.
         for second in 1..=7_200 {
             let now = Tick(start.0 + second * 1_000);
             if windows.is_due(now) {

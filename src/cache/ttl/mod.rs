@@ -1,4 +1,4 @@
-//! TTLs beyond those that writes specify. What the operator configures is in [`policy`](super::policy).
+//! TTLs in addition to those that writes specify. The operator's settings are in [`policy`](super::policy).
 //!
 //! * [`tuning`]: TTLs derived from learned access and change intervals.
 //! * [`touch_on_read`]: TTLs that reads extend (sliding expiration).
@@ -10,8 +10,8 @@ use super::Core;
 use crate::{clock::Tick, l2::Flavor};
 
 impl Core {
-    /// Returns when a copy of a key that is made now has to leave L1: when the key expires, when the copy reaches
-    /// `l1.max_age`, or when its next touch on read is due, whichever comes first.
+    /// Returns the time at which a copy made now has to leave L1: when the key expires, when the copy reaches
+    /// `l1.max_age`, or when the next touch on read is due, whichever comes first.
     pub(crate) fn deadline_of(&self, key: &[u8], expires_at: Tick, now: Tick) -> Tick {
         let rules = self.rules.load();
         let by_age = match self.flavor {

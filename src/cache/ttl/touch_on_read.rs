@@ -1,16 +1,17 @@
-//! Touch on read (sliding expiration): where a policy sets `touch_on_read`, a read extends the key's TTL to that window, like
-//! GETEX or the "expire after access" of in-process caches. A touch never shortens a TTL, never adds one to a key without
-//! expiry, and never exceeds `max_ttl`.
+//! Touch on read (sliding expiration): if a policy sets `touch_on_read`, a read extends the key's TTL to that window,
+//! like GETEX or the "expire after access" of in-process caches. A touch never shortens a TTL, never adds a TTL to a
+//! key without expiry, and never exceeds `max_ttl`.
 //!
-//! Not every read touches L2. Copies of such keys stay in L1 for at most a sixteenth of the window ([`PARTS`]), so a key that
-//! is read regularly is read from L2 that often, and there it is touched if more than a sixteenth of its TTL has passed. So a
-//! hit in L1 costs nothing. A key that is read constantly is touched 16 times per window by all nodes together, because each
-//! node sees the TTL that the others set. A key expires between seven eighths of the window and the whole window after its
-//! last read, never later. A touch changes the key's expiry, which Redis announces: the copies on all nodes are dropped, and
-//! the next read of each node fills a new one.
+//! Not every read touches L2. Copies of such keys stay in L1 for at most a sixteenth of the window ([`PARTS`]), so a
+//! regularly read key is read from L2 that often. It is touched there if more than a sixteenth of its TTL has passed,
+//! so a hit in L1 costs nothing. All nodes together touch a constantly read key 16 times per window, because each node
+//! sees the TTL that the others set. A key expires between seven eighths of the window and the whole window after its
+//! last read, never later. A touch changes the key's expiry, which Redis announces: the copies on all nodes are
+//! dropped, and the next read on each node fills a new one.
 //!
-//! Touches wait in a queue and go to L2 in batches, one after the other; a reader never waits for a touch. A touch that finds
-//! the queue full, or fails, is left to the next read of the key. Without an L2 the entry in L1 is touched directly.
+//! Touches wait in a queue and are sent to L2 in batches, one after the other; a reader never waits for a touch. A
+//! touch that finds the queue full, or fails, is left to the next read of the key. Without an L2, the entry in L1 is
+//! touched directly.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -40,7 +41,7 @@ const BATCH_MAX: usize = 256;
 /// Waiting touches, and the results of previous ones.
 #[derive(Debug, Default)]
 pub(crate) struct TouchQueue {
-    /// L1 is the store, and some policy sets `touch_on_read`.
+    /// True if L1 is the store, and at least one policy sets `touch_on_read`.
     in_l1: AtomicBool,
     waiting: Mutex<HashMap<Key, Duration, foldhash::fast::RandomState>>,
     ring: Notify,
@@ -57,7 +58,7 @@ pub struct Touches {
     pub left: u64,
 }
 
-/// Returns whether a touch is due with this TTL left.
+/// Returns whether a touch is due for the remaining TTL `left`.
 fn is_due(left: Duration, window: Duration) -> bool {
     left < window / PARTS * (PARTS - 1)
 }
@@ -69,7 +70,7 @@ impl Core {
         self.touch_queue.in_l1.store(any && self.flavor == Flavor::None, Relaxed);
     }
 
-    /// Returns when a copy has to leave L1, so that the next read reaches L2 and can touch the key.
+    /// Returns the time at which a copy has to leave L1, so that the next read reaches L2 and can touch the key.
     pub(in crate::cache) fn touch_deadline(&self, rules: &Rules, key: &[u8], expires_at: Tick, now: Tick) -> Tick {
         if expires_at == Tick::FAR || self.flavor == Flavor::None {
             return Tick::FAR;
@@ -77,7 +78,7 @@ impl Core {
         rules.touch_on_read_of(key).map_or(Tick::FAR, |window| now.plus((window / PARTS).max(Duration::from_millis(1))))
     }
 
-    /// Touches since start.
+    /// Returns the touches since start.
     #[must_use]
     pub fn touches(&self) -> Touches {
         Touches { extended: self.touch_queue.extended.load(Relaxed), left: self.touch_queue.left.load(Relaxed) }
@@ -85,7 +86,7 @@ impl Core {
 }
 
 impl Cache {
-    /// Queues a touch after a user read found the key in L2 with the TTL `life`, if a touch is due.
+    /// Queues a touch if one is due, after a user read found the key in L2 with the TTL `life`.
     pub(in crate::cache) fn queue_touch(&self, key: &[u8], life: Life) {
         let Life::For(left) = life else { return };
         let rules = self.core.rules.load();
@@ -108,7 +109,7 @@ impl Cache {
         self.core.touch_queue.in_l1.load(Relaxed)
     }
 
-    /// Touches an entry that a user read found, where L1 is the store.
+    /// Touches an entry that a user read found, if L1 is the store.
     #[cold]
     pub(in crate::cache) fn touch_in_l1(&self, key: &[u8], hit: &Hit, now: Tick) {
         let core = &self.core;
@@ -144,11 +145,11 @@ impl Cache {
         }
     }
 
-    /// Extends the TTLs of keys to their window, in one pipeline.
+    /// Extends the TTLs of keys to their windows, in one pipeline.
     pub async fn touch(&self, batch: Vec<(Key, Duration)>) {
         let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
         let ops = batch.into_iter().map(|(key, window)| {
-            // Only a key with an earlier expiry: a longer TTL, or none, was set on purpose.
+            // Extends only an earlier expiry: a longer TTL, or none, was set on purpose.
             let op = Op::Expire { expiry: NewExpiry::In(window), only: ExpireOnly::IF_LONGER, want_value: false };
             (key, op)
         });
@@ -163,7 +164,7 @@ impl Cache {
         for (key, result) in keys.iter().zip(results) {
             let extended = matches!(result, Ok(Applied::Expired { applied: true, .. }));
             if extended {
-                // Redis announces it, but the value is unchanged.
+                // Redis announces the touch as a change, but the value is unchanged.
                 self.tap.record(key, Happened::Written(Wrote::Lifetime), self.caller, now);
             }
             let count = if extended { &self.core.touch_queue.extended } else { &self.core.touch_queue.left };

@@ -1,11 +1,11 @@
-//! TTLs from what was learned: follows a sample of the keys, advises for each template, and, where a policy says `ttl =
-//! "tune"`, gives writes that brought no TTL the tuned one.
+//! Learned TTLs: tracks a sample of the keys, computes an advised TTL for each template, and applies a tuned TTL to
+//! writes that specify none, if a policy sets `ttl = "tune"`.
 //!
-//! A tuned TTL begins at what its policy would have given, or at the advice where that is nothing, and moves towards the
-//! advice by at most a doubling or a halving an hour. Each write gets it up to 10 % shorter or longer, so that what was
-//! written together does not expire together. Advice that lacks evidence changes nothing: what was tuned stays. That TTL is
-//! for the keys of its template that come back: [`Reuse`] says which, and how long the others live. The bound of an hour
-//! is on the template's TTL.
+//! A tuned TTL starts at the policy's `default_ttl`, or at the advised TTL if the policy has none. It moves towards the
+//! advised TTL by at most a factor of two per hour, up or down. Each write gets a TTL that is up to 10% shorter or
+//! longer, so that keys written together do not expire together. Advice without enough evidence changes nothing: the
+//! tuned TTL stays. The tuned TTL applies to the keys of the template that are read again; [`Reuse`] predicts which
+//! keys are read again, and sets a shorter TTL for the others. The limit per hour applies to the template's TTL.
 
 use std::{
     sync::{
@@ -75,7 +75,7 @@ fn tuning_policy<'r>(rules: &'r Rules, key: &[u8]) -> Option<&'r Policy> {
     rules.policy(key).filter(|policy| policy.ttl == Ttl::Tune)
 }
 
-/// Up to a tenth off.
+/// Returns a TTL that deviates from `mean` by up to 10%.
 fn jittered(mean: Duration) -> Duration {
     mean.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
 }
@@ -92,7 +92,7 @@ pub struct Followed {
 }
 
 impl Core {
-    /// Statistics of TTL learning.
+    /// Returns the statistics of TTL learning.
     #[must_use]
     pub fn followed(&self) -> Followed {
         Followed {
@@ -106,7 +106,7 @@ impl Core {
     pub(crate) fn learn_ttls(&self, events: &[Event]) {
         let mut intervals = self.tuning.intervals.lock();
         let rules = self.rules.load();
-        // Another node may only have touched the key, which Redis announces as well.
+        // Another node may only have touched the key; Redis announces touches as well.
         let is_touch =
             |event: &&Event| event.happened == Happened::Invalidated && rules.touch_on_read_of(&event.key).is_some();
         let mut hot_keys = self.tuning.hot_keys.lock();
@@ -133,7 +133,7 @@ impl Core {
         }
     }
 
-    /// Moves the tuned TTLs. Templates are as few as intervals knows, and those that it forgot go here too.
+    /// Moves the tuned TTLs towards the advice. Templates that the interval statistics forgot are removed here too.
     fn tune(&self, advice: &[Advice], rules: &Rules, now: Tick) {
         let before = self.tuning.tuned.load();
         let tuned = advice.iter().map(|advice| {
@@ -153,18 +153,19 @@ impl Core {
         self.tuning.tuned.store(Arc::new(tuned));
     }
 
-    /// The TTL of this write, where it brought none, the policy of its key tunes and enough is known; up to a tenth off.
+    /// Returns the TTL of this write if it specifies none, the policy of its key tunes, and there is enough evidence.
+    /// The TTL deviates by up to 10%.
     pub(crate) fn tuned_ttl(&self, rules: &Rules, key: &[u8], op: &Op) -> Option<Duration> {
         let policy = tuning_policy(rules, key)?;
         let offer = self.offer(rules, policy, key)?;
         let now = self.clock.now();
         let mut reuse = self.tuning.reuse.lock();
         let mean_ms = reuse.ttl_ms(key, &offer, now);
-        // No evidence changes the TTL of its policy.
+        // Without evidence, the TTL of the policy applies unchanged.
         let is_default = !offer.is_advised && mean_ms == offer.ttl_ms;
         let mean = Duration::from_millis(mean_ms);
         let life = if is_default { mean } else { jittered(mean) };
-        // Other operations only give it to keys that they make.
+        // Other operations only apply it to keys that they create.
         if matches!(op, Op::Set { expiry: SetExpiry::Never, .. }) {
             let capped = policy.max_ttl.map_or(life, |max| life.min(max));
             reuse.note_write(key, &offer, now, millis(capped));
@@ -179,7 +180,7 @@ impl Core {
         Some(Duration::from_millis(life_ms))
     }
 
-    /// What a write of this key is offered by its policy, which tunes; `None` where nothing gives it a TTL.
+    /// Returns the TTL that the tuning policy of this key offers a write; `None` if there is no TTL to offer.
     fn offer(&self, rules: &Rules, policy: &Policy, key: &[u8]) -> Option<TtlOffer> {
         let (template, _) = self.stats.groups.template_of(key);
         let tuned = self.tuning.tuned.load().get(&template).copied();
@@ -209,12 +210,12 @@ impl Core {
 pub struct Advised {
     /// The advice and its evidence.
     pub advice: Advice,
-    /// The TTL that writes get where a policy tunes; `None` where none does.
+    /// TTL of writes if a policy tunes; `None` if no policy does.
     pub tuned_ms: Option<u64>,
 }
 
 impl Cache {
-    /// The life of a write of this key that brings none, and the longest.
+    /// Returns the TTL of a write of this key that specifies none, and the maximum TTL.
     #[must_use]
     pub fn lives_of(&self, key: &[u8]) -> (Option<Duration>, Option<Duration>) {
         let rules = self.core.rules.load();
@@ -223,13 +224,13 @@ impl Cache {
         (tuned.map(|mean| if Some(mean) == default { mean } else { jittered(mean) }).or(default), max)
     }
 
-    /// The hottest keys, each with its own intervals, as of the last ten seconds.
+    /// Returns the hottest keys with their intervals, as of the last ten seconds.
     #[must_use]
     pub fn hottest(&self) -> Arc<Vec<HotKeyAdvice>> {
         self.core.tuning.hottest.load_full()
     }
 
-    /// What is advised for each template of which enough is known, as of the last ten seconds.
+    /// Returns the advice for each template with enough evidence, as of the last ten seconds.
     #[must_use]
     pub fn ttl_advice(&self) -> Vec<Advised> {
         let tuned = self.core.tuning.tuned.load();
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!(tuned.moved(1e9, Tick(1 + hour)).ttl_ms, 2_000.0);
         assert_eq!(tuned.moved(1.0, Tick(1 + hour)).ttl_ms, 500.0);
         assert_eq!(tuned.moved(1_500.0, Tick(1 + hour)).ttl_ms, 1_500.0);
-        // In many small steps as in one.
+        // Many small steps give the result of one large step.
         let stepped = (1..=360).fold(tuned, |tuned, step| tuned.moved(1e9, Tick(1 + step * hour / 360)));
         assert!((stepped.ttl_ms - 2_000.0).abs() < 1.0, "{stepped:?}");
     }
