@@ -16,7 +16,9 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
     for (index, (key, text, address)) in addresses.iter().enumerate() {
         let Ok(address) = address else { continue };
         if !config.server.expose && !address.is_loopback() {
-            let message = format!("{key}: {text} is not a loopback address; every client that can reach it can read and write all keys; ");
+            let message = format!(
+                "{key}: {text} is not a loopback address; every client that can reach it can read and write all keys; "
+            );
             fault(key, message + "to permit this, set server.expose = true (--expose)");
         }
         for (other_key, other_text, other) in &addresses[..index] {
@@ -32,11 +34,11 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
         fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
     }
     if config.learn.ttl_min > config.learn.ttl_max {
-        fault("learn.ttl_min", "learn.ttl_min is over learn.ttl_max".to_owned());
+        fault("learn.ttl_min", "learn.ttl_min exceeds learn.ttl_max".to_owned());
     }
     if message > config.server.max_in_flight {
         let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
-        fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));
+        fault("grpc.max_message", format!("grpc.max_message {message} exceeds server.max_in_flight {most}"));
     }
     faults
 }

@@ -90,7 +90,9 @@ fn parse(text: &str, path: &Path) -> Contents {
     for (key, value) in document.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("policy", DeValue::Array(tables)) => contents.policies = policies(tables, &lines, &mut contents.faults),
-            ("policy", _) => contents.faults.push(lines.fault(&value.span(), "policy is not an array of tables; expected [[policy]]")),
+            ("policy", _) => contents
+                .faults
+                .push(lines.fault(&value.span(), "policy is not an array of tables; expected [[policy]]")),
             (section, DeValue::Table(table)) => flatten(section, table, &lines, &mut contents.entries),
             (key, other) => contents.entries.push(entry(key.into(), other, &value.span(), &lines)),
         }

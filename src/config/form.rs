@@ -203,7 +203,8 @@ impl Form<u64> for Count {
 
 impl Form<usize> for Count {
     fn read(&self, raw: &Raw) -> Result<usize, String> {
-        usize::try_from(Form::<u64>::read(self, raw)?).map_err(|_| raw.not("a number within the address space of this machine"))
+        usize::try_from(Form::<u64>::read(self, raw)?)
+            .map_err(|_| raw.not("a number within the address space of this machine"))
     }
 
     fn show(&self, value: &usize) -> String {

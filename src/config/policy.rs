@@ -164,7 +164,7 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
         if let (Some(ttl), Some(most)) = (ttl, policy.max_ttl)
             && ttl > most
         {
-            let message = format!("policy: {key} {} is over max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
+            let message = format!("policy: {key} {} exceeds max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
             faults.push(table.source.fault(message));
         }
     }

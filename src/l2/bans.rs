@@ -183,13 +183,16 @@ pub fn matching<'a>(bans: &'a [Arc<Ban>], key: &'a [u8]) -> impl Iterator<Item =
 /// Error for a ban beyond [`OPEN_MAX`].
 #[must_use]
 pub fn too_many() -> CacheError {
-    let message = format!("{OPEN_MAX} pattern invalidations are in progress, which is the maximum; retry when one of them has completed");
+    let message = format!(
+        "{OPEN_MAX} pattern invalidations are in progress, which is the maximum; retry when one of them has completed"
+    );
     CacheError::new(Kind::Overloaded, message)
 }
 
 /// Error for a write whose key was matched by a ban while the write was in flight.
 #[must_use]
 pub fn overtaken() -> CacheError {
-    let message = "a pattern that matches the key was invalidated during the write; the written value may have been removed";
+    let message =
+        "a pattern that matches the key was invalidated during the write; the written value may have been removed";
     CacheError::new(Kind::Unknown, message)
 }

@@ -59,7 +59,9 @@ fn tls_files(config: &Config) -> Result<TlsFiles<'_>, StartError> {
         (Some(certificate), Some(key)) => Some((&**certificate, &**key)),
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => {
-            return Err(StartError::Config("only one of l2.tls_cert_file and l2.tls_key_file is set; expected both or neither".to_owned()));
+            return Err(StartError::Config(
+                "only one of l2.tls_cert_file and l2.tls_key_file is set; expected both or neither".to_owned(),
+            ));
         }
     };
     Ok(TlsFiles { authorities: config.l2.tls_ca_file.as_deref(), identity })

@@ -61,7 +61,8 @@ impl Port {
         let wanted = resolve(name, address)?;
         if !wanted.ip().is_loopback() && !expose {
             return Err(StartError::Config(format!(
-                "{name}.addr = {address:?} is reachable from other machines; set server.expose = true (--expose) to permit this, or use 127.0.0.1"
+                "{name}.addr = {address:?} is reachable from other machines; set server.expose = true \
+                 (--expose) to permit this, or use 127.0.0.1"
             )));
         }
         let fault = |error: io::Error| StartError::Port(format!("cannot bind {name} to {wanted}: {error}"));
@@ -90,7 +91,11 @@ impl Port {
         let address = match (address.as_socket(), address.as_pathname()) {
             (Some(address), _) => address.to_string(),
             (None, Some(path)) => format!("unix:{}", path.display()),
-            (None, None) => return Err(fault(io::Error::other("the listener is neither a TCP socket nor a Unix socket with a path"))),
+            (None, None) => {
+                return Err(fault(io::Error::other(
+                    "the listener is neither a TCP socket nor a Unix socket with a path",
+                )));
+            }
         };
         let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket.try_clone()).collect();
         Ok(Self { address, sockets: sockets.map_err(fault)?, path: None })
@@ -300,7 +305,7 @@ impl Acceptor {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;
         }
-        tracing::warn!(%error, backoff_ms = self.backoff.as_millis(), "cannot accept a connection; retrying after a pause");
+        tracing::warn!(%error, backoff_ms = self.backoff.as_millis(), "cannot accept a connection; retrying");
         if let Some(file) = self.spare.take() {
             drop(file);
             let accepted = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await;

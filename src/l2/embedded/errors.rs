@@ -34,8 +34,8 @@ pub enum OpenError {
     },
     /// A newer version of Terrace wrote the store.
     #[error(
-        "the store in {dir} has format {found}, this version reads formats up to {known}; start a newer version of Terrace, \
-         or move the directory away to start with an empty store"
+        "the store in {dir} has format {found}, this version reads formats up to {known}; start a newer version \
+         of Terrace, or move the directory away to start with an empty store"
     )]
     Newer {
         /// The directory.
@@ -47,7 +47,8 @@ pub enum OpenError {
     },
     /// The files of the store cannot be read.
     #[error(
-        "the store in {dir} is damaged ({reason}); move the directory away to start with an empty store, or restore a backup"
+        "the store in {dir} is damaged ({reason}); move the directory away to start with an empty store, or \
+         restore a backup"
     )]
     Damaged {
         /// The directory.
@@ -59,8 +60,7 @@ pub enum OpenError {
 
 /// Returns the error of a call that finds the queue full.
 pub(super) fn overloaded() -> CacheError {
-    CacheError::new(Kind::Overloaded, "the queue of the embedded store is full")
-        .retry_after(Duration::from_millis(20))
+    CacheError::new(Kind::Overloaded, "the queue of the embedded store is full").retry_after(Duration::from_millis(20))
 }
 
 /// Returns the error of a call after the store was closed.

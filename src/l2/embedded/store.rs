@@ -145,7 +145,10 @@ impl Embedded {
         }
         match timeout(deadline, answered).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(CacheError::new(Kind::Unknown, "the embedded store was closed during a write; the write may still happen")),
+            Ok(Err(_)) => Err(CacheError::new(
+                Kind::Unknown,
+                "the embedded store was closed during a write; the write may still happen",
+            )),
             Err(_) => {
                 let message =
                     format!("the embedded store did not answer within {deadline:?}; the write may still happen");

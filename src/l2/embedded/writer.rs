@@ -293,7 +293,9 @@ impl Writer {
             // More entries remain: the next sweep runs right after the queued writes.
             Ok(()) if full => self.sweep_at_ns = 0,
             Ok(()) => {}
-            Err(error) => tracing::error!(%error, "the embedded store cannot remove expired or evicted entries; retrying"),
+            Err(error) => {
+                tracing::error!(%error, "the embedded store cannot remove expired or evicted entries; retrying")
+            }
         }
         self.collect(&table);
     }
@@ -397,7 +399,7 @@ impl Writer {
         self.shared.table.store(None);
         if let Some(table) = self.table.take() {
             if let Err(error) = table.sync() {
-                tracing::error!(%error, "the embedded store cannot sync its last writes to disk; a power failure may lose them");
+                tracing::error!(%error, "the embedded store cannot sync its last writes; a power failure may lose them");
             }
             self.generations.release(table);
         }

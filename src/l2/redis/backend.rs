@@ -70,7 +70,7 @@ impl Backend for RedisBackend {
                 Err(error) => return fail_all(ops.len(), &error),
             };
             let results = self.apply_under(&ops, batch, known.open(), deadline).await;
-            if !self.unheard(known.greatest) {
+            if !self.has_newer_ban(known.greatest) {
                 return results;
             }
             self.apply_late(ops, batch, results, known.greatest, deadline).await
@@ -161,7 +161,7 @@ impl Backend for RedisBackend {
                     Some(key) => map.of_key(key),
                     None => map.primaries.first(),
                 };
-                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.nobody())?
+                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.no_primary())?
             };
             self.raw_pool.connection(&endpoint, resp3).await
         })

@@ -233,7 +233,10 @@ fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
 }
 
 fn number_of_database(text: &str) -> Result<i64> {
-    text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| invalid("the option db is not a database number of 0 or more"))
+    text.parse()
+        .ok()
+        .filter(|number| *number >= 0)
+        .ok_or_else(|| invalid("the option db is not a database number of 0 or more"))
 }
 
 /// Rejects unknown options by name instead of ignoring them.
@@ -254,7 +257,8 @@ fn fragment() -> CacheError {
     invalid("it has a #fragment (write a # in a password as %23)")
 }
 
-/// Returns the error for an unknown scheme. It names the scheme only if it has the syntax of one: other text may be a password.
+/// Returns the error for an unknown scheme. It contains the scheme only if the text has the syntax of a scheme, because
+/// other text may be a password.
 fn unsupported(scheme: &str) -> CacheError {
     let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     if is_scheme { invalid(&format!("unsupported scheme {scheme:?}")) } else { invalid("unsupported scheme") }

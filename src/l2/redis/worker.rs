@@ -97,7 +97,7 @@ impl RedisBackend {
     /// Sends commands to the only primary.
     pub(super) async fn ask(&self, commands: Commands, access: Access, deadline: Instant) -> Result<Replies> {
         let count = commands.len();
-        let group = self.only().ok_or_else(|| self.nobody())?;
+        let group = self.only().ok_or_else(|| self.no_primary())?;
         let replies = group.ask(commands, access, deadline).await?;
         self.note_refusals(&replies);
         if replies.len() == count { Ok(replies) } else { Err(errors::unexpected("a pipeline")) }
@@ -116,6 +116,6 @@ impl RedisBackend {
         let mut primaries = self.redis.topology().map().primaries.clone();
         primaries.sort_unstable_by_key(|primary| primary.source);
         let groups: Vec<_> = primaries.into_iter().filter_map(|primary| self.group(|_| Some(primary))).collect();
-        if groups.is_empty() { Err(self.nobody()) } else { Ok(groups) }
+        if groups.is_empty() { Err(self.no_primary()) } else { Ok(groups) }
     }
 }

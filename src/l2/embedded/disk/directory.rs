@@ -1,10 +1,10 @@
 //! The directory of the store: its lock, its format version and its generations.
 //!
 //! ```text
-//!   LOCK          locked while a server has the store open
-//!   FORMAT        "terrace-store 1" and the number of the current generation; replaced by rename
-//!   table-7/      the current generation
-//!   aside-v0-7/   a generation in an older, unreadable format, kept for the operator
+//! LOCK          locked while a server has the store open
+//! FORMAT        "terrace-store 1" and the number of the current generation; replaced by rename
+//! table-7/      the current generation
+//! aside-v0-7/   a generation in an older, unreadable format, kept for the operator
 //! ```
 //! A clear creates the next generation next to the current one and then writes its number to FORMAT. Generations that
 //! are neither current nor set aside are removed when the store is opened.
@@ -85,7 +85,9 @@ impl Directory {
         let text = match fs::read_to_string(self.path.join(FORMAT_FILE)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.damaged("the FORMAT file is not text")),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(self.damaged("the FORMAT file is not text"));
+            }
             Err(error) => return Err(self.unusable(error)),
         };
         let mut words = text.split_ascii_whitespace();
@@ -121,7 +123,8 @@ impl Directory {
         self.write_format(self.generation).map_err(|error| self.unusable(error))?;
         tracing::warn!(
             aside = %aside.display(),
-            "set aside an embedded store of the unsupported format {version} and started an empty one; the old files can be deleted"
+            "set aside an embedded store of the unsupported format {version} and started an empty one; \
+             the old files can be deleted"
         );
         Ok(())
     }
@@ -142,7 +145,7 @@ impl Directory {
             let path = self.path.join(&name);
             if name.starts_with(TABLE_PREFIX) && path != current {
                 let removed = fs::remove_dir_all(&path);
-                tracing::info!(path = %path.display(), ok = removed.is_ok(), "removed an outdated generation of the embedded store");
+                tracing::info!(path = %path.display(), ok = removed.is_ok(), "cleanup of an outdated store generation");
             }
         }
     }

@@ -57,13 +57,22 @@ impl Generations {
         let remove = move || {
             close(table);
             if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, path = %path.display(), "cannot remove an outdated generation of the embedded store; it remains until the next start");
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "cannot remove an outdated generation of the embedded store; it remains until the next start"
+                );
             }
         };
         self.removing.retain(|thread| !thread.is_finished());
         match std::thread::Builder::new().name("l2-retire".into()).spawn(remove) {
             Ok(thread) => self.removing.push(thread),
-            Err(error) => tracing::warn!(%error, "cannot start the removal of an outdated generation of the embedded store; it remains until the next start"),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot start the removal of an outdated generation of the store; it remains until the next start"
+                )
+            }
         }
     }
 

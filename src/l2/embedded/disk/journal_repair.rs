@@ -50,7 +50,8 @@ fn repair(path: &Path, reason: fjall::JournalRecoveryError) -> Result<Arc<Table>
     tracing::warn!(
         journal = %journal.display(),
         bytes = written - opens,
-        "discarded the last writes before a power failure because the journal is torn; the original journal is kept as a .torn file"
+        "discarded the last writes before a power failure because the journal is torn; \
+         the original journal is kept as a .torn file"
     );
     open_cut(path, &whole, &journal, opens)
 }

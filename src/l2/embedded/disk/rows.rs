@@ -121,7 +121,7 @@ impl Tally {
 
     pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self> {
         if bytes.len() != 25 || bytes.get_u8() != VERSION {
-            return Err(unreadable("its tally"));
+            return Err(unreadable("the tally"));
         }
         Ok(Self { next_written: bytes.get_u64(), entries: bytes.get_u64(), bytes: bytes.get_u64() })
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     records::LOG,
-    state::{BanLog, Known, Said},
+    state::{BanLog, Known, LogContents},
 };
 use crate::{
     error::{CacheError, Kind, Result},
@@ -74,8 +74,8 @@ impl RedisBackend {
         let log = self.log();
         for _ in 0..2 {
             let (changes, at) = (log.changes.load(Ordering::Acquire), log.clock.now());
-            let said = Said::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
-            if log.take(said, at, changes) {
+            let contents = LogContents::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
+            if log.take(contents, at, changes) {
                 return Ok(());
             }
             self.restore().await?;
@@ -86,15 +86,13 @@ impl RedisBackend {
     /// Restores a log that lost records. Unknown bans may have been lost as well, so L1 copies of all primaries become
     /// invalid.
     async fn restore(&self) -> Result<()> {
-        tracing::warn!(
-            "the ban log (__terrace:bans) in Redis lost records; invalidating L1 and restoring the log"
-        );
+        tracing::warn!("the ban log (__terrace:bans) in Redis lost records; invalidating L1 and restoring the log");
         let log = self.log();
         if let Some(sink) = &*log.sink.read() {
             self.redis.topology().map().primaries.iter().for_each(|primary| sink.flushed(primary.source));
         }
         let mut command = RESTORE_BANS.call(By::Text, LOG);
-        command.arg(log.heard());
+        command.arg(log.greatest_seen());
         for ban in log.open.all().iter().flat_map(|open| open.iter()) {
             command.arg(ban.number).arg(&ban.glob.pattern()[..]);
         }
@@ -140,7 +138,7 @@ impl RedisBackend {
     pub(in crate::l2::redis) async fn open_ban(&self, glob: &Glob) -> Result<u64> {
         self.look().await?;
         let mut command = BAN.call(By::Text, LOG);
-        command.arg(&glob.pattern()[..]).arg(OPEN_MAX).arg(self.log().heard());
+        command.arg(&glob.pattern()[..]).arg(OPEN_MAX).arg(self.log().greatest_seen());
         let number = ops::integer(&self.ask_log(command, Access::Write).await?, "a script")?;
         let number = u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(too_many)?;
         if self.is_spread() && !self.stamp_all(number).await {
@@ -148,7 +146,7 @@ impl RedisBackend {
             // than this.
             tokio::time::sleep(FENCE_SPAN).await;
         }
-        self.log().met(number);
+        self.log().saw(number);
         self.look().await?;
         Ok(number)
     }

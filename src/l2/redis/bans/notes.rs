@@ -75,8 +75,8 @@ impl RedisBackend {
     ) -> Result<HashMap<Key, bool>> {
         // The answer is `$N\r\nDIGITS\r\n` or nil.
         let digits = answer.split(|byte| *byte == b'\n').nth(1).map(<[u8]>::trim_ascii_end);
-        self.log().met(digits.and_then(number).unwrap_or(0));
-        if !self.unheard(known) {
+        self.log().saw(digits.and_then(number).unwrap_or(0));
+        if !self.has_newer_ban(known) {
             return Ok(HashMap::new());
         }
         self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
@@ -112,7 +112,7 @@ impl RedisBackend {
             Ok(cleared) => cleared,
             Err(_) => return results.into_iter().map(|result| result.and_then(|_| Err(overtaken()))).collect(),
         };
-        let is_open = |at: &usize| !matches!(&results[*at], Err(error) if says_nothing(error));
+        let is_open = |at: &usize| !matches!(&results[*at], Err(error) if is_inconclusive(error));
         let again: Vec<usize> = match batch {
             Batch::Independent => {
                 (0..ops.len()).filter(is_open).filter(|at| cleared.get(&keys[*at]) == Some(&true)).collect()
@@ -158,8 +158,8 @@ impl RedisBackend {
     }
 
     /// Returns true if a newer ban is known to exist than at the beginning of a call.
-    pub(in crate::l2::redis) fn unheard(&self, known: u64) -> bool {
-        self.log().heard() > known
+    pub(in crate::l2::redis) fn has_newer_ban(&self, known: u64) -> bool {
+        self.log().greatest_seen() > known
     }
 
     /// Reads the log after writes during which a ban was opened, and clears the keys that match bans opened since
@@ -197,7 +197,7 @@ impl RedisBackend {
 }
 
 /// Returns true if nothing was written, or if the outcome is unknown.
-fn says_nothing(error: &CacheError) -> bool {
+fn is_inconclusive(error: &CacheError) -> bool {
     error.says_away() || error.kind() == Kind::Unknown
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct BanLog {
     /// Greatest ban number in the log at the last read.
     known: AtomicU64,
     /// Greatest ban number seen in any reply; `known` never exceeds it.
-    heard: AtomicU64,
+    greatest_seen: AtomicU64,
     /// Number of signs that the log has changed.
     pub(crate) changes: AtomicU64,
     /// Value of `changes` at the start of the last successful read.
@@ -46,7 +46,7 @@ pub(crate) struct BanLog {
 
 impl BanLog {
     /// Sets the receiver of new bans.
-    pub(crate) fn tell(&self, sink: Arc<dyn InvalidationSink>) {
+    pub(crate) fn set_sink(&self, sink: Arc<dyn InvalidationSink>) {
         *self.sink.write() = Some(sink);
     }
 
@@ -57,15 +57,15 @@ impl BanLog {
     }
 
     /// Handles the announcement of a changed key.
-    pub(crate) fn hear(&self, key: &[u8]) {
+    pub(crate) fn key_changed(&self, key: &[u8]) {
         if key == LOG {
             self.changed();
         }
     }
 
     /// Records a ban number seen in a reply.
-    pub(crate) fn met(&self, number: u64) {
-        if self.heard.fetch_max(number, Ordering::AcqRel) < number && number > self.known() {
+    pub(crate) fn saw(&self, number: u64) {
+        if self.greatest_seen.fetch_max(number, Ordering::AcqRel) < number && number > self.known() {
             self.changed();
         }
     }
@@ -74,8 +74,8 @@ impl BanLog {
         self.known.load(Ordering::Acquire)
     }
 
-    pub(crate) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Acquire)
+    pub(crate) fn greatest_seen(&self) -> u64 {
+        self.greatest_seen.load(Ordering::Acquire)
     }
 
     /// Returns true if all announced changes have been read.
@@ -106,14 +106,14 @@ impl BanLog {
 
     /// Stores the contents of the log that was read at `at`, after `changes` signs. Returns `false` if the log lost
     /// records.
-    pub(crate) fn take(&self, said: Said, at: Tick, changes: u64) -> bool {
-        if said.greatest < self.heard() {
+    pub(crate) fn take(&self, contents: LogContents, at: Tick, changes: u64) -> bool {
+        if contents.greatest < self.greatest_seen() {
             return false;
         }
-        let new = self.open.replace(said.open);
-        // Order matters: `known` must never exceed `heard`.
-        self.heard.fetch_max(said.greatest, Ordering::AcqRel);
-        self.known.store(said.greatest, Ordering::Release);
+        let new = self.open.replace(contents.open);
+        // Order matters: `known` must never exceed `greatest_seen`.
+        self.greatest_seen.fetch_max(contents.greatest, Ordering::AcqRel);
+        self.known.store(contents.greatest, Ordering::Release);
         if let Some(sink) = &*self.sink.read() {
             new.iter().for_each(|ban| sink.banned(ban));
         }
@@ -125,26 +125,26 @@ impl BanLog {
 
 /// Contents of the log.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct LogContents {
     greatest: u64,
     open: Vec<Arc<Ban>>,
 }
 
-impl Said {
+impl LogContents {
     /// Decodes the RESP2 reply of HGETALL. Fields that Terrace did not write are ignored.
     pub(crate) fn of(reply: Reply) -> Result<Self> {
         let Reply::Array(flat) = ops::checked(reply)? else { return Err(errors::unexpected("HGETALL")) };
         let mut flat = flat.into_iter();
-        let mut said = Self::default();
+        let mut contents = Self::default();
         while let (Some(field), Some(value)) = (flat.next(), flat.next()) {
             let (Reply::BulkString(field), Reply::BulkString(value)) = (field, value) else { continue };
             if field == GREATEST.as_bytes() {
-                said.greatest = number(&value).unwrap_or(0);
+                contents.greatest = number(&value).unwrap_or(0);
             } else if let (Some(number), Ok(glob)) = (number(&field), Glob::new(&value)) {
-                said.open.push(Arc::new(Ban { number, glob }));
+                contents.open.push(Arc::new(Ban { number, glob }));
             }
         }
-        Ok(said)
+        Ok(contents)
     }
 }
 

@@ -185,5 +185,6 @@ fn time_us(reply: &Reply) -> Option<u64> {
 }
 
 fn too_late() -> CacheError {
-    CacheError::new(Kind::Unavailable, "the sweep page exceeded its time limit and will be repeated").retry_after(LOOK_APART)
+    CacheError::new(Kind::Unavailable, "the sweep page exceeded its time limit and will be repeated")
+        .retry_after(LOOK_APART)
 }

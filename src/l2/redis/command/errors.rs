@@ -29,7 +29,8 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
 }
 
 fn passing(code: &str, detail: &str) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}")).retry_after(RETRY_AFTER)
+    CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}"))
+        .retry_after(RETRY_AFTER)
 }
 
 fn no_access(code: &str, detail: &str) -> CacheError {
@@ -61,7 +62,9 @@ fn from_text(code: &str, detail: &str) -> CacheError {
         return no_access(code, "l2.url contains a password, but Redis has no password configured");
     }
     if has("unknown command") || has("unknown subcommand") || has("syntax error") {
-        let message = format!("Redis does not support a required command or option; expected version 7.0 or later: {code} {detail}");
+        let message = format!(
+            "Redis does not support a required command or option; expected version 7.0 or later: {code} {detail}"
+        );
         return CacheError::new(Kind::Unsupported, message);
     }
     CacheError::new(Kind::Internal, format!("unexpected error reply of Redis: {code} {detail}"))

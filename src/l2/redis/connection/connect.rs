@@ -259,7 +259,7 @@ fn no_tls(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
 
 /// Connects to the addresses of the host name, one after another.
 async fn dial_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host name has no address");
     for address in lookup_host((host, port)).await? {
         match TcpStream::connect(address).await {
             Ok(stream) => return tuned(stream),
@@ -326,7 +326,8 @@ async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
 
 fn refused(error: &::redis::ServerError, database: i64) -> CacheError {
     if error.details().is_some_and(|detail| detail.contains("DB index is out of range")) {
-        let message = format!("Redis has no database {database}, which l2.url selects; check the Redis setting `databases`");
+        let message =
+            format!("Redis has no database {database}, which l2.url selects; check the Redis setting `databases`");
         return CacheError::new(Kind::Unsupported, message);
     }
     errors::from_reply(error)

@@ -75,7 +75,9 @@ impl RawPool {
         // The connection is counted before it is opened; its drop ends the count.
         if self.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            let message = format!("{CONNECTIONS_MAX} pass-through connections to Redis are in use, which is the maximum per worker");
+            let message = format!(
+                "{CONNECTIONS_MAX} pass-through connections to Redis are in use, which is the maximum per worker"
+            );
             return Err(CacheError::new(Kind::Overloaded, message));
         }
         let mut line = line(None, false);

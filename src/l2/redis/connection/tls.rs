@@ -51,9 +51,13 @@ impl Tls {
             Some((certificate, key)) => {
                 let key_der = PrivateKeyDer::from_pem_file(key)
                     .map_err(|error| format!("{}: cannot read a PEM private key: {error}", key.display()))?;
-                builder
-                    .with_client_auth_cert(certificates_in(certificate)?, key_der)
-                    .map_err(|error| format!("certificate {} and private key {} cannot be used: {error}", certificate.display(), key.display()))?
+                builder.with_client_auth_cert(certificates_in(certificate)?, key_der).map_err(|error| {
+                    format!(
+                        "certificate {} and private key {} cannot be used: {error}",
+                        certificate.display(),
+                        key.display()
+                    )
+                })?
             }
         };
         Ok(Self(TlsConnector::from(Arc::new(config))))
@@ -76,7 +80,9 @@ fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
 fn authorities_in(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates_in(path)? {
-        roots.add(certificate).map_err(|error| format!("{}: invalid certificate authority: {error}", path.display()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("{}: invalid certificate authority: {error}", path.display()))?;
     }
     Ok(roots)
 }
@@ -85,7 +91,9 @@ fn authorities_of_this_machine() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let (_added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err("the system has no trusted certificate authorities; set l2.tls_ca_file to the PEM file of Redis's certificate authorities".to_owned());
+        let message =
+            "the system has no trusted certificate authorities; set l2.tls_ca_file to a PEM file with those of Redis";
+        return Err(message.to_owned());
     }
     Ok(roots)
 }

@@ -103,7 +103,10 @@ impl ConnectionGroup {
 
     /// Sends PING periodically until one is answered, then closes the breaker.
     fn probe(&self) {
-        tracing::warn!(redis = %self.primary.endpoint, "Redis does not answer; circuit breaker opened and calls fail until Redis answers");
+        tracing::warn!(
+            redis = %self.primary.endpoint,
+            "Redis does not answer; circuit breaker opened and calls fail until Redis answers"
+        );
         let (primary, connections) = (Arc::clone(&self.primary), Arc::clone(&self.connections));
         let tunables = Arc::clone(&self.tunables);
         tokio::spawn(async move {

@@ -48,7 +48,7 @@ impl RedisBackend {
     pub(in crate::l2::redis) async fn scan_all(&self, request: ScanRequest) -> Result<ScanPage> {
         let deadline = after(INSPECTION_DEADLINE);
         if !self.is_spread() {
-            let group = self.only().ok_or_else(|| self.nobody())?;
+            let group = self.only().ok_or_else(|| self.no_primary())?;
             return read::page(group.ask_one(read::scan_question(&request), Access::Read, deadline).await?);
         }
         let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;

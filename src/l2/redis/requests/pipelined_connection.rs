@@ -315,7 +315,7 @@ impl ConnectionTask {
                 Err(error) => error,
             };
             let wait = backoff.step();
-            tracing::debug!(%error, ?wait, redis = %self.settings.endpoint, "cannot open or keep a data connection to Redis; retrying");
+            tracing::debug!(%error, ?wait, redis = %self.settings.endpoint, "no data connection to Redis; retrying");
             self.settings.topology.ask();
             self.shared.set(Contact::Down(with_retry(error, wait)));
             if self.refuse_during(sleep(wait)).await.is_err() {
@@ -487,7 +487,7 @@ async fn fly(
         if let Some(log) = log
             && let Some(reply) = replies.pop()
         {
-            log.met(greatest(&reply));
+            log.saw(greatest(&reply));
         }
         let mut replies = replies.into_iter();
         for (count, reply) in waiting {

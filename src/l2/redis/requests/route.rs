@@ -214,15 +214,15 @@ fn asked_at(detail: &str) -> Option<Endpoint> {
 
 impl RedisBackend {
     fn group_of_slot(&self, slot: u16) -> Result<Arc<ConnectionGroup>> {
-        self.group(|map| map.of_slot(slot).cloned()).ok_or_else(|| self.nobody())
+        self.group(|map| map.of_slot(slot).cloned()).ok_or_else(|| self.no_primary())
     }
 
     fn group_at(&self, endpoint: &Endpoint) -> Result<Arc<ConnectionGroup>> {
-        self.group(|map| map.at(endpoint).cloned()).ok_or_else(|| self.nobody())
+        self.group(|map| map.at(endpoint).cloned()).ok_or_else(|| self.no_primary())
     }
 
     /// Returns the error for a key without a known primary, and requests a topology refresh.
-    pub(in crate::l2::redis) fn nobody(&self) -> CacheError {
+    pub(in crate::l2::redis) fn no_primary(&self) -> CacheError {
         self.redis.topology().ask();
         let message = format!("no Redis primary is known for this key ({})", self.redis.url());
         CacheError::new(Kind::Unavailable, message).retry_after(LOOK_WITHIN)

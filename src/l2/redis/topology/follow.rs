@@ -52,7 +52,7 @@ impl Redis {
         if let Some(finder) = Finder::new(self) {
             tasks.push(tokio::spawn(find(finder, Arc::clone(self), Arc::clone(&sink))));
         }
-        self.log().tell(Arc::clone(&sink));
+        self.log().set_sink(Arc::clone(&sink));
         let looks = self.backend();
         tasks.push(tokio::spawn(async move { looks.follow_bans().await }));
         let links = Links { redis: Arc::clone(self), settings: settings.clone(), clock: clock.clone(), sink };
@@ -87,10 +87,12 @@ impl Finder {
         }
     }
 
-    fn nobody(&self) -> String {
+    fn no_primary(&self) -> String {
         match self {
-            Self::Sentinels(sentinels) => sentinels.nobody(),
-            Self::Members(_) => "no member of the Redis Cluster answers and reports a working cluster; retrying".to_owned(),
+            Self::Sentinels(sentinels) => sentinels.no_primary(),
+            Self::Members(_) => {
+                "no member of the Redis Cluster answers and reports a working cluster; retrying".to_owned()
+            }
         }
     }
 }
@@ -104,13 +106,13 @@ async fn find(mut finder: Finder, redis: Arc<Redis>, sink: Arc<dyn InvalidationS
         match finder.look().await {
             Some(view) => {
                 told = false;
-                take(&redis, &view, &*sink);
+                install(&redis, &view, &*sink);
                 redis.topology().answer(number);
             }
             None if told => {}
             None => {
                 told = true;
-                tracing::warn!(redis = %redis.url(), "{}", finder.nobody());
+                tracing::warn!(redis = %redis.url(), "{}", finder.no_primary());
             }
         }
         sleep(LOOK_APART).await;
@@ -120,7 +122,7 @@ async fn find(mut finder: Finder, redis: Arc<Redis>, sink: Arc<dyn InvalidationS
 }
 
 /// Installs a view and logs changes and errors.
-fn take(redis: &Redis, view: &View, sink: &dyn ChangeSink) {
+fn install(redis: &Redis, view: &View, sink: &dyn ChangeSink) {
     let before = redis.topology().map().version;
     if let Err(why) = redis.topology().install(view, sink) {
         tracing::error!(why, "rejected new Redis topology; keeping the current one");

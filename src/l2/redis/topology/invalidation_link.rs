@@ -178,7 +178,8 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let receiver = Arc::new(PushReceiver::new(self.primary.source, Arc::clone(self.redis.log()), Arc::clone(&self.sink)));
+            let receiver =
+                Arc::new(PushReceiver::new(self.primary.source, Arc::clone(self.redis.log()), Arc::clone(&self.sink)));
             let end = self.connection(&receiver, &mut backoff).await;
             let wait = match &end {
                 End::Refused(why) => {
@@ -257,7 +258,10 @@ impl Keeper {
     fn note_policy(&mut self, reply: &Value) {
         let Some(policy) = connect::policy_of(reply) else { return };
         if policy.starts_with("allkeys-") && self.policy.as_deref() != Some(policy) {
-            tracing::warn!(policy, "the maxmemory-policy of Redis may evict Terrace's own records; use a volatile-* policy");
+            tracing::warn!(
+                policy,
+                "the maxmemory-policy of Redis may evict Terrace's own records; use a volatile-* policy"
+            );
         }
         self.policy = Some(policy.to_owned());
     }
@@ -359,7 +363,9 @@ async fn beat_once(connection: &mut MultiplexedConnection, beat: Beat) -> Result
     match beat {
         Beat::Ping => Ok(BeatReply::Alive),
         Beat::Role => check_role(&reply).map(|()| BeatReply::Alive),
-        Beat::Cluster => Info::of(&reply).map(BeatReply::Cluster).ok_or_else(|| errors::unexpected("CLUSTER INFO").into()),
+        Beat::Cluster => {
+            Info::of(&reply).map(BeatReply::Cluster).ok_or_else(|| errors::unexpected("CLUSTER INFO").into())
+        }
     }
 }
 
@@ -425,7 +431,7 @@ impl PushReceiver {
         let [Value::Array(keys)] = data else { return self.flush() };
         for key in keys {
             if let Value::BulkString(key) = key {
-                self.log.hear(key);
+                self.log.key_changed(key);
                 self.sink.invalidated(key);
             } else {
                 self.flush();

@@ -43,7 +43,7 @@ impl Sentinels {
         views.max_by_key(|view| view.epoch)
     }
 
-    pub(crate) fn nobody(&self) -> String {
+    pub(crate) fn no_primary(&self) -> String {
         format!("no Sentinel answers with an address for the primary {:?}; retrying", self.name)
     }
 }
