@@ -1,11 +1,12 @@
-//! Configuration: the one table of settings, and how a [`Config`] is made from it.
+//! The table of settings, and the code that builds a [`Config`] from it.
 //!
-//! A setting is one row of the table below: its field and type, default, form (what may be written, with unit and
-//! range) and meaning. Flag `--l1-size`, variable `TERRACE_L1_SIZE`, file key `size` under `[l1]`, `--help`,
-//! `docs/reference/configuration.md` and `terrace config` all come from that row. A flag beats the environment, that beats the file, that beats the
-//! default; all faults are found before any port is bound ([`load()`]).
+//! A setting is one row of the table in this file: its field and type, default, form (accepted values, with unit and
+//! range) and description. Flag `--l1-size`, variable `TERRACE_L1_SIZE`, file key `size` under `[l1]`, `--help`,
+//! `docs/reference/configuration.md` and `terrace config` are all derived from that row. A flag takes precedence over
+//! the environment, the environment over the file, and the file over the default. All faults are reported before any
+//! port is bound ([`load()`]).
 //!
-//! This folder is the only reader of the environment and of the files that it names.
+//! Only this module reads the environment, the configuration file and the password file.
 
 mod address;
 mod constraints;
@@ -37,7 +38,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-/// Everything `serve` is told.
+/// The configuration of `serve`.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The process.
@@ -50,54 +51,54 @@ pub struct Config {
     pub http: Http,
     /// The memory tier.
     pub l1: L1,
-    /// The tier below.
+    /// The L2 tier.
     pub l2: L2,
     /// The data directory.
     pub data: Data,
-    /// Traces.
+    /// OpenTelemetry traces.
     pub trace: Trace,
-    /// What is learned.
+    /// The learner.
     pub learn: Learn,
-    /// Rules for groups of keys, first match wins.
+    /// Rules for groups of keys; the first match applies.
     pub policies: Vec<Policy>,
 }
 
-/// When the embedded store forces its writes to the disk.
+/// Disk synchronization of the embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
     /// Every `sync_interval`.
     Interval,
-    /// Before each answer.
+    /// Before each acknowledgment.
     Always,
 }
 
-/// How lines of the log look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What may be written for [`LogFormat`].
+/// Names of [`LogFormat`].
 const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-/// What may be written for [`Sync`].
+/// Names of [`Sync`].
 const SYNC: &[(&str, Sync)] = &[("interval", Sync::Interval), ("always", Sync::Always)];
-/// What bounds the age of copies in L1 over Redis.
+/// Bound on the age of L1 copies when L2 is Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coherence {
-    /// Redis's invalidations; without them L1 stays closed.
+    /// Invalidations from Redis; without them L1 is bypassed.
     Tracking,
-    /// Where Redis refuses invalidations, `max_age` alone.
+    /// `max_age` alone, if Redis refuses to send invalidations.
     Ttl,
 }
 
-/// What may be written for [`Coherence`].
+/// Names of [`Coherence`].
 const COHERENCE: &[(&str, Coherence)] = &[("tracking", Coherence::Tracking), ("ttl", Coherence::Ttl)];
-/// What may be written for `resp.flush`.
+/// Names of `resp.flush`.
 const FLUSH: &[(&str, Option<bool>)] = &[("auto", None), ("allow", Some(true)), ("refuse", Some(false))];
-/// What may be written for [`PolicyKind`].
+/// Names of [`PolicyKind`].
 const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
 settings! {
@@ -166,7 +167,7 @@ settings! {
         /// Maximum age of an L1 copy when L2 is Redis.
         max_age: Duration = Duration::from_secs(60), Span(Duration::from_millis(1), Duration::from_secs(86_400)), reloadable;
     }
-    /// `[l2]`: the tier below.
+    /// `[l2]`: the L2 tier.
     l2: L2 {
         /// L2 store and its address.
         url: String = "embedded".into(), L2Url;
@@ -189,7 +190,7 @@ settings! {
         /// Key prefixes that may be cached in L1; empty = all keys. Redis sends invalidations for these prefixes only.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
     }
-    /// `[learn]`: what is learned from the traffic.
+    /// `[learn]`: the learner.
     learn: Learn {
         /// Upper bound of advised and tuned TTLs, as a multiple of the mean interval between changes of a key; 0 = no such bound.
         ttl_freshness: f64 = 1.0, Factor(0.0, 1_000.0), reloadable;

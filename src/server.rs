@@ -1,12 +1,12 @@
 //! Owns listeners, workers, background jobs, and the drain.
 //!
-//! Threads: one worker per core, each with a current-thread runtime that carries gRPC and RESP connections and that
-//! worker's own Redis connections; one multi-thread runtime for the invalidation link, jobs and HTTP; the embedded
-//! store has a small pool of its own.
+//! Threads: one worker per core, each with a current-thread runtime that serves gRPC and RESP connections and owns its
+//! Redis connections; one multi-thread runtime for the invalidation links, the background jobs and HTTP; the embedded
+//! store has its own small pool.
 //!
-//! A drain says "not ready" first and goes on for `server.drain_wait`, so that whoever spreads the load looks elsewhere;
-//! then it stops accepting, lets every connection finish what it has begun (gRPC's are told GOAWAY), and ends after
-//! `server.drain` at the latest.
+//! A drain first reports "not ready" and keeps serving for `server.drain_wait`, so that load balancers stop sending new
+//! clients. The server then stops accepting connections and lets every connection finish the requests in flight (gRPC
+//! connections receive GOAWAY). It ends after `server.drain` at the latest.
 
 mod l2_tier;
 mod listen;
@@ -42,45 +42,45 @@ use crate::{
     socket::Listener,
 };
 
-/// Threads of the background runtime: HTTP, jobs and the invalidation link together need little.
+/// Number of threads of the background runtime. HTTP, jobs and the invalidation links together need little CPU time.
 const BACKGROUND_THREADS: usize = 2;
-/// File descriptors kept back from clients: L2 connections, the store's files, listeners.
+/// Number of file descriptors reserved for L2 connections, the files of the embedded store and listeners.
 const RESERVED_FILES: u64 = 1000;
 
-/// CONFIG SETs that wait for their turn; further ones wait in their connections.
+/// Maximum number of CONFIG SET requests in the queue; further requests wait in their connections.
 const CHANGES_WAITING: usize = 16;
 
-/// Why a server could not start.
+/// Reason why a server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port is not to be had (exit code 69).
+    /// A port cannot be opened (exit code 69).
     #[error("{0}")]
     Port(String),
-    /// The data directory is not to be had (exit code 69).
+    /// The data directory cannot be opened (exit code 69).
     #[error("{0}")]
     Data(String),
-    /// The configuration names something that cannot be (exit code 64).
+    /// The configuration is invalid (exit code 64).
     #[error("{0}")]
     Config(String),
 }
 
-/// Reload: a new configuration and how it is shown.
+/// A reload: the new configuration and its printable settings.
 pub type Reload = (Config, Vec<Setting>);
 
-/// Listeners that were opened by somebody else; all workers share them.
+/// Listeners that another process or the caller opened; all workers share them.
 #[derive(Debug, Default)]
 pub struct Passed {
-    /// For gRPC.
+    /// The gRPC listener.
     pub grpc: Option<OwnedFd>,
-    /// For RESP.
+    /// The RESP listener.
     pub resp: Option<OwnedFd>,
-    /// For HTTP.
+    /// The HTTP listener.
     pub http: Option<OwnedFd>,
 }
 
 /// A server whose ports are bound and whose L2 is open.
 pub struct Server {
-    /// This process: addresses and such.
+    /// State of this process that is not about keys, for example its addresses.
     pub node: Arc<Node>,
     core: Arc<Core>,
     tier: Tier,
@@ -94,11 +94,11 @@ pub struct Server {
     log: LogLevel,
 }
 
-/// Who is told the level of the log when it changes.
+/// Callback that applies a new log level.
 type LogLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Server {
-    /// Binds ports and opens L2. `settings` is the configuration as it is shown.
+    /// Binds the ports and opens L2. `settings` are the printable settings of `config`.
     ///
     /// # Errors
     /// [`StartError`].
@@ -106,7 +106,7 @@ impl Server {
         Self::bind_with(config, settings, clock, &Passed::default())
     }
 
-    /// As [`Server::bind`], with listeners that somebody else opened.
+    /// Like [`Server::bind`], with listeners that the caller opened.
     ///
     /// # Errors
     /// [`StartError`].
@@ -129,7 +129,7 @@ impl Server {
         let http = port("http", &config.http.addr, &passed.http, 1)?;
 
         let node = Arc::new(Node::new(&clock, settings));
-        // Nobody has set them before: the node is new.
+        // Cannot fail: the node was created above.
         let _first = node.addresses.set(Addresses {
             grpc: grpc.address.clone(),
             resp: resp.address.clone(),
@@ -162,18 +162,18 @@ impl Server {
         })
     }
 
-    /// Who changes the level of the log; without one it stays as it is.
+    /// Sets the callback that changes the log level; without one, the log level never changes.
     #[must_use]
     pub fn with_log_level(mut self, change: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.log = Box::new(change);
         self
     }
 
-    /// Serves until `stop` ends, then drains. `ready` is called as soon as all listeners accept; `reloads` brings new
-    /// configurations.
+    /// Serves until `stop` completes, then drains. `ready` is called as soon as all listeners accept connections;
+    /// `reloads` receives new configurations.
     ///
     /// # Errors
-    /// [`StartError`] when threads or listeners cannot be had after all.
+    /// [`StartError`] when the threads or listeners cannot be created.
     pub fn run(
         mut self,
         ready: impl FnOnce(),
@@ -226,7 +226,7 @@ impl Server {
             ready();
             live.until(stop, reloads, asked).await;
             self.node.draining.store(true, Ordering::Relaxed);
-            // Beside the drain: what is hot now will be hot in the next life.
+            // The hot key list and the learned state are saved in parallel with the drain.
             background.spawn(async move {
                 tokio::join!(warm.finish(), learned.finish());
                 let _awaited = written.send(());
@@ -237,10 +237,10 @@ impl Server {
         for port in [&mut self.grpc, &mut self.resp, &mut self.http] {
             port.remove_path();
         }
-        // Nobody listens only if everything has ended already.
+        // Fails only when all workers have ended already.
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);
-        // It tells of its failures itself.
+        // The jobs log their own failures.
         let _written = background.block_on(last_list);
         background.shutdown_timeout(Duration::from_millis(100));
         Ok(())
@@ -286,7 +286,7 @@ impl Server {
             let (Some(grpc), Some(resp)) = (self.grpc.take(), self.resp.take()) else { break };
             let begun = begun.clone();
             let ready = move || {
-                // The receiver waits for as many as there are workers.
+                // The capacity of the channel is the number of workers.
                 let _counted = begun.try_send(());
             };
             threads.push(worker::start(number, plan.clone(), grpc, resp, ready)?);
@@ -309,7 +309,7 @@ impl Server {
     }
 }
 
-/// What a reload or CONFIG SET changes.
+/// State that a reload or CONFIG SET changes.
 struct Live {
     core: Arc<Core>,
     node: Arc<Node>,
@@ -317,13 +317,13 @@ struct Live {
     grpc: Arc<ArcSwap<grpc::GrpcSettings>>,
     resp: Arc<ArcSwap<resp::RespSettings>>,
     http: Arc<http::Edge>,
-    /// As it is in force.
+    /// The effective configuration.
     config: Config,
     log: LogLevel,
 }
 
 impl Live {
-    /// Takes reloads and what clients ask to be changed until `stop` ends.
+    /// Applies reloads and CONFIG SET requests until `stop` completes.
     async fn until(
         &mut self,
         stop: impl Future<Output = ()>,
@@ -336,27 +336,27 @@ impl Live {
                 () = &mut stop => return,
                 Some((config, settings)) = reloads.recv() => match self.take(config, settings) {
                     Ok(()) => tracing::info!("configuration reloaded"),
-                    Err(error) => tracing::error!(%error, "the new configuration is not taken"),
+                    Err(error) => tracing::error!(%error, "rejected new configuration; keeping the current one"),
                 },
                 Some(change) = asked.recv() => {
-                    // A client that is gone does not want to know.
+                    // Fails only when the client has disconnected.
                     let _told = change.done.send(self.change(&change.settings));
                 }
             }
         }
     }
 
-    /// CONFIG SET. Holds until the next reload, which takes what the file says.
+    /// Executes CONFIG SET. The change is effective until the next reload, which restores the value of the file.
     fn change(&mut self, changes: &[(String, String)]) -> Result<(), (String, String)> {
         let (config, settings) = config::change(&self.config, &self.node.settings.load(), changes, "CONFIG SET")
             .map_err(|unchanged| (unchanged.key, unchanged.why))?;
         let keys: Vec<&str> = changes.iter().map(|(key, _)| key.as_str()).collect();
         self.take(config, settings).map_err(|error| (keys.join(", "), error.to_string()))?;
-        tracing::info!(settings = keys.join(", "), "changed by CONFIG SET");
+        tracing::info!(settings = keys.join(", "), "CONFIG SET changed settings");
         Ok(())
     }
 
-    /// Puts a configuration into force, all of it or nothing.
+    /// Applies a configuration completely, or not at all.
     fn take(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
         let clients_max = self.resp.load().clients_max;
         let resp = resp_settings(&config, self.core.flavor(), clients_max)?;
@@ -384,7 +384,7 @@ fn background_runtime() -> Result<Runtime, StartError> {
         .map_err(|error| StartError::Port(format!("cannot start the background threads: {error}")))
 }
 
-/// Waits for the workers, `deadline` at most; what has not ended by then is cut off with the process.
+/// Waits for the workers for at most `deadline`. The end of the process aborts the connections that are still open.
 fn join(workers: Vec<thread::JoinHandle<()>>, deadline: Duration) {
     const LOOK_EVERY: Duration = Duration::from_millis(5);
     let begun = stopwatch_ns();
@@ -394,7 +394,7 @@ fn join(workers: Vec<thread::JoinHandle<()>>, deadline: Duration) {
     }
     let left = workers.iter().filter(|worker| !worker.is_finished()).count();
     if left > 0 {
-        tracing::warn!(workers = left, "connections were still busy at the end of the drain and are cut off");
+        tracing::warn!(workers = left, "drain deadline exceeded; aborting the remaining connections");
     }
 }
 
@@ -405,7 +405,7 @@ fn l1_settings(config: &Config) -> l1::Settings {
 fn learn_settings(config: &Config) -> PrefetchSettings {
     PrefetchSettings {
         memory_bytes: usize::try_from(config.learn.memory).unwrap_or(usize::MAX),
-        // Both are small whole numbers.
+        // The budget is a small whole number, which f32 represents exactly.
         budget: config.learn.budget as f32 / 1_000.0,
         control: true,
     }

@@ -1,4 +1,4 @@
-//! Addresses to listen on, as people write them.
+//! Listen addresses in the notation of the configuration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     host: Host,
-    /// 0 = any free one.
+    /// Port number; 0 = any free port.
     pub port: u16,
 }
 
@@ -18,36 +18,37 @@ enum Host {
     Unix(String),
 }
 
-const WANTED: &str = "host:port, [::1]:port, :port (all interfaces) or unix:/path";
+const EXPECTED: &str = "host:port, [::1]:port, :port (all interfaces) or unix:/path";
 /// Maximum size of a Unix socket path, set by the operating system.
 const PATH_MAX_BYTES: usize = 107;
 
 impl Address {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// What was wrong and what would be right.
+    /// A message with the fault and the accepted forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Self::unix(path).map_err(|why| format!("{text:?}: {why}"));
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no port; give {WANTED}"))?;
-        let port = port.parse().map_err(|_| format!("{text:?}: {port:?} is not a port from 0 to 65535"))?;
-        let host = Host::parse(host).ok_or_else(|| format!("{text:?} is not {WANTED}"))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no port; expected {EXPECTED}"))?;
+        let port = port.parse().map_err(|_| format!("{text:?}: invalid port {port:?}; expected 0 to 65535"))?;
+        let host = Host::parse(host).ok_or_else(|| format!("{text:?} is not {EXPECTED}"))?;
         Ok(Self { host, port })
     }
 
     fn unix(path: &str) -> Result<Self, String> {
         if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-            return Err(format!("{path:?} is not the whole path of a socket, from / on"));
+            return Err(format!("{path:?} is not an absolute path of a socket"));
         }
         if path.len() > PATH_MAX_BYTES {
-            return Err(format!("the path of a socket has at most {PATH_MAX_BYTES} bytes, this one {}", path.len()));
+            return Err(format!("the socket path has {} bytes; expected at most {PATH_MAX_BYTES}", path.len()));
         }
         Ok(Self { host: Host::Unix(path.into()), port: 0 })
     }
 
-    /// Whether only this machine can reach it. A name other than localhost counts as reachable by others.
+    /// Returns true if only this machine can reach the address. Host names other than localhost count as reachable from
+    /// other machines.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match &self.host {
@@ -58,7 +59,8 @@ impl Address {
         }
     }
 
-    /// Whether two listeners would want the same port of the same interface, or the same path. Names are not resolved.
+    /// Returns true if two listeners would need the same port of the same interface, or the same path. Names are not
+    /// resolved.
     #[must_use]
     pub fn clashes(&self, other: &Self) -> bool {
         if matches!(self.host, Host::Unix(_)) {
@@ -88,7 +90,7 @@ impl Host {
             return Some(Self::Ip(ip.into()));
         }
         let named = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-        // A last label of digits only would be a mistyped IPv4 address, never a name (RFC 3696).
+        // A last label of only digits is a mistyped IPv4 address, never a name (RFC 3696).
         let digits = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
         (named && !digits).then(|| Self::Name(text.into()))
     }

@@ -1,12 +1,12 @@
-//! Rules between settings, and what has to be looked at outside: the password file.
+//! Checks the constraints between settings.
 
 use super::{Address, Config, fault::Fault, form::show_size};
 use crate::model::KEY_MAX_BYTES;
 
-/// Room for the key and the framing of a message beside the value, bytes.
+/// Bytes that a message needs for the key and framing, in addition to the value.
 const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
 
-/// Finds settings that do not go together. `fault_at` knows where a key was set.
+/// Returns the faults of combinations of settings. `fault_at` creates a fault with the place where a key was set.
 pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |key: &str, message: String| faults.push(fault_at(key, message));
@@ -16,12 +16,14 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
     for (index, (key, text, address)) in addresses.iter().enumerate() {
         let Ok(address) = address else { continue };
         if !config.server.expose && !address.is_loopback() {
-            let message = format!("{key}: {text} is not loopback: whoever reaches it can read and write everything; ");
-            fault(key, message + "if that is meant, give --expose (server.expose = true)");
+            let message = format!(
+                "{key}: {text} is not a loopback address; every client that can reach it can read and write all keys; "
+            );
+            fault(key, message + "to permit this, set server.expose = true (--expose)");
         }
         for (other_key, other_text, other) in &addresses[..index] {
             if other.as_ref().is_ok_and(|other| address.clashes(other)) {
-                fault(key, format!("{key}: {text} and {other_key}: {other_text} want the same port"));
+                fault(key, format!("{key}: {text} and {other_key}: {other_text} use the same port or path"));
             }
         }
     }
@@ -32,11 +34,11 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
         fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
     }
     if config.learn.ttl_min > config.learn.ttl_max {
-        fault("learn.ttl_min", "learn.ttl_min is over learn.ttl_max".to_owned());
+        fault("learn.ttl_min", "learn.ttl_min exceeds learn.ttl_max".to_owned());
     }
     if message > config.server.max_in_flight {
         let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
-        fault("grpc.max_message", format!("grpc.max_message {message} is over server.max_in_flight {most}"));
+        fault("grpc.max_message", format!("grpc.max_message {message} exceeds server.max_in_flight {most}"));
     }
     faults
 }

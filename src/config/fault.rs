@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-/// The place where a value was given.
+/// Place where a value was specified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ValueSource {
     Default,
@@ -12,7 +12,7 @@ pub(super) enum ValueSource {
 }
 
 impl ValueSource {
-    /// Returns the place as a fault names it.
+    /// Returns the name of the place for fault messages.
     pub(super) fn place(&self) -> String {
         match self {
             Self::Default => "default".into(),
@@ -22,7 +22,7 @@ impl ValueSource {
         }
     }
 
-    /// Returns a fault of the value that was given there.
+    /// Returns a fault of the value that was specified here.
     pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
         let line = if let Self::File { line, .. } = self { *line } else { 0 };
         Fault { at: self.place(), message: message.into(), line }
@@ -43,11 +43,11 @@ impl fmt::Display for ValueSource {
 /// One fault of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// File and line, variable or flag.
+    /// Place of the fault: file and line, variable or flag.
     pub at: String,
-    /// What is wrong, and what is accepted.
+    /// Description of the fault, with the accepted values.
     pub message: String,
-    /// Line of the file, to put faults in their order; 0 elsewhere.
+    /// Line in the file, used to sort faults; 0 for other sources.
     pub(super) line: usize,
 }
 
@@ -66,7 +66,7 @@ pub struct Faults(pub Vec<Fault>);
 pub(super) fn nearest(word: &str, known: impl Iterator<Item = String>) -> String {
     let near = known.map(|known| (strsim::damerau_levenshtein(word, &known), known)).min();
     match near {
-        // About one slip in four letters.
+        // Tolerates about one wrong character in four.
         Some((distance, known)) if distance * 4 <= known.len() => format!("; did you mean {known}?"),
         Some(_) | None => String::new(),
     }

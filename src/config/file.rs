@@ -1,4 +1,4 @@
-//! Reads a TOML file into entries with their lines. What they mean is not known here.
+//! Parses a TOML file into entries with their line numbers. The entries are interpreted elsewhere.
 
 use std::{
     io::Read,
@@ -17,32 +17,32 @@ use super::{
 /// Maximum size of the configuration file.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// A key and what was written for it.
+/// A key and its value as written.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// `l1.size`; inside a policy `max_ttl`.
+    /// Full key such as `l1.size`; inside a policy, a key such as `max_ttl`.
     pub key: String,
     pub raw: Raw,
     pub source: ValueSource,
 }
 
-/// One `[[policy]]`.
+/// One `[[policy]]` table.
 #[derive(Debug, Clone)]
 pub(super) struct PolicyTable {
     pub entries: Vec<Entry>,
     pub source: ValueSource,
 }
 
-/// What a file holds.
+/// Contents of a configuration file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub entries: Vec<Entry>,
     pub policies: Vec<PolicyTable>,
-    /// What is no TOML, or not of this shape.
+    /// Syntax errors and values of an unexpected type.
     pub faults: Vec<Fault>,
 }
 
-/// Reads what can be read of `path`.
+/// Reads `path`. The result contains all entries that can be parsed, and the faults.
 pub(super) fn read(path: &Path) -> Contents {
     text_of(path).map_or_else(
         |message| {
@@ -54,17 +54,17 @@ pub(super) fn read(path: &Path) -> Contents {
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot read the file: {error}"))?;
     let mut text = String::new();
     let read = file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| format!("cannot be read: {error}"))?;
+    read.map_err(|error| format!("cannot read the file: {error}"))?;
     if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(format!("is larger than {FILE_MAX_BYTES} bytes"));
+        return Err(format!("the file is larger than {FILE_MAX_BYTES} bytes"));
     }
     Ok(text)
 }
 
-/// Knows which line a byte of the text lies on.
+/// Maps byte offsets of the text to line numbers.
 struct Lines<'a> {
     text: &'a str,
     path: Arc<PathBuf>,
@@ -90,7 +90,9 @@ fn parse(text: &str, path: &Path) -> Contents {
     for (key, value) in document.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("policy", DeValue::Array(tables)) => contents.policies = policies(tables, &lines, &mut contents.faults),
-            ("policy", _) => contents.faults.push(lines.fault(&value.span(), "policy is not a list: write [[policy]]")),
+            ("policy", _) => contents
+                .faults
+                .push(lines.fault(&value.span(), "policy is not an array of tables; expected [[policy]]")),
             (section, DeValue::Table(table)) => flatten(section, table, &lines, &mut contents.entries),
             (key, other) => contents.entries.push(entry(key.into(), other, &value.span(), &lines)),
         }
@@ -102,7 +104,7 @@ fn policies(tables: &DeArray<'_>, lines: &Lines<'_>, faults: &mut Vec<Fault>) ->
     let mut policies = Vec::new();
     for item in tables {
         let DeValue::Table(table) = item.get_ref() else {
-            faults.push(lines.fault(&item.span(), "a policy is a table: write [[policy]]"));
+            faults.push(lines.fault(&item.span(), "a policy is not a table; expected [[policy]]"));
             continue;
         };
         let entries =
@@ -126,7 +128,7 @@ fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Raw::Other("number beyond 64 bits"), Raw::Integer),
+            .map_or(Raw::Other("number of more than 64 bits"), Raw::Integer),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
         DeValue::Float(number) => number.as_str().parse().map_or(Raw::Other("number"), Raw::Float),

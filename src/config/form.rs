@@ -1,4 +1,4 @@
-//! What may be written for a setting: how it is read, shown and described. Pure: text in, value or reason out.
+//! Forms of settings: each form parses, prints and describes values of one type. Pure functions without I/O.
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
@@ -7,30 +7,30 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::Address;
 use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX};
 
-/// What was written.
+/// A value as written, before it is parsed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Raw {
-    /// A flag's or variable's text: any type may stand in it.
+    /// Text of a flag or variable, which can represent any type.
     Word(String),
-    /// A string of the file.
+    /// A string in the file.
     Text(String),
-    /// An integer of the file.
+    /// An integer in the file.
     Integer(i64),
-    /// A number with a fraction of the file.
+    /// A floating-point number in the file.
     Float(f64),
-    /// A boolean of the file.
+    /// A boolean in the file.
     Boolean(bool),
-    /// An array of the file.
+    /// An array in the file.
     List(Vec<Raw>),
-    /// Anything else of the file, by the name of its type.
+    /// Any other type in the file, with its name.
     Other(&'static str),
 }
 
 impl Raw {
-    /// The words, of which `wanted` says what they should be.
+    /// Returns the text of a string value. `wanted` describes the accepted values.
     ///
     /// # Errors
-    /// What it is instead.
+    /// A message with the value and `wanted`, if the value is not a string.
     pub(super) fn text(&self, wanted: &str) -> Result<&str, String> {
         match self {
             Self::Word(text) | Self::Text(text) => Ok(text),
@@ -40,7 +40,7 @@ impl Raw {
         }
     }
 
-    /// Says what it is and what it should be.
+    /// Returns the fault message: the value and the accepted values.
     pub(super) fn not(&self, wanted: &str) -> String {
         match self {
             Self::Word(text) | Self::Text(text) => format!("{text:?} is not {wanted}"),
@@ -53,18 +53,18 @@ impl Raw {
     }
 }
 
-/// One way of writing a value of type `T`.
+/// Notation of values of type `T`.
 pub(super) trait Form<T> {
-    /// Reads; the error says what was wrong and what would be right.
+    /// Parses a value.
     ///
     /// # Errors
-    /// The reason, without the key.
+    /// The fault and the accepted values, without the key.
     fn read(&self, raw: &Raw) -> Result<T, String>;
-    /// As one would write it in the file; secrets are masked.
+    /// Returns the value in the notation of the file, with secrets masked.
     fn show(&self, value: &T) -> String;
-    /// What may be written, with unit and range.
+    /// Returns the accepted values, with unit and range.
     fn describe(&self) -> String;
-    /// One word for it: `SIZE`.
+    /// Returns the placeholder in `--help`, such as `SIZE`.
     fn unit(&self) -> &'static str;
 }
 
@@ -74,15 +74,15 @@ fn quoted(text: impl AsRef<str>) -> String {
 
 fn in_range<T: PartialOrd + Copy>(value: T, least: T, most: T, show: impl Fn(T) -> String) -> Result<T, String> {
     if value < least || value > most {
-        return Err(format!("{} is out of range: {} to {}", show(value), show(least), show(most)));
+        return Err(format!("{} is out of range; expected {} to {}", show(value), show(least), show(most)));
     }
     Ok(value)
 }
 
-/// Bytes between two bounds: `256MiB`, `2GiB`, `1024`.
+/// A number of bytes with inclusive bounds: `256MiB`, `2GiB`, `1024`.
 pub(super) struct Size(pub u64, pub u64);
 
-/// A number of bytes in the largest binary unit that divides it: `256MiB`.
+/// Returns a number of bytes in the largest binary unit that divides it: `256MiB`.
 pub(super) fn show_size(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
@@ -115,7 +115,7 @@ impl Form<u64> for Size {
     }
 }
 
-/// A duration between two bounds: `30s`, `5m`, `100ms`.
+/// A duration with inclusive bounds: `30s`, `5m`, `100ms`.
 pub(super) struct Span(pub Duration, pub Duration);
 
 fn show_span(span: Duration) -> String {
@@ -127,7 +127,7 @@ impl Form<Duration> for Span {
         const WANTED: &str = "a duration with a unit, such as 100ms, 30s or 5m";
         let span = humantime::parse_duration(raw.text(WANTED)?.trim()).map_err(|_| raw.not(WANTED))?;
         if span.subsec_nanos() % 1_000_000 != 0 {
-            return Err(format!("{} is finer than a millisecond", show_span(span)));
+            return Err(format!("{} is not a multiple of 1ms", show_span(span)));
         }
         in_range(span, self.0, self.1, show_span)
     }
@@ -145,7 +145,7 @@ impl Form<Duration> for Span {
     }
 }
 
-/// A number with a fraction between two bounds.
+/// A floating-point number with inclusive bounds.
 pub(super) struct Factor(pub f64, pub f64);
 
 impl Form<f64> for Factor {
@@ -174,7 +174,7 @@ impl Form<f64> for Factor {
     }
 }
 
-/// A whole number between two bounds.
+/// A whole number with inclusive bounds.
 pub(super) struct Count(pub u64, pub u64);
 
 impl Form<u64> for Count {
@@ -203,7 +203,8 @@ impl Form<u64> for Count {
 
 impl Form<usize> for Count {
     fn read(&self, raw: &Raw) -> Result<usize, String> {
-        usize::try_from(Form::<u64>::read(self, raw)?).map_err(|_| raw.not("a number that this machine can count to"))
+        usize::try_from(Form::<u64>::read(self, raw)?)
+            .map_err(|_| raw.not("a number within the address space of this machine"))
     }
 
     fn show(&self, value: &usize) -> String {
@@ -247,7 +248,7 @@ impl Form<bool> for Flag {
     }
 }
 
-/// One of a few names.
+/// One of several names.
 pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 
 impl<T: Copy + PartialEq + Debug> Form<T> for Choice<T> {
@@ -272,7 +273,7 @@ impl<T: Copy + PartialEq + Debug> Form<T> for Choice<T> {
     }
 }
 
-/// A path; relative ones begin at the working directory.
+/// A path; relative paths start at the working directory.
 pub(super) struct Path;
 
 impl Form<PathBuf> for Path {
@@ -297,7 +298,7 @@ impl Form<PathBuf> for Path {
     }
 }
 
-/// A value, or the word that stands for none.
+/// A value, or the word that represents its absence.
 pub(super) struct Maybe<F>(pub &'static str, pub F);
 
 impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
@@ -321,7 +322,7 @@ impl<T, F: Form<T>> Form<Option<T>> for Maybe<F> {
     }
 }
 
-/// At most so many values: an array in the file; in a flag or variable separated by commas.
+/// A list of limited length: an array in the file; comma-separated in a flag or variable.
 pub(super) struct List<F>(pub usize, pub F);
 
 impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
@@ -335,7 +336,7 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
             }
         };
         if items.len() > self.0 {
-            return Err(format!("{} values; at most {} are allowed", items.len(), self.0));
+            return Err(format!("{} values are listed; expected at most {}", items.len(), self.0));
         }
         items.iter().map(|item| self.1.read(item)).collect()
     }
@@ -353,7 +354,7 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
     }
 }
 
-/// The beginning of keys.
+/// A key prefix.
 pub(super) struct Prefix;
 
 /// Maximum size of a prefix in `l2.prefixes`.
@@ -361,12 +362,12 @@ const PREFIX_MAX_BYTES: usize = 1024;
 
 impl Form<String> for Prefix {
     fn read(&self, raw: &Raw) -> Result<String, String> {
-        let text = raw.text("a prefix of keys")?;
+        let text = raw.text("a key prefix")?;
         if text.is_empty() || text.len() > PREFIX_MAX_BYTES {
-            return Err(format!("a prefix has 1 to {PREFIX_MAX_BYTES} bytes, this one {}", text.len()));
+            return Err(format!("the prefix has {} bytes; expected 1 to {PREFIX_MAX_BYTES}", text.len()));
         }
         if text.as_bytes().starts_with(RESERVED_PREFIX) {
-            return Err(format!("{text:?} lies under __terrace:, which is reserved"));
+            return Err(format!("{text:?} starts with __terrace:, which is reserved"));
         }
         Ok(text.into())
     }
@@ -384,7 +385,7 @@ impl Form<String> for Prefix {
     }
 }
 
-/// An address to listen on.
+/// A listen address.
 pub(super) struct Addr;
 
 impl Form<String> for Addr {
@@ -407,7 +408,7 @@ impl Form<String> for Addr {
     }
 }
 
-/// Where a collector of traces listens.
+/// The URL of a trace collector.
 pub(super) struct Collector;
 
 impl Form<String> for Collector {
@@ -419,7 +420,7 @@ impl Form<String> for Collector {
             return Err(raw.not(WANTED));
         }
         if !cfg!(feature = "otel") {
-            return Err("this build cannot send traces; build it with --features otel".to_owned());
+            return Err("this build does not support traces; build with --features otel".to_owned());
         }
         Ok(text.into())
     }
@@ -444,7 +445,7 @@ impl Form<String> for LogFilter {
     fn read(&self, raw: &Raw) -> Result<String, String> {
         const WANTED: &str = "a log level (error, warn, info, debug, trace, off) or directives such as info,h2=warn";
         let text = raw.text(WANTED)?;
-        // The filter takes a bare word that is no level for a target, and would then log nothing else.
+        // The filter treats a bare word that is not a level as a target, and would then log nothing else.
         let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
         let known = |part: &str| part.contains(['=', '[']) || level(part.trim());
         let valid = text.split(',').all(known) && EnvFilter::try_new(text).is_ok();
@@ -464,7 +465,7 @@ impl Form<String> for LogFilter {
     }
 }
 
-/// Which store L2 is.
+/// The L2 store and its address.
 pub(super) struct L2Url;
 
 const L2_WANTED: &str = "redis://[user:password@]host[:port][/db], embedded, embedded:DIR or none";
@@ -495,10 +496,10 @@ impl Form<String> for L2Url {
     }
 }
 
-/// A URL without its password.
+/// Returns a URL with its password masked.
 pub(super) fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
-    // The last @ ends the credentials: a password may hold one.
+    // The last @ ends the credentials, because a password may contain @.
     let Some((credentials, rest)) = rest.rsplit_once('@') else { return url.into() };
     let Some((user, _)) = credentials.split_once(':') else { return url.into() };
     format!("{scheme}://{user}:***@{rest}")

@@ -1,4 +1,4 @@
-//! Puts the layers together: defaults, file, environment, flags; finds all faults; says where each value came from.
+//! Merges defaults, file, environment and flags; reports all faults; records the source of each value.
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
@@ -11,23 +11,23 @@ use super::{
 };
 use crate::node::Setting;
 
-/// A flag that was given.
+/// A flag on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// The setting: `l1.size`.
+    /// Key of the setting: `l1.size`.
     pub key: &'static str,
-    /// As it was written: `l1-size`.
+    /// Flag as written: `l1-size`.
     pub flag: String,
-    /// Its text.
+    /// Value as written.
     pub value: String,
 }
 
-/// Where settings come from.
+/// Sources of settings.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// The file, if one was named by `--config`.
+    /// The file that `--config` names.
     pub file: Option<PathBuf>,
-    /// Variables that begin with `TERRACE_`: name and text.
+    /// Names and values of the variables that start with `TERRACE_`.
     pub environment: Vec<(String, String)>,
     /// Flags.
     pub flags: Vec<Given>,
@@ -59,28 +59,28 @@ impl fmt::Display for Sources {
     }
 }
 
-/// A configuration without faults.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The values.
     pub config: Config,
-    /// How they are shown, in the order of the table, then the policies.
+    /// Printable settings: in the order of the table, then the policies.
     pub settings: Vec<Setting>,
-    /// For the log.
+    /// Warnings for the log.
     pub warnings: Vec<String>,
 }
 
-/// Names the file when `--config` does not.
+/// Variable that names the file, used when `--config` is absent.
 const FILE_VARIABLE: &str = "TERRACE_CONFIG";
 const VARIABLE_PREFIX: &str = "TERRACE_";
 
-/// The variables of this process that begin with `TERRACE_`.
+/// Returns the variables of this process that start with `TERRACE_`.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
 pub fn environment() -> Vec<(String, String)> {
     let ours = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
-        // A value that is not UTF-8 is no valid setting; as text it is refused where it is read.
+        // A value that is not UTF-8 is never valid; as text, it is rejected when it is parsed.
         name.starts_with(VARIABLE_PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
     });
     let mut ours: Vec<_> = ours.collect();
@@ -88,7 +88,7 @@ pub fn environment() -> Vec<(String, String)> {
     ours
 }
 
-/// Reads everything and checks it.
+/// Loads the configuration from all sources and checks it.
 ///
 /// # Errors
 /// All faults of all sources.
@@ -114,7 +114,7 @@ struct Loading {
 }
 
 impl Loading {
-    /// Takes over a file; returns how its policies are shown. Its faults stand in the order of its lines.
+    /// Applies a file and returns the printable settings of its policies. Faults are sorted by line.
     fn set_file(&mut self, contents: file::Contents) -> Vec<Setting> {
         let mut faults = contents.faults;
         for entry in contents.entries {
@@ -153,14 +153,15 @@ impl Loading {
                 unknown.push(format!("{name}{}", nearest(name, Row::all().iter().map(Row::variable))));
             }
         }
-        // Only a warning: Kubernetes injects TERRACE_PORT and the like for a service of this name.
+        // Only a warning, because Kubernetes injects TERRACE_PORT and similar variables for a service named terrace.
         if !unknown.is_empty() {
-            self.warnings.push(format!("unknown variables are ignored: {}", unknown.join(", ")));
+            self.warnings.push(format!("ignoring unknown environment variables: {}", unknown.join(", ")));
         }
     }
 
     fn finish(mut self, policies: Vec<Setting>) -> Result<Loaded, Faults> {
-        // Rules between settings are only judged when each is readable: they would speak of values nobody wrote.
+        // Constraints between settings are checked only if every setting is valid. Otherwise they would report defaults
+        // that replace invalid values.
         if self.faults.is_empty() {
             let sources = &self.sources;
             let fault = |key: &str, message| sources.get(key).unwrap_or(&ValueSource::Default).fault(message);
@@ -177,7 +178,7 @@ impl Loading {
         Ok(Loaded { config: self.config, settings, warnings: self.warnings })
     }
 
-    /// Whether the password can be had, before any port is bound.
+    /// Checks that the password can be read, before any port is bound.
     fn try_password(&mut self) {
         if let Err(message) = self.config.resp.password() {
             let source = self.sources.get("resp.password_file").unwrap_or(&ValueSource::Default);
@@ -195,8 +196,8 @@ impl Loading {
     }
 }
 
-/// Takes over from `fresh` what may change while running. Returns the effective configuration and the keys that
-/// changed but need a restart.
+/// Combines the reloadable settings of `fresh` with the other settings of `running`. Returns the effective
+/// configuration and the changed keys that require a restart.
 #[must_use]
 pub fn reload(running: &Loaded, mut fresh: Loaded) -> (Loaded, Vec<&'static str>) {
     let mut restart = Vec::new();
@@ -210,20 +211,20 @@ pub fn reload(running: &Loaded, mut fresh: Loaded) -> (Loaded, Vec<&'static str>
     (fresh, restart)
 }
 
-/// Why nothing was changed: the key that is at fault, and what would be right.
+/// Reason why no setting was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unchanged {
-    /// The setting: `l2.read_timeout`.
+    /// Key of the faulty setting: `l2.read_timeout`.
     pub key: String,
-    /// The reason, without the key.
+    /// The fault and the accepted values, without the key.
     pub why: String,
 }
 
-/// Changes settings that are reloadable, all of them or none: each a key and its text. `by` is shown as where the values
-/// come from. Returns the effective configuration and how it is shown.
+/// Changes reloadable settings, given as keys and texts: either all of them or none. `by` is shown as the source of the
+/// values. Returns the effective configuration and its printable settings.
 ///
 /// # Errors
-/// The first setting that is unknown, needs a restart, or has a value that is not valid, alone or beside the others.
+/// The first setting that is unknown, requires a restart, or has an invalid value or an invalid combination of values.
 pub fn change(
     running: &Config,
     shown: &[Setting],
@@ -235,10 +236,10 @@ pub fn change(
     for (key, text) in changes {
         let Some(row) = Row::find(key) else {
             let hint = nearest(key, Row::all().iter().map(|row| row.key.to_owned()));
-            return refused(key, format!("there is no setting of this name{hint}"));
+            return refused(key, format!("unknown setting{hint}"));
         };
         if !row.reloadable {
-            return refused(key, format!("{key} needs a restart to change"));
+            return refused(key, format!("changing {key} requires a restart"));
         }
         if let Err(why) = (row.set)(&mut config, &Raw::Word(text.clone())) {
             return refused(key, why);

@@ -9,16 +9,16 @@ use crate::resp::Secret;
 const PASSWORD_MAX_BYTES: u64 = 1024;
 
 impl Resp {
-    /// The password, read now from the first line of `password_file`; `None` where no file is named.
+    /// Reads the password from the first line of `password_file`. Returns `None` if no file is configured.
     ///
     /// # Errors
-    /// Why the file cannot be used.
+    /// The reason why the file cannot be used.
     pub fn password(&self) -> Result<Option<Secret>, String> {
         let Some(path) = &self.password_file else { return Ok(None) };
         let shown = path.display();
-        let unreadable = |error: std::io::Error| format!("resp.password_file: {shown} cannot be read: {error}");
+        let unreadable = |error: std::io::Error| format!("resp.password_file: cannot read {shown}: {error}");
         let mut text = Vec::new();
-        // With room for the end of the line.
+        // Two more bytes for the end of the line.
         File::open(path)
             .map_err(unreadable)?
             .take(PASSWORD_MAX_BYTES + 2)
@@ -27,8 +27,9 @@ impl Resp {
         let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() || line.len() as u64 > PASSWORD_MAX_BYTES {
-            let wanted = format!("a password of 1 to {PASSWORD_MAX_BYTES} bytes");
-            return Err(format!("resp.password_file: the first line of {shown} is to hold {wanted}"));
+            let seen = if line.is_empty() { "is empty" } else { "is too long" };
+            let expected = format!("expected a password of 1 to {PASSWORD_MAX_BYTES} bytes");
+            return Err(format!("resp.password_file: the first line of {shown} {seen}; {expected}"));
         }
         Ok(Some(Secret(line.to_vec())))
     }

@@ -1,4 +1,4 @@
-//! `[[policy]]`: what may be said about a group of keys.
+//! `[[policy]]`: settings of a group of keys.
 
 use std::time::Duration;
 
@@ -19,25 +19,25 @@ const POLICIES_MAX: usize = 256;
 /// One key of a policy.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyRow {
-    /// As in the file: `max_ttl`.
+    /// Key in the file: `max_ttl`.
     pub key: &'static str,
-    /// What it means.
+    /// Description.
     pub doc: &'static str,
-    /// What may be written.
+    /// Accepted values.
     pub form: fn() -> String,
-    /// What holds when it is absent.
+    /// Value if the key is absent.
     pub default: &'static str,
     set: fn(&mut Policy, &Raw) -> Result<(), String>,
     show: fn(&Policy) -> String,
 }
 
-/// Longest life that may be said: Redis's and Terrace's arithmetic of milliseconds stays far from its end.
+/// Range of TTLs in policies. The maximum keeps the millisecond arithmetic of Redis and Terrace far from overflow.
 const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
 const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
 const PREFETCH: Choice<Prefetch> =
     Choice(&[("off", Prefetch::Off), ("shadow", Prefetch::Shadow), ("auto", Prefetch::Auto)]);
-/// What may be written for `ttl`.
+/// Names of [`Ttl`].
 const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Advise), ("tune", Ttl::Tune)]);
 
 /// All keys of a policy.
@@ -108,7 +108,7 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
     },
 ];
 
-/// A glob.
+/// A glob pattern.
 struct Pattern;
 
 impl Form<Glob> for Pattern {
@@ -133,11 +133,11 @@ impl Form<Glob> for Pattern {
     }
 }
 
-/// Reads all policies and how they are shown.
+/// Reads all policies and returns them with their printable settings.
 pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Policy>, Vec<Setting>) {
     let (mut policies, mut settings) = (Vec::new(), Vec::new());
     if let Some(extra) = tables.get(POLICIES_MAX) {
-        let message = format!("{} policies; at most {POLICIES_MAX} are allowed", tables.len());
+        let message = format!("{} policies are defined; expected at most {POLICIES_MAX}", tables.len());
         faults.push(extra.source.fault(message));
     }
     for table in tables {
@@ -157,14 +157,14 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
         }
     }
     if !table.entries.iter().any(|entry| entry.key == "match") {
-        let message = "policy: match is missing; give a pattern such as \"session:*\"";
+        let message = "policy: match is missing; expected a pattern such as \"session:*\"";
         faults.push(table.source.fault(message));
     }
     for (key, ttl) in [("default_ttl", policy.default_ttl), ("touch_on_read", policy.touch_on_read)] {
         if let (Some(ttl), Some(most)) = (ttl, policy.max_ttl)
             && ttl > most
         {
-            let message = format!("policy: {key} {} is over max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
+            let message = format!("policy: {key} {} exceeds max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
             faults.push(table.source.fault(message));
         }
     }
@@ -174,7 +174,7 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
 fn set(policy: &mut Policy, entry: &Entry) -> Result<(), String> {
     let Some(row) = POLICY_ROWS.iter().find(|row| row.key == entry.key) else {
         let hint = nearest(&entry.key, POLICY_ROWS.iter().map(|row| row.key.to_owned()));
-        return Err(format!("unknown key {} of a policy{hint}", entry.key));
+        return Err(format!("unknown policy key {}{hint}", entry.key));
     };
     (row.set)(policy, &entry.raw).map_err(|reason| format!("policy.{}: {reason}", row.key))
 }

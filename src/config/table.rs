@@ -1,29 +1,29 @@
-//! Makes structs, defaults and rows of one table of settings.
+//! Generates structs, defaults and rows from one table of settings.
 
 use super::{Config, form::Raw};
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// As in the file: `l1.size`.
+    /// Key in the file: `l1.size`.
     pub key: &'static str,
-    /// What it means.
+    /// Description.
     pub doc: &'static str,
-    /// Changed by SIGHUP without a restart.
+    /// The setting can change at a reload, without a restart.
     pub reloadable: bool,
-    /// For `--help`: `SIZE`, `DURATION`, `BOOL` and such.
+    /// Placeholder in `--help`: `SIZE`, `DURATION`, `BOOL`.
     pub unit: fn() -> &'static str,
-    /// What may be written: type, unit, range.
+    /// Accepted values: type, unit, range.
     pub form: fn() -> String,
-    /// Reads a value; the error says what would be right.
+    /// Parses and sets a value; an error names the accepted values.
     pub(super) set: fn(&mut Config, &Raw) -> Result<(), String>,
-    /// The value as one would write it in the file, without secrets.
+    /// Returns the value in the notation of the file, with secrets masked.
     pub show: fn(&Config) -> String,
-    /// Takes this setting of another configuration.
+    /// Copies this setting from another configuration.
     pub(super) copy: fn(&mut Config, &Config),
 }
 
-/// Short flags beside the regular ones: (flag, key).
+/// Short flags in addition to the regular flags: (flag, key).
 pub const SHORT_FLAGS: [(&str, &str); 6] = [
     ("grpc", "grpc.addr"),
     ("resp", "resp.addr"),
@@ -34,44 +34,44 @@ pub const SHORT_FLAGS: [(&str, &str); 6] = [
 ];
 
 impl Row {
-    /// All settings.
+    /// Returns all settings.
     #[must_use]
     pub fn all() -> &'static [Self] {
         super::TABLE
     }
 
-    /// The setting of this key.
+    /// Returns the setting with this key.
     #[must_use]
     pub fn find(key: &str) -> Option<&'static Self> {
         Self::all().iter().find(|row| row.key == key)
     }
 
-    /// `l1-max-entries`.
+    /// Returns the flag, for example `l1-max-entries`.
     #[must_use]
     pub fn flag(&self) -> String {
         self.key.replace(['.', '_'], "-")
     }
 
-    /// `TERRACE_L1_MAX_ENTRIES`.
+    /// Returns the environment variable, for example `TERRACE_L1_MAX_ENTRIES`.
     #[must_use]
     pub fn variable(&self) -> String {
         format!("TERRACE_{}", self.key.replace('.', "_").to_uppercase())
     }
 
-    /// The short flag, where there is one.
+    /// Returns the short flag, if one exists.
     #[must_use]
     pub fn short_flag(&self) -> Option<&'static str> {
         SHORT_FLAGS.iter().find(|(_, key)| *key == self.key).map(|(flag, _)| *flag)
     }
 
-    /// The default, as one would write it in the file.
+    /// Returns the default in the notation of the file.
     #[must_use]
     pub fn default_value(&self) -> String {
         (self.show)(&Config::default())
     }
 }
 
-/// `field: type = default, form [, reloadable];` under each table becomes a struct, its `Default` and a [`Row`].
+/// Expands each line `field: type = default, form [, reloadable];` into a struct field, its `Default` and a [`Row`].
 macro_rules! settings {
     ($(
         $(#[doc = $section_doc:literal])+

@@ -23,7 +23,7 @@ pub enum Flavor {
     Redis,
     /// The embedded store: only this process writes.
     Embedded,
-    /// L1 is the store: nothing to promote from, nothing to drop before a write.
+    /// L1 is the store: no L2 values to promote, and no L1 copies to drop before a write.
     None,
 }
 
@@ -42,7 +42,7 @@ impl Flavor {
 /// Isolation of the operations of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
-    /// Each operation is applied on its own; they are pipelined.
+    /// Each operation is applied separately; the operations are pipelined.
     Independent,
     /// No other client sees a part of the batch. An error before the batch begins fails all operations.
     Atomic,
@@ -50,10 +50,10 @@ pub enum Batch {
 
 /// L2, the tier behind L1.
 ///
-/// The caller has checked keys and limits, resolved policies into TTLs, and, where the coherence protocol requires it,
-/// voided fill leases and dropped L1 copies. Every future ends by its deadline, whatever the store does. Dropping a
-/// future early is allowed; a write whose future was dropped may still happen. Results have the order of the keys or
-/// operations.
+/// The caller has checked keys and limits, has resolved policies into TTLs, and, where the coherence protocol requires
+/// it, has voided fill leases and dropped L1 copies. Every future completes by its deadline, whatever the store does.
+/// Dropping a future early is allowed; a write whose future was dropped may still happen. Results have the order of the
+/// keys or operations.
 pub trait Backend: BanStore + Send + Sync + 'static {
     /// Returns the implementation.
     fn flavor(&self) -> Flavor;
@@ -97,7 +97,7 @@ pub trait Backend: BanStore + Send + Sync + 'static {
     ///
     /// Errors: `Unsupported` without Redis; `Unavailable`, `NoAccess`, `Overloaded`.
     fn raw_connection<'a>(&'a self, _key: Option<&'a [u8]>, _resp3: bool) -> BoxFuture<'a, Result<RawConnection>> {
-        let message = "there is no Redis below (l2.url names none)";
+        let message = "L2 is not Redis; this operation requires a Redis URL in l2.url";
         Box::pin(std::future::ready(Err(CacheError::new(Kind::Unsupported, message))))
     }
 

@@ -1,10 +1,10 @@
 //! Pattern bans: [`BanStore`], and the bans that are open.
 //!
-//! A ban invalidates all keys that match a pattern at once, however long it takes to remove their values. Bans are numbered
-//! in the order of their opening. While a ban is open, reads treat a matching value that was written before the ban as
-//! absent; a value written since is visible. Each store tells the two apart in its own way: the embedded store compares
-//! numbers of writes, Redis keeps a note of each key written since (`redis/bans`). A sweep removes the hidden values; when
-//! none is left, the ban is retired.
+//! A ban invalidates all keys that match a pattern at once, however long the removal of their values takes. Bans are
+//! numbered in the order of opening. While a ban is open, reads treat a matching value that was written before the ban
+//! as absent; a value written later is visible. Each store distinguishes the two in its own way: the embedded store
+//! compares write numbers, Redis keeps a note of each key written since the ban (`redis/bans`). A sweep removes the
+//! hidden values; when none remains, the ban is retired.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,8 @@ pub struct Ban {
 }
 
 impl Ban {
-    /// Whether it is about this key. Patterns skip Terrace's own records: hidden for a while, one could come back.
+    /// Returns true if the ban covers this key. Bans never cover Terrace's own records, because a hidden record could
+    /// reappear.
     #[must_use]
     pub fn matches(&self, key: &[u8]) -> bool {
         !key.starts_with(RESERVED_PREFIX) && self.glob.matches(key)
@@ -70,10 +71,10 @@ pub enum Effort {
 ///
 /// The default methods are for stores without bans of their own.
 pub trait BanStore: Send + Sync + 'static {
-    /// Opens a ban and returns its number. From then on every call on every node that receives changes finds matching values
-    /// that were written before the ban absent.
+    /// Opens a ban and returns its number. From then on, every call on every node that receives changes treats matching
+    /// values that were written before the ban as absent.
     ///
-    /// Errors: `Overloaded` if too many bans are open; `Unavailable`, `NoAccess`; `Unknown`: the ban may be open.
+    /// Errors: `Overloaded` if too many bans are open; `Unavailable`; `NoAccess`; `Unknown` if the ban may be open.
     fn ban(&self, _glob: Glob) -> BoxFuture<'_, Result<u64>> {
         Box::pin(std::future::ready(Err(no_bans())))
     }
@@ -83,8 +84,8 @@ pub trait BanStore: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// Returns the minimum time between opening and retiring a ban, however soon its sweep ends: until then a node that has
-    /// not received the ban may still have to read it.
+    /// Returns the minimum time between opening and retiring a ban, however soon its sweep ends. A node that has not
+    /// received the ban yet must still be able to read it during that time.
     fn retire_after(&self) -> Duration {
         Duration::ZERO
     }
@@ -94,13 +95,14 @@ pub trait BanStore: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(true)))
     }
 
-    /// Removes the values that a ban hides in one page of keys from `cursor` on; cursor 0 begins. The caller has acquired or
-    /// renewed the right to sweep ([`claim_sweep`](Self::claim_sweep)) at most a few seconds before.
+    /// Removes the values that a ban hides in one page of keys, starting at `cursor`; cursor 0 starts a sweep. The
+    /// caller must have acquired or renewed the right to sweep ([`claim_sweep`](Self::claim_sweep)) within the last few
+    /// seconds.
     fn sweep<'a>(&'a self, _ban: &'a Ban, _cursor: u64, _effort: Effort) -> BoxFuture<'a, Result<SweepPage>> {
         Box::pin(std::future::ready(Err(no_bans())))
     }
 
-    /// Ends a ban that hides no values any more.
+    /// Ends a ban that no longer hides any value.
     fn retire(&self, _ban: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Err(no_bans())))
     }
@@ -136,7 +138,7 @@ pub trait BanStore: Send + Sync + 'static {
 }
 
 fn no_bans() -> CacheError {
-    CacheError::new(Kind::Internal, "where there is no L2, nothing is to be swept")
+    CacheError::new(Kind::Internal, "pattern bans require an L2 store")
 }
 
 /// The open bans. Every call reads them without a lock.
@@ -181,13 +183,16 @@ pub fn matching<'a>(bans: &'a [Arc<Ban>], key: &'a [u8]) -> impl Iterator<Item =
 /// Error for a ban beyond [`OPEN_MAX`].
 #[must_use]
 pub fn too_many() -> CacheError {
-    let message = format!("{OPEN_MAX} patterns are being invalidated already; wait until one of them is swept");
+    let message = format!(
+        "{OPEN_MAX} pattern invalidations are in progress, which is the maximum; retry when one of them has completed"
+    );
     CacheError::new(Kind::Overloaded, message)
 }
 
 /// Error for a write whose key was matched by a ban while the write was in flight.
 #[must_use]
 pub fn overtaken() -> CacheError {
-    let message = "the key's pattern was invalidated meanwhile; the write may or may not have survived";
+    let message =
+        "a pattern that matches the key was invalidated during the write; the written value may have been removed";
     CacheError::new(Kind::Unknown, message)
 }

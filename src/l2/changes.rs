@@ -24,7 +24,7 @@ impl Source {
         u8::try_from(number).ok().filter(|_| number < Self::MAX).map(Self)
     }
 
-    /// Returns its number, which is less than [`Source::MAX`].
+    /// Returns the source's number, which is less than [`Source::MAX`].
     #[inline]
     #[must_use]
     pub fn index(self) -> usize {
@@ -40,28 +40,28 @@ impl Source {
 /// Receives changes of L2; the cache implements it. Called in the order of the changes: implementations must not wait or
 /// block.
 pub trait ChangeSink: Send + Sync + 'static {
-    /// The key was changed or removed: drop its copy and void its fill lease.
+    /// The key was changed or removed: the receiver drops its copy and voids its fill lease.
     fn invalidated(&self, key: &[u8]);
-    /// All of this source may have changed (FLUSHALL, a push without keys, slots that came or went): one step of the
-    /// `data` counter.
+    /// All keys of this source may have changed (FLUSHALL, a push without keys, added or removed slots): the receiver
+    /// advances the `data` counter by one.
     fn flushed(&self, source: Source);
-    /// A ban was opened: no earlier copy of a matching key may be returned.
+    /// A ban was opened: the receiver must no longer return earlier copies of matching keys.
     fn banned(&self, ban: &Arc<Ban>);
 }
 
-/// Receives the state of the invalidation links to Redis in addition to changes: how far L1 may rely on them. Called in
-/// wire order.
+/// Receives the state of the invalidation links to Redis in addition to changes, which determines how far L1 may rely
+/// on the links. Called in wire order.
 pub trait InvalidationSink: ChangeSink {
-    /// From now on every change of this source is announced. Values that were read from it before must not be kept.
+    /// From now on every change of this source is announced. Values read from the source before must not be kept.
     fn listening(&self, source: Source);
-    /// The source's link is lost or no longer trusted: its fence closes and the `link` counter steps.
+    /// The source's link is lost or no longer trusted: the receiver closes its fence and advances the `link` counter.
     fn lost(&self, source: Source, why: &str);
     /// The heartbeat has proven that copies may be returned until `until` (the fence).
     fn proven(&self, source: Source, until: Tick);
-    /// The source refuses to announce changes; `why` names the refusal. L1 stays closed for this source, unless the age bound
-    /// alone is configured to suffice.
+    /// The source refuses to announce changes; `why` describes the refusal. L1 stays closed for this source unless the
+    /// configuration accepts the age limit as the only bound.
     fn refused(&self, source: Source, why: &str);
-    /// The source is not a primary, so it does not see every change when it happens; L1 stays closed for it.
+    /// The source is not a primary and therefore does not see every change when it happens; L1 stays closed for it.
     fn not_primary(&self, source: Source, why: &str);
     /// The source no longer exists.
     fn gone(&self, source: Source);

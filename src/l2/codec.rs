@@ -1,30 +1,30 @@
-//! The header that L2 stores in front of the payload of an entry with tags. Pure: bytes in, bytes out.
+//! Header that L2 stores before the payload of an entry with tags. Pure: bytes in, bytes out.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
-//! | 8 | [`MAGIC`]; its first byte begins no UTF-8 text |
+//! | 8 | [`MAGIC`]; its first byte never starts UTF-8 text |
 //! | 1 | version of the fields |
-//! | 2 | how many bytes of fields, big-endian, at most [`FIELDS_MAX_BYTES`] |
+//! | 2 | length of the fields in bytes, big-endian, at most [`FIELDS_MAX_BYTES`] |
 //! | 8 | checksum: the first bytes of the SHA-1 of version, length and fields |
-//! | | fields, by bincode: version 1: the tags, each with the id it was written under |
+//! | | fields, by bincode: version 1: the tags, each with its id at the time of the write |
 //!
-//! The checksum leaves the payload out, so that an APPEND keeps it valid, and is one that a script in Redis can verify
-//! (`redis.sha1hex`). It tells our headers from values that happen to begin like one; it proves nothing against somebody who
-//! writes straight to Redis, who may write anything there.
+//! The checksum excludes the payload, so that an APPEND keeps it valid. A script in Redis can verify it
+//! (`redis.sha1hex`). The checksum distinguishes headers from values that happen to start with the magic bytes. It is
+//! no protection against clients that write to Redis directly, because they can write any bytes.
 //!
-//! Plain entries carry no header. A value that itself begins with the magic is stored behind an empty one. Bytes in Redis that
-//! begin with the magic but fail length or checksum are a plain value. A header of a version that is not known hides its
-//! payload: nobody here can tell whether that is still valid.
+//! Plain entries have no header. A value that starts with the magic bytes is stored behind an empty header. Bytes in
+//! Redis that start with the magic bytes but have a wrong length or checksum are a plain value. A header of an unknown
+//! version hides its payload, because this version of Terrace cannot determine whether the payload is still valid.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::model::Value;
 
-/// What a header begins with.
+/// First bytes of every header.
 pub const MAGIC: [u8; 8] = *b"\x9fTERRACE";
-/// Of the fields below.
+/// Version of the fields.
 const VERSION: u8 = 1;
-/// Magic, version, length, checksum.
+/// Size of magic, version, length and checksum.
 pub const FIXED_BYTES: usize = 8 + 1 + 2 + 8;
 /// Maximum size of the fields in the header of a tagged value. 16 tags of 128 bytes need 2,209 bytes.
 pub const FIELDS_MAX_BYTES: usize = 4096;
@@ -34,13 +34,13 @@ pub const HEAD_MAX_BYTES: usize = FIXED_BYTES + FIELDS_MAX_BYTES;
 /// A tag of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
-    /// Its name.
+    /// Name of the tag.
     pub name: Bytes,
-    /// The id it had when the entry was written: the entry is valid while the tag still has it.
+    /// Tag id at the time of the write; the entry is valid while the tag still has this id.
     pub id: u64,
 }
 
-/// Fields as bincode takes them.
+/// The fields in the form that bincode encodes.
 type Fields = Vec<(Vec<u8>, u64)>;
 
 fn format() -> impl bincode::config::Config {
@@ -56,15 +56,15 @@ fn checksum(version_and_length: &[u8], fields: &[u8]) -> [u8; 8] {
     checksum
 }
 
-/// Whether bytes begin like a header.
+/// Returns true if the bytes start with the magic bytes of a header.
 #[inline]
 #[must_use]
 pub fn is_marked(stored: &[u8]) -> bool {
-    // Of a known length, so that no function is called for it: each read asks.
+    // The comparison has a fixed length and therefore compiles without a function call; every read executes it.
     stored.first_chunk() == Some(&MAGIC)
 }
 
-/// Bytes of the header that `stored` begins with; 0 for a plain value.
+/// Returns the length in bytes of the header of `stored`; 0 for a plain value.
 #[must_use]
 pub fn head_len(stored: &[u8]) -> usize {
     if is_marked(stored) { checked_len(stored).unwrap_or(0) } else { 0 }
@@ -77,13 +77,13 @@ fn checked_len(stored: &[u8]) -> Option<usize> {
     (stored.get(11..FIXED_BYTES)? == checksum(described, fields)).then_some(FIXED_BYTES + length)
 }
 
-/// Header and payload.
+/// Splits stored bytes into header and payload.
 #[must_use]
 pub fn split(stored: &[u8]) -> (&[u8], &[u8]) {
     stored.split_at(head_len(stored))
 }
 
-/// Finds the header of what is stored: the value then shows its payload.
+/// Detects the header of a stored value; the returned value exposes only the payload.
 #[inline]
 #[must_use]
 pub fn opened(value: Value) -> Value {
@@ -91,11 +91,11 @@ pub fn opened(value: Value) -> Value {
         return value;
     }
     let head_bytes = head_len(value.stored());
-    // At most `HEAD_MAX_BYTES`.
+    // The header has at most `HEAD_MAX_BYTES` bytes, which fit in u16.
     value.behind(u16::try_from(head_bytes).unwrap_or(0))
 }
 
-/// The tags of a header (or of no bytes: none); `None` for a version that is not known.
+/// Returns the tags of a header, or an empty list for an empty header; `None` for an unknown version.
 #[must_use]
 pub fn tags(head: &[u8]) -> Option<Vec<Tag>> {
     let Some((&version, fields)) = head.get(8).zip(head.get(FIXED_BYTES..)) else { return Some(Vec::new()) };
@@ -107,7 +107,7 @@ pub fn tags(head: &[u8]) -> Option<Vec<Tag>> {
     (used == head.len() - FIXED_BYTES).then(|| tags.collect())
 }
 
-/// The header of an entry under these tags: at most 16 of at most 128 B, which always fit.
+/// Returns the header of an entry with these tags. At most 16 tags of at most 128 bytes each always fit.
 #[must_use]
 pub fn head_of(tags: &[Tag]) -> Bytes {
     let fields: Fields = tags.iter().map(|tag| (tag.name.to_vec(), tag.id)).collect();
@@ -125,13 +125,14 @@ fn head_with(version: u8, fields: &[u8]) -> Bytes {
     head.freeze()
 }
 
-/// What is stored for a payload under a header; without one as [`guarded`].
+/// Returns the stored form of a payload with a header; without a header, the same as [`guarded`].
 #[must_use]
 pub fn joined(head: &[u8], payload: Bytes) -> Bytes {
     if head.is_empty() { guarded(payload) } else { [head, &payload].concat().into() }
 }
 
-/// What is stored for a payload without tags: itself, unless it begins like a header.
+/// Returns the stored form of a payload without tags: the payload itself, or the payload behind an empty header if it
+/// starts with the magic bytes.
 #[must_use]
 pub fn guarded(payload: Bytes) -> Bytes {
     if is_marked(&payload) { joined(&head_of(&[]), payload) } else { payload }
@@ -150,7 +151,7 @@ mod tests {
         (0..random.usize(..=16)).map(|_| tag(&name(random), random.u64(..) >> random.u32(..64))).collect()
     }
 
-    /// Payloads of all kinds: short, long, like a header, a header in a header.
+    /// Returns payloads of several kinds: short, long, similar to a header, and a header inside a header.
     fn payload(random: &mut fastrand::Rng) -> Bytes {
         let noise: Vec<u8> = (0..random.usize(..3_000)).map(|_| random.u8(..)).collect();
         match random.u8(..5) {
@@ -216,7 +217,7 @@ mod tests {
             stored.extend([0; 4_200]);
             assert_eq!(head_len(&stored), 0, "{length}");
         }
-        // A right checksum over too many fields, or over fields that are none.
+        // A correct checksum over too many fields, or over fields that cannot be decoded.
         assert_eq!(head_len(&head_with(VERSION, &[0; FIELDS_MAX_BYTES + 1])), 0);
         for fields in [
             &b""[..],

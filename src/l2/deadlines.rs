@@ -13,9 +13,9 @@ use crate::clock::millis;
 /// Deadlines of L2 calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Of reads; then [`Kind::DeadlineExceeded`](crate::error::Kind::DeadlineExceeded).
+    /// Deadline of reads; later reads fail with [`Kind::DeadlineExceeded`](crate::error::Kind::DeadlineExceeded).
     pub read: Duration,
-    /// Of writes; then [`Kind::Unknown`](crate::error::Kind::Unknown).
+    /// Deadline of writes; later writes fail with [`Kind::Unknown`](crate::error::Kind::Unknown).
     pub write: Duration,
 }
 
@@ -28,7 +28,7 @@ pub struct Tunables {
 }
 
 impl Tunables {
-    /// Creates them from the deadlines and the maximum value size in bytes.
+    /// Creates the settings from the deadlines and the maximum value size in bytes.
     #[must_use]
     pub fn new(deadlines: Deadlines, value_max: u64) -> Arc<Self> {
         let tunables = Self { read_ms: AtomicU64::new(0), write_ms: AtomicU64::new(0), value_max: AtomicU64::new(0) };
@@ -36,7 +36,7 @@ impl Tunables {
         Arc::new(tunables)
     }
 
-    /// Changes them; takes effect with the next call.
+    /// Changes the settings with effect from the next call.
     pub fn set(&self, deadlines: Deadlines, value_max: u64) {
         self.read_ms.store(millis(deadlines.read), Relaxed);
         self.write_ms.store(millis(deadlines.write), Relaxed);

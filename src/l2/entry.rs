@@ -1,4 +1,4 @@
-//! What L2 returns for a key: its value with the remaining TTL, or a description without the value.
+//! Results of L2 for a key: its value with the remaining TTL, or a description without the value.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::model::{Life, Value};
 /// A value and the remaining TTL of its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The payload, behind its header if there is one.
+    /// The payload, with its header if one exists.
     pub value: Value,
     /// Remaining TTL when the store replied.
     pub life: Life,

@@ -4,11 +4,12 @@
 //! * [`embedded`]: an ordered store in a directory; this process is its only writer.
 //! * [`none`]: no L2; L1 is the store.
 //!
-//! What an operation means is said once, in [`op`]: the embedded store and `none` run [`op::apply`] under their own
-//! lock, Redis has a command or a script for each.
+//! The meaning of each operation is defined only once, in [`op`]: the embedded store and `none` run [`op::apply`] under
+//! their own lock; Redis has an equivalent command or script for each operation.
 //!
-//! The trait is [`Backend`] (`backend`); its part about pattern bans is [`BanStore`] ([`bans`]). `entry` and `scan` hold
-//! its results, `deadlines` and `health` what callers set and observe, `changes` the way back: changes that L2 announces.
+//! The trait is [`Backend`] (`backend`); its part for pattern bans is [`BanStore`] ([`bans`]). `entry` and `scan`
+//! contain the results, `deadlines` the limits that callers set, `health` the state that callers observe, and `changes`
+//! the changes that L2 announces.
 
 mod backend;
 pub mod bans;

@@ -1,7 +1,7 @@
 //! No L2: L1 is the store.
 //!
 //! Writes, conditions and increments happen in L1 under the lock of the key's shard. Eviction loses the value. A batch
-//! is applied key by key: nobody sees half of one key, but others may see some keys done and others not.
+//! is applied key by key: each key changes atomically, but other clients may see only some keys of the batch changed.
 
 use std::{future::ready, sync::Arc};
 
@@ -12,28 +12,28 @@ use crate::{error::Result, glob::Glob, model::Key};
 
 /// The L1 operations that this backend needs; the cache implements them.
 pub trait Resident: Send + Sync + 'static {
-    /// [`op::apply`](super::op::apply) on the present copy, under the lock of its shard.
+    /// Runs [`op::apply`](super::op::apply) on the present copy, under the lock of its shard.
     ///
     /// # Errors
-    /// Those of the operation; `TooLarge` for an entry that L1 cannot keep.
+    /// Errors of the operation; `TooLarge` for an entry that exceeds the limits of L1.
     fn apply(&self, key: &Key, op: &Op) -> Result<Applied>;
-    /// Describes a key without a use of it.
+    /// Describes a key without counting as a use of it.
     fn describe(&self, key: &Key) -> Option<Described>;
-    /// One page of the keys that `keep` wants.
+    /// Returns one page of the keys for which `keep` returns true.
     fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage;
-    /// Entries.
+    /// Returns the number of entries.
     fn count(&self) -> u64;
-    /// Any key.
+    /// Returns any key.
     fn random_key(&self) -> Option<Key>;
     /// Removes every key.
     fn clear(&self);
 }
 
-/// The backend over [`Resident`].
+/// Backend that stores entries in a [`Resident`].
 pub struct NoneBackend(Box<dyn Resident>);
 
 impl NoneBackend {
-    /// Over `resident`.
+    /// Creates a backend that stores entries in `resident`.
     #[must_use]
     pub fn new(resident: impl Resident) -> Arc<Self> {
         Arc::new(Self(Box::new(resident)))
@@ -54,7 +54,7 @@ impl Backend for NoneBackend {
         Flavor::None
     }
 
-    /// L1 was asked before: there is nothing else.
+    /// Always returns "absent": the caller has searched L1 already, and there is no other store.
     fn get<'a>(&'a self, keys: &'a [Key], _with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>> {
         ready(keys.iter().map(|_| Ok(None)).collect()).boxed()
     }

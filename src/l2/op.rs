@@ -1,10 +1,10 @@
-//! Write operations and their meaning: a pure function over the present entry, the same for every store.
+//! Write operations and their meaning: a pure function of the present entry, the same for every store.
 //!
-//! Operations act on payloads: a header in front of one ([`codec`]) stays where it is, unless a Set replaces all of it. What a
-//! Set brings is stored as it is; the facade has put a header in front where one is needed.
+//! Operations act on payloads. A header before the payload ([`codec`]) remains, unless a Set replaces the whole entry.
+//! The value of a Set is stored unchanged; the facade has added a header where one is needed.
 //!
-//! The embedded store and `none` call [`apply`] under the lock of the key; the Redis implementation has one command,
-//! transaction or script with the same meaning for each [`Op`], and one behaviour test suite runs over all three.
+//! The embedded store and `none` call [`apply`] under the lock of the key. The Redis implementation has one command,
+//! transaction or script with the same meaning for each [`Op`]. One behavior test suite runs on all three stores.
 
 pub mod decimal;
 #[cfg(test)]
@@ -26,21 +26,21 @@ use crate::{
 pub enum Op {
     /// SET.
     Set {
-        /// What is stored.
+        /// The stored bytes.
         value: Bytes,
-        /// What becomes of the key's expiry.
+        /// Effect on the key's expiry.
         expiry: SetExpiry,
-        /// When to store at all.
+        /// Condition for storing the value.
         condition: Condition,
-        /// Return the value there was (a key of another type is then `WrongType`).
+        /// Return the previous value (a key of another type is then `WrongType`).
         want_old: bool,
     },
     /// DEL, GETDEL.
     Delete {
-        /// Return the value there was (a key of another type is then `WrongType`).
+        /// Return the previous value (a key of another type is then `WrongType`).
         want_old: bool,
     },
-    /// Removes the key if it still has this header: its tags are no more.
+    /// Removes the key if it still has this header, because a tag of the header is invalid.
     Bury {
         /// The whole header.
         head: Bytes,
@@ -49,49 +49,49 @@ pub enum Op {
     Expire {
         /// The new expiry.
         expiry: NewExpiry,
-        /// When to apply it.
+        /// Condition for the change.
         only: ExpireOnly,
         /// Return the value (a key of another type is then `WrongType`).
         want_value: bool,
     },
     /// INCRBY.
     Increment {
-        /// May be negative.
+        /// Number to add; may be negative.
         delta: i64,
-        /// Life given only when this creates the key.
+        /// TTL, applied only if the operation creates the key.
         life_if_new: Option<Duration>,
     },
     /// INCRBYFLOAT.
     IncrementFloat {
         /// A finite decimal number as the client wrote it, already checked.
         delta: Bytes,
-        /// Life given only when this creates the key.
+        /// TTL, applied only if the operation creates the key.
         life_if_new: Option<Duration>,
     },
     /// APPEND.
     Append {
-        /// What to add at the end.
+        /// Bytes to append.
         suffix: Bytes,
-        /// Life given only when this creates the key.
+        /// TTL, applied only if the operation creates the key.
         life_if_new: Option<Duration>,
-        /// Most bytes the value may then have.
+        /// Maximum length in bytes of the resulting value.
         length_max: u64,
     },
-    /// SETRANGE: without bytes nothing changes.
+    /// SETRANGE; without bytes, nothing changes.
     SetRange {
-        /// Where they begin; what lies before and was not there is 0.
+        /// Position of the first byte; a gap after the present value is filled with zeros.
         offset: u64,
-        /// What is written over what is there.
+        /// Bytes that replace the present bytes.
         bytes: Bytes,
-        /// Life given only when this creates the key.
+        /// TTL, applied only if the operation creates the key.
         life_if_new: Option<Duration>,
-        /// Most bytes the value may then have.
+        /// Maximum length in bytes of the resulting value.
         length_max: u64,
     },
 }
 
 impl Op {
-    /// Whether what it does or says depends on what is there.
+    /// Returns true if the effect or the result depends on the present entry.
     #[must_use]
     pub fn depends_on_present(&self) -> bool {
         match self {
@@ -110,36 +110,36 @@ impl Op {
     }
 }
 
-/// What a Set does to the expiry.
+/// Effect of a Set on the expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetExpiry {
-    /// The key lives for ever.
+    /// The key never expires.
     Never,
-    /// It lives this long from now, at least 1 ms.
+    /// The key expires after this time, at least 1 ms.
     In(Duration),
-    /// It lives until then; a time that has passed stores nothing and removes the key, as Redis does.
+    /// The key expires at this time; a time in the past stores nothing and removes the key, as in Redis.
     At(UnixMs),
-    /// It keeps what it has; a new key gets this life, or none.
+    /// The key keeps its expiry; a new key gets `life_if_new`.
     Keep {
-        /// For a key that did not exist.
+        /// TTL of a key that did not exist; `None` = no expiry.
         life_if_new: Option<Duration>,
     },
 }
 
-/// What an Expire sets.
+/// Expiry that an Expire sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewExpiry {
     /// No expiry (PERSIST).
     Never,
-    /// This long from now; zero removes the key.
+    /// The key expires after this time; zero removes the key.
     In(Duration),
-    /// Until then; a time that has passed removes the key.
+    /// The key expires at this time; a time in the past removes the key.
     At(UnixMs),
-    /// Leave it (GETEX without an option).
+    /// The expiry does not change (GETEX without an option).
     Keep,
 }
 
-/// When a Set stores.
+/// Condition for a Set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// Always.
@@ -152,16 +152,16 @@ pub enum Condition {
     IfEqual(Bytes),
 }
 
-/// When an Expire applies; no expiry counts as longer than any, as in Redis 7.0.
+/// Condition for an Expire. A key without expiry counts as the longest TTL, as in Redis 7.0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpireOnly {
-    /// NX: only where there is no expiry.
+    /// NX: only if the key has no expiry.
     pub if_none: bool,
-    /// XX: only where there is one.
+    /// XX: only if the key has an expiry.
     pub if_some: bool,
-    /// GT: only if the key then lives longer.
+    /// GT: only if the new expiry is later.
     pub if_longer: bool,
-    /// LT: only if the key then lives shorter.
+    /// LT: only if the new expiry is earlier.
     pub if_shorter: bool,
 }
 
@@ -173,7 +173,7 @@ impl ExpireOnly {
     /// LT.
     pub const IF_SHORTER: Self = Self { if_shorter: true, ..Self::ALWAYS };
 
-    /// Whether an expiry at `new` (`None` never) may replace `old`.
+    /// Returns true if an expiry at `new` (`None` = never) may replace `old`.
     #[must_use]
     pub fn allows(self, old: Option<UnixMs>, new: Option<UnixMs>) -> bool {
         let rank = |at: Option<UnixMs>| at.map_or(u64::MAX, |at| at.0);
@@ -184,46 +184,46 @@ impl ExpireOnly {
     }
 }
 
-/// What an operation did.
+/// Result of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// Of a Set.
+    /// Result of a Set.
     Set {
-        /// False when the condition did not hold.
+        /// False if the condition was not met.
         stored: bool,
-        /// With `want_old`: what there was.
+        /// With `want_old`: the previous value.
         old: Option<Value>,
     },
-    /// Of a Delete or Bury.
+    /// Result of a Delete or Bury.
     Deleted {
-        /// The key was there.
+        /// The key existed.
         existed: bool,
-        /// With `want_old`: what there was.
+        /// With `want_old`: the previous value.
         old: Option<Value>,
     },
-    /// Of an Expire.
+    /// Result of an Expire.
     Expired {
-        /// The key was there.
+        /// The key existed.
         found: bool,
-        /// Its expiry is now as asked (for PERSIST and Keep: something changed).
+        /// The expiry was changed as requested (for PERSIST and Keep: something changed).
         applied: bool,
-        /// With `want_value`: its value.
+        /// With `want_value`: the value.
         value: Option<Value>,
     },
-    /// Of an Increment: the number after it.
+    /// Result of an Increment: the new number.
     Number(i64),
-    /// Of an IncrementFloat: the number after it, as it is stored.
+    /// Result of an IncrementFloat: the new number, as stored.
     Decimal(Bytes),
-    /// Of an Append or SetRange: bytes of the value after it.
+    /// Result of an Append or SetRange: the new length of the value in bytes.
     Length(u64),
 }
 
-/// The present entry of a key, not expired.
+/// The present, unexpired entry of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Present<'a> {
-    /// All that is stored of it.
+    /// The stored bytes.
     pub value: &'a [u8],
-    /// When it expires; `None` never.
+    /// Expiry; `None` = never.
     pub expires_at: Option<UnixMs>,
 }
 
@@ -232,18 +232,18 @@ pub struct Present<'a> {
 pub enum EntryChange {
     /// Nothing changes.
     Keep,
-    /// Store this, with this expiry.
+    /// Store this value with this expiry.
     Put(Bytes, Option<UnixMs>),
-    /// The same value with this expiry.
+    /// Keep the value and set this expiry.
     Reexpire(Option<UnixMs>),
-    /// The key goes.
+    /// Remove the key.
     Remove,
 }
 
-/// The meaning of `op` on `present` at `now`.
+/// Returns the effect of `op` on `present` at `now`.
 ///
 /// # Errors
-/// `NotANumber`, `Overflow`, `TooLarge`; nothing changes then.
+/// `NotANumber`, `Overflow`, `TooLarge`; nothing changes in these cases.
 pub fn apply(op: &Op, present: Option<Present<'_>>, now: UnixMs) -> Result<(EntryChange, Applied)> {
     let (head, payload) = present.map_or((&b""[..], &b""[..]), |p| codec::split(p.value));
     let present = present.map(|p| Present { value: payload, ..p });
@@ -315,7 +315,7 @@ fn set(
         },
     };
     let change = match expires_at {
-        // Also where nothing is there: it was set and went, and who watches the key is to know.
+        // Also if no entry exists: the key was set and removed, and clients that watch the key must be notified.
         Some(at) if at <= now => EntryChange::Remove,
         Some(_) | None => EntryChange::Put(value.clone(), expires_at),
     };
@@ -339,7 +339,7 @@ fn expire(
         NewExpiry::In(life) => Some(after(now, life)),
         NewExpiry::At(at) => Some(at),
     };
-    // PERSIST on a key without expiry changes nothing and says so.
+    // PERSIST on a key without expiry changes nothing and reports that.
     let idle = target.is_none() && entry.expires_at.is_none();
     if idle || !only.allows(entry.expires_at, target) {
         return (EntryChange::Keep, Applied::Expired { found: true, applied: false, value });
@@ -351,7 +351,7 @@ fn expire(
     (change, Applied::Expired { found: true, applied: true, value })
 }
 
-/// The expiry of a key after an operation that keeps it, or sets one only on creation.
+/// Returns the expiry after an operation that keeps the expiry, or sets one only when it creates the key.
 fn kept_or_new(present: Option<Present<'_>>, life_if_new: Option<Duration>, now: UnixMs) -> Option<UnixMs> {
     match present {
         Some(p) => p.expires_at,
@@ -377,11 +377,11 @@ fn increment(
     Ok((EntryChange::Put(text, kept_or_new(present, life_if_new, now)), Applied::Number(sum)))
 }
 
-/// A decimal 64-bit integer exactly as Redis accepts one: no blanks, no plus, no leading zeros.
+/// Parses a decimal 64-bit integer by the rules of Redis: no blanks, no plus sign, no leading zeros.
 #[must_use]
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    // What parses but prints otherwise ("+1", "007", "-0") is not an integer to Redis.
+    // Redis rejects text that parses but prints differently ("+1", "007", "-0").
     (itoa::Buffer::new().format(number).as_bytes() == text).then_some(number)
 }
 
@@ -418,7 +418,7 @@ fn set_range(
         return Ok((EntryChange::Keep, Applied::Length(old.len() as u64)));
     }
     check_range(offset, bytes.len(), length_max)?;
-    // At most `length_max`, which is a length in memory.
+    // At most `length_max`, which fits in memory and therefore in usize.
     let begin = usize::try_from(offset).unwrap_or(usize::MAX);
     let mut value = old.to_vec();
     value.resize(old.len().max(begin + bytes.len()), 0);
@@ -427,7 +427,7 @@ fn set_range(
     Ok((EntryChange::Put(value.into(), kept_or_new(present, life_if_new, now)), Applied::Length(length)))
 }
 
-/// Whether a SetRange stays within the limit.
+/// Checks that a SetRange stays within the limit.
 ///
 /// # Errors
 /// `TooLarge`.

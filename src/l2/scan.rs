@@ -7,7 +7,7 @@ use crate::model::Key;
 /// One request of a scan.
 #[derive(Debug, Clone)]
 pub struct ScanRequest {
-    /// 0 begins a scan; later the cursor of the previous page.
+    /// 0 starts a scan; otherwise the cursor of the previous page.
     pub cursor: u64,
     /// Redis glob, matched against whole keys; `None` matches all keys.
     pub pattern: Option<Bytes>,

@@ -1,4 +1,4 @@
-//! Opens the L2 that the configuration names.
+//! Opens the configured L2.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The L2 of a server: what each worker takes its backend from.
+/// The L2 of a server; each worker obtains its backend from it.
 #[derive(Clone)]
 pub(super) enum Tier {
     /// One backend for all workers.
@@ -25,7 +25,7 @@ pub(super) enum Tier {
     Redis(Arc<Redis>),
 }
 
-/// Which implementation a URL names.
+/// Returns the L2 implementation that a URL selects.
 pub(super) fn flavor(url: &str) -> Result<Flavor, StartError> {
     match url {
         "none" => Ok(Flavor::None),
@@ -39,7 +39,7 @@ fn parse(url: &str) -> Result<RedisUrl, StartError> {
     RedisUrl::parse(url).map_err(|error| StartError::Config(format!("l2.url: {error}")))
 }
 
-/// `embedded:DIR` names another place than the data directory's `store`.
+/// Opens the embedded store: in DIR for `embedded:DIR`, otherwise in `store` under the data directory.
 fn open_embedded(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Tier, StartError> {
     let dir = match config.l2.url.strip_prefix("embedded:") {
         Some(dir) => dir.into(),
@@ -59,14 +59,16 @@ fn tls_files(config: &Config) -> Result<TlsFiles<'_>, StartError> {
         (Some(certificate), Some(key)) => Some((&**certificate, &**key)),
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => {
-            return Err(StartError::Config("l2.tls_cert_file and l2.tls_key_file go together".to_owned()));
+            return Err(StartError::Config(
+                "only one of l2.tls_cert_file and l2.tls_key_file is set; expected both or neither".to_owned(),
+            ));
         }
     };
     Ok(TlsFiles { authorities: config.l2.tls_ca_file.as_deref(), identity })
 }
 
 impl Tier {
-    /// Opens it for `core`.
+    /// Opens the configured L2 for `core`.
     pub(super) fn open(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Self, StartError> {
         match core.flavor() {
             Flavor::None => Ok(Self::Shared(NoneBackend::new(CoreStore::new(core)))),
@@ -81,7 +83,8 @@ impl Tier {
         }
     }
 
-    /// Starts to follow Redis where L1 needs that: its topology and its invalidations. It ends when it is dropped.
+    /// Starts to follow the topology and the invalidations of Redis. Dropping the result stops it. Returns `None`
+    /// unless L2 is Redis.
     pub(super) fn follow(&self, background: &Runtime, core: &Arc<Core>) -> Option<Following> {
         let Self::Redis(redis) = self else { return None };
         let _inside = background.enter();
@@ -89,7 +92,8 @@ impl Tier {
         Some(redis.follow(&settings, core.clock(), fence::sink(core)))
     }
 
-    /// The backend of one worker. Called inside the worker's runtime, because Redis connections live there.
+    /// Returns the backend of one worker. Must be called inside the worker's runtime, which drives its Redis
+    /// connections.
     pub(super) fn backend(&self) -> Arc<dyn Backend> {
         match self {
             Self::Shared(backend) => Arc::clone(backend),

@@ -1,4 +1,4 @@
-//! Binding ports, and accepting on them with caps and back-off.
+//! Binds ports and accepts connections, with connection limits and back-off.
 
 use std::{
     fs::{self, File, Permissions},
@@ -25,28 +25,29 @@ use crate::socket::{Listener, Socket as Connection};
 
 /// Maximum number of connections that wait in the accept queue of a port.
 const BACKLOG: u16 = 1024;
-/// Dead peers are noticed after this long without traffic.
+/// Time without traffic after which TCP keepalive probes the peer.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
+/// First pause after a failed accept; the pause doubles with each failure. Without a pause, a full file table would
+/// occupy a whole core.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// Maximum pause after a failed accept.
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
 
-/// Who may connect to a Unix socket: its owner and its group, as containers of one pod share a group.
+/// Permissions of a Unix socket: its owner and its group may connect, because containers of one pod share a group.
 const UNIX_MODE: u32 = 0o660;
 
 /// The sockets of one port, one for each worker.
 #[derive(Debug)]
 pub(super) struct Port {
-    /// As it is printed.
+    /// Address as it is printed.
     pub(super) address: String,
     sockets: Vec<Socket>,
-    /// The path that is ours to remove.
+    /// Path of a Unix socket that this process created and must remove.
     path: Option<BoundPath>,
 }
 
 impl Port {
-    /// Binds `address` (`host:port`, `:port` for all interfaces, or `unix:/path`) for `workers`.
+    /// Binds `address` (`host:port`, `:port` for all interfaces, or `unix:/path`) with one socket per worker.
     pub(super) fn bind(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
         match address.strip_prefix("unix:") {
             Some(path) => Self::bind_path(name, Path::new(path), workers),
@@ -54,13 +55,14 @@ impl Port {
         }
     }
 
-    /// The address is bound once without `SO_REUSEPORT`: that reports a port in use, which sockets that share a port
-    /// never would, and with port 0 the kernel chooses once.
+    /// Binds the address once without `SO_REUSEPORT` first. That bind detects a port in use, which sockets with
+    /// `SO_REUSEPORT` never report, and with port 0 the kernel chooses only one port.
     fn bind_tcp(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
         let wanted = resolve(name, address)?;
         if !wanted.ip().is_loopback() && !expose {
             return Err(StartError::Config(format!(
-                "{name}.addr = {address:?} is reachable from other machines; say --expose if that is meant, or use 127.0.0.1"
+                "{name}.addr = {address:?} is reachable from other machines; set server.expose = true \
+                 (--expose) to permit this, or use 127.0.0.1"
             )));
         }
         let fault = |error: io::Error| StartError::Port(format!("cannot bind {name} to {wanted}: {error}"));
@@ -80,7 +82,7 @@ impl Port {
         Ok(Self { address, sockets: sockets.map_err(fault)?, path: Some(bound) })
     }
 
-    /// Shares a listener that was passed in. A path of it is not ours to remove.
+    /// Shares a listener that the caller opened. The caller owns the path of a Unix socket.
     pub(super) fn shared(name: &str, listener: &OwnedFd, workers: usize) -> Result<Self, StartError> {
         let fault = |error: io::Error| StartError::Port(format!("cannot share the {name} listener passed in: {error}"));
         let socket = Socket::from(listener.try_clone().map_err(fault)?);
@@ -89,25 +91,29 @@ impl Port {
         let address = match (address.as_socket(), address.as_pathname()) {
             (Some(address), _) => address.to_string(),
             (None, Some(path)) => format!("unix:{}", path.display()),
-            (None, None) => return Err(fault(io::Error::other("it is neither TCP nor a Unix socket with a path"))),
+            (None, None) => {
+                return Err(fault(io::Error::other(
+                    "the listener is neither a TCP socket nor a Unix socket with a path",
+                )));
+            }
         };
         let sockets: io::Result<Vec<_>> = (0..workers).map(|_| socket.try_clone()).collect();
         Ok(Self { address, sockets: sockets.map_err(fault)?, path: None })
     }
 
-    /// The socket of the next worker.
+    /// Returns the socket of the next worker.
     pub(super) fn take(&mut self) -> Option<Socket> {
         self.sockets.pop()
     }
 
-    /// Removes the path of a Unix socket, so that the next server may bind it. Before the socket is closed: afterwards the
-    /// path could be another's already.
+    /// Removes the path of a Unix socket, so that the next server can bind it. Call this before the socket is closed:
+    /// afterwards, the path may belong to another process.
     pub(super) fn remove_path(&mut self) {
         drop(self.path.take());
     }
 }
 
-/// The path of a Unix socket that this process made; it goes when this is dropped, unless another stands there.
+/// The path of a Unix socket that this process created. Drop removes the path unless another socket has replaced it.
 #[derive(Debug)]
 struct BoundPath {
     path: PathBuf,
@@ -133,7 +139,7 @@ impl Drop for BoundPath {
         if identity(&self.path).is_ok_and(|there| there == self.identity)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "the socket stays behind");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the Unix socket; the file remains");
         }
     }
 }
@@ -143,8 +149,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((there.dev(), there.ino()))
 }
 
-/// Removes the socket of a server that was killed. One that somebody listens on, and what is no socket, stays and is an
-/// error.
+/// Removes the socket of a server that was killed. Returns an error for a socket with a listener and for a file that is
+/// not a socket.
 fn remove_left_over(path: &Path) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -152,13 +158,13 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !there.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // Also when its queue is full.
+        // A socket with a full accept queue is in use, too.
         Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
@@ -169,7 +175,7 @@ fn resolve(name: &str, address: &str) -> Result<SocketAddr, StartError> {
         StartError::Config(format!("{name}.addr = {address:?}: {why}; expected host:port, [::1]:port or :port"))
     };
     let mut found = full.to_socket_addrs().map_err(|error| fault(error.to_string()))?;
-    found.next().ok_or_else(|| fault("the host has no address".to_owned()))
+    found.next().ok_or_else(|| fault("the host name resolves to no address".to_owned()))
 }
 
 fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -184,34 +190,34 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Caps of one port, shared by all workers.
+/// Connection limits of one port, shared by all workers.
 #[derive(Debug, Clone)]
 pub(super) struct Caps {
-    /// Connections open now.
+    /// Connections open at present.
     pub(super) open: Arc<AtomicU64>,
     /// Connections refused since start.
     pub(super) rejected: Arc<AtomicU64>,
-    /// Most connections.
+    /// Maximum number of open connections.
     pub(super) max: u64,
-    /// What a refused client is told, if its protocol has words for it.
+    /// Bytes sent to a refused client; empty if the protocol has no error for this case.
     pub(super) refusal: &'static [u8],
 }
 
 impl Caps {
-    /// Counts a connection, or refuses it.
+    /// Counts a connection, or refuses it if the port has reached its limit.
     fn admit(&self, stream: &Connection) -> Option<Counted> {
         if self.open.fetch_add(1, Relaxed) < self.max {
             return Some(Counted(Arc::clone(&self.open)));
         }
         self.open.fetch_sub(1, Relaxed);
         self.rejected.fetch_add(1, Relaxed);
-        // Best effort: the client is told if its socket takes the words at once.
+        // Best effort: the client receives the error only if its socket accepts the bytes immediately.
         let _told = stream.try_write(self.refusal);
         None
     }
 }
 
-/// Counts a connection as long as it lives.
+/// Guard that counts a connection while it is open.
 struct Counted(Arc<AtomicU64>);
 
 impl Drop for Counted {
@@ -220,10 +226,11 @@ impl Drop for Counted {
     }
 }
 
-/// Accepts until `stop` turns true, then waits for what runs. `serve` makes the task of one connection.
+/// Accepts connections until `stop` becomes true, then waits until all connections have ended. `serve` returns the task
+/// of one connection.
 ///
-/// What the kernel has accepted for us by then is served as well: its client has been told that it is connected, may have
-/// sent a request, and would only see a reset. Connections that come still later are refused, which says so.
+/// Connections in the kernel's accept queue at that time are served as well: their clients are connected, may have sent
+/// a request, and would otherwise only see a reset. Later connections are refused.
 pub(super) async fn accept<F>(
     listener: Listener,
     caps: Caps,
@@ -232,7 +239,7 @@ pub(super) async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    // Each connection holds a sender; the channel closes when the last has ended.
+    // Each connection holds a sender; the channel closes when the last connection has ended.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     let begin = |stream: Connection, alive: &mpsc::Sender<()>| {
         let Some(counted) = caps.admit(&stream) else { return };
@@ -255,24 +262,24 @@ pub(super) async fn accept<F>(
         begin(stream, &alive);
     }
     drop(alive);
-    // Nothing is ever sent: this ends when all connections have.
+    // No message is ever sent: the call returns when all connections have ended.
     let _closed = ended.recv().await;
 }
 
 fn prepare(stream: &Connection) {
     let Connection::Tcp(stream) = stream else { return };
     let socket = SockRef::from(stream);
-    // A connection on which these fail is already broken; its first read says so.
+    // If these calls fail, the connection is already broken; its first read reports that.
     let _nodelay = socket.set_tcp_nodelay(true);
     let _keepalive = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE));
 }
 
-/// Accepts, and stays calm when it cannot.
+/// Accepts connections and recovers from failures.
 struct Acceptor {
     listener: Listener,
     backoff: Duration,
-    /// Given up to accept and close one connection when the file table is full, so that its client is not left
-    /// hanging.
+    /// File descriptor that is released when the file table is full, to accept and close one connection. Otherwise the
+    /// client would wait without an answer.
     spare: Option<File>,
 }
 
@@ -294,11 +301,11 @@ impl Acceptor {
     }
 
     async fn recover(&mut self, error: &io::Error) {
-        // The peer was gone before we came: nothing is wrong here.
+        // The peer disconnected before its connection was accepted; this is not a fault.
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;
         }
-        tracing::warn!(%error, backoff_ms = self.backoff.as_millis(), "cannot accept");
+        tracing::warn!(%error, backoff_ms = self.backoff.as_millis(), "cannot accept a connection; retrying");
         if let Some(file) = self.spare.take() {
             drop(file);
             let accepted = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await;
@@ -314,13 +321,13 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Raises the soft limit of open files to the hard one and returns it.
+/// Raises the soft limit of open files to the hard limit and returns the resulting limit.
 pub(super) fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(%error, "cannot raise the limit of open files; keeping the current limit");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

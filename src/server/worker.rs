@@ -1,4 +1,5 @@
-//! One worker: a thread with its own runtime, connections, and L2 connections, so that a request wakes no other thread.
+//! One worker: a thread with its own runtime, client connections and L2 connections, so that a request wakes no other
+//! thread.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -21,10 +22,10 @@ use crate::{
     socket::Listener,
 };
 
-/// Often enough that a worker that hangs is seen within seconds, and nothing in cost.
+/// Interval of a worker's heartbeats: short enough to detect a hanging worker within seconds, at negligible cost.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// What a worker is made from.
+/// Everything that is needed to start a worker.
 #[derive(Clone)]
 pub(super) struct WorkerPlan {
     pub(super) core: Arc<Core>,
@@ -49,7 +50,7 @@ pub(super) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| StartError::Port(format!("cannot start a worker: {error}")))?;
+        .map_err(|error| StartError::Port(format!("cannot create the runtime of a worker: {error}")))?;
     thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || runtime.block_on(run(plan, grpc, resp, ready)))
@@ -60,18 +61,18 @@ async fn run(plan: WorkerPlan, grpc: socket2::Socket, resp: socket2::Socket, rea
     let (grpc, resp) = match (Listener::adopt(grpc), Listener::adopt(resp)) {
         (Ok(grpc), Ok(resp)) => (grpc, resp),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "a worker cannot listen");
+            tracing::error!(%error, "worker cannot listen and serves no connections");
             return;
         }
     };
     let cache = Cache::new(Arc::clone(&plan.core), plan.tier.backend());
-    // Ends with this runtime.
+    // The task ends with this runtime.
     tokio::spawn(beat(plan.node.heartbeats.begin(cache.now()), cache.clone()));
     ready();
     tokio::join!(serve_grpc(&plan, cache.clone(), grpc), serve_resp(&plan, cache, resp));
 }
 
-/// Shows that this worker moves.
+/// Records periodically that this worker's runtime makes progress.
 async fn beat(heartbeat: Heartbeat, cache: Cache) {
     let mut every = tokio::time::interval(BEAT_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -128,11 +128,11 @@ fn a_value_that_cannot_be_is_refused_with_what_could_be() {
     for (key, value, part) in [
         ("l1.size", "3 parsecs", "\"3 parsecs\" is not a size such as 256MiB"),
         ("l1.size", "-1", "is not a size"),
-        ("l1.size", "1KiB", "1KiB is out of range: 64KiB to 16TiB"),
+        ("l1.size", "1KiB", "1KiB is out of range; expected 64KiB to 16TiB"),
         ("l1.size", "99999999999PiB", "is out of range"),
         ("l1.max_age", "30", "is not a duration with a unit"),
-        ("l1.max_age", "0s", "0s is out of range: 1ms to 1day"),
-        ("l1.max_age", "100us", "finer than a millisecond"),
+        ("l1.max_age", "0s", "0s is out of range; expected 1ms to 1day"),
+        ("l1.max_age", "100us", "is not a multiple of 1ms"),
         ("l1.max_entries", "0", "0 is out of range"),
         ("server.workers", "two", "\"two\" is not a whole number"),
         ("server.expose", "yes", "\"yes\" is not true or false"),
@@ -141,19 +141,19 @@ fn a_value_that_cannot_be_is_refused_with_what_could_be() {
         ("server.log", "", "is not a log level"),
         ("data.sync", "sometimes", "\"sometimes\" is not interval or always"),
         ("data.dir", "", "is not a path"),
-        ("grpc.addr", "nope", "\"nope\" has no port; give host:port"),
-        ("grpc.addr", "127.0.0.1:70000", "\"70000\" is not a port from 0 to 65535"),
+        ("grpc.addr", "nope", "\"nope\" has no port; expected host:port"),
+        ("grpc.addr", "127.0.0.1:70000", "invalid port \"70000\"; expected 0 to 65535"),
         ("grpc.addr", "127.0.0.256:7400", "is not host:port"),
         ("grpc.addr", "::1:7400", "is not host:port"),
-        ("grpc.addr", "unix:terrace", "is not the whole path of a socket"),
-        ("l2.url", "memcached://a", "another scheme"),
+        ("grpc.addr", "unix:terrace", "is not an absolute path of a socket"),
+        ("l2.url", "memcached://a", "unsupported scheme \"memcached\"; expected redis://"),
         ("l2.url", "embedded:", "is not redis://"),
-        ("l2.url", "redis://", "Redis URL is not acceptable"),
-        ("l2.url", "redis+cluster://a/1", "one database"),
+        ("l2.url", "redis://", "invalid Redis URL: "),
+        ("l2.url", "redis+cluster://a/1", "has only database 0"),
         ("l2.url", "redis+sentinel://a", "master-name"),
-        ("l2.prefixes", "a,,b", "a prefix has 1 to 1024 bytes"),
+        ("l2.prefixes", "a,,b", "the prefix has 0 bytes; expected 1 to 1024"),
         ("l2.prefixes", "__terrace:bans", "reserved"),
-        ("resp.password_file", "/does/not/exist", "cannot be read"),
+        ("resp.password_file", "/does/not/exist", "cannot read /does/not/exist"),
     ] {
         let faults = from_flags(vec![flag(key, value)]).expect_err(value);
         let flag = key.replace(['.', '_'], "-");
@@ -195,7 +195,7 @@ fn toml_that_is_none_is_told_with_its_line() {
     assert!(faults_of("[l1]\nsize = 1048576\nsize = 1048576\n")[0].starts_with("FILE:3: "));
     assert!(faults_of("l1 = 3\n")[0].contains("unknown key l1"), "a section is a table");
     let missing = load(&Sources { file: Some("/does/not/exist.toml".into()), ..Sources::default() });
-    assert!(missing.expect_err("no file").to_string().starts_with("/does/not/exist.toml: cannot be read: "));
+    assert!(missing.expect_err("no file").to_string().starts_with("/does/not/exist.toml: cannot read the file: "));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn unknown_variables_only_warn() {
     let environment = ["TERRACE_PORT", "TERRACE_SERVICE_HOST", "TERRACE_L1_SIZ"];
     let environment = environment.map(|name| (name.into(), "tcp://10.0.0.1:7400".into())).into();
     let loaded = load(&Sources { environment, ..Sources::default() }).expect("valid all the same");
-    let told = "unknown variables are ignored: TERRACE_PORT, TERRACE_SERVICE_HOST, \
+    let told = "ignoring unknown environment variables: TERRACE_PORT, TERRACE_SERVICE_HOST, \
                 TERRACE_L1_SIZ; did you mean TERRACE_L1_SIZE?";
     assert_eq!(loaded.warnings, [told]);
 }
@@ -229,20 +229,17 @@ fn policies_are_read_in_order_and_shown_with_their_lines() {
 fn policies_that_make_no_sense_are_refused() {
     for (text, fault) in [
         ("[[policy]]\nl1 = true\n", "FILE:1: policy: match is missing"),
-        (
-            "[[policy]]\nmatch = \"a*\"\nmax_tll = \"1h\"\n",
-            "FILE:3: unknown key max_tll of a policy; did you mean max_ttl?",
-        ),
+        ("[[policy]]\nmatch = \"a*\"\nmax_tll = \"1h\"\n", "FILE:3: unknown policy key max_tll; did you mean max_ttl?"),
         ("[[policy]]\nmatch = \"a*\"\ndefault_ttl = \"0s\"\n", "FILE:3: policy.default_ttl: 0s is out of range"),
         ("[[policy]]\nmatch = \"a*\"\ndefault_ttl = 30\n", "FILE:3: policy.default_ttl: 30 is not a duration"),
         ("[[policy]]\nmatch = \"\"\n", "FILE:2: policy.match: \"\" is not a pattern"),
-        ("[[policy]]\nmatch = \"a*\"\nfetch = \"auto\"\n", "FILE:3: unknown key fetch of a policy"),
+        ("[[policy]]\nmatch = \"a*\"\nfetch = \"auto\"\n", "FILE:3: unknown policy key fetch"),
         ("[[policy]]\nmatch = \"a*\"\nprefetch = \"yes\"\n", "FILE:3: policy.prefetch: "),
         (
             "[[policy]]\nmatch = \"a*\"\ndefault_ttl = \"2h\"\nmax_ttl = \"1h\"\n",
-            "FILE:1: policy: default_ttl \"2h\" is over",
+            "FILE:1: policy: default_ttl \"2h\" exceeds",
         ),
-        ("[policy]\nmatch = \"a*\"\n", "FILE:1: policy is not a list: write [[policy]]"),
+        ("[policy]\nmatch = \"a*\"\n", "FILE:1: policy is not an array of tables; expected [[policy]]"),
     ] {
         let faults = faults_of(text);
         assert!(faults[0].starts_with(fault), "{faults:?} is to begin with {fault}");
@@ -250,23 +247,23 @@ fn policies_that_make_no_sense_are_refused() {
     let long = format!("[[policy]]\nmatch = \"{}\"\n", "a".repeat(1025));
     assert!(faults_of(&long)[0].contains("1025 bytes; at most 1024"));
     let many = "[[policy]]\nmatch = \"a\"\n".repeat(257);
-    assert_eq!(faults_of(&many), ["FILE:513: 257 policies; at most 256 are allowed"]);
+    assert_eq!(faults_of(&many), ["FILE:513: 257 policies are defined; expected at most 256"]);
 }
 
 #[test]
 fn settings_that_do_not_go_together_are_refused() {
     for (flags, part) in [
-        (vec![flag("resp.addr", ":7401")], "--resp-addr: resp.addr: :7401 is not loopback"),
-        (vec![flag("http.addr", "0.0.0.0:0")], "give --expose"),
-        (vec![flag("http.addr", "cache.example.com:0")], "give --expose"),
-        (vec![flag("http.addr", "[::]:0")], "give --expose"),
+        (vec![flag("resp.addr", ":7401")], "--resp-addr: resp.addr: :7401 is not a loopback address"),
+        (vec![flag("http.addr", "0.0.0.0:0")], "set server.expose = true (--expose)"),
+        (vec![flag("http.addr", "cache.example.com:0")], "set server.expose = true (--expose)"),
+        (vec![flag("http.addr", "[::]:0")], "set server.expose = true (--expose)"),
         (
             vec![flag("resp.addr", "127.0.0.1:7400")],
-            "resp.addr: 127.0.0.1:7400 and grpc.addr: 127.0.0.1:7400 want the same",
+            "resp.addr: 127.0.0.1:7400 and grpc.addr: 127.0.0.1:7400 use the same port",
         ),
-        (vec![flag("resp.addr", ":7400"), flag("server.expose", "true")], "want the same port"),
+        (vec![flag("resp.addr", ":7400"), flag("server.expose", "true")], "use the same port"),
         (vec![flag("server.max_value", "16MiB")], "do not fit in grpc.max_message 16MiB"),
-        (vec![flag("grpc.max_message", "1GiB")], "grpc.max_message 1GiB is over server.max_in_flight 256MiB"),
+        (vec![flag("grpc.max_message", "1GiB")], "grpc.max_message 1GiB exceeds server.max_in_flight 256MiB"),
     ] {
         let faults = from_flags(flags).expect_err(part);
         assert!(faults.len() == 1 && faults[0].contains(part), "{faults:?} is to say {part:?}");
@@ -302,7 +299,7 @@ fn the_password_is_the_first_line_of_its_file() {
     assert_eq!(password(b"no newline").expect("valid"), b"no newline");
     assert_eq!(password(&[b'x'; 1024]).expect("valid").len(), 1024);
     for wrong in [&b""[..], b"\nhunter2\n", &[b'x'; 1025], &[b'x'; 5000]] {
-        assert!(password(wrong).expect_err("refused")[0].contains("is to hold a password of 1 to 1024 bytes"));
+        assert!(password(wrong).expect_err("refused")[0].contains("expected a password of 1 to 1024 bytes"));
     }
 }
 

@@ -142,7 +142,7 @@ fn roll(node_at: &mut Process, redis: &RedisServer, data: &Path, tally: &Tally) 
         status.is_some()
     });
     assert!(status.unwrap().success(), "{status:?}: {}", node_at.log());
-    assert!(!node_at.log().contains("cut off"), "{}", node_at.log());
+    assert!(!node_at.log().contains("aborting the remaining connections"), "{}", node_at.log());
     *node_at = node(redis, data, &node_at.grpc.clone());
 }
 

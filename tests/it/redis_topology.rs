@@ -243,10 +243,10 @@ fn by_tls_a_redis_is_served_if_both_sides_are_who_they_say() {
     let mut client = connection(distrustful.resp());
     eventually("the distrust is told", || {
         let error = client.get::<_, Value>("k").expect_err("not trusted").to_string();
-        error.contains("no TLS with Redis") && error.contains("certificate")
+        error.contains("TLS handshake with Redis") && error.contains("certificate")
     });
     // A certificate without its key is a configuration fault.
     wanted.l2.tls_key_file = None;
     let error = Server::bind(wanted, Vec::new(), terrace::clock::Clock::real()).err().expect("refused").to_string();
-    assert!(error.contains("l2.tls_cert_file and l2.tls_key_file go together"), "{error}");
+    assert!(error.contains("only one of l2.tls_cert_file and l2.tls_key_file is set"), "{error}");
 }

@@ -413,9 +413,12 @@ fn config_set_changes_what_a_reload_would_change() {
     for (refused, why) in [
         ("l2.read_timeout soon", "(possibly related to argument 'l2.read_timeout') - \"soon\" is not a duration"),
         ("l2.read_timeout 0ms", "is out of range"),
-        ("l2.read_timeout 80ms l1.size 1GiB", "(possibly related to argument 'l1.size') - l1.size needs a restart"),
-        ("maxclients 5", "server.max_connections needs a restart"),
-        ("l2.read_timeuot 80ms", "there is no setting of this name; did you mean l2.read_timeout?"),
+        (
+            "l2.read_timeout 80ms l1.size 1GiB",
+            "(possibly related to argument 'l1.size') - changing l1.size requires a restart",
+        ),
+        ("maxclients 5", "changing server.max_connections requires a restart"),
+        ("l2.read_timeuot 80ms", "unknown setting; did you mean l2.read_timeout?"),
         ("server.max_value 100MiB", "do not fit in grpc.max_message"),
         ("l2.read_timeout 80ms slowlog-max-len x", "couldn't be parsed into an integer"),
     ] {

@@ -105,7 +105,7 @@ fn the_socket_of_a_killed_server_is_taken_over_and_no_other() {
     server.stop();
     std::fs::write(at(folder.path(), "grpc"), "precious").unwrap();
     let message = refusal(bind());
-    assert!(message.contains("no socket"), "{message}");
+    assert!(message.contains("is not a socket"), "{message}");
     assert_eq!(std::fs::read(at(folder.path(), "grpc")).unwrap(), b"precious");
 }
 

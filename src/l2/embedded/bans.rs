@@ -1,7 +1,7 @@
 //! Pattern bans in the embedded store: the writer opens, sweeps and retires them.
 //!
-//! A ban takes the next number of writes, in a row of its own: it hides matching records with smaller numbers, whatever
-//! happens to the process. So nothing has to be noted when a key is written anew.
+//! A ban takes the next write number and is stored in its own row. It hides matching records with smaller numbers, also
+//! after a restart. Therefore, a rewrite of a key needs no note.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -23,13 +23,13 @@ use crate::{
     },
 };
 
-/// Records that one page of a sweep looks at while others use the store: 3 to 5 ms, in which writes wait ...
+/// Records per page of a sweep while other clients use the store: 3 to 5 ms, during which writes wait.
 const PAGE_YIELDING: usize = 500;
-/// ... and while nobody does.
+/// Records per page of a sweep while no other client uses the store.
 const PAGE_FULL: usize = 1_000;
 
 impl Writer {
-    /// Shows the bans that this table holds.
+    /// Publishes the bans that this table contains.
     pub(super) fn load_bans(&self, table: &Table) -> Result<()> {
         let view = table.view();
         let rows = view.range(Bound::Included(BANS.0), BANS.1);
@@ -38,7 +38,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens a ban. Another one of the same pattern hides nothing that this does not hide, and is forgotten.
+    /// Opens a ban. It replaces an earlier ban of the same pattern, because it hides all records that the earlier ban
+    /// hides.
     pub(super) fn ban(&mut self, glob: Glob) -> Result<u64> {
         let table = self.table.clone().ok_or_else(unavailable)?;
         let open = self.shared.bans.all().unwrap_or_default();
@@ -61,7 +62,7 @@ impl Writer {
         Ok(ban.number)
     }
 
-    /// Removes what a ban hides among the next records.
+    /// Removes the records that a ban hides in the next page.
     pub(super) fn sweep_banned(&mut self, ban: &Ban, cursor: u64, effort: Effort) -> Result<SweepPage> {
         let count = match effort {
             Effort::Yielding => PAGE_YIELDING,
@@ -94,7 +95,7 @@ impl Writer {
         Ok(page)
     }
 
-    /// Forgets a ban.
+    /// Removes a ban that hides no record.
     pub(super) fn retire(&mut self, number: u64) -> Result<()> {
         let table = self.table.clone().ok_or_else(unavailable)?;
         let mut changes = table.changes();

@@ -1,9 +1,9 @@
 //! Cursors of scans: each number maps to the row where its scan continues.
 //!
-//! A cursor is a random number, so that one from before a restart is unknown and its scan begins again; a counter
-//! would name the position of somebody else's scan. Each scan holds two places at most: the cursor a client is about
-//! to use, and the one before it, which it repeats when an answer was lost. So a scan in progress is not pushed out
-//! by a faster one, only by many that were begun.
+//! A cursor is a random number, so that a cursor from before a restart is unknown and its scan starts again; a counter
+//! could match the position of another scan. Each scan keeps at most two positions: the cursor that the client uses
+//! next, and the previous cursor, which the client repeats if a reply was lost. Therefore, a faster scan does not evict
+//! a scan in progress; only many abandoned scans do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,27 +11,27 @@ use bytes::Bytes;
 
 /// Maximum number of remembered scan cursors. A scan with a forgotten cursor starts again.
 const CURSORS_MAX: usize = 4096;
-/// Cursors are below this: some clients keep them in a double.
+/// Bits of a cursor, because some clients store cursors in a double.
 const CURSOR_BITS: u32 = 52;
 
-/// The positions of scans under way.
+/// Positions of the scans in progress.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
     places: HashMap<u64, Place>,
-    /// Oldest first; may name cursors that are gone.
+    /// Cursors, oldest first; may contain removed cursors.
     order: VecDeque<u64>,
 }
 
 #[derive(Debug)]
 struct Place {
-    /// The last row that was looked at.
+    /// The last visited row.
     after: Bytes,
-    /// The cursor that led here.
+    /// The cursor of the previous page.
     before: u64,
 }
 
 impl Cursors {
-    /// The row after which `cursor` goes on; `None` for one that is not known.
+    /// Returns the row after which `cursor` continues; `None` for an unknown cursor.
     pub(super) fn position(&mut self, cursor: u64) -> Option<Bytes> {
         let place = self.places.get(&cursor)?;
         let (after, before) = (place.after.clone(), place.before);
@@ -39,12 +39,13 @@ impl Cursors {
         Some(after)
     }
 
-    /// A new cursor, reached from `before`, that goes on after this row.
+    /// Returns a new cursor that continues after this row; `before` is the cursor of the previous page.
     pub(super) fn remember(&mut self, before: u64, after: Bytes) -> u64 {
         let cursor = fastrand::u64(1..1 << CURSOR_BITS);
         self.places.insert(cursor, Place { after, before });
         self.order.push_back(cursor);
-        // A scan leaves one stale name a page, so the names outnumber the places: bounded twice over.
+        // Each page of a scan leaves one stale cursor in `order`, so `order` is longer than `places`; both have a
+        // limit.
         while self.places.len() > CURSORS_MAX || self.order.len() > 2 * CURSORS_MAX {
             let Some(oldest) = self.order.pop_front() else { break };
             if self.places.len() > CURSORS_MAX {

@@ -1,4 +1,4 @@
-//! Errors of the embedded store: why it cannot be opened, and why it refuses calls.
+//! Errors of the embedded store: failures to open it and rejected calls.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -7,69 +7,69 @@ use crate::error::{CacheError, Kind};
 /// Time between two attempts to open a table that failed.
 pub(super) const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
-/// Why the store cannot be opened.
+/// Reason why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
-    #[error("the store in {dir} is in use by another server; give each server a directory of its own")]
+    /// Another process uses the store.
+    #[error("the store in {dir} is in use by another server; each server needs its own directory")]
     InUse {
         /// The directory.
         dir: PathBuf,
     },
-    /// It cannot be created, read or written.
-    #[error("the store directory {dir} cannot be used: {source}; it must be a directory that this user may write")]
+    /// The directory cannot be created, read or written.
+    #[error("the store directory {dir} cannot be used: {source}; expected a directory that this user can write to")]
     NotUsable {
         /// The directory.
         dir: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It holds something else.
-    #[error("{dir} is not empty and holds no store (it contains {found}); name an empty directory or a new one")]
+    /// The directory contains other files.
+    #[error("{dir} is not empty and contains no store (found {found}); expected an empty or nonexistent directory")]
     NotAStore {
         /// The directory.
         dir: PathBuf,
-        /// One of the names in it.
+        /// Name of a file in the directory.
         found: String,
     },
-    /// A newer version of Terrace wrote it.
+    /// A newer version of Terrace wrote the store.
     #[error(
-        "the store in {dir} has format {found}, this version reads format {known}; start the newer version of Terrace, \
-         or move the directory away to begin with an empty store"
+        "the store in {dir} has format {found}, this version reads formats up to {known}; start a newer version \
+         of Terrace, or move the directory away to start with an empty store"
     )]
     Newer {
         /// The directory.
         dir: PathBuf,
-        /// The format that was found.
+        /// Format version of the store.
         found: u32,
-        /// The newest that is known.
+        /// Newest known format version.
         known: u32,
     },
-    /// Its files cannot be read.
+    /// The files of the store cannot be read.
     #[error(
-        "the store in {dir} is damaged ({reason}); move the directory away to begin with an empty store, or restore a copy"
+        "the store in {dir} is damaged ({reason}); move the directory away to start with an empty store, or \
+         restore a backup"
     )]
     Damaged {
         /// The directory.
         dir: PathBuf,
-        /// What was found.
+        /// Description of the damage.
         reason: String,
     },
 }
 
-/// Error of a call that meets a full queue.
+/// Returns the error of a call that finds the queue full.
 pub(super) fn overloaded() -> CacheError {
-    CacheError::new(Kind::Overloaded, "too many calls wait for the embedded store")
-        .retry_after(Duration::from_millis(20))
+    CacheError::new(Kind::Overloaded, "the queue of the embedded store is full").retry_after(Duration::from_millis(20))
 }
 
-/// Error of a call after the store was closed.
+/// Returns the error of a call after the store was closed.
 pub(super) fn stopped() -> CacheError {
     CacheError::new(Kind::Unavailable, "the embedded store is closed")
 }
 
-/// Error of a call while a failed table is not open again.
+/// Returns the error of a call while a failed store is being reopened.
 pub(super) fn unavailable() -> CacheError {
-    let message = "the embedded store has failed and is being opened again";
+    let message = "the embedded store has failed and is being reopened";
     CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
 }

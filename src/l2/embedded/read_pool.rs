@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::errors::{overloaded, stopped};
 use crate::error::{CacheError, Kind, Result};
 
-/// One may wait for the disk while the other answers from memory.
+/// Number of reader threads: one may wait for the disk while the other serves reads from memory.
 const THREADS: usize = 2;
 /// Maximum number of reads that wait for a reader thread. Further reads are rejected as overloaded. At 10 µs per read the
 /// last of them waits about 5 ms.
@@ -23,7 +23,7 @@ const WAITING_MAX: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A few threads and one bounded queue.
+/// Reader threads with one bounded queue.
 pub(super) struct ReadPool {
     jobs: Option<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
@@ -42,10 +42,10 @@ impl ReadPool {
         Ok(Self { jobs: Some(jobs), threads })
     }
 
-    /// Runs `read` on one of the threads and waits for it no longer than `deadline`.
+    /// Runs `read` on one of the threads and waits for it for at most `deadline`.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait, `DeadlineExceeded`, those of `read`.
+    /// `Overloaded` if the queue is full, `DeadlineExceeded`, and the errors of `read`.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -53,7 +53,7 @@ impl ReadPool {
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
-            // Nobody waits any more: not worth the disk.
+            // No caller waits for the result any more, so the read is skipped.
             if !answer.is_closed() {
                 let _ = answer.send(read());
             }
@@ -65,7 +65,7 @@ impl ReadPool {
         }
         match timeout(deadline, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(CacheError::new(Kind::Internal, "a read of the embedded store failed without a result")),
+            Ok(Err(_)) => Err(CacheError::new(Kind::Internal, "a read of the embedded store ended without a result")),
             Err(_) => {
                 let message = format!("the embedded store did not answer within {deadline:?}");
                 Err(CacheError::new(Kind::DeadlineExceeded, message))
@@ -76,10 +76,11 @@ impl ReadPool {
 
 fn work(queue: &Mutex<Receiver<Job>>) {
     loop {
-        // The lock is held while waiting for a job, not while doing it: the others wait for the lock instead.
+        // The lock is held while the thread waits for a job, not while it runs the job: the other threads wait for the
+        // lock.
         let job = queue.lock().recv();
         let Ok(job) = job else { return };
-        // A panic in one read ends that read; its caller sees that the answer is gone.
+        // A panic ends only this read; the caller detects the closed channel.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
     }
 }

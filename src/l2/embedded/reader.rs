@@ -1,9 +1,10 @@
-//! Reads: on the thread of the caller while the data is in memory, else on the read pool.
+//! Reads: on the caller's thread while the data is in memory, otherwise on the read pool.
 //!
 //! A point read that finds its block in the cache takes about 4 µs; handing it to another thread and back costs more
-//! than that in CPU alone. A read that waits for the disk would hold up everything else on its thread, so a second
-//! read within a few that takes longer than [`SLOW_NS`] sends all reads to the pool for [`POOL_NS`]; then they try
-//! again. One alone says nothing: the thread may have lost its core for a moment.
+//! CPU time than that. A read that waits for the disk would block everything else on its thread. Therefore, the second
+//! read within a short time that takes longer than [`SLOW_NS`] moves all reads to the pool for [`POOL_NS`]; then reads
+//! return to the caller's thread. A single slow read is ignored, because the thread may only have lost its core for a
+//! moment.
 
 use std::{ops::Bound, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -26,25 +27,25 @@ use crate::{
     model::{Key, Life, Value},
 };
 
-/// A read that took longer waited for the disk, nanoseconds.
+/// Duration in nanoseconds above which a read counts as having waited for the disk.
 const SLOW_NS: u64 = 1_000_000;
-/// What a slow read adds to the score; a quick one takes 1 off.
+/// Amount that a slow read adds to the score; a fast read subtracts 1.
 const SLOW_SCORE: u64 = 16;
-/// The score at which the pool takes over: two slow reads with fewer than 16 quick ones between them.
+/// Score that moves reads to the pool: two slow reads with fewer than 16 fast reads between them.
 const POOL_SCORE: u64 = 17;
-/// How long the pool reads then, nanoseconds: about two slow reads in this time hold up a worker.
+/// Time in nanoseconds for which the pool then runs all reads. About two slow reads block a worker during this time.
 const POOL_NS: u64 = 100_000_000;
 /// Maximum number of keys of a read that runs on the thread of the caller (about 4 µs per key).
 const INLINE_KEYS_MAX: usize = 16;
 /// Maximum number of rows that one page of a scan visits (about 20 ms).
 const PAGE_ROWS_MAX: usize = 10_000;
-/// Random places that are tried for a key that lives.
+/// Number of random positions that the search for a live key tries.
 const RANDOM_TRIES: usize = 16;
 /// Maximum number of keys that the search for a random key visits.
 const RANDOM_WALK_MAX: usize = 1_000;
 
 impl Embedded {
-    /// A read with a result for each key.
+    /// Runs a read with one result per key.
     pub(super) async fn read_each<T: Send + 'static>(
         &self,
         keys: &[Key],
@@ -60,7 +61,7 @@ impl Embedded {
         }
     }
 
-    /// A read on the pool.
+    /// Runs a read on the pool.
     pub(super) async fn read_one<T: Send + 'static>(
         &self,
         read: impl FnOnce(&StoreState) -> Result<T> + Send + 'static,
@@ -77,8 +78,8 @@ impl StoreState {
         until != 0 && stopwatch_ns() < until
     }
 
-    /// Runs a read here, and closes this way if reads prove slow. Threads may overwrite one another's score: it is
-    /// approximate.
+    /// Runs a read on this thread, and moves further reads to the pool if reads are slow. Threads may overwrite one
+    /// another's score: it is approximate.
     fn watched<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
         let began = stopwatch_ns();
         let result = read(self);
@@ -122,18 +123,18 @@ impl StoreState {
         })
     }
 
-    /// The keys' live records at one instant, each turned into what the caller wants of it.
+    /// Reads the live records of the keys at one instant and converts each of them with `make`.
     fn read_records<T>(&self, keys: &[Key], make: impl Fn(Record) -> Result<T>) -> Vec<Result<Option<T>>> {
         let now = self.clock.unix();
         let table = self.table.load();
         let Some(table) = table.as_ref() else { return keys.iter().map(|_| Err(unavailable())).collect() };
-        // Before the view: a ban that is retired in between has hidden what the view still shows.
+        // Bans are loaded before the view: a ban that is retired in between still hides records in this view.
         let bans = self.bans.all().unwrap_or_default();
         let view = table.view();
         keys.iter().map(|key| live(&view, key.bytes(), now, &bans)?.map(&make).transpose()).collect()
     }
 
-    /// One page of a scan.
+    /// Returns one page of a scan.
     pub(super) fn scan(&self, request: &ScanRequest) -> Result<ScanPage> {
         let glob = request.pattern.as_deref().map(Glob::new).transpose()?;
         if request.type_name.as_deref().is_some_and(|name| !name.eq_ignore_ascii_case(b"string")) {
@@ -156,7 +157,7 @@ impl StoreState {
             let record = Record::decode(&row, &value)?;
             let wanted = glob.as_ref().is_none_or(|glob| glob.matches(&record.key));
             if wanted && !record.is_expired(now) && !is_hidden(&bans, &record) {
-                // Reserved keys are nobody's business.
+                // Reserved keys are omitted: `Key::new` rejects them.
                 keys.extend(Key::new(record.key).ok());
             }
             rows += 1;
@@ -169,7 +170,8 @@ impl StoreState {
         Ok(ScanPage { cursor, keys })
     }
 
-    /// A key written at a random moment: uniform over the entries as far as those that were rewritten left gaps alike.
+    /// Returns the key at a random write number: uniform over the entries, provided that rewritten entries left their
+    /// gaps evenly.
     pub(super) fn random_key(&self) -> Result<Option<Key>> {
         let table = self.table.load();
         let Some(table) = table.as_ref() else { return Err(unavailable()) };
@@ -184,7 +186,7 @@ impl StoreState {
         self.live_from(&view, 0, RANDOM_WALK_MAX)
     }
 
-    /// The first live key among this many in order of writing.
+    /// Returns the first live key among the next `rows` entries in write order.
     fn live_from(&self, view: &View<'_>, written: u64, rows: usize) -> Result<Option<Key>> {
         let (now, bans) = (self.clock.unix(), self.bans.all().unwrap_or_default());
         for row in view.range(Bound::Included(&order_row(written)), ORDER.1).take(rows) {

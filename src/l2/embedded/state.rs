@@ -19,7 +19,7 @@ pub(super) struct StoreState {
     pub(super) clock: Clock,
     pub(super) tunables: Arc<Tunables>,
     pub(super) sink: Arc<dyn ChangeSink>,
-    /// `None` while it has failed and is not open again.
+    /// `None` while a failed table is not open again.
     pub(super) table: ArcSwapOption<Table>,
     pub(super) cursors: Mutex<Cursors>,
     pub(super) bans: OpenBans,
@@ -33,18 +33,18 @@ pub(super) struct StoreState {
 pub(super) struct Counters {
     pub(super) entries: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// No order row is below this number ...
+    /// Lower bound of the numbers in order rows.
     pub(super) oldest: AtomicU64,
-    /// ... or at this one and above.
+    /// Exclusive upper bound of the numbers in order rows.
     pub(super) next_written: AtomicU64,
     pub(super) evicted: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) slow_reads: AtomicU64,
-    /// How slow the last reads were.
+    /// Score of recent slow reads; see `reader`.
     pub(super) slow_score: AtomicU64,
     /// Time in [`stopwatch_ns`](crate::clock::stopwatch_ns) until which reads use the pool.
     pub(super) slow_until_ns: AtomicU64,
-    /// Something was committed since the last sync.
+    /// True if a commit happened since the last sync.
     pub(super) dirty: AtomicBool,
 }

@@ -41,28 +41,28 @@ const WRITES_WAITING_MAX: usize = 4096;
 /// Deadline of an operation that clears the store.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the store holds and has done since it was opened.
+/// Contents of the store and its counters since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// Entries, expired ones included that were not removed yet.
+    /// Number of entries, including expired entries that are not removed yet.
     pub entries: u64,
-    /// Bytes of these entries: key twice, value, 74 B, and 33 B more with an expiry.
+    /// Size of these entries in bytes: key twice, value, 74 B, and 33 B more for an entry with an expiry.
     pub bytes: u64,
-    /// The bound on them.
+    /// Maximum of `bytes`.
     pub size_max_bytes: u64,
-    /// Bytes on the disk now, journals included.
+    /// Current size of all files in bytes, including journals.
     pub disk_bytes: u64,
-    /// Entries removed because the store was over its bound.
+    /// Number of entries evicted to keep the store within its maximum size.
     pub evicted: u64,
-    /// Entries removed because their time had passed.
+    /// Number of expired entries that were removed.
     pub expired: u64,
-    /// Groups of writes committed.
+    /// Number of committed write groups.
     pub commits: u64,
-    /// Reads that waited for the disk for longer than 1 ms on the thread of their caller.
+    /// Number of reads that blocked the caller's thread for more than 1 ms.
     pub slow_reads: u64,
 }
 
-/// The store.
+/// The embedded store.
 pub struct Embedded {
     pub(super) shared: Arc<StoreState>,
     pub(super) pool: Option<ReadPool>,
@@ -75,7 +75,7 @@ impl Embedded {
     /// Opens the store, or creates it, and starts its threads.
     ///
     /// # Errors
-    /// See [`OpenError`]; each names the directory and what to do.
+    /// See [`OpenError`]; each error names the directory and the remedy.
     pub fn open(
         settings: EmbeddedSettings,
         clock: Clock,
@@ -129,14 +129,14 @@ impl Embedded {
         }
     }
 
-    /// Has the writer do something that is not on a request's path.
+    /// Runs an administrative job on the writer's thread and waits for its result.
     async fn change<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
         self.write(job(answer), answered, deadline).await?
     }
 
-    /// Hands a job to the writer and waits for its answer no longer than `deadline`.
+    /// Hands a job to the writer and waits for the answer for at most `deadline`.
     async fn write<T>(&self, job: Job, answered: oneshot::Receiver<T>, deadline: Duration) -> Result<T> {
         match self.writes.as_ref().map(|writes| writes.try_send(job)) {
             Some(Ok(())) => {}
@@ -145,7 +145,10 @@ impl Embedded {
         }
         match timeout(deadline, answered).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(CacheError::new(Kind::Unknown, "the embedded store stopped in the middle of a write")),
+            Ok(Err(_)) => Err(CacheError::new(
+                Kind::Unknown,
+                "the embedded store was closed during a write; the write may still happen",
+            )),
             Err(_) => {
                 let message =
                     format!("the embedded store did not answer within {deadline:?}; the write may still happen");
@@ -156,7 +159,7 @@ impl Embedded {
 }
 
 impl Drop for Embedded {
-    /// Finishes the writes that were taken, hands them to the disk and releases the directory. Blocks meanwhile.
+    /// Completes the queued writes, syncs them to disk and releases the directory. Blocks until that is done.
     fn drop(&mut self) {
         self.pool = None;
         self.writes = None;
@@ -185,8 +188,8 @@ fn sync_every(interval: Duration, shared: &StoreState, stopped: &Receiver<()>) {
         }
         let Some(table) = shared.table.load_full() else { continue };
         if let Err(error) = table.sync() {
-            // The table takes no more writes after this; the next one finds out and opens it again.
-            tracing::error!(%error, "writes could not be forced to the disk");
+            // The table accepts no more writes after this error; the next write fails and triggers a reopen.
+            tracing::error!(%error, "the embedded store cannot sync writes to disk; a power failure may lose them");
         }
     }
 }
@@ -200,7 +203,7 @@ impl Backend for Embedded {
         self.read_each(keys, move |shared, keys| shared.get(keys, with_life)).boxed()
     }
 
-    /// Batches of both kinds happen at one instant.
+    /// Batches of both kinds are applied atomically.
     fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
         async move {
             let count = ops.len();

@@ -1,4 +1,4 @@
-//! Random operations against a model, with a recount of the whole store after each group.
+//! Compares random operations with a model and recounts the whole store after each group.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
@@ -28,7 +28,8 @@ impl ChangeSink for Deaf {
     fn banned(&self, _ban: &Arc<Ban>) {}
 }
 
-/// Every record has one order row, an expiry row exactly if it expires, and the tally counts them.
+/// Checks that every record has one order row, that it has an expiry row only if it expires, and that the tally is
+/// correct.
 fn validate(table: &Table) -> Tally {
     let view = table.view();
     let mut expected = std::collections::BTreeSet::new();
@@ -70,7 +71,7 @@ fn apply_to_model(model: &mut Model, key: &Key, op: &Op, now: UnixMs) -> crate::
 }
 
 fn random_key(random: &mut fastrand::Rng) -> Key {
-    // Long ones with a common head, so that rows with hashes are walked, too.
+    // Some keys are long and share a prefix, so that the test covers rows with hashes, too.
     let name = format!("{}{}", "k".repeat([0, 1_020, 3_000][random.usize(..3)]), random.u8(..12));
     Key::copied(name.as_bytes()).expect("a key")
 }

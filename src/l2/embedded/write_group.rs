@@ -1,7 +1,7 @@
 //! [`WriteGroup`]: writes that are committed together. Each write sees the writes before it in the group.
 //!
-//! Only the writer's thread makes groups, one after the other, so that reading the table, deciding and committing is
-//! one step to everybody else: conditions, increments and batches are atomic without locks of their own.
+//! Only the writer's thread creates groups, one after another. Other threads see reading, deciding and committing as
+//! one step, so conditions, increments and batches are atomic without locks of their own.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,27 +22,27 @@ use crate::{
     model::Key,
 };
 
-/// Writes that will take effect together.
+/// Writes that take effect together.
 pub(super) struct WriteGroup<'a> {
     table: &'a Table,
     staged: HashMap<Bytes, Staged, foldhash::fast::RandomState>,
-    /// What the table will hold then.
+    /// Tally of the table after the commit.
     pub(super) tally: Tally,
-    /// Keys whose copies elsewhere are out of date then.
+    /// Keys whose copies in L1 are outdated after the commit.
     pub(super) touched: Vec<Bytes>,
-    /// The earliest expiry that this group sets.
+    /// Earliest expiry that this group sets.
     pub(super) soonest: UnixMs,
     bans: Arc<Vec<Arc<Ban>>>,
 }
 
-/// One row of a record, as it is in the table and as it will be.
+/// A record as stored in the table, and as it will be after the commit.
 struct Staged {
     before: Option<Stamp>,
     now: Option<Record>,
     changed: bool,
 }
 
-/// What the order and expiry rows of a record are made of.
+/// The numbers that determine the order and expiry rows of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     written: u64,
@@ -56,24 +56,24 @@ impl Stamp {
 }
 
 impl<'a> WriteGroup<'a> {
-    /// No writes yet, over a table that holds `tally` and of which `bans` hide a part.
+    /// Creates an empty group for `table`, whose current tally is `tally` and whose open bans are `bans`.
     pub(super) fn new(table: &'a Table, tally: Tally, bans: &OpenBans) -> Self {
         let (staged, bans) = (HashMap::default(), bans.all().unwrap_or_default());
         Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX), bans }
     }
 
-    /// One operation. `weight_max` is the most that one record may weigh.
+    /// Stages one operation. `weight_max` is the maximum weight of one record in bytes.
     pub(super) fn apply(&mut self, key: &Key, op: &Op, now: UnixMs, weight_max: u64) -> Result<Applied> {
         let (row, bans) = (record_row(key), Arc::clone(&self.bans));
         let record = self.load(&row)?;
-        // A record of another key stands here if the tails of two long keys collide: then this key is absent.
+        // The row contains a record of another key if the tails of two long keys collide: then this key is absent.
         let live = record.filter(|record| record.key == **key && !record.is_expired(now) && !is_hidden(&bans, record));
         let present = live.map(|record| Present { value: &record.value, expires_at: record.expires_at });
         let (change, applied) = op::apply(op, present, now)?;
         let next = match change {
             EntryChange::Keep => return Ok(applied),
             EntryChange::Remove if record.is_some_and(|record| record.key != **key) => {
-                // Set and gone at once; the other key's record is not touched.
+                // Set and removed at once; the record of the other key remains.
                 self.touched.push(key.bytes().clone());
                 return Ok(applied);
             }
@@ -91,7 +91,7 @@ impl<'a> WriteGroup<'a> {
         Ok(applied)
     }
 
-    /// Removes the record with this number; false if it is another by now.
+    /// Removes the record with this write number; returns false if a later write has replaced it.
     pub(super) fn remove(&mut self, key: &[u8], written: u64) -> Result<bool> {
         let row = record_row(key);
         let found = self.load(&row)?.is_some_and(|record| record.written == written);
@@ -101,18 +101,19 @@ impl<'a> WriteGroup<'a> {
         Ok(found)
     }
 
-    /// When the record with this number expires; `None` if it is another by now, or does not expire.
+    /// Returns the expiry of the record with this write number; `None` if a later write has replaced it or it does not
+    /// expire.
     pub(super) fn expiry_of(&mut self, key: &[u8], written: u64) -> Result<Option<UnixMs>> {
         let record = self.load(&record_row(key))?;
         Ok(record.filter(|record| record.written == written).and_then(|record| record.expires_at))
     }
 
-    /// Rows that this group has looked at.
+    /// Returns the number of rows that this group has visited.
     pub(super) fn len(&self) -> usize {
         self.staged.len()
     }
 
-    /// The rows to change; `None` if nothing does.
+    /// Returns the rows to change; `None` if no row changes.
     pub(super) fn changes(&self) -> Option<Changes> {
         let mut changes = self.table.changes();
         let mut any = false;
@@ -124,7 +125,7 @@ impl<'a> WriteGroup<'a> {
         any.then_some(changes)
     }
 
-    /// The record as this group has left it.
+    /// Returns the record with the staged changes of this group.
     fn load(&mut self, row: &Bytes) -> Result<Option<&Record>> {
         if !self.staged.contains_key(row) {
             let record = self.table.get(row)?.map(|bytes| Record::decode(row, &bytes)).transpose()?;
@@ -174,7 +175,7 @@ impl Staged {
     fn write_record(&self, row: &Bytes, record: &Record, changes: &mut Changes) {
         changes.put(row.clone(), record.encode());
         if self.before.is_none_or(|before| before.written != record.written) {
-            // A copy: the key may be a part of the buffer that it came in.
+            // A copy, because the key may share a larger buffer, which the row would keep in memory.
             changes.put(order_row(record.written), Bytes::copy_from_slice(&record.key));
         }
         if let Some(at) = record.expires_at
@@ -188,7 +189,7 @@ impl Staged {
 fn fits(record: &Record, weight_max: u64) -> Result<()> {
     let weight = record.weight();
     if weight > weight_max {
-        let message = format!("an entry of {weight} bytes exceeds data.size ({weight_max} bytes)");
+        let message = format!("entry of {weight} bytes exceeds data.size ({weight_max} bytes)");
         return Err(CacheError::new(Kind::TooLarge, message));
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! [`Writer`]: the only thread that changes the store.
 //!
-//! It takes what waits, applies it in order to a [`WriteGroup`], commits the group with one write to the journal, tells L1
-//! which keys changed, and then answers: an answer is given only when the bytes are in the hands of the system, and
-//! L1's copies are dropped even if the caller has gone away. Between groups it removes what expired and, where the
-//! store is over its bound, the oldest written.
+//! The writer takes the queued operations, applies them in order to a [`WriteGroup`], commits the group with one write
+//! to the journal, notifies L1 of the changed keys, and then replies. A caller receives its reply only after the
+//! operating system has received the bytes. L1 copies are dropped even if the caller has disconnected. Between groups,
+//! the writer removes expired entries and, if the store exceeds its maximum size, the entries written longest ago.
 
 use std::{
     ops::Bound,
@@ -36,61 +36,63 @@ use crate::{
     model::Key,
 };
 
-/// Operations of a group, about: their callers wait for one another. At 15 µs each a group lasts some 8 ms.
+/// Approximate number of operations per group, because their callers wait for one another. At 15 µs per operation, a
+/// group takes about 8 ms.
 const GROUP_OPS: usize = 512;
-/// Bytes of values of a group, about: a journal write of this size takes a few ms.
+/// Approximate size of the values of a group in bytes: a journal write of this size takes a few ms.
 const GROUP_BYTES: usize = 4 << 20;
-/// Time between two sweeps. An expired entry is never returned, so this only bounds how long it takes up space.
+/// Time between two sweeps. An expired entry is never returned, so the interval only bounds the time for which it
+/// occupies space.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Maximum number of expired entries that one sweep removes (5 to 10 ms).
 const SWEEP_MAX: usize = 1_000;
 /// Maximum number of entries that one group of writes evicts, in addition to two for each row it visits.
 const EVICT_MAX: usize = 1_000;
-/// Sweeps without a commit after which space is taken back: 5 s.
+/// Number of sweeps without a commit after which the table's garbage is collected: 5 s.
 const COLLECT_SWEEPS: u64 = 50;
-/// Attempts in one quiet time: each may set off a compaction that leaves something for the next.
+/// Maximum number of collections in one idle time: each may trigger a compaction that leaves garbage for the next.
 const COLLECT_ATTEMPTS: u64 = 6;
-/// While the table is behind with flushing, writes wait in steps of this ...
+/// Length of one pause while the table is behind with flushing.
 const THROTTLE_STEP: Duration = Duration::from_millis(2);
-/// ... and at most this many of them a group.
+/// Maximum number of pauses per group.
 const THROTTLE_STEPS: usize = 25;
 
-/// What the writer is asked to do.
+/// A job for the writer.
 pub(super) enum Job {
-    /// Operations, in order, none of another job between them.
+    /// Apply operations in order, without operations of another job between them.
     Apply { ops: Vec<(Key, Op)>, answer: Answer },
     /// Remove every key.
     Clear { answer: oneshot::Sender<Result<()>> },
-    /// Open a ban; its number.
+    /// Open a ban; returns its number.
     Ban { glob: Glob, answer: oneshot::Sender<Result<u64>> },
-    /// Remove what a ban hides among the next entries.
+    /// Remove the entries that a ban hides in the next page.
     Sweep { ban: Ban, cursor: u64, effort: Effort, answer: oneshot::Sender<Result<SweepPage>> },
-    /// Forget a ban.
+    /// Retire a ban.
     Retire { ban: u64, answer: oneshot::Sender<Result<()>> },
 }
 
 type Answer = oneshot::Sender<Vec<Result<Applied>>>;
 
-/// The writer's own state.
+/// State of the writer's thread.
 pub(super) struct Writer {
     pub(super) shared: Arc<StoreState>,
     generations: Generations,
-    /// `None` while the table has failed and is not open again.
+    /// `None` while a failed table is not open again.
     pub(super) table: Option<Arc<Table>>,
-    /// The one that failed, until it is closed.
+    /// The failed table, until it is closed.
     failed: Option<Arc<Table>>,
     pub(super) tally: Tally,
-    /// No order row below this number: where eviction begins to look, past the rows it removed before.
+    /// Lower bound of the numbers in order rows: eviction starts here and skips the rows that it removed before.
     oldest: u64,
-    /// No expiry row before this time: the same for the sweep.
+    /// Lower bound of the times in expiry rows: the sweep starts here.
     soonest: UnixMs,
     /// [`stopwatch_ns`] of the next sweep.
     sweep_at_ns: u64,
-    /// Sweeps since the last commit.
+    /// Number of sweeps since the last commit.
     idle_sweeps: u64,
 }
 
-/// Where the sweeps have come to, taken over when their group is committed.
+/// Progress of the sweeps, stored in the writer when their group is committed.
 pub(super) struct Swept {
     oldest: u64,
     soonest: UnixMs,
@@ -99,7 +101,7 @@ pub(super) struct Swept {
 }
 
 impl Writer {
-    /// Over the current generation, which is open.
+    /// Creates a writer for the current generation, which must be open.
     pub(super) fn new(shared: Arc<StoreState>, generations: Generations, table: Arc<Table>) -> Result<Self> {
         let mut writer = Self {
             shared,
@@ -116,7 +118,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Until the sender of the jobs is gone.
+    /// Runs until the job channel is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut kept = None;
         loop {
@@ -153,7 +155,8 @@ impl Writer {
         Duration::from_nanos(self.sweep_at_ns.saturating_sub(stopwatch_ns()))
     }
 
-    /// Takes what waits up to a group's size, commits it and answers. Returns a job that belongs to no group.
+    /// Takes queued operations up to the maximum group size, commits them and replies. Returns a job that cannot be
+    /// part of a group.
     fn serve(&mut self, ops: Vec<(Key, Op)>, answer: Answer, jobs: &Receiver<Job>) -> Option<Job> {
         let (mut count, mut bytes) = (ops.len(), size(&ops));
         let mut batches = vec![(ops, answer)];
@@ -174,7 +177,7 @@ impl Writer {
         }
         let (ops, answers): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         for (answer, result) in answers.into_iter().zip(self.commit_ops(&ops)) {
-            // A caller that has gone away does not hear it; the write has taken effect all the same.
+            // Fails if the caller has disconnected; the write has taken effect anyway.
             let _ = answer.send(result);
         }
         self.throttle();
@@ -198,13 +201,13 @@ impl Writer {
         }
     }
 
-    /// Puts the group into the table and tells L1.
+    /// Commits the group and notifies L1.
     pub(super) fn commit(&mut self, mut group: WriteGroup<'_>, swept: Swept) -> Result<()> {
         let touched = std::mem::take(&mut group.touched);
         let (tally, soonest) = (group.tally, group.soonest);
         let Some(changes) = group.changes() else { return Ok(()) };
         let committed = changes.commit(self.shared.sync_always);
-        // Also where its fate is unknown: L1 must not keep what may be out of date.
+        // Also if the result of the commit is unknown: L1 must not keep copies that may be outdated.
         touched.iter().for_each(|key| self.shared.sink.invalidated(key));
         if let Err(error) = committed {
             self.fail(&error);
@@ -223,7 +226,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Stages the removal of the oldest written until the store is within its bound or the budget is used up.
+    /// Stages the removal of the oldest entries until the store is within its maximum size or the budget is exhausted.
     fn evict(&self, group: &mut WriteGroup<'_>, now: UnixMs) -> Result<Swept> {
         let mut swept = self.swept();
         if group.tally.bytes <= self.shared.size_max {
@@ -248,7 +251,7 @@ impl Writer {
         Ok(swept)
     }
 
-    /// Stages the removal of what has expired, within the budget.
+    /// Stages the removal of expired entries, within the budget.
     fn expire(&self, group: &mut WriteGroup<'_>, now: UnixMs) -> Result<Swept> {
         let mut swept = self.swept();
         let Some(table) = &self.table else { return Err(unavailable()) };
@@ -270,7 +273,7 @@ impl Writer {
         Swept { oldest: self.oldest, soonest: self.soonest, evicted: 0, expired: 0 }
     }
 
-    /// What is due now and then: the sweeps, or another attempt to open a table that failed.
+    /// Runs the periodic work: the sweeps, or an attempt to reopen a failed table.
     fn tick(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
         let Some(table) = self.table.clone() else { return self.reopen() };
@@ -287,15 +290,17 @@ impl Writer {
         });
         let full = swept.as_ref().is_ok_and(|swept| swept.expired >= SWEEP_MAX as u64 || swept.evicted > 0);
         match swept.and_then(|swept| self.commit(group, swept)) {
-            // There is more: go on as soon as the writes that wait have had their turn.
+            // More entries remain: the next sweep runs right after the queued writes.
             Ok(()) if full => self.sweep_at_ns = 0,
             Ok(()) => {}
-            Err(error) => tracing::error!(%error, "the embedded store could not remove expired entries"),
+            Err(error) => {
+                tracing::error!(%error, "the embedded store cannot remove expired or evicted entries; retrying")
+            }
         }
         self.collect(&table);
     }
 
-    /// Takes space back while nobody writes: see [`Table::collect`].
+    /// Reclaims disk space while no writes arrive: see [`Table::collect`].
     fn collect(&mut self, table: &Table) {
         self.idle_sweeps += 1;
         let due =
@@ -306,11 +311,11 @@ impl Writer {
         let mut same = table.changes();
         same.put(Bytes::from_static(TALLY_ROW), self.tally.encode());
         if let Err(error) = same.commit(false).and_then(|()| table.collect()) {
-            tracing::error!(%error, "the embedded store could not take space back");
+            tracing::error!(%error, "the embedded store cannot reclaim disk space");
         }
     }
 
-    /// Lets the table catch up before it would halt writes for 100 ms at a time.
+    /// Pauses until the table has caught up; otherwise the table would halt writes for 100 ms at a time.
     fn throttle(&self) {
         let Some(table) = &self.table else { return };
         for _ in 0..THROTTLE_STEPS {
@@ -321,13 +326,13 @@ impl Writer {
         }
     }
 
-    /// Begins a new, empty generation.
+    /// Starts a new, empty generation.
     fn clear(&mut self) -> Result<()> {
         if self.table.is_none() {
             return Err(unavailable());
         }
         let table = self.generations.begin_next().map_err(|error| {
-            CacheError::new(Kind::Unavailable, format!("the embedded store could not be cleared: {error}"))
+            CacheError::new(Kind::Unavailable, format!("the embedded store cannot be cleared: {error}"))
         })?;
         let old = self.table.take();
         self.adopt(table)?;
@@ -338,7 +343,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes this the table that reads and writes go to.
+    /// Makes this table the current table for reads and writes.
     fn adopt(&mut self, table: Arc<Table>) -> Result<()> {
         self.tally = match table.get(TALLY_ROW)? {
             Some(bytes) => Tally::decode(&bytes)?,
@@ -362,12 +367,12 @@ impl Writer {
         counters.next_written.store(self.tally.next_written, Relaxed);
     }
 
-    /// The table takes no more writes: it is closed, and opened again from what is in its journal.
+    /// Handles a table that accepts no more writes: it is closed, and later reopened from its journal.
     pub(super) fn fail(&mut self, error: &CacheError) {
-        tracing::error!(%error, "the embedded store failed; it will be opened again");
+        tracing::error!(%error, "the embedded store failed; rejecting calls until it is reopened");
         *self.shared.state.lock() = State::Down(error.to_string());
         self.shared.table.store(None);
-        // Closed later: the caller is still using it.
+        // The table is closed later, because the caller still uses it.
         self.failed = self.table.take();
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
     }
@@ -379,12 +384,12 @@ impl Writer {
         }
         let opened =
             self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
-        // The last writes before the failure may have taken effect after all.
+        // The last writes before the failure may have taken effect.
         self.shared.sink.flushed(Source::ONLY);
         match opened {
-            Ok(()) => tracing::info!("the embedded store is open again"),
+            Ok(()) => tracing::info!("the embedded store is reopened and serves calls"),
             Err(error) => {
-                tracing::error!(error, "the embedded store cannot be opened again");
+                tracing::error!(error, "the embedded store cannot be reopened; retrying");
                 *self.shared.state.lock() = State::Down(error);
             }
         }
@@ -394,7 +399,7 @@ impl Writer {
         self.shared.table.store(None);
         if let Some(table) = self.table.take() {
             if let Err(error) = table.sync() {
-                tracing::error!(%error, "the embedded store could not hand its last writes to the disk");
+                tracing::error!(%error, "the embedded store cannot sync its last writes; a power failure may lose them");
             }
             self.generations.release(table);
         }

@@ -1,9 +1,9 @@
-//! Decimal addition for INCRBYFLOAT, to the last digit as Redis does it on x86-64.
+//! Decimal addition for INCRBYFLOAT, identical to the last digit to Redis on x86-64.
 //!
-//! Redis adds in the 80-bit extended format (`long double`: 64 bits of mantissa) and prints 17 digits behind the
-//! point, less the trailing zeros (`ld2string`, `util.c` of Redis 7.0). Here the same is done with big integers, so
-//! that the embedded store, `none` and Redis answer alike: every number is rounded to 64 bits of mantissa, half to
-//! even, once when it is read and once after the addition.
+//! Redis adds in the 80-bit extended format (`long double`: 64 bits of mantissa) and prints 17 digits after the decimal
+//! point, without trailing zeros (`ld2string`, `util.c` of Redis 7.0). This module does the same with big integers, so
+//! that the embedded store, `none` and Redis return equal results: every number is rounded to 64 bits of mantissa, half
+//! to even, once when it is parsed and once after the addition.
 
 use bytes::Bytes;
 use num_bigint::{BigInt, BigUint, Sign};
@@ -16,26 +16,26 @@ const MANTISSA_BITS: i64 = 64;
 const EXPONENT_MIN: i64 = -16_445;
 /// Exponent of the last bit of the largest finite numbers.
 const EXPONENT_MAX: i64 = 16_320;
-/// Digits behind the point that Redis prints.
+/// Digits after the decimal point that Redis prints.
 const FRACTION_DIGITS: u32 = 17;
 /// Maximum size of the text of a floating-point number (MAX_LONG_DOUBLE_CHARS of Redis).
 const TEXT_MAX_BYTES: usize = 5 * 1024 - 1;
 /// Decimal exponents beyond this are zero or infinite, whatever digits a text of [`TEXT_MAX_BYTES`] has.
 const DECIMAL_EXPONENT_MAX: i64 = 20_000;
 
-/// The sum of two decimal numbers.
+/// Returns the sum of two decimal numbers.
 ///
 /// # Errors
-/// `NotANumber` when `head` or `delta` is not a number, `Overflow` when the sum is not finite.
+/// `NotANumber` if `head` or `delta` is not a number, `Overflow` if the sum is not finite.
 pub fn add(head: &[u8], delta: &[u8]) -> Result<Bytes> {
     let sum = sum(&parse(head)?, &parse(delta)?).ok_or_else(overflow)?;
     Ok(Bytes::from(sum.print()))
 }
 
-/// Whether `text` is a number that [`add`] takes.
+/// Checks that [`add`] accepts `text` as a number.
 ///
 /// # Errors
-/// `NotANumber` when it is none, `Overflow` when it is infinite.
+/// `NotANumber` if `text` is not a number, `Overflow` if it is infinite.
 pub fn check(text: &[u8]) -> Result<()> {
     parse(text).map(|_| ())
 }
@@ -56,7 +56,7 @@ struct Extended {
     exponent: i64,
 }
 
-/// A number as it is written: `digits * 10^exponent`.
+/// A number in decimal notation: `digits * 10^exponent`.
 struct Written {
     negative: bool,
     digits: BigUint,
@@ -67,11 +67,11 @@ fn parse(text: &[u8]) -> Result<Extended> {
     let written = read(text)?;
     let zero = written.digits == BigUint::ZERO;
     let number = round_decimal(&written).ok_or_else(not_a_number)?;
-    // As strtold's ERANGE: a number too small to be told from zero is no number.
+    // Like ERANGE of strtold: a nonzero number that rounds to zero is invalid.
     if number.mantissa == 0 && !zero { Err(not_a_number()) } else { Ok(number) }
 }
 
-/// `[+-]digits[.digits][e[+-]digits]`, with at least one digit before the exponent.
+/// Parses `[+-]digits[.digits][e[+-]digits]`, with at least one digit before the exponent.
 fn read(text: &[u8]) -> Result<Written> {
     if text.is_empty() || text.len() > TEXT_MAX_BYTES {
         return Err(not_a_number());
@@ -102,7 +102,7 @@ fn sign(text: &[u8]) -> (bool, &[u8]) {
     }
 }
 
-/// The leading digits and what follows them.
+/// Returns the leading digits and the remaining text.
 fn digits(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
@@ -119,7 +119,7 @@ fn read_exponent(text: &[u8]) -> Result<i64> {
     Ok(if negative { -power } else { power })
 }
 
-/// The nearest number of the extended format; `None` beyond its range.
+/// Returns the nearest number of the extended format; `None` if it is out of range.
 fn round_decimal(written: &Written) -> Option<Extended> {
     if written.digits == BigUint::ZERO {
         return Some(Extended { negative: written.negative, mantissa: 0, exponent: 0 });
@@ -138,7 +138,8 @@ fn round_decimal(written: &Written) -> Option<Extended> {
     }
 }
 
-/// The number of the extended format nearest to `numerator / denominator`, half to even; `None` if that is infinite.
+/// Returns the number of the extended format nearest to `numerator / denominator`, half to even; `None` if it is
+/// infinite.
 fn round(negative: bool, numerator: BigUint, denominator: BigUint) -> Option<Extended> {
     let bits = |number: &BigUint| number.bits() as i64;
     let mut exponent = (bits(&numerator) - bits(&denominator) - MANTISSA_BITS).max(EXPONENT_MIN);
@@ -158,7 +159,7 @@ fn round(negative: bool, numerator: BigUint, denominator: BigUint) -> Option<Ext
     (exponent <= EXPONENT_MAX).then_some(Extended { negative, mantissa, exponent })
 }
 
-/// Quotient, rest and divisor of `numerator / (denominator * 2^exponent)`.
+/// Returns quotient, remainder and divisor of `numerator / (denominator * 2^exponent)`.
 fn divide(numerator: &BigUint, denominator: &BigUint, exponent: i64) -> (BigUint, BigUint, BigUint) {
     let (above, below) = if exponent < 0 {
         (numerator << -exponent, denominator.clone())
@@ -178,7 +179,7 @@ fn rounds_up(quotient: &BigUint, rest: &BigUint, divisor: &BigUint) -> bool {
     }
 }
 
-/// The rounded sum; `None` if it is infinite.
+/// Returns the rounded sum; `None` if it is infinite.
 fn sum(a: &Extended, b: &Extended) -> Option<Extended> {
     let last_bit = a.exponent.min(b.exponent);
     let exact = a.scaled(last_bit) + b.scaled(last_bit);
@@ -193,13 +194,14 @@ fn sum(a: &Extended, b: &Extended) -> Option<Extended> {
 }
 
 impl Extended {
-    /// This number in units of `2^last_bit`, which is not above its exponent.
+    /// Returns the number in units of `2^last_bit`, which must not exceed its exponent.
     fn scaled(&self, last_bit: i64) -> BigInt {
         let sign = if self.negative { Sign::Minus } else { Sign::Plus };
         BigInt::from_biguint(sign, BigUint::from(self.mantissa) << (self.exponent - last_bit))
     }
 
-    /// With at most [`FRACTION_DIGITS`] digits behind the point, no trailing zeros, no exponent, never `-0`.
+    /// Prints at most [`FRACTION_DIGITS`] digits after the decimal point, without trailing zeros or an exponent, and
+    /// never `-0`.
     fn print(&self) -> Vec<u8> {
         let units = BigUint::from(self.mantissa) * BigUint::from(10u32).pow(FRACTION_DIGITS);
         let (mut quotient, rest, divisor) = divide(&units, &BigUint::from(1u32), -self.exponent);
@@ -237,7 +239,7 @@ mod tests {
         add(head.as_bytes(), delta.as_bytes()).expect_err("no sum").kind()
     }
 
-    /// Sums as redis-server 7.0 gave them on x86-64.
+    /// Sums of redis-server 7.0 on x86-64.
     #[test]
     fn adds_as_redis_does() {
         for (head, delta, sum) in [

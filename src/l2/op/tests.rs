@@ -1,4 +1,4 @@
-//! Each operation on an absent, a lasting and a mortal key.
+//! Each operation on an absent key, a key without expiry and a key with expiry.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ fn set_into_the_past_removes() {
         let op = set_op(SetExpiry::At(at), Condition::Always);
         assert_eq!(done(&op, MORTAL).0, EntryChange::Remove);
         let (change, applied) = done(&op, ABSENT);
-        // Nothing to remove, but who watches the key is to hear of it, as Redis 7.0 does.
+        // Nothing is removed, but clients that watch the key must be notified, as in Redis 7.0.
         assert_eq!((change, applied), (EntryChange::Remove, Applied::Set { stored: true, old: None }));
     }
 }

@@ -1,4 +1,4 @@
-//! The operations of [`Backend`] over Redis.
+//! The operations of [`Backend`] on Redis.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Backend for RedisBackend {
                 Err(error) => return fail_all(ops.len(), &error),
             };
             let results = self.apply_under(&ops, batch, known.open(), deadline).await;
-            if !self.unheard(known.greatest) {
+            if !self.has_newer_ban(known.greatest) {
                 return results;
             }
             self.apply_late(ops, batch, results, known.greatest, deadline).await
@@ -88,7 +88,8 @@ impl Backend for RedisBackend {
                 Err(error) => return fail_all(keys.len(), &error),
             };
             let mut described = self.describe_with(keys, Look::Mark, known.open(), deadline).await;
-            // Headers are rare, so their bytes are asked for only where one begins; with all else, which may have changed.
+            // Headers are rare, so a second query reads the bytes of a header only for values that start with the magic
+            // bytes. It repeats all fields, because the entry may have changed meanwhile.
             let is_marked = |at: &usize| matches!(&described[*at], Ok(Some(known)) if !known.head.is_empty());
             let marked: Vec<usize> = (0..keys.len()).filter(is_marked).collect();
             if !marked.is_empty() {
@@ -123,7 +124,7 @@ impl Backend for RedisBackend {
             let deadline = after(INSPECTION_DEADLINE);
             let known = self.bans().await?;
             let mut groups = self.all_groups()?;
-            // A primary may be empty: then another one is asked.
+            // A primary may be empty; then the next primary is queried.
             fastrand::shuffle(&mut groups);
             for group in groups {
                 if let Some(key) = self.random_key_of(&group, known.open(), deadline).await? {
@@ -136,9 +137,9 @@ impl Backend for RedisBackend {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            // ASYNC swaps in an empty database at once and frees the old one in the background: the same result for
-            // readers, without stopping Redis for as long as freeing takes. Terrace's own records go too, which never
-            // makes a value valid again.
+            // ASYNC replaces the database with an empty one immediately and frees the previous one in the background:
+            // readers see the same result, and Redis is not blocked while memory is freed. Terrace's own records are
+            // removed, too, which never makes a value valid again.
             let mut command = word("FLUSHDB");
             command.arg("ASYNC");
             let deadline = after(CLEAR_DEADLINE);
@@ -160,7 +161,7 @@ impl Backend for RedisBackend {
                     Some(key) => map.of_key(key),
                     None => map.primaries.first(),
                 };
-                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.nobody())?
+                primary.map(|primary| primary.endpoint.clone()).ok_or_else(|| self.no_primary())?
             };
             self.raw_pool.connection(&endpoint, resp3).await
         })

@@ -23,7 +23,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Creates it without connecting.
+    /// Creates the shared state without connecting.
     #[must_use]
     pub fn new(settings: &RedisSettings, tunables: Arc<Tunables>) -> Arc<Self> {
         let RedisSettings { url, tls, connections, client_name, queue_limit, failures_max } = settings.clone();

@@ -14,11 +14,11 @@
 //! two commands would give its longer TTL to the old value. A key that is replaced between PTTL and GET is announced on
 //! the invalidation link, which voids the fill lease. A value whose key was missing at PTTL (TTL 0) is never kept.
 //!
-//! **Cost** of a read, CPU of the caller's thread, values of 100 B on loopback, one current-thread runtime, two cores shared
-//! with other work (`cargo bench --bench l2_redis`): 64 concurrent callers 1.45 µs (GET) and 2.05 µs (PTTL and GET), 256
-//! callers 1.50 and 2.10, 8 callers 2.3 and 2.8, one caller 8.3 and 8.9. The redis crate's own multiplexing takes 1.6 to
-//! 1.9 µs with 64 callers, 2.2 with 8 and 6.6 with one (without deadlines and bounds), its explicit pipelines of 16 take
-//! 0.75. The difference is the caller's own task, its timer and its reply channel.
+//! **Cost** of a read in CPU time of the caller's thread (values of 100 B on loopback, one current-thread runtime, two
+//! shared cores; `cargo bench --bench l2_redis`): 1.45 µs (GET) and 2.05 µs (PTTL and GET) with 64 concurrent callers,
+//! 1.50 and 2.10 µs with 256, 2.3 and 2.8 µs with 8, 8.3 and 8.9 µs with one. The multiplexing of the redis crate takes
+//! 1.6 to 1.9 µs with 64 callers, 2.2 µs with 8 and 6.6 µs with one (without deadlines and limits); its explicit
+//! pipelines of 16 take 0.75 µs. The difference is the caller's own task, timer and reply channel.
 //!
 //! **Sentinel and Cluster**: the process has one [`Redis`], whose `topology` maps keys to primaries. `sentinel` and `cluster`
 //! find the primaries, `follow` keeps an invalidation link to each of them, `route` sends operations to the primaries of

@@ -5,13 +5,13 @@ use super::{
     url::RedisUrl,
 };
 
-/// Data connections of each worker, by default: a big value on one does not hold up the other.
+/// Default number of data connections per worker: a large value on one connection does not delay the other.
 pub const CONNECTIONS_DEFAULT: usize = 2;
-/// Commands that may wait on one connection, by default. At 0.5 M commands/s, what Redis does on one core, a full queue
-/// lasts 16 ms, which is within the read deadline.
+/// Default maximum number of commands queued on one connection. At 0.5 million commands per second, the rate of Redis
+/// on one core, a full queue takes 16 ms, which is less than the read deadline.
 pub const QUEUE_LIMIT_DEFAULT: usize = 8192;
 
-/// Calls that fail in a row before the breaker opens, by default.
+/// Default number of consecutive failed calls that opens the circuit breaker.
 pub const FAILURES_DEFAULT: usize = 5;
 
 /// Settings of the connections to Redis.
@@ -19,21 +19,21 @@ pub const FAILURES_DEFAULT: usize = 5;
 pub struct RedisSettings {
     pub(super) url: RedisUrl,
     pub(super) tls: Option<Tls>,
-    /// Data connections of each worker to each primary, at least 1.
+    /// Number of data connections per worker and primary, at least 1.
     pub connections: usize,
-    /// What CLIENT LIST shows.
+    /// Client name in CLIENT LIST.
     pub client_name: String,
-    /// Commands that may wait on one connection; beyond it calls are `Overloaded`.
+    /// Maximum number of commands queued on one connection; further calls fail with `Overloaded`.
     pub queue_limit: usize,
-    /// Calls that fail in a row before the breaker opens, at least 1.
+    /// Number of consecutive failed calls that opens the circuit breaker, at least 1.
     pub failures_max: usize,
 }
 
 impl RedisSettings {
-    /// The defaults for this URL; for one with TLS the files are read.
+    /// Returns the default settings for this URL. For a URL with TLS, it reads the files.
     ///
     /// # Errors
-    /// What is wrong with which file, for people.
+    /// The faulty file and the reason, for operators.
     pub fn new(url: RedisUrl, files: TlsFiles<'_>) -> Result<Self, String> {
         let tls = if url.tls() { Some(Tls::new(files)?) } else { None };
         Ok(Self {

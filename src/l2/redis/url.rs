@@ -1,6 +1,6 @@
-//! The URL of a Redis: parsed without any I/O, so that configuration can be validated before a port is bound.
+//! The URL of Redis: parsed without I/O, so that the configuration can be validated before a port is bound.
 //!
-//! The password is in no `Debug`, no error and no `Display`.
+//! The password never appears in `Debug`, errors or `Display`.
 
 use std::{fmt, path::PathBuf};
 
@@ -8,12 +8,12 @@ use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::error::{CacheError, Kind, Result};
 
-/// Where a Redis listens.
+/// Address of a Redis server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// Host name or address, and port.
     Tcp(String, u16),
-    /// A socket in the file system.
+    /// Path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -27,30 +27,30 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Who knows where the primary, or the primaries, are.
+/// Source of the primaries' addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// It is this one.
+    /// A single server, which is the primary.
     Server(Endpoint),
-    /// These Sentinels know, by the name of the primary.
+    /// Sentinels, which know the primary by its name.
     Sentinel {
-        /// Any of the Sentinels.
+        /// Addresses of Sentinels.
         sentinels: Vec<Endpoint>,
-        /// What they call the primary.
+        /// Name of the primary in the Sentinels.
         name: String,
     },
-    /// Any of these members of a Redis Cluster knows.
+    /// Members of a Redis Cluster.
     Cluster(Vec<Endpoint>),
 }
 
-/// User and password, as a server asks for them.
+/// Credentials for one kind of server.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Login {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
 }
 
-/// A checked URL of one of the forms in [`FORMS`].
+/// A valid URL in one of the forms of [`FORMS`].
 #[derive(Clone)]
 pub struct RedisUrl {
     target: Target,
@@ -60,7 +60,7 @@ pub struct RedisUrl {
     sentinel_login: Login,
 }
 
-/// What a URL may be, for messages. `rediss` stands for TLS in each of them.
+/// Accepted URLs, for messages. Each of them accepts `rediss` for TLS.
 const FORMS: &str = "redis://[user:password@]host[:port][/db], redis+unix:///path[?db=N&user=U&pass=P], \
      redis+sentinel://[user:password@]host:port[,host:port]/master-name[?db=N&sentinel_user=U&sentinel_pass=P] or \
      redis+cluster://[user:password@]host:port[,host:port] (rediss... with TLS)";
@@ -69,12 +69,12 @@ const FORMS: &str = "redis://[user:password@]host[:port][/db], redis+unix:///pat
 const HOSTS_MAX: usize = 100;
 
 impl RedisUrl {
-    /// Checks a URL. Pure: no name is resolved, no file looked at.
+    /// Parses a URL. Pure: resolves no names and reads no files.
     ///
     /// # Errors
-    /// `InvalidArgument` for what is no such URL. The message never repeats the URL, which may hold a password.
+    /// `InvalidArgument` for an invalid URL. The message never contains the URL, which may include a password.
     pub fn parse(text: &str) -> Result<Self> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("the scheme is missing"))?;
         let scheme = scheme.to_ascii_lowercase();
         match &scheme[..] {
             "redis" => Self::server(rest, false),
@@ -84,13 +84,13 @@ impl RedisUrl {
             "rediss+sentinel" => Self::sentinel(rest, true),
             "redis+cluster" => Self::cluster(rest, false),
             "rediss+cluster" => Self::cluster(rest, true),
-            _ => Err(invalid("it has another scheme")),
+            _ => Err(unsupported(&scheme)),
         }
     }
 
     fn server(rest: &str, tls: bool) -> Result<Self> {
         if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains(',')) {
-            return Err(invalid("it names several hosts, which redis+sentinel:// and redis+cluster:// do"));
+            return Err(invalid("redis:// accepts one host, but several hosts are listed"));
         }
         let (endpoint, login, database) = single(&format!("redis://{rest}"), &[])?;
         Ok(Self { target: Target::Server(endpoint), tls, database, login, sentinel_login: Login::default() })
@@ -106,7 +106,7 @@ impl RedisUrl {
         let parts = Parts::of(rest)?;
         let name = parts.path.to_owned();
         if name.is_empty() || name.contains('/') {
-            return Err(invalid("after the hosts stands /master-name, as the Sentinels call it"));
+            return Err(invalid("the path /master-name is missing or has several parts"));
         }
         let (mut database, mut sentinel_login) = (0, Login::default());
         for (option, value) in parts.options()? {
@@ -114,7 +114,7 @@ impl RedisUrl {
                 "db" => database = number_of_database(value)?,
                 "sentinel_user" => sentinel_login.username = Some(value.to_owned()),
                 "sentinel_pass" => sentinel_login.password = Some(value.to_owned()),
-                other => return Err(invalid(&format!("option {other:?} is not known"))),
+                other => return Err(invalid(&format!("unknown option {other:?}"))),
             }
         }
         let sentinels = parts.endpoints(26_379)?;
@@ -125,45 +125,45 @@ impl RedisUrl {
     fn cluster(rest: &str, tls: bool) -> Result<Self> {
         let parts = Parts::of(rest)?;
         if !parts.path.is_empty() {
-            return Err(invalid("a Redis Cluster has one database, 0: nothing stands behind the hosts"));
+            return Err(invalid("a path is present, but a Redis Cluster has only database 0"));
         }
         if let Some((option, _)) = parts.options()?.first() {
-            return Err(invalid(&format!("option {option:?} is not known")));
+            return Err(invalid(&format!("unknown option {option:?}")));
         }
         let target = Target::Cluster(parts.endpoints(6_379)?);
         Ok(Self { target, tls, database: 0, login: parts.login()?, sentinel_login: Login::default() })
     }
 
-    /// Who knows where the primary is.
+    /// Returns the source of the primaries' addresses.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Whether connections are TLS.
+    /// Returns true if connections use TLS.
     #[must_use]
     pub fn tls(&self) -> bool {
         self.tls
     }
 
-    /// Number of the database that Terrace shows.
+    /// Returns the number of the Redis database.
     #[must_use]
     pub fn database(&self) -> i64 {
         self.database
     }
 
-    /// For the handshake with a data server only.
+    /// Returns the credentials for data servers.
     pub(super) fn login(&self) -> &Login {
         &self.login
     }
 
-    /// For the handshake with a Sentinel only.
+    /// Returns the credentials for Sentinels.
     pub(super) fn sentinel_login(&self) -> &Login {
         &self.sentinel_login
     }
 }
 
-/// What stands behind the scheme of a URL with several hosts.
+/// Parts of a URL with several hosts, after the scheme.
 struct Parts<'a> {
     user: Option<&'a str>,
     hosts: &'a str,
@@ -190,11 +190,11 @@ impl<'a> Parts<'a> {
         given.map(|option| option.split_once('=').ok_or_else(|| invalid("an option has no value"))).collect()
     }
 
-    /// Each host as a URL of one server has it, so that it is checked in the same way.
+    /// Parses each host like the URL of a single server, so that the same checks apply.
     fn endpoints(&self, port: u16) -> Result<Vec<Endpoint>> {
         let hosts: Vec<&str> = self.hosts.split(',').collect();
         if hosts.len() > HOSTS_MAX {
-            return Err(invalid(&format!("it names more than {HOSTS_MAX} hosts")));
+            return Err(invalid(&format!("{} hosts are listed; expected at most {HOSTS_MAX}", hosts.len())));
         }
         let endpoint = |host: &&str| {
             let has_port =
@@ -211,9 +211,9 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A URL with one server, as the redis crate reads it.
+/// Parses the URL of one server with the redis crate.
 fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
-    let url = ::redis::parse_redis_url(text).ok_or_else(|| invalid("it does not parse"))?;
+    let url = ::redis::parse_redis_url(text).ok_or_else(|| invalid("it cannot be parsed"))?;
     refuse_unknown_parts(options, url.query(), url.fragment())?;
     let info = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
     let endpoint = if let ConnectionAddr::Tcp(host, port) = info.addr() {
@@ -221,11 +221,11 @@ fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
     } else if let ConnectionAddr::Unix(path) = info.addr() {
         Endpoint::Unix(path.clone())
     } else {
-        return Err(invalid("it names neither a host nor a socket"));
+        return Err(invalid("it contains neither a host nor a socket path"));
     };
     let settings = info.redis_settings();
     if settings.db() < 0 {
-        return Err(invalid("the database number is negative"));
+        return Err(invalid("the database number is negative; expected 0 or more"));
     }
     let login =
         Login { username: settings.username().map(str::to_owned), password: settings.password().map(str::to_owned) };
@@ -233,10 +233,13 @@ fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
 }
 
 fn number_of_database(text: &str) -> Result<i64> {
-    text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| invalid("db is the number of a database, 0 or more"))
+    text.parse()
+        .ok()
+        .filter(|number| *number >= 0)
+        .ok_or_else(|| invalid("the option db is not a database number of 0 or more"))
 }
 
-/// An option that we do not know is refused by name, never ignored.
+/// Rejects unknown options by name instead of ignoring them.
 fn refuse_unknown_parts(known: &[&str], query: Option<&str>, hash: Option<&str>) -> Result<()> {
     if hash.is_some() {
         return Err(fragment());
@@ -244,27 +247,34 @@ fn refuse_unknown_parts(known: &[&str], query: Option<&str>, hash: Option<&str>)
     for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
         let name = part.split('=').next().unwrap_or_default();
         if !known.contains(&name) {
-            return Err(invalid(&format!("option {name:?} is not known")));
+            return Err(invalid(&format!("unknown option {name:?}")));
         }
     }
     Ok(())
 }
 
 fn fragment() -> CacheError {
-    invalid("it has a #fragment (a # in a password is written %23)")
+    invalid("it has a #fragment (write a # in a password as %23)")
+}
+
+/// Returns the error for an unknown scheme. It contains the scheme only if the text has the syntax of a scheme, because
+/// other text may be a password.
+fn unsupported(scheme: &str) -> CacheError {
+    let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    if is_scheme { invalid(&format!("unsupported scheme {scheme:?}")) } else { invalid("unsupported scheme") }
 }
 
 fn invalid(what: &str) -> CacheError {
-    CacheError::new(Kind::InvalidArgument, format!("the Redis URL is not acceptable: {what}; expected {FORMS}"))
+    CacheError::new(Kind::InvalidArgument, format!("invalid Redis URL: {what}; expected {FORMS}"))
 }
 
-/// Hosts as a URL has them.
+/// Formats hosts in URL notation.
 fn listed(endpoints: &[Endpoint]) -> String {
     endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl fmt::Display for RedisUrl {
-    /// Without the password; fit for logs.
+    /// Formats the URL without the password, for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.tls { "s" } else { "" };
         match &self.target {

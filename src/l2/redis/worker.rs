@@ -23,8 +23,8 @@ use crate::{
 };
 
 impl Redis {
-    /// Creates the connections of one worker. They run on the runtime that uses them first, which must be the worker's own.
-    /// Calls are `Unavailable` until the first connection is up.
+    /// Creates the connections of one worker. They run on the runtime that uses them first, which must be the worker's
+    /// own runtime. Calls fail with `Unavailable` until the first connection is open.
     #[must_use]
     pub fn backend(self: &Arc<Self>) -> RedisBackend {
         let raw_pool = RawPool::new(Arc::clone(self.dialer()), Arc::clone(self.topology()));
@@ -45,7 +45,7 @@ pub struct RedisBackend {
     pub(super) sweep_until: Mutex<HashMap<Source, u64>>,
 }
 
-/// Connections by primary, as of a version of the map.
+/// Connections by primary, for one version of the map.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     version: u64,
@@ -53,7 +53,7 @@ pub(super) struct Groups {
 }
 
 impl RedisBackend {
-    /// Starts to connect to all known primaries, so that the first call need not.
+    /// Starts connecting to all known primaries, so that the first call does not have to wait for a connection.
     pub(super) fn connect(&self) {
         let primaries = self.redis.topology().map().primaries.clone();
         for primary in primaries {
@@ -61,7 +61,7 @@ impl RedisBackend {
         }
     }
 
-    /// The connections to the primary that `find` finds on today's map.
+    /// Returns the connections to the primary that `find` selects from the current map.
     pub(super) fn group(&self, find: impl FnOnce(&Map) -> Option<Arc<Primary>>) -> Option<Arc<ConnectionGroup>> {
         let map = self.redis.topology().map();
         let primary = find(&map)?;
@@ -80,12 +80,12 @@ impl RedisBackend {
         Some(group)
     }
 
-    /// The connections to the one primary that holds all keys; `None` in a cluster.
+    /// Returns the connections to the only primary; `None` in a cluster.
     pub(super) fn only(&self) -> Option<Arc<ConnectionGroup>> {
         self.group(|map| map.only().cloned())
     }
 
-    /// Whether keys are spread over primaries. Before the topology of a cluster is known, too.
+    /// Returns true if keys are distributed over several primaries (a cluster), also before the topology is known.
     pub(super) fn is_spread(&self) -> bool {
         matches!(self.redis.url().target(), Target::Cluster(_))
     }
@@ -94,10 +94,10 @@ impl RedisBackend {
         &self.redis.tunables
     }
 
-    /// Sends commands to the one primary that holds all keys.
+    /// Sends commands to the only primary.
     pub(super) async fn ask(&self, commands: Commands, access: Access, deadline: Instant) -> Result<Replies> {
         let count = commands.len();
-        let group = self.only().ok_or_else(|| self.nobody())?;
+        let group = self.only().ok_or_else(|| self.no_primary())?;
         let replies = group.ask(commands, access, deadline).await?;
         self.note_refusals(&replies);
         if replies.len() == count { Ok(replies) } else { Err(errors::unexpected("a pipeline")) }
@@ -116,6 +116,6 @@ impl RedisBackend {
         let mut primaries = self.redis.topology().map().primaries.clone();
         primaries.sort_unstable_by_key(|primary| primary.source);
         let groups: Vec<_> = primaries.into_iter().filter_map(|primary| self.group(|_| Some(primary))).collect();
-        if groups.is_empty() { Err(self.nobody()) } else { Ok(groups) }
+        if groups.is_empty() { Err(self.no_primary()) } else { Ok(groups) }
     }
 }

@@ -1,13 +1,13 @@
-//! The directory of the store: its lock, its format version, its generations.
+//! The directory of the store: its lock, its format version and its generations.
 //!
 //! ```text
-//! LOCK          held while a server has the store open
+//! LOCK          locked while a server has the store open
 //! FORMAT        "terrace-store 1" and the number of the current generation; replaced by rename
 //! table-7/      the current generation
-//! aside-v0-7/   one of an older format that cannot be read any more; left to the operator
+//! aside-v0-7/   a generation in an older, unreadable format, kept for the operator
 //! ```
-//! A clear builds the next generation beside the current one and then names it in FORMAT. What is neither current nor
-//! set aside is removed when the store is opened.
+//! A clear creates the next generation next to the current one and then writes its number to FORMAT. Generations that
+//! are neither current nor set aside are removed when the store is opened.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -17,8 +17,8 @@ use std::{
 
 use crate::l2::embedded::errors::OpenError;
 
-/// The format that this version writes. Bump it when rows change, and say in [`Directory::open`] what becomes of the
-/// older one.
+/// Format version that this code writes. Increment it when rows change, and handle the older version in
+/// [`Directory::open`].
 const FORMAT_VERSION: u32 = 1;
 const FORMAT_NAME: &str = "terrace-store";
 const LOCK_FILE: &str = "LOCK";
@@ -27,18 +27,18 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const TABLE_PREFIX: &str = "table-";
 const ASIDE_PREFIX: &str = "aside-";
 
-/// A directory that this process alone has open.
+/// A directory that only this process has open.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// The lock goes with the file.
+    /// Dropping the file releases the lock.
     _lock: File,
     /// The current generation.
     generation: u64,
 }
 
 impl Directory {
-    /// Creates the directory where it is missing, locks it, reads its version and removes what is left over.
+    /// Creates the directory if it is missing, locks it, reads its format version and removes leftovers.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let lock = lock(path)?;
         let mut directory = Self { path: path.to_owned(), _lock: lock, generation: 1 };
@@ -54,24 +54,24 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Where the current generation lives.
+    /// Returns the path of the current generation.
     pub(crate) fn table(&self) -> PathBuf {
         self.table_of(self.generation)
     }
 
-    /// Where the next generation will live.
+    /// Returns the path of the next generation.
     pub(crate) fn next_table(&self) -> PathBuf {
         self.table_of(self.generation + 1)
     }
 
-    /// Makes the next generation, which stands in its place already, the current one.
+    /// Makes the next generation, which must exist on disk, the current one.
     pub(crate) fn advance(&mut self) -> io::Result<()> {
         self.write_format(self.generation + 1)?;
         self.generation += 1;
         Ok(())
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -80,12 +80,14 @@ impl Directory {
         self.path.join(format!("{TABLE_PREFIX}{generation}"))
     }
 
-    /// Version and generation; `None` in a directory that holds no store yet.
+    /// Returns format version and generation; `None` for a directory without a store.
     fn read_format(&self) -> Result<Option<(u32, u64)>, OpenError> {
         let text = match fs::read_to_string(self.path.join(FORMAT_FILE)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.damaged("FORMAT is not text")),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(self.damaged("the FORMAT file is not text"));
+            }
             Err(error) => return Err(self.unusable(error)),
         };
         let mut words = text.split_ascii_whitespace();
@@ -94,13 +96,13 @@ impl Directory {
         let generation = words.next().and_then(|word| word.parse().ok());
         match (name, version, generation) {
             (Some(FORMAT_NAME), Some(version), Some(generation)) => Ok(Some((version, generation))),
-            // A newer version may have put something else behind its number.
+            // A newer version may use another syntax after its version number.
             (Some(FORMAT_NAME), Some(version), None) if version > FORMAT_VERSION => Ok(Some((version, 0))),
-            _ => Err(self.damaged("FORMAT does not say which version this is")),
+            _ => Err(self.damaged("the FORMAT file contains no format version")),
         }
     }
 
-    /// Makes an empty directory a store; any other is not ours.
+    /// Initializes a store in an empty directory; returns an error for a directory with other files.
     fn begin(&self) -> Result<(), OpenError> {
         for name in self.names().map_err(|error| self.unusable(error))? {
             if name != LOCK_FILE && name != FORMAT_DRAFT {
@@ -110,7 +112,7 @@ impl Directory {
         self.write_format(1).map_err(|error| self.unusable(error))
     }
 
-    /// Puts what an older version wrote out of the way and begins anew.
+    /// Renames the generation of an older version and starts an empty one.
     fn set_aside(&mut self, version: u32, generation: u64) -> Result<(), OpenError> {
         let aside = self.path.join(format!("{ASIDE_PREFIX}v{version}-{generation}"));
         let table = self.table_of(generation);
@@ -121,7 +123,8 @@ impl Directory {
         self.write_format(self.generation).map_err(|error| self.unusable(error))?;
         tracing::warn!(
             aside = %aside.display(),
-            "the embedded store was written in format {version}, which is no longer read; it was set aside and can be deleted"
+            "set aside an embedded store of the unsupported format {version} and started an empty one; \
+             the old files can be deleted"
         );
         Ok(())
     }
@@ -135,14 +138,14 @@ impl Directory {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Generations that are not current: of a clear, or of a start that was killed.
+    /// Removes generations that are not current: leftovers of a clear or of an interrupted start.
     fn remove_leftovers(&self) {
         let current = self.table();
         for name in self.names().unwrap_or_default() {
             let path = self.path.join(&name);
             if name.starts_with(TABLE_PREFIX) && path != current {
                 let removed = fs::remove_dir_all(&path);
-                tracing::info!(path = %path.display(), ok = removed.is_ok(), "removed what an earlier run left over");
+                tracing::info!(path = %path.display(), ok = removed.is_ok(), "cleanup of an outdated store generation");
             }
         }
     }
@@ -160,7 +163,7 @@ impl Directory {
     }
 }
 
-/// Creates and locks; held until the file is dropped, also by a crash.
+/// Creates and locks the lock file. The lock is released when the file is dropped, also by a crash.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let unusable = |source| OpenError::NotUsable { dir: path.to_owned(), source };
     fs::create_dir_all(path).map_err(unusable)?;

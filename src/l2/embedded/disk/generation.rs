@@ -13,20 +13,20 @@ use std::{
 use super::{directory::Directory, journal_repair, table::Table};
 use crate::l2::embedded::errors::OpenError;
 
-/// Longest wait for reads that still use a table that is to be closed: they last milliseconds.
+/// Maximum number of steps to wait for reads that still use a table before it is closed; reads take milliseconds.
 const RELEASE_STEPS: usize = 2_000;
 const RELEASE_STEP: Duration = Duration::from_millis(5);
-/// A table with this file in it was not finished.
+/// File that marks an incomplete table.
 const UNFINISHED: &str = "UNFINISHED";
 
-/// The directory, and the threads that remove what is no longer current.
+/// The directory, and the threads that remove outdated generations.
 pub(crate) struct Generations {
     directory: Directory,
     removing: Vec<JoinHandle<()>>,
 }
 
 impl Generations {
-    /// Takes the directory and opens its current generation.
+    /// Opens the directory and its current generation.
     pub(crate) fn open(path: &Path) -> Result<(Self, Arc<Table>), OpenError> {
         let generations = Self { directory: Directory::open(path)?, removing: Vec::new() };
         let table = generations
@@ -35,7 +35,7 @@ impl Generations {
         Ok((generations, table))
     }
 
-    /// Opens the current generation, which is created if it is missing.
+    /// Opens the current generation, or creates it if it is missing.
     pub(crate) fn open_current(&self) -> Result<Arc<Table>, String> {
         let path = self.directory.table();
         if path.exists() && !path.join(UNFINISHED).exists() {
@@ -44,30 +44,39 @@ impl Generations {
         build(&path).map_err(|error| error.to_string())
     }
 
-    /// Begins the next generation and makes it the current one.
+    /// Creates the next generation and makes it the current one.
     pub(crate) fn begin_next(&mut self) -> io::Result<Arc<Table>> {
         let table = build(&self.directory.next_table())?;
         self.directory.advance()?;
         Ok(table)
     }
 
-    /// Closes a generation that is no longer current, and deletes it, without making anybody wait.
+    /// Closes and deletes a generation that is no longer current, without blocking the caller.
     pub(crate) fn retire(&mut self, table: Arc<Table>) {
         let path = table.path().to_owned();
         let remove = move || {
             close(table);
             if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, path = %path.display(), "an old generation of the store was not removed");
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "cannot remove an outdated generation of the embedded store; it remains until the next start"
+                );
             }
         };
         self.removing.retain(|thread| !thread.is_finished());
         match std::thread::Builder::new().name("l2-retire".into()).spawn(remove) {
             Ok(thread) => self.removing.push(thread),
-            Err(error) => tracing::warn!(%error, "an old generation of the store stays until the next start"),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot start the removal of an outdated generation of the store; it remains until the next start"
+                )
+            }
         }
     }
 
-    /// Closes a table once nobody reads from it any more.
+    /// Closes a table when no thread reads from it any more.
     pub(crate) fn release(&self, table: Arc<Table>) {
         close(table);
     }
@@ -81,7 +90,7 @@ impl Drop for Generations {
     }
 }
 
-/// Waits for the other users of the table, so that it is closed here and not on the thread of a reader.
+/// Waits for the other users of the table, so that it is closed on this thread and not on the thread of a reader.
 fn close(mut table: Arc<Table>) {
     for _ in 0..RELEASE_STEPS {
         match Arc::try_unwrap(table) {
@@ -90,10 +99,11 @@ fn close(mut table: Arc<Table>) {
         }
         std::thread::sleep(RELEASE_STEP);
     }
-    tracing::warn!("a table of the embedded store is still being read");
+    tracing::warn!("a table of the embedded store is still being read and cannot be closed yet");
 }
 
-/// Creates an empty table. A mark stands in it meanwhile: what is killed in the middle is begun anew, not opened.
+/// Creates an empty table. A mark file identifies an incomplete table: after a kill, the table is created again, not
+/// opened.
 fn build(path: &Path) -> io::Result<Arc<Table>> {
     if path.exists() {
         fs::remove_dir_all(path)?;
@@ -103,12 +113,12 @@ fn build(path: &Path) -> io::Result<Arc<Table>> {
     File::create(&mark)?;
     let table = open_table(path).map_err(io::Error::other)?;
     fs::remove_file(&mark)?;
-    // If the mark came back after a power cut, a table full of writes would be taken for an unfinished one.
+    // If the mark reappeared after a power failure, a table full of writes would count as incomplete.
     File::open(path)?.sync_all()?;
     Ok(table)
 }
 
-/// A table that cannot be read is an error, also where fjall panics about it.
+/// Opens a table. Returns an error for an unreadable table, also if fjall panics.
 fn open_table(path: &Path) -> Result<Arc<Table>, String> {
     match catch_unwind(AssertUnwindSafe(|| journal_repair::open(path))) {
         Ok(Ok(table)) => Ok(table),
@@ -119,5 +129,5 @@ fn open_table(path: &Path) -> Result<Arc<Table>, String> {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("its files contradict one another").to_owned()
+    text.unwrap_or("its files are inconsistent").to_owned()
 }

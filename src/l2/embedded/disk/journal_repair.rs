@@ -1,12 +1,13 @@
-//! Repairs a journal whose last writes were torn by a power cut.
+//! Repairs a journal whose last writes were torn by a power failure.
 //!
 //! Pages that were not synced reach the disk in any order, so a page in the middle of the last batches may be missing
-//! while their end is there. fjall discards a batch that lacks its end, but refuses a journal with a batch whose
-//! checksum is wrong. What was written since the last sync may be lost (see the module), so the journal is cut before
-//! the first such batch, unless more lies behind it than one sync interval can have written: then it is damage.
+//! while their end is present. fjall discards a batch without an end, but refuses a journal that contains a batch with
+//! a wrong checksum. Writes since the last sync may be lost (see the module), so the journal is truncated before the
+//! first such batch. If more data follows than one sync interval can have written, the journal counts as damaged.
 //!
-//! Where that batch begins only fjall knows. A journal that is cut anywhere in it opens, one that holds it whole does
-//! not, so the place is found by halving: some 26 attempts, seconds in all, after a power cut only.
+//! Only fjall can locate the start of that batch. A journal that is truncated anywhere inside the batch opens; a
+//! journal that contains the whole batch does not. Therefore, a binary search finds the position: about 26 attempts,
+//! which take seconds, only after a power failure.
 
 use std::{
     fs::{self, File},
@@ -21,7 +22,7 @@ use super::table::Table;
 /// 100 ms. Larger damage is an error.
 const TORN_MAX_BYTES: u64 = 16 << 20;
 
-/// Opens the table; if its journal is torn, without the writes since.
+/// Opens the table. If its journal is torn, the writes after the damage are discarded.
 pub(crate) fn open(path: &Path) -> Result<Arc<Table>, fjall::Error> {
     let opened = Table::open(path);
     if let Err(fjall::Error::JournalRecovery(reason)) = opened { repair(path, reason) } else { opened }
@@ -29,7 +30,7 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Table>, fjall::Error> {
 
 fn repair(path: &Path, reason: fjall::JournalRecoveryError) -> Result<Arc<Table>, fjall::Error> {
     let Some(journal) = active_journal(path)? else { return Err(fjall::Error::JournalRecovery(reason)) };
-    // Not a name that fjall takes for a journal; what is cut off stays there for whoever wants to look at it.
+    // fjall does not treat this name as a journal; the file keeps the removed bytes for inspection.
     let whole = journal.with_extension("torn");
     fs::copy(&journal, &whole)?;
     let written = written_bytes(&whole)?;
@@ -49,7 +50,8 @@ fn repair(path: &Path, reason: fjall::JournalRecoveryError) -> Result<Arc<Table>
     tracing::warn!(
         journal = %journal.display(),
         bytes = written - opens,
-        "the last writes before a power cut are torn and were dropped; the whole journal is kept beside it as .torn"
+        "discarded the last writes before a power failure because the journal is torn; \
+         the original journal is kept as a .torn file"
     );
     open_cut(path, &whole, &journal, opens)
 }
@@ -60,7 +62,7 @@ fn open_cut(path: &Path, whole: &Path, journal: &Path, length: u64) -> Result<Ar
     Table::open(path)
 }
 
-/// The journal with the highest number: the others were synced when they were sealed.
+/// Returns the journal with the highest number. The other journals were synced when they were sealed.
 fn active_journal(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
     for entry in fs::read_dir(path)? {
@@ -74,7 +76,7 @@ fn active_journal(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest.map(|(_, path)| path))
 }
 
-/// Bytes up to the last one that is not zero: journals are made longer than what is in them.
+/// Returns the number of bytes up to the last nonzero byte, because journals are preallocated.
 fn written_bytes(path: &Path) -> io::Result<u64> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Files of the store: its directory, the generations in it, and the table of rows that each generation is.
+//! Files of the store: its directory, the generations in it, and the table of rows of each generation.
 
 pub(crate) mod directory;
 pub(crate) mod generation;

@@ -1,6 +1,6 @@
 //! Encoding of the rows of the table. Pure: bytes in, bytes out.
 //!
-//! One ordered table holds five kinds of rows, told apart by their first byte:
+//! One ordered table contains five kinds of rows, distinguished by their first byte:
 //!
 //! | row | bytes of the row's key | value |
 //! |---|---|---|
@@ -10,14 +10,13 @@
 //! | tally  | `m` | version, next `written`, entries, bytes |
 //! | ban    | `b` number (8 B) | version, pattern |
 //!
-//! `written` is a number that each write of a value takes, never given twice: the order rows are the queue that
-//! eviction takes the oldest from, the expiry rows the calendar of the sweep. Every record has exactly one order row,
-//! and an expiry row exactly if it expires; all of them change in one commit. Integers are big-endian, so that their
-//! rows sort by number.
+//! `written` is the unique number of a write. The order rows are the queue from which eviction takes the oldest entry;
+//! the expiry rows are the calendar of the sweep. Every record has exactly one order row, and an expiry row only if it
+//! expires; all of them change in one commit. Integers are big-endian, so that their rows sort by number.
 //!
-//! Row keys are limited to 64 KiB - 1 by fjall, keys have up to 64 KiB: a key longer than [`HEAD_BYTES`] is kept as that
-//! many bytes and a hash of the rest, which stands in the record. Two keys that collide there displace one another, as
-//! a cache may.
+//! fjall limits row keys to 64 KiB - 1, but keys have up to 64 KiB. The row key of a key longer than [`HEAD_BYTES`]
+//! consists of that many bytes and a hash of the remaining bytes, which are stored in the record. Two keys with the
+//! same row key replace one another, which a cache may do.
 
 use std::sync::Arc;
 
@@ -30,24 +29,25 @@ use crate::{
     l2::Ban,
 };
 
-/// Version of a record and of the tally.
+/// Version of records and of the tally.
 const VERSION: u8 = 1;
-/// Version, expires_at (0 never), written.
+/// Version, expires_at (0 = never), written.
 const HEADER_BYTES: usize = 1 + 8 + 8;
-/// Bytes of a long key that stand in the row's key.
+/// Number of bytes of a long key that are part of the row key.
 pub(crate) const HEAD_BYTES: usize = 1024;
-/// What the tree keeps beside a row's key and value: sequence number, type, lengths, its share of filters and index.
+/// Approximate bytes per row in addition to row key and value: sequence number, type, lengths, share of filters and
+/// index.
 const ROW_OVERHEAD_BYTES: usize = 16;
-/// A value shorter than this is copied out of its block, which would be kept alive by a slice of it.
+/// Size in bytes below which a value is copied out of its block. A slice would keep the whole block in memory.
 const COPY_BELOW_BYTES: usize = 16 * 1024;
 
-/// The row's key of the tally.
+/// Row key of the tally.
 pub(crate) const TALLY_ROW: &[u8] = b"m";
-/// First byte of record rows, and the one after it.
+/// First byte of record rows, and the next byte value.
 pub(crate) const RECORDS: (&[u8], &[u8]) = (b"k", b"l");
-/// First byte of order rows, and the one after it.
+/// First byte of order rows, and the next byte value.
 pub(crate) const ORDER: (&[u8], &[u8]) = (b"s", b"t");
-/// First byte of ban rows, and the one after it.
+/// First byte of ban rows, and the next byte value.
 pub(crate) const BANS: (&[u8], &[u8]) = (b"b", b"c");
 /// First byte of expiry rows.
 pub(crate) const EXPIRIES: &[u8] = b"x";
@@ -59,13 +59,13 @@ pub(crate) struct Record {
     pub(crate) key: Bytes,
     /// The value.
     pub(crate) value: Bytes,
-    /// When it expires; `None` never.
+    /// Expiry; `None` = never.
     pub(crate) expires_at: Option<UnixMs>,
-    /// The number of the write that gave it its value.
+    /// Number of the write that set the value.
     pub(crate) written: u64,
 }
 
-/// The row's key of a ban. Its number is one of those that writes take: it hides records with smaller ones.
+/// Returns the row key of a ban. Its number is a write number: the ban hides records with smaller numbers.
 pub(crate) fn ban_row(number: u64) -> Bytes {
     let mut row = Vec::with_capacity(9);
     row.put_slice(BANS.0);
@@ -73,15 +73,15 @@ pub(crate) fn ban_row(number: u64) -> Bytes {
     Bytes::from(row)
 }
 
-/// The value of a ban's row.
+/// Encodes the value of a ban's row.
 pub(crate) fn encode_ban(glob: &Glob) -> Bytes {
     [&[VERSION], &glob.pattern()[..]].concat().into()
 }
 
-/// The ban of a row.
+/// Decodes the ban of a row.
 ///
 /// # Errors
-/// `Internal` for bytes that no version wrote.
+/// `Internal` for bytes that no version of Terrace wrote.
 pub(crate) fn decode_ban(row: &[u8], bytes: &[u8]) -> Result<Ban> {
     let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
     match (number, bytes.split_first()) {
@@ -90,24 +90,24 @@ pub(crate) fn decode_ban(row: &[u8], bytes: &[u8]) -> Result<Ban> {
     }
 }
 
-/// Whether one of `bans` hides a record.
+/// Returns true if one of `bans` hides the record.
 pub(crate) fn is_hidden(bans: &[Arc<Ban>], record: &Record) -> bool {
     bans.iter().any(|ban| record.written < ban.number && ban.matches(&record.key))
 }
 
-/// What is in the store, kept beside it in the same commits.
+/// Totals of the store, updated in the same commits as the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// The number the next write takes.
+    /// Number of the next write.
     pub(crate) next_written: u64,
-    /// Records, expired ones included.
+    /// Number of records, including expired records.
     pub(crate) entries: u64,
-    /// Sum of their weights.
+    /// Sum of the weights of all records in bytes.
     pub(crate) bytes: u64,
 }
 
 impl Tally {
-    /// Of an empty store.
+    /// Tally of an empty store.
     pub(crate) const EMPTY: Self = Self { next_written: 1, entries: 0, bytes: 0 };
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -121,17 +121,17 @@ impl Tally {
 
     pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self> {
         if bytes.len() != 25 || bytes.get_u8() != VERSION {
-            return Err(unreadable("its tally"));
+            return Err(unreadable("the tally"));
         }
         Ok(Self { next_written: bytes.get_u64(), entries: bytes.get_u64(), bytes: bytes.get_u64() })
     }
 }
 
 fn unreadable(what: &str) -> CacheError {
-    CacheError::new(Kind::Internal, format!("the embedded store cannot read {what}: it is damaged"))
+    CacheError::new(Kind::Internal, format!("the embedded store is damaged: cannot decode {what}"))
 }
 
-/// The row's key of a record.
+/// Returns the row key of a record.
 pub(crate) fn record_row(key: &[u8]) -> Bytes {
     let mut row = Vec::with_capacity(1 + key.len().min(HEAD_BYTES + 8));
     row.put_slice(RECORDS.0);
@@ -144,12 +144,13 @@ pub(crate) fn record_row(key: &[u8]) -> Bytes {
     Bytes::from(row)
 }
 
-/// FNV-1a: stored, so it must not change between versions and machines; a collision costs one of the two keys.
+/// Computes the FNV-1a hash. It is stored, so it must not change between versions and machines; a collision costs one
+/// of the two keys.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The row's key in the queue of writes.
+/// Returns the row key in the queue of writes.
 pub(crate) fn order_row(written: u64) -> Bytes {
     let mut row = Vec::with_capacity(9);
     row.put_slice(ORDER.0);
@@ -157,7 +158,7 @@ pub(crate) fn order_row(written: u64) -> Bytes {
     Bytes::from(row)
 }
 
-/// The row's key in the calendar of expiries.
+/// Returns the row key in the calendar of expiries.
 pub(crate) fn expiry_row(at: UnixMs, written: u64) -> Bytes {
     let mut row = Vec::with_capacity(17);
     row.put_slice(EXPIRIES);
@@ -166,7 +167,7 @@ pub(crate) fn expiry_row(at: UnixMs, written: u64) -> Bytes {
     Bytes::from(row)
 }
 
-/// The number of an order row.
+/// Returns the write number of an order row.
 pub(crate) fn written_of(mut row: &[u8]) -> Result<u64> {
     if row.len() != 9 {
         return Err(unreadable("an order row"));
@@ -175,7 +176,7 @@ pub(crate) fn written_of(mut row: &[u8]) -> Result<u64> {
     Ok(row.get_u64())
 }
 
-/// Time and number of an expiry row.
+/// Returns time and write number of an expiry row.
 pub(crate) fn expiry_of(mut row: &[u8]) -> Result<(UnixMs, u64)> {
     if row.len() != 17 {
         return Err(unreadable("an expiry row"));
@@ -185,7 +186,7 @@ pub(crate) fn expiry_of(mut row: &[u8]) -> Result<(UnixMs, u64)> {
 }
 
 impl Record {
-    /// Bytes that count against the bound: those of all its rows.
+    /// Returns the bytes of all rows of the record, which count toward the maximum size.
     pub(crate) fn weight(&self) -> u64 {
         let record = 1 + self.key.len() + HEADER_BYTES + self.value.len() + ROW_OVERHEAD_BYTES;
         let order = 9 + self.key.len() + ROW_OVERHEAD_BYTES;
@@ -193,12 +194,12 @@ impl Record {
         (record + order + expiry) as u64
     }
 
-    /// Whether it is past its time.
+    /// Returns true if the record has expired at `now`.
     pub(crate) fn is_expired(&self, now: UnixMs) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// The value of its row.
+    /// Encodes the value of the record's row.
     pub(crate) fn encode(&self) -> Bytes {
         let tail = self.key.get(HEAD_BYTES..).filter(|tail| !tail.is_empty());
         let tail_bytes = tail.map_or(0, |tail| 4 + tail.len());
@@ -214,10 +215,10 @@ impl Record {
         Bytes::from(bytes)
     }
 
-    /// The record of a row.
+    /// Decodes the record of a row.
     ///
     /// # Errors
-    /// `Internal` for bytes that no version wrote.
+    /// `Internal` for bytes that no version of Terrace wrote.
     pub(crate) fn decode(row: &[u8], bytes: &Bytes) -> Result<Self> {
         let mut header = bytes.get(..HEADER_BYTES).ok_or_else(|| unreadable("a record"))?;
         if header.get_u8() != VERSION || row.len() < 2 {
@@ -232,7 +233,7 @@ impl Record {
     }
 }
 
-/// The whole key, and the value.
+/// Returns the whole key and the value.
 fn split(head: &[u8], mut body: Bytes) -> Result<(Bytes, Bytes)> {
     if head.len() <= HEAD_BYTES {
         return Ok((Bytes::copy_from_slice(head), body));

@@ -1,7 +1,8 @@
 //! The ordered table of rows: the only file that uses fjall's API for data.
 //!
-//! One fjall database with one keyspace a generation of the store. One keyspace, because an idle one holds journals
-//! back (fjall #288), and no `clear()` for the same reason: clearing the store begins a new generation.
+//! Each generation of the store is one fjall database with one keyspace. There is only one keyspace because an idle
+//! keyspace prevents the deletion of journals (fjall #288). For the same reason, clearing the store does not use
+//! `clear()` but starts a new generation.
 
 use std::{
     fs, io,
@@ -15,20 +16,21 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, co
 
 use crate::error::{CacheError, Kind, Result};
 
-/// Blocks of the tree that are kept in memory, bytes. What does not fit stays in the page cache of the system.
+/// Size in bytes of the cache for blocks of the tree. Other blocks may be in the page cache of the operating system.
 const CACHE_BYTES: u64 = 64 << 20;
-/// A write buffer of this size goes to the disk, bytes: at most five of them wait in memory.
+/// Size in bytes at which a write buffer is flushed to disk; at most five write buffers are in memory.
 const MEMTABLE_BYTES: u64 = 16 << 20;
-/// Size of a sorted file, bytes. The upper levels are sized by it: at 64 MiB, fjall's default, they hold enough
-/// tombstones to keep 3 times the live data on the disk under churn; at 8 MiB 1.6 times (measured, see the module).
+/// Size in bytes of a sorted file, which also determines the size of the upper levels. At 64 MiB, fjall's default, they
+/// contain enough tombstones to use 3 times the live data on disk under churn; at 8 MiB 1.6 times (measured, see the
+/// module).
 const FILE_BYTES: u64 = 8 << 20;
-/// Journals together, bytes: bounds the time of recovery and the disk they take.
+/// Maximum size in bytes of all journals; bounds the recovery time and the disk space.
 const JOURNALS_BYTES: u64 = 128 << 20;
-/// Less than this is left to the next writes, bytes.
+/// Garbage in bytes that is too small for a collection; the next writes will remove it.
 const GARBAGE_BYTES: u64 = 32 << 20;
-/// One flushes, one compacts.
+/// Number of background threads: one flushes, the other compacts.
 const BACKGROUND_THREADS: usize = 2;
-/// The keyspace.
+/// Name of the keyspace.
 const NAME: &str = "rows";
 
 /// A generation of the store.
@@ -38,7 +40,7 @@ pub(crate) struct Table {
     rows: Keyspace,
 }
 
-/// Rows to change in one commit.
+/// Row changes that are committed together.
 pub(crate) struct Changes {
     batch: fjall::OwnedWriteBatch,
     rows: Keyspace,
@@ -48,7 +50,7 @@ impl Table {
     /// Opens the table in `path`, or creates it.
     ///
     /// # Errors
-    /// What fjall says; a table that it cannot read may also make it panic.
+    /// The error of fjall; a table that fjall cannot read may also make it panic.
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, fjall::Error> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
@@ -67,55 +69,57 @@ impl Table {
         Ok(Arc::new(Self { path: path.to_owned(), database, rows }))
     }
 
-    /// Where it lives.
+    /// Returns the path of the table.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The newest value of a row. For the writer: half of a commit may be visible to others.
+    /// Returns the newest value of a row. Only for the writer: other threads could see half of a commit.
     pub(crate) fn get(&self, row: &[u8]) -> Result<Option<Bytes>> {
         Ok(self.rows.get(row).map_err(|error| failed("read", &error))?.map(Bytes::from))
     }
 
-    /// All rows at one instant, between two commits.
+    /// Returns a consistent view of all rows, between two commits.
     pub(crate) fn view(&self) -> View<'_> {
         View { table: self, snapshot: self.database.snapshot() }
     }
 
-    /// An empty list of changes.
+    /// Returns an empty list of changes.
     pub(crate) fn changes(&self) -> Changes {
         Changes { batch: self.database.batch(), rows: self.rows.clone() }
     }
 
-    /// Hands what was committed to the disk.
+    /// Syncs all committed changes to disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.database.persist(PersistMode::SyncData).map_err(|error| failed("sync", &error))
     }
 
-    /// Bytes on the disk, journals included.
+    /// Returns the size of all files in bytes, including journals.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.database.disk_space().unwrap_or(0)
     }
 
-    /// Whether files of compactions that are done take up room that [`Table::collect`] gives back.
+    /// Returns true if outdated files occupy enough space for a [`Table::collect`].
     pub(crate) fn has_garbage(&self) -> bool {
         disk_bytes(self.rows.path()) > self.rows.disk_space() + GARBAGE_BYTES
     }
 
-    /// fjall deletes the files that compactions have replaced only when a write buffer is full: after the last write
-    /// of a busy time they would stay, up to twice the live data. So a buffer with little in it is made to count as
-    /// full. What a write has put into the table before is needed for that.
+    /// Flushes a write buffer early to reclaim disk space. fjall deletes files that a compaction has replaced only when
+    /// a write buffer is full. After the last write of a busy time, they would occupy up to twice the live data. The
+    /// buffer must contain at least one write.
     pub(crate) fn collect(&self) -> Result<()> {
         self.rows.rotate_memtable().map(|_| ()).map_err(|error| failed("flush", &error))
     }
 
-    /// Whether writes come faster than the disk takes them: with four of these waiting fjall sleeps 100 ms a commit.
+    /// Returns true if writes arrive faster than the disk accepts them. With four sealed buffers, fjall sleeps 100 ms
+    /// per commit.
     pub(crate) fn is_behind(&self) -> bool {
         self.rows.sealed_memtable_count() >= 3
     }
 }
 
-/// Bytes of the files in a directory and its subdirectories; what vanishes meanwhile counts nothing.
+/// Returns the size in bytes of the files in a directory and its subdirectories; ignores files that disappear
+/// meanwhile.
 fn disk_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let of = |entry: io::Result<fs::DirEntry>| {
@@ -127,7 +131,7 @@ fn disk_bytes(dir: &Path) -> u64 {
 }
 
 fn failed(what: &str, error: &fjall::Error) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("the embedded store could not {what}: {error}"))
+    CacheError::new(Kind::Unavailable, format!("the embedded store cannot {what}: {error}"))
 }
 
 impl Changes {
@@ -141,36 +145,37 @@ impl Changes {
         self.batch.remove(&self.rows, row);
     }
 
-    /// Makes all changes at one instant. They are in the hands of the system then; with `sync` they are on the disk.
+    /// Commits all changes atomically. The operating system has received them when this returns; with `sync` they are
+    /// on disk.
     ///
     /// # Errors
-    /// `Unknown` when the journal could not be written: the table takes no more writes until it is opened again, and
-    /// what becomes of these changes shows then.
+    /// `Unknown` if the journal cannot be written: the table accepts no more writes until it is reopened, which
+    /// determines whether these changes took effect.
     pub(crate) fn commit(self, sync: bool) -> Result<()> {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         self.batch.durability(Some(mode)).commit().map_err(|error| {
             if matches!(error, fjall::Error::Poisoned) {
-                // It failed before: nothing was done now.
+                // An earlier commit failed: this one changed nothing.
                 return failed("write", &error);
             }
-            CacheError::new(Kind::Unknown, format!("the embedded store failed in the middle of a write: {error}"))
+            CacheError::new(Kind::Unknown, format!("the embedded store failed during a write: {error}"))
         })
     }
 }
 
-/// All rows at one instant.
+/// A consistent view of all rows at one instant.
 pub(crate) struct View<'a> {
     table: &'a Table,
     snapshot: fjall::Snapshot,
 }
 
 impl View<'_> {
-    /// The value of a row.
+    /// Returns the value of a row.
     pub(crate) fn get(&self, row: &[u8]) -> Result<Option<Bytes>> {
         Ok(self.snapshot.get(&self.table.rows, row).map_err(|error| failed("read", &error))?.map(Bytes::from))
     }
 
-    /// Rows in ascending order.
+    /// Returns rows in ascending order.
     pub(crate) fn range(&self, from: Bound<&[u8]>, to: &[u8]) -> impl Iterator<Item = Result<(Bytes, Bytes)>> {
         self.snapshot.range::<&[u8], _>(&self.table.rows, (from, Bound::Excluded(to))).map(|row| {
             let (key, value) = row.into_inner().map_err(|error| failed("read", &error))?;

@@ -1,4 +1,4 @@
-//! The log of bans: how it is read, followed, written and restored.
+//! Reads, follows, writes and restores the ban log.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     records::LOG,
-    state::{BanLog, Known, Said},
+    state::{BanLog, Known, LogContents},
 };
 use crate::{
     error::{CacheError, Kind, Result},
@@ -34,18 +34,18 @@ impl RedisBackend {
         self.redis.log()
     }
 
-    /// What is known of bans, after a look at the log if that is due.
+    /// Returns the known bans, after reading the log if the known state may be outdated.
     pub(in crate::l2::redis) async fn bans(&self) -> Result<Known> {
         let log = self.log();
         if !log.is_current() {
             self.look().await?;
         }
-        // In this order: the list is at least as new as the number.
+        // Order matters: the list must be at least as new as the number.
         let greatest = log.known();
         Ok(Known { greatest, open: log.open.all() })
     }
 
-    /// Reads the log. Calls that need it at the same time share one look, and its failure.
+    /// Reads the log. Concurrent calls share one read and its error.
     pub(in crate::l2::redis) async fn look(&self) -> Result<()> {
         let log = self.log();
         let before = log.looks.load(Ordering::Acquire);
@@ -59,7 +59,7 @@ impl RedisBackend {
         }
         match &*failed {
             None => Ok(()),
-            // Where the log may not be read, or is none, nobody can have opened a ban.
+            // If the log may not be read, or has another type, no node can have opened a ban.
             Some(error) if matches!(error.kind(), Kind::NoAccess | Kind::WrongType) => {
                 log.seen.store(log.changes.load(Ordering::Acquire), Ordering::Release);
                 log.prove(log.clock.now());
@@ -74,26 +74,25 @@ impl RedisBackend {
         let log = self.log();
         for _ in 0..2 {
             let (changes, at) = (log.changes.load(Ordering::Acquire), log.clock.now());
-            let said = Said::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
-            if log.take(said, at, changes) {
+            let contents = LogContents::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
+            if log.take(contents, at, changes) {
                 return Ok(());
             }
             self.restore().await?;
         }
-        Err(CacheError::new(Kind::Unavailable, "the log of bans changes while it is read").retry_after(LOOK_APART))
+        Err(CacheError::new(Kind::Unavailable, "the ban log changed while it was read").retry_after(LOOK_APART))
     }
 
-    /// The log lost what it held: what was opened and not heard of may be anything, so no copy is answered any more.
+    /// Restores a log that lost records. Unknown bans may have been lost as well, so L1 copies of all primaries become
+    /// invalid.
     async fn restore(&self) -> Result<()> {
-        tracing::warn!(
-            "the log of bans (__terrace:bans) was lost or cut; L1 begins afresh and the log is written again"
-        );
+        tracing::warn!("the ban log (__terrace:bans) in Redis lost records; invalidating L1 and restoring the log");
         let log = self.log();
         if let Some(sink) = &*log.sink.read() {
             self.redis.topology().map().primaries.iter().for_each(|primary| sink.flushed(primary.source));
         }
         let mut command = RESTORE_BANS.call(By::Text, LOG);
-        command.arg(log.heard());
+        command.arg(log.greatest_seen());
         for ban in log.open.all().iter().flat_map(|open| open.iter()) {
             command.arg(ban.number).arg(&ban.glob.pattern()[..]);
         }
@@ -106,7 +105,7 @@ impl RedisBackend {
         self.ask_key(LOG, command, access, after(within)).await
     }
 
-    /// One command about one key, where that key is.
+    /// Sends one command about one key to the primary that holds the key.
     pub(in crate::l2::redis) async fn ask_key(
         &self,
         key: &[u8],
@@ -119,7 +118,7 @@ impl RedisBackend {
         answered.replies.into_iter().next().map_or_else(|| Err(errors::unexpected("a command")), ops::checked)
     }
 
-    /// Reads the log whenever it changes, for as long as this is polled; what cannot be read is tried again.
+    /// Reads the log whenever it changes, for as long as this future is polled. Failed reads are retried.
     pub(in crate::l2::redis) async fn follow_bans(&self) {
         loop {
             let rung = self.log().ring.notified();
@@ -127,7 +126,7 @@ impl RedisBackend {
                 rung.await;
                 continue;
             }
-            // Calls meet the same error and tell it.
+            // Calls that need the log see the same error and report it.
             let _failed = self.look().await;
             if !self.log().is_read() {
                 tokio::time::sleep(LOOK_APART).await;
@@ -135,18 +134,19 @@ impl RedisBackend {
         }
     }
 
-    /// Opens a ban: in the log, then in each primary's stamp, then here.
+    /// Opens a ban: in the log, then in each primary's stamp, then in this process.
     pub(in crate::l2::redis) async fn open_ban(&self, glob: &Glob) -> Result<u64> {
         self.look().await?;
         let mut command = BAN.call(By::Text, LOG);
-        command.arg(&glob.pattern()[..]).arg(OPEN_MAX).arg(self.log().heard());
+        command.arg(&glob.pattern()[..]).arg(OPEN_MAX).arg(self.log().greatest_seen());
         let number = ops::integer(&self.ask_log(command, Access::Write).await?, "a script")?;
         let number = u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(too_many)?;
         if self.is_spread() && !self.stamp_all(number).await {
-            // Whoever writes there may not be told; but no node goes by an older log than this.
+            // A primary without the new stamp may not notify writers of the ban; but no node uses a log that is older
+            // than this.
             tokio::time::sleep(FENCE_SPAN).await;
         }
-        self.log().met(number);
+        self.log().saw(number);
         self.look().await?;
         Ok(number)
     }

@@ -1,4 +1,4 @@
-//! Notes of the keys that were written since a ban, and the repair of writes that met a ban late.
+//! Notes of the keys that were written since a ban, and the repair of writes during which a ban was opened.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
 };
 
 impl RedisBackend {
-    /// Where the keys written since a ban are noted.
+    /// Returns the key of the set that notes the keys written since a ban.
     pub(in crate::l2::redis) fn note(&self, ban: u64, slot: u16) -> String {
         match self.is_spread() {
             true => format!("__terrace:fresh:{ban}:{{{}}}", TAGS[usize::from(slot)]),
@@ -34,7 +34,7 @@ impl RedisBackend {
         }
     }
 
-    /// Questions whether a key is noted with each ban that matches it.
+    /// Returns the queries for the notes of a key, one per matching ban.
     pub(in crate::l2::redis) fn note_questions(&self, open: &[Arc<Ban>], key: &[u8]) -> Commands {
         let questions = matching(open, key).map(|ban| {
             let mut command = ops::plain("SISMEMBER", self.note(ban.number, slot(key)).as_bytes());
@@ -44,7 +44,8 @@ impl RedisBackend {
         questions.collect()
     }
 
-    /// The script that makes a key one of after all bans that match it, if there are any.
+    /// Returns the script that removes a value from before the matching bans and notes the key; `None` if no ban
+    /// matches.
     pub(in crate::l2::redis) fn clearing(&self, open: &[Arc<Ban>], key: &[u8]) -> Option<Cmd> {
         let notes: Vec<String> = matching(open, key).map(|ban| self.note(ban.number, slot(key))).collect();
         if notes.is_empty() {
@@ -53,35 +54,35 @@ impl RedisBackend {
         Some(CLEAR_BANNED.call_with(By::Text, std::iter::once(key).chain(notes.iter().map(String::as_bytes))))
     }
 
-    /// The scripts that go before operations.
+    /// Returns the scripts that must run before the operations.
     pub(in crate::l2::redis) fn clearings(&self, open: &[Arc<Ban>], ops: &[(Key, Op)]) -> Commands {
         ops.iter().filter_map(|(key, _)| self.clearing(open, key)).collect()
     }
 
-    /// What goes with a request that writes this key and that pipelined connections do not carry.
+    /// Returns the query that must accompany a write request for this key on a connection that is not pipelined.
     pub(in crate::l2::redis) fn question_for(&self, key: &[u8]) -> Vec<u8> {
         let map = self.redis.topology().map();
         let source = map.of_key(key).map(|primary| primary.source);
         greatest_question(source.and_then(|source| map.stamp(source))).get_packed_command()
     }
 
-    /// After such a request: [`RedisBackend::catch_up`] if the answer says so.
+    /// Processes the reply to that query, with [`RedisBackend::catch_up`] if a newer ban exists.
     pub(in crate::l2::redis) async fn after_question(
         &self,
         known: u64,
         answer: &[u8],
         keys: &[Key],
     ) -> Result<HashMap<Key, bool>> {
-        // `$N\r\nDIGITS\r\n`, or nil.
+        // The answer is `$N\r\nDIGITS\r\n` or nil.
         let digits = answer.split(|byte| *byte == b'\n').nth(1).map(<[u8]>::trim_ascii_end);
-        self.log().met(digits.and_then(number).unwrap_or(0));
-        if !self.unheard(known) {
+        self.log().saw(digits.and_then(number).unwrap_or(0));
+        if !self.has_newer_ban(known) {
             return Ok(HashMap::new());
         }
         self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
     }
 
-    /// Makes keys such of after all open bans.
+    /// Removes the values from before the open bans and notes the keys.
     pub(in crate::l2::redis) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
         let known = self.bans().await?;
         let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
@@ -96,7 +97,8 @@ impl RedisBackend {
         Ok(known.greatest)
     }
 
-    /// The results of operations during which a ban was met that was not known: what it has removed is written again.
+    /// Repairs the results of operations during which an unknown ban was opened: repeats the writes whose values were
+    /// removed.
     pub(in crate::l2::redis) async fn apply_late(
         &self,
         ops: Vec<(Key, Op)>,
@@ -110,17 +112,17 @@ impl RedisBackend {
             Ok(cleared) => cleared,
             Err(_) => return results.into_iter().map(|result| result.and_then(|_| Err(overtaken()))).collect(),
         };
-        let is_open = |at: &usize| !matches!(&results[*at], Err(error) if says_nothing(error));
+        let is_open = |at: &usize| !matches!(&results[*at], Err(error) if is_inconclusive(error));
         let again: Vec<usize> = match batch {
             Batch::Independent => {
                 (0..ops.len()).filter(is_open).filter(|at| cleared.get(&keys[*at]) == Some(&true)).collect()
             }
-            // All or nothing: where others have written some of the keys already, nobody can tell.
+            // All or nothing: if other clients have written some of the keys already, the outcome is unknown.
             Batch::Atomic if cleared.values().all(|gone| *gone) && !cleared.is_empty() => (0..ops.len()).collect(),
             Batch::Atomic => Vec::new(),
         };
         for at in 0..ops.len() {
-            // A key that is removed is removed, whatever stood there.
+            // A removal has the same result whatever value the key had.
             let is_removal = matches!(ops[at].1, Op::Delete { want_old: false } | Op::Bury { .. });
             let depends = !is_removal && (batch == Batch::Atomic || ops[at].1.depends_on_present());
             let is_doubtful = depends && cleared.get(&keys[at]) == Some(&false);
@@ -136,7 +138,7 @@ impl RedisBackend {
         results
     }
 
-    /// Of these keys, which hide nothing of before a ban.
+    /// Returns the keys whose values were written after the bans.
     pub(in crate::l2::redis) async fn unhidden(
         &self,
         open: &[Arc<Ban>],
@@ -155,13 +157,14 @@ impl RedisBackend {
         Ok(shown)
     }
 
-    /// Whether a ban was met that was not known when a call began.
-    pub(in crate::l2::redis) fn unheard(&self, known: u64) -> bool {
-        self.log().heard() > known
+    /// Returns true if a newer ban is known to exist than at the beginning of a call.
+    pub(in crate::l2::redis) fn has_newer_ban(&self, known: u64) -> bool {
+        self.log().greatest_seen() > known
     }
 
-    /// After writes during which a ban was met: reads the log and clears the keys that bans opened since `known` match.
-    /// For each key that one of them matches, whether what stood there is gone, so that its write has to be done again.
+    /// Reads the log after writes during which a ban was opened, and clears the keys that match bans opened since
+    /// `known`. For each key that matches such a ban, the result is true if its value was removed, so that the write
+    /// must be repeated.
     pub(in crate::l2::redis) async fn catch_up(
         &self,
         known: u64,
@@ -172,7 +175,7 @@ impl RedisBackend {
         let open = self.log().open.all().unwrap_or_default();
         let new: Vec<Arc<Ban>> = open.iter().filter(|ban| ban.number > known).cloned().collect();
         if new.len() as u64 != self.log().known().saturating_sub(known) {
-            // One of them is over already, and nobody knows what it was.
+            // One of the bans is closed already, and its pattern is unknown.
             return Err(overtaken());
         }
         let mut cleared: HashMap<Key, bool> = HashMap::new();
@@ -193,12 +196,12 @@ impl RedisBackend {
     }
 }
 
-/// Whether nothing was written, or nobody knows.
-fn says_nothing(error: &CacheError) -> bool {
+/// Returns true if nothing was written, or if the outcome is unknown.
+fn is_inconclusive(error: &CacheError) -> bool {
     error.says_away() || error.kind() == Kind::Unknown
 }
 
-/// The answer to one of [`RedisBackend::note_questions`]. What cannot be read is no note.
+/// Decodes the reply to one of [`RedisBackend::note_questions`]. A reply of another type counts as no note.
 pub(crate) fn is_noted(reply: &Reply) -> bool {
     matches!(reply, Reply::Int(1))
 }

@@ -1,4 +1,4 @@
-//! [`BanLog`]: the log of bans as this process knows it, shared by its workers.
+//! [`BanLog`]: the state of the ban log that this process knows, shared by its workers.
 
 use std::sync::{
     Arc,
@@ -21,24 +21,24 @@ use crate::{
     },
 };
 
-/// The log, as this process knows it; shared by its workers.
+/// The known state of the ban log, shared by all workers.
 #[derive(Default)]
 pub(crate) struct BanLog {
     pub(crate) open: OpenBans,
     pub(crate) clock: Clock,
-    /// The greatest number that the log said when it was read.
+    /// Greatest ban number in the log at the last read.
     known: AtomicU64,
-    /// The greatest number met anywhere; `known` is never above it.
-    heard: AtomicU64,
-    /// Steps with each sign that the log has changed.
+    /// Greatest ban number seen in any reply; `known` never exceeds it.
+    greatest_seen: AtomicU64,
+    /// Number of signs that the log has changed.
     pub(crate) changes: AtomicU64,
-    /// `changes` as they were when the last look that succeeded was begun.
+    /// Value of `changes` at the start of the last successful read.
     pub(crate) seen: AtomicU64,
-    /// [`Tick`] when the log was known to be as it is known here.
+    /// [`Tick`] at which the known state was proven to be current.
     proven: AtomicU64,
-    /// Looks that have ended.
+    /// Number of completed reads.
     pub(crate) looks: AtomicU64,
-    /// Why the last one failed.
+    /// Error of the last read.
     pub(crate) reading: Mutex<Option<CacheError>>,
     pub(crate) ring: Notify,
     pub(crate) sink: RwLock<Option<Arc<dyn InvalidationSink>>>,
@@ -46,26 +46,26 @@ pub(crate) struct BanLog {
 
 impl BanLog {
     /// Sets the receiver of new bans.
-    pub(crate) fn tell(&self, sink: Arc<dyn InvalidationSink>) {
+    pub(crate) fn set_sink(&self, sink: Arc<dyn InvalidationSink>) {
         *self.sink.write() = Some(sink);
     }
 
-    /// Something announced a change of the log, or that changes were missed.
+    /// Records that the log has changed, or that announcements of changes may have been missed.
     pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.ring.notify_one();
     }
 
-    /// A key was announced as changed.
-    pub(crate) fn hear(&self, key: &[u8]) {
+    /// Handles the announcement of a changed key.
+    pub(crate) fn key_changed(&self, key: &[u8]) {
         if key == LOG {
             self.changed();
         }
     }
 
-    /// A number was met.
-    pub(crate) fn met(&self, number: u64) {
-        if self.heard.fetch_max(number, Ordering::AcqRel) < number && number > self.known() {
+    /// Records a ban number seen in a reply.
+    pub(crate) fn saw(&self, number: u64) {
+        if self.greatest_seen.fetch_max(number, Ordering::AcqRel) < number && number > self.known() {
             self.changed();
         }
     }
@@ -74,29 +74,29 @@ impl BanLog {
         self.known.load(Ordering::Acquire)
     }
 
-    pub(crate) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Acquire)
+    pub(crate) fn greatest_seen(&self) -> u64 {
+        self.greatest_seen.load(Ordering::Acquire)
     }
 
-    /// Whether all changes that were announced have been read.
+    /// Returns true if all announced changes have been read.
     pub(crate) fn is_read(&self) -> bool {
         self.seen.load(Ordering::Acquire) == self.changes.load(Ordering::Acquire)
     }
 
-    /// All changes of before `at` have been announced.
+    /// Records that all changes before `at` have been announced.
     pub(crate) fn prove(&self, at: Tick) {
         if self.is_read() {
             self.proven.fetch_max(at.0, Ordering::AcqRel);
         }
     }
 
-    /// When the log was last known to be as it is known here.
+    /// Returns the time at which the known state was last proven to be current.
     pub(crate) fn proven(&self) -> Tick {
         Tick(self.proven.load(Ordering::Acquire))
     }
 
-    /// Whether calls may go by what is known. Where nobody follows the links, what was read once is known until a pipeline
-    /// tells otherwise.
+    /// Returns true if calls may use the known state. Without invalidation links, a state that was read once stays
+    /// current until the reply of a pipeline contradicts it.
     #[inline]
     pub(crate) fn is_current(&self) -> bool {
         let proven = self.proven();
@@ -104,15 +104,16 @@ impl BanLog {
         self.is_read() && proven != Tick::ZERO && is_fresh()
     }
 
-    /// Takes what the log said when it was asked at `at`, after `changes` signs; `false` if it is not all that it was.
-    pub(crate) fn take(&self, said: Said, at: Tick, changes: u64) -> bool {
-        if said.greatest < self.heard() {
+    /// Stores the contents of the log that was read at `at`, after `changes` signs. Returns `false` if the log lost
+    /// records.
+    pub(crate) fn take(&self, contents: LogContents, at: Tick, changes: u64) -> bool {
+        if contents.greatest < self.greatest_seen() {
             return false;
         }
-        let new = self.open.replace(said.open);
-        // In this order: what is known has been heard of.
-        self.heard.fetch_max(said.greatest, Ordering::AcqRel);
-        self.known.store(said.greatest, Ordering::Release);
+        let new = self.open.replace(contents.open);
+        // Order matters: `known` must never exceed `greatest_seen`.
+        self.greatest_seen.fetch_max(contents.greatest, Ordering::AcqRel);
+        self.known.store(contents.greatest, Ordering::Release);
         if let Some(sink) = &*self.sink.read() {
             new.iter().for_each(|ban| sink.banned(ban));
         }
@@ -122,36 +123,36 @@ impl BanLog {
     }
 }
 
-/// What the log says.
+/// Contents of the log.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct LogContents {
     greatest: u64,
     open: Vec<Arc<Ban>>,
 }
 
-impl Said {
-    /// HGETALL's reply in RESP2. A field that nobody of ours wrote is left out.
+impl LogContents {
+    /// Decodes the RESP2 reply of HGETALL. Fields that Terrace did not write are ignored.
     pub(crate) fn of(reply: Reply) -> Result<Self> {
         let Reply::Array(flat) = ops::checked(reply)? else { return Err(errors::unexpected("HGETALL")) };
         let mut flat = flat.into_iter();
-        let mut said = Self::default();
+        let mut contents = Self::default();
         while let (Some(field), Some(value)) = (flat.next(), flat.next()) {
             let (Reply::BulkString(field), Reply::BulkString(value)) = (field, value) else { continue };
             if field == GREATEST.as_bytes() {
-                said.greatest = number(&value).unwrap_or(0);
+                contents.greatest = number(&value).unwrap_or(0);
             } else if let (Some(number), Ok(glob)) = (number(&field), Glob::new(&value)) {
-                said.open.push(Arc::new(Ban { number, glob }));
+                contents.open.push(Arc::new(Ban { number, glob }));
             }
         }
-        Ok(said)
+        Ok(contents)
     }
 }
 
-/// What a call knows of bans while it runs.
+/// The ban state that a call uses.
 pub(crate) struct Known {
-    /// Those that were open when it began, if any.
+    /// Bans that were open at the beginning of the call, if any.
     pub(crate) open: Option<Arc<Vec<Arc<Ban>>>>,
-    /// The greatest number that was known then.
+    /// Greatest known ban number at the beginning of the call.
     pub(crate) greatest: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The operations of [`BanStore`] over Redis.
+//! The operations of [`BanStore`] on Redis.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

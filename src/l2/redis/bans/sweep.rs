@@ -1,8 +1,8 @@
 //! The sweep of a ban: one node at a time removes hidden keys page by page, each page within a time limit.
 //!
-//! One server looks for the keys, compares them with the notes and removes them in one script, so that nothing but counts
-//! travels. In a cluster notes lie in the slots of their keys, whose names no script can compute: there the keys of a page are
-//! fetched and each is removed by itself.
+//! One server finds the keys, compares them with the notes and removes them in one script, so that only counts are
+//! transferred. In a cluster, notes are stored in the slots of their keys, whose names no script can compute. There,
+//! the keys of a page are fetched, and each key is removed by a separate script.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -35,29 +35,30 @@ use crate::{
     model::{Key, RESERVED_PREFIX},
 };
 
-/// How long a note outlives its ban: nodes that have not heard of the end still look for it, and a page of a sweep that is
-/// late, but not too late, as well.
+/// Time for which a note outlives its ban. Nodes that do not know the end of the ban still check the note, and so does
+/// a delayed page of a sweep within its time limit.
 const NOTE_AFTER_BAN: Duration = Duration::from_secs(10);
-/// A sweeper that is not heard of for this long has died.
+/// Time after which a sweeper that does not renew its claim counts as stopped.
 const SWEEPER_LIFE: Duration = Duration::from_secs(5);
-/// How long after the sweeper was heard of a page may still be swept, by the clock of the server that does it. Less than the
-/// sweeper's life: what was held up until another sweeper has retired the ban finds no notes, and must do nothing.
+/// Time limit of a page after the claim, by the clock of the server that sweeps. It is shorter than the claim: a page
+/// that is delayed until another sweeper has retired the ban finds no notes, and must remove nothing.
 const PAGE_WITHIN: Duration = Duration::from_secs(4);
-/// Keys of a page of a sweep while others use Redis: some 80 us, as long as a few of their own commands ...
+/// Number of keys per page while other clients use Redis: about 80 µs, as long as a few of their own commands.
 const PAGE_YIELDING: usize = 50;
-/// ... and while nobody does: some 3 ms.
+/// Number of keys per page while no other client uses Redis: about 3 ms.
 const PAGE_FULL: usize = 2_000;
-/// What Redis counts for a page: the script, TIME, SCAN, SMISMEMBER and UNLINK in it, the question behind it ...
+/// Number of commands that Redis counts per page: the script with TIME, SCAN, SMISMEMBER and UNLINK, and the query
+/// after it.
 const COMMANDS_OF_PAGE: u64 = 6;
-/// ... and for a key in a cluster: all of these but SCAN.
+/// Number of commands that Redis counts per key in a cluster: the commands of a page except SCAN.
 const COMMANDS_OF_KEY: u64 = 5;
-/// Notes whose end is told in one go.
+/// Number of notes whose expiry is set with one request.
 const NOTES_AT_ONCE: usize = 1_024;
 
 impl RedisBackend {
-    /// Takes or keeps the right to sweep.
+    /// Acquires or renews the right to sweep.
     pub(in crate::l2::redis) async fn keep_sweep(&self, ban: u64, token: u64) -> Result<bool> {
-        // Before the claim, so that it is over before the claim is.
+        // Computed before the claim, so that it ends before the claim ends.
         let until = self.sweep_until().await?;
         let key = format!("__terrace:sweep:{ban}");
         let mut command = KEEP_SWEEP.call(By::Text, key.as_bytes());
@@ -70,7 +71,7 @@ impl RedisBackend {
         Ok(is_ours)
     }
 
-    /// Until when each primary may sweep a page, by its own clock, microseconds.
+    /// Returns the time limit of pages on each primary, by its own clock, in microseconds.
     async fn sweep_until(&self) -> Result<HashMap<Source, u64>> {
         let groups = self.all_groups()?;
         let deadline = after(INSPECTION_DEADLINE);
@@ -95,7 +96,7 @@ impl RedisBackend {
         }
     }
 
-    /// A page where one server holds all keys.
+    /// Sweeps one page on a server that holds all keys.
     async fn sweep_within_redis(&self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
         let mut command = SWEEP_PAGE.call(By::Text, self.note(ban.number, 0).as_bytes());
         command.arg(self.sweep_ends(0)).arg(cursor).arg(&ban.glob.pattern()[..]).arg(count).arg(RESERVED_PREFIX);
@@ -109,7 +110,7 @@ impl RedisBackend {
         Ok(SweepPage { cursor, scanned: count as u64, removed, commands: COMMANDS_OF_PAGE })
     }
 
-    /// A page of one of a cluster's primaries.
+    /// Sweeps one page on one primary of a cluster.
     async fn sweep_keys_of_page(&self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
         let request = ScanRequest { cursor, pattern: Some(ban.glob.pattern().clone()), count, type_name: None };
         let page = self.scan_all(request).await?;
@@ -131,13 +132,13 @@ impl RedisBackend {
         command
     }
 
-    /// Until when a slot's primary may sweep.
+    /// Returns the time limit of pages on the primary of a slot.
     fn sweep_ends(&self, slot: u16) -> u64 {
         let source = self.redis.topology().map().of_slot(slot).map(|primary| primary.source);
         source.and_then(|source| self.sweep_until.lock().get(&source).copied()).unwrap_or(0)
     }
 
-    /// Takes a ban out of the log; its notes go by themselves.
+    /// Removes a ban from the log and lets its notes expire.
     pub(in crate::l2::redis) async fn retire_ban(&self, ban: u64) -> Result<()> {
         let mut command = ops::plain("HDEL", LOG);
         command.arg(ban);
@@ -154,14 +155,14 @@ impl RedisBackend {
         let mut units: Vec<Unit> = ends.collect();
         while !units.is_empty() {
             let later = units.split_off(units.len().min(NOTES_AT_ONCE));
-            // A note that stays goes by its own expiry.
+            // If the request fails, the note expires by its original TTL.
             let _told = self.ask_units(units, Access::Write, after(INSPECTION_DEADLINE)).await;
             units = later;
         }
         Ok(())
     }
 
-    /// Commands that all primaries together have done since they started.
+    /// Returns the number of commands that all primaries have processed since they started.
     pub(in crate::l2::redis) async fn total_commands(&self) -> Option<u64> {
         let mut command = word("INFO");
         command.arg("stats");
@@ -176,7 +177,7 @@ impl RedisBackend {
     }
 }
 
-/// TIME's answer, microseconds.
+/// Decodes the reply of TIME in microseconds.
 fn time_us(reply: &Reply) -> Option<u64> {
     let Reply::Array(parts) = reply else { return None };
     let [Reply::BulkString(seconds), Reply::BulkString(micros)] = &parts[..] else { return None };
@@ -184,5 +185,6 @@ fn time_us(reply: &Reply) -> Option<u64> {
 }
 
 fn too_late() -> CacheError {
-    CacheError::new(Kind::Unavailable, "the page of a sweep came too late; it is swept again").retry_after(LOOK_APART)
+    CacheError::new(Kind::Unavailable, "the sweep page exceeded its time limit and will be repeated")
+        .retry_after(LOOK_APART)
 }

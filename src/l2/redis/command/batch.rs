@@ -13,9 +13,9 @@ use crate::{
     model::Key,
 };
 
-/// The commands of one call; nearly always one or two. (Kept inline they cost 9 % more: a call is moved often.)
+/// The commands of one call; nearly always one or two. (Inline storage costs 9 % more, because a call is moved often.)
 pub(crate) type Commands = Vec<Cmd>;
-/// Their replies, in order; error replies are among them.
+/// The replies to [`Commands`], in order, including error replies.
 pub(crate) type Replies = Vec<Reply>;
 
 /// Wraps commands in MULTI and EXEC.
@@ -36,7 +36,7 @@ pub(crate) fn read_all(readings: Vec<Reading>, replies: impl IntoIterator<Item =
 pub(crate) fn executed(replies: Replies, count: usize) -> Result<Vec<Reply>> {
     let mut refusal = None;
     for reply in replies {
-        // EXECABORT comes last and only says that there was a refusal before it.
+        // EXECABORT comes last and only reports that an earlier command was rejected.
         if let Reply::ServerError(error) = &reply {
             refusal.get_or_insert_with(|| errors::from_reply(error));
         }
@@ -49,7 +49,7 @@ pub(crate) fn executed(replies: Replies, count: usize) -> Result<Vec<Reply>> {
     Err(refusal.unwrap_or_else(|| errors::unexpected("EXEC")))
 }
 
-/// Encodes operations as commands; also how to decode the reply to each.
+/// Encodes operations as commands; the result includes the decoder of each reply.
 pub(crate) fn compile(ops: &[(Key, Op)], by: By) -> (Commands, Vec<Reading>) {
     ops.iter().map(|(key, op)| ops::command(key, op, by, ops.len() == 1)).unzip()
 }

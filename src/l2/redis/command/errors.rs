@@ -1,4 +1,4 @@
-//! Maps errors of Redis to [`CacheError`]; nothing else does.
+//! Maps all errors of Redis to [`CacheError`].
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use ::redis::{ErrorKind, RedisError, ServerError};
 
 use crate::error::{CacheError, Kind};
 
-/// When a caller may try again after a refusal that passes by itself (loading, failover, busy): long enough for a
-/// handful of callers to do no harm, short beside what these states last.
+/// Retry delay after a temporary rejection (loading, failover, busy): long enough that retries add little load, and
+/// short compared with the duration of these states.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// An error reply. Nothing was done, says Redis.
+/// Maps an error reply. Redis has not executed the command.
 pub(crate) fn from_reply(error: &ServerError) -> CacheError {
     let detail = error.details().unwrap_or_default();
     match error.code() {
@@ -21,7 +21,7 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
         }
         "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => no_access(error.code(), detail),
         "MOVED" | "ASK" | "CROSSSLOT" => {
-            let message = "this Redis is part of a Redis Cluster; the URL for it is redis+cluster://host:port";
+            let message = "this Redis is a member of a Redis Cluster; set l2.url to redis+cluster://host:port";
             CacheError::new(Kind::Unsupported, message)
         }
         _ => from_text(error.code(), detail),
@@ -29,14 +29,15 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
 }
 
 fn passing(code: &str, detail: &str) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("Redis does not serve now: {code} {detail}")).retry_after(RETRY_AFTER)
+    CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}"))
+        .retry_after(RETRY_AFTER)
 }
 
 fn no_access(code: &str, detail: &str) -> CacheError {
-    CacheError::new(Kind::NoAccess, format!("Redis refuses Terrace's user: {code} {detail}"))
+    CacheError::new(Kind::NoAccess, format!("Redis denied access to the user of l2.url: {code} {detail}"))
 }
 
-/// Errors that Redis tells apart only by their text, mostly under the code ERR.
+/// Maps errors that Redis distinguishes only by their text, mostly with the code ERR.
 fn from_text(code: &str, detail: &str) -> CacheError {
     let has = |text: &str| detail.contains(text);
     if has("not an integer or out of range") {
@@ -52,22 +53,24 @@ fn from_text(code: &str, detail: &str) -> CacheError {
         return CacheError::new(Kind::Overflow, "increment would produce NaN or Infinity");
     }
     if has("string exceeds maximum allowed size") {
-        return CacheError::new(Kind::TooLarge, "the value exceeds Redis's own limit (proto-max-bulk-len)");
+        return CacheError::new(Kind::TooLarge, "the value exceeds the limit of Redis (proto-max-bulk-len)");
     }
     if has("max number of clients reached") {
         return passing(code, detail);
     }
     if has("AUTH <password> called without any password") {
-        return no_access(code, "the URL has a password, Redis has none configured");
+        return no_access(code, "l2.url contains a password, but Redis has no password configured");
     }
     if has("unknown command") || has("unknown subcommand") || has("syntax error") {
-        let message = format!("Redis does not know what Terrace needs (7.0 or later is required): {code} {detail}");
+        let message = format!(
+            "Redis does not support a required command or option; expected version 7.0 or later: {code} {detail}"
+        );
         return CacheError::new(Kind::Unsupported, message);
     }
-    CacheError::new(Kind::Internal, format!("Redis answered {code} {detail}"))
+    CacheError::new(Kind::Internal, format!("unexpected error reply of Redis: {code} {detail}"))
 }
 
-/// Why a connection could not be opened or was lost. Never carries the password: the crate's texts do not.
+/// Maps the failure of a connection. The message never contains the password, because the texts of the crate do not.
 pub(crate) fn from_connection(error: &RedisError) -> CacheError {
     let text = match (error.code(), error.detail()) {
         (Some(code), detail) => return from_code(code, detail.unwrap_or_default()),
@@ -75,7 +78,7 @@ pub(crate) fn from_connection(error: &RedisError) -> CacheError {
         (None, None) => error.to_string(),
     };
     if error.kind() == ErrorKind::RESP3NotSupported {
-        return CacheError::new(Kind::Unsupported, "Redis does not know HELLO 3: version 7.0 or later is required");
+        return CacheError::new(Kind::Unsupported, "Redis does not support HELLO 3; expected version 7.0 or later");
     }
     CacheError::new(Kind::Unavailable, text).retry_after(RETRY_AFTER)
 }
@@ -90,18 +93,18 @@ fn from_code(code: &str, detail: &str) -> CacheError {
     }
 }
 
-/// The key's slot went from one primary to another faster than a call could follow.
+/// Returns the error for a slot that moved between primaries faster than a call could follow.
 pub(crate) fn in_motion() -> CacheError {
-    let message = "the key's slot is being moved between primaries of the Redis Cluster";
+    let message = "the key's slot is moving between primaries of the Redis Cluster";
     CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
-/// A reply of a shape that the command never has: not the server we think it is.
+/// Returns the error for a reply type that the command never has, for example because the server is not Redis.
 pub(crate) fn unexpected(command: &str) -> CacheError {
-    CacheError::new(Kind::Internal, format!("Redis answered {command} with a reply of the wrong shape"))
+    CacheError::new(Kind::Internal, format!("unexpected type of Redis's reply to {command}"))
 }
 
-/// What a value over the limit is answered with.
+/// Returns the error for a value that exceeds the maximum value size.
 pub(crate) fn too_large(bytes: u64, value_max: u64) -> CacheError {
     CacheError::new(Kind::TooLarge, format!("value of {bytes} bytes exceeds max_value ({value_max} bytes)"))
 }

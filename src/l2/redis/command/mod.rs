@@ -1,4 +1,4 @@
-//! Commands and replies of Redis: how operations are written, how replies and errors are read.
+//! Encodes operations as Redis commands, and decodes replies and errors.
 
 pub(crate) mod batch;
 pub(crate) mod errors;

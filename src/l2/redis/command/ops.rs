@@ -1,7 +1,8 @@
 //! Encodes each [`Op`] as one Redis command, and decodes its reply.
 //!
-//! A plain command where one has the meaning of [`op::apply`](crate::l2::op::apply), else a script; always one command
-//! and one reply, so that a batch is a pipeline or the inside of a MULTI as it stands.
+//! Each operation becomes a plain command if one has the meaning of [`op::apply`](crate::l2::op::apply), otherwise a
+//! script. It is always one command with one reply, so that the commands of a batch can form a pipeline or the body of
+//! a MULTI.
 
 use std::time::Duration;
 
@@ -25,27 +26,27 @@ use crate::{
 /// Maximum TTL and maximum expiration time that are sent to Redis.
 const EXPIRY_MAX_MS: u64 = 1 << 62;
 
-/// How a reply is read.
+/// Decoder of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// SET: OK, or nil when the condition did not hold.
+    /// SET: OK, or nil if the condition was not met.
     Stored,
-    /// SET GET: the old value; stored if this is what the condition wants.
+    /// SET GET: the old value; the condition and the old value determine whether the value was stored.
     StoredOver {
-        /// IfAbsent, IfPresent; neither is Always.
+        /// IfAbsent or IfPresent; Always if neither is set.
         only_absent: bool,
         only_present: bool,
     },
     /// The SET script.
     StoredScript,
-    /// How many keys went.
+    /// Number of removed keys.
     Deleted,
     /// GETDEL.
     DeletedOld,
-    /// EXISTS, GET: found, nothing applied.
+    /// EXISTS, GET: the key was found, but nothing was changed.
     Found,
     FoundValue,
-    /// EXPIRE without conditions, GETEX, GETDEL: found is applied.
+    /// EXPIRE without conditions, GETEX, GETDEL: a found key was changed.
     Reexpired,
     ReexpiredValue,
     /// The EXPIRE script.
@@ -56,12 +57,13 @@ pub(crate) enum Reading {
     Length,
     /// The APPEND script.
     Appended {
-        /// For the message.
+        /// Limit for the error message.
         length_max: u64,
     },
 }
 
-/// The command for `op` on `key`, and how to read its reply. One that stands `alone` may be done again by [`behind_head`].
+/// Returns the command for `op` on `key`, and the decoder of its reply. A command that is `alone` may be repeated by
+/// [`behind_head`].
 pub(crate) fn command(key: &[u8], op: &Op, by: By, alone: bool) -> (Cmd, Reading) {
     match op {
         Op::Set { value, expiry, condition, want_old } => set(key, value, *expiry, condition, *want_old, by),
@@ -92,9 +94,9 @@ pub(crate) fn command(key: &[u8], op: &Op, by: By, alone: bool) -> (Cmd, Reading
     }
 }
 
-/// A command whose only argument, so far, is the key.
+/// Returns a command with the key as its only argument so far.
 pub(crate) fn plain(name: &str, key: &[u8]) -> Cmd {
-    // Room for an option with its number, so that the buffers are allocated once.
+    // Capacity for an option with its number, so that the buffers are allocated once.
     let mut command = Cmd::with_capacity(5, name.len() + key.len() + 32);
     command.arg(name).arg(key);
     command
@@ -128,10 +130,10 @@ fn set(key: &[u8], value: &Bytes, expiry: SetExpiry, condition: &Condition, want
     (command, Reading::StoredOver { only_absent, only_present })
 }
 
-/// One option of SET: a word and perhaps a number.
+/// One option of SET: a word and an optional number.
 type SetOption = Option<(&'static str, Option<u64>)>;
 
-/// What stands for the expiry in SET: for a key that exists, and for a new one.
+/// Returns the expiry options of SET: for a key that exists, and for a new key.
 fn set_options(expiry: SetExpiry) -> (SetOption, SetOption) {
     match expiry {
         SetExpiry::Never => (None, None),
@@ -141,7 +143,7 @@ fn set_options(expiry: SetExpiry) -> (SetOption, SetOption) {
             (at, at)
         }
         SetExpiry::Keep { life_if_new: Some(life) } => (Some(("KEEPTTL", None)), px(life)),
-        // On a new key KEEPTTL keeps nothing: one form serves both.
+        // KEEPTTL has no effect on a new key, so one form serves both cases.
         SetExpiry::Keep { life_if_new: None } => (Some(("KEEPTTL", None)), Some(("KEEPTTL", None))),
     }
 }
@@ -184,7 +186,7 @@ fn expire(key: &[u8], expiry: NewExpiry, only: ExpireOnly, want_value: bool, by:
     let (name, option, number) = match expiry {
         NewExpiry::Keep if want_value => return (plain("GET", key), Reading::FoundValue),
         NewExpiry::Keep => return (plain("EXISTS", key), Reading::Found),
-        // PERSIST alone tells a missing key not from one without expiry.
+        // PERSIST does not distinguish a missing key from a key without expiry.
         NewExpiry::Never => return (expire_script(key, "PERSIST", 0, only, want_value, by), Reading::ExpireScript),
         NewExpiry::In(life) => ("PEXPIRE", "PX", life_ms(life)),
         NewExpiry::At(at) => ("PEXPIREAT", "PXAT", at.0.min(EXPIRY_MAX_MS)),
@@ -198,7 +200,7 @@ fn expire(key: &[u8], expiry: NewExpiry, only: ExpireOnly, want_value: bool, by:
             command.arg(number);
             (command, Reading::Reexpired)
         }
-        // GETEX refuses 0; the key goes either way.
+        // GETEX rejects 0; GETDEL has the same result.
         (true, 0) => (plain("GETDEL", key), Reading::ReexpiredValue),
         (true, _) => {
             let mut command = plain("GETEX", key);
@@ -218,7 +220,7 @@ fn expire_script(key: &[u8], name: &str, number: u64, only: ExpireOnly, want_val
     command
 }
 
-/// As a plain command, or as a script.
+/// Returns an increment as a plain command, or as a script if `by` is set.
 fn increment(key: &[u8], name: &str, delta: &[u8], life_if_new: Option<Duration>, by: Option<By>) -> Cmd {
     let Some(by) = by else {
         let mut command = plain(name, key);
@@ -230,7 +232,7 @@ fn increment(key: &[u8], name: &str, delta: &[u8], life_if_new: Option<Duration>
     command
 }
 
-/// After the plain command that adds has found no number: what adds to the payload behind a header, if that was why.
+/// Returns the script to try after a plain increment found no number, because a header may precede the payload.
 pub(crate) fn behind_head(key: &[u8], op: &Op) -> Option<(Cmd, Reading)> {
     match op {
         Op::Increment { life_if_new: None, .. } | Op::IncrementFloat { life_if_new: None, .. } => {
@@ -257,19 +259,19 @@ fn append(key: &[u8], suffix: &Bytes, life_if_new: Option<Duration>, length_max:
     command
 }
 
-/// The limit was checked before: it depends on the offset alone.
+/// The caller has checked the size limit, which depends only on the offset and the bytes.
 fn set_range(key: &[u8], offset: u64, bytes: &Bytes, life_if_new: Option<Duration>, by: By) -> Cmd {
     let mut command = SETRANGE.call(by, key);
     command.arg(offset).arg(&bytes[..]).arg(life_text(life_if_new));
     command
 }
 
-/// Whether Redis has forgotten the script: the call was not run and may be sent in full.
+/// Returns true if Redis does not know the script: the script was not executed and may be sent in full.
 pub(crate) fn is_unknown_script(reply: &Reply) -> bool {
     matches!(reply, Reply::ServerError(error) if error.code() == "NOSCRIPT")
 }
 
-/// What an operation did, by its reply.
+/// Decodes the reply to an operation.
 pub(crate) fn read(reading: Reading, reply: Reply) -> Result<Applied> {
     let reply = checked(reply)?;
     match reading {
@@ -320,12 +322,12 @@ fn expired(found: bool, applied: bool, value: Option<Value>) -> Applied {
     Applied::Expired { found, applied, value }
 }
 
-/// A reply that is not an error.
+/// Converts error replies to errors.
 pub(crate) fn checked(reply: Reply) -> Result<Reply> {
     if let Reply::ServerError(error) = &reply { Err(errors::from_reply(error)) } else { Ok(reply) }
 }
 
-/// A bulk string or nil.
+/// Decodes a bulk string or nil.
 pub(crate) fn optional(reply: Reply, command: &str) -> Result<Option<Value>> {
     if let Reply::BulkString(bytes) = reply {
         return Ok(Some(Value::from(Bytes::from(bytes))));
@@ -333,7 +335,7 @@ pub(crate) fn optional(reply: Reply, command: &str) -> Result<Option<Value>> {
     if reply == Reply::Nil { Ok(None) } else { Err(errors::unexpected(command)) }
 }
 
-/// What is stored under a key, behind its header, or nil.
+/// Decodes a stored value with an optional header, or nil.
 pub(crate) fn payload(reply: Reply, command: &str) -> Result<Option<Value>> {
     Ok(optional(reply, command)?.map(codec::opened))
 }
@@ -342,17 +344,17 @@ pub(crate) fn integer(reply: &Reply, command: &str) -> Result<i64> {
     if let Reply::Int(number) = reply { Ok(*number) } else { Err(errors::unexpected(command)) }
 }
 
-/// 0 or 1.
+/// Decodes 0 or 1.
 fn flag(reply: &Reply, command: &str) -> Result<bool> {
     integer(reply, command).map(|number| number > 0)
 }
 
-/// An integer that is never negative.
+/// Decodes a nonnegative integer.
 pub(crate) fn unsigned(reply: &Reply, command: &str) -> Result<u64> {
     u64::try_from(integer(reply, command)?).map_err(|_| errors::unexpected(command))
 }
 
-/// INCRBY's integer, or the digits that the script returns.
+/// Decodes the integer of INCRBY, or the digits that the script returns.
 fn number(reply: &Reply) -> Result<i64> {
     if let Reply::BulkString(digits) = reply {
         return parse_integer(digits).ok_or_else(|| errors::unexpected("INCRBY"));
@@ -360,7 +362,7 @@ fn number(reply: &Reply) -> Result<i64> {
     integer(reply, "INCRBY")
 }
 
-/// The parts of a script's reply.
+/// Splits the reply of a script into its parts.
 fn parts<const N: usize>(reply: Reply, command: &str) -> Result<[Reply; N]> {
     if let Reply::Array(parts) = reply
         && let Ok(parts) = parts.try_into()

@@ -15,7 +15,8 @@ use crate::{
     model::{Key, Life, Value},
 };
 
-/// GET for each key, with PTTL before it where the life is wanted (why before: see the module's doc).
+/// Returns GET for each key, preceded by PTTL if the TTL is required (for the order, see the documentation of the
+/// `redis` module).
 pub(crate) fn questions(keys: &[Key], with_life: bool) -> Commands {
     let mut commands = Commands::with_capacity(keys.len() * if with_life { 2 } else { 1 });
     for key in keys {
@@ -33,7 +34,7 @@ fn small(name: &str, key: &[u8]) -> Cmd {
     command
 }
 
-/// The answers to [`questions`], one per key.
+/// Decodes the replies to [`questions`], one result per key.
 pub(crate) fn answers(replies: Replies, with_life: bool, value_max: usize) -> Vec<Result<Option<Stored>>> {
     let mut results = Vec::with_capacity(replies.len());
     let mut replies = replies.into_iter();
@@ -60,7 +61,8 @@ fn within(value: &Value, value_max: usize) -> Result<()> {
     Ok(())
 }
 
-/// PTTL's answer. A key that was missing then (and may be there at the GET after it) lives 0: nobody may keep it.
+/// Decodes the reply of PTTL. A key that was missing at that time (and may exist at the following GET) gets the TTL 0,
+/// so that no caller keeps its value.
 fn life(reply: Reply) -> Result<Life> {
     let ms = ops::integer(&ops::checked(reply)?, "PTTL")?;
     if ms == -1 {
@@ -69,19 +71,19 @@ fn life(reply: Reply) -> Result<Life> {
     Ok(Life::For(Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
 }
 
-/// What is asked of a key that is to be described, beside the beginning of its value.
+/// Commands that describe a key, in addition to the GETRANGE for the beginning of its value.
 const DESCRIPTION: [&str; 4] = ["TYPE", "PTTL", "PEXPIRETIME", "STRLEN"];
 
-/// How much of a value is read to describe it.
+/// Part of a value that is read to describe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Enough to see whether there may be a header.
+    /// Enough bytes to detect a possible header.
     Mark,
-    /// All of a header.
+    /// The maximum size of a header.
     Head,
 }
 
-/// TYPE, PTTL, PEXPIRETIME, STRLEN and the beginning of each key, in one pipeline.
+/// Returns TYPE, PTTL, PEXPIRETIME, STRLEN and GETRANGE for each key, in one pipeline.
 pub(crate) fn description_questions(keys: &[Key], look: Look) -> Commands {
     let last = match look {
         Look::Mark => codec::MAGIC.len() - 1,
@@ -100,8 +102,8 @@ pub(crate) fn description_questions(keys: &[Key], look: Look) -> Commands {
     commands
 }
 
-/// The answers to [`description_questions`]. After [`Look::Mark`] the `head` of a key is only where one may begin, and its
-/// size that of all that is stored.
+/// Decodes the replies to [`description_questions`]. After [`Look::Mark`], `head` is only set for a possible header,
+/// and the size includes the header.
 pub(crate) fn descriptions(replies: Replies, look: Look) -> Vec<Result<Option<Described>>> {
     let mut results = Vec::with_capacity(replies.len() / (DESCRIPTION.len() + 1));
     let mut replies = replies.into_iter();
@@ -123,12 +125,12 @@ fn description(
     let Some(type_name) = type_name(ops::checked(kind)?)? else { return Ok(None) };
     let at = ops::integer(&ops::checked(at)?, "PEXPIRETIME")?;
     if at == -2 {
-        // It went between the questions.
+        // The key was removed between the commands.
         return Ok(None);
     }
     let (size_bytes, head) = match type_name {
         TypeName::String => part_of_strings(size, beginning, look)?,
-        // STRLEN was refused, as it should be.
+        // Redis rejects STRLEN for these types, which is expected.
         TypeName::List | TypeName::Set | TypeName::ZSet | TypeName::Hash | TypeName::Stream | TypeName::Other => {
             (0, Bytes::new())
         }
@@ -147,7 +149,7 @@ fn part_of_strings(size: Reply, beginning: Reply, look: Look) -> Result<(u64, By
     Ok((size_bytes.saturating_sub(head.len() as u64), head))
 }
 
-/// TYPE's answer; `None` for a key that is not there.
+/// Decodes the reply of TYPE; `None` for a missing key.
 fn type_name(reply: Reply) -> Result<Option<TypeName>> {
     let Reply::SimpleString(name) = reply else { return Err(errors::unexpected("TYPE")) };
     Ok(match name.as_str() {
@@ -162,7 +164,7 @@ fn type_name(reply: Reply) -> Result<Option<TypeName>> {
     })
 }
 
-/// SCAN.
+/// Returns the SCAN command.
 pub(crate) fn scan_question(request: &ScanRequest) -> Cmd {
     let mut command = Cmd::new();
     command.arg("SCAN").arg(request.cursor).arg("COUNT").arg(request.count.max(1));
@@ -175,7 +177,7 @@ pub(crate) fn scan_question(request: &ScanRequest) -> Cmd {
     command
 }
 
-/// SCAN's answer. Keys that no client of Terrace can name are left out: reserved, empty and over-long ones.
+/// Decodes the reply of SCAN. Keys that Terrace's clients cannot use are omitted: reserved, empty and overlong keys.
 pub(crate) fn page(reply: Reply) -> Result<ScanPage> {
     let Reply::Array(parts) = reply else { return Err(errors::unexpected("SCAN")) };
     let Ok([Reply::BulkString(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
@@ -186,7 +188,7 @@ pub(crate) fn page(reply: Reply) -> Result<ScanPage> {
     Ok(ScanPage { cursor: cursor.ok_or_else(|| errors::unexpected("SCAN"))?, keys: keys.collect() })
 }
 
-/// The key, if clients may see it.
+/// Returns the key if clients may see it.
 pub(crate) fn shown(key: Value) -> Option<Key> {
     Key::new(key.into_bytes()).ok()
 }

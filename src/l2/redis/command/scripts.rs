@@ -1,7 +1,8 @@
-//! The Lua scripts, for operations that no plain command does: each reads and writes at one instant.
+//! Lua scripts for operations without an equivalent plain command. Each script reads and writes atomically.
 //!
-//! A single one is called by digest and sent in full only when Redis does not know it (a new or restarted server, SCRIPT
-//! FLUSH). In a batch they are always sent in full: the others would be done by the time an unknown digest is noticed.
+//! A single script is called by digest and sent in full only if Redis does not know it (after a restart or SCRIPT
+//! FLUSH). Scripts in a batch are always sent in full: by the time an unknown digest is noticed, the other commands
+//! have run.
 
 use std::sync::LazyLock;
 
@@ -20,17 +21,17 @@ impl Lua {
         Self { text: text.to_owned(), script: Script::new(text) }
     }
 
-    /// A script that knows headers.
+    /// Creates a script that can use the header functions of [`heads`].
     fn of_payloads(text: &str) -> Self {
         Self::new(&[&heads(), text].concat())
     }
 
-    /// The call without its arguments.
+    /// Returns the call without arguments.
     pub(crate) fn call(&self, by: By, key: &[u8]) -> Cmd {
         self.call_with(by, std::iter::once(key))
     }
 
-    /// The call with these keys, without its arguments.
+    /// Returns the call with these keys, without arguments.
     pub(crate) fn call_with<'a>(&self, by: By, keys: impl Iterator<Item = &'a [u8]> + Clone) -> Cmd {
         let mut command = Cmd::new();
         match by {
@@ -45,17 +46,18 @@ impl Lua {
     }
 }
 
-/// What stands for a script in its call.
+/// Form of a script in its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
-    /// EVALSHA: short.
+    /// EVALSHA: short, but Redis may not know the script.
     Digest,
-    /// EVAL: known in any case.
+    /// EVAL: always works.
     Text,
 }
 
-/// What scripts know of headers (`l2::codec`): `head_of(value)` is the length of the header that a value begins with, 0 for
-/// none; `head_at(key)` that of the value there; `guard(key)` puts an empty one before a value that looks like a header.
+/// Returns the Lua functions for headers (`l2::codec`): `head_of(value)` returns the length of the header at the start
+/// of a value, 0 for none; `head_at(key)` returns the header length of the value at a key; `guard(key)` adds an empty
+/// header to a value that starts with the magic bytes.
 fn heads() -> String {
     let quoted = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\{byte:03}")).collect::<String>();
     format!(
@@ -85,10 +87,10 @@ end",
     )
 }
 
-/// SET under a condition on the bytes, or with a life for a key that is new.
+/// SET with a condition on the present bytes, or with a TTL for new keys only.
 ///
-/// KEYS\[1\]; ARGV: value, `1` to compare, the bytes to compare with, `1` to return the old value, then the options of
-/// SET for a key that exists, `|`, and those for a new one. Returns {stored, old value or nil}.
+/// KEYS\[1\]; ARGV: value, `1` to compare, the bytes to compare with, `1` to return the old value, then the SET options
+/// for an existing key, `|`, and the SET options for a new key. Returns {stored, old value or nil}.
 pub(crate) static SET: LazyLock<Lua> = LazyLock::new(|| {
     Lua::of_payloads(
         r"
@@ -108,10 +110,11 @@ return {1, shown}",
     )
 });
 
-/// EXPIRE under conditions and with the value.
+/// EXPIRE with conditions, optionally returning the value.
 ///
-/// KEYS\[1\]; ARGV: PEXPIRE, PEXPIREAT or PERSIST, milliseconds, conditions out of `nxgl`, `1` to return the value.
-/// Returns {found, applied, value or nil}. Times are compared by Redis's own GT and LT, not as Lua's numbers.
+/// KEYS\[1\]; ARGV: PEXPIRE, PEXPIREAT or PERSIST, milliseconds, conditions (letters of `nxgl`), `1` to return the
+/// value. Returns {found, applied, value or nil}. The GT and LT options of Redis compare times, because Lua numbers
+/// would lose precision.
 pub(crate) static EXPIRE: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -132,9 +135,9 @@ return {1, applied, value}",
     )
 });
 
-/// APPEND within a limit, with a life for a key that is new.
+/// APPEND with a size limit, and with a TTL for new keys only.
 ///
-/// KEYS\[1\]; ARGV: suffix, most bytes, life in milliseconds or empty. Returns {appended, length}.
+/// KEYS\[1\]; ARGV: suffix, maximum bytes, TTL in milliseconds or empty. Returns {appended, length}.
 pub(crate) static APPEND: LazyLock<Lua> = LazyLock::new(|| {
     Lua::of_payloads(
         r"
@@ -149,9 +152,9 @@ return {1, length}",
     )
 });
 
-/// SETRANGE with a life for a key that is new.
+/// SETRANGE with a TTL for new keys only.
 ///
-/// KEYS\[1\]; ARGV: offset, bytes, life in milliseconds or empty. Returns the length.
+/// KEYS\[1\]; ARGV: offset, bytes, TTL in milliseconds or empty. Returns the length.
 pub(crate) static SETRANGE: LazyLock<Lua> = LazyLock::new(|| {
     Lua::of_payloads(
         r"
@@ -165,11 +168,11 @@ return length",
     )
 });
 
-/// INCRBY or INCRBYFLOAT behind a header, or with a life for a key that is new.
+/// INCRBY or INCRBYFLOAT for a value with a header, or with a TTL for new keys only.
 ///
-/// KEYS\[1\]; ARGV: the command, its argument, life in milliseconds or empty. Returns the number as it is stored: as a number
-/// it would pass through Lua's doubles and lose digits. For the same reason Redis adds, on the payload alone, and the header
-/// goes back in front of the sum.
+/// KEYS\[1\]; ARGV: the command, its argument, TTL in milliseconds or empty. Returns the stored digits as text, because
+/// a Lua number would lose digits. For the same reason, Redis increments the bare payload, and the script then restores
+/// the header.
 pub(crate) static INCREMENT: LazyLock<Lua> = LazyLock::new(|| {
     Lua::of_payloads(
         r"
@@ -193,9 +196,9 @@ return sum",
     )
 });
 
-/// Removes a key whose value begins with a header.
+/// Removes a key whose value starts with this header.
 ///
-/// KEYS\[1\]; ARGV: the header. Returns whether it went.
+/// KEYS\[1\]; ARGV: the header. Returns 1 if the key was removed.
 pub(crate) static BURY: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -206,8 +209,8 @@ return redis.call('UNLINK', KEYS[1])",
 
 /// Opens a ban in the log.
 ///
-/// KEYS\[1\]: the log; ARGV: pattern, most bans that may be open, a number that was given already. Returns the number, or 0
-/// where too many are open.
+/// KEYS\[1\]: the log; ARGV: pattern, maximum number of open bans, a number that is already in use. Returns the number
+/// of the new ban, or 0 if too many bans are open.
 pub(crate) static BAN: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -219,9 +222,9 @@ return number",
     )
 });
 
-/// Writes a log that was lost or cut again.
+/// Restores a log that lost records.
 ///
-/// KEYS\[1\]: the log; ARGV: the greatest number, then number and pattern of each open ban.
+/// KEYS\[1\]: the log; ARGV: the greatest ban number, then number and pattern of each open ban.
 pub(crate) static RESTORE_BANS: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -232,10 +235,10 @@ return 1",
     )
 });
 
-/// Makes a key one of after some bans: notes it with each, and removes what stood there unless it was noted with all. A
-/// week is longer than any sweep: it bounds the life of a note whose sweeper was lost.
+/// Notes a key with several bans, and removes its value unless the key was noted with all of them. The TTL of the
+/// notes, a week, is longer than any sweep; it bounds the lifetime of notes whose sweeper was lost.
 ///
-/// KEYS: the key, then the notes. Returns 1 if what stood there is gone.
+/// KEYS: the key, then the notes. Returns 1 if the value was removed.
 pub(crate) static CLEAR_BANNED: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -251,11 +254,11 @@ return gone",
     )
 });
 
-/// Looks at the keys of a page and removes those that match and are not noted, if it is not too late for that.
+/// Removes the keys of one page that match and are not noted, unless the time limit has passed.
 ///
-/// KEYS\[1\]: the note; ARGV: until when by this server's clock, microseconds; the cursor, the pattern, keys of the page,
-/// what Terrace's own keys begin with. Returns the next cursor and how many went; -1 where it is too late. In parts, because Lua's
-/// stack is small.
+/// KEYS\[1\]: the note; ARGV: time limit by this server's clock in microseconds, cursor, pattern, number of keys per
+/// page, prefix of Terrace's own keys. Returns the next cursor and the number of removed keys; -1 after the time limit.
+/// The script works in chunks, because the Lua stack is small.
 pub(crate) static SWEEP_PAGE: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -279,10 +282,10 @@ return {page[1], removed}",
     )
 });
 
-/// Removes a key that is not noted, if it is not too late for that.
+/// Removes a key that is not noted, unless the time limit has passed.
 ///
-/// KEYS: the note, the key; ARGV: until when by this server's clock, microseconds. Returns how many went, -1 where it is too
-/// late.
+/// KEYS: the note, the key; ARGV: time limit by this server's clock in microseconds. Returns the number of removed
+/// keys; -1 after the time limit.
 pub(crate) static SWEEP_KEY: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
@@ -293,9 +296,9 @@ return redis.call('UNLINK', KEYS[2])",
     )
 });
 
-/// Takes or keeps a right that ends by itself.
+/// Acquires or renews a right that expires.
 ///
-/// KEYS\[1\]; ARGV: who, milliseconds. Returns 0 if another one has it.
+/// KEYS\[1\]; ARGV: token of the owner, milliseconds. Returns 0 if another owner has the right.
 pub(crate) static KEEP_SWEEP: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"

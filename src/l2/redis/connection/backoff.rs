@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-/// First wait: a restart of Redis takes about this long.
+/// First pause; a restart of Redis takes about this long.
 const FIRST: Duration = Duration::from_millis(50);
-/// Longest wait. One attempt a second per connection costs nothing, and an outage that ends is noticed within it.
+/// Maximum pause. One attempt per second and connection has negligible cost, and the end of an outage is noticed within
+/// a second.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Doubling waits between [`FIRST`] and [`LONGEST`], each cut by up to half at random, so that connections lost
-/// together do not come back together.
+/// Pauses that double from [`FIRST`] to [`LONGEST`]. Each pause is shortened by up to half at random, so that
+/// connections lost at the same time do not reconnect at the same time.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -20,17 +21,17 @@ impl Backoff {
         Self::up_to(LONGEST)
     }
 
-    /// With another longest wait.
+    /// Creates a back-off with another maximum pause.
     pub(crate) fn up_to(longest: Duration) -> Self {
         Self { next: FIRST, longest }
     }
 
-    /// After a success.
+    /// Resets the pause after a success.
     pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
 
-    /// The wait before the next attempt.
+    /// Returns the pause before the next attempt.
     pub(crate) fn step(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.longest);

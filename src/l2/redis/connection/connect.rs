@@ -1,8 +1,8 @@
 //! Opens one connection to one Redis server: TLS, authentication, database, client name.
 //!
-//! The stream is ours, and so is the future that drives it: whoever owns a connection polls that future, and its end
-//! is the first and certain sign that the connection is gone. (A connection that the crate opens drives itself on a
-//! task of its own and tells nobody.)
+//! Terrace owns the stream and the future that drives it. The owner of a connection polls that future; its completion
+//! is the first and reliable sign that the connection was lost. (A connection that the crate opens is driven by the
+//! crate's own task, which notifies no one.)
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -27,41 +27,42 @@ use crate::{
 /// Deadline of a connection attempt to Redis: name resolution, connection and handshake. A suspended Redis responds after it
 /// resumes, so a longer deadline does not help.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
-/// Idle time before TCP asks whether the peer is still there, and the time between its questions.
+/// Idle time before TCP probes the peer, and the interval between probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
 /// Maximum time that sent bytes stay unacknowledged before a Redis connection is closed (TCP_USER_TIMEOUT).
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Commands handed to the crate and not yet written; ours are bounded by the pipelines in flight, far below.
+/// Capacity of the crate's buffer for commands that are not written yet. The pipelines in flight, which Terrace bounds,
+/// are always fewer.
 const CRATE_BUFFER: usize = 64;
-/// Oldest Redis that has all commands we send (PEXPIRETIME, SET NX GET, GT and LT).
+/// Oldest Redis major version with all required commands (PEXPIRETIME, SET NX GET, GT and LT).
 const VERSION_MIN: u32 = 7;
 
-/// Runs the connection; ends when it is lost.
+/// Future that drives the connection; completes when the connection is lost.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Takes what the server sends without being asked, in wire order, from inside the driver.
+/// Receives push messages of the server, in wire order, inside the driver.
 pub(crate) type OnPush = Box<dyn Fn(PushInfo) + Send + Sync>;
 
-/// An open connection that is authenticated and stands in its database.
+/// An open connection that is authenticated and has selected its database.
 pub(crate) struct Opened {
     pub(crate) connection: MultiplexedConnection,
     pub(crate) driver: Driver,
 }
 
-/// How to open connections to a Redis, whichever of its servers they go to.
+/// Settings for connections to all servers of one Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
     pub(crate) login: Login,
     pub(crate) database: i64,
     pub(crate) tls: Option<Tls>,
-    /// What CLIENT LIST shows.
+    /// Client name in CLIENT LIST.
     pub(crate) client_name: String,
-    /// Only a primary will do: the address came from somebody who may be behind the times.
+    /// Reject servers that are not primaries, because the source of the address may be outdated.
     pub(crate) primary_only: bool,
 }
 
 impl Dialer {
-    /// As this URL says.
+    /// Creates a dialer for this URL.
     #[must_use]
     pub(crate) fn new(url: &RedisUrl, tls: Option<Tls>, client_name: &str) -> Self {
         let primary_only = !matches!(url.target(), Target::Server(_));
@@ -69,13 +70,13 @@ impl Dialer {
         Self { login, database, tls, client_name: client_name.to_owned(), primary_only }
     }
 
-    /// For a Sentinel, which has users of its own.
+    /// Returns a dialer for Sentinels, which have separate credentials.
     pub(crate) fn to_sentinel(&self, url: &RedisUrl) -> Self {
         Self { login: url.sentinel_login().clone(), database: 0, primary_only: false, ..self.clone() }
     }
 }
 
-/// A data connection: RESP2, which every Redis speaks.
+/// Opens a data connection with RESP2, which every Redis supports.
 pub(crate) async fn data(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
     within(async {
         let mut opened = plain(endpoint, dialer).await?;
@@ -85,7 +86,7 @@ pub(crate) async fn data(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened>
     .await
 }
 
-/// A connection for questions about the topology: to any member, whatever its state.
+/// Opens a connection for topology queries to any member, whatever its state.
 pub(crate) async fn control(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
     within(async {
         let mut opened = plain(endpoint, dialer).await?;
@@ -100,7 +101,7 @@ async fn plain(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
     dial(endpoint, dialer.tls.as_ref(), &info, config()).await
 }
 
-/// The invalidation link: RESP3, whose pushes go to `on_push`.
+/// Opens the connection of an invalidation link: RESP3, with pushes to `on_push`.
 pub(crate) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) -> Result<Opened> {
     within(async {
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(ProtocolVersion::RESP3);
@@ -119,10 +120,10 @@ pub(crate) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) 
     .await
 }
 
-/// A connection that speaks Redis's protocol as it is.
+/// A connection that carries the Redis protocol without interpretation.
 pub(crate) type RawStream = Pin<Box<dyn Duplex>>;
 
-/// Both directions of a stream.
+/// A stream in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync {}
 impl<S: AsyncRead + AsyncWrite + Send + Sync> Duplex for S {}
 
@@ -132,7 +133,7 @@ impl std::fmt::Debug for dyn Duplex {
     }
 }
 
-/// A connection for commands that pass through as they are, in RESP2 or RESP3.
+/// Opens a connection for pass-through commands, in RESP2 or RESP3.
 pub(crate) async fn raw(endpoint: &Endpoint, dialer: &Dialer, resp3: bool) -> Result<RawStream> {
     within(async {
         let mut stream = dial_raw(endpoint, dialer.tls.as_ref()).await?;
@@ -166,7 +167,7 @@ async fn dial_raw(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<RawStream> {
     }
 }
 
-/// Reads one reply to its end and no further: what comes after it is the client's.
+/// Reads exactly one reply: later bytes belong to the client.
 async fn raw_reply(stream: &mut RawStream) -> std::io::Result<Value> {
     let mut reply = Vec::new();
     loop {
@@ -204,11 +205,14 @@ fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
 async fn within<T>(attempt: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
         Ok(result) => result,
-        Err(_) => Err(CacheError::new(Kind::Unavailable, "Redis accepts no connection, or does not answer on it")),
+        Err(_) => {
+            let message = format!("cannot connect to Redis within {ATTEMPT_MAX:?}");
+            Err(CacheError::new(Kind::Unavailable, message))
+        }
     }
 }
 
-/// Time-outs are ours: the crate's would fail a whole pipeline for its slowest caller.
+/// Terrace applies its own timeouts: a timeout of the crate would fail a whole pipeline for its slowest caller.
 fn config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -246,16 +250,16 @@ fn boxed<D: Future<Output = ()> + Send + 'static>((connection, driver): (Multipl
 }
 
 fn unreachable(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("Redis at {endpoint} cannot be reached: {error}"))
+    CacheError::new(Kind::Unavailable, format!("cannot connect to Redis at {endpoint}: {error}"))
 }
 
 fn no_tls(endpoint: &Endpoint, error: &std::io::Error) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("no TLS with Redis at {endpoint}: {error}"))
+    CacheError::new(Kind::Unavailable, format!("TLS handshake with Redis at {endpoint} failed: {error}"))
 }
 
-/// Tries each address of the name in turn.
+/// Connects to the addresses of the host name, one after another.
 async fn dial_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host name has no address");
     for address in lookup_host((host, port)).await? {
         match TcpStream::connect(address).await {
             Ok(stream) => return tuned(stream),
@@ -274,12 +278,13 @@ fn tuned(stream: TcpStream) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// AUTH, SELECT and our name, by hand: the crate's own handshake hides what the server said.
+/// Sends AUTH, SELECT and the client name. The handshake of the crate is not used, because it hides the server's
+/// errors.
 async fn introduce(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
     greet(opened, dialer).await?;
     let mut pipeline = Pipeline::new();
-    // Where Redis is not ready (loading, a replica without its primary) this says so; a user without the right to ask
-    // may still have all that is needed.
+    // PING shows that Redis is not ready (loading, a replica without its primary). A user without permission for PING
+    // may still have all required permissions.
     pipeline.cmd("PING");
     pipeline.cmd("HELLO");
     pipeline.cmd("CLIENT").arg("SETNAME").arg(&dialer.client_name);
@@ -302,7 +307,8 @@ async fn introduce(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
     }
 }
 
-/// The first command goes alone: a server that turns us away answers only that one, and closes.
+/// Sends the first command separately: a server that rejects the connection answers only that command, and then closes
+/// it.
 async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
     let mut pipeline = Pipeline::new();
     match &dialer.login.password {
@@ -320,7 +326,8 @@ async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
 
 fn refused(error: &::redis::ServerError, database: i64) -> CacheError {
     if error.details().is_some_and(|detail| detail.contains("DB index is out of range")) {
-        let message = format!("Redis has no database {database} (its setting `databases`); the URL names it");
+        let message =
+            format!("Redis has no database {database}, which l2.url selects; check the Redis setting `databases`");
         return CacheError::new(Kind::Unsupported, message);
     }
     errors::from_reply(error)
@@ -331,25 +338,25 @@ fn check_version(hello: &Value) -> Result<()> {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     match major {
         Some(major) if major < VERSION_MIN => {
-            let message = format!("Redis {version} is too old: Terrace needs Redis 7.0 or later");
+            let message = format!("unsupported Redis version {version}; expected 7.0 or later");
             Err(CacheError::new(Kind::Unsupported, message))
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// What was a primary when we were told of it may not be one any more.
+/// Checks that the server is a primary: the source of the address may be outdated.
 fn check_role(hello: &Value) -> Result<()> {
     match field(hello, b"role") {
         Some("master") | None => Ok(()),
         Some(role) => {
-            let message = format!("this Redis is a {role} now, not the primary");
+            let message = format!("this Redis server has the role {role}; expected master (the primary)");
             Err(CacheError::new(Kind::Unavailable, message))
         }
     }
 }
 
-/// A field of HELLO's reply, which is a flat array in RESP2.
+/// Returns a field of HELLO's reply, which is a flat array in RESP2.
 fn field<'a>(hello: &'a Value, name: &[u8]) -> Option<&'a str> {
     let Value::Array(parts) = hello else { return None };
     let pair = parts.chunks_exact(2).find(|pair| matches!(&pair[0], Value::BulkString(found) if found == name))?;
@@ -357,7 +364,7 @@ fn field<'a>(hello: &'a Value, name: &[u8]) -> Option<&'a str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// Sends a pipeline while driving the connection; each command has its reply in the result, errors included.
+/// Sends a pipeline while driving the connection. Returns one reply per command, including error replies.
 pub(crate) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<Value>> {
     let Opened { connection, driver } = opened;
     let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
@@ -365,7 +372,7 @@ pub(crate) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<
     let replies = tokio::select! {
         biased;
         replies = &mut replies => replies,
-        // What came before the end is still told; without it this ends as well.
+        // Replies received before the end are still delivered; without them, the pipeline fails as well.
         () = driver => replies.await,
     };
     match replies {
@@ -375,14 +382,14 @@ pub(crate) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<
     }
 }
 
-/// `maxmemory-policy`, where Redis tells it (CONFIG may be refused or renamed).
+/// Returns the query for `maxmemory-policy`. Redis may reject or rename CONFIG.
 pub(crate) fn policy_question() -> Cmd {
     let mut command = Cmd::new();
     command.arg("CONFIG").arg("GET").arg("maxmemory-policy");
     command
 }
 
-/// Reads the answer to [`policy_question`].
+/// Decodes the reply to [`policy_question`].
 pub(crate) fn policy_of(reply: &Value) -> Option<&str> {
     field(reply, b"maxmemory-policy")
 }

@@ -34,7 +34,7 @@ const KEPT_MAX: usize = 16;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Maximum size of the reply to a pass-through command.
 const REPLY_MAX_BYTES: usize = 64 << 20;
-/// Room made for each read.
+/// Free buffer space in bytes for each read.
 const READ_BYTES: usize = 16 * 1024;
 
 /// The raw connections of one worker.
@@ -72,10 +72,12 @@ impl RawPool {
         if let Some(stream) = self.kept(endpoint, resp3) {
             return Ok(line(Some(stream), true));
         }
-        // Counted before it is opened, and by its drop no more.
+        // The connection is counted before it is opened; its drop ends the count.
         if self.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            let message = format!("more than {CONNECTIONS_MAX} commands pass through to Redis at once");
+            let message = format!(
+                "{CONNECTIONS_MAX} pass-through connections to Redis are in use, which is the maximum per worker"
+            );
             return Err(CacheError::new(Kind::Overloaded, message));
         }
         let mut line = line(None, false);
@@ -84,7 +86,7 @@ impl RawPool {
         Ok(line)
     }
 
-    /// One that is idle and still open: nothing, not even an end, has come on it.
+    /// Returns an idle connection that is still open: it has received neither bytes nor an end of stream.
     fn kept(&self, endpoint: &Endpoint, resp3: bool) -> Option<RawStream> {
         loop {
             let mut kept = self.kept.lock();
@@ -104,9 +106,10 @@ pub struct RawConnection {
     pool: Arc<RawPool>,
     endpoint: Endpoint,
     resp3: bool,
-    /// There until this goes.
+    /// The stream; `None` only while the value is dropped.
     stream: Option<RawStream>,
-    /// All that was asked was answered, and nothing was changed that the next user would notice.
+    /// True if all requests have been answered and the state of the connection is unchanged, so that another caller may
+    /// use it.
     clean: bool,
     received: BytesMut,
 }
@@ -130,41 +133,42 @@ impl Drop for RawConnection {
 }
 
 impl RawConnection {
-    /// Sends requests and returns so many replies, each as it came.
+    /// Sends requests and returns this number of replies, byte for byte.
     ///
     /// # Errors
-    /// `Unknown` when the connection is lost or silent: it may have happened. `TooLarge` for a reply over the limit.
+    /// `Unknown` if the connection was lost or Redis did not answer in time: the command may have been executed.
+    /// `TooLarge` for a reply over the limit.
     pub async fn ask(&mut self, requests: &[u8], replies: usize) -> Result<Vec<Bytes>> {
         match timeout(DEADLINE, self.converse(requests, replies)).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(unknown("Redis did not answer in time")),
+            Err(_elapsed) => Err(unknown(&format!("Redis did not answer within {DEADLINE:?}"))),
         }
     }
 
-    /// Redis said that a key is elsewhere: gives the connection up and waits until somebody has looked where all are.
+    /// Handles a redirection of Redis: closes the connection and waits for a topology refresh.
     pub async fn look_elsewhere(self) {
         let topology = Arc::clone(&self.pool.topology);
         drop(self);
-        // Where nobody could look, the next try says why.
+        // If the refresh fails, the next attempt returns the reason.
         let _looked = topology.refreshed(DEADLINE).await;
     }
 
-    /// The connection is no longer as it was opened (it watches keys): it is closed after its use, unless what is asked
-    /// next makes it so again.
+    /// Marks the connection as changed (it watches keys): it is closed after use, unless the next request restores its
+    /// state.
     pub fn taint(&mut self) {
         self.clean = false;
     }
 
-    /// As [`RawConnection::ask`] for one request that waits for as long as it likes.
+    /// Like [`RawConnection::ask`], for one request without a deadline.
     ///
     /// # Errors
-    /// As [`RawConnection::ask`].
+    /// See [`RawConnection::ask`].
     pub async fn ask_blocking(&mut self, request: &[u8]) -> Result<Vec<Bytes>> {
         self.converse(request, 1).await
     }
 
     async fn converse(&mut self, requests: &[u8], replies: usize) -> Result<Vec<Bytes>> {
-        // Whoever gives this up in the middle leaves a connection that nobody can use.
+        // If the caller drops this future early, the connection cannot be used again.
         self.clean = false;
         self.send(requests).await?;
         let mut received = Vec::with_capacity(replies);
@@ -183,17 +187,17 @@ impl RawConnection {
     /// Sends requests whose replies [`RawConnection::next`] returns. The connection is not used again after this.
     ///
     /// # Errors
-    /// As [`RawConnection::ask`].
+    /// See [`RawConnection::ask`].
     pub async fn send(&mut self, requests: &[u8]) -> Result<()> {
         self.clean = false;
         let Some(stream) = &mut self.stream else { return Err(unknown("the connection is closed")) };
         stream.write_all(requests).await.map_err(|_| unknown("the connection to Redis was lost"))
     }
 
-    /// The next reply or message, as it came. May be dropped while it waits: nothing is lost.
+    /// Returns the next reply or push message, byte for byte. Cancel-safe: dropping the future loses no data.
     ///
     /// # Errors
-    /// As [`RawConnection::ask`].
+    /// See [`RawConnection::ask`].
     pub async fn next(&mut self) -> Result<Bytes> {
         let mut measure = Measure::default();
         loop {
@@ -201,7 +205,7 @@ impl RawConnection {
                 return Ok(self.received.split_to(length).freeze());
             }
             if self.received.len() > REPLY_MAX_BYTES {
-                let message = format!("the reply of Redis exceeds {REPLY_MAX_BYTES} bytes; ask for less");
+                let message = format!("the reply of Redis exceeds {REPLY_MAX_BYTES} bytes; request less data");
                 return Err(CacheError::new(Kind::TooLarge, message));
             }
             let Some(stream) = &mut self.stream else { return Err(unknown("the connection is closed")) };
@@ -215,14 +219,14 @@ impl RawConnection {
 }
 
 fn unknown(why: &str) -> CacheError {
-    CacheError::new(Kind::Unknown, format!("{why}; the command may or may not have been done"))
+    CacheError::new(Kind::Unknown, format!("{why}; the command may or may not have been executed"))
 }
 
-/// How much of a reply has come: goes through its elements once, however it arrives.
+/// Measures a reply incrementally: visits each element once, however the bytes arrive.
 #[derive(Debug)]
 struct Measure {
     at: usize,
-    /// Elements that are still to come.
+    /// Number of elements that have not been received yet.
     missing: usize,
 }
 
@@ -233,7 +237,7 @@ impl Default for Measure {
 }
 
 impl Measure {
-    /// Its length, once all of it is there.
+    /// Returns the length of the reply once it is complete.
     fn whole(&mut self, bytes: &[u8]) -> Option<usize> {
         while self.missing > 0 {
             let line = bytes.get(self.at..)?;
@@ -244,7 +248,7 @@ impl Measure {
                 b'$' | b'=' | b'!' => (number().map_or(0, |length| length + 2), 0),
                 b'*' | b'~' | b'>' => (0, number().unwrap_or(0)),
                 b'%' => (0, number().unwrap_or(0).saturating_mul(2)),
-                // Attributes stand before the element they belong to.
+                // Attributes precede the element they belong to.
                 b'|' => (0, number().unwrap_or(0).saturating_mul(2).saturating_add(1)),
                 _ => (0, 0),
             };
@@ -258,7 +262,7 @@ impl Measure {
     }
 }
 
-/// The elements of an array, set, map (as pairs) or push, each as it came; `None` for anything else.
+/// Returns the elements of an array, set, map (as pairs) or push, byte for byte; `None` for other types.
 #[must_use]
 pub fn elements(frame: &Bytes) -> Option<Vec<Bytes>> {
     let end = memchr::memchr(b'\n', frame)? + 1;
@@ -277,7 +281,8 @@ pub fn elements(frame: &Bytes) -> Option<Vec<Bytes>> {
     Some(elements)
 }
 
-/// The bytes of a bulk or verbatim string, or the text of a simple one or of a number; `None` for nil and all else.
+/// Returns the bytes of a bulk or verbatim string, or the text of a simple string or integer; `None` for nil and other
+/// types.
 #[must_use]
 pub fn text(frame: &Bytes) -> Option<Bytes> {
     let end = memchr::memchr(b'\n', frame)? + 1;

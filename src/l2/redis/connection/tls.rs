@@ -13,16 +13,16 @@ use tokio_rustls::{
     },
 };
 
-/// Files that TLS needs, all in PEM.
+/// Files for TLS, all in PEM format.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TlsFiles<'a> {
-    /// Authorities to trust instead of this machine's.
+    /// Trusted certificate authorities; `None` = those of this machine.
     pub authorities: Option<&'a Path>,
-    /// Our certificate with what leads to its authority, and its key, where Redis asks who we are.
+    /// Client certificate chain and its private key, if Redis requires a client certificate.
     pub identity: Option<(&'a Path, &'a Path)>,
 }
 
-/// What opens TLS connections.
+/// Opens TLS connections.
 #[derive(Clone)]
 pub(crate) struct Tls(TlsConnector);
 
@@ -36,7 +36,7 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong with which file, for people.
+    /// The faulty file and the reason, for operators.
     pub(crate) fn new(files: TlsFiles<'_>) -> Result<Self, String> {
         let roots = match files.authorities {
             Some(path) => authorities_in(path)?,
@@ -44,22 +44,26 @@ impl Tls {
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS cannot be had: {error}"))?
+            .map_err(|error| format!("TLS cannot be initialized: {error}"))?
             .with_root_certificates(roots);
         let config = match files.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let key_der = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
-                builder
-                    .with_client_auth_cert(certificates_in(certificate)?, key_der)
-                    .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?
+                    .map_err(|error| format!("{}: cannot read a PEM private key: {error}", key.display()))?;
+                builder.with_client_auth_cert(certificates_in(certificate)?, key_der).map_err(|error| {
+                    format!(
+                        "certificate {} and private key {} cannot be used: {error}",
+                        certificate.display(),
+                        key.display()
+                    )
+                })?
             }
         };
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// Shakes hands; the certificate must be for `host`.
+    /// Performs the TLS handshake; the certificate must be valid for `host`.
     pub(crate) async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         self.0.connect(name, stream).await
@@ -67,16 +71,18 @@ impl Tls {
 }
 
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn fmt::Display| format!("{}: no certificates in PEM: {error}", path.display());
+    let wrong = |error: &dyn fmt::Display| format!("{}: cannot read PEM certificates: {error}", path.display());
     let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
-    if found.is_empty() { Err(wrong(&"the file has none")) } else { Ok(found) }
+    if found.is_empty() { Err(wrong(&"the file contains no certificate")) } else { Ok(found) }
 }
 
 fn authorities_in(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates_in(path)? {
-        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("{}: invalid certificate authority: {error}", path.display()))?;
     }
     Ok(roots)
 }
@@ -85,7 +91,9 @@ fn authorities_of_this_machine() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let (_added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err("this machine trusts no authority; l2.tls_ca_file names a file with those of Redis".to_owned());
+        let message =
+            "the system has no trusted certificate authorities; set l2.tls_ca_file to a PEM file with those of Redis";
+        return Err(message.to_owned());
     }
     Ok(roots)
 }

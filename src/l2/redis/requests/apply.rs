@@ -1,4 +1,5 @@
-//! Writes where one primary holds all keys: as a pipeline or as a MULTI. `spread` has those for several primaries.
+//! Writes to a single primary that holds all keys: as a pipeline or as a MULTI. `spread` implements writes to several
+//! primaries.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::{
 };
 
 impl RedisBackend {
-    /// Applies operations under the bans that are open.
+    /// Applies operations, taking the open bans into account.
     pub(in crate::l2::redis) async fn apply_under(
         &self,
         ops: &[(Key, Op)],
@@ -46,7 +47,8 @@ impl RedisBackend {
         }
     }
 
-    /// Redis's INCRBY takes a payload behind a header for no number: then a script that knows headers adds.
+    /// INCRBY of Redis rejects a payload with a header as not a number: then a script that supports headers increments
+    /// it.
     async fn behind_head(
         &self,
         ops: &[(Key, Op)],
@@ -65,7 +67,8 @@ impl RedisBackend {
     }
 
     async fn apply_each(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
-        // Of several operations none may be sent twice: it would run after another on the same key that stood behind it.
+        // Several operations must not be sent twice: a repeated operation would run after a later operation on the same
+        // key.
         let by = if ops.len() == 1 { By::Digest } else { By::Text };
         let mut ran = self.run(ops, by, open, deadline).await;
         if by == By::Digest && matches!(&ran, Ok((_, replies)) if replies.iter().any(ops::is_unknown_script)) {

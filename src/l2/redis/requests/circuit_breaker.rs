@@ -1,11 +1,11 @@
 //! The circuit breaker in front of one primary, shared by all workers.
 //!
-//! *Closed*: calls pass. It opens when calls have failed one after another, without a success between them, for long
-//! enough that it was not one slow moment. *Open*: calls are refused at once, so nobody waits for a Redis that does not
-//! answer; whoever opened it sends a PING now and then (`group`). The first answer closes it.
+//! *Closed*: calls pass. The breaker opens after consecutive failures that last long enough to be more than one slow
+//! moment. *Open*: calls fail immediately, so no caller waits for a Redis that does not answer. The worker that opened
+//! the breaker sends PING periodically (`group`). The first answer closes the breaker.
 //!
-//! A failure is a call that was sent and not answered by its deadline. Error replies are answers, and a lost connection
-//! refuses by itself.
+//! A call counts as a failure if it was sent and not answered by its deadline. Error replies count as answers, and
+//! calls on a lost connection fail immediately anyway.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -14,7 +14,8 @@ use std::{
 
 use crate::clock::stopwatch_ns;
 
-/// Failures must last this long before it opens: one slow command of somebody else, or a pause of our own, is no outage.
+/// Minimum duration of failures before the breaker opens: one slow command of another client, or a pause of this
+/// process, is no outage.
 const SPAN: Duration = Duration::from_millis(100);
 
 /// The state of one circuit breaker.
@@ -22,9 +23,9 @@ const SPAN: Duration = Duration::from_millis(100);
 pub(crate) struct CircuitBreaker {
     open: AtomicBool,
     failures: AtomicUsize,
-    /// When the first of them was, by the stopwatch.
+    /// Stopwatch time of the first consecutive failure.
     first_ns: AtomicU64,
-    /// How often it opened since start.
+    /// Number of times that the breaker has opened since the start.
     opened: AtomicU64,
 }
 
@@ -33,21 +34,22 @@ impl CircuitBreaker {
         self.open.load(Relaxed)
     }
 
-    /// How often it opened since start.
+    /// Returns the number of times that the breaker has opened since the start.
     pub(crate) fn times_opened(&self) -> u64 {
         self.opened.load(Relaxed)
     }
 
-    /// A call was answered.
+    /// Records an answered call.
     #[inline]
     pub(crate) fn succeeded(&self) {
-        // Read first: the line stays shared between workers.
+        // The load comes first, so that the cache line stays shared between workers.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
     }
 
-    /// A call was not answered in time. True if this opened the breaker: the caller then probes.
+    /// Records a call that was not answered in time. Returns true if this opened the breaker: the caller must then
+    /// start probing.
     pub(crate) fn failed(&self, failures_max: usize) -> bool {
         let now = stopwatch_ns();
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
@@ -62,7 +64,7 @@ impl CircuitBreaker {
         opens
     }
 
-    /// A probe was answered.
+    /// Closes the breaker after an answered probe.
     pub(crate) fn close(&self) {
         self.failures.store(0, Relaxed);
         self.open.store(false, Relaxed);

@@ -31,7 +31,7 @@ pub(crate) struct GroupSettings {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) connections: usize,
     pub(crate) queue_limit: usize,
-    /// Calls that fail in a row before the breaker opens.
+    /// Number of consecutive failed calls that opens the circuit breaker.
     pub(crate) failures_max: usize,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct ConnectionGroup {
 }
 
 impl ConnectionGroup {
-    /// Starts connecting, on the current runtime.
+    /// Starts the connections on the current runtime.
     pub(crate) fn start(
         primary: &Arc<Primary>,
         settings: &GroupSettings,
@@ -71,7 +71,7 @@ impl ConnectionGroup {
         }
     }
 
-    /// Sends `commands` and waits for as many replies until `deadline`.
+    /// Sends `commands` and waits for their replies until `deadline`.
     pub(crate) async fn ask(&self, commands: Commands, access: Access, deadline: Instant) -> Result<Replies> {
         let breaker = &self.primary.breaker;
         if breaker.is_open() {
@@ -101,13 +101,16 @@ impl ConnectionGroup {
         replies.pop().map_or_else(|| Err(errors::unexpected("a command")), ops::checked)
     }
 
-    /// Sends a PING now and then until one is answered, which closes the breaker.
+    /// Sends PING periodically until one is answered, then closes the breaker.
     fn probe(&self) {
-        tracing::warn!(redis = %self.primary.endpoint, "Redis does not answer: calls are refused until it does");
+        tracing::warn!(
+            redis = %self.primary.endpoint,
+            "Redis does not answer; circuit breaker opened and calls fail until Redis answers"
+        );
         let (primary, connections) = (Arc::clone(&self.primary), Arc::clone(&self.connections));
         let tunables = Arc::clone(&self.tunables);
         tokio::spawn(async move {
-            // Closed also if this worker goes away: another one opens it anew.
+            // The breaker also closes if this worker ends; another worker then opens it again.
             let _closed = CloseOnDrop(Arc::clone(&primary));
             let mut backoff = Backoff::up_to(PROBE_EVERY_MAX);
             loop {
@@ -120,7 +123,7 @@ impl ConnectionGroup {
                 sleep(backoff.step()).await;
             }
             connections.iter().for_each(PipelinedConnection::begin_gently);
-            tracing::info!(redis = %primary.endpoint, "Redis answers again");
+            tracing::info!(redis = %primary.endpoint, "Redis answers again; circuit breaker closed");
         });
     }
 
@@ -149,7 +152,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Whether a call was sent and not answered in time.
+/// Returns true for a call that was sent and not answered in time.
 fn is_late(error: &CacheError) -> bool {
     match error.kind() {
         Kind::DeadlineExceeded | Kind::Unknown => true,
@@ -169,6 +172,6 @@ fn is_late(error: &CacheError) -> bool {
 }
 
 fn away() -> CacheError {
-    let message = "Redis does not answer; the circuit breaker is open until it does";
+    let message = "Redis does not answer; the circuit breaker is open";
     CacheError::new(Kind::Unavailable, message).retry_after(PROBE_EVERY_MAX)
 }

@@ -1,4 +1,4 @@
-//! Requests off the request path: scans, random keys, descriptions, one command to all primaries.
+//! Requests outside the request path: scans, random keys, descriptions, and one command to all primaries.
 
 use std::sync::Arc;
 
@@ -28,13 +28,14 @@ use crate::{
     model::Key,
 };
 
-/// RANDOMKEY is asked this often in one pipeline when the first answer was one of Terrace's own records, or hidden by a ban.
+/// Number of RANDOMKEY commands in the second attempt, which follows if the first key was one of Terrace's own records
+/// or hidden by a ban.
 const RANDOM_TRIES: usize = 32;
-/// A SCAN cursor over several primaries: the low bits say which one it is at.
+/// Bits of a SCAN cursor over several primaries that identify the current primary.
 const CURSOR_SOURCE_BITS: u32 = 7;
 
 impl RedisBackend {
-    /// Sends one command to every primary. Not for request paths: the deadline is long.
+    /// Sends one command to every primary. Not for request paths, because the deadline is long.
     pub(in crate::l2::redis) async fn inspect_all(&self, command: Cmd) -> Result<Vec<Reply>> {
         let deadline = after(INSPECTION_DEADLINE);
         let groups = self.all_groups()?;
@@ -42,12 +43,12 @@ impl RedisBackend {
         try_join_all(asked).await
     }
 
-    /// A page with what bans hide. Over several primaries one after the other; a key that moves from one to the next
-    /// meanwhile may be missed or met twice, as with any client of a cluster.
+    /// Returns one page of keys, including keys that bans hide. Several primaries are scanned one after another; a key
+    /// that moves between primaries meanwhile may be missed or returned twice, as with any client of a cluster.
     pub(in crate::l2::redis) async fn scan_all(&self, request: ScanRequest) -> Result<ScanPage> {
         let deadline = after(INSPECTION_DEADLINE);
         if !self.is_spread() {
-            let group = self.only().ok_or_else(|| self.nobody())?;
+            let group = self.only().ok_or_else(|| self.no_primary())?;
             return read::page(group.ask_one(read::scan_question(&request), Access::Read, deadline).await?);
         }
         let wanted = (request.cursor & ((1 << CURSOR_SOURCE_BITS) - 1)) as usize;
@@ -83,11 +84,11 @@ impl RedisBackend {
                 return Ok(Some(key));
             }
         }
-        // Next to all keys are Terrace's own, or hidden by a ban.
+        // Nearly all keys are Terrace's own records, or hidden by a ban.
         Ok(None)
     }
 
-    /// Describes keys, reading as much of their values as `look` says.
+    /// Describes keys; `look` determines how much of their values is read.
     pub(in crate::l2::redis) async fn describe_with(
         &self,
         keys: &[Key],

@@ -1,15 +1,16 @@
 //! [`PipelinedConnection`]: one data connection with a bounded queue. A task opens the connection, keeps it open, and sends
 //! all commands that are queued when it wakes up as one explicit pipeline.
 //!
-//! No delay is added for the sake of bigger pipelines: what arrives while the task waits for its turn goes together.
-//! The task polls the connection's driver itself, so a call and its reply cross one task, not three.
+//! No delay is added to build larger pipelines: all calls that arrive before the task runs are sent together. The task
+//! polls the connection's driver itself, so a call and its reply pass through one task, not three.
 //!
-//! What a caller may rely on:
-//! * A call is refused at once while there is no connection, but for the first one, which is waited for; and when the queue is
-//!   full.
-//! * It ends by its deadline, by the caller's own timer. What was still queued then is never sent.
-//! * A write ends as `Unavailable` only if it was never handed to the connection, else as `Unknown`.
-//! * A connection on which a pipeline stays unanswered past the last deadline in it (and [`STALL_GRACE`]) is given up.
+//! Guarantees for callers:
+//! * Without a connection, a call fails immediately; only the first connection attempt after the start is awaited. A
+//!   call also fails immediately if the queue is full.
+//! * A call ends by its deadline, enforced by the caller's own timer. A call that is still queued at that time is never
+//!   sent.
+//! * A write fails with `Unavailable` only if it was never handed to the connection, otherwise with `Unknown`.
+//! * A connection is closed if a pipeline remains unanswered past its last deadline plus [`STALL_GRACE`].
 
 use std::{
     collections::VecDeque,
@@ -61,16 +62,17 @@ const PIPELINE_CALLS_MAX: usize = 256;
 const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Maximum number of commands in a pipeline that further calls may join.
 const JOIN_MAX: usize = 128;
-/// Past its last deadline a pipeline may stay unanswered for this long before the connection is given up: a slow
-/// command of somebody else must not cost a reconnection, a half-open link must not cost more than a second.
+/// Time after its last deadline for which a pipeline may remain unanswered before the connection is closed. A slow
+/// command of another client must not cause a reconnection, and a half-open connection must not cost more than a
+/// second.
 const STALL_GRACE: Duration = Duration::from_secs(1);
 
-/// Time between two looks whether the first attempt to connect has ended.
+/// Interval between checks for the end of the first connection attempt.
 const CONNECTING_LOOK_EVERY: Duration = Duration::from_millis(1);
-/// When a caller may try again after a connection was lost or fell behind: about two attempts to connect.
+/// Retry delay after a connection was lost or fell behind: about two connection attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Whether a call changes anything; it decides what a lost reply means.
+/// Access mode of a call, which determines the meaning of a lost reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -81,14 +83,14 @@ struct Call {
     commands: Commands,
     bytes: usize,
     deadline: Instant,
-    /// Of a write.
+    /// Send state of a write; `None` for reads.
     send_state: Option<Arc<SendState>>,
-    /// Dropped without a word when the connection was lost with the call in flight.
+    /// Dropped without a message if the connection was lost with the call in flight.
     reply: oneshot::Sender<Result<Replies>>,
 }
 
 impl Call {
-    /// Whether somebody still waits, and the call is now ours to send.
+    /// Returns true if the caller still waits and the task may send the call.
     fn claim(&self) -> bool {
         match &self.send_state {
             Some(state) => state.send(),
@@ -97,7 +99,7 @@ impl Call {
     }
 }
 
-/// What the task last learned about its connection.
+/// Result of the last contact with Redis.
 #[derive(Debug, Clone)]
 enum Contact {
     Connecting,
@@ -105,19 +107,20 @@ enum Contact {
     Down(CacheError),
 }
 
-/// What callers and the task share.
+/// State shared by callers and the task.
 #[derive(Debug)]
 struct ConnectionState {
     up: AtomicBool,
-    /// Redis has answered once since start.
+    /// True if Redis has answered at least once since the start.
     reached: AtomicBool,
     contact: Mutex<Contact>,
-    /// Commands in the queue.
+    /// Number of commands in the queue.
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
-    /// Commands sent and not yet answered.
+    /// Number of commands sent and not yet answered.
     in_flight: AtomicUsize,
-    /// Pipelines that may be unanswered now: one after a break, and twice as many with each that is answered.
+    /// Maximum number of unanswered pipelines at present: one after a reconnection, doubled with each answered
+    /// pipeline.
     window: AtomicUsize,
     queue_limit: usize,
 }
@@ -130,7 +133,7 @@ impl ConnectionState {
         self.up.store(up, Ordering::Release);
     }
 
-    /// Why nothing can be sent.
+    /// Returns the reason why nothing can be sent.
     fn down(&self) -> CacheError {
         match &*self.contact.lock() {
             Contact::Down(error) => error.clone(),
@@ -158,19 +161,19 @@ pub(crate) struct PipelinedConnection {
 pub(crate) struct PipelineSettings {
     pub(crate) endpoint: Endpoint,
     pub(crate) dialer: Arc<Dialer>,
-    /// Is asked to look when the connection is lost: the primary may be another one.
+    /// Receives refresh requests when the connection is lost, because the primary may have changed.
     pub(crate) topology: Arc<Topology>,
-    /// Commands that may be queued; one call with more is accepted when nothing else is.
+    /// Maximum number of queued commands; a single larger call is accepted if the queue is empty.
     pub(crate) queue_limit: usize,
     pub(crate) source: Source,
-    /// Hears of the greatest number of bans with each pipeline that writes.
+    /// Receives the greatest ban number with each pipeline that writes.
     pub(crate) log: Arc<BanLog>,
 }
 
 impl PipelinedConnection {
     /// Starts the task on the current runtime.
     pub(crate) fn start(settings: PipelineSettings) -> Self {
-        // Unbounded as a channel; `submit` bounds it in commands and bytes, which a count of calls would not.
+        // The channel is unbounded; `submit` limits the queue by commands and bytes, which a limit by calls could not.
         let (queue, calls) = mpsc::unbounded_channel();
         let shared = Arc::new(ConnectionState {
             up: AtomicBool::new(false),
@@ -202,13 +205,13 @@ impl PipelinedConnection {
         self.shared.up.load(Ordering::Acquire)
     }
 
-    /// After a break: those who waited come in by and by, not all at once.
+    /// Resets the window after an outage, so that waiting callers return gradually instead of all at once.
     pub(crate) fn begin_gently(&self) {
         self.shared.window.store(1, Ordering::Relaxed);
     }
 
-    /// The lower, the sooner a call would be answered here. A connection whose next pipeline is being collected comes first:
-    /// joining it costs no system call.
+    /// Returns the load; a lower load means an earlier answer. A connection that is collecting its next pipeline has
+    /// the lowest load, because joining the pipeline costs no system call.
     fn load(&self) -> usize {
         let queued = self.shared.queued.load(Ordering::Relaxed);
         if (1..JOIN_MAX).contains(&queued) {
@@ -217,14 +220,14 @@ impl PipelinedConnection {
         1 + queued + self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The best of `connections` that are connected, else any.
+    /// Returns the connected connection with the lowest load, or any connection if none is connected.
     pub(crate) fn choose(connections: &[Self]) -> &Self {
         let best = connections.iter().filter(|each| each.is_up()).min_by_key(|each| each.load());
         best.unwrap_or(&connections[0])
     }
 
-    /// Waits until the first attempt to connect has ended, until `deadline` at most: a call that comes right after the start
-    /// need not fail.
+    /// Waits for the end of the first connection attempt, at most until `deadline`, so that a call right after the
+    /// start does not fail.
     pub(crate) async fn first_contact(&self, deadline: Instant) {
         while matches!(*self.shared.contact.lock(), Contact::Connecting) && Instant::now() < deadline {
             sleep(CONNECTING_LOOK_EVERY).await;
@@ -257,7 +260,7 @@ impl PipelinedConnection {
         let queued_bytes = shared.queued_bytes.load(Ordering::Relaxed);
         let full = queued + call.commands.len() > shared.queue_limit || queued_bytes + call.bytes > QUEUED_BYTES_MAX;
         if full && queued > 0 {
-            return Err(CacheError::new(Kind::Overloaded, "too many operations wait for Redis on this connection"));
+            return Err(CacheError::new(Kind::Overloaded, "the queue of this Redis connection is full"));
         }
         shared.queued.fetch_add(call.commands.len(), Ordering::Relaxed);
         shared.queued_bytes.fetch_add(call.bytes, Ordering::Relaxed);
@@ -265,7 +268,7 @@ impl PipelinedConnection {
     }
 }
 
-/// Bytes of the arguments.
+/// Returns the size of the arguments in bytes.
 fn weight(command: &Cmd) -> usize {
     let of = |arg: ::redis::Arg<&[u8]>| if let ::redis::Arg::Simple(bytes) = arg { bytes.len() } else { 0 };
     command.args_iter().map(of).sum()
@@ -276,7 +279,7 @@ fn lost() -> CacheError {
 }
 
 fn withdrawn() -> CacheError {
-    let message = "Redis is behind; the write was withdrawn before it was sent";
+    let message = "Redis is slow; the write was withdrawn before it was sent";
     CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
@@ -284,14 +287,14 @@ fn unknown(why: &str) -> CacheError {
     CacheError::new(Kind::Unknown, format!("{why}; the write may or may not have happened"))
 }
 
-/// The connection's end of one pipelined connection.
+/// The task that owns one pipelined connection.
 struct ConnectionTask {
     settings: PipelineSettings,
     shared: Arc<ConnectionState>,
     calls: mpsc::UnboundedReceiver<Call>,
 }
 
-/// The callers are gone: the task ends.
+/// All callers have been dropped: the task ends.
 struct Abandoned;
 
 impl ConnectionTask {
@@ -312,7 +315,7 @@ impl ConnectionTask {
                 Err(error) => error,
             };
             let wait = backoff.step();
-            tracing::debug!(%error, ?wait, redis = %self.settings.endpoint, "no data connection to Redis");
+            tracing::debug!(%error, ?wait, redis = %self.settings.endpoint, "no data connection to Redis; retrying");
             self.settings.topology.ask();
             self.shared.set(Contact::Down(with_retry(error, wait)));
             if self.refuse_during(sleep(wait)).await.is_err() {
@@ -326,7 +329,7 @@ impl ConnectionTask {
         self.refuse_during(async move { connect::data(&endpoint, &dialer).await }).await
     }
 
-    /// Waits for `event`; what is called meanwhile is refused at once (it slipped in as the connection went).
+    /// Waits for `event`; rejects calls that arrive meanwhile (they were queued while the connection was being lost).
     async fn refuse_during<T>(&mut self, event: impl Future<Output = T>) -> Result<T, Abandoned> {
         tokio::pin!(event);
         loop {
@@ -335,7 +338,7 @@ impl ConnectionTask {
                 call = self.calls.recv() => {
                     let call = call.ok_or(Abandoned)?;
                     self.shared.dequeued(&call);
-                    // The caller may have gone: nobody is left to tell.
+                    // Fails only if the caller no longer waits.
                     let _gone = call.reply.send(Err(self.shared.down()));
                 }
             }
@@ -343,22 +346,22 @@ impl ConnectionTask {
     }
 }
 
-/// A connection that is down is worth another call after the next attempt, unless people must act first.
+/// Adds a retry delay to an error that can disappear without an operator's action.
 fn with_retry(error: CacheError, wait: Duration) -> CacheError {
     if error.is_retryable() { error.retry_after(wait) } else { error }
 }
 
-/// What a pipeline in flight ends with: its number of commands.
+/// A pipeline in flight; the output is its number of commands.
 type Flight = BoxFuture<'static, usize>;
 
-/// One open connection at work.
+/// An open connection and its pipelines in flight.
 struct OpenConnection<'a> {
     shared: &'a ConnectionState,
     settings: &'a PipelineSettings,
     connection: MultiplexedConnection,
     driver: Driver,
     flights: FuturesUnordered<Flight>,
-    /// When the flights must have been answered, oldest first: one connection answers in order.
+    /// Answer deadlines of the pipelines in flight, oldest first, because one connection answers in order.
     answer_by: VecDeque<Instant>,
     batch: Vec<Call>,
 }
@@ -377,7 +380,7 @@ impl<'a> OpenConnection<'a> {
         }
     }
 
-    /// Serves calls until the connection is lost (and why) or the callers are gone.
+    /// Serves calls until the connection is lost, which returns the reason, or until all callers have been dropped.
     async fn serve(mut self, calls: &mut mpsc::UnboundedReceiver<Call>) -> Result<CacheError, Abandoned> {
         let watch = sleep(STALL_GRACE);
         tokio::pin!(watch);
@@ -404,7 +407,8 @@ impl<'a> OpenConnection<'a> {
         end
     }
 
-    /// The connection is gone or given up. With its driver every flight ends: as answered if its replies had come.
+    /// Ends all pipelines after the connection was lost or closed. Dropping the driver completes them: with their
+    /// replies, if these have arrived.
     async fn settle(self) {
         let Self { shared, driver, mut flights, .. } = self;
         drop(driver);
@@ -420,7 +424,7 @@ impl<'a> OpenConnection<'a> {
         self.shared.in_flight.fetch_sub(commands, Ordering::Relaxed);
     }
 
-    /// Sends the batch as one pipeline, without the calls that nobody waits for any more.
+    /// Sends the batch as one pipeline, without the calls that no caller waits for.
     fn launch(&mut self, watch: &mut std::pin::Pin<&mut Sleep>) {
         let mut pipeline = Pipeline::with_capacity(self.batch.len() * 2);
         let mut waiting = Vec::with_capacity(self.batch.len());
@@ -452,7 +456,7 @@ impl<'a> OpenConnection<'a> {
         self.flights.push(Box::pin(fly(self.connection.clone(), pipeline, waiting, log)));
     }
 
-    /// The watch rang: is the oldest flight overdue? If not, it rings again when that would be.
+    /// Returns true if the oldest pipeline in flight is overdue; otherwise resets the timer to its answer deadline.
     fn is_stalled(&self, watch: &mut std::pin::Pin<&mut Sleep>) -> bool {
         match self.answer_by.front() {
             Some(&answer_by) if answer_by <= watch.deadline() => true,
@@ -465,8 +469,9 @@ impl<'a> OpenConnection<'a> {
     }
 }
 
-/// Sends one pipeline and hands each call its replies; on a lost connection the calls are dropped, and know. With a log the
-/// last reply is for that, before anybody has his.
+/// Sends one pipeline and passes the replies to the calls. If the connection is lost, the reply channels are dropped,
+/// which the callers detect. With a log, the last reply is the greatest ban number, which is recorded before any call
+/// receives its replies.
 async fn fly(
     mut connection: MultiplexedConnection,
     pipeline: Pipeline,
@@ -482,11 +487,11 @@ async fn fly(
         if let Some(log) = log
             && let Some(reply) = replies.pop()
         {
-            log.met(greatest(&reply));
+            log.saw(greatest(&reply));
         }
         let mut replies = replies.into_iter();
         for (count, reply) in waiting {
-            // The caller may have gone: its replies are of no use to anybody else.
+            // Fails only if the caller no longer waits.
             let _gone = reply.send(Ok(replies.by_ref().take(count).collect()));
         }
     }

@@ -1,12 +1,13 @@
 //! Sends the commands of each key to the primary that holds it, and follows MOVED and ASK.
 //!
-//! A [`Unit`] is the commands of one key, in order, with one reply each. Where one primary holds all keys they go
-//! together; in a cluster they are split by primary, asked at the same time, and put together again.
+//! A [`Unit`] is the commands of one key, in order, with one reply each. If one primary holds all keys, the units are
+//! sent together. In a cluster they are grouped by primary and sent in parallel, and their results are merged.
 //!
-//! A command that is answered with MOVED, ASK or TRYAGAIN was not run, so it may be sent again, also a write. MOVED has the
-//! topology looked at first: the epochs of the primaries concerned end before the new owner is asked, so what the old map
-//! promised fills nothing. An answer that came by ASK must not be kept at all ([`Answered::by_ask`]): its owner announces
-//! changes of that slot to nobody who is linked to the old one.
+//! A command that is answered with MOVED, ASK or TRYAGAIN was not executed, so it may be sent again, even a write.
+//! MOVED first triggers a topology refresh: the epochs of the affected primaries end before the new owner is queried,
+//! so that values read by the old map are not kept. A value that was read through ASK must not be kept at all
+//! ([`Answered::by_ask`]), because its owner does not announce changes of that slot on the invalidation link of the old
+//! owner.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,9 +31,9 @@ use crate::{
 
 /// Maximum number of cluster redirections that a read or write follows. A slot rarely moves twice during one call.
 const HOPS_MAX: usize = 5;
-/// How long a call waits for the topology to be looked at; its own deadline may be sooner.
+/// Maximum time that a call waits for a topology refresh; the deadline of the call may be earlier.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
-/// Wait before a unit is tried again whose slot is being moved key by key.
+/// Pause before a retry of a unit whose slot is being migrated key by key.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// The commands of one key.
@@ -48,15 +49,15 @@ impl Unit {
     }
 }
 
-/// Replies to a unit.
+/// Replies to the commands of a unit.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) replies: Replies,
-    /// They came from a primary that does not hold the slot yet.
+    /// The replies come from a primary that does not own the slot yet.
     pub(crate) by_ask: bool,
 }
 
-/// Where a unit that was not run has to go.
+/// Redirection of a unit that was not executed.
 enum Redirect {
     Moved,
     Ask(Endpoint),
@@ -64,7 +65,7 @@ enum Redirect {
 }
 
 impl RedisBackend {
-    /// Asks all units, each where its slot is; one result a unit, in order.
+    /// Sends each unit to the primary of its slot; returns one result per unit, in order.
     pub(in crate::l2::redis) async fn ask_units(
         &self,
         units: Vec<Unit>,
@@ -95,7 +96,7 @@ impl RedisBackend {
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(errors::unexpected("a pipeline")))).collect()
     }
 
-    /// Sends each of `open` once: to its primary, or where it was told to ask.
+    /// Sends each unit of `open` once: to its primary, or to the endpoint of an ASK redirection.
     async fn round(
         &self,
         units: &[Unit],
@@ -121,13 +122,13 @@ impl RedisBackend {
         answers
     }
 
-    /// Waits for what the redirects need; where each unit goes next.
+    /// Waits as the redirections require, and returns the next endpoint of each unit.
     async fn follow(&self, redirects: Vec<(usize, Redirect)>, deadline: Instant) -> Vec<(usize, Option<Endpoint>)> {
         let is_moved = |redirect: &Redirect| matches!(redirect, Redirect::Moved);
         let is_early = |redirect: &Redirect| matches!(redirect, Redirect::TryAgain);
         if redirects.iter().any(|(_, redirect)| is_moved(redirect)) {
             let patience = LOOK_WITHIN.min(deadline.saturating_duration_since(Instant::now()));
-            // Where nobody looks in time, the units come back with MOVED once more, or their deadline ends them.
+            // If no refresh completes in time, the units receive MOVED again, or their deadline ends them.
             let _looked = self.redis.topology().refreshed(patience).await;
         } else if redirects.iter().any(|(_, redirect)| is_early(redirect)) {
             sleep_until(deadline.min(Instant::now() + TRY_AGAIN_AFTER)).await;
@@ -140,17 +141,17 @@ impl RedisBackend {
     }
 }
 
-/// The units that are sent to one primary together.
+/// Units that are sent together to one primary.
 struct PrimaryBatch {
     group: Arc<ConnectionGroup>,
     asking: bool,
     commands: Commands,
-    /// Position and number of commands of each unit.
+    /// Index and number of commands of each unit.
     units: Vec<(usize, usize)>,
 }
 
 impl PrimaryBatch {
-    /// The batch for this group among `batches`.
+    /// Returns the batch for this group, and adds it if it does not exist.
     fn of(batches: &mut Vec<Self>, group: Arc<ConnectionGroup>, asking: bool) -> &mut Self {
         let is_it = |batch: &Self| Arc::ptr_eq(&batch.group, &group) && batch.asking == asking;
         let at = batches.iter().position(is_it).unwrap_or_else(|| {
@@ -178,17 +179,19 @@ impl PrimaryBatch {
             Ok(_) => return units.iter().map(|(at, _)| (*at, asking, Err(errors::unexpected("a pipeline")))).collect(),
             Err(error) => return units.iter().map(|(at, _)| (*at, asking, Err(error.clone()))).collect(),
         };
-        // The replies to ASKING itself say nothing.
+        // The replies to ASKING are skipped.
         let step = if asking { 2 } else { 1 };
         let mut replies = replies.into_iter().skip(step - 1).step_by(step);
         units.into_iter().map(|(at, count)| (at, asking, Ok(replies.by_ref().take(count).collect()))).collect()
     }
 }
 
-/// Whether the unit has to go elsewhere. All its commands have the same key, so the first reply that says so counts; a
-/// unit of which a part was run before its slot moved is run as a whole again only if it reads, and writes have one command.
+/// Returns the redirection of a unit, if there is one. All its commands have the same key, so the first redirection
+/// counts. A unit that was partly executed before its slot moved is repeated as a whole only if it reads; writes have
+/// one command.
 ///
-/// A transaction cannot follow ASK: the ASKING before each of its commands would be queued. It waits for the move's end.
+/// A transaction cannot follow ASK, because the ASKING before each of its commands would be queued. It waits for the
+/// end of the migration.
 fn redirect(replies: &[Reply], is_transaction: bool) -> Option<Redirect> {
     replies.iter().find_map(|reply| {
         let Reply::ServerError(error) = reply else { return None };
@@ -202,7 +205,7 @@ fn redirect(replies: &[Reply], is_transaction: bool) -> Option<Redirect> {
     })
 }
 
-/// The endpoint of `SLOT HOST:PORT`.
+/// Parses the endpoint of `SLOT HOST:PORT`.
 fn asked_at(detail: &str) -> Option<Endpoint> {
     let (host, port) = detail.split_whitespace().nth(1)?.rsplit_once(':')?;
     (!host.is_empty()).then_some(())?;
@@ -211,17 +214,17 @@ fn asked_at(detail: &str) -> Option<Endpoint> {
 
 impl RedisBackend {
     fn group_of_slot(&self, slot: u16) -> Result<Arc<ConnectionGroup>> {
-        self.group(|map| map.of_slot(slot).cloned()).ok_or_else(|| self.nobody())
+        self.group(|map| map.of_slot(slot).cloned()).ok_or_else(|| self.no_primary())
     }
 
     fn group_at(&self, endpoint: &Endpoint) -> Result<Arc<ConnectionGroup>> {
-        self.group(|map| map.at(endpoint).cloned()).ok_or_else(|| self.nobody())
+        self.group(|map| map.at(endpoint).cloned()).ok_or_else(|| self.no_primary())
     }
 
-    /// Why a key has no primary.
-    pub(in crate::l2::redis) fn nobody(&self) -> CacheError {
+    /// Returns the error for a key without a known primary, and requests a topology refresh.
+    pub(in crate::l2::redis) fn no_primary(&self) -> CacheError {
         self.redis.topology().ask();
-        let message = format!("no primary is known for this key ({})", self.redis.url());
+        let message = format!("no Redis primary is known for this key ({})", self.redis.url());
         CacheError::new(Kind::Unavailable, message).retry_after(LOOK_WITHIN)
     }
 }

@@ -1,12 +1,12 @@
-//! [`SendState`]: whether a queued write was sent or withdrawn, decided once between its caller and the connection.
+//! [`SendState`]: records whether a queued write was sent or withdrawn. Its caller and the connection decide that only
+//! once.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU8, Ordering},
 };
 
-/// How far a write has come: the caller that gives up and the task that sends decide through it which of them was
-/// first.
+/// Progress of a write. The caller that withdraws and the task that sends use it to determine which of them was first.
 #[derive(Debug, Default)]
 pub(crate) struct SendState(AtomicU8);
 
@@ -15,12 +15,12 @@ impl SendState {
     const SENT: u8 = 1;
     const WITHDRAWN: u8 = 2;
 
-    /// The task: true if the call may be sent.
+    /// Marks the write as sent, on behalf of the task. Returns true if it may be sent.
     pub(crate) fn send(&self) -> bool {
         self.0.compare_exchange(Self::QUEUED, Self::SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// The caller: true if it was not sent and never will be.
+    /// Withdraws the write, on behalf of the caller. Returns true if it was not sent and never will be.
     fn withdraw(&self) -> bool {
         match self.0.compare_exchange(Self::QUEUED, Self::WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => true,
@@ -29,11 +29,11 @@ impl SendState {
     }
 }
 
-/// Withdraws the write when its caller goes away.
+/// Withdraws the write when its caller is dropped.
 pub(crate) struct Withdraw(pub(crate) Option<Arc<SendState>>);
 
 impl Withdraw {
-    /// True for a write that was handed to the connection.
+    /// Returns true for a write that was handed to the connection.
     pub(crate) fn was_sent(&self) -> bool {
         self.0.as_ref().is_some_and(|state| !state.withdraw())
     }

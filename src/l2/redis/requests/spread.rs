@@ -1,5 +1,5 @@
-//! Operations on keys that are spread over several primaries: the commands of each key become a [`Unit`], which `route`
-//! sends.
+//! Operations on keys that are distributed over several primaries: the commands of each key become a [`Unit`], which
+//! `route` sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
 };
 
 impl RedisBackend {
-    /// Questions about keys, each key's as a unit; `None` for what open bans hide.
+    /// Sends queries about keys, one unit per key; returns `None` for keys that open bans hide.
     pub(in crate::l2::redis) async fn ask_each(
         &self,
         keys: &[Key],
@@ -77,7 +77,7 @@ impl RedisBackend {
         readings.into_iter().zip(answers).map(read).collect()
     }
 
-    /// Each slot's operations happen at one instant; a cluster has no instant for several primaries.
+    /// Applies the operations of each slot atomically; a cluster has no transactions over several primaries.
     pub(in crate::l2::redis) async fn apply_atomically_spread(
         &self,
         ops: &[(Key, Op)],
@@ -114,7 +114,8 @@ impl RedisBackend {
     }
 }
 
-/// What a unit of [`read::questions`] was answered. By way of ASK it lives 0: nobody may keep it.
+/// Decodes the replies to a unit of [`read::questions`]. A value read through ASK gets the TTL 0, so that no caller
+/// keeps it.
 pub(crate) fn read_one(answered: Answered, with_life: bool, value_max: usize) -> Result<Option<Stored>> {
     let mut stored = read::answers(answered.replies, with_life, value_max).pop().unwrap_or(Ok(None))?;
     if let Some(stored) = stored.as_mut().filter(|_| answered.by_ask) {

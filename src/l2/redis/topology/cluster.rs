@@ -1,12 +1,12 @@
-//! Finds the primaries of a Redis Cluster and their hash slots by asking its members.
+//! Finds the primaries of a Redis Cluster and their hash slots by querying its members.
 //!
-//! Each member is asked for its own id, its state and its view of the slots. A primary is believed about the slots that it
-//! says are its own, the one with the higher configuration epoch where two claim one slot; for slots that nobody who
-//! answered claims, the view with the highest epoch counts. Members that say the cluster is down are not believed while
-//! another says that it works: after a partition they do not know what the majority did.
+//! Each member is queried for its own id, its state and its view of the slots. A primary is trusted about the slots
+//! that it claims itself; if two primaries claim one slot, the higher configuration epoch wins. For slots that no
+//! responding member claims, the view with the highest epoch wins. Members that report the cluster as down are ignored
+//! while another member reports it as working: after a partition, they do not know the decisions of the majority.
 //!
-//! Looked at every few seconds, and at once when a heartbeat shows a new epoch, a reply says MOVED, or a connection is
-//! lost.
+//! The topology is refreshed every few seconds, and immediately after a new epoch in a heartbeat, a MOVED reply or a
+//! lost connection.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -19,15 +19,15 @@ use crate::l2::redis::{
     url::{Endpoint, Target},
 };
 
-/// Time between looks, where nobody asks sooner: heartbeats notice changes within 100 ms.
+/// Interval of topology refreshes without a request; heartbeats detect changes within 100 ms.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of cluster members that one topology refresh queries.
 const MEMBERS_MAX: usize = 256;
 
-/// Finds out who holds which slots.
+/// Finds the primaries and their slots.
 pub(crate) struct Members {
     seeds: Vec<Endpoint>,
-    /// Primaries that were seen last.
+    /// The most recently seen primaries.
     known: Vec<Endpoint>,
     controls: ControlConnections,
     questions: Pipeline,
@@ -44,12 +44,13 @@ impl Members {
         Some(Self { seeds: seeds.clone(), known: Vec::new(), controls, questions })
     }
 
-    /// Looks once. `None` if no member answers that the cluster works.
+    /// Queries the members once. Returns `None` if no member reports a working cluster.
     pub(crate) async fn look(&mut self) -> Option<View> {
         let mut asked: Vec<Endpoint> = Vec::new();
         let mut reports: Vec<Report> = Vec::new();
         let mut next = if self.known.is_empty() { self.seeds.clone() } else { self.known.clone() };
-        // What the first round names is asked in the second; seeds are asked where nobody known answers.
+        // The second round queries members that the first round returned; the seeds are queried if no known member
+        // answers.
         for round in 0..3 {
             next.retain(|endpoint| !asked.contains(endpoint));
             next.truncate(MEMBERS_MAX - asked.len());
@@ -70,23 +71,23 @@ impl Members {
     }
 }
 
-/// Slots that stand together.
+/// A contiguous range of slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Range {
     first: usize,
     last: usize,
     primary: Endpoint,
-    /// Whether the member that tells of it is that primary.
+    /// True if the reporting member is that primary.
     is_own: bool,
 }
 
-/// What one member says.
+/// Report of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Report {
     works: bool,
-    /// The highest epoch that it knows of.
+    /// Highest epoch that the member knows.
     epoch: u64,
-    /// The epoch of its own claims.
+    /// Epoch of the member's own claims.
     own_epoch: u64,
     ranges: Vec<Range>,
 }
@@ -101,7 +102,7 @@ impl Report {
 }
 
 impl Range {
-    /// `[first, last, [host, port, id, ...], replicas ...]`.
+    /// Decodes `[first, last, [host, port, id, ...], replicas ...]`.
     fn of(reply: &Value, member: &Endpoint, id: &[u8]) -> Option<Self> {
         let Value::Array(parts) = reply else { return None };
         let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = &parts[..] else { return None };
@@ -115,7 +116,8 @@ impl Range {
     }
 }
 
-/// A member that does not know its own address leaves it out: it is the one we asked at.
+/// Returns the host in a reply. A member that does not know its own address omits it; then the queried host is
+/// returned.
 fn host_of(reply: &Value, member: &Endpoint) -> Option<String> {
     if let Value::BulkString(host) = reply
         && !host.is_empty()
@@ -129,7 +131,7 @@ fn host_of(reply: &Value, member: &Endpoint) -> Option<String> {
     }
 }
 
-/// What CLUSTER INFO says.
+/// Reply of CLUSTER INFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Info {
     pub(crate) works: bool,
@@ -138,9 +140,9 @@ pub(crate) struct Info {
 }
 
 impl Info {
-    /// Lines of `name:value`.
+    /// Decodes lines of `name:value`.
     pub(crate) fn of(reply: &Value) -> Option<Self> {
-        // A verbatim string on the link, which is RESP3.
+        // On the invalidation link, which uses RESP3, the reply is a verbatim string.
         let text = if let Value::VerbatimString { text, .. } = reply {
             text
         } else if let Value::BulkString(bytes) = reply {
@@ -157,11 +159,11 @@ impl Info {
     }
 }
 
-/// The one view that follows from all reports.
+/// Merges all reports into one view.
 fn merge(reports: &[Report]) -> Option<View> {
     let working: Vec<&Report> = reports.iter().filter(|report| report.works).collect();
     let epoch = working.iter().map(|report| report.epoch).max()?;
-    // By slot: how much its claim is worth, and who claims. An own claim beats what others say of it.
+    // Rank and claimant of each slot. A primary's own claim beats claims of other members.
     let mut claims: Vec<Option<((bool, u64), &Endpoint)>> = vec![None; SLOTS];
     for report in working {
         for range in &report.ranges {
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_primary_is_believed_about_itself_and_the_newer_of_two() {
-        // 7002 has taken 7000's slots; 7000 has not heard of it, 7001 still says the old thing.
+        // 7002 has taken over 7000's slots; 7000 does not know that, and 7001 still reports the old state.
         let view = merge(&[
             report(true, 3, 1, &[range(0, 8_000, 7000, true), range(8_001, 16_383, 7001, false)]),
             report(true, 3, 2, &[range(0, 8_000, 7000, false), range(8_001, 16_383, 7001, true)]),

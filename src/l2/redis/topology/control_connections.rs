@@ -11,12 +11,12 @@ use crate::l2::redis::{
     url::Endpoint,
 };
 
-/// A member that does not answer within this is asked again next time.
+/// Deadline of one topology query; a member that misses it is queried again in the next round.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// Maximum number of control connections that are kept open to members of a cluster.
 const KEPT_MAX: usize = 512;
 
-/// The connections.
+/// Open connections for topology queries.
 pub(crate) struct ControlConnections {
     dialer: Dialer,
     open: HashMap<Endpoint, Opened>,
@@ -27,7 +27,7 @@ impl ControlConnections {
         Self { dialer, open: HashMap::new() }
     }
 
-    /// Asks all of `endpoints` at once; those that answer whole.
+    /// Queries all `endpoints` in parallel; returns those with a complete answer.
     pub(crate) async fn ask(&mut self, endpoints: &[Endpoint], questions: &Pipeline) -> Vec<(Endpoint, Vec<Value>)> {
         let dialer = &self.dialer;
         let asked = endpoints.iter().map(|endpoint| {
@@ -49,13 +49,13 @@ impl ControlConnections {
         answers
     }
 
-    /// Lets go of all that are not in `endpoints`.
+    /// Closes all connections to members that are not in `endpoints`.
     pub(crate) fn keep_only(&mut self, endpoints: &[Endpoint]) {
         self.open.retain(|endpoint, _| endpoints.contains(endpoint));
     }
 }
 
-/// On the connection that is known, else, or if that was lost, on a new one.
+/// Queries on the known connection; opens a new connection if there is none or it was lost.
 async fn ask_one(
     dialer: &Dialer,
     endpoint: &Endpoint,

@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// Time between two looks at the topology, whoever asks.
+/// Minimum time between two topology refreshes.
 const LOOK_APART: Duration = Duration::from_millis(50);
 
-/// The running tasks; dropping it stops them, and the fences expire by themselves.
+/// The running tasks. Dropping this stops them, and the fences expire.
 #[derive(Debug)]
 pub struct Following {
     tasks: Vec<JoinHandle<()>>,
@@ -38,8 +38,9 @@ impl Drop for Following {
 }
 
 impl Redis {
-    /// Starts to follow the topology and to keep the invalidation links, on the current runtime, until the returned guard is
-    /// dropped. Behind Sentinels and in a cluster no primary is known before. The runtime should not be a worker's.
+    /// Starts to follow the topology and to maintain the invalidation links on the current runtime, until the returned
+    /// guard is dropped. With Sentinel and Cluster, no primary is known before. The runtime should not be a worker's
+    /// runtime.
     #[must_use]
     pub fn follow(
         self: &Arc<Self>,
@@ -51,7 +52,7 @@ impl Redis {
         if let Some(finder) = Finder::new(self) {
             tasks.push(tokio::spawn(find(finder, Arc::clone(self), Arc::clone(&sink))));
         }
-        self.log().tell(Arc::clone(&sink));
+        self.log().set_sink(Arc::clone(&sink));
         let looks = self.backend();
         tasks.push(tokio::spawn(async move { looks.follow_bans().await }));
         let links = Links { redis: Arc::clone(self), settings: settings.clone(), clock: clock.clone(), sink };
@@ -60,7 +61,7 @@ impl Redis {
     }
 }
 
-/// Who finds out.
+/// Source of topology views.
 enum Finder {
     Sentinels(Sentinels),
     Members(Members),
@@ -86,15 +87,17 @@ impl Finder {
         }
     }
 
-    fn nobody(&self) -> String {
+    fn no_primary(&self) -> String {
         match self {
-            Self::Sentinels(sentinels) => sentinels.nobody(),
-            Self::Members(_) => "no member of the Redis Cluster says that it works".to_owned(),
+            Self::Sentinels(sentinels) => sentinels.no_primary(),
+            Self::Members(_) => {
+                "no member of the Redis Cluster answers and reports a working cluster; retrying".to_owned()
+            }
         }
     }
 }
 
-/// Looks now and then, and when asked; tells once when nobody answers.
+/// Refreshes the topology periodically and on request; logs only the first of consecutive failures.
 async fn find(mut finder: Finder, redis: Arc<Redis>, sink: Arc<dyn InvalidationSink>) {
     let mut questions = redis.topology().questions();
     let mut told = false;
@@ -103,29 +106,29 @@ async fn find(mut finder: Finder, redis: Arc<Redis>, sink: Arc<dyn InvalidationS
         match finder.look().await {
             Some(view) => {
                 told = false;
-                take(&redis, &view, &*sink);
+                install(&redis, &view, &*sink);
                 redis.topology().answer(number);
             }
             None if told => {}
             None => {
                 told = true;
-                tracing::warn!(redis = %redis.url(), "{}", finder.nobody());
+                tracing::warn!(redis = %redis.url(), "{}", finder.no_primary());
             }
         }
         sleep(LOOK_APART).await;
-        // The sender lives in the topology, which we hold: only the wait ends this.
+        // The sender is part of the topology, which this task holds, so only a request or the period ends the wait.
         let _asked_or_time = timeout(finder.period(), questions.changed()).await;
     }
 }
 
-/// Installs what was found, and says what went wrong.
-fn take(redis: &Redis, view: &View, sink: &dyn ChangeSink) {
+/// Installs a view and logs changes and errors.
+fn install(redis: &Redis, view: &View, sink: &dyn ChangeSink) {
     let before = redis.topology().map().version;
     if let Err(why) = redis.topology().install(view, sink) {
-        tracing::error!(why, "the Redis topology is not taken");
+        tracing::error!(why, "rejected new Redis topology; keeping the current one");
     } else if redis.topology().map().version != before {
         let primaries: Vec<String> = view.primaries.iter().map(Endpoint::to_string).collect();
-        tracing::info!(primaries = primaries.join(" "), epoch = view.epoch, "Redis topology");
+        tracing::info!(primaries = primaries.join(" "), epoch = view.epoch, "Redis topology changed");
     }
 }
 
@@ -150,7 +153,7 @@ impl Links {
         }
     }
 
-    /// Ends the links of primaries that are no more, begins those of new ones.
+    /// Ends the links of removed primaries and starts links to new primaries.
     async fn adjust(&self, running: &mut HashMap<Source, Link>) {
         let map = Arc::clone(&self.redis.topology().map());
         let gone: Vec<Source> = running.keys().filter(|source| map.of_source(**source).is_none()).copied().collect();

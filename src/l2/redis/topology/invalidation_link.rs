@@ -2,22 +2,24 @@
 //! and proves, by its heartbeat, that it has received all of them.
 //!
 //! The protocol is the one of the coherence page (points 1, 3, 6, 8):
-//! * A RESP3 connection of its own; `CLIENT TRACKING ON BCAST` for the prefixes that may live in L1, without NOLOOP (our
-//!   own writes are announced to us as well); ROLE must say master.
-//! * Pushes are handed to the sink inside the connection's driver, in wire order, before a reply behind them is seen.
-//! * A PING every 100 ms. When PONG n+1 arrives, L1 may answer until the sending of PING n plus [`FENCE_SPAN`]. Two pings,
-//!   because under BCAST a PONG may leave before an invalidation of the same turn of Redis's event loop. Every tenth
-//!   ping is a ROLE: a primary that was demoted in place keeps its clients.
-//! * In a Redis Cluster the heartbeat is CLUSTER INFO: a member that says that the cluster is down proves nothing, and a new
-//!   epoch means that the map is looked at before the fence moves on.
-//! * A slow PONG only lets the fence lapse: the connection lives, no push is lost, and the copies are good again when it
-//!   comes. A lost connection is told to the sink at once.
-//! * Leases that were taken before tracking was on again are void: the sink hears of the new listening before of a fence.
+//! * Each link has its own RESP3 connection. It enables `CLIENT TRACKING ON BCAST` for the prefixes that may be cached
+//!   in L1, without NOLOOP (Redis also announces Terrace's own writes). ROLE must return master.
+//! * Pushes are passed to the sink inside the connection's driver, in wire order, before a later reply is seen.
+//! * A PING is sent every 100 ms. When PONG n+1 arrives, L1 may answer until the send time of PING n plus
+//!   [`FENCE_SPAN`]. Two pings are required, because with BCAST a PONG may be sent before an invalidation of the same
+//!   iteration of Redis's event loop. Every tenth ping is a ROLE, because a primary that was demoted in place keeps its
+//!   clients.
+//! * In a Redis Cluster, the heartbeat is CLUSTER INFO: a member that reports the cluster as down proves nothing, and
+//!   after a new epoch, the map is refreshed before the fence advances.
+//! * A slow PONG only lets the fence expire: the connection stays open, no push is lost, and the copies are valid again
+//!   when the PONG arrives. The sink is notified immediately of a lost connection.
+//! * Fill leases acquired before tracking was enabled again are void: the sink is notified of `listening` before it
+//!   receives a fence.
 //!
-//! Driver, heartbeat and sink run in one task. So a loss that the driver has seen can not be followed by a PONG that was
-//! read before it.
+//! Driver, heartbeat and sink run in one task. Therefore, a PONG that was read before a loss cannot be processed after
+//! the driver has detected the loss.
 //!
-//! The link is not told of SWAPDB (Redis pushes nothing): see `redis`.
+//! SWAPDB causes no push (Redis limitation): see `redis`.
 
 use std::{
     sync::{
@@ -54,24 +56,25 @@ use crate::{
     model::RESERVED_PREFIX,
 };
 
-/// Time between pings. The fence so stands 0.9 s ahead while all is well.
+/// Interval of heartbeats; in normal operation, the fence is 0.9 s ahead.
 const PING_EVERY: Duration = Duration::from_millis(100);
-/// A ping unanswered for this long means a half-open connection. Well above Δ: a Redis that is busy for two seconds
-/// closes L1 for that time, it must not empty it.
+/// Deadline of a heartbeat reply; a later reply counts as a half-open connection. It is well above Δ: a Redis that is
+/// busy for two seconds must bypass L1 for that time, but must not empty it.
 const PONG_WITHIN: Duration = Duration::from_secs(3);
-/// Each how many pings one asks for the role.
+/// Number of heartbeats per ROLE query.
 const ROLE_EVERY: u32 = 10;
-/// Time between attempts while Redis refuses what the link needs: people must act first.
+/// Pause between connection attempts while Redis rejects a command that the link requires, because an operator must act
+/// first.
 const REFUSED_RETRY: Duration = Duration::from_secs(10);
 
 /// Settings of the invalidation links.
 #[derive(Debug, Clone, Default)]
 pub struct LinkSettings {
-    /// Prefixes of the keys that may live in L1; none means all keys. Overlaps are reduced.
+    /// Prefixes of the keys that may be cached in L1; empty = all keys. Overlapping prefixes are reduced.
     pub prefixes: Vec<Bytes>,
 }
 
-/// A running link. Dropping it ends it; the fence then lapses by itself within [`FENCE_SPAN`].
+/// A running link. Dropping it ends the link; the fence then expires within [`FENCE_SPAN`].
 #[derive(Debug)]
 pub(crate) struct Link {
     task: JoinHandle<()>,
@@ -94,10 +97,10 @@ impl Link {
         Self { task: tokio::spawn(keeper.run()) }
     }
 
-    /// Ends it, and waits until it has ended: it tells nothing any more.
+    /// Ends the link and waits until its task has ended: it sends no further notifications.
     pub(crate) async fn end(mut self) {
         self.task.abort();
-        // Cancelled, which is what was wanted; a panic was told by the runtime.
+        // The task was cancelled, as intended; the runtime has reported a panic.
         let _ended = (&mut self.task).await;
     }
 }
@@ -108,14 +111,15 @@ impl Drop for Link {
     }
 }
 
-/// `prefixes` without those that another one covers, plus Terrace's own; empty for all keys. Redis refuses overlaps.
+/// Returns `prefixes` without those that another prefix covers, plus Terrace's own prefix; empty for all keys. Redis
+/// rejects overlapping prefixes.
 fn tracked_prefixes(prefixes: &[Bytes]) -> Vec<Bytes> {
     if prefixes.is_empty() {
         return Vec::new();
     }
     let mut sorted = prefixes.to_vec();
     sorted.push(Bytes::from_static(RESERVED_PREFIX));
-    // In byte order whatever covers a prefix stands before it, and only prefixes it covers stand between the two.
+    // In byte order, a covering prefix precedes the covered ones, and only covered prefixes are between the two.
     sorted.sort();
     let mut reduced: Vec<Bytes> = Vec::with_capacity(sorted.len());
     for prefix in sorted {
@@ -126,13 +130,13 @@ fn tracked_prefixes(prefixes: &[Bytes]) -> Vec<Bytes> {
     if reduced.first().is_some_and(Bytes::is_empty) { Vec::new() } else { reduced }
 }
 
-/// Why an attempt or a connection ended.
+/// Reason why an attempt or a connection ended.
 enum End {
-    /// Redis answered, and said no.
+    /// Redis rejected a required command.
     Refused(String),
-    /// It is no primary, which a failover may change at any time.
+    /// The server is not a primary; a failover may change that at any time.
     NotPrimary(String),
-    /// It did not answer, or no more.
+    /// The server did not answer, or the connection was lost.
     Lost(CacheError),
 }
 
@@ -156,17 +160,17 @@ impl From<CacheError> for End {
     }
 }
 
-/// Keeps the link open.
+/// Keeps one link open.
 struct Keeper {
     redis: Arc<Redis>,
     primary: Arc<Primary>,
-    /// What is asked of it ten times a second.
+    /// Regular heartbeat of this link.
     beat: Beat,
     dialer: Dialer,
     settings: LinkSettings,
     clock: Clock,
     sink: Arc<dyn InvalidationSink>,
-    /// The last `maxmemory-policy` seen, so that a warning is given once.
+    /// The last `maxmemory-policy`, so that each change is logged only once.
     policy: Option<String>,
 }
 
@@ -174,46 +178,47 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let ears = Arc::new(Ears::new(self.primary.source, Arc::clone(self.redis.log()), Arc::clone(&self.sink)));
-            let end = self.connection(&ears, &mut backoff).await;
+            let receiver =
+                Arc::new(PushReceiver::new(self.primary.source, Arc::clone(self.redis.log()), Arc::clone(&self.sink)));
+            let end = self.connection(&receiver, &mut backoff).await;
             let wait = match &end {
                 End::Refused(why) => {
-                    ears.lose(why);
+                    receiver.lose(why);
                     self.sink.refused(self.primary.source, why);
                     REFUSED_RETRY
                 }
                 End::NotPrimary(why) => {
-                    ears.lose(why);
+                    receiver.lose(why);
                     self.sink.not_primary(self.primary.source, why);
                     backoff.step()
                 }
                 End::Lost(error) => {
-                    tracing::debug!(%error, redis = %self.primary.endpoint, "no invalidation link");
-                    ears.lose(error.message());
+                    tracing::debug!(%error, redis = %self.primary.endpoint, "invalidation link failed; retrying");
+                    receiver.lose(error.message());
                     backoff.step()
                 }
             };
-            // The primary may be another one by now.
+            // The primary may have changed.
             self.redis.topology().ask();
             sleep(wait).await;
         }
     }
 
-    /// One connection from its opening to its end.
-    async fn connection(&mut self, ears: &Arc<Ears>, backoff: &mut Backoff) -> End {
-        match self.open(ears).await {
+    /// Runs one connection from its opening to its end.
+    async fn connection(&mut self, receiver: &Arc<PushReceiver>, backoff: &mut Backoff) -> End {
+        match self.open(receiver).await {
             Ok(opened) => {
                 backoff.reset();
-                tracing::info!(redis = %self.primary.endpoint, "invalidation link is up");
-                self.listen(opened, ears).await
+                tracing::info!(redis = %self.primary.endpoint, "invalidation link connected");
+                self.listen(opened, receiver).await
             }
             Err(end) => end,
         }
     }
 
-    async fn open(&mut self, ears: &Arc<Ears>) -> Result<Opened, End> {
-        let hearing = Arc::clone(ears);
-        let on_push = Box::new(move |push: PushInfo| hearing.hear(&push));
+    async fn open(&mut self, receiver: &Arc<PushReceiver>) -> Result<Opened, End> {
+        let for_pushes = Arc::clone(receiver);
+        let on_push = Box::new(move |push: PushInfo| for_pushes.receive(&push));
         let mut opened = connect::link(&self.primary.endpoint, &self.dialer, on_push).await?;
         let handshake = self.handshake();
         let replies = match timeout(PONG_WITHIN, connect::ask(&mut opened, &handshake)).await {
@@ -227,8 +232,9 @@ impl Keeper {
         accepted(&pong, "PING", "+ping")?;
         check_role(&role)?;
         self.note_policy(&policy);
-        // What was read before this moment was read untracked: nothing of it may be kept. Told before the first fence.
-        ears.listening.store(true, Ordering::Release);
+        // Values that were read earlier were not tracked and must not be kept. The sink is notified before the first
+        // fence.
+        receiver.listening.store(true, Ordering::Release);
         self.redis.log().changed();
         self.sink.listening(self.primary.source);
         Ok(opened)
@@ -247,18 +253,22 @@ impl Keeper {
         pipeline
     }
 
-    /// Redis may evict Terrace's records under allkeys-*: only bans and notes suffer, and only by misses; but people
-    /// should know. CONFIG may be refused: then nothing is said.
+    /// Warns about an allkeys-* eviction policy: Redis may then evict Terrace's records. That causes only misses, but
+    /// operators should know. If Redis rejects CONFIG, there is no warning.
     fn note_policy(&mut self, reply: &Value) {
         let Some(policy) = connect::policy_of(reply) else { return };
         if policy.starts_with("allkeys-") && self.policy.as_deref() != Some(policy) {
-            tracing::warn!(policy, "Redis's maxmemory-policy may evict Terrace's own records; volatile-* does not");
+            tracing::warn!(
+                policy,
+                "the maxmemory-policy of Redis may evict Terrace's own records; use a volatile-* policy"
+            );
         }
         self.policy = Some(policy.to_owned());
     }
 
-    /// Whether a member of a cluster may be believed: while it says that the cluster works, nobody else can have taken
-    /// its slots but under a higher epoch, of which it will hear; then the map is looked at before the fence moves on.
+    /// Returns true if a cluster member's reply may be trusted. While the member reports a working cluster, another
+    /// server can have taken its slots only with a higher epoch, which the member will learn. After a new epoch, the
+    /// map is refreshed before the fence advances.
     async fn is_still_its_own(&self, info: Info) -> bool {
         if !info.works {
             self.redis.topology().ask();
@@ -268,17 +278,17 @@ impl Keeper {
     }
 
     /// Drives the connection and its heartbeat until one of them ends.
-    async fn listen(&self, opened: Opened, ears: &Ears) -> End {
+    async fn listen(&self, opened: Opened, receiver: &PushReceiver) -> End {
         let Opened { connection, driver } = opened;
         tokio::select! {
-            // First, so that a loss is seen before any PONG that came with it.
+            // First, so that a loss is processed before a PONG that arrived with it.
             biased;
             () = driver => End::Lost(CacheError::new(Kind::Unavailable, "Redis closed the invalidation link")),
-            end = self.heartbeat(connection, ears) => end,
+            end = self.heartbeat(connection, receiver) => end,
         }
     }
 
-    async fn heartbeat(&self, mut connection: MultiplexedConnection, ears: &Ears) -> End {
+    async fn heartbeat(&self, mut connection: MultiplexedConnection, receiver: &PushReceiver) -> End {
         let mut ticks = interval(PING_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut previous: Option<Tick> = None;
@@ -288,8 +298,8 @@ impl Keeper {
             let asks_role = round % ROLE_EVERY == ROLE_EVERY - 1;
             let beat = if asks_role { Beat::Role } else { self.beat };
             match beat_once(&mut connection, beat).await {
-                Ok(Heard::Alive) => {}
-                Ok(Heard::Cluster(info)) => {
+                Ok(BeatReply::Alive) => {}
+                Ok(BeatReply::Cluster(info)) => {
                     if !self.is_still_its_own(info).await {
                         previous = None;
                         continue;
@@ -298,7 +308,7 @@ impl Keeper {
                 Err(end) => return end,
             }
             if let Some(previous) = previous.replace(sent_at)
-                && ears.listening.load(Ordering::Acquire)
+                && receiver.listening.load(Ordering::Acquire)
             {
                 self.prove(previous);
             }
@@ -306,8 +316,8 @@ impl Keeper {
         End::Lost(silent())
     }
 
-    /// All changes of before `at` were heard. What L1 answers must have heard of all bans as well, and their log is one
-    /// primary's: without it no fence moves on.
+    /// Advances the fence: all changes before `at` were received. L1 must also know all bans, whose log is on one
+    /// primary: without that primary, no fence advances.
     fn prove(&self, at: Tick) {
         let log = self.redis.log();
         if self.redis.topology().map().of_key(LOG).is_some_and(|owner| owner.source == self.primary.source) {
@@ -320,23 +330,23 @@ impl Keeper {
     }
 }
 
-/// What a heartbeat asks.
+/// Command of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beat {
     Ping,
     Role,
-    /// CLUSTER INFO: the state of the cluster as this member sees it, and its epoch.
+    /// CLUSTER INFO: the cluster's state as this member sees it, and its epoch.
     Cluster,
 }
 
-/// What it heard.
-enum Heard {
+/// Reply to a heartbeat.
+enum BeatReply {
     Alive,
     Cluster(Info),
 }
 
-/// One heartbeat and its answer.
-async fn beat_once(connection: &mut MultiplexedConnection, beat: Beat) -> Result<Heard, End> {
+/// Sends one heartbeat and waits for its reply.
+async fn beat_once(connection: &mut MultiplexedConnection, beat: Beat) -> Result<BeatReply, End> {
     let mut command = Cmd::new();
     match beat {
         Beat::Ping => command.arg("PING"),
@@ -351,9 +361,11 @@ async fn beat_once(connection: &mut MultiplexedConnection, beat: Beat) -> Result
         return Err(errors::from_reply(error).into());
     }
     match beat {
-        Beat::Ping => Ok(Heard::Alive),
-        Beat::Role => check_role(&reply).map(|()| Heard::Alive),
-        Beat::Cluster => Info::of(&reply).map(Heard::Cluster).ok_or_else(|| errors::unexpected("CLUSTER INFO").into()),
+        Beat::Ping => Ok(BeatReply::Alive),
+        Beat::Role => check_role(&reply).map(|()| BeatReply::Alive),
+        Beat::Cluster => {
+            Info::of(&reply).map(BeatReply::Cluster).ok_or_else(|| errors::unexpected("CLUSTER INFO").into())
+        }
     }
 }
 
@@ -361,7 +373,8 @@ fn silent() -> CacheError {
     CacheError::new(Kind::Unavailable, "Redis does not answer on the invalidation link")
 }
 
-/// A refusal by name, with the ACL rule that would allow it; other errors (loading, busy) pass by themselves.
+/// Maps the rejection of a command to a message with the ACL rule that permits the command. Other errors (loading,
+/// busy) are temporary.
 fn accepted(reply: &Value, command: &str, rule: &str) -> Result<(), End> {
     let Value::ServerError(error) = reply else { return Ok(()) };
     let mapped = errors::from_reply(error);
@@ -373,38 +386,38 @@ fn accepted(reply: &Value, command: &str, rule: &str) -> Result<(), End> {
 
 fn refusal(error: &ServerError, command: &str, rule: &str) -> String {
     let detail = error.details().unwrap_or_default();
-    format!("{command} is refused ({} {detail}); the ACL rule {rule} allows it", error.code())
+    format!("Redis rejected {command} ({} {detail}); grant the ACL rule {rule}", error.code())
 }
 
-/// Only a primary sees every write when it happens.
+/// Checks the reply of ROLE: only a primary sees every write when it happens.
 fn check_role(reply: &Value) -> Result<(), End> {
     let Value::Array(parts) = reply else { return Err(errors::unexpected("ROLE").into()) };
     match parts.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
         Some(Value::BulkString(role)) => {
             let role = String::from_utf8_lossy(role);
-            Err(End::NotPrimary(format!("ROLE says {role}: L1 needs the primary (master)")))
+            Err(End::NotPrimary(format!("the Redis server has the role {role}; L1 requires the primary (master)")))
         }
         Some(_) | None => Err(errors::unexpected("ROLE").into()),
     }
 }
 
-/// Hears pushes on behalf of the sink.
-struct Ears {
+/// Receives pushes and passes them to the sink.
+struct PushReceiver {
     source: Source,
     log: Arc<BanLog>,
     sink: Arc<dyn InvalidationSink>,
-    /// Tracking is on and the loss of this connection was not told yet.
+    /// Tracking is enabled, and the loss of this connection has not been reported yet.
     listening: AtomicBool,
 }
 
-impl Ears {
+impl PushReceiver {
     fn new(source: Source, log: Arc<BanLog>, sink: Arc<dyn InvalidationSink>) -> Self {
         Self { source, log, sink, listening: AtomicBool::new(false) }
     }
 
-    /// Called inside the driver: no waiting, no blocking.
-    fn hear(&self, push: &PushInfo) {
+    /// Handles a push. Called inside the driver: must not wait or block.
+    fn receive(&self, push: &PushInfo) {
         if push.kind == PushKind::Disconnection {
             self.lose("Redis closed the invalidation link");
         } else if push.kind == PushKind::Invalidate {
@@ -412,12 +425,13 @@ impl Ears {
         }
     }
 
-    /// `[[key, ...]]`, or `[nil]` for everything. What is neither is taken for everything: too much is safe.
+    /// Handles `[[key, ...]]`, or `[nil]` for all keys. Other data counts as all keys, because extra invalidations are
+    /// safe.
     fn invalidate(&self, data: &[Value]) {
         let [Value::Array(keys)] = data else { return self.flush() };
         for key in keys {
             if let Value::BulkString(key) = key {
-                self.log.hear(key);
+                self.log.key_changed(key);
                 self.sink.invalidated(key);
             } else {
                 self.flush();
@@ -430,7 +444,7 @@ impl Ears {
         self.sink.flushed(self.source);
     }
 
-    /// Tells the loss of a connection that was listening, once.
+    /// Reports the loss of a connection that was listening, only once.
     fn lose(&self, why: &str) {
         if self.listening.swap(false, Ordering::AcqRel) {
             self.sink.lost(self.source, why);

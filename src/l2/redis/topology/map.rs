@@ -1,13 +1,13 @@
 //! The topology map: the primaries and the keys that each of them holds. One per process; every call reads it without a
 //! lock.
 //!
-//! A single server is a map of one primary that never changes. Behind Sentinels it has one primary that may be replaced; a
-//! Redis Cluster has several, and 16,384 slots between them. Whoever finds out (`sentinel`, `cluster`) installs a new map;
-//! each worker takes its connections from it, and the invalidation links follow it (`follow`).
+//! A single server is a map of one primary that never changes. With Sentinel, the map has one primary that may be
+//! replaced; a Redis Cluster has several primaries, which share 16,384 slots. The finders (`sentinel`, `cluster`)
+//! install new maps; each worker selects its connections by the map, and the invalidation links follow it (`follow`).
 //!
-//! **Order of a change** (point 9 of the coherence protocol): first the epoch of every primary that gains or loses slots
-//! is ended, then the new map is shown. So whoever routes by the new map fills in an epoch that began after the change,
-//! and what was asked by the old map fills nothing.
+//! **Order of a change** (point 9 of the coherence protocol): first the epoch of every primary that gains or loses
+//! slots ends, then the new map becomes visible. Therefore, a read that uses the new map fills L1 in an epoch that
+//! started after the change, and a value that was read by the old map is not kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,21 +32,21 @@ pub(crate) struct Primary {
     pub(crate) breaker: CircuitBreaker,
 }
 
-/// Who holds what, as of some moment.
+/// Primaries and their slots at some moment.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
-    /// Steps whenever primaries or slots change.
+    /// Increases whenever primaries or slots change.
     pub(crate) version: u64,
-    /// The cluster's own epoch that this map is of.
+    /// Epoch of the cluster that this map represents.
     pub(crate) epoch: u64,
     pub(crate) primaries: Vec<Arc<Primary>>,
-    /// For each slot the number of its source; `None` where one primary holds all keys.
+    /// Source number of each slot; `None` if one primary holds all keys.
     slots: Option<Box<[u8]>>,
-    /// In a cluster, where each primary that holds slots keeps its stamp (`bans`).
+    /// Key of each primary's stamp (`bans`) in a cluster, for primaries with slots.
     stamps: Vec<(Source, Vec<u8>)>,
 }
 
-/// The stamps' keys: of each source one in its first slot.
+/// Returns the keys of the stamps: one per source, in the first slot of the source.
 fn stamps_of(slots: &[u8]) -> Vec<(Source, Vec<u8>)> {
     let mut stamps: Vec<(Source, Vec<u8>)> = Vec::new();
     for (slot, number) in slots.iter().enumerate() {
@@ -60,7 +60,7 @@ fn stamps_of(slots: &[u8]) -> Vec<(Source, Vec<u8>)> {
 }
 
 impl Map {
-    /// Who holds this key.
+    /// Returns the primary that holds this key.
     pub(crate) fn of_key(&self, key: &[u8]) -> Option<&Arc<Primary>> {
         match &self.slots {
             None => self.primaries.first(),
@@ -68,7 +68,7 @@ impl Map {
         }
     }
 
-    /// Who holds this slot.
+    /// Returns the primary that holds this slot.
     pub(crate) fn of_slot(&self, slot: u16) -> Option<&Arc<Primary>> {
         match &self.slots {
             None => self.primaries.first(),
@@ -84,12 +84,12 @@ impl Map {
         self.primaries.iter().find(|primary| primary.source == source)
     }
 
-    /// Where a primary of a cluster keeps its stamp.
+    /// Returns the key of a cluster primary's stamp.
     pub(crate) fn stamp(&self, source: Source) -> Option<&[u8]> {
         self.stamps.iter().find(|(known, _)| *known == source).map(|(_, stamp)| &stamp[..])
     }
 
-    /// All stamps' keys.
+    /// Returns the keys of all stamps.
     pub(crate) fn stamps(&self) -> Vec<Vec<u8>> {
         self.stamps.iter().map(|(_, stamp)| stamp.clone()).collect()
     }
@@ -98,26 +98,26 @@ impl Map {
         self.primaries.iter().find(|primary| primary.endpoint == *endpoint)
     }
 
-    /// The primary that holds all keys, if one does.
+    /// Returns the primary that holds all keys, if one does.
     pub(crate) fn only(&self) -> Option<&Arc<Primary>> {
         if self.slots.is_none() { self.primaries.first() } else { None }
     }
 }
 
-/// What was found out about a cluster, or behind Sentinels.
+/// Topology as reported by a cluster or Sentinels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) epoch: u64,
     pub(crate) primaries: Vec<Endpoint>,
-    /// For each slot the position of its primary; `None` where the one primary holds all keys.
+    /// Index of each slot's primary; `None` if the only primary holds all keys.
     pub(crate) slots: Option<Vec<Option<usize>>>,
 }
 
-/// The map, and who waits for a newer one.
+/// The current map, and the tasks that wait for a newer one.
 #[derive(Debug)]
 pub(crate) struct Topology {
     map: ArcSwap<Map>,
-    /// Source numbers in use, those of primaries whose links still end included.
+    /// Source numbers in use, including those of primaries whose links have not ended yet.
     taken: Mutex<Vec<Source>>,
     changed: watch::Sender<u64>,
     asked: watch::Sender<u64>,
@@ -125,7 +125,7 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Nothing is known yet.
+    /// Creates an empty topology.
     pub(crate) fn unknown() -> Self {
         Self {
             map: ArcSwap::from_pointee(Map::default()),
@@ -136,7 +136,7 @@ impl Topology {
         }
     }
 
-    /// One server that holds all keys and is never replaced.
+    /// Creates the topology of one server that holds all keys and is never replaced.
     pub(crate) fn fixed(endpoint: Endpoint) -> Self {
         let topology = Self::unknown();
         let primary = Primary { source: Source::ONLY, endpoint, breaker: CircuitBreaker::default() };
@@ -150,17 +150,17 @@ impl Topology {
         self.map.load()
     }
 
-    /// Rings when there is a new map.
+    /// Returns a receiver that is notified of each new map.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Something does not fit the map: whoever finds out is to look soon.
+    /// Requests a refresh, because something contradicts the map.
     pub(crate) fn ask(&self) {
         self.asked.send_modify(|number| *number += 1);
     }
 
-    /// Asks, and waits until somebody has looked since; `false` if nobody has within `patience`.
+    /// Requests a refresh and waits for it; returns `false` if none completes within `patience`.
     pub(crate) async fn refreshed(&self, patience: Duration) -> bool {
         self.ask();
         let wanted = *self.asked.borrow();
@@ -168,20 +168,20 @@ impl Topology {
         timeout(patience, answered.wait_for(|number| *number >= wanted)).await.is_ok_and(|seen| seen.is_ok())
     }
 
-    /// What is asked, for whoever finds out.
+    /// Returns a receiver of refresh requests, for the finder.
     pub(crate) fn questions(&self) -> watch::Receiver<u64> {
         self.asked.subscribe()
     }
 
-    /// All who asked up to this number have their answer.
+    /// Completes all refresh requests up to this number.
     pub(crate) fn answer(&self, number: u64) {
         self.answered.send_replace(number);
     }
 
-    /// Shows a new map, after `sink` has ended the epochs of all whose slots change.
+    /// Makes a new map visible, after `sink` has ended the epochs of all primaries whose slots change.
     ///
     /// # Errors
-    /// If there are more primaries than Terrace can follow; the map stays as it was.
+    /// If there are more primaries than Terrace can follow; the map does not change then.
     pub(crate) fn install(&self, view: &View, sink: &dyn ChangeSink) -> Result<(), String> {
         let mut taken = self.taken.lock();
         let old = self.map.load_full();
@@ -205,13 +205,13 @@ impl Topology {
         Ok(())
     }
 
-    /// The link of a source that the map has no more is gone: its number may be used again.
+    /// Makes a source number available again, after the link of its removed primary has ended.
     pub(crate) fn release(&self, source: Source) {
         self.taken.lock().retain(|taken| *taken != source);
     }
 }
 
-/// The view's primaries: known ones as they are, new ones under numbers that nobody has.
+/// Returns the primaries of the view: known primaries unchanged, new primaries with unused source numbers.
 fn assign(view: &View, old: &Map, taken: &mut Vec<Source>) -> Result<Vec<Arc<Primary>>, String> {
     let mut primaries = Vec::with_capacity(view.primaries.len());
     for endpoint in &view.primaries {
@@ -221,7 +221,7 @@ fn assign(view: &View, old: &Map, taken: &mut Vec<Source>) -> Result<Vec<Arc<Pri
         }
         let source = Source::all()
             .find(|source| !taken.contains(source))
-            .ok_or_else(|| format!("the cluster has more primaries than Terrace follows ({})", Source::MAX))?;
+            .ok_or_else(|| format!("the Redis Cluster has more primaries than the maximum of {}", Source::MAX))?;
         taken.push(source);
         primaries.push(Arc::new(Primary { source, endpoint: endpoint.clone(), breaker: CircuitBreaker::default() }));
     }
@@ -232,7 +232,7 @@ fn same_primaries(new: &[Arc<Primary>], old: &[Arc<Primary>]) -> bool {
     new.len() == old.len() && new.iter().all(|primary| old.iter().any(|known| known.source == primary.source))
 }
 
-/// Sources that hold other keys than before.
+/// Returns the sources whose set of keys changes.
 fn concerned(old: &Map, primaries: &[Arc<Primary>], slots: Option<&[u8]>) -> Vec<Source> {
     let everyone = || old.primaries.iter().chain(primaries).map(|primary| primary.source).collect::<Vec<_>>();
     let mut sources = match (old.slots.as_deref(), slots) {
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::l2::{Ban, redis::topology::slots::SLOTS};
 
-    /// Notes what it is told.
+    /// Records flushed sources.
     #[derive(Default)]
     struct Sink(Mutex<Vec<usize>>);
 
@@ -272,7 +272,7 @@ mod tests {
         Endpoint::Tcp("127.0.0.1".to_owned(), port)
     }
 
-    /// A view in which the slots up to `border` are the first primary's and the others the second's.
+    /// Returns a view in which the slots up to `border` belong to the first primary and the others to the second.
     fn halves(epoch: u64, ports: [u16; 2], border: usize) -> View {
         let slots = (0..SLOTS).map(|slot| Some(usize::from(slot >= border))).collect();
         View { epoch, primaries: ports.map(endpoint).to_vec(), slots: Some(slots) }

@@ -1,9 +1,9 @@
-//! Finds the primary behind Sentinels: asks them every second, and at once when the map seems wrong.
+//! Finds the primary through Sentinels: queries them every second, and immediately when the map may be outdated.
 //!
-//! All of them are asked; of their answers the one with the highest configuration epoch counts, because a Sentinel that
-//! was cut off goes on naming the old primary. Where a minority of Sentinels is all that can be reached, together with
-//! the old primary, nobody can tell: L1 is then bounded by `l1.max_age` alone, which is why `min-replicas-to-write` is
-//! advised.
+//! All Sentinels are queried. The answer with the highest configuration epoch wins, because an isolated Sentinel keeps
+//! reporting the old primary. If only a minority of the Sentinels and the old primary are reachable, the failover
+//! cannot be detected: the age of L1 copies is then bounded by `l1.max_age` alone. For this reason, set
+//! `min-replicas-to-write` in Redis.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::l2::redis::{
     url::{Endpoint, Target},
 };
 
-/// Time between questions, where nobody asks sooner.
+/// Interval of queries without a refresh request.
 pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Finds the primary.
@@ -36,19 +36,19 @@ impl Sentinels {
         Some(Self { sentinels: sentinels.clone(), name: name.clone(), controls, questions })
     }
 
-    /// Asks once. `None` if nobody answers with a primary.
+    /// Queries the Sentinels once. Returns `None` if none of them reports a primary.
     pub(crate) async fn look(&mut self) -> Option<View> {
         let answers = self.controls.ask(&self.sentinels, &self.questions).await;
         let views = answers.iter().filter_map(|(_, replies)| view(replies.first()?));
         views.max_by_key(|view| view.epoch)
     }
 
-    pub(crate) fn nobody(&self) -> String {
-        format!("no Sentinel names the primary {:?}", self.name)
+    pub(crate) fn no_primary(&self) -> String {
+        format!("no Sentinel answers with an address for the primary {:?}; retrying", self.name)
     }
 }
 
-/// What SENTINEL MASTER says, a flat list of names and values.
+/// Decodes the reply of SENTINEL MASTER, a flat list of names and values.
 fn view(reply: &Value) -> Option<View> {
     let Value::Array(parts) = reply else { return None };
     let field = |name: &[u8]| {

@@ -10,7 +10,8 @@ pub(crate) const SLOTS: usize = 16_384;
 /// The CRC of the cluster specification; the table makes it one lookup per byte.
 static CRC: Crc<u16, Table<1>> = Crc::<u16, Table<1>>::new(&CRC_16_XMODEM);
 
-/// Returns the slot of a key: that of the part between the first `{` and the next `}`, if there is one that is not empty.
+/// Returns the slot of a key. If the key contains a nonempty part between the first `{` and the next `}`, only that
+/// part is hashed.
 pub(crate) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let length = key[open + 1..].iter().position(|&byte| byte == b'}')?;
