@@ -1,4 +1,4 @@
-//! TERRACE.EXPLAIN: everything that this node knows of a key.
+//! TERRACE.EXPLAIN: the state of a key on this node.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::{
     },
 };
 
-/// TERRACE.EXPLAIN key: a map; also of a key that no tier has, because why is what is asked.
+/// TERRACE.EXPLAIN key: a map, also for a key that no tier has, because the reason for its absence is part of the
+/// result.
 pub(in crate::resp) async fn explain(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let of = cx.edge.cache.explain(&key).await;
