@@ -60,7 +60,9 @@ fn lines(name: &[u8], of: &ExplainResponse) -> String {
     for tag in &of.tags {
         lines.push(("tag", format!("{}, {}", key(&tag.tag, NAME), if tag.valid { "valid" } else { "invalidated" })));
     }
-    lines.extend(of.bans.iter().map(|ban| ("ban", format!("{} matches this key and is being invalidated", key(ban, NAME)))));
+    lines.extend(
+        of.bans.iter().map(|ban| ("ban", format!("{} matches this key and is being invalidated", key(ban, NAME)))),
+    );
     lines.push(("policy", policy(&rule)));
     lines.push(("group", format!("{}, template {}", rule.group, rule.template)));
     for prediction in &of.predictions {
@@ -84,7 +86,10 @@ fn in_l1(of: &ExplainResponse) -> String {
     let L1Copy { age_ms, idle_ms, hits, size_bytes, .. } = *copy;
     let ends = match copy.copy_ttl_ms {
         ms if ms == copy.ttl_ms => String::new(),
-        ms => format!(", the copy {}", ms.map_or_else(|| "never expires".to_owned(), |ms| format!("expires in {}", span(ms)))),
+        ms => format!(
+            ", the copy {}",
+            ms.map_or_else(|| "never expires".to_owned(), |ms| format!("expires in {}", span(ms)))
+        ),
     };
     let staged = if copy.prefetched { ", prefetched and not read yet" } else { "" };
     format!(
@@ -101,7 +106,7 @@ fn in_l2(of: &ExplainResponse) -> String {
         _ if !of.l2_error.is_empty() => format!("unknown: {}", of.l2_error),
         None => "absent".to_owned(),
         Some(L2Entry { ttl_ms, size_bytes, r#type, hidden }) => {
-            let hidden = if *hidden { ", hidden: one of its tags was invalidated" } else { "" };
+            let hidden = if *hidden { ", hidden: a tag of the entry was invalidated" } else { "" };
             format!("{}, {}, {type}{hidden}", bytes(*size_bytes), ttl(*ttl_ms), r#type = r#type)
         }
     }
@@ -117,9 +122,7 @@ fn written(of: &KeyWrite) -> String {
     let by = match of.writer() {
         key_write::Writer::Unspecified => "by an unknown writer",
         key_write::Writer::ThisNode => "through this node",
-        key_write::Writer::Elsewhere => {
-            "elsewhere: by another node or Redis client, or by expiry or eviction in Redis"
-        }
+        key_write::Writer::Elsewhere => "elsewhere: by another node or Redis client, or by expiry or eviction in Redis",
     };
     format!("{} ago, {what}, {by}", span(of.ago_ms))
 }
@@ -150,7 +153,7 @@ fn because(why: Why) -> &'static str {
         Why::Deleted => "deleted through this node",
         Why::Announced => "Redis announced a change",
         Why::Banned => "a pattern that matches the key was invalidated",
-        Why::Tag => "one of its tags was invalidated",
+        Why::Tag => "a tag of the entry was invalidated",
         Why::Ended => "all L1 copies were discarded: a flush, a failover or a lost connection",
         Why::Closed => "L1 was closed: the connection to Redis was lost or a heartbeat was late",
         Why::NotAllowed => "excluded from L1 by a policy or by l2.prefixes",

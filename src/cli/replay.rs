@@ -167,8 +167,7 @@ async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
 /// Reads `server.max_value` from the server.
 async fn value_max(mut admin: AdminClient<tonic::transport::Channel>) -> Result<u64> {
     let response = admin.get_config(GetConfigRequest {}).await;
-    let config =
-        response.map_err(|status| Failure::new(format_args!("GetConfig failed: {status}")))?.into_inner();
+    let config = response.map_err(|status| Failure::new(format_args!("GetConfig failed: {status}")))?.into_inner();
     let entry = config.entries.iter().find(|entry| entry.key == "server.max_value");
     // The value has the syntax of the configuration file: a quoted size or a number of bytes.
     let size = entry.and_then(|entry| entry.value.trim_matches('"').parse::<bytesize::ByteSize>().ok());

@@ -286,8 +286,15 @@ fn print_table(trace: &str, all: &[Played]) {
                  byte-seconds",
                 ""
             ));
-            let verdict = if is_beaten { "the fixed TTL is better in every respect" } else { "no fixed TTL is better in every respect" };
-            say(format_args!("{:<width$}  tuned TTLs hold {bytes_ratio:.3} times the bytes of the fixed TTL: {verdict}", ""));
+            let verdict = if is_beaten {
+                "the fixed TTL is better in every respect"
+            } else {
+                "no fixed TTL is better in every respect"
+            };
+            say(format_args!(
+                "{:<width$}  tuned TTLs hold {bytes_ratio:.3} times the bytes of the fixed TTL: {verdict}",
+                ""
+            ));
         }
     }
 }

@@ -18,7 +18,10 @@ pub(super) fn passed() -> Result<Passed> {
             Some("http") => &mut passed.http,
             Some(_) | None => {
                 let name = name.unwrap_or_default();
-                return Err(fault(format!("unknown socket name {name:?}; expected FileDescriptorName=grpc, resp or http")).into());
+                return Err(fault(format!(
+                    "unknown socket name {name:?}; expected FileDescriptorName=grpc, resp or http"
+                ))
+                .into());
             }
         };
         if place.replace(listener.into_std()).is_some() {

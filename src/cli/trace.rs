@@ -131,7 +131,9 @@ fn parse(line: &[u8]) -> Result<Request, String> {
     };
     let (ttl, caller) = (field(), field());
     if field().is_some() {
-        return Err("too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key".to_owned());
+        return Err(
+            "too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key".to_owned()
+        );
     }
     if key.is_empty() {
         return Err("empty key".to_owned());
@@ -211,7 +213,10 @@ mod tests {
             (b"NaN,a,1\n", "FILE:1: invalid timestamp \"NaN\"; expected a number of seconds from 0 to 100 years"),
             (b"0,a,1.5\n", "FILE:1: invalid size \"1.5\"; expected a whole number of bytes"),
             (b"0,,1\n", "FILE:1: empty key"),
-            (b"0,a,1,2,c,d\n", "FILE:1: too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key"),
+            (
+                b"0,a,1,2,c,d\n",
+                "FILE:1: too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key",
+            ),
         ] {
             assert_eq!(read(content), Err(fault.to_owned()));
         }

@@ -185,7 +185,10 @@ async fn alive(State(shared): State<HttpState>) -> (StatusCode, String) {
     let edge = &shared.edge;
     let silent = edge.node.heartbeats.oldest().map_or(Duration::ZERO, |beat| edge.cache.now().since(beat));
     if silent > STALL {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("a worker has made no progress for {} s\n", silent.as_secs()));
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("a worker has made no progress for {} s\n", silent.as_secs()),
+        );
     }
     (StatusCode::OK, "ok\n".into())
 }

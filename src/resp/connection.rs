@@ -92,7 +92,7 @@ struct Connection {
     output_over_since: Option<Instant>,
     auth_deadline: Option<Instant>,
     /// Share of this connection in the in-flight bytes of all ports.
-    under_way: Option<Held>,
+    in_flight: Option<Held>,
     counted_bytes: u64,
 }
 
@@ -127,7 +127,7 @@ impl Connection {
             paused: false,
             output_over_since: None,
             auth_deadline,
-            under_way: None,
+            in_flight: None,
             counted_bytes: 0,
         }
     }
@@ -155,12 +155,14 @@ impl Connection {
 
     /// Waits until there is work, and sends pending replies meanwhile.
     async fn wait(&mut self) -> io::Result<WaitEnd> {
-        self.let_go_of_idle_buffers();
+        self.release_idle_buffers();
         match self.deadline() {
             None => poll_fn(|task| self.poll(task)).await,
             Some(deadline) => match tokio::time::timeout_at(deadline, poll_fn(|task| self.poll(task))).await {
                 Ok(event) => event,
-                Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH in time, or replies were not read")),
+                Err(_elapsed) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH in time, or replies were not read"))
+                }
             },
         }
     }
@@ -231,7 +233,7 @@ impl Connection {
         }
         let Poll::Ready(received) = pin!(self.stream.read_buf(buffer)).poll(task) else {
             // Spurious readiness, as of a new socket: release the unused buffer.
-            self.let_go_of_idle_buffers();
+            self.release_idle_buffers();
             return Poll::Pending;
         };
         let received = received?;
@@ -245,7 +247,7 @@ impl Connection {
         self.now = self.edge.cache.now();
         self.session.client.used_at.store(self.now.0, Relaxed);
         self.session.counters.received_bytes.fetch_add(received as u64, Relaxed);
-        self.count_under_way();
+        self.count_in_flight();
         let settings = self.edge.settings.load();
         let overloaded = self.edge.node.in_flight.bytes() > settings.in_flight_max;
         let value_max = usize::try_from(settings.value_max).unwrap_or(usize::MAX);
@@ -269,7 +271,7 @@ impl Connection {
         if self.reply.pending().len() > OUTPUT_HARD_MAX_BYTES {
             return Err(io::Error::other("unread replies exceed the hard limit"));
         }
-        self.count_under_way();
+        self.count_in_flight();
         Ok(())
     }
 
@@ -281,19 +283,19 @@ impl Connection {
 
     /// Updates the server's sum of in-flight bytes. Small buffers do not count.
     #[inline]
-    fn count_under_way(&mut self) {
+    fn count_in_flight(&mut self) {
         let bytes = self.requests.capacity_bytes() + self.reply.capacity_bytes();
         let bytes = if bytes > UNCOUNTED_BYTES { bytes as u64 } else { 0 };
         if bytes != self.counted_bytes {
             self.counted_bytes = bytes;
             // The bytes are counted without a limit: they are bounded by pausing clients, not by failing requests.
-            self.under_way = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
+            self.in_flight = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
             self.session.client.input_bytes.store(self.requests.capacity_bytes(), Relaxed);
             self.session.client.output_bytes.store(self.reply.capacity_bytes(), Relaxed);
         }
     }
 
-    fn let_go_of_idle_buffers(&mut self) {
+    fn release_idle_buffers(&mut self) {
         if let Some(buffer) = self.requests.take_idle_buffer() {
             buffers::give_back(buffer);
         }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 /// Maximum size of the messages that wait for one connection (hard limit for subscribers in Redis).
 const WAITING_MAX_BYTES: usize = 32 << 20;
 
-/// How CLIENT UNBLOCK ends a blocked command.
+/// Result with which CLIENT UNBLOCK ends a blocked command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unblock {
     /// With the result of a timeout.

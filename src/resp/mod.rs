@@ -101,7 +101,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Returns the edge of one worker.
+    /// Returns the state of the port on one worker.
     #[must_use]
     pub fn new(
         cache: Cache,

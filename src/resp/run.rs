@@ -32,7 +32,7 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     let took_ns = stopwatch_ns().saturating_sub(begun_ns);
     let failed = cx.count_error() || failed;
     if edge.node.sampled.draw(1) {
-        tell(found.row.name, 1, failed, took_ns);
+        log_request(found.row.name, 1, failed, took_ns);
     }
     let calls = cx.session.counters.of(found.number);
     calls.record(took_ns, 1);
@@ -48,7 +48,7 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
 
 /// Logs a sampled request, or a group of equal requests. Never logs a key or a value.
 #[cold]
-pub(super) fn tell(command: &str, requests: u64, failed: bool, took_ns: u64) {
+pub(super) fn log_request(command: &str, requests: u64, failed: bool, took_ns: u64) {
     let took_us = took_ns / 1000;
     tracing::info!(target: "terrace::request", port = "resp", command, requests, failed, took_us, "request");
 }

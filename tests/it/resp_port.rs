@@ -156,7 +156,11 @@ fn db_1_shows_what_l1_holds() {
     client.ask("DBSIZE", ":2\r\n");
     let none = Terrace::start(config());
     let refused = ask(&none, "SET k v | SELECT 1 | DEL k | FLUSHDB | GET k");
-    assert_eq!(refused.matches("-ERR l2.url is \"none\", so L1 has the only copy; delete keys in db 0\r\n").count(), 2, "{refused}");
+    assert_eq!(
+        refused.matches("-ERR l2.url is \"none\", so L1 has the only copy; delete keys in db 0\r\n").count(),
+        2,
+        "{refused}"
+    );
     assert!(refused.ends_with("$1\r\nv\r\n+OK\r\n"), "{refused}");
     client.ask("SELECT 3", "-ERR DB index is out of range\r\n");
 }

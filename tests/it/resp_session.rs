@@ -342,7 +342,10 @@ fn own_commands_tell_of_the_tiers() {
     assert!(ask(&terrace, "TERRACE.TOP BYTES").starts_with("*2\r\n*2\r\n$1\r\na\r\n:3\r\n*2\r\n$1\r\nb\r\n:2\r\n"));
     assert!(ask(&terrace, "GET none | TERRACE.TOP MISSES").starts_with("$-1\r\n*1\r\n*2\r\n$4\r\nnone\r\n:1\r\n"));
     assert!(ask(&terrace, "TERRACE.TOP TIME").starts_with("*3\r\n"));
-    assert!(ask(&terrace, "TERRACE.TOP FOO").starts_with("-ERR unknown ranking for TERRACE.TOP; expected READS, BYTES, MISSES or TIME"));
+    assert!(
+        ask(&terrace, "TERRACE.TOP FOO")
+            .starts_with("-ERR unknown ranking for TERRACE.TOP; expected READS, BYTES, MISSES or TIME")
+    );
     assert!(ask(&terrace, "TERRACE.TIERS").contains("$5\r\nstore\r\n$8\r\nembedded\r\n"));
     assert!(ask(&terrace, "TERRACE.HELP").contains("+TERRACE.TOP\r\n"));
     // Inspecting a key does not count as a read.

@@ -137,7 +137,10 @@ fn late_fetches_are_misses_and_stop() {
         to_json(&played(&trace, &flags)[0], "t")
     });
     assert!(late["misses"].as_u64() > soon["misses"].as_u64(), "{late}");
-    assert!(late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20), "most prefetches are piggybacked: {late}");
+    assert!(
+        late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20),
+        "most prefetches are piggybacked: {late}"
+    );
 }
 
 fn prefetching(room: Room) -> Plan {

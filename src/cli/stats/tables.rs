@@ -112,10 +112,9 @@ fn windows(windows: &[WindowStats]) -> String {
         "invalidations",
         &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64),
     );
-    line(
-        "reads that bypassed L1",
-        &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64),
-    );
+    line("reads that bypassed L1", &|window, _, _| {
+        count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64)
+    });
     line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
     line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
     line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));

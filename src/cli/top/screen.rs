@@ -229,7 +229,8 @@ impl<'s> Screen<'s> {
         let ahead = ahead.unwrap_or_default();
         let wanted = ahead.used + ahead.late;
         let ended = wanted + ahead.wasted;
-        let threshold = if learning.floor > 1.0 { "paused".to_owned() } else { percent(Some(f64::from(learning.floor))) };
+        let threshold =
+            if learning.floor > 1.0 { "paused".to_owned() } else { percent(Some(f64::from(learning.floor))) };
         format!(
             "learned keys {}  prefetches {}/s  used {}  threshold {threshold}  TTL advice {}",
             count(learning.known_keys as f64),
@@ -292,7 +293,8 @@ impl<'s> Screen<'s> {
         let widths = [8, 8, 8, 7, 7, 8, 7].map(Constraint::Length);
         let widths = std::iter::once(Constraint::Min(10)).chain(widths);
         let head = ["group", " reads/s", "      L1", "      L2", " misses", "entries", "   bytes", "removed"];
-        let title = format!("key groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
+        let title =
+            format!("key groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
         let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);
     }

@@ -21,7 +21,7 @@ use crate::{
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
         reply::Refusal,
-        run::{run, tell},
+        run::{log_request, run},
         session::Replies,
         slow::Ran,
         stop::Stop,
@@ -99,7 +99,7 @@ impl Connection {
             calls.record(took_ns, hits);
             self.edge.cache.requests_took(Port::Resp, took_ns, hits);
             if self.edge.node.sampled.draw(hits) {
-                tell("get", hits, false, took_ns);
+                log_request("get", hits, false, took_ns);
             }
             self.session.client.last_command.store(GET + 1, Relaxed);
         }
@@ -250,7 +250,7 @@ impl Connection {
         self.edge.cache.requests_took(Port::Resp, took_ns, calls);
         counters.failed.fetch_add(failed, Relaxed);
         if self.edge.node.sampled.draw(calls) {
-            tell("get", calls, failed > 0, took_ns);
+            log_request("get", calls, failed > 0, took_ns);
         }
         self.session.client.last_command.store(GET + 1, Relaxed);
         self.note_slow_gets(&noted, took_ns / 1000);

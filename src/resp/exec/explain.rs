@@ -95,12 +95,12 @@ fn l1(reply: &mut Reply, of: &Explained) {
 
 fn l2(reply: &mut Reply, of: &Explained) {
     match &of.l2 {
-        Ok(Some(below)) => write(
+        Ok(Some(entry)) => write(
             reply,
             &[
-                ("type", text(below.type_name.name())),
-                ("ttl_ms", Field::Life(below.life)),
-                ("size_bytes", Field::Number(below.size_bytes)),
+                ("type", text(entry.type_name.name())),
+                ("ttl_ms", Field::Life(entry.life)),
+                ("size_bytes", Field::Number(entry.size_bytes)),
                 ("hidden", Field::Number(u64::from(of.tags.iter().any(|(_, is_valid)| !is_valid)))),
             ],
         ),

@@ -62,7 +62,7 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     let sections: Vec<_> = SECTIONS.iter().filter(|(name, _, shown, _)| wanted(name, *shown)).collect();
     // The only part that reads from L2; it is omitted if L2 is unavailable.
     let keyspace = match sections.iter().any(|(name, ..)| *name == "keyspace") {
-        true => keyspace_below(cx.edge).await,
+        true => l2_keyspace(cx.edge).await,
         false => None,
     };
     let mut report =
@@ -80,7 +80,7 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
 }
 
 /// Returns `keys=...,expires=...,avg_ttl=...` of db 0, if it has keys and L2 responds.
-async fn keyspace_below(edge: &Edge) -> Option<String> {
+async fn l2_keyspace(edge: &Edge) -> Option<String> {
     let keys = edge.cache.count().await.ok().filter(|keys| *keys > 0)?;
     if edge.cache.flavor() == Flavor::Redis
         && let Some(line) = edge.cache.keyspace_of_redis(keys).await

@@ -119,9 +119,11 @@ pub(in crate::resp) fn doctor(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let events = slow.events();
     let threshold = slow.latency_ms.load(std::sync::atomic::Ordering::Relaxed);
     let text = match (threshold, events.is_empty()) {
-        (0, _) => "Latency monitoring is disabled. Use CONFIG SET latency-monitor-threshold <milliseconds> to enable it; \
+        (0, _) => {
+            "Latency monitoring is disabled. Use CONFIG SET latency-monitor-threshold <milliseconds> to enable it; \
                    LATENCY HISTOGRAM and INFO latencystats need no threshold.\n"
-            .to_owned(),
+                .to_owned()
+        }
         (_, true) => format!("No event took {threshold} ms or longer.\n"),
         (_, false) => events.iter().map(|(name, event)| draw(name, event)).collect(),
     };

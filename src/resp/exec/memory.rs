@@ -25,7 +25,7 @@ pub(in crate::resp) async fn usage(cx: &mut Context<'_>, args: Args<'_>) -> Done
         return Ok(());
     }
     if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis {
-        return cx.ask_below(args).await;
+        return cx.ask_redis(args).await;
     }
     match cx.describe(key).await? {
         Some(described) => cx.reply.count(described.size_bytes + 2 * key.len() as u64 + BESIDE_BYTES),

@@ -16,7 +16,7 @@ const EMBEDDED_MAX_BYTES: usize = 44;
 /// OBJECT ENCODING key
 pub(in crate::resp) async fn encoding(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis {
-        return cx.ask_below(args).await;
+        return cx.ask_redis(args).await;
     }
     let no_touch = std::mem::replace(&mut cx.session.no_touch, true);
     let value = cx.read(args.at(2)).await;
@@ -46,7 +46,7 @@ pub(in crate::resp) async fn idletime(cx: &mut Context<'_>, args: Args<'_>) -> D
     let resident = cx.edge.cache.resident(args.at(2)).filter(|_| cx.session.db <= DB_L1);
     match resident {
         Some(resident) => cx.reply.count(cx.now.since(resident.used_at).as_secs()),
-        None if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis => return cx.ask_below(args).await,
+        None if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis => return cx.ask_redis(args).await,
         None if cx.describe(args.at(2)).await?.is_some() => cx.reply.count(0),
         None => cx.reply.null(),
     }
@@ -64,7 +64,7 @@ pub(in crate::resp) async fn refcount(cx: &mut Context<'_>, args: Args<'_>) -> D
 
 impl Context<'_> {
     /// Forwards a read-only request to the L2 Redis.
-    pub(super) async fn ask_below(&mut self, args: Args<'_>) -> Done {
+    pub(super) async fn ask_redis(&mut self, args: Args<'_>) -> Done {
         let key = super::pass_through::keys(self.row, args)?.into_iter().next().map(|(key, _)| key);
         let mut request = Vec::new();
         write_request(&mut request, args.iter());

@@ -32,7 +32,9 @@ impl Context<'_> {
         match self.session.db {
             DB_L1 => return Err(Refusal::text(format!("ERR {name} is only available in db 0; db 1 shows L1"))),
             DB_LEARNED => {
-                return Err(Refusal::text(format!("ERR {name} is only available in db 0; db 2 shows the learned state")));
+                return Err(Refusal::text(format!(
+                    "ERR {name} is only available in db 0; db 2 shows the learned state"
+                )));
             }
             _ => {}
         }

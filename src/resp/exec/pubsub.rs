@@ -59,7 +59,7 @@ async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         cx.session.channels = Some(channels);
         return Err(Refusal::text(format!("ERR too many subscriptions; at most {SUBSCRIPTIONS_MAX} per client")));
     }
-    let ordered = order_below(cx, &mut channels, &names, about, true).await;
+    let ordered = order_in_redis(cx, &mut channels, &names, about, true).await;
     if ordered.is_ok() {
         enter(cx, &mut channels, &names, globs, about);
         cx.edge.cache.core().events().set_listening(true);
@@ -103,7 +103,7 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         1 => all.iter().map(Vec::as_slice).collect(),
         _ => args.from(1).iter().collect(),
     };
-    let ordered = order_below(cx, &mut channels, &names, about, false).await;
+    let ordered = order_in_redis(cx, &mut channels, &names, about, false).await;
     let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
     for name in &names {
         match about {
@@ -134,7 +134,7 @@ fn answer(cx: &mut Context<'_>, word: &str, name: Option<&[u8]>, count: usize) {
 }
 
 /// Forwards a subscription command to Redis and waits for the confirmation. Does nothing if L2 is not Redis.
-async fn order_below(
+async fn order_in_redis(
     cx: &Context<'_>,
     channels: &mut Channels,
     names: &[&[u8]],

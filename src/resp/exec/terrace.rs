@@ -86,12 +86,12 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     }
     cx.reply.bulk(b"l2");
     match &known.l2 {
-        Ok(Some(below)) => write(
+        Ok(Some(entry)) => write(
             cx.reply,
             &[
-                ("type", Field::Text(below.type_name.name().to_owned())),
-                ("ttl_ms", Field::Life(below.life)),
-                ("size_bytes", Field::Number(below.size_bytes)),
+                ("type", Field::Text(entry.type_name.name().to_owned())),
+                ("ttl_ms", Field::Life(entry.life)),
+                ("size_bytes", Field::Number(entry.size_bytes)),
             ],
         ),
         Ok(None) => cx.reply.null(),

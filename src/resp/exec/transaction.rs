@@ -100,7 +100,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     let with_row = |(number, request)| Some((commands.by_number(number)?, request));
     let queued: Vec<(Found, Owned)> = transaction.commands.into_iter().filter_map(with_row).collect();
     let mut plan = ExecPlan::new(cx, &queued)?;
-    if plan.below.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
+    if plan.in_redis.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
         let (cache, _alone) = cx.edge.cache.exclusive().await;
         if let Some(watch) = &watch
             && cx.edge.cache.has_changed(watch).await?
@@ -125,9 +125,10 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
         cx.reply.whole(&reply);
         return Ok(());
     };
-    plan.tell(cx, &queued);
+    plan.publish_events(cx, &queued);
     let mut answers: Vec<Option<Bytes>> = vec![None; queued.len()];
-    for (at, reply) in plan.below.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
+    for (at, reply) in
+        plan.in_redis.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
     {
         answers[*at] = Some(reply.clone());
     }
@@ -163,7 +164,7 @@ async fn run_all(
 #[derive(Default)]
 struct ExecPlan {
     /// Positions of the commands that Redis runs among all queued commands.
-    below: Vec<usize>,
+    in_redis: Vec<usize>,
     requests: Vec<u8>,
     count: usize,
     /// For each request, `true` if its reply goes to the client; `false` for requests that policies add.
@@ -187,7 +188,7 @@ impl ExecPlan {
                 // An invalid index is rejected when the command runs.
                 db = integer(args.at(1)).ok().and_then(|index| u8::try_from(index).ok()).unwrap_or(db);
             } else if db == 0
-                && is_run_below(found.row)
+                && runs_in_redis(found.row)
                 && let Some(keys) = pass_through::keys_in_transaction(found.row, args)
                 && !exceeds_range(cx, found.row, args)
             {
@@ -204,7 +205,7 @@ impl ExecPlan {
     }
 
     fn add(&mut self, cx: &Context<'_>, at: usize, row: &Row, args: Args<'_>, keys: Vec<(Key, bool)>) {
-        self.below.push(at);
+        self.in_redis.push(at);
         if row.name == "append" {
             let length_max = cx.edge.cache.core().rules().value_max_of(args.at(1)).to_string();
             self.request(append_within(args.at(1), args.at(2), &length_max).into_iter(), true);
@@ -235,8 +236,8 @@ impl ExecPlan {
     }
 
     /// Publishes the events of the writes.
-    fn tell(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
-        for (found, request) in self.below.iter().filter_map(|at| queued.get(*at)) {
+    fn publish_events(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
+        for (found, request) in self.in_redis.iter().filter_map(|at| queued.get(*at)) {
             let keys = pass_through::keys(found.row, request.args()).unwrap_or_default();
             for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
                 cx.edge.cache.tell_wrote(event_of(found.row.name), &key);
@@ -257,7 +258,7 @@ fn exceeds_range(cx: &Context<'_>, row: &Row, args: Args<'_>) -> bool {
 }
 
 /// Returns `true` for a command on keys that Redis runs.
-fn is_run_below(row: &Row) -> bool {
+fn runs_in_redis(row: &Row) -> bool {
     let is_plain = !row.name.contains('|') && !row.name.contains('.') || row.name.starts_with('x');
     is_plain && !row.keys.is_empty() && matches!(row.run, Run::Later(_)) && !row.has("pubsub")
 }
