@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// jemalloc keeps fragmentation low and returns memory to the system under the constant allocation of a cache.
+/// jemalloc keeps fragmentation low and returns memory to the system, because a cache allocates and frees all the time.
 #[cfg(all(feature = "jemalloc", not(feature = "mimalloc")))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

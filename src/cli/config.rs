@@ -30,13 +30,13 @@ pub(super) fn run(args: Args) -> Result {
     Ok(())
 }
 
-/// Prints what could be written to a file as it stands: dotted keys, then the policies.
+/// Prints the settings in the syntax of the configuration file: dotted keys, then the policies.
 fn table(settings: &[Setting]) {
     let width = |text: fn(&Setting) -> &str| settings.iter().map(|setting| text(setting).len()).max().unwrap_or(0);
     let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
     for Setting { key, value, source, reloadable } in settings {
         let reloadable = if *reloadable { ", reloadable" } else { "" };
-        // policy[0].match
+        // `policy[0].match` becomes `match`.
         let key = key.split_once("].").map_or(key.as_str(), |(_, key)| key);
         if key == "match" {
             say("\n[[policy]]");

@@ -1,4 +1,4 @@
-//! `terrace explain`: what a running server knows of one key, and why its last read was what it was.
+//! `terrace explain`: state of one key on a running server, and the reason for the result of its last read.
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
@@ -14,7 +14,7 @@ use crate::proto::{
     ExplainRequest, ExplainResponse, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, Why, key_read, key_write,
 };
 
-/// Widest name of a key that is shown, characters.
+/// Maximum displayed length of a key, in characters.
 const NAME: usize = 60;
 
 /// Explain a key: the tiers that hold the key, TTLs, last writer, policy, and the reason for the last hit or miss.
@@ -51,16 +51,18 @@ pub(super) fn run(args: Args) -> Result {
     Ok(())
 }
 
-/// For people: a line for each thing.
+/// Formats the response as text, one line per field.
 fn lines(name: &[u8], of: &ExplainResponse) -> String {
     let rule = of.rule.clone().unwrap_or_default();
     let mut lines = vec![("key", key(name, NAME)), ("L1", in_l1(of)), ("L2", in_l2(of))];
-    lines.push(("last write", of.last_write.as_ref().map_or_else(|| "not known".to_owned(), written)));
-    lines.push(("last read", of.last_read.as_ref().map_or_else(|| "none known".to_owned(), read)));
+    lines.push(("last write", of.last_write.as_ref().map_or_else(|| "unknown".to_owned(), written)));
+    lines.push(("last read", of.last_read.as_ref().map_or_else(|| "none recorded".to_owned(), read)));
     for tag in &of.tags {
         lines.push(("tag", format!("{}, {}", key(&tag.tag, NAME), if tag.valid { "valid" } else { "invalidated" })));
     }
-    lines.extend(of.bans.iter().map(|ban| ("ban", format!("{} is being invalidated", key(ban, NAME)))));
+    lines.extend(
+        of.bans.iter().map(|ban| ("ban", format!("{} matches this key and is being invalidated", key(ban, NAME)))),
+    );
     lines.push(("policy", policy(&rule)));
     lines.push(("group", format!("{}, template {}", rule.group, rule.template)));
     for prediction in &of.predictions {
@@ -84,11 +86,14 @@ fn in_l1(of: &ExplainResponse) -> String {
     let L1Copy { age_ms, idle_ms, hits, size_bytes, .. } = *copy;
     let ends = match copy.copy_ttl_ms {
         ms if ms == copy.ttl_ms => String::new(),
-        ms => format!(", the copy ends in {}", ms.map_or_else(|| "never".to_owned(), span)),
+        ms => format!(
+            ", the copy {}",
+            ms.map_or_else(|| "never expires".to_owned(), |ms| format!("expires in {}", span(ms)))
+        ),
     };
-    let staged = if copy.prefetched { ", prefetched and not used yet" } else { "" };
+    let staged = if copy.prefetched { ", prefetched and not read yet" } else { "" };
     format!(
-        "{}, {}{ends}, made {} ago, used {} ago, {hits} hits{staged}",
+        "{}, {}{ends}, filled {} ago, last used {} ago, {hits} hits{staged}",
         bytes(size_bytes),
         ttl(copy.ttl_ms),
         span(age_ms),
@@ -98,10 +103,10 @@ fn in_l1(of: &ExplainResponse) -> String {
 
 fn in_l2(of: &ExplainResponse) -> String {
     match &of.l2 {
-        _ if !of.l2_error.is_empty() => format!("not known: {}", of.l2_error),
-        None => "not there".to_owned(),
+        _ if !of.l2_error.is_empty() => format!("unknown: {}", of.l2_error),
+        None => "absent".to_owned(),
         Some(L2Entry { ttl_ms, size_bytes, r#type, hidden }) => {
-            let hidden = if *hidden { ", hidden: a tag of it was invalidated" } else { "" };
+            let hidden = if *hidden { ", hidden: a tag of the entry was invalidated" } else { "" };
             format!("{}, {}, {type}{hidden}", bytes(*size_bytes), ttl(*ttl_ms), r#type = r#type)
         }
     }
@@ -109,17 +114,15 @@ fn in_l2(of: &ExplainResponse) -> String {
 
 fn written(of: &KeyWrite) -> String {
     let what = match of.kind() {
-        key_write::Kind::Unspecified => "changed",
+        key_write::Kind::Unspecified => "a change",
         key_write::Kind::Value => "a value",
         key_write::Kind::Ttl => "its TTL",
         key_write::Kind::Deletion => "a deletion",
     };
     let by = match of.writer() {
-        key_write::Writer::Unspecified => "somebody",
+        key_write::Writer::Unspecified => "by an unknown writer",
         key_write::Writer::ThisNode => "through this node",
-        key_write::Writer::Elsewhere => {
-            "elsewhere: another node or client of Redis, or it expired or was evicted there"
-        }
+        key_write::Writer::Elsewhere => "elsewhere: by another node or Redis client, or by expiry or eviction in Redis",
     };
     format!("{} ago, {what}, {by}", span(of.ago_ms))
 }
@@ -135,41 +138,41 @@ fn read(of: &KeyRead) -> String {
         key_read::Outcome::Miss => {
             format!("{ago} ago, a miss; not in L1: {}; not in L2: {}", l1(), because(of.not_l2()))
         }
-        key_read::Outcome::Error => format!("{ago} ago, an error of L2; not in L1: {}", l1()),
+        key_read::Outcome::Error => format!("{ago} ago, an L2 error; not in L1: {}", l1()),
     }
 }
 
 fn because(why: Why) -> &'static str {
     match why {
-        Why::Unspecified | Why::Unknown => "why is not known",
-        Why::NeverSeen => "this node has seen nothing of it",
-        Why::Evicted => "evicted for room",
-        Why::Expired => "it expired",
-        Why::TooOld => "the copy was as old as one may be",
-        Why::Written => "written through this node, and only reads bring copies",
+        Why::Unspecified | Why::Unknown => "unknown reason",
+        Why::NeverSeen => "this node has no record of the key",
+        Why::Evicted => "evicted to free space",
+        Why::Expired => "expired",
+        Why::TooOld => "the copy reached the maximum age",
+        Why::Written => "written through this node; only reads insert into L1",
         Why::Deleted => "deleted through this node",
         Why::Announced => "Redis announced a change",
-        Why::Banned => "a pattern that it matches was invalidated",
-        Why::Tag => "a tag of it was invalidated",
-        Why::Ended => "all copies were ended: a flush, a failover or a lost link",
-        Why::Closed => "L1 was closed, because Redis was not heard",
-        Why::NotAllowed => "a policy or l2.prefixes keeps it out",
+        Why::Banned => "a pattern that matches the key was invalidated",
+        Why::Tag => "a tag of the entry was invalidated",
+        Why::Ended => "all L1 copies were discarded: a flush, a failover or a lost connection",
+        Why::Closed => "L1 was closed: the connection to Redis was lost or a heartbeat was late",
+        Why::NotAllowed => "excluded from L1 by a policy or by l2.prefixes",
     }
 }
 
 fn policy(of: &KeyRule) -> String {
     let Some(pattern) = &of.policy else { return "none".to_owned() };
     let mut parts = vec![key(pattern, NAME)];
-    parts.extend(of.write_ttl_ms.map(|ms| format!("a write without TTL gets {}", span(ms))));
-    parts.extend(of.max_ttl_ms.map(|ms| format!("at most {}", span(ms))));
-    parts.extend(of.touch_on_read_ms.map(|ms| format!("a read extends to {}", span(ms))));
+    parts.extend(of.write_ttl_ms.map(|ms| format!("default TTL {}", span(ms))));
+    parts.extend(of.max_ttl_ms.map(|ms| format!("maximum TTL {}", span(ms))));
+    parts.extend(of.touch_on_read_ms.map(|ms| format!("touch on read {}", span(ms))));
     if !of.l1 {
         parts.push("not in L1".to_owned());
     }
     parts.join(", ")
 }
 
-/// For programs: the fields of `Insight.Explain`, by their names in the API.
+/// Formats the response as JSON, with the field names of `Insight.Explain`.
 fn fields(name: &[u8], of: &ExplainResponse) -> Value {
     let l1 = of.l1.as_ref().map(|l1| {
         json!({

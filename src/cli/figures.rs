@@ -1,13 +1,13 @@
-//! Numbers for people: short, with a unit, of even width.
+//! Number formats for CLI output: short, with a unit, in even width.
 
 use std::time::Duration;
 
-/// `93.1 %`; a dash before the first.
+/// Formats a rate as a percentage, such as `93.1 %`; `None` is a dash.
 pub(super) fn percent(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0))
 }
 
-/// `950`, `12.3k`, `4.56M`.
+/// Formats a number with a decimal unit, such as `950`, `12.3k` or `4.56M`.
 pub(super) fn count(number: f64) -> String {
     const UNITS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match UNITS.iter().find(|(size, _)| number >= *size) {
@@ -17,7 +17,7 @@ pub(super) fn count(number: f64) -> String {
     }
 }
 
-/// `950B`, `12.3KiB`.
+/// Formats a number of bytes with a binary unit, such as `950B` or `12.3KiB`.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.iter().find(|(size, _)| number >= *size) {
@@ -26,7 +26,7 @@ pub(super) fn bytes(number: u64) -> String {
     }
 }
 
-/// Three digits.
+/// Formats a number with three significant digits.
 fn three(number: f64) -> String {
     match number {
         number if number >= 99.95 => format!("{number:.0}"),
@@ -35,7 +35,7 @@ fn three(number: f64) -> String {
     }
 }
 
-/// `350us`, `1.2ms`, `3.4s`; a dash where there is none.
+/// Formats microseconds, such as `350us`, `1.2ms` or `3.4s`; `None` is a dash.
 pub(super) fn micros(us: Option<u64>) -> String {
     match us {
         None => "-".to_owned(),
@@ -45,7 +45,7 @@ pub(super) fn micros(us: Option<u64>) -> String {
     }
 }
 
-/// `45s`, `5m 3s`, `2h 5m`, `3d 4h`: the two largest units.
+/// Formats milliseconds with the two largest units, such as `45s`, `5m 3s`, `2h 5m` or `3d 4h`.
 pub(super) fn span(ms: i64) -> String {
     let seconds = Duration::from_millis(u64::try_from(ms).unwrap_or(0)).as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -58,7 +58,8 @@ pub(super) fn span(ms: i64) -> String {
     }
 }
 
-/// Bytes of a key as one line, cut to `width` characters; what is no letter is shown as `\xNN`.
+/// Formats a key as one line of at most `width` characters. Control characters become `?`; bytes of a key that is not
+/// UTF-8 are escaped as `\xNN`.
 pub(super) fn key(key: &[u8], width: usize) -> String {
     let text: String = match std::str::from_utf8(key) {
         Ok(text) => text.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
@@ -67,7 +68,7 @@ pub(super) fn key(key: &[u8], width: usize) -> String {
     cut(&text, width)
 }
 
-/// Cut to `width` characters, the last of which then says so.
+/// Truncates text to `width` characters; the last character of truncated text is an ellipsis.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

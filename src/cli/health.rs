@@ -1,4 +1,4 @@
-//! `terrace health`: asks a running server how it is, for probes.
+//! `terrace health`: checks the health of a running server, for probes.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// What the server says of itself.
+/// Health as reported by the server.
 struct Health {
     ready: bool,
     l2: bool,
@@ -37,14 +37,14 @@ struct Health {
 
 pub(super) fn run(args: Args) -> Result {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    let asked = async { tokio::time::timeout(args.timeout, ask(&args.server)).await };
+    let response = async { tokio::time::timeout(args.timeout, ask(&args.server)).await };
     let within = humantime::format_duration(args.timeout);
     let health = runtime
-        .block_on(asked)
-        .unwrap_or_else(|_| Err(Failure::new(format_args!("{} did not answer within {within}", args.server))))?;
+        .block_on(response)
+        .unwrap_or_else(|_| Err(Failure::new(format_args!("{} did not respond within {within}", args.server))))?;
     print(&args, &health);
     if args.ready && !health.ready {
-        return Err(Failure::new(format_args!("{} answers, but is not ready", args.server)));
+        return Err(Failure::new(format_args!("{} responds but is not ready", args.server)));
     }
     Ok(())
 }
@@ -72,8 +72,8 @@ async fn ask(server: &str) -> Result<Health> {
 async fn serving(client: &mut HealthClient<Channel>, service: &str, server: &str) -> Result<bool> {
     match client.check(HealthCheckRequest { service: service.into() }).await {
         Ok(response) => Ok(response.into_inner().status() == ServingStatus::Serving),
-        // A server without an L2 need not know of it.
+        // A server without L2 does not have to know the service.
         Err(status) if status.code() == Code::NotFound => Ok(false),
-        Err(status) => Err(Failure::new(format_args!("{server} does not answer: {}", status.message()))),
+        Err(status) => Err(Failure::new(format_args!("{server} health check failed: {}", status.message()))),
     }
 }

@@ -1,4 +1,4 @@
-//! `terrace invalidate`: makes all values under matching keys absent.
+//! `terrace invalidate`: invalidates all keys that match a pattern.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -45,12 +45,12 @@ pub(super) fn run(args: Args) -> Result {
         }
         (Format::Text, true) => say(format_args!("{removed} of about {total} keys match; nothing was removed")),
         (Format::Text, false) if done => say(format_args!("done: {removed} of about {total} keys removed (ban {ban})")),
-        (Format::Text, false) => say(format_args!("in effect (ban {ban}); the removal goes on in the background")),
+        (Format::Text, false) => say(format_args!("in effect (ban {ban}); the removal continues in the background")),
     }
     Ok(())
 }
 
-/// The last message.
+/// Sends the request and returns the last message of the response stream.
 async fn invalidate(args: &Args) -> Result<InvalidatePatternResponse> {
     let Args { server, pattern, prefix, .. } = args;
     let channel = client::connect(server).await.map_err(|error| unreachable(server, &error))?;
@@ -73,7 +73,7 @@ async fn invalidate(args: &Args) -> Result<InvalidatePatternResponse> {
     Ok(last)
 }
 
-/// On a terminal only, which indicatif sees to.
+/// Creates the progress bar. indicatif draws it on a terminal only.
 fn bar() -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:40} {percent}% {human_pos}/{human_len} keys, {msg} match {eta}");
     Ok(ProgressBar::new(0).with_style(style.map_err(Failure::new)?))

@@ -1,4 +1,4 @@
-//! The log: lines on stderr as text or JSON, with a level that a reload changes; repeated messages are limited.
+//! Logging: text or JSON lines on stderr, a reloadable level, and limits for repeated messages.
 
 mod limit;
 
@@ -16,18 +16,18 @@ use super::traces::Traces;
 use super::{Failure, Result};
 use crate::config::{Config, LogFormat};
 
-/// Changes the level of the log.
+/// Handle that changes the log level at run time.
 #[derive(Debug, Clone)]
 pub(super) struct Level(reload::Handle<EnvFilter, Registry>);
 
-/// The log of this process, and its traces.
+/// Logging of this process, and its trace exporter.
 pub(super) struct Log {
     pub(super) level: Level,
     #[cfg(feature = "otel")]
     traces: Option<Traces>,
 }
 
-/// Starts the log of this process.
+/// Starts logging for this process.
 pub(super) fn start(config: &Config) -> Result<Log> {
     let (filter, handle) = reload::Layer::new(directives(&config.server.log).map_err(Failure::new)?);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
@@ -55,7 +55,7 @@ pub(super) fn start(config: &Config) -> Result<Log> {
 }
 
 impl Log {
-    /// Nothing more is to come: sends the last traces.
+    /// Flushes the remaining traces at the end of the process.
     pub(super) fn finish(self) {
         #[cfg(feature = "otel")]
         if let Some(traces) = self.traces {
@@ -65,17 +65,17 @@ impl Log {
 }
 
 impl Level {
-    /// Takes another level or other directives, which were checked when the configuration was read.
+    /// Replaces the log filter. The configuration loader has already validated `filter`.
     pub(super) fn set(&self, filter: &str) {
         let changed = directives(filter).map(|filter| self.0.reload(filter));
         if !matches!(changed, Ok(Ok(()))) {
-            tracing::error!(filter, "the level of the log stays as it was");
+            tracing::error!(filter, "cannot change the log filter; keeping the current one");
         }
     }
 }
 
-/// What `filter` asks for. The embedded store's crates tell of each file they open, which says nothing to an operator:
-/// of them only warnings, unless `filter` names them. Spans of traces are no part of the lines.
+/// Returns the log filter for `filter`. The crates of the embedded store log every file that they open, so only their
+/// warnings are logged unless `filter` names them. Trace spans are never logged.
 fn directives(filter: &str) -> std::result::Result<EnvFilter, ParseError> {
     EnvFilter::try_new(format!("fjall=warn,lsm_tree=warn,terrace::trace=off,{filter}"))
 }

@@ -1,7 +1,7 @@
-//! The command line: one file for each subcommand.
+//! The command line, one file per subcommand.
 //!
-//! Exit codes: 0 done (for `serve`: after a drain), 1 failed, 64 the command line or the configuration is wrong, 69 a
-//! port or the data directory is not to be had.
+//! Exit codes: 0 success (for `serve`: after a drain), 1 failure, 64 invalid command line or configuration, 69 a port
+//! or the data directory is unavailable.
 
 mod config;
 mod explain;
@@ -27,14 +27,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{config::Faults, server::StartError};
 
-/// The command or the configuration is wrong (`EX_USAGE`).
+/// Exit code for an invalid command line or configuration (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
-/// A port or the data directory is not to be had (`EX_UNAVAILABLE`).
+/// Exit code when a port or the data directory is unavailable (`EX_UNAVAILABLE`).
 const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Shared cache server with a gRPC API: an in-memory tier (L1) in front of Redis or an embedded store (L2).
 #[derive(Debug, Parser)]
-// Of a flag given twice the last counts, so that arguments can be added to those of a container image.
+// The last occurrence of a repeated flag wins, so that arguments can be appended to those of a container image.
 #[command(name = "terrace", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
@@ -64,18 +64,18 @@ pub enum Format {
     Json,
 }
 
-/// Why a subcommand failed, and the exit code that says so.
+/// Failure of a subcommand: message and exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     code: u8,
     message: String,
 }
 
-/// What subcommands return.
+/// Result of a subcommand.
 pub type Result<T = ()> = std::result::Result<T, Failure>;
 
 impl Failure {
-    /// A failure with exit code 1.
+    /// Returns a failure with exit code 1.
     pub fn new(message: impl fmt::Display) -> Self {
         Self { code: 1, message: message.to_string() }
     }
@@ -91,7 +91,7 @@ impl std::error::Error for Failure {}
 
 impl From<Faults> for Failure {
     fn from(faults: Faults) -> Self {
-        Self { code: EXIT_USAGE, message: format!("the configuration is not valid:\n{faults}") }
+        Self { code: EXIT_USAGE, message: format!("invalid configuration:\n{faults}") }
     }
 }
 
@@ -139,23 +139,23 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A server that does not answer, and the deepest reason.
+/// Returns the failure for an unreachable server, with the root cause.
 fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Failure::new(format_args!("{server} cannot be reached: {cause}"))
+    Failure::new(format_args!("cannot connect to {server}: {cause}"))
 }
 
-/// Prints what clap has to say: help and version are no failure.
+/// Prints the message of clap and returns the exit code: help and version are not failures.
 fn refused(error: &clap::Error) -> ExitCode {
-    // Nobody is left to be told when the output is closed.
+    // An error means that the output is closed; there is nothing else to report to.
     let _printed = error.print();
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
 }
 
-/// Prints a line on stdout. A reader that has gone is no reason to stop.
+/// Prints a line on stdout. A closed stdout is not a failure.
 fn say(line: impl fmt::Display) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();

@@ -1,8 +1,9 @@
-//! `terrace replay`: plays a trace against a running server over gRPC: get, and on a miss set a value of that size.
+//! `terrace replay`: replays a trace against a running server over gRPC: get, and after a miss set a value of the
+//! recorded size.
 //!
-//! The trace is read twice: first to see that it is whole and what it holds, so that a damaged one disturbs no server;
-//! then to play it. Requests go to [`lane`]s, each of which has one request under way. A caller always has the same
-//! lane, so its requests stay on one connection and in order; those without a caller go round.
+//! The trace is read twice: first to validate and count it, so that a damaged trace sends no request; then to replay
+//! it. Requests are distributed over [`lane`]s, each with at most one request in flight. All requests of a caller use
+//! the same lane, so they stay on one connection and in order; requests without a caller are distributed round-robin.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,9 +27,9 @@ use lane::{Lane, Limits, Tally};
 mod lane;
 mod report;
 
-/// Connections for a trace whose requests name their callers; without callers one, to keep the trace's order.
+/// Number of connections for a trace with callers. A trace without callers uses one connection, to keep its order.
 const CONNECTIONS_WITH_CALLERS: usize = 8;
-/// Requests that wait at each lane: enough to keep it busy while others are given theirs.
+/// Queue length of each lane, in requests: enough to keep the lane busy while others are filled.
 const LANE_QUEUE: usize = 64;
 /// Maximum value of `terrace replay --connections`.
 const CONNECTIONS_MAX: u64 = 1_000;
@@ -67,7 +68,7 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// Where TTLs come from.
+/// Source of the TTLs of written values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Ttl {
     /// Write without a TTL; the policies of the server apply.
@@ -76,14 +77,14 @@ enum Ttl {
     Recorded,
 }
 
-/// How fast the trace is played.
+/// Replay speed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Speed {
     Max,
     Times(f64),
 }
 
-/// What the trace holds.
+/// Summary of a trace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Census {
     requests: u64,
@@ -99,11 +100,11 @@ pub(super) fn run(args: Args) -> Result {
     report::print(&Trace::name(&args.trace), &tally, seconds, args.format);
     match &tally.first_error {
         None => Ok(()),
-        Some(error) => Err(Failure::new(format_args!("{} calls failed, the first with: {error}", tally.errors))),
+        Some(error) => Err(Failure::new(format_args!("{} calls failed; first error: {error}", tally.errors))),
     }
 }
 
-/// One connection is driven best by the thread that waits for it.
+/// Creates the runtime. With one connection a current-thread runtime is fastest.
 fn runtime(connections: u64) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match connections {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -112,7 +113,7 @@ fn runtime(connections: u64) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-/// Reads the whole trace, so that a fault in it is found before the first request.
+/// Reads the whole trace, so that a fault is found before the first request is sent.
 fn census(path: &Path) -> Result<Census> {
     let mut census = Census::default();
     for request in Trace::open(path).map_err(Failure::new)? {
@@ -126,7 +127,7 @@ fn census(path: &Path) -> Result<Census> {
     Ok(census)
 }
 
-/// Plays the trace; what happened, and in how many seconds.
+/// Replays the trace and returns the results and the duration in seconds.
 async fn play(args: &Args, census: Census, connections: u64) -> Result<(Tally, f64)> {
     let lanes = lanes(args, connections).await?;
     let progress = progress(census.requests);
@@ -148,11 +149,11 @@ async fn play(args: &Args, census: Census, connections: u64) -> Result<(Tally, f
     Ok((tally, seconds))
 }
 
-/// `in_flight` lanes on each connection.
+/// Opens the connections and creates `in_flight` lanes on each.
 async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
     let mut lanes = Vec::new();
     for _ in 0..connections {
-        let unreachable = |error| Failure::new(format_args!("{} cannot be reached: {error}", args.server));
+        let unreachable = |error| Failure::new(format_args!("cannot connect to {}: {error}", args.server));
         let channel = client::connect(&args.server).await.map_err(unreachable)?;
         let limits = match lanes.first() {
             Some(Lane { limits, .. }) => *limits,
@@ -163,18 +164,17 @@ async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
     Ok(lanes)
 }
 
-/// The server's own `server.max_value`.
+/// Reads `server.max_value` from the server.
 async fn value_max(mut admin: AdminClient<tonic::transport::Channel>) -> Result<u64> {
-    let asked = admin.get_config(GetConfigRequest {}).await;
-    let config =
-        asked.map_err(|status| Failure::new(format_args!("the server does not answer: {status}")))?.into_inner();
-    let told = config.entries.iter().find(|entry| entry.key == "server.max_value");
-    // Printed as in a file: a quoted size or a number of bytes.
-    let size = told.and_then(|entry| entry.value.trim_matches('"').parse::<bytesize::ByteSize>().ok());
+    let response = admin.get_config(GetConfigRequest {}).await;
+    let config = response.map_err(|status| Failure::new(format_args!("GetConfig failed: {status}")))?.into_inner();
+    let entry = config.entries.iter().find(|entry| entry.key == "server.max_value");
+    // The value has the syntax of the configuration file: a quoted size or a number of bytes.
+    let size = entry.and_then(|entry| entry.value.trim_matches('"').parse::<bytesize::ByteSize>().ok());
     Ok(size.map_or(VALUE_MAX_BYTES, |size| size.as_u64()))
 }
 
-/// Hands each request to its lane, at its time.
+/// Sends each request to its lane at its replay time.
 async fn deal(args: &Args, census: Census, lanes: Vec<mpsc::Sender<Request>>) -> Result {
     let begun = tokio::time::Instant::now();
     let mut next = 0;
@@ -189,19 +189,19 @@ async fn deal(args: &Args, census: Census, lanes: Vec<mpsc::Sender<Request>>) ->
             None => next,
         };
         next = (next + 1) % lanes.len();
-        // A lane ends only with its queue.
-        lanes[lane].send(request).await.map_err(|_| Failure::new("a connection's task has ended"))?;
+        // A lane ends only when its queue is closed.
+        lanes[lane].send(request).await.map_err(|_| Failure::new("a replay connection ended unexpectedly"))?;
     }
     Ok(())
 }
 
-/// The lane of a caller: always the same.
+/// Returns the lane of a caller, which is always the same.
 fn lane_of(caller: &[u8], lanes: usize) -> usize {
     let hash = lane::caller_hash(caller, 0);
     usize::try_from(hash % lanes as u64).unwrap_or(0)
 }
 
-/// On a terminal a bar on stderr; else nothing.
+/// Creates the progress bar, drawn on stderr if it is a terminal.
 fn progress(requests: u64) -> ProgressBar {
     let bar = ProgressBar::new(requests);
     match ProgressStyle::with_template("{bar:40} {percent}% {human_pos}/{human_len} {per_sec} {eta}") {
@@ -214,7 +214,7 @@ fn speed(text: &str) -> std::result::Result<Speed, String> {
     match (text, text.parse::<f64>()) {
         ("max", _) => Ok(Speed::Max),
         (_, Ok(factor)) if (1e-6..=1e6).contains(&factor) => Ok(Speed::Times(factor)),
-        (_, Ok(_) | Err(_)) => Err(format!("{text:?} is not max or a factor such as 1 or 0.5")),
+        (_, Ok(_) | Err(_)) => Err(format!("invalid speed {text:?}; expected max or a factor such as 1 or 0.5")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `terrace serve`: configuration, ports, then service until a signal.
+//! `terrace serve`: reads the configuration, binds the ports and serves until a signal.
 
 mod next_steps;
 
@@ -38,7 +38,7 @@ pub(super) fn run(args: Args) -> Result {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    // One waiting reload is enough: the next would replace it.
+    // One pending reload is enough, because a later one would replace it.
     let (reload, reloads) = mpsc::channel(1);
     let (stop, stopped) = oneshot::channel();
     Signals::new()?.start(Reloader { sources, running: loaded.clone(), reload }, stop)?;
@@ -50,13 +50,13 @@ pub(super) fn run(args: Args) -> Result {
     if let Some(bound) = &bound {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
     }
-    // An error says that the listener for signals is gone, and then nothing else could ever stop us.
+    // An error means that the signal listener ended; no other event could stop the server then.
     let stopped = async {
         let _signal = stopped.await;
     };
     let ready = || {
         say("ready");
-        // Programs read stdout as well: only a person gets more than the addresses.
+        // Programs read stdout too: print the suggestions only on a terminal.
         if let Some(bound) = bound.filter(|_| std::io::stdout().is_terminal()) {
             say(next_steps(&bound, has_password));
         }
@@ -68,14 +68,14 @@ pub(super) fn run(args: Args) -> Result {
     Ok(())
 }
 
-/// Logs the version, L2 without its password, and where the configuration comes from.
+/// Logs the version, the L2 URL without its password, and the sources of the configuration.
 fn log_start(loaded: &Loaded, sources: &Sources) {
     let l2 = loaded.settings.iter().find(|setting| setting.key == "l2.url").map_or("", |setting| &setting.value);
     let configuration = sources.to_string();
     tracing::info!(version = VERSION, l2 = l2.trim_matches('"'), configuration, "starting");
 }
 
-/// The signals that a server listens to, caught from before the ports are bound.
+/// Signal handlers of the server, installed before the ports are bound.
 struct Signals {
     runtime: tokio::runtime::Runtime,
     terminate: Signal,
@@ -95,7 +95,7 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hangup })
     }
 
-    /// Listens in a thread of its own, which ends with the process.
+    /// Listens in a dedicated thread, which ends with the process.
     fn start(self, reloader: Reloader, stop: oneshot::Sender<()>) -> Result {
         let Self { runtime, terminate, interrupt, hangup } = self;
         let listen = move || runtime.block_on(listen(terminate, interrupt, hangup, reloader, stop));
@@ -121,18 +121,18 @@ async fn listen(
     }
 }
 
-/// The first signal drains. Further ones change nothing: process groups and supervisors often deliver one twice, and
-/// the drain has a deadline.
+/// Starts the drain on the first signal. Further signals are ignored: process groups and supervisors often deliver a
+/// signal twice, and the drain has a deadline.
 fn drain(stop: Option<oneshot::Sender<()>>) {
     if let Some(stop) = stop {
         tracing::info!("draining");
         systemd::stopping();
-        // If nobody waits any more, the server has already ended.
+        // An error means that the server has already stopped.
         let _stopping = stop.send(());
     }
 }
 
-/// Rereads the file.
+/// Rereads the configuration file.
 struct Reloader {
     sources: Sources,
     running: Loaded,
@@ -140,7 +140,7 @@ struct Reloader {
 }
 
 impl Reloader {
-    /// Takes over what may change; a faulty file changes nothing.
+    /// Applies the reloadable settings. An invalid file changes nothing.
     async fn reload(&mut self) {
         let fresh = match config::load(&self.sources) {
             Ok(fresh) => fresh,
@@ -148,7 +148,7 @@ impl Reloader {
                 for fault in &faults.0 {
                     tracing::error!("{fault}");
                 }
-                tracing::error!("the configuration is not valid and changes nothing; the former one holds");
+                tracing::error!("rejected new configuration; keeping the current one");
                 return;
             }
         };
@@ -157,10 +157,10 @@ impl Reloader {
         }
         let (effective, restart) = config::reload(&self.running, fresh);
         if !restart.is_empty() {
-            tracing::warn!("these settings need a restart to change: {}", restart.join(", "));
+            tracing::warn!("changed settings that require a restart: {}", restart.join(", "));
         }
         self.running = effective.clone();
-        // If nobody takes it, the server has begun to end.
+        // An error means that the server is stopping.
         let _taken = self.reload.send((effective.config, effective.settings)).await;
     }
 }

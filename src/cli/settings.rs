@@ -1,4 +1,4 @@
-//! The flags of all settings, made from the table of settings.
+//! Command-line flags for all settings, generated from the table of settings.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command, builder::ValueParser};
 
 use crate::config::{Faults, Given, Loaded, Row, Sources, environment, load};
 
-/// The file and the flags of `serve` and `config`.
+/// Configuration file and flags of `serve` and `config`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SettingArgs {
     file: Option<PathBuf>,
@@ -14,12 +14,12 @@ pub(super) struct SettingArgs {
 }
 
 impl SettingArgs {
-    /// Where settings come from, the environment as it is now included.
+    /// Returns the sources of the configuration, with the current environment.
     pub(super) fn sources(self) -> Sources {
         Sources { file: self.file, environment: environment(), flags: self.flags }
     }
 
-    /// Reads and checks everything.
+    /// Loads and validates the configuration.
     pub(super) fn load(self) -> Result<Loaded, Faults> {
         load(&self.sources())
     }
@@ -62,12 +62,13 @@ fn shown_flag(row: &Row) -> String {
     row.short_flag().map_or_else(|| row.flag(), str::to_owned)
 }
 
-/// Values stay text: the loader reads them, so that all faults of all sources are reported together.
+/// Returns the flag of a setting. Values stay text, because the loader parses them and reports the faults of all
+/// sources together.
 fn arg(row: &'static Row) -> Arg {
     let arg =
         Arg::new(row.key).long(shown_flag(row)).value_name((row.unit)()).help_heading(heading(row)).help(help(row));
     let arg = if row.short_flag().is_some() { arg.visible_alias(row.flag()) } else { arg };
-    // A flag that stands alone means true.
+    // A flag without a value means true.
     match (row.unit)() {
         "BOOL" => arg.num_args(0..=1).default_missing_value("true"),
         _ => arg.allow_hyphen_values(true),

@@ -1,8 +1,8 @@
-//! `terrace simulate`: plays a trace through L1 alone, in this process, and prints the miss ratio: a capacity planner
-//! that needs no server.
+//! `terrace simulate`: replays a trace through L1 in this process and prints the miss ratio, for capacity planning
+//! without a server.
 //!
-//! Time is the trace's. All sizes and policies are played in one pass, each through an L1 of its own with fixed seeds:
-//! the same trace gives the same figures.
+//! The time is the trace's. All sizes and policies are simulated in one pass, each with a separate L1 and fixed seeds,
+//! so the same trace gives the same results.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ pub(super) struct Args {
     plot: Option<PathBuf>,
 }
 
-/// As the command line names policies.
+/// Eviction policies, as named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Policy {
     /// Evict the entry with the lowest learned value.
@@ -98,7 +98,7 @@ impl Mode {
     }
 }
 
-/// A capacity, as given.
+/// A capacity, as specified on the command line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Capacity {
     Exact(u64),
@@ -108,10 +108,10 @@ enum Capacity {
 /// Seed of every simulated L1.
 const SEED: u64 = 7;
 
-/// One plan, played.
+/// Result of one plan.
 struct Played {
     run: Run,
-    /// The same with fixed TTLs, the shortest first; none unless it is tuned.
+    /// Runs with fixed TTLs, in ascending order; empty unless the TTL is tuned.
     line: Vec<Run>,
 }
 
@@ -131,7 +131,7 @@ pub(super) fn run(args: Args) -> Result {
 
 fn simulate(args: &Args) -> Result<Vec<Played>> {
     if args.ttl == Ttl::Tune && args.prefetch.iter().any(|&mode| mode != Mode::Off) {
-        return Err(Failure::new("--ttl tune and --prefetch are simulated one at a time: leave one of them out"));
+        return Err(Failure::new("--ttl tune and --prefetch cannot be combined; specify one of them"));
     }
     let is_relative = args.entries.iter().chain(&args.l1_size).any(|capacity| matches!(capacity, Capacity::Percent(_)));
     let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
@@ -156,7 +156,7 @@ fn simulate(args: &Args) -> Result<Vec<Played>> {
     Ok(all)
 }
 
-/// One for each policy, capacity and mode of prefetch.
+/// Returns one plan per policy, capacity and prefetch mode.
 fn plans(args: &Args, below: &Below) -> Vec<Plan> {
     let entries = args.entries.iter().map(|capacity| Room::Entries(capacity.of(below.keys())));
     let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(capacity.of(below.bytes())));
@@ -178,7 +178,7 @@ fn plans(args: &Args, below: &Below) -> Vec<Plan> {
     plans
 }
 
-/// What L2 has.
+/// Reads the trace into a simulated L2.
 fn below(path: &Path) -> Result<Below> {
     let mut below = Below::default();
     let all: std::result::Result<(), TraceError> = Trace::open(path).map_err(Failure::new)?.try_for_each(|request| {
@@ -189,7 +189,7 @@ fn below(path: &Path) -> Result<Below> {
     Ok(below)
 }
 
-/// A part of the requests.
+/// Returns `part` as a share of the requests.
 fn share(part: u64, requests: u64) -> f64 {
     if requests == 0 { 0.0 } else { part as f64 / requests as f64 }
 }
@@ -199,7 +199,7 @@ fn miss_ratio(run: &Run) -> f64 {
     share(misses, requests)
 }
 
-/// Requests that were answered later than the TTL that was recorded with the value.
+/// Returns the share of requests answered later than the recorded TTL of the value.
 fn stale_ratio(run: &Run) -> f64 {
     share(run.ledger().stale(), run.figures().requests)
 }
@@ -243,7 +243,7 @@ fn to_json(played: &Played, trace: &str) -> serde_json::Value {
 }
 
 impl Room {
-    /// Unit and amount.
+    /// Returns the unit and the amount.
     fn parts(self) -> (&'static str, u64) {
         match self {
             Self::Entries(entries) => ("entries", entries),
@@ -253,7 +253,7 @@ impl Room {
 }
 
 impl Capacity {
-    /// Its amount, at least 1, where `whole` is all there is.
+    /// Returns the absolute amount, at least 1. Percentages refer to `whole`.
     fn of(self, whole: u64) -> u64 {
         match self {
             Self::Exact(amount) => amount,
@@ -277,7 +277,7 @@ fn print_table(trace: &str, all: &[Played]) {
         ));
         if run.ledger().is_kept() {
             let (stale, byte_seconds) = (stale_ratio(run), run.ledger().byte_seconds());
-            say(format_args!("{:<width$}  of these stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
+            say(format_args!("{:<width$}  stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
         }
         if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(run, line) {
             let Fixed { ttl_s, stale_ratio, byte_seconds, .. } = fixed;
@@ -286,8 +286,15 @@ fn print_table(trace: &str, all: &[Played]) {
                  byte-seconds",
                 ""
             ));
-            let verdict = if is_beaten { "the fixed one is better in all" } else { "no fixed TTL is better in all" };
-            say(format_args!("{:<width$}  tuned holds {bytes_ratio:.3} of its bytes: {verdict}", ""));
+            let verdict = if is_beaten {
+                "the fixed TTL is better in every respect"
+            } else {
+                "no fixed TTL is better in every respect"
+            };
+            say(format_args!(
+                "{:<width$}  tuned TTLs hold {bytes_ratio:.3} times the bytes of the fixed TTL: {verdict}",
+                ""
+            ));
         }
     }
 }
@@ -306,7 +313,7 @@ fn capacity(text: &str, exact: impl Fn(&str) -> Option<u64>, right: &str) -> std
         Some(percent) => percent.parse().ok().filter(|p| *p > 0.0 && *p <= 100.0).map(Capacity::Percent),
         None => exact(text.trim()).filter(|&amount| amount > 0).map(Capacity::Exact),
     };
-    capacity.ok_or_else(|| format!("{text:?} is not {right}"))
+    capacity.ok_or_else(|| format!("invalid capacity {text:?}; expected {right}"))
 }
 
 fn ttl(text: &str) -> std::result::Result<Ttl, String> {
@@ -316,16 +323,16 @@ fn ttl(text: &str) -> std::result::Result<Ttl, String> {
         "tune" => Ok(Ttl::Tune),
         text => match seconds(text) {
             Ok(ms) => Ok(Ttl::Fixed(ms)),
-            Err(_) => Err(format!("{text:?} is not ignore, recorded, tune or a number of seconds")),
+            Err(_) => Err(format!("invalid TTL {text:?}; expected ignore, recorded, tune or a number of seconds")),
         },
     }
 }
 
-/// Seconds as milliseconds.
+/// Parses seconds and returns milliseconds.
 fn seconds(text: &str) -> std::result::Result<u64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds <= 3.2e9 => Ok((seconds * 1_000.0) as u64),
-        Ok(_) | Err(_) => Err(format!("{text:?} is not a number of seconds")),
+        Ok(_) | Err(_) => Err(format!("invalid number of seconds {text:?}; expected more than 0 and at most 3.2e9")),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `terrace stats`: what a running server counts: windows, key groups, top keys, other sizes of L1, TTL advice.
+//! `terrace stats`: statistics of a running server: windows, key groups, top keys, estimates for other L1 sizes, TTL
+//! advice.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ mod fields;
 pub(super) use fields::text_of;
 pub(super) mod tables;
 
-/// Time between two looks of --watch.
+/// Default interval of --watch.
 const WATCH: &str = "2s";
 
 /// Print statistics of a running server.
@@ -46,16 +47,16 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Everything that is printed.
+/// All responses that are printed.
 pub(super) struct Seen {
     pub(super) stats: GetStatsResponse,
     pub(super) capacity: SimulateCapacityResponse,
     pub(super) prefetch: GetAssociationsResponse,
-    /// By reads, bytes, misses, time.
+    /// Rankings by reads, bytes, misses and L2 time.
     pub(super) top: Vec<(TopBy, TopKeysResponse)>,
 }
 
-/// All rankings.
+/// All rankings, in display order.
 pub(super) const RANKINGS: [TopBy; 4] = [TopBy::Reads, TopBy::Bytes, TopBy::Misses, TopBy::L2Time];
 
 pub(super) fn run(args: Args) -> Result {
@@ -74,15 +75,15 @@ async fn show(args: &Args) -> Result {
             say(text);
             return Ok(());
         };
-        // Clears the screen for people; programs want one object after the other.
+        // Clear the screen for text; programs need consecutive JSON objects.
         say(if is_json(args) { text } else { format!("\x1b[2J\x1b[H{text}") });
         tokio::time::sleep(interval).await;
     }
 }
 
-/// Connects, or says why not.
+/// Connects to the server.
 pub(super) async fn connect(server: &str) -> Result<InsightClient<Channel>> {
-    let unreachable = |error| Failure::new(format_args!("{server} cannot be reached: {error}"));
+    let unreachable = |error| Failure::new(format_args!("cannot connect to {server}: {error}"));
     Ok(InsightClient::new(client::connect(server).await.map_err(unreachable)?))
 }
 
@@ -91,8 +92,8 @@ fn is_json(args: &Args) -> bool {
 }
 
 async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
-    let asked = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
-    let advice = asked.into_inner();
+    let response = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
+    let advice = response.into_inner();
     Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
@@ -111,21 +112,21 @@ async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
     let prefetch = client.get_associations(GetAssociationsRequest::default()).await.map_err(refused)?.into_inner();
     let mut top = Vec::new();
     for by in RANKINGS {
-        let asked = client.top_keys(TopKeysRequest { by: by.into(), count }).await.map_err(refused)?;
-        top.push((by, asked.into_inner()));
+        let response = client.top_keys(TopKeysRequest { by: by.into(), count }).await.map_err(refused)?;
+        top.push((by, response.into_inner()));
     }
     Ok(Seen { stats, capacity, prefetch, top })
 }
 
-/// Why a call failed.
-#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
+/// Returns the failure of a call.
+#[expect(clippy::needless_pass_by_value, reason = "signature of map_err")]
 pub(super) fn refused(status: tonic::Status) -> Failure {
-    Failure::new(format_args!("the server does not answer: {}", status.message()))
+    Failure::new(format_args!("the call failed: {}", status.message()))
 }
 
 fn interval(text: &str) -> std::result::Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
-        Ok(_) | Err(_) => Err(format!("{text:?} is not a duration of at least 100ms, such as 2s")),
+        Ok(_) | Err(_) => Err(format!("invalid duration {text:?}; expected at least 100ms, such as 2s")),
     }
 }

@@ -1,12 +1,12 @@
-//! What systemd passes to a service and wants to hear of it: listeners (socket activation), READY and STOPPING. Elsewhere
-//! nothing is passed and nobody hears.
+//! The systemd protocol: takes listeners from socket activation and sends READY and STOPPING. Without systemd, nothing
+//! is passed and notifications are skipped.
 
 use sd_notify::NotifyState;
 
 use super::Result;
 use crate::server::{Passed, StartError};
 
-/// The listeners that systemd opened, by the names that their sockets have.
+/// Returns the listeners that systemd opened, by the names of their sockets.
 pub(super) fn passed() -> Result<Passed> {
     let fault = |why: String| StartError::Config(format!("listeners passed by systemd: {why}"));
     let listeners = sd_listen_fds::get().map_err(|error| fault(error.to_string()))?;
@@ -18,28 +18,31 @@ pub(super) fn passed() -> Result<Passed> {
             Some("http") => &mut passed.http,
             Some(_) | None => {
                 let name = name.unwrap_or_default();
-                return Err(fault(format!("{name:?} is not grpc, resp or http; set FileDescriptorName=")).into());
+                return Err(fault(format!(
+                    "unknown socket name {name:?}; expected FileDescriptorName=grpc, resp or http"
+                ))
+                .into());
             }
         };
         if place.replace(listener.into_std()).is_some() {
-            return Err(fault(format!("two of the name {:?}", name.unwrap_or_default())).into());
+            return Err(fault(format!("duplicate socket name {:?}", name.unwrap_or_default())).into());
         }
     }
     Ok(passed)
 }
 
-/// The server serves.
+/// Reports to systemd that the server is ready.
 pub(super) fn ready() {
-    tell(NotifyState::Ready);
+    notify(NotifyState::Ready);
 }
 
-/// The server drains.
+/// Reports to systemd that the server drains.
 pub(super) fn stopping() {
-    tell(NotifyState::Stopping);
+    notify(NotifyState::Stopping);
 }
 
-fn tell(state: NotifyState<'_>) {
+fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd cannot be told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }

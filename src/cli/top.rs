@@ -1,7 +1,7 @@
 //! `terrace top`: a live view of a running server in the terminal.
 //!
-//! One task: it waits for the next message of WatchStats, for a key press, or for the end. Keys are read by a thread of
-//! their own, because a terminal cannot be waited for otherwise; its queue is short, and the thread ends with the process.
+//! One task waits for the next message of WatchStats, a key press or the end. A dedicated thread reads the keyboard,
+//! because terminal reads block. Its queue is short, and the thread ends with the process.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -21,9 +21,9 @@ use screen::{Screen, State};
 
 mod screen;
 
-/// Keys asked for: more than the largest terminal shows.
+/// Number of keys to request: more than the largest terminal shows.
 const TOP_KEYS: u32 = 100;
-/// Key presses that wait for the next picture.
+/// Maximum number of key presses in the queue.
 const PRESSES_WAITING: usize = 16;
 
 /// Show live statistics of a running server in the terminal: rates, hit rates, key groups, hot keys and L2.
@@ -42,14 +42,14 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result {
     if !std::io::stdout().is_terminal() {
-        return Err(Failure::new("top needs a terminal; terrace stats prints without one"));
+        return Err(Failure::new("stdout is not a terminal; use terrace stats instead"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let client = runtime.block_on(connect(&args.server))?;
     let mut terminal = ratatui::try_init().map_err(Failure::new)?;
     let shown = runtime.block_on(show(&args, client, &mut terminal));
     ratatui::restore();
-    // The thread that reads keys waits for one more press.
+    // The keyboard thread still waits for a key press.
     runtime.shutdown_background();
     shown
 }
@@ -65,7 +65,7 @@ async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ra
         tokio::select! {
             message = messages.message() => {
                 let Some(message) = message.map_err(refused)? else {
-                    return Err(Failure::new(format_args!("{} is stopping", args.server)));
+                    return Err(Failure::new(format_args!("the server {} is stopping", args.server)));
                 };
                 state.took(message.stats.unwrap_or_default());
                 ask(&mut client, &mut state).await?;
@@ -81,15 +81,15 @@ async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ra
                         ask(&mut client, &mut state).await?;
                     }
                 }
-                // Another size: the next picture fits it.
+                // The terminal was resized: the next frame uses the new size.
                 Some(_) => {}
-                None => return Err(Failure::new("the terminal is gone")),
+                None => return Err(Failure::new("the terminal was closed")),
             },
         }
     }
 }
 
-/// What is not in the messages.
+/// Requests the data that WatchStats messages do not contain.
 async fn ask(client: &mut InsightClient<Channel>, state: &mut State) -> Result {
     let by: TopBy = state.by();
     let request = TopKeysRequest { by: by.into(), count: TOP_KEYS };
@@ -114,6 +114,6 @@ fn presses() -> mpsc::Receiver<Event> {
 fn interval(text: &str) -> std::result::Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(interval) if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) => Ok(interval),
-        Ok(_) | Err(_) => Err(format!("{text:?} is not a duration from 100ms to 1h, such as 1s")),
+        Ok(_) | Err(_) => Err(format!("invalid duration {text:?}; expected 100ms to 1h, such as 1s")),
     }
 }

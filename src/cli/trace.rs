@@ -1,7 +1,7 @@
-//! Reads request traces: `timestamp_seconds,key,size[,ttl[,caller]]`, one read request a line, no header.
+//! Reads request traces: lines `timestamp_seconds,key,size[,ttl[,caller]]`, one read request per line, no header.
 //!
-//! Plain or zstd, told apart by content. Keys are bytes without a comma. A TTL in seconds, 0 or nothing for none. What is
-//! malformed or cut short is an error that names file and line; nothing is guessed.
+//! A trace is plain text or zstd; its content determines the format. Keys are bytes without commas. TTLs are in
+//! seconds; 0 or an empty field means none. A malformed or truncated trace is an error with file and line.
 
 use std::{
     fmt,
@@ -14,27 +14,27 @@ use crate::model::KEY_MAX_BYTES;
 
 /// Maximum size of a line in a trace file.
 const LINE_MAX_BYTES: usize = KEY_MAX_BYTES + 4_096;
-/// How every zstd frame begins.
+/// First bytes of every zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
-/// Latest timestamp and longest TTL taken, seconds: 100 years.
+/// Latest accepted timestamp and longest accepted TTL in seconds: 100 years.
 const SECONDS_MAX: f64 = 100.0 * 365.25 * 86_400.0;
 
 /// One read request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// When, in ms from the trace's own zero.
+    /// Time in ms since the zero of the trace.
     pub at_ms: u64,
-    /// The key; may be longer than Terrace takes.
+    /// Key; may be longer than Terrace accepts.
     pub key: Vec<u8>,
-    /// Size of the value, bytes.
+    /// Size of the value in bytes.
     pub size: u64,
-    /// Recorded TTL in ms; `None` where none was given.
+    /// Recorded TTL in ms; `None` if the trace has none.
     pub ttl_ms: Option<u64>,
-    /// Who asked, where the trace says so.
+    /// Caller of the request, if the trace names one.
     pub caller: Option<Vec<u8>>,
 }
 
-/// What is wrong with a trace, and where.
+/// A fault in a trace, with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceError {
     path: PathBuf,
@@ -52,7 +52,7 @@ impl fmt::Display for TraceError {
 
 impl std::error::Error for TraceError {}
 
-/// A trace being read.
+/// Iterator over the requests of a trace.
 pub struct Trace {
     path: PathBuf,
     lines: Box<dyn BufRead + Send>,
@@ -79,7 +79,7 @@ impl Trace {
         Ok(Self { path: path.to_owned(), lines, line: 0, buffer: Vec::new(), failed: false })
     }
 
-    /// What the trace is called in results: its file name up to the first dot.
+    /// Returns the name of the trace in results: the file name up to the first dot.
     #[must_use]
     pub fn name(path: &Path) -> String {
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -91,15 +91,15 @@ impl Trace {
         let mut bounded = io::Read::take(&mut self.lines, LINE_MAX_BYTES as u64 + 1);
         let read = bounded.read_until(b'\n', &mut self.buffer).map_err(|error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
-                return "the file is cut short: its compressed data ends early".to_owned();
+                return "truncated file: the compressed data is incomplete".to_owned();
             }
-            format!("the file cannot be read on: {error}")
+            format!("cannot read the file: {error}")
         })?;
         if read == 0 {
             return Ok(None);
         }
         if read > LINE_MAX_BYTES {
-            return Err(format!("the line is longer than {LINE_MAX_BYTES} bytes"));
+            return Err(format!("line too long; at most {LINE_MAX_BYTES} bytes are accepted"));
         }
         let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
         parse(line.strip_suffix(b"\r").unwrap_or(line)).map(Some)
@@ -122,19 +122,21 @@ impl Iterator for Trace {
     }
 }
 
-/// Reads one line without its end.
+/// Parses one line without its line end.
 fn parse(line: &[u8]) -> Result<Request, String> {
     let mut fields = line.split(|&byte| byte == b',');
     let mut field = || fields.next();
     let (Some(at), Some(key), Some(size)) = (field(), field(), field()) else {
-        return Err("a line has at least timestamp_seconds,key,size".to_owned());
+        return Err("too few fields; expected timestamp_seconds,key,size[,ttl[,caller]]".to_owned());
     };
     let (ttl, caller) = (field(), field());
     if field().is_some() {
-        return Err("a line has at most timestamp_seconds,key,size,ttl,caller; keys hold no comma".to_owned());
+        return Err(
+            "too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key".to_owned()
+        );
     }
     if key.is_empty() {
-        return Err("the key is empty".to_owned());
+        return Err("empty key".to_owned());
     }
     Ok(Request {
         at_ms: milliseconds("timestamp", at)?,
@@ -154,13 +156,13 @@ fn milliseconds(name: &str, field: &[u8]) -> Result<u64, String> {
     let seconds = std::str::from_utf8(field).ok().and_then(|text| text.parse::<f64>().ok());
     match seconds {
         Some(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => Ok((seconds * 1_000.0).round() as u64),
-        Some(_) | None => Err(wrong(name, field, "seconds, 0 to 100 years")),
+        Some(_) | None => Err(wrong(name, field, "a number of seconds from 0 to 100 years")),
     }
 }
 
 fn wrong(name: &str, field: &[u8], right: &str) -> String {
     let shown = &field[..field.len().min(32)];
-    format!("{name} {:?} is not {right}", String::from_utf8_lossy(shown))
+    format!("invalid {name} {:?}; expected {right}", String::from_utf8_lossy(shown))
 }
 
 #[cfg(test)]
@@ -204,18 +206,21 @@ mod tests {
     #[test]
     fn faults_name_file_and_line() {
         for (content, fault) in [
-            (&b"0,a,1\n0,b"[..], "FILE:2: a line has at least timestamp_seconds,key,size"),
-            (b"0,a,1\n\n", "FILE:2: a line has at least timestamp_seconds,key,size"),
-            (b"x,a,1\n", "FILE:1: timestamp \"x\" is not seconds, 0 to 100 years"),
-            (b"-1,a,1\n", "FILE:1: timestamp \"-1\" is not seconds, 0 to 100 years"),
-            (b"NaN,a,1\n", "FILE:1: timestamp \"NaN\" is not seconds, 0 to 100 years"),
-            (b"0,a,1.5\n", "FILE:1: size \"1.5\" is not a whole number of bytes"),
-            (b"0,,1\n", "FILE:1: the key is empty"),
-            (b"0,a,1,2,c,d\n", "FILE:1: a line has at most timestamp_seconds,key,size,ttl,caller; keys hold no comma"),
+            (&b"0,a,1\n0,b"[..], "FILE:2: too few fields; expected timestamp_seconds,key,size[,ttl[,caller]]"),
+            (b"0,a,1\n\n", "FILE:2: too few fields; expected timestamp_seconds,key,size[,ttl[,caller]]"),
+            (b"x,a,1\n", "FILE:1: invalid timestamp \"x\"; expected a number of seconds from 0 to 100 years"),
+            (b"-1,a,1\n", "FILE:1: invalid timestamp \"-1\"; expected a number of seconds from 0 to 100 years"),
+            (b"NaN,a,1\n", "FILE:1: invalid timestamp \"NaN\"; expected a number of seconds from 0 to 100 years"),
+            (b"0,a,1.5\n", "FILE:1: invalid size \"1.5\"; expected a whole number of bytes"),
+            (b"0,,1\n", "FILE:1: empty key"),
+            (
+                b"0,a,1,2,c,d\n",
+                "FILE:1: too many fields; expected timestamp_seconds,key,size[,ttl[,caller]], and no comma in the key",
+            ),
         ] {
             assert_eq!(read(content), Err(fault.to_owned()));
         }
-        assert!(read(&vec![b'a'; LINE_MAX_BYTES * 2]).is_err_and(|fault| fault.contains("longer than")));
+        assert!(read(&vec![b'a'; LINE_MAX_BYTES * 2]).is_err_and(|fault| fault.contains("line too long")));
     }
 
     #[test]
@@ -224,7 +229,7 @@ mod tests {
         let packed = zstd::encode_all(plain.as_bytes(), 3).expect("packed");
         assert_eq!(read(&packed), read(plain.as_bytes()));
         let cut = read(&packed[..packed.len() / 2]).expect_err("cut short");
-        assert!(cut.starts_with("FILE:") && cut.ends_with("its compressed data ends early"), "{cut}");
+        assert!(cut.starts_with("FILE:") && cut.ends_with("the compressed data is incomplete"), "{cut}");
     }
 
     #[test]

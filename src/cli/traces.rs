@@ -1,4 +1,5 @@
-//! Sends spans to an OpenTelemetry collector, in batches and beside the work: what it does not take is dropped.
+//! Exports spans to an OpenTelemetry collector in batches, in the background. Spans that the collector does not accept
+//! are dropped.
 
 use std::time::Duration;
 
@@ -14,15 +15,15 @@ use super::{Failure, Result};
 /// Maximum duration of an export of traces to the OpenTelemetry collector.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
-/// The way to the collector; ends with [`Traces::finish`].
+/// Connection to the collector; closed by [`Traces::finish`].
 pub(super) struct Traces {
     provider: SdkTracerProvider,
-    /// Carries the connection.
+    /// Runtime of the connection.
     runtime: tokio::runtime::Runtime,
 }
 
 impl Traces {
-    /// To the collector at `endpoint`. It need not be there yet.
+    /// Starts the export to the collector at `endpoint`, which does not have to be reachable yet.
     pub(super) fn start(endpoint: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -39,15 +40,15 @@ impl Traces {
         Ok(Self { provider, runtime })
     }
 
-    /// Makes spans.
+    /// Returns the tracer that creates spans.
     pub(super) fn tracer(&self) -> Tracer {
         self.provider.tracer("terrace")
     }
 
-    /// Sends what is left.
+    /// Sends the remaining spans.
     pub(super) fn finish(self) {
         if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_MAX) {
-            tracing::warn!(%error, "the last traces are not sent");
+            tracing::warn!(%error, "cannot send the remaining traces");
         }
         self.runtime.shutdown_background();
     }

@@ -1,4 +1,4 @@
-//! `terrace warm`: brings keys up from L2 into a running server's L1.
+//! `terrace warm`: loads keys from L2 into the L1 of a running server.
 
 use std::{fs, path::PathBuf};
 
@@ -13,9 +13,9 @@ use crate::{
     proto::{WarmRequest, WarmResponse},
 };
 
-/// Keys of one call: what a server takes.
+/// Number of keys per call: the limit of the server.
 const CALL_KEYS: usize = 10_000;
-/// About how many bytes of keys one call has: half of a client's usual limit of messages.
+/// Approximate size of the keys per call in bytes: half of the usual message limit of clients.
 const CALL_BYTES: usize = 2 << 20;
 
 /// Load keys from L2 into the L1 of a running server, from a key list or by pattern.
@@ -47,20 +47,20 @@ pub(super) fn run(args: Args) -> Result {
     let done = runtime.block_on(warm(&args, calls))?;
     print(&done, args.format);
     if done.failed > 0 {
-        let message = format_args!("{} keys were not brought up: L2 does not answer, or L1 is closed", done.failed);
+        let message = format_args!("{} keys could not be loaded: L2 does not respond, or L1 is closed", done.failed);
         return Err(Failure::new(message));
     }
     Ok(())
 }
 
-/// The calls that it takes.
+/// Returns the calls to send.
 fn calls(args: &Args) -> Result<Vec<WarmRequest>> {
     let keys_per_second = args.rate.unwrap_or(0);
     let call = WarmRequest { keys_per_second, ..WarmRequest::default() };
     if let Some(pattern) = &args.pattern {
         return Ok(vec![WarmRequest { pattern: pattern.clone().into(), ..call }]);
     }
-    let Some(file) = &args.file else { return Err(Failure::new("neither a file nor a pattern")) };
+    let Some(file) = &args.file else { return Err(Failure::new("missing key list; specify a file or --pattern")) };
     let bytes = fs::read(file).map_err(|error| Failure::new(format_args!("{}: {error}", file.display())))?;
     let keys = keys(bytes).map_err(|why| Failure::new(format_args!("{}: {why}", file.display())))?;
     let mut calls: Vec<WarmRequest> = Vec::new();
@@ -103,7 +103,7 @@ async fn warm(args: &Args, calls: Vec<WarmRequest>) -> Result<WarmResponse> {
     Ok(total)
 }
 
-/// One call to its end; shows how far it is beyond what was done before.
+/// Follows one call to its end. The progress bar adds the keys of earlier calls.
 async fn follow(
     client: &mut AdminClient<Channel>,
     call: WarmRequest,
@@ -130,7 +130,7 @@ fn sum(before: &WarmResponse, done: &WarmResponse) -> WarmResponse {
     }
 }
 
-/// With a known end a bar, else a count.
+/// Creates the progress bar, or a counter if the number of keys is unknown.
 fn bar(keys: Option<u64>) -> ProgressBar {
     let (bar, template) = match keys {
         Some(keys) => (ProgressBar::new(keys), "{bar:40} {percent}% {human_pos}/{human_len} {per_sec} {eta}"),
@@ -149,9 +149,9 @@ fn print(done: &WarmResponse, format: Format) {
             "keys": keys, "found": found, "absent": absent, "resident": resident, "failed": failed, "full": full,
         })),
         Format::Text => {
-            let full = if full { "; L1 is full, the rest stays below" } else { "" };
+            let full = if full { "; L1 is full, the remaining keys were not loaded" } else { "" };
             say(format_args!(
-                "{keys} keys: {found} brought up, {resident} there already, {absent} in no tier, {failed} failed{full}"
+                "{keys} keys: {found} loaded, {resident} already in L1, {absent} not in L2, {failed} failed{full}"
             ));
         }
     }

@@ -1,7 +1,7 @@
-//! The page at `/`: what it is made of, and the numbers behind it.
+//! The page at `/`: its files and data.
 //!
-//! Everything comes from the binary, nothing from elsewhere, and the browser is told so (Content-Security-Policy). It is
-//! read-only. The numbers are those of `GetStats`, `INFO` and `/metrics`.
+//! The binary contains all files. The page loads nothing from other hosts, which Content-Security-Policy enforces, and
+//! it is read-only. The values equal those of `GetStats`, `INFO` and `/metrics`.
 
 use axum::{
     Router,
@@ -29,7 +29,7 @@ use crate::{
     node::{Node, VERSION},
 };
 
-/// Path, type and bytes of each file.
+/// Path, content type and content of each file.
 const FILES: [(&str, &str, &str); 12] = [
     ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
     ("/app.css", "text/css; charset=utf-8", include_str!("assets/app.css")),
@@ -45,7 +45,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/vendor/d3-force-license.txt", "text/plain; charset=utf-8", include_str!("assets/vendor/d3-LICENSE")),
 ];
 
-/// The layout of graphs, behind the three small parts of D3 that it stands on.
+/// d3-force (graph layout) with the three small D3 modules that it depends on.
 const D3_FORCE: &str = concat!(
     include_str!("assets/vendor/d3-dispatch-3.0.2.min.js"),
     include_str!("assets/vendor/d3-quadtree-3.0.2.min.js"),
@@ -53,14 +53,14 @@ const D3_FORCE: &str = concat!(
     include_str!("assets/vendor/d3-force-3.0.1.min.js"),
 );
 
-/// Keys shown as the hottest.
+/// Number of hottest keys on the page.
 const TOP: usize = 12;
-/// Open bans that are shown.
+/// Number of active bans on the page.
 const BANS: usize = 8;
-/// Groups that are shown, the busiest.
+/// Number of groups on the page, by reads.
 const GROUPS: usize = 12;
 
-/// Adds the page.
+/// Adds the routes of the page.
 pub(super) fn routes(router: Router<HttpState>) -> Router<HttpState> {
     let files = FILES.into_iter().fold(router, |router, (path, kind, text)| {
         router.route(path, get(move || async move { with_headers(([(header::CONTENT_TYPE, kind)], text)) }))
@@ -171,7 +171,7 @@ fn window(window: &Window) -> Value {
     })
 }
 
-/// The groups that were read most in the last five minutes, or else since start.
+/// Returns the most frequently read groups of the last five minutes, or since start.
 fn groups(snapshot: &Snapshot) -> Vec<Value> {
     let recent = snapshot.windows.get(1);
     let of = |(at, group): (usize, &Group)| {
@@ -222,7 +222,7 @@ fn latency(latency: &Latency) -> Value {
 
 async fn top(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
     let cache = &shared.edge.cache;
-    // One walk at a time; who waited for it takes what it found.
+    // One scan at a time; a request that waited for a scan uses its result.
     let mut found = shared.top.lock().await;
     if let Some((at, keys)) = &*found
         && cache.now().since(*at) < SEEN_EVERY
@@ -250,7 +250,7 @@ mod tests {
         for (path, _, text) in
             FILES.iter().filter(|(path, _, _)| !path.starts_with("/vendor") && *path != "/favicon.svg")
         {
-            // The name of SVG's elements; nobody goes there.
+            // The XML namespace of SVG; browsers do not load it.
             let text = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://"), "{path} names another host");
             assert!(!text.contains("innerHTML") && !text.contains("style=\""), "{path} would break the policy");

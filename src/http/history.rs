@@ -1,4 +1,4 @@
-//! The last minutes as points, so that the page has its curves as soon as it is opened.
+//! History of the last minutes, so that the curves of the page are complete when it is opened.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,17 +11,17 @@ use crate::cache::{
     stats::{Snapshot, Window},
 };
 
-/// Between two points.
+/// Interval between two points.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Maximum number of points in the history of the page (five minutes).
 const POINTS_MAX: usize = 150;
 
-/// Points of the last minutes, the oldest first.
+/// Points of the last minutes, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History(Mutex<VecDeque<Value>>);
 
 impl History {
-    /// Adds how things stand now.
+    /// Adds a point with the current values.
     pub(super) fn add(&self, cache: &Cache) {
         let point = point(cache, &cache.snapshot());
         let mut points = self.0.lock();
@@ -31,17 +31,18 @@ impl History {
         points.push_back(point);
     }
 
-    /// All points.
+    /// Returns all points.
     pub(super) fn show(&self) -> Value {
         let points: Vec<Value> = self.0.lock().iter().cloned().collect();
         json!({ "every_ms": EVERY.as_millis(), "points_max": POINTS_MAX, "points": points })
     }
 }
 
-/// What the curves need of one moment: counters since start, levels of now. The page knows the order.
+/// Returns the values of the curves at one moment: counters since start and current levels. charts.js reads the same
+/// order.
 pub(super) fn point(cache: &Cache, snapshot: &Snapshot) -> Value {
     let reads = &snapshot.reads;
-    // Of the last minute: a percentile since start hardly moves.
+    // Percentiles of the last minute, because a percentile since start hardly changes.
     let minute = snapshot.windows.first();
     let quantile = |latency: fn(&Window) -> &Latency, quantile| latency(minute?).quantile_us(quantile);
     let prefetch = cache.core().prefetch().counts;

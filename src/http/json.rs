@@ -1,4 +1,4 @@
-//! JSON answers of the page: their headers, and how keys are written in them.
+//! JSON responses of the page: headers and the format of keys.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use serde_json::Value;
 
 use crate::clock::Tick;
 
-/// Nothing but what this server sends, no inline script or style, in nobody's frame.
+/// Content-Security-Policy: only files of this server, no inline scripts or styles, no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Headers of everything that the page is made of.
+/// Headers of all responses of the page.
 const HEADERS: [(HeaderName, &str); 5] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    // A new version of the server brings a new page.
+    // A new server version has a new page.
     (header::CACHE_CONTROL, "no-cache"),
 ];
 
 /// Expensive numbers are collected at most this often, however many pages are open.
 pub(super) const SEEN_EVERY: Duration = Duration::from_secs(10);
-/// Bytes of a key that are shown.
+/// Maximum displayed length of a key in bytes.
 const KEY_SHOWN_BYTES: usize = 80;
 
-/// Expensive numbers, and when they were collected.
+/// Values that are expensive to collect, with the time of their collection.
 pub(super) type Seen = tokio::sync::Mutex<Option<(Tick, Value)>>;
 
-/// Adds the headers that everything of the page has.
+/// Adds the headers of the page to a response.
 pub(super) fn with_headers(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     for (name, value) in HEADERS {
@@ -40,16 +40,16 @@ pub(super) fn with_headers(answer: impl IntoResponse) -> Response {
     response
 }
 
-/// Returns numbers as JSON: to this page and to programs, not to the scripts of other sites.
+/// Returns values as JSON. Rejects requests from scripts of other sites.
 pub(super) fn answer(headers: &HeaderMap, numbers: &Value) -> Response {
     let from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
-        return with_headers((StatusCode::FORBIDDEN, "not for other sites\n"));
+        return with_headers((StatusCode::FORBIDDEN, "cross-site requests are not allowed\n"));
     }
     with_headers(([(header::CONTENT_TYPE, "application/json")], numbers.to_string()))
 }
 
-/// A key as text: what is no printable ASCII is escaped.
+/// Returns a key as text. Bytes other than printable ASCII are escaped.
 pub(super) fn shown(key: &[u8]) -> String {
     let cut = key.get(..KEY_SHOWN_BYTES);
     let text = cut.unwrap_or(key).escape_ascii().to_string();

@@ -1,8 +1,8 @@
-//! What was learned, for the page: what follows what, what prefetch came to, which TTLs would suit. From the same places as
+//! Learned state for the page: associations, prefetch results and TTL advice. The values equal those of
 //! `GetAssociations` and `GetTtlAdvice`.
 //!
-//! A page shows a part that people can take in: the likeliest rules, what follows the keys that cost L2 most, the templates
-//! of which most is known.
+//! The page shows a readable part: the most probable rules, the successors of the keys with the highest L2 time, and
+//! the templates with the most sampled keys.
 
 use std::cmp::Reverse;
 
@@ -20,15 +20,16 @@ use crate::cache::{
     ttl::tuning::{Advised, Expected},
 };
 
-/// Rules that are shown.
+/// Number of rules on the page.
 const RULES: usize = 16;
-/// Keys whose successors are looked at: those that cost most time of L2, because these are what prefetch is for.
+/// Number of keys whose successors are considered: the keys with the highest L2 time, because prefetch saves most
+/// there.
 const KEYS: usize = 64;
-/// Pairs of keys that are shown.
+/// Number of key pairs on the page.
 const PAIRS: usize = 24;
-/// Groups of keys that are shown, those from which most was fetched.
+/// Number of key groups on the page, by issued prefetches.
 const GROUPS: usize = 8;
-/// Templates whose TTL is shown, those of which most is known.
+/// Number of templates with TTL advice on the page, by sampled keys.
 const TTLS: usize = 10;
 
 pub(super) async fn show(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
@@ -73,7 +74,7 @@ fn counts(counts: &FetchCounts) -> Value {
     })
 }
 
-/// The likeliest rules between kinds of keys, of those that have been tried.
+/// Returns the most probable rules between key templates that have been tried.
 fn rules(cache: &Cache) -> Vec<Value> {
     let all = cache.core().template_rules().into_iter();
     let mut all: Vec<_> =
@@ -85,7 +86,7 @@ fn rules(cache: &Cache) -> Vec<Value> {
     all.map(|(name, rule)| pair(name.as_bytes(), rule.makes.as_bytes(), rule.p, [rule.right, rule.tried])).collect()
 }
 
-/// The likeliest successors of the keys that cost most time of L2.
+/// Returns the most probable successors of the keys with the highest L2 time.
 fn pairs(cache: &Cache) -> Vec<Value> {
     let keys = cache.top(By::Time, KEYS).keys.into_iter().map(|(key, _)| key);
     let mut all: Vec<_> = keys

@@ -1,6 +1,7 @@
 //! The HTTP port: the page at `/`, `/metrics`, `/healthz`, `/readyz`.
 //!
-//! Small and bounded, because it stands beside the cache's work: few connections, small heads, no bodies, deadlines.
+//! The port has tight limits, because it shares the process with the cache: few connections, small request heads, no
+//! bodies, deadlines.
 
 mod dashboard;
 mod history;
@@ -54,30 +55,32 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Maximum size of a request body. No path accepts a body.
 const BODY_MAX_BYTES: usize = 0;
-/// Pauses after a failed accept, doubling: without them a full file table costs a whole core.
+/// First pause after a failed accept; each further failure doubles it. Without pauses, a full file table keeps one core
+/// busy.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// Maximum pause after a failed accept.
 const BACKOFF_MAX: Duration = Duration::from_millis(1000);
-/// A worker that did not move for so long hangs: they beat every second, and no piece of work takes as long.
+/// Age of a heartbeat above which a worker counts as stalled. Workers send a heartbeat every second, and no task takes
+/// this long.
 const STALL: Duration = Duration::from_secs(10);
-/// How often the exporter of metrics tidies up.
+/// Interval of the maintenance of the metrics exporter.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// The paths there are, for who asks for another.
-const PATHS: &str = "Terrace serves here:\n/         a page\n/metrics  for Prometheus\n/healthz  200 while the process makes progress\n\
+/// Body of a 404 response: the available paths.
+const PATHS: &str = "available paths:\n/         page with live statistics\n/metrics  metrics for Prometheus\n/healthz  200 while the process makes progress\n\
                      /readyz   200 from the first contact with L2 until the drain\n";
 
-/// The HTTP edge.
+/// Shared state of the HTTP port.
 pub struct Edge {
-    /// The facade.
+    /// The cache.
     pub cache: Cache,
     /// This process.
     pub node: Arc<Node>,
-    /// `/readyz` answers 503 while L2 is away. Reloadable.
+    /// `/readyz` returns 503 while L2 is unavailable. Reloadable.
     pub ready_requires_l2: AtomicBool,
 }
 
-/// The state that handlers answer from.
+/// State of the request handlers.
 #[derive(Clone)]
 struct HttpState {
     edge: Arc<Edge>,
@@ -87,7 +90,7 @@ struct HttpState {
     learned: Arc<json::Seen>,
 }
 
-/// Serves until it is dropped: also during the drain, because that is when probes and scrapers want to know.
+/// Serves until the future is dropped. Continues during the drain, because probes and scrapers need the state then.
 pub async fn serve(listener: Listener, edge: Arc<Edge>) {
     let metrics = Arc::new(Metrics::default());
     let history = Arc::new(History::default());
@@ -120,12 +123,12 @@ pub async fn serve(listener: Listener, edge: Arc<Edge>) {
     }
 }
 
-/// Waits for room, then for a client. Nothing is lost when it is dropped: an accepted stream is returned at once.
+/// Waits for a free connection permit, then for a client. Cancel-safe: an accepted stream is returned immediately.
 async fn accept(
     listener: &Listener,
     permits: &Arc<Semaphore>,
 ) -> std::io::Result<(Socket, Option<OwnedSemaphorePermit>)> {
-    // The semaphore is never closed, so there always is a permit.
+    // The semaphore is never closed, so acquiring a permit cannot fail.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
     let stream = listener.accept().await?;
     Ok((stream, permit))
@@ -140,12 +143,12 @@ async fn connection(stream: Socket, router: Router, edge: Arc<Edge>, permit: Opt
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // How a connection ends is the client's affair: closed, timed out or malformed, nothing here has to change.
+    // Clients may close, time out or send malformed requests; no result requires an action.
     let _ended = timeout(CONNECTION_TIMEOUT, served).await;
     drop((counted, permit));
 }
 
-/// Counts a connection as long as it lives.
+/// Counts an open connection until it is dropped.
 struct Counted(Arc<AtomicU64>);
 
 impl Counted {
@@ -177,17 +180,21 @@ async fn metrics(State(shared): State<HttpState>) -> Response {
     ([(header::CONTENT_TYPE, TEXT)], page).into_response()
 }
 
-/// 200 while every worker moves.
+/// Returns 200 while every worker makes progress.
 async fn alive(State(shared): State<HttpState>) -> (StatusCode, String) {
     let edge = &shared.edge;
     let silent = edge.node.heartbeats.oldest().map_or(Duration::ZERO, |beat| edge.cache.now().since(beat));
     if silent > STALL {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("a worker has not moved for {} s\n", silent.as_secs()));
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("a worker has made no progress for {} s\n", silent.as_secs()),
+        );
     }
     (StatusCode::OK, "ok\n".into())
 }
 
-/// 200 from the first contact with L2 until the drain; an L2 lost later leaves it 200, unless it is required.
+/// Returns 200 from the first contact with L2 until the drain. A later loss of L2 does not change the status unless L2
+/// is required.
 async fn ready(State(shared): State<HttpState>) -> (StatusCode, String) {
     readiness(&shared.edge)
 }
@@ -203,8 +210,8 @@ fn readiness(edge: &Edge) -> (StatusCode, String) {
             (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the first contact with L2: {why}\n"))
         }
         L2State::Down(why) if edge.ready_requires_l2.load(Relaxed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("L2 is away: {why}\n"))
+            (StatusCode::SERVICE_UNAVAILABLE, format!("L2 is unavailable: {why}\n"))
         }
-        L2State::Down(why) => (StatusCode::OK, format!("degraded: L2 is away: {why}\n")),
+        L2State::Down(why) => (StatusCode::OK, format!("degraded: L2 is unavailable: {why}\n")),
     }
 }

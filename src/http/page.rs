@@ -1,4 +1,4 @@
-//! Puts the numbers of a server on the page of metrics: the same snapshot that `GetStats` and `INFO` show.
+//! Renders the Prometheus metrics, from the same snapshot as `GetStats` and `INFO`.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -16,7 +16,7 @@ use crate::{
     node::{Node, VERSION},
 };
 
-/// The page as of now.
+/// Renders the current metrics.
 pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     let snapshot = cache.snapshot();
     metrics.set(&m::UPTIME, &[], cache.now().since(node.started_at).as_secs_f64());
@@ -47,8 +47,8 @@ fn warming(metrics: &Metrics, progress: &WarmUpProgress) {
     metrics.set(&m::WARMING, &[], f64::from(u8::from(progress.is_running)));
 }
 
-/// A gauge takes a float: exact up to 2^53.
-#[expect(clippy::cast_precision_loss, reason = "gauges are floats; sizes and counts of now stay under 2^53")]
+/// Converts a gauge value to a float; exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; current sizes and counts are below 2^53")]
 fn float(value: u64) -> f64 {
     value as f64
 }
@@ -113,12 +113,12 @@ fn group(metrics: &Metrics, group: &Group) {
     metrics.set(&m::GROUP_BYTES, &[name], float(group.bytes));
 }
 
-/// Templates shown: a label has no more values than key groups have.
+/// Maximum number of templates in metrics: the maximum number of key groups.
 const TEMPLATES_SHOWN: usize = 256;
 
 fn ttls(metrics: &Metrics, cache: &Cache) {
     const MS: f64 = 1e-3;
-    // A template without a variable is the name of a key, which is no label.
+    // A template without a variable is a key, which must not become a label.
     let advice = cache.ttl_advice().into_iter().filter(|advised| advised.advice.name.contains('{'));
     for advised in advice.take(TEMPLATES_SHOWN) {
         let name = &*advised.advice.name;
@@ -163,7 +163,7 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.histogram(&m::L2_SECONDS, &[("read", buckets(&calls.read)), ("write", buckets(&calls.write))]);
 }
 
-/// The bounds of the buckets: from a hit in L1, over a call within the machine, to one that ran into its deadline.
+/// Bucket bounds in microseconds, from an L1 hit over a call within the machine to a call that reached its deadline.
 const BOUNDS_US: [u64; 15] =
     [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
@@ -215,7 +215,7 @@ fn prefetch(metrics: &Metrics, report: &PrefetchReport) {
 fn coherence(metrics: &Metrics, snapshot: &Snapshot) {
     let coherence = &snapshot.coherence;
     metrics.set(&m::COHERENCE_OPEN, &[], f64::from(u8::from(coherence.l1_available)));
-    // Not a number before the first proof.
+    // NaN before the first fence.
     metrics.set(&m::COHERENCE_FENCE_AGE, &[], coherence.fence_age_ms.map_or(f64::NAN, |age_ms| float(age_ms) / 1e3));
     metrics.count(&m::COHERENCE_INVALIDATIONS, &[], coherence.invalidations);
     metrics.count(&m::COHERENCE_FLUSHES, &[], coherence.flushes);

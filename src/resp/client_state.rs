@@ -1,4 +1,4 @@
-//! A client as other connections see it: CLIENT LIST, CLIENT KILL, and messages to it.
+//! Client state that other connections access: CLIENT LIST, CLIENT KILL and messages to the client.
 
 use std::{
     fmt::Write as _,
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::mailbox::Mailbox;
 use crate::clock::Tick;
 
-/// A client as others may see it.
+/// Client state that other connections access.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) id: u64,
@@ -18,29 +18,29 @@ pub(super) struct Client {
     pub(super) local_address: String,
     connected_at: Tick,
     pub(super) names: Mutex<Names>,
-    /// Last time it sent something.
+    /// Time of the last request.
     pub(super) used_at: AtomicU64,
     pub(super) db: AtomicU8,
     pub(super) protocol: AtomicU8,
-    /// Number of the last command, one more than the row; 0 none.
+    /// Row number of the last command plus one; 0 before the first command.
     pub(super) last_command: AtomicUsize,
-    /// Bytes of memory of its buffers.
+    /// Memory of the input buffer in bytes.
     pub(super) input_bytes: AtomicUsize,
     pub(super) output_bytes: AtomicUsize,
-    /// What others send it.
+    /// Messages from other connections.
     pub(super) mailbox: Mailbox,
-    /// Its channels and patterns.
+    /// Number of subscribed channels.
     pub(super) channels: AtomicUsize,
     pub(super) patterns: AtomicUsize,
-    /// Commands queued in its transaction; negative: none is open.
+    /// Number of commands queued in the open transaction; negative without one.
     pub(super) queued: AtomicI64,
-    /// It waits in a blocking command.
+    /// The client waits in a blocking command.
     pub(super) blocked: AtomicBool,
-    /// It watches all others.
+    /// The client runs MONITOR.
     pub(super) monitors: AtomicBool,
 }
 
-/// What a client calls itself.
+/// Names that the client reports about itself.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Names {
     pub(super) name: Vec<u8>,
@@ -71,12 +71,12 @@ impl Client {
         }
     }
 
-    /// Of which type CLIENT LIST and CLIENT KILL take it to be.
+    /// Returns the client type for CLIENT LIST and CLIENT KILL.
     pub(super) fn kind(&self) -> &'static str {
         if self.is_subscribed() { "pubsub" } else { "normal" }
     }
 
-    /// Whether it listens to a channel or pattern.
+    /// Returns `true` if the client is subscribed to a channel or pattern.
     pub(super) fn is_subscribed(&self) -> bool {
         self.channels.load(Relaxed) + self.patterns.load(Relaxed) > 0
     }
@@ -92,17 +92,17 @@ impl Client {
         if shown.is_empty() { "N".to_owned() } else { shown }
     }
 
-    /// Bytes of memory of its buffers.
+    /// Returns the memory of the buffers in bytes.
     pub(super) fn buffer_bytes(&self) -> usize {
         self.input_bytes.load(Relaxed) + self.output_bytes.load(Relaxed)
     }
 
-    /// Returns the number of the row of its last command; `None` before the first.
+    /// Returns the row number of the last command; `None` before the first command.
     pub(super) fn last_command(&self) -> Option<usize> {
         self.last_command.load(Relaxed).checked_sub(1)
     }
 
-    /// Returns its line in CLIENT LIST, without a line end. `command` is the name of its last command.
+    /// Returns the line of the client in CLIENT LIST, without a line end. `command` is the name of the last command.
     pub(super) fn describe(&self, now: Tick, command: &str) -> Vec<u8> {
         let names = self.names.lock().clone();
         let mut head = String::new();

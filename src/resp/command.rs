@@ -1,4 +1,4 @@
-//! What a command is: its row in the table, the function that runs it, and what that function has at hand.
+//! Command definitions: the row in the command table, the function that runs the command, and its context.
 
 use futures_util::future::BoxFuture;
 
@@ -11,28 +11,28 @@ use super::{
 };
 use crate::clock::Tick;
 
-/// What a running command has at hand.
+/// Context of a running command.
 pub(super) struct Context<'c> {
-    /// The facade and what all connections share.
+    /// The cache and the state shared by all connections.
     pub(super) edge: &'c Edge,
-    /// The client.
+    /// The session of the client.
     pub(super) session: &'c mut Session,
-    /// Where the reply goes.
+    /// The output buffer.
     pub(super) reply: &'c mut Reply,
-    /// When the request was received.
+    /// Time when the request was received.
     pub(super) now: Tick,
-    /// The command's own row.
+    /// The row of the command.
     pub(super) row: &'static Row,
 }
 
 impl Context<'_> {
-    /// Answers with the error; returns what the command returns then.
+    /// Replies with the error and returns it.
     pub(super) fn refuse(&mut self, refusal: Refusal) -> Done {
         self.reply.error(&refusal.message());
         Err(refusal)
     }
 
-    /// Counts the error that was just answered by its code; says whether there was one.
+    /// Counts the error reply by its code. Returns `true` if the reply was an error.
     pub(super) fn count_error(&mut self) -> bool {
         let code = self.reply.take_error();
         if let Some(code) = code {
@@ -42,55 +42,55 @@ impl Context<'_> {
     }
 }
 
-/// How a command runs.
+/// Function that runs a command.
 #[derive(Clone, Copy)]
 pub(super) enum Run {
-    /// At once.
+    /// Runs without waiting.
     Now(fn(&mut Context<'_>, Args<'_>) -> Done),
-    /// It may wait for L2.
+    /// May wait for L2.
     Later(for<'a, 'c> fn(&'a mut Context<'c>, Args<'a>) -> BoxFuture<'a, Done>),
-    /// Only its subcommands run.
+    /// Container: only the subcommands run.
     Container,
 }
 
-/// One command.
+/// One command of the command table.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
-    /// In lower case; `client|id` for a subcommand.
+    /// Name in lower case; `client|id` for a subcommand.
     pub(super) name: &'static str,
-    /// Number of arguments, the name included; negative: at least so many.
+    /// Number of arguments including the name; a negative value is a minimum.
     pub(super) arity: i64,
-    /// How it runs.
+    /// Function that runs the command.
     pub(super) run: Run,
-    /// As COMMAND INFO names them, between blanks.
+    /// Flags as in COMMAND INFO, separated by spaces.
     pub(super) flags: &'static str,
-    /// Among the flags: it may wait for as long as the client likes.
+    /// Flag: the command may wait for a client-specified time.
     pub(super) is_blocking: bool,
-    /// Among the flags: MONITOR does not show it.
+    /// Flag: MONITOR does not show the command.
     pub(super) is_hidden: bool,
-    /// Among the flags: it takes constant or logarithmic time.
+    /// Flag: the command takes constant or logarithmic time.
     pub(super) is_fast: bool,
-    /// ACL categories, between blanks.
+    /// ACL categories, separated by spaces.
     pub(super) categories: &'static str,
-    /// Tips for clients, between blanks.
+    /// Command tips for clients, separated by spaces.
     pub(super) tips: &'static str,
-    /// Where its keys stand.
+    /// Positions of the keys.
     pub(super) keys: &'static [KeySpec],
-    /// Group in the documentation.
+    /// Group in the command documentation.
     pub(super) group: &'static str,
-    /// Redis version that brought it.
+    /// Redis version that introduced the command.
     pub(super) since: &'static str,
-    /// In O notation.
+    /// Time complexity in O notation.
     pub(super) complexity: &'static str,
-    /// One line.
+    /// Summary, one line.
     pub(super) summary: &'static str,
-    /// Redis version that deprecated it, and what to use instead; both may be empty.
+    /// Redis version that deprecated the command, and the replacement; both may be empty.
     pub(super) deprecated: (&'static str, &'static str),
-    /// What follows the name, in the notation of `exec::docs`.
+    /// Arguments in the notation of `exec::docs`.
     pub(super) arguments: &'static str,
-    /// Its subcommands.
+    /// Subcommands.
     pub(super) subcommands: &'static [Row],
-    /// Number of the first subcommand.
+    /// Row number of the first subcommand.
     pub(super) subcommands_base: usize,
 }
 
@@ -170,31 +170,31 @@ impl Row {
         self
     }
 
-    /// With the number of its first subcommand.
+    /// Sets the row number of the first subcommand.
     pub(super) const fn numbered(mut self, base: usize) -> Self {
         self.subcommands_base = base;
         self
     }
 
-    /// Whether it has this flag.
+    /// Returns `true` if the command has this flag.
     pub(super) fn has(&self, flag: &str) -> bool {
         has_word(self.flags, flag)
     }
 
-    /// Whether so many arguments, the name included, are acceptable.
+    /// Returns `true` if the command accepts this number of arguments, including the name.
     #[inline]
     pub(super) fn accepts(&self, arguments: usize) -> bool {
         let arguments = i64::try_from(arguments).unwrap_or(i64::MAX);
         if self.arity >= 0 { arguments == self.arity } else { arguments >= -self.arity }
     }
 
-    /// The name without that of its container.
+    /// Returns the name without the name of the container.
     pub(super) fn short_name(&self) -> &'static str {
         self.name.split_once('|').map_or(self.name, |(_, short)| short)
     }
 }
 
-/// Whether a list of words between blanks has this one.
+/// Returns `true` if a list of words separated by spaces contains the word.
 const fn has_word(list: &str, word: &str) -> bool {
     let (list, word) = (list.as_bytes(), word.as_bytes());
     let mut begin = 0;
@@ -212,14 +212,14 @@ const fn has_word(list: &str, word: &str) -> bool {
     false
 }
 
-/// A row and its number: its place in the table; the numbers of subcommands follow those of all commands.
+/// A row and its number. The number is the position in the table; subcommands are numbered after all commands.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) row: &'static Row,
     pub(super) number: usize,
 }
 
-/// At most `max` bytes of what a client sent, up to the first NUL, for an error.
+/// Returns at most `max` bytes of client input, up to the first NUL, for an error message.
 pub(super) fn readable(bytes: &[u8], max: usize) -> String {
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len()).min(max);
     String::from_utf8_lossy(&bytes[..end]).into_owned()

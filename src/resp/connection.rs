@@ -1,12 +1,13 @@
-//! One connection: receive, run all requests that are there, answer them with one write, again.
+//! One RESP connection: receives bytes, runs all complete requests, sends their replies with one write, and repeats.
 //!
-//! * The clock is read once after each read from the socket; no timer is armed but before AUTH and while a client that
-//!   does not read holds more than [`OUTPUT_SOFT_MAX_BYTES`].
+//! * The clock is read once after each read from the socket. Timers are used only before AUTH, and while a client that
+//!   does not read its replies holds more than [`OUTPUT_SOFT_MAX_BYTES`].
 //! * A GET that L1 answers is parsed, looked up and answered without waiting and without an allocation.
-//! * GETs that follow each other and are not in L1 are one read below.
+//! * Consecutive GETs that miss L1 are combined into one L2 read.
 //! * An idle connection holds no buffers.
-//! * While a client does not read its replies its requests go on until the soft limit, as in Redis, because some clients
-//!   send all before they read; then it is not read from any more, and after a while it is closed.
+//! * Requests of a client that does not read its replies run until the soft limit, as in Redis, because some clients
+//!   send all requests before they read. Above the limit, Terrace stops reading from the client, and closes the
+//!   connection after a timeout.
 
 mod batch;
 
@@ -44,7 +45,7 @@ use crate::{
 const OUTPUT_SOFT_MAX_BYTES: usize = 16 << 20;
 /// Maximum time above `OUTPUT_SOFT_MAX_BYTES` before the connection is closed.
 const OUTPUT_SOFT_TIME: Duration = Duration::from_secs(10);
-/// What a client may hold of output while the whole port is over its limit.
+/// Output per client in bytes above which requests are paused while the port is over its limit.
 const OUTPUT_OVERLOADED_BYTES: usize = 64 * 1024;
 /// Deadline for authentication, if a password is set.
 const AUTH_TIME: Duration = Duration::from_secs(5);
@@ -52,14 +53,15 @@ const AUTH_TIME: Duration = Duration::from_secs(5);
 const LAST_READS_MAX: usize = 64;
 /// Time that a drained connection stays open for the client to read the last replies.
 const LINGER: Duration = Duration::from_millis(250);
-/// Buffers up to this size are not counted as bytes under way: the limit on connections bounds them.
+/// Buffers up to this size do not count as in-flight bytes, because the connection limit bounds them.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 
 const PROTECTED: &str = "DENIED Terrace is running in protected mode because no password is set. In this mode connections \
                          are only accepted from the loopback interface. Set resp.password_file, or set \
                          resp.protected_mode = false if the network is trusted.";
 
-/// Serves one connection until it ends; after `stop` turns true it answers what was received and ends.
+/// Serves one connection until it ends. After `stop` becomes true, the connection answers the received requests and
+/// closes.
 pub async fn serve(stream: Socket, edge: Arc<Edge>, stop: watch::Receiver<bool>) {
     let Ok(ends) = stream.ends() else { return };
     let mut connection = Connection::new(stream, Arc::new(edge.for_connection()), stop, &ends);
@@ -78,30 +80,30 @@ struct Connection {
     session: Session,
     stop: Stop,
     limits: Limits,
-    /// Most bytes of output before nothing more is run.
+    /// Size of pending output above which no further request runs.
     output_pause_bytes: usize,
-    /// When the bytes at hand were received.
+    /// Time when the current bytes were received.
     now: Tick,
-    /// GETs answered from L1 that are not counted yet.
+    /// Number of GETs answered from L1 that have not been counted yet.
     hits: u64,
-    /// Requests at hand wait until the client has read more.
+    /// Complete requests wait until the client has read more replies.
     paused: bool,
-    /// Since when the output has been over its soft limit.
+    /// Time since which the output has been over the soft limit.
     output_over_since: Option<Instant>,
     auth_deadline: Option<Instant>,
-    /// Its part of the bytes under way on all ports.
-    under_way: Option<Held>,
+    /// Share of this connection in the in-flight bytes of all ports.
+    in_flight: Option<Held>,
     counted_bytes: u64,
 }
 
-/// What came of waiting.
+/// Result of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitEnd {
-    /// There are more bytes to parse, or there is room for more replies.
+    /// More bytes can be parsed, or more replies can be sent.
     Progress,
-    /// The client will send no more.
+    /// The client has closed its side of the connection.
     Ended,
-    /// The server stops.
+    /// The server is stopping.
     Stop,
 }
 
@@ -125,7 +127,7 @@ impl Connection {
             paused: false,
             output_over_since: None,
             auth_deadline,
-            under_way: None,
+            in_flight: None,
             counted_bytes: 0,
         }
     }
@@ -151,19 +153,21 @@ impl Connection {
         }
     }
 
-    /// Waits until there is something to do; sends meanwhile what is pending.
+    /// Waits until there is work, and sends pending replies meanwhile.
     async fn wait(&mut self) -> io::Result<WaitEnd> {
-        self.let_go_of_idle_buffers();
+        self.release_idle_buffers();
         match self.deadline() {
             None => poll_fn(|task| self.poll(task)).await,
             Some(deadline) => match tokio::time::timeout_at(deadline, poll_fn(|task| self.poll(task))).await {
                 Ok(event) => event,
-                Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH, or replies not read")),
+                Err(_elapsed) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH in time, or replies were not read"))
+                }
             },
         }
     }
 
-    /// When waiting ends the connection; nearly always never.
+    /// Returns the deadline that closes the connection, if any.
     fn deadline(&mut self) -> Option<Instant> {
         if self.session.authenticated {
             self.auth_deadline = None;
@@ -182,7 +186,7 @@ impl Connection {
         if mailbox.is_closed() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        // Who does not read them leaves them there, until they are too many.
+        // Messages for a client that does not read stay in the mailbox until it overflows.
         if self.reply.pending().len() <= self.output_pause_bytes
             && let Some(messages) = mailbox.take()
         {
@@ -205,7 +209,7 @@ impl Connection {
         }
     }
 
-    /// Sends as much as the socket takes; asks to be woken when it takes more.
+    /// Sends as much as the socket accepts, and registers a wakeup for the remaining bytes.
     fn poll_send(&mut self, task: &mut TaskContext<'_>) -> io::Result<()> {
         while !self.reply.pending().is_empty() {
             match pin!(&mut self.stream).poll_write(task, self.reply.pending()) {
@@ -219,7 +223,7 @@ impl Connection {
     }
 
     fn poll_receive(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
-        // No buffer before there are bytes for it.
+        // Take a buffer only when bytes are available.
         ready!(self.stream.poll_read_ready(task))?;
         let buffer = self.requests.buffer();
         if buffer.capacity() == 0 {
@@ -228,8 +232,8 @@ impl Connection {
             buffer.reserve(BUFFER_BYTES);
         }
         let Poll::Ready(received) = pin!(self.stream.read_buf(buffer)).poll(task) else {
-            // The socket only seemed ready, as a new one does: what was lent for nothing goes back.
-            self.let_go_of_idle_buffers();
+            // Spurious readiness, as of a new socket: release the unused buffer.
+            self.release_idle_buffers();
             return Poll::Pending;
         };
         let received = received?;
@@ -237,12 +241,13 @@ impl Connection {
         Poll::Ready(Ok(received))
     }
 
-    /// Bytes have come: reads the clock and what a reload may have changed, once for all requests in them.
+    /// Starts a batch of received bytes: reads the clock and the reloadable settings once for all requests of the
+    /// batch.
     fn begin_batch(&mut self, received: usize) {
         self.now = self.edge.cache.now();
         self.session.client.used_at.store(self.now.0, Relaxed);
         self.session.counters.received_bytes.fetch_add(received as u64, Relaxed);
-        self.count_under_way();
+        self.count_in_flight();
         let settings = self.edge.settings.load();
         let overloaded = self.edge.node.in_flight.bytes() > settings.in_flight_max;
         let value_max = usize::try_from(settings.value_max).unwrap_or(usize::MAX);
@@ -253,7 +258,7 @@ impl Connection {
         self.output_pause_bytes = if overloaded { OUTPUT_OVERLOADED_BYTES } else { OUTPUT_SOFT_MAX_BYTES };
     }
 
-    /// Sends without waiting; what the socket does not take stays for [`Connection::wait`].
+    /// Sends without waiting. [`Connection::wait`] sends the bytes that the socket does not accept.
     fn send(&mut self) -> io::Result<()> {
         if self.reply.pending().is_empty() {
             return Ok(());
@@ -264,9 +269,9 @@ impl Connection {
             Err(error) => return Err(error),
         }
         if self.reply.pending().len() > OUTPUT_HARD_MAX_BYTES {
-            return Err(io::Error::other("replies not read exceed the hard limit"));
+            return Err(io::Error::other("unread replies exceed the hard limit"));
         }
-        self.count_under_way();
+        self.count_in_flight();
         Ok(())
     }
 
@@ -276,21 +281,21 @@ impl Connection {
         self.reply.advance(sent);
     }
 
-    /// Keeps the server's sum of bytes under way, of which small buffers are no part.
+    /// Updates the server's sum of in-flight bytes. Small buffers do not count.
     #[inline]
-    fn count_under_way(&mut self) {
+    fn count_in_flight(&mut self) {
         let bytes = self.requests.capacity_bytes() + self.reply.capacity_bytes();
         let bytes = if bytes > UNCOUNTED_BYTES { bytes as u64 } else { 0 };
         if bytes != self.counted_bytes {
             self.counted_bytes = bytes;
-            // Counted, not asked for: what is under way already is bounded by pausing clients, not by failing them.
-            self.under_way = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
+            // The bytes are counted without a limit: they are bounded by pausing clients, not by failing requests.
+            self.in_flight = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
             self.session.client.input_bytes.store(self.requests.capacity_bytes(), Relaxed);
             self.session.client.output_bytes.store(self.reply.capacity_bytes(), Relaxed);
         }
     }
 
-    fn let_go_of_idle_buffers(&mut self) {
+    fn release_idle_buffers(&mut self) {
         if let Some(buffer) = self.requests.take_idle_buffer() {
             buffers::give_back(buffer);
         }
@@ -299,7 +304,7 @@ impl Connection {
         }
     }
 
-    /// The last requests: what has arrived by now is answered.
+    /// Answers the requests that have arrived, before the connection closes.
     async fn answer_what_was_received(&mut self) -> io::Result<()> {
         let mut reads = 0;
         loop {
@@ -323,7 +328,7 @@ impl Connection {
         }
     }
 
-    /// Sends all that is pending, as long as the client reads.
+    /// Sends all pending replies while the client reads.
     async fn flush(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + OUTPUT_SOFT_TIME;
         while !self.reply.pending().is_empty() {
@@ -342,7 +347,7 @@ impl Connection {
     }
 }
 
-/// Protected mode: without a password only this machine is served.
+/// Returns `true` if protected mode rejects the client: without a password, only local clients are accepted.
 fn is_refused(settings: &RespSettings, is_here: bool) -> bool {
     settings.protected_mode && settings.password.is_none() && !is_here
 }
@@ -352,7 +357,7 @@ mod tests {
     use super::*;
     use crate::resp::Secret;
 
-    /// Bytes of what a function of three arguments returns.
+    /// Returns the size in bytes of the result of a function with three arguments.
     fn size_of_returned<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
         size_of::<R>()
     }

@@ -1,5 +1,5 @@
-//! What the RESP port counts. Each worker thread has counters of its own, so that counting shares no cache line between
-//! threads; sums are made when somebody asks.
+//! Counters of the RESP port. Each worker thread has its own counters, so that threads share no cache line. Sums are
+//! computed on request.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,23 +20,23 @@ use crate::{
 
 /// Maximum number of error codes that INFO distinguishes.
 const CODES_MAX: usize = 128;
-/// Rates are means over at least this long.
+/// Minimum time over which rates are averaged.
 const RATE_WINDOW_MIN: Duration = Duration::from_secs(1);
 
-/// WorkerCounters of one command.
+/// Counters of one command.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) calls: AtomicU64,
     pub(super) nanoseconds: AtomicU64,
-    /// Refused before it ran.
+    /// Number of calls that were rejected before they ran.
     pub(super) rejected: AtomicU64,
     pub(super) failed: AtomicU64,
-    /// Durations in nanoseconds, once there is one.
+    /// Durations in nanoseconds; initialized by the first call.
     durations: OnceLock<Histogram>,
 }
 
 impl Calls {
-    /// So many calls have taken `ns` together.
+    /// Records `calls` calls that took `ns` nanoseconds in total.
     pub(super) fn record(&self, ns: u64, calls: u64) {
         self.calls.fetch_add(calls, Relaxed);
         self.nanoseconds.fetch_add(ns, Relaxed);
@@ -44,7 +44,7 @@ impl Calls {
     }
 }
 
-/// WorkerCounters of one worker.
+/// Counters of one worker.
 #[derive(Debug)]
 pub(super) struct WorkerCounters {
     pub(super) received_bytes: AtomicU64,
@@ -61,7 +61,7 @@ impl WorkerCounters {
         }
     }
 
-    /// Of the command with this number.
+    /// Returns the counters of the command with this row number.
     #[inline]
     pub(super) fn of(&self, number: usize) -> &Calls {
         &self.calls[number]
@@ -77,7 +77,7 @@ pub(super) struct CallSums {
     pub(super) failed: u64,
 }
 
-/// Sums over all workers.
+/// Sums of all commands over all workers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PortTotals {
     pub(super) commands: u64,
@@ -85,7 +85,7 @@ pub(super) struct PortTotals {
     pub(super) sent_bytes: u64,
 }
 
-/// Means over the time between two looks.
+/// Mean rates since the previous request for them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rates {
     pub(super) commands_per_second: u64,
@@ -102,7 +102,7 @@ struct RateState {
 /// All counters of the port.
 #[derive(Debug)]
 pub(super) struct Statistics {
-    /// Rows of the command table.
+    /// Number of rows in the command table.
     rows: usize,
     workers: Mutex<HashMap<ThreadId, Arc<WorkerCounters>>>,
     errors: Mutex<BTreeMap<String, u64>>,
@@ -114,13 +114,13 @@ impl Statistics {
         Self { rows, workers: Mutex::default(), errors: Mutex::default(), rate: Mutex::default() }
     }
 
-    /// The counters of this thread.
+    /// Returns the counters of the current thread.
     pub(super) fn of_this_thread(&self) -> Arc<WorkerCounters> {
         let counters = || Arc::new(WorkerCounters::new(self.rows));
         Arc::clone(self.workers.lock().entry(thread::current().id()).or_insert_with(counters))
     }
 
-    /// An error with this code was answered.
+    /// Counts an error reply by its code.
     pub(super) fn error(&self, code: &str) {
         let mut errors = self.errors.lock();
         if let Some(count) = errors.get_mut(code) {
@@ -130,12 +130,12 @@ impl Statistics {
         }
     }
 
-    /// Errors answered since start, by code.
+    /// Returns the number of error replies since start by code.
     pub(super) fn errors(&self) -> BTreeMap<String, u64> {
         self.errors.lock().clone()
     }
 
-    /// Of the command with this number.
+    /// Returns the sums of the command with this row number.
     pub(super) fn calls(&self, number: usize) -> CallSums {
         let mut sums = CallSums::default();
         for worker in self.workers.lock().values() {
@@ -148,7 +148,7 @@ impl Statistics {
         sums
     }
 
-    /// Durations of the command with this number, in nanoseconds; `None` before the first.
+    /// Returns the durations of the command with this row number in nanoseconds; `None` before the first call.
     pub(super) fn durations(&self, number: usize) -> Option<Latency> {
         let workers = self.workers.lock();
         let mut histograms = workers.values().filter_map(|worker| worker.of(number).durations.get()).peekable();
@@ -176,7 +176,7 @@ impl Statistics {
         self.rate.lock().since = None;
     }
 
-    /// Of the whole port.
+    /// Returns the sums of the whole port.
     pub(super) fn totals(&self) -> PortTotals {
         let mut totals = PortTotals::default();
         for worker in self.workers.lock().values() {
@@ -187,8 +187,8 @@ impl Statistics {
         totals
     }
 
-    /// Means since the look before this one, or since that before it if it was less than a second ago. Nothing runs
-    /// in the background for this.
+    /// Returns the mean rates since the previous call, or since the call before it if the previous call was less than a
+    /// second ago. Computed on request, without a background task.
     pub(super) fn rates(&self, now: Tick, started_at: Tick) -> Rates {
         let totals = self.totals();
         let mut state = self.rate.lock();

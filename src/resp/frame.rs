@@ -1,10 +1,10 @@
-//! Requests out of bytes: RESP arrays and inline lines, parsed in place.
+//! Parses requests from bytes: RESP arrays and inline lines, in place.
 //!
-//! Synchronous, tested with values. A request is a list of spans into the query buffer, nothing is copied (an inline
-//! line is unquoted into a scratch buffer). The parser remembers how far it came, so a request that arrives in many
-//! pieces is looked at once. Memory follows what has arrived, never a declared length; a request over a limit is
-//! skipped as it arrives and ends as [`Next::Refused`], because a bad command must not end its connection. Only what
-//! Redis calls a protocol error ends it.
+//! Synchronous and independent of sockets. A request is a list of positions in the query buffer; nothing is copied,
+//! except that an inline line is unquoted into a scratch buffer. The parser keeps its position, so each byte of a
+//! request that arrives in many pieces is parsed once. Memory use follows the received bytes, never a declared length.
+//! A request above a limit is skipped as it arrives and ends as [`Next::Refused`], because one oversized request must
+//! not close the connection. Only protocol errors of Redis close it.
 
 mod words;
 
@@ -27,28 +27,28 @@ const BULK_BEFORE_AUTH_MAX: i64 = 16 * 1024;
 /// Maximum number of parsed argument positions kept for the next request.
 const SPANS_KEPT_MAX: usize = 1024;
 
-/// What a connection may send now.
+/// Current limits of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of a bulk string.
+    /// Maximum size of a bulk string in bytes.
     pub bulk_max: usize,
-    /// The client still has to authenticate: much tighter limits.
+    /// The client has not authenticated yet; tighter limits apply.
     pub before_auth: bool,
 }
 
-/// Why a request was skipped.
+/// Reason why a request was skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooLong {
-    /// A bulk string of this many bytes.
+    /// A bulk string of this size in bytes exceeds the limit.
     Bulk(u64),
-    /// The request as a whole, over [`REQUEST_MAX_BYTES`].
+    /// The request as a whole exceeds [`REQUEST_MAX_BYTES`].
     Request,
 }
 
-/// What the parser found.
+/// Result of parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// A request is complete: [`Requests::args`] has it until [`Requests::consume`].
+    /// A request is complete. [`Requests::args`] returns it until [`Requests::consume`].
     Command,
     /// A request was skipped because it was too long.
     Refused(TooLong),
@@ -56,10 +56,10 @@ pub enum Next {
     More,
 }
 
-/// A protocol error in Redis's words: the connection must end after it.
+/// A protocol error with the text of Redis. The connection has to close after it.
 pub type Fault = Cow<'static, str>;
 
-/// One argument's place in its buffer. A request has at most [`REQUEST_MAX_BYTES`], which fits.
+/// Position of one argument in its buffer. A request has at most [`REQUEST_MAX_BYTES`], so `u32` is sufficient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -75,7 +75,7 @@ impl Span {
     }
 }
 
-/// The arguments of a request, its name first.
+/// The arguments of a request, starting with the command name.
 #[derive(Debug, Clone, Copy)]
 pub struct Args<'a> {
     bytes: &'a [u8],
@@ -83,27 +83,27 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// How many, the name included.
+    /// Returns the number of arguments, including the name.
     #[inline]
     #[must_use]
     pub fn len(self) -> usize {
         self.spans.len()
     }
 
-    /// Whether there is not even a name.
+    /// Returns `true` if there is no argument, not even a name.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.spans.is_empty()
     }
 
-    /// The argument at `at`.
+    /// Returns the argument at `at`, if any.
     #[inline]
     #[must_use]
     pub fn get(self, at: usize) -> Option<&'a [u8]> {
         self.spans.get(at).map(|span| &self.bytes[span.start as usize..span.end as usize])
     }
 
-    /// The argument at `at`, which the arity of the command guarantees.
+    /// Returns the argument at `at`. The arity of the command guarantees that it exists.
     #[inline]
     #[must_use]
     pub fn at(self, at: usize) -> &'a [u8] {
@@ -111,19 +111,19 @@ impl<'a> Args<'a> {
         &self.bytes[span.start as usize..span.end as usize]
     }
 
-    /// From the argument at `first` on.
+    /// Returns the arguments starting at `first`.
     #[must_use]
     pub fn from(self, first: usize) -> Self {
         Self { bytes: self.bytes, spans: self.spans.get(first..).unwrap_or_default() }
     }
 
-    /// All, in order.
+    /// Iterates over the arguments.
     pub fn iter(self) -> impl ExactSizeIterator<Item = &'a [u8]> + DoubleEndedIterator {
         self.spans.iter().map(move |span| &self.bytes[span.start as usize..span.end as usize])
     }
 }
 
-/// A request that was copied out of its buffer.
+/// A request copied out of its buffer.
 #[derive(Debug, Clone)]
 pub struct Owned {
     bytes: Vec<u8>,
@@ -131,7 +131,7 @@ pub struct Owned {
 }
 
 impl Owned {
-    /// Of these arguments, the name first; together at most [`REQUEST_MAX_BYTES`].
+    /// Copies these arguments, starting with the name. Their total size is at most [`REQUEST_MAX_BYTES`].
     pub fn new<'a>(args: impl Iterator<Item = &'a [u8]>) -> Self {
         let (mut bytes, mut spans) = (Vec::new(), Vec::new());
         for arg in args {
@@ -142,20 +142,20 @@ impl Owned {
         Self { bytes, spans }
     }
 
-    /// The arguments.
+    /// Returns the arguments.
     #[must_use]
     pub fn args(&self) -> Args<'_> {
         Args { bytes: &self.bytes, spans: &self.spans }
     }
 
-    /// Bytes of memory, about.
+    /// Returns the approximate memory use in bytes.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.bytes.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 }
 
-/// A request as a client library sends it, added to `out`.
+/// Appends a request to `out` in the format of a client library.
 pub fn write_request<'a>(out: &mut Vec<u8>, args: impl ExactSizeIterator<Item = &'a [u8]>) {
     let header = |out: &mut Vec<u8>, kind: u8, number: usize| {
         out.push(kind);
@@ -177,51 +177,51 @@ impl Index<usize> for Args<'_> {
     }
 }
 
-/// The requests in a query buffer.
+/// A query buffer and the parser of its requests.
 #[derive(Debug, Default)]
 pub struct Requests {
     buffer: Vec<u8>,
-    /// Where the request under way begins.
+    /// Start of the current request.
     begin: usize,
-    /// How far into it the parser came.
+    /// Position of the parser, relative to `begin`.
     at: usize,
-    /// Elements that are still to come.
+    /// Number of elements that have not been parsed yet.
     missing: usize,
-    /// The element under way: bytes of it that are still to come with its CRLF, once its header was read.
+    /// Length of the current element without its CRLF, once its header was parsed.
     bulk: Option<usize>,
-    /// Why the request is skipped.
+    /// Reason why the current request is skipped.
     refused: Option<TooLong>,
-    /// Bytes to drop before anything else is looked at.
+    /// Number of bytes to drop before parsing continues.
     skip: usize,
     spans: Vec<Span>,
     scratch: Vec<u8>,
     inline: bool,
-    /// What was found and not consumed yet.
+    /// Result that has not been consumed yet.
     found: Option<Next>,
 }
 
 impl Requests {
-    /// Where received bytes are added.
+    /// Returns the buffer to which received bytes are appended.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
-    /// Bytes held.
+    /// Returns the number of unparsed and unconsumed bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffer.len() - self.begin
     }
 
-    /// Bytes of memory.
+    /// Returns the memory of the buffer in bytes.
     #[must_use]
     pub fn capacity_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// The next request, or that one was refused; the same again until it is consumed.
+    /// Returns the next request or refusal. Returns the same result until it is consumed.
     ///
     /// # Errors
-    /// A protocol error. The rest of the buffer means nothing then.
+    /// A protocol error. The remaining bytes must not be parsed.
     #[inline]
     pub fn next(&mut self, limits: Limits) -> Result<Next, Fault> {
         if let Some(found) = self.found {
@@ -242,11 +242,11 @@ impl Requests {
             if let Some(next) = self.elements(limits)? {
                 return Ok(next);
             }
-            // Else bytes are to be skipped.
+            // Otherwise bytes have to be skipped first.
         }
     }
 
-    /// The complete request.
+    /// Returns the arguments of the complete request.
     #[inline]
     #[must_use]
     pub fn args(&self) -> Args<'_> {
@@ -254,7 +254,7 @@ impl Requests {
         Args { bytes, spans: &self.spans }
     }
 
-    /// Done with the complete or refused request.
+    /// Removes the complete or refused request.
     #[inline]
     pub fn consume(&mut self) {
         self.begin += self.at;
@@ -265,12 +265,12 @@ impl Requests {
         }
     }
 
-    /// Gives the buffer away if it holds nothing.
+    /// Returns the buffer if it is empty.
     pub fn take_idle_buffer(&mut self) -> Option<Vec<u8>> {
         (self.buffer.is_empty() && self.buffer.capacity() > 0).then(|| std::mem::take(&mut self.buffer))
     }
 
-    /// Moves what is left to the front, so that the buffer grows with one request and not with all of them.
+    /// Moves the remaining bytes to the front, so that the buffer size depends on one request and not on all of them.
     #[cold]
     fn compact(&mut self) {
         self.buffer.drain(..self.begin);
@@ -288,7 +288,7 @@ impl Requests {
         Next::More
     }
 
-    /// Drops bytes of a refused request; says whether all of them came.
+    /// Drops received bytes of a refused request. Returns `true` if none are outstanding.
     #[cold]
     fn drop_skipped(&mut self) -> bool {
         let from = self.begin + self.at;
@@ -326,8 +326,8 @@ impl Requests {
         Ok(Begun::Elements)
     }
 
-    /// Reads elements until the request is complete (`Command`, `Refused`), bytes are missing (`More`) or are to be
-    /// skipped (`None`).
+    /// Parses elements. Returns `Command` or `Refused` if the request is complete, `More` if bytes are missing, and
+    /// `None` if bytes have to be skipped first.
     #[inline]
     fn elements(&mut self, limits: Limits) -> Result<Option<Next>, Fault> {
         while self.missing > 0 {
@@ -358,7 +358,7 @@ impl Requests {
         Ok(self.found)
     }
 
-    /// The length of the next element; `None` when its header is not there yet, or when it is to be skipped.
+    /// Returns the length of the next element; `None` if its header is incomplete or the element is skipped.
     #[inline]
     fn element_header(&mut self, limits: Limits) -> Result<Option<usize>, Fault> {
         let from = self.begin + self.at;
@@ -383,7 +383,7 @@ impl Requests {
         Ok(Some(length))
     }
 
-    /// Skips an element of a request that is or becomes refused. Nothing of such a request is kept.
+    /// Skips an element of a refused request. No element of such a request is kept.
     #[cold]
     fn refuse(&mut self, length: usize, limits: Limits) {
         let why = if length > limits.bulk_max { TooLong::Bulk(length as u64) } else { TooLong::Request };
@@ -392,19 +392,20 @@ impl Requests {
         self.missing -= 1;
         self.skip = length + 2;
         if self.missing == 0 {
-            // The last element's bytes are skipped as an element of their own, so that the end is seen after them.
+            // Skip the bytes of the last element as an element of its own, so that the end of the request is found
+            // after them.
             self.missing = 1;
             self.skip -= 2;
             self.bulk = Some(0);
         }
     }
 
-    /// The number of a header line that begins at `from` and where the next line begins; the number is `None` if it
-    /// is none, the whole `None` if the line is not complete.
+    /// Parses the number of the header line at `from`. Returns the number (`None` if invalid) and the start of the next
+    /// line; returns `None` if the line is incomplete.
     #[inline]
     fn number(&self, from: usize, too_long: &'static str) -> Result<Option<(Option<i64>, usize)>, Fault> {
         let line = &self.buffer[from..];
-        // Nearly every line: one to four digits, CR, and something after it.
+        // Fast path for nearly all lines: one to four digits, CR, and at least one more byte.
         let mut number = 0i64;
         for (at, &byte) in line.iter().take(5).enumerate() {
             if byte.is_ascii_digit() {
@@ -418,12 +419,12 @@ impl Requests {
         number_of_line(line, from, too_long)
     }
 
-    /// A request as people type it.
+    /// Parses an inline request, as typed by a user.
     #[cold]
     fn inline(&mut self, limits: Limits) -> Result<Begun, Fault> {
         let line = &self.buffer[self.begin..];
         let longest = if limits.before_auth { BULK_BEFORE_AUTH_MAX.unsigned_abs() as usize } else { LINE_MAX_BYTES };
-        // What was looked at before has no end of line.
+        // The bytes before `at` contain no line end.
         let found = memchr::memchr(b'\n', &line[self.at.min(line.len())..]).map(|end| self.at + end);
         let end = match found {
             Some(end) if end <= longest => end,
@@ -453,11 +454,11 @@ impl Requests {
     }
 }
 
-/// How a request began.
+/// Result of parsing the start of a request.
 enum Begun {
     /// An inline request, complete.
     Complete,
-    /// An empty request; nothing is answered.
+    /// An empty request, which has no reply.
     Nothing,
     /// An array whose elements follow.
     Elements,
@@ -465,7 +466,7 @@ enum Begun {
     Starved,
 }
 
-/// CR, LF and what else a terminal would obey are never reflected.
+/// Replaces control characters, so that an error never echoes CR, LF or terminal escapes.
 fn printable(byte: u8) -> char {
     if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { ' ' }
 }
@@ -475,7 +476,7 @@ fn number_of_line(line: &[u8], from: usize, too_long: &'static str) -> Result<Op
     match memchr::memchr(b'\r', &line[..line.len().min(LINE_MAX_BYTES + 1)]) {
         None if line.len() > LINE_MAX_BYTES => Err(too_long.into()),
         None => Ok(None),
-        // The LF has not come yet.
+        // The LF has not arrived yet.
         Some(end) if end + 1 >= line.len() => Ok(None),
         Some(end) => Ok(Some((parse_integer(&line[..end]), from + end + 2))),
     }

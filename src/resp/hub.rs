@@ -1,8 +1,8 @@
-//! Channels and patterns of this node's clients, and the delivery of messages to them.
+//! Subscriptions of this node's clients to channels and patterns, and the delivery of messages.
 //!
-//! Senders never wait: each message goes into the mailbox of each receiver. Over Redis a message comes through a
-//! connection to Redis of the receiver's own (`subscriptions`), which knows the receiver; the registry here serves
-//! channels of this process alone.
+//! Senders never wait: each message is added to the mailbox of each receiver. With Redis as L2, messages arrive on the
+//! receiver's own connection to Redis (`subscriptions`); this registry then serves only the channels that this process
+//! publishes on.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,32 +17,32 @@ use parking_lot::Mutex;
 use super::{client_state::Client, reply::Reply};
 use crate::glob::Glob;
 
-/// Who listens, by client id.
+/// Subscribed clients by client ID.
 type Listeners = BTreeMap<u64, Arc<Client>>;
 
-/// All subscriptions within this process.
+/// All subscriptions of this process.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     channels: Mutex<HashMap<Vec<u8>, Listeners>>,
     patterns: Mutex<BTreeMap<Vec<u8>, (Glob, Listeners)>>,
-    /// Subscriptions, so that a message without any costs one load.
+    /// Number of subscriptions, so that a message without receivers costs one load.
     count: AtomicUsize,
 }
 
 impl Hub {
-    /// Whether anybody listens to anything.
+    /// Returns `true` if any subscription exists.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
         self.count.load(Relaxed) > 0
     }
 
-    /// Subscribes to a channel; the caller knows that the client is not subscribed.
+    /// Subscribes a client to a channel. The client must not be subscribed yet.
     pub(super) fn subscribe(&self, client: &Arc<Client>, channel: &[u8]) {
         self.channels.lock().entry(channel.to_vec()).or_default().insert(client.id, Arc::clone(client));
         self.count.fetch_add(1, Relaxed);
     }
 
-    /// Ends a subscription that there is.
+    /// Removes a subscription to a channel.
     pub(super) fn unsubscribe(&self, client: u64, channel: &[u8]) {
         let mut channels = self.channels.lock();
         let Some(listeners) = channels.get_mut(channel) else { return };
@@ -54,7 +54,7 @@ impl Hub {
         }
     }
 
-    /// Subscribes to a pattern; the caller knows that the client is not subscribed.
+    /// Subscribes a client to a pattern. The client must not be subscribed yet.
     pub(super) fn subscribe_pattern(&self, client: &Arc<Client>, pattern: Glob) {
         let mut patterns = self.patterns.lock();
         let entry = patterns.entry(pattern.pattern().to_vec()).or_insert_with(|| (pattern, Listeners::new()));
@@ -62,7 +62,7 @@ impl Hub {
         self.count.fetch_add(1, Relaxed);
     }
 
-    /// Ends a subscription that there is.
+    /// Removes a subscription to a pattern.
     pub(super) fn unsubscribe_pattern(&self, client: u64, pattern: &[u8]) {
         let mut patterns = self.patterns.lock();
         let Some((_, listeners)) = patterns.get_mut(pattern) else { return };
@@ -74,7 +74,8 @@ impl Hub {
         }
     }
 
-    /// Sends a message to all who listen; says to how many (a client counts once for each of its subscriptions).
+    /// Sends a message to all subscribers and returns the number of deliveries. A client with several matching
+    /// subscriptions counts several times.
     pub(super) fn publish(&self, channel: &[u8], message: &[u8]) -> u64 {
         if !self.is_heard() {
             return 0;
@@ -98,29 +99,29 @@ impl Hub {
         matching.flat_map(|(text, (_, clients))| clients.values().map(|c| (text.clone(), c.clone()))).collect()
     }
 
-    /// Channels with a listener that match.
+    /// Returns the channels with a subscriber that match the pattern.
     pub(super) fn channels(&self, pattern: Option<&Glob>) -> Vec<Vec<u8>> {
         let channels = self.channels.lock();
         channels.keys().filter(|name| pattern.is_none_or(|pattern| pattern.matches(name))).cloned().collect()
     }
 
-    /// Listeners of one channel.
+    /// Returns the number of subscribers of a channel.
     pub(super) fn listeners(&self, channel: &[u8]) -> usize {
         self.channels.lock().get(channel).map_or(0, BTreeMap::len)
     }
 
-    /// Patterns that somebody listens to.
+    /// Returns the number of patterns with a subscriber.
     pub(super) fn pattern_count(&self) -> usize {
         self.patterns.lock().len()
     }
 
-    /// Channels that somebody listens to.
+    /// Returns the number of channels with a subscriber.
     pub(super) fn channel_count(&self) -> usize {
         self.channels.lock().len()
     }
 }
 
-/// Sends one message, in the protocol its receiver speaks now.
+/// Sends one message in the receiver's current protocol.
 pub(super) fn deliver(client: &Client, parts: &[&[u8]]) {
     let mut reply = Reply::default();
     reply.set_resp3(client.protocol.load(Relaxed) == 3);

@@ -1,44 +1,44 @@
-//! Where the keys of a request stand among its arguments.
+//! Positions of the keys of a request among its arguments.
 //!
-//! A specification is Redis's: where to begin, and how to go on from there. What it cannot say (SORT) the command's own
-//! function knows.
+//! Specifications have the format of Redis: where the keys begin, and how to find the others. The implementation of
+//! SORT handles the keys that this format cannot describe.
 
 use super::frame::Args;
 use crate::cache::op::parse_integer;
 
-/// Where the first key of a specification stands.
+/// Position of the first key of a specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Begin {
-    /// At this place.
+    /// At this position.
     At(usize),
-    /// After this word, looked for from this place on; a negative place counts from the end, and backwards.
+    /// After this keyword, searched from this position; a negative position counts from the end and searches backwards.
     After(&'static str, i64),
-    /// Only the command itself knows.
+    /// Not described by the specification.
     Unknown,
 }
 
-/// Where the further keys stand.
+/// Positions of the other keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Find {
-    /// Place of the last (from the first, or negative from the end), step, and into how many parts of one length what
-    /// follows is divided, of which the keys are the first (0: one).
+    /// Position of the last key (relative to the first, or negative from the end), step, and the number of equal parts
+    /// of the remaining arguments, of which the first part contains the keys (0: one part).
     Range(i64, usize, usize),
-    /// Place of their number, of the first of them (both from where the specification begins), and step.
+    /// Position of the number of keys and of the first key (both relative to the start), and step.
     Counted(usize, usize, usize),
-    /// Only the command itself knows.
+    /// Not described by the specification.
     Unknown,
 }
 
-/// Where keys stand among the arguments.
+/// Positions of keys among the arguments.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeySpec {
-    /// Where they begin.
+    /// Position of the first key.
     pub(super) begin: Begin,
-    /// Where they go on.
+    /// Positions of the other keys.
     pub(super) find: Find,
-    /// As COMMAND INFO names them, between blanks.
+    /// Flags as in COMMAND INFO, separated by spaces.
     pub(super) flags: &'static str,
-    /// For people; may be empty.
+    /// Notes for users; may be empty.
     pub(super) notes: &'static str,
 }
 
@@ -52,12 +52,12 @@ impl KeySpec {
         self
     }
 
-    /// Whether these keys are written.
+    /// Returns `true` if the command writes these keys.
     pub(super) fn writes(&self) -> bool {
         self.flags.split(' ').any(|flag| matches!(flag, "RW" | "OW" | "RM"))
     }
 
-    /// Places of its keys; none where the request names none. `None` for a request that names them wrongly.
+    /// Returns the positions of the keys of a request, possibly none. Returns `None` for malformed arguments.
     pub(super) fn places(&self, args: Args<'_>) -> Option<Vec<usize>> {
         let Some(first) = self.first(args) else { return Some(Vec::new()) };
         let (first, last, step) = match self.find {
@@ -76,7 +76,7 @@ impl KeySpec {
         Some((first..=last).step_by(step.max(1)).collect())
     }
 
-    /// Where the specification begins in this request.
+    /// Returns the start of the specification in a request.
     fn first(&self, args: Args<'_>) -> Option<usize> {
         match self.begin {
             Begin::At(at) => Some(at),

@@ -1,15 +1,16 @@
-//! Keyspace events as Redis names them, and Terrace's own channels.
+//! Keyspace events with the names of Redis, and channels of Terrace.
 //!
-//! Writes through this node go to `__keyspace@0__:<key>` (message: the event) and `__keyevent@0__:<event>` (message: the
-//! key), on whatever port they came; what Redis announces as changed, by whomever, to `__terrace__:invalidated`. They
-//! cost nothing while nobody listens.
+//! Writes through this node, on any port, publish to `__keyspace@0__:<key>` (message: the event) and
+//! `__keyevent@0__:<event>` (message: the key). Changes that Redis announces, by any writer, publish to
+//! `__terrace__:invalidated`. Events cost nothing without subscribers.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// The letters of `notify-keyspace-events` that name kinds of events.
+/// Letters of `notify-keyspace-events` that select event classes.
 const KINDS: &str = "g$lshzxetdmnA";
 
-/// The events that are sent, as `notify-keyspace-events` selects them. All by default: without a listener none is made.
+/// Keyspace events selected by `notify-keyspace-events`. All are enabled by default, because events without subscribers
+/// are not created.
 #[derive(Debug)]
 pub(super) struct EventSelection {
     pub(super) keyspace: AtomicBool,
@@ -23,14 +24,15 @@ impl Default for EventSelection {
 }
 
 impl EventSelection {
-    /// As CONFIG GET shows it.
+    /// Returns the value for CONFIG GET.
     pub(super) fn show(&self) -> String {
         let letters = [(self.keyspace.load(Relaxed), "K"), (self.keyevent.load(Relaxed), "E")];
         let chosen: String = letters.iter().filter_map(|(on, letter)| on.then_some(*letter)).collect();
         if chosen.is_empty() { chosen } else { format!("A{chosen}") }
     }
 
-    /// Takes letters as Redis does. Kinds are not told apart: any of them turns events on.
+    /// Parses the letters of Redis. Event classes are not distinguished: any of them enables all events. Returns
+    /// `false` for an unknown letter.
     pub(super) fn set(&self, letters: &[u8]) -> bool {
         let known = |letter: &u8| matches!(letter, b'K' | b'E') || KINDS.as_bytes().contains(letter);
         if !letters.iter().all(known) {
@@ -43,7 +45,7 @@ impl EventSelection {
     }
 }
 
-/// Channels that only this process speaks on.
+/// Returns `true` for channels that only this process publishes on.
 pub(super) fn is_local(channel: &[u8]) -> bool {
     [&b"__keyspace@"[..], b"__keyevent@", b"__terrace__:"].iter().any(|prefix| channel.starts_with(prefix))
 }

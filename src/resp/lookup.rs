@@ -1,4 +1,4 @@
-//! Finds commands, by name and by number.
+//! Finds commands by name and by number.
 
 use super::{
     command::{Found, Row, readable},
@@ -6,20 +6,20 @@ use super::{
     reply::Refusal,
 };
 
-/// Slots of the index by hash of the name. A quarter of them is used.
+/// Number of slots of the hash index; about a quarter is used.
 const SLOTS: usize = 1024;
 /// Maximum size of a command name that is looked up.
 const NAME_MAX_BYTES: usize = 32;
 
-/// All commands that are served, and the index that finds them.
+/// All supported commands, with an index by name.
 pub(super) struct Commands {
     /// All commands, in the order of their numbers.
     pub(super) rows: &'static [Row],
     /// Number of rows, subcommands included.
     count: usize,
-    /// Commands of Redis that are refused, each with the reason.
+    /// Rejected commands of Redis, each with the reason.
     refused: &'static [(&'static str, &'static str)],
-    /// By hash of the name, one more than the number of the row; 0 for none.
+    /// Row numbers plus one by hash of the name; 0 for an empty slot.
     slots: [u16; SLOTS],
 }
 
@@ -33,7 +33,7 @@ impl Commands {
         Self { rows, count, refused, slots: slots(rows) }
     }
 
-    /// Returns the row of a name, in any case.
+    /// Returns the row of a name. Ignores case.
     #[inline]
     pub(super) fn find(&self, name: &[u8]) -> Option<Found> {
         if name.len() > NAME_MAX_BYTES {
@@ -54,7 +54,7 @@ impl Commands {
     /// Returns the row of a request: the subcommand's row, if the request has a subcommand.
     ///
     /// # Errors
-    /// Unknown command or subcommand, in Redis's words.
+    /// Unknown command or subcommand, with the error text of Redis.
     #[inline]
     pub(super) fn resolve(&self, args: Args<'_>) -> Result<Found, Refusal> {
         let Some(found) = self.find(args.at(0)) else { return Err(self.unknown(args)) };
@@ -107,14 +107,14 @@ fn resolve_subcommand(container: Found, args: Args<'_>) -> Result<Found, Refusal
     })
 }
 
-/// Returns the subcommand of this name, in any case.
+/// Returns the subcommand with this name. Ignores case.
 pub(super) fn find_subcommand(container: &'static Row, name: &[u8]) -> Option<Found> {
     let is_it = |row: &Row| row.short_name().as_bytes().eq_ignore_ascii_case(name);
     let at = container.subcommands.iter().position(is_it)?;
     Some(Found { row: &container.subcommands[at], number: container.subcommands_base + at })
 }
 
-/// Returns the number of a command that there is, at compile time.
+/// Returns the row number of an existing command at compile time.
 pub(super) const fn number_of(rows: &[Row], name: &[u8]) -> usize {
     let mut number = 0;
     while !rows[number].name.as_bytes().eq_ignore_ascii_case(name) {
@@ -142,7 +142,7 @@ const fn hash(name: &[u8]) -> usize {
     let mut hash = name.len();
     let mut at = 0;
     while at < name.len() {
-        // Folds case; two different bytes that fold to one are told apart by the comparison.
+        // Folds case. The comparison of names distinguishes different bytes that fold to the same value.
         hash = hash.wrapping_mul(31).wrapping_add((name[at] | 0x20) as usize);
         at += 1;
     }

@@ -1,6 +1,7 @@
-//! What others put into a connection: messages, MONITOR's lines, and the word to end or to stop waiting.
+//! Input from other connections: messages, MONITOR lines, and requests to close or to unblock the connection.
 //!
-//! Bounded: who does not read what others send is closed, as in Redis, because the sender must not wait.
+//! The mailbox is bounded. As in Redis, a client that does not read its messages is closed, because senders must not
+//! wait.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
@@ -13,10 +14,10 @@ use parking_lot::Mutex;
 /// Maximum size of the messages that wait for one connection (hard limit for subscribers in Redis).
 const WAITING_MAX_BYTES: usize = 32 << 20;
 
-/// How CLIENT UNBLOCK ends a blocked command.
+/// Result with which CLIENT UNBLOCK ends a blocked command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unblock {
-    /// As if its time were over.
+    /// With the result of a timeout.
     Timeout,
     /// With an error.
     Error,
@@ -27,14 +28,14 @@ pub(super) enum Unblock {
 pub(super) struct Mailbox {
     waker: AtomicWaker,
     closed: AtomicBool,
-    /// 0 nothing, 1 time-out, 2 error.
+    /// 0 nothing, 1 timeout, 2 error.
     unblock: AtomicU8,
     filled: AtomicBool,
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Mailbox {
-    /// Adds bytes to what the connection sends next. Closes a connection that has too much waiting.
+    /// Appends bytes to the next output of the connection. Closes the connection if too many bytes are pending.
     pub(super) fn post(&self, bytes: &[u8]) {
         let mut waiting = self.bytes.lock();
         if waiting.len() + bytes.len() > WAITING_MAX_BYTES {
@@ -47,13 +48,13 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Ends the connection as soon as its task runs.
+    /// Closes the connection when its task runs next.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Ends a blocked command; a connection that is not blocked does not notice.
+    /// Ends a blocking command. Has no effect on a connection without one.
     pub(super) fn unblock(&self, how: Unblock) {
         let how = match how {
             Unblock::Timeout => 1,
@@ -63,19 +64,19 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// The connection's task wants to be woken by the next of these.
+    /// Registers the connection's task for a wakeup by the next event.
     #[inline]
     pub(super) fn register(&self, task: &TaskContext<'_>) {
         self.waker.register(task.waker());
     }
 
-    /// Whether somebody ended the connection.
+    /// Returns `true` if another connection closed this one.
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// What waits, if anything does.
+    /// Removes and returns the pending bytes, if any.
     #[inline]
     pub(super) fn take(&self) -> Option<Vec<u8>> {
         if !self.filled.load(Ordering::Acquire) {
@@ -86,7 +87,7 @@ impl Mailbox {
         Some(std::mem::take(&mut *waiting))
     }
 
-    /// The wish to end a blocked command, once.
+    /// Removes and returns the request to end a blocking command, if any.
     pub(super) fn take_unblock(&self) -> Option<Unblock> {
         match self.unblock.swap(0, Ordering::AcqRel) {
             1 => Some(Unblock::Timeout),

@@ -1,15 +1,15 @@
-//! The RESP port: Redis's protocol over the facade.
+//! The RESP port: the Redis protocol on top of the cache.
 //!
-//! In reading order: [`connection`] receives, runs and answers batch by batch; [`frame`] parses requests in place;
-//! [`table`] lists the commands, one [`command`] a row, [`lookup`] finds them; [`exec`] has one function for each;
-//! [`reply`] writes replies and knows the text of each error; [`run`] runs one command and counts it.
+//! Reading order: [`connection`] receives requests and runs them in batches; [`frame`] parses requests in place;
+//! [`table`] lists the commands, one [`command`] per row; [`lookup`] finds them; [`exec`] implements them; [`reply`]
+//! writes replies and defines the error texts; [`run`] runs one command and counts it.
 //!
-//! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`] is the
-//! part that other connections see; [`port_state`] is what all connections share: [`counters`], channels ([`hub`]),
-//! [`monitors`], [`slow`] commands. The last three reach a connection through its [`mailbox`].
+//! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`]
+//! is the part that other connections access; [`port_state`] is the state shared by all connections: [`counters`],
+//! channels ([`hub`]), [`monitors`] and [`slow`] commands. They reach a connection through its [`mailbox`].
 //!
-//! Nothing in [`exec`] imports [`table`], whose rows name the functions of [`exec`]: commands about commands find the
-//! rows in their [`Edge`].
+//! [`exec`] does not import [`table`], because the rows of [`table`] name the functions of [`exec`]. Commands about
+//! commands access the rows through their [`Edge`].
 
 mod buffers;
 mod client_state;
@@ -46,26 +46,26 @@ use lookup::Commands;
 pub use port_state::PortState;
 pub use reply::error_text;
 
-/// Limits of the RESP port. A reload replaces them.
+/// Settings of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]
 pub struct RespSettings {
-    /// The password, if there is one.
+    /// The password, if one is set.
     pub password: Option<Secret>,
-    /// Refuse peers that are not loopback while there is no password.
+    /// Reject clients from other machines while no password is set.
     pub protected_mode: bool,
-    /// Whether reads may be answered from copies past the coherence bound while L2 is away.
+    /// Answer reads with copies past the coherence bound while L2 is unavailable.
     pub serve_stale: bool,
-    /// Whether FLUSHDB and FLUSHALL are served.
+    /// Permission for FLUSHDB and FLUSHALL.
     pub flush: bool,
-    /// Most clients; as it is shown, the listener bounds them.
+    /// Maximum number of clients. For display only; the listener enforces the limit.
     pub clients_max: u64,
-    /// Most bytes of a value.
+    /// Maximum value size in bytes.
     pub value_max: u64,
-    /// Most bytes of requests and answers under way, all connections.
+    /// Maximum size of requests and replies in flight over all connections, in bytes.
     pub in_flight_max: u64,
 }
 
-/// A secret that no `Debug` shows.
+/// A secret that `Debug` does not print.
 #[derive(Clone)]
 pub struct Secret(pub Vec<u8>);
 
@@ -75,33 +75,33 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Settings that a client wants changed (CONFIG SET), all of them or none.
+/// Settings that a client changes with CONFIG SET, all of them or none.
 #[derive(Debug)]
 pub struct SettingsChange {
-    /// Keys as in the configuration file, and the text of their new values.
+    /// Setting keys and the text of their new values.
     pub settings: Vec<(String, String)>,
-    /// Told once they have taken effect, or which key is at fault and why.
+    /// Receives the result: settings in effect, or the rejected key and the reason.
     pub done: oneshot::Sender<Result<(), (String, String)>>,
 }
 
-/// One worker's RESP edge.
+/// State of the RESP port on one worker.
 pub struct Edge {
-    /// The facade.
+    /// The cache.
     pub cache: Cache,
     /// This process.
     pub node: Arc<Node>,
-    /// Limits.
+    /// Settings.
     pub settings: Arc<ArcSwap<RespSettings>>,
-    /// What all workers' connections share.
+    /// State shared by the connections of all workers.
     pub shared: Arc<PortState>,
-    /// To the server, which changes settings.
+    /// Queue of settings changes; the server applies them.
     pub changes: mpsc::Sender<SettingsChange>,
     /// The command table.
     commands: &'static Commands,
 }
 
 impl Edge {
-    /// Returns the edge of one worker.
+    /// Returns the state of the port on one worker.
     #[must_use]
     pub fn new(
         cache: Cache,
@@ -113,12 +113,12 @@ impl Edge {
         Self { cache, node, settings, shared, changes, commands: &table::COMMANDS }
     }
 
-    /// Returns the edge of a new connection: its requests are one caller's.
+    /// Returns the state of a new connection, whose requests count as one caller.
     fn for_connection(&self) -> Self {
         self.with_cache(self.cache.for_new_caller())
     }
 
-    /// Returns the edge over another handle of the facade.
+    /// Returns the same state with another handle of the cache.
     fn with_cache(&self, cache: Cache) -> Self {
         Self {
             cache,

@@ -1,4 +1,5 @@
-//! MONITOR: what every client asks, for those who watch. Watchers that do not read are dropped by their mailbox.
+//! MONITOR: shows the commands of all clients to monitoring clients. The mailbox closes a monitoring client that does
+//! not read.
 
 use std::{
     fmt::Write as _,
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use super::{client_state::Client, frame::Args};
 use crate::clock::UnixMs;
 
-/// All who watch.
+/// All monitoring clients.
 #[derive(Debug, Default)]
 pub(super) struct Monitors {
     count: AtomicUsize,
@@ -21,7 +22,7 @@ pub(super) struct Monitors {
 }
 
 impl Monitors {
-    /// Whether anybody watches.
+    /// Returns `true` if there are monitoring clients.
     #[inline]
     pub(super) fn any(&self) -> bool {
         self.count.load(Relaxed) > 0
@@ -64,7 +65,7 @@ fn line(name: &str, args: Args<'_>, db: u8, client: &Client, now: UnixMs) -> Str
     line
 }
 
-/// Passwords: what follows AUTH, and AUTH within HELLO.
+/// Returns `true` for a password: an argument of AUTH, or of the AUTH option of HELLO.
 pub(super) fn is_secret(name: &str, args: Args<'_>, at: usize) -> bool {
     let follows_auth = || (1..=2).any(|back| at > back && args.at(at - back).eq_ignore_ascii_case(b"auth"));
     match name {
@@ -74,7 +75,7 @@ pub(super) fn is_secret(name: &str, args: Args<'_>, at: usize) -> bool {
     }
 }
 
-/// In double quotes, with everything else than printable ASCII escaped.
+/// Appends bytes in double quotes; bytes other than printable ASCII are escaped.
 pub(super) fn quote(bytes: &[u8], out: &mut String) {
     out.push('"');
     for &byte in bytes {

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX};
 
-/// The channel of changes that Redis announces.
+/// Channel of changes that Redis announces.
 const INVALIDATED: &[u8] = b"__terrace__:invalidated";
-/// The channel of invalidated tags.
+/// Channel of invalidated tags.
 const TAG: &[u8] = b"__terrace__:tag";
 
 /// The state that all RESP connections of a server share.
@@ -27,9 +27,9 @@ pub struct PortState {
     next_id: AtomicU64,
     clients: Mutex<BTreeMap<u64, Arc<Client>>>,
     pub(super) statistics: Statistics,
-    /// When a hostile first line was last logged; 0 never.
+    /// Time of the last log message about an HTTP request on the RESP port; 0 for none.
     pub(super) hostile_logged_at: AtomicU64,
-    /// Most bytes of memory seen.
+    /// Peak memory use in bytes.
     pub(super) memory_peak_bytes: AtomicU64,
     pub(super) hub: Hub,
     pub(super) monitors: Monitors,
@@ -67,22 +67,22 @@ impl PortState {
         self.clients.lock().remove(&client.id);
     }
 
-    /// All clients, oldest first. Who was ended is gone for all others, even before its task has noticed.
+    /// Returns all clients, oldest first. Clients that were closed are excluded, even if their task has not ended yet.
     pub(super) fn clients(&self) -> Vec<Arc<Client>> {
         self.clients.lock().values().filter(|client| !client.mailbox.is_closed()).cloned().collect()
     }
 
-    /// The most bytes of memory seen so far, these included.
+    /// Updates and returns the peak memory use in bytes.
     pub(super) fn note_peak(&self, used_bytes: u64) -> u64 {
         self.memory_peak_bytes.fetch_max(used_bytes, Relaxed).max(used_bytes)
     }
 
-    /// How many clients are connected.
+    /// Returns the number of connected clients.
     pub(super) fn client_count(&self) -> usize {
         self.clients.lock().len()
     }
 
-    /// Sends an event of the facade to its subscribers. Never waits.
+    /// Publishes an event of the cache to its subscribers. Never waits.
     pub fn hear(&self, event: ChangeEvent<'_>) {
         match event {
             ChangeEvent::Wrote { name, key } => self.wrote(name, key),

@@ -1,8 +1,8 @@
-//! What INFO says of the process: memory and CPU.
+//! Memory and CPU use of the process, for INFO.
 
-/// Clock ticks of `/proc/self/stat`; fixed at 100 by Linux's ABI for user space.
+/// Clock ticks per second in `/proc/self/stat`; the user-space ABI of Linux defines 100.
 pub(super) const TICKS_PER_SECOND: u64 = 100;
-/// The allocator this was built with.
+/// Name of the allocator.
 pub(super) const ALLOCATOR: &str = if cfg!(feature = "mimalloc") {
     "mimalloc"
 } else if cfg!(feature = "jemalloc") {
@@ -14,13 +14,13 @@ pub(super) const ALLOCATOR: &str = if cfg!(feature = "mimalloc") {
 /// Memory of the process.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Memory {
-    /// Allocated and not freed; with an allocator that cannot tell, the resident memory.
+    /// Allocated memory; the resident memory if the allocator does not report it.
     pub(super) used_bytes: u64,
-    /// In RAM.
+    /// Resident memory.
     pub(super) resident_bytes: u64,
 }
 
-/// Memory now.
+/// Returns the current memory use.
 pub(super) fn memory() -> Memory {
     let resident_bytes = resident_bytes().unwrap_or(0);
     Memory { used_bytes: allocated_bytes().filter(|bytes| *bytes > 0).unwrap_or(resident_bytes), resident_bytes }
@@ -29,7 +29,7 @@ pub(super) fn memory() -> Memory {
 #[cfg(feature = "jemalloc")]
 fn allocated_bytes() -> Option<u64> {
     use tikv_jemalloc_ctl::{epoch, stats};
-    // The statistics are those of the last epoch.
+    // The statistics are updated once per epoch.
     epoch::advance().ok()?;
     stats::allocated::read().ok().map(|bytes| bytes as u64)
 }
@@ -52,18 +52,18 @@ pub(super) struct CpuTimes {
     pub(super) system_ticks: u64,
 }
 
-/// CPU time now; zeros where `/proc` is not to be had.
+/// Returns the CPU time; zeros if `/proc` is unavailable.
 pub(super) fn cpu_times() -> CpuTimes {
     let read = || {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // The second field is the name in parentheses, which may itself hold blanks.
+        // The second field is the name in parentheses, which may contain spaces.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
         Some(CpuTimes { user_ticks: fields.next()?.parse().ok()?, system_ticks: fields.next()?.parse().ok()? })
     };
     read().unwrap_or_default()
 }
 
-/// Name, release and machine of the operating system.
+/// Returns name, release and machine of the operating system.
 pub(super) fn operating_system() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("Linux {} {}", release.trim(), std::env::consts::ARCH)

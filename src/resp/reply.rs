@@ -1,4 +1,4 @@
-//! Replies into one output buffer, in RESP2 or RESP3, and the one place where errors become texts.
+//! Writes replies to one output buffer, in RESP2 or RESP3, and maps errors to their texts.
 
 use std::borrow::Cow;
 
@@ -7,28 +7,28 @@ use crate::error::{CacheError, Kind};
 /// Maximum size of the unread replies of a client. The connection is closed above this value.
 pub(super) const OUTPUT_HARD_MAX_BYTES: usize = 64 << 20;
 
-/// Why a command was refused or failed. Texts are Redis 7.0's where Redis has the case.
+/// Reason why a command was rejected or failed. The texts are those of Redis 7.0 where Redis has the same error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// An option or its place is wrong.
+    /// An unknown or misplaced option.
     Syntax,
     /// An argument is not a 64-bit integer.
     NotAnInteger,
-    /// An argument is not a number.
+    /// An argument is not a float.
     NotAFloat,
-    /// A sum that is no finite number.
+    /// The result of an addition is not finite.
     NotFinite,
-    /// A time to live that cannot be, of this command.
+    /// An invalid TTL for this command.
     InvalidExpire(&'static str),
-    /// Too few or too many arguments, of this command (`client|id` for a subcommand).
+    /// A wrong number of arguments for this command (`client|id` for a subcommand).
     Arity(&'static str),
-    /// What the facade or a tier said.
+    /// An error of the cache or of a tier.
     Cache(CacheError),
-    /// Everything that is said in one place only, with its code: `ERR ...`.
+    /// An error with a text used in one place only, including its code: `ERR ...`.
     Text(Cow<'static, str>),
 }
 
-/// What a command returns: its reply is written, or it is refused.
+/// Result of a command: the reply is written, or the command is rejected.
 pub(super) type Done = Result<(), Refusal>;
 
 impl From<CacheError> for Refusal {
@@ -38,12 +38,12 @@ impl From<CacheError> for Refusal {
 }
 
 impl Refusal {
-    /// With a text made where it is used.
+    /// Returns an error with this text.
     pub(super) fn text(text: impl Into<Cow<'static, str>>) -> Self {
         Self::Text(text.into())
     }
 
-    /// Code and text, as they stand after the `-`.
+    /// Returns code and text, without the leading `-`.
     pub(super) fn message(&self) -> Cow<'_, str> {
         match self {
             Self::Syntax => "ERR syntax error".into(),
@@ -58,7 +58,7 @@ impl Refusal {
     }
 }
 
-/// Returns the reply text of an error of the facade: error code and message.
+/// Returns the reply text of an error of the cache: error code and message.
 #[must_use]
 pub fn error_text(error: &CacheError) -> Cow<'_, str> {
     let code = match error.kind() {
@@ -84,31 +84,31 @@ pub fn error_text(error: &CacheError) -> Cow<'_, str> {
 #[derive(Debug, Default)]
 pub(super) struct Reply {
     out: Vec<u8>,
-    /// Bytes of `out` that the socket has taken.
+    /// Number of bytes of `out` that the socket has accepted.
     sent: usize,
     resp3: bool,
-    /// Where the last error begins, until it is counted.
+    /// Start of the last error, until it is counted.
     error_at: Option<usize>,
 }
 
 impl Reply {
-    /// Whether the client speaks RESP3.
+    /// Returns `true` if the client uses RESP3.
     pub(super) fn resp3(&self) -> bool {
         self.resp3
     }
 
-    /// Takes effect with the next reply.
+    /// Sets the protocol of the following replies.
     pub(super) fn set_resp3(&mut self, resp3: bool) {
         self.resp3 = resp3;
     }
 
-    /// What the socket has not taken yet.
+    /// Returns the bytes that the socket has not accepted yet.
     #[inline]
     pub(super) fn pending(&self) -> &[u8] {
         &self.out[self.sent..]
     }
 
-    /// The socket has taken `bytes` more.
+    /// Removes bytes that the socket has accepted.
     #[inline]
     pub(super) fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
@@ -121,27 +121,27 @@ impl Reply {
         }
     }
 
-    /// Where the next reply begins, for [`Reply::rewind`]. Nothing may be sent in between.
+    /// Returns the position of the next reply, for [`Reply::rewind`]. No byte may be sent in between.
     pub(super) fn mark(&self) -> usize {
         self.out.len()
     }
 
-    /// Takes back what was written since `mark`.
+    /// Discards everything written since `mark`.
     pub(super) fn rewind(&mut self, mark: usize) {
         self.out.truncate(mark);
     }
 
-    /// Bytes of memory.
+    /// Returns the memory of the buffer in bytes.
     pub(super) fn capacity_bytes(&self) -> usize {
         self.out.capacity()
     }
 
-    /// Gives the buffer away if it holds nothing.
+    /// Returns the buffer if it is empty.
     pub(super) fn take_idle_buffer(&mut self) -> Option<Vec<u8>> {
         (self.out.is_empty() && self.out.capacity() > 0).then(|| std::mem::take(&mut self.out))
     }
 
-    /// Takes a buffer if there is none.
+    /// Takes a buffer unless there is one.
     #[inline]
     pub(super) fn lend_buffer(&mut self, lend: impl FnOnce() -> Vec<u8>) {
         if self.out.capacity() == 0 {
@@ -149,22 +149,22 @@ impl Reply {
         }
     }
 
-    /// `+text`.
+    /// Writes `+text`.
     pub(super) fn simple(&mut self, text: &'static str) {
         self.line(b'+', text.as_bytes());
     }
 
-    /// `+text` for a text made at run time, of which no part comes from a client.
+    /// Writes `+text` for a text built at run time that contains no client input.
     pub(super) fn status(&mut self, text: &str) {
         self.line(b'+', text.as_bytes());
     }
 
-    /// `+OK`.
+    /// Writes `+OK`.
     pub(super) fn ok(&mut self) {
         self.out.extend_from_slice(b"+OK\r\n");
     }
 
-    /// `-text`. CR and LF become blanks, whoever wrote them.
+    /// Writes `-text`. CR and LF are replaced by spaces.
     pub(super) fn error(&mut self, text: &str) {
         self.error_at = Some(self.out.len());
         self.out.push(b'-');
@@ -173,7 +173,7 @@ impl Reply {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// The code of the error written since the last call, if there was one.
+    /// Returns the code of the error written since the last call, if any.
     #[inline]
     pub(super) fn take_error(&mut self) -> Option<&str> {
         let at = self.error_at.take()?;
@@ -182,17 +182,17 @@ impl Reply {
         std::str::from_utf8(&text[..end]).ok()
     }
 
-    /// `:number`.
+    /// Writes `:number`.
     pub(super) fn integer(&mut self, number: i64) {
         self.line(b':', itoa::Buffer::new().format(number).as_bytes());
     }
 
-    /// `:count`.
+    /// Writes `:count`.
     pub(super) fn count(&mut self, count: u64) {
         self.line(b':', itoa::Buffer::new().format(count).as_bytes());
     }
 
-    /// A bulk string.
+    /// Writes a bulk string.
     #[inline]
     pub(super) fn bulk(&mut self, bytes: &[u8]) {
         self.out.reserve(bytes.len() + 32);
@@ -201,7 +201,7 @@ impl Reply {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// A bulk string, or nil.
+    /// Writes a bulk string or nil.
     pub(super) fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -209,7 +209,7 @@ impl Reply {
         }
     }
 
-    /// A text for people: a verbatim string in RESP3.
+    /// Writes a text for users: a verbatim string in RESP3.
     pub(super) fn verbatim(&mut self, text: &str) {
         if !self.resp3 {
             return self.bulk(text.as_bytes());
@@ -220,27 +220,27 @@ impl Reply {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// Nil.
+    /// Writes nil.
     pub(super) fn null(&mut self) {
         self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
-    /// `len` elements follow.
+    /// Writes the header of an array with `len` elements.
     pub(super) fn array(&mut self, len: usize) {
         self.header(b'*', len);
     }
 
-    /// Nil in the place of an array.
+    /// Writes nil instead of an array.
     pub(super) fn null_array(&mut self) {
         self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"*-1\r\n" });
     }
 
-    /// `len` elements follow that no request asked for.
+    /// Writes the header of a push message with `len` elements.
     pub(super) fn push(&mut self, len: usize) {
         self.header(if self.resp3 { b'>' } else { b'*' }, len);
     }
 
-    /// A whole reply that was written elsewhere, in the client's protocol.
+    /// Writes a complete reply from elsewhere, in the client's protocol.
     pub(super) fn whole(&mut self, frame: &[u8]) {
         if frame.first() == Some(&b'-') {
             self.error_at = Some(self.out.len());
@@ -248,12 +248,12 @@ impl Reply {
         self.out.extend_from_slice(frame);
     }
 
-    /// `len` pairs follow.
+    /// Writes the header of a map with `len` pairs.
     pub(super) fn map(&mut self, len: usize) {
         if self.resp3 { self.header(b'%', len) } else { self.header(b'*', len * 2) }
     }
 
-    /// `len` elements without order follow.
+    /// Writes the header of a set with `len` elements.
     pub(super) fn set(&mut self, len: usize) {
         self.header(if self.resp3 { b'~' } else { b'*' }, len);
     }

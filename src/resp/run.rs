@@ -1,4 +1,4 @@
-//! Runs one command and keeps the books: counts, durations, MONITOR, SLOWLOG, LATENCY.
+//! Runs one command and records it: counts, durations, MONITOR, SLOWLOG, LATENCY.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{cache::stats::requests::Port, clock::stopwatch_ns};
 
-/// Runs a request that was accepted and writes its reply.
+/// Runs an accepted request and writes its reply.
 pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     let begun_ns = stopwatch_ns();
     let edge = cx.edge;
     cx.session.client.last_command.store(found.number + 1, Relaxed);
-    // As in Redis, MONITOR does not show commands of administration.
+    // As in Redis, MONITOR does not show administrative commands.
     if edge.shared.monitors.any() && !found.row.is_hidden {
         let now = edge.cache.core().clock().unix();
         edge.shared.monitors.show(found.row.name, args, cx.session.db, &cx.session.client, now);
@@ -32,7 +32,7 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     let took_ns = stopwatch_ns().saturating_sub(begun_ns);
     let failed = cx.count_error() || failed;
     if edge.node.sampled.draw(1) {
-        tell(found.row.name, 1, failed, took_ns);
+        log_request(found.row.name, 1, failed, took_ns);
     }
     let calls = cx.session.counters.of(found.number);
     calls.record(took_ns, 1);
@@ -46,9 +46,9 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     edge.shared.slow.note(ran, &cx.session.client, || edge.cache.core().clock().unix());
 }
 
-/// Logs a request that was drawn, or a run of the same ones. Never a key or a value.
+/// Logs a sampled request, or a group of equal requests. Never logs a key or a value.
 #[cold]
-pub(super) fn tell(command: &str, requests: u64, failed: bool, took_ns: u64) {
+pub(super) fn log_request(command: &str, requests: u64, failed: bool, took_ns: u64) {
     let took_us = took_ns / 1000;
     tracing::info!(target: "terrace::request", port = "resp", command, requests, failed, took_us, "request");
 }

@@ -1,6 +1,6 @@
-//! One connection's own state.
+//! State of one connection.
 //!
-//! What most clients never use (a transaction, watched keys, channels) is boxed: a connection is small.
+//! Rarely used parts (transaction, watched keys, channels) are boxed, so that a connection is small.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -10,43 +10,43 @@ use super::{
 };
 use crate::{cache::KeyWatch, clock::Tick};
 
-/// Which replies a client wants (CLIENT REPLY).
+/// Replies that a client receives (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
-    /// All.
+    /// All replies.
     On,
-    /// None.
+    /// No replies.
     Off,
-    /// Not the one to CLIENT REPLY SKIP itself ...
+    /// Skips the reply of the next command; set by CLIENT REPLY SKIP, which has no reply itself.
     SkipNext,
-    /// ... nor the one after it.
+    /// Skips the reply of the current command.
     Skip,
 }
 
-/// One connection's own state.
+/// State of one connection.
 pub(super) struct Session {
     shared: Arc<PortState>,
     pub(super) client: Arc<Client>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) db: u8,
     pub(super) authenticated: bool,
-    /// Its reads are inspection (CLIENT NO-TOUCH).
+    /// Reads of the client are inspection (CLIENT NO-TOUCH).
     pub(super) no_touch: bool,
-    /// The connection ends once the reply is sent.
+    /// The connection closes after the reply.
     pub(super) closing: bool,
     pub(super) replies: Replies,
-    /// Between MULTI and EXEC.
+    /// Open transaction, between MULTI and EXEC.
     pub(super) transaction: Option<Box<TransactionQueue>>,
-    /// A command of a transaction runs: nothing may wait.
+    /// A command of a transaction runs; it must not block.
     pub(super) in_exec: bool,
-    /// What WATCH was told.
+    /// Keys of WATCH.
     pub(super) watch: Option<Box<KeyWatch>>,
-    /// What SUBSCRIBE was told.
+    /// Subscriptions of the client.
     pub(super) channels: Option<Box<Channels>>,
 }
 
 impl Session {
-    /// A new client, entered into the registry until this is dropped.
+    /// Creates a session and registers its client until the session is dropped.
     pub(super) fn new(shared: &Arc<PortState>, address: String, local_address: String, now: Tick) -> Self {
         let client = shared.register(address, local_address, now);
         let counters = shared.statistics.of_this_thread();
@@ -66,7 +66,7 @@ impl Session {
         }
     }
 
-    /// Whether a GET of this client is a user read of the logical view that nobody watches one by one.
+    /// Returns `true` if GETs of this client are user reads of db 0 that no feature has to see one by one.
     #[inline]
     pub(super) fn reads_plainly(&self) -> bool {
         self.db == 0
@@ -79,13 +79,14 @@ impl Session {
             && !self.shared.slow.is_fine()
     }
 
-    /// A subscriber in RESP2 cannot tell replies from messages: it may only manage its subscriptions.
+    /// Returns `true` for a RESP2 subscriber, which cannot distinguish replies from messages and may only manage its
+    /// subscriptions.
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.channels.is_some() && self.client.is_subscribed() && self.client.protocol.load(Relaxed) == 2
     }
 
-    /// Ends the transaction and what it watches.
+    /// Ends the transaction and removes its watched keys.
     pub(super) fn end_transaction(&mut self) -> Option<Box<TransactionQueue>> {
         self.watch = None;
         self.client.queued.store(-1, Relaxed);
@@ -99,7 +100,7 @@ impl Session {
         }
     }
 
-    /// Ends the watching of others.
+    /// Ends MONITOR.
     pub(super) fn end_monitor(&mut self) {
         if self.client.monitors.swap(false, Relaxed) {
             self.shared.monitors.remove(self.client.id);

@@ -1,4 +1,4 @@
-//! What took long: SLOWLOG's entries and LATENCY's events. Both bounded, both set by CONFIG SET.
+//! Slow commands: SLOWLOG entries and LATENCY events. Both are bounded and configured with CONFIG SET.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,23 +14,24 @@ use crate::clock::UnixMs;
 const ARGUMENTS_MAX: usize = 32;
 /// Maximum size of an argument in a SLOWLOG entry.
 const ARGUMENT_MAX_BYTES: usize = 128;
-/// SLOWLOG: a command slower than this is noted, µs; negative: none. Redis's default.
+/// SLOWLOG: default threshold in µs, as in Redis. Negative thresholds disable the log.
 const SLOWER_THAN_US: i64 = 10_000;
-/// A run of GETs answered from L1 waits for nothing: none of them takes so long, µs, and they are not measured one by one.
+/// Threshold in µs below which GETs have to be measured one by one. GETs answered from L1 never take this long, so that
+/// they are otherwise measured in groups.
 const FINE_US: i64 = 1_000;
-/// SLOWLOG: entries kept. Redis's default.
+/// SLOWLOG: default number of entries, as in Redis.
 const ENTRIES: u64 = 128;
 /// Maximum value of `slowlog-max-len`.
 pub(super) const ENTRIES_MAX: u64 = 100_000;
-/// LATENCY: samples kept for each event, as in Redis.
+/// LATENCY: number of samples kept per event, as in Redis.
 const SAMPLES: usize = 160;
 
-/// A command that has run.
+/// A finished command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ran<'r> {
-    /// Its name in the table.
+    /// Name in the command table.
     pub(super) name: &'static str,
-    /// It takes constant or logarithmic time.
+    /// The command takes constant or logarithmic time.
     pub(super) is_fast: bool,
     pub(super) args: Args<'r>,
     pub(super) us: u64,
@@ -47,19 +48,19 @@ pub(super) struct Entry {
     pub(super) name: Vec<u8>,
 }
 
-/// Samples of one event of LATENCY: Unix seconds and milliseconds it took.
+/// Samples of one LATENCY event: Unix time in seconds and duration in milliseconds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LatencyEvent {
     pub(super) samples: VecDeque<(u64, u64)>,
     pub(super) max_ms: u64,
 }
 
-/// All that took long.
+/// All slow commands and latency events.
 #[derive(Debug)]
 pub(super) struct Slow {
     pub(super) slower_than_us: AtomicI64,
     pub(super) entries_max: AtomicU64,
-    /// LATENCY: what takes at least so long is an event, ms; 0: nothing is.
+    /// LATENCY: minimum duration of an event in ms; 0 disables events.
     pub(super) latency_ms: AtomicU64,
     next_id: AtomicU64,
     entries: Mutex<VecDeque<Entry>>,
@@ -80,7 +81,7 @@ impl Default for Slow {
 }
 
 impl Slow {
-    /// A command has taken `us`. Nearly always two loads.
+    /// Records a finished command if it was slow. Costs two loads in most cases.
     #[inline]
     pub(super) fn note(&self, ran: Ran<'_>, client: &Client, now: impl Fn() -> UnixMs) {
         let us = ran.us;
@@ -95,7 +96,7 @@ impl Slow {
         }
     }
 
-    /// Whether SLOWLOG or LATENCY note what has taken `us`.
+    /// Returns `true` if SLOWLOG or LATENCY records a command that took `us`.
     #[inline]
     pub(super) fn is_slow(&self, us: u64) -> bool {
         let latency_ms = self.latency_ms.load(Relaxed);
@@ -103,7 +104,7 @@ impl Slow {
             || latency_ms > 0 && us / 1000 >= latency_ms
     }
 
-    /// Whether commands are noted that take less than [`FINE_US`]: then each is measured by itself.
+    /// Returns `true` if commands shorter than [`FINE_US`] are recorded, so that each has to be measured separately.
     #[inline]
     pub(super) fn is_fine(&self) -> bool {
         (0..FINE_US).contains(&self.slower_than_us.load(Relaxed))
@@ -132,7 +133,7 @@ impl Slow {
         event.max_ms = event.max_ms.max(ms);
         let second = at.0 / 1000;
         match event.samples.back_mut() {
-            // One sample a second, the worst.
+            // One sample per second, the maximum.
             Some((last, worst)) if *last == second => *worst = (*worst).max(ms),
             Some(_) | None => event.samples.push_back((second, ms)),
         }
@@ -141,7 +142,7 @@ impl Slow {
         }
     }
 
-    /// The newest entries.
+    /// Returns the newest entries.
     pub(super) fn newest(&self, count: usize) -> Vec<Entry> {
         self.entries.lock().iter().take(count).cloned().collect()
     }
@@ -154,18 +155,18 @@ impl Slow {
         self.entries.lock().clear();
     }
 
-    /// A smaller log takes effect at once.
+    /// Sets the maximum number of entries and removes excess entries immediately.
     pub(super) fn set_entries_max(&self, most: u64) {
         self.entries_max.store(most, Relaxed);
         self.entries.lock().truncate(usize::try_from(most).unwrap_or(usize::MAX));
     }
 
-    /// All events by name.
+    /// Returns all events by name.
     pub(super) fn events(&self) -> BTreeMap<&'static str, LatencyEvent> {
         self.events.lock().clone()
     }
 
-    /// Forgets events of these names, or all; says how many.
+    /// Removes the events with these names, or all, and returns their number.
     pub(super) fn forget(&self, names: &[&[u8]]) -> u64 {
         let mut events = self.events.lock();
         let before = events.len();

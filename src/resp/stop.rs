@@ -1,4 +1,4 @@
-//! The wish to stop, looked at on every wait and therefore at the price of one load.
+//! Stop signal of the server, checked on every wait at the cost of one load.
 
 use std::{
     future::Future,
@@ -8,11 +8,11 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Waits for the stop without registering anew each time.
+/// Waits for the stop signal without registering again on each wait.
 pub(super) struct Stop {
     receiver: watch::Receiver<bool>,
     wait: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Whom the future under `wait` will wake.
+    /// Waker that the future in `wait` wakes.
     registered: Option<Waker>,
 }
 
@@ -20,23 +20,23 @@ impl Stop {
     pub(super) fn new(receiver: watch::Receiver<bool>) -> Self {
         let mut waiting = receiver.clone();
         let wait = Box::pin(async move {
-            // A sender that is gone stops as well.
-            let _gone = waiting.wait_for(|stop| *stop).await;
+            // A dropped sender counts as a stop.
+            let _dropped = waiting.wait_for(|stop| *stop).await;
         });
         Self { receiver, wait, registered: None }
     }
 
-    /// Whether the server stops, for a connection that never waits.
+    /// Returns `true` if the server is stopping, for a connection that never waits.
     #[inline]
     pub(super) fn is_wanted(&self) -> bool {
         match self.receiver.has_changed() {
             Ok(false) => false,
             Ok(true) => *self.receiver.borrow(),
-            Err(_gone) => true,
+            Err(_dropped) => true,
         }
     }
 
-    /// Ready once the server stops. Not to be polled after that.
+    /// Becomes ready when the server stops. Must not be polled afterwards.
     #[inline]
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let is_registered = self.registered.as_ref().is_some_and(|waker| waker.will_wake(task.waker()));

@@ -1,4 +1,4 @@
-//! The channels and patterns of one client, and its connection to Redis on which messages arrive.
+//! Subscriptions of one client, and its connection to Redis for messages.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -22,7 +22,7 @@ use crate::cache::{RawConnection, elements, multi_key::passthrough::request, tex
 /// Maximum number of subscription changes that wait for the Redis connection of a subscriber.
 const ORDERS_MAX: usize = 16;
 
-/// What one client listens to.
+/// Subscriptions of one client.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     pub(super) names: BTreeSet<Vec<u8>>,
@@ -32,7 +32,7 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// Ends all.
+    /// Ends all subscriptions.
     pub(super) fn end(&self, hub: &Hub, client: &Client) {
         self.names.iter().for_each(|name| hub.unsubscribe(client.id, name));
         self.patterns.iter().for_each(|pattern| hub.unsubscribe_pattern(client.id, pattern));
@@ -63,7 +63,7 @@ impl Drop for Bridge {
     }
 }
 
-/// A request, how many confirmations it brings, and whom to tell when they have come.
+/// A subscription request, its number of confirmations, and the channel that reports their arrival.
 struct Order {
     request: Vec<u8>,
     confirmations: usize,
@@ -75,15 +75,15 @@ impl Bridge {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let task = tokio::spawn(async move {
             relay(line, queue, &client).await;
-            // Messages may have been missed: a client that connects anew knows.
+            // Messages may have been lost; closing the connection makes the client reconnect.
             client.mailbox.close();
         });
         Self { orders, task }
     }
 
-    /// Waits until Redis has confirmed.
+    /// Sends a request and waits for the confirmation of Redis.
     pub(super) async fn order(&self, words: &[&[u8]], confirmations: usize) -> Result<(), Refusal> {
-        let lost = || Refusal::text("UNAVAILABLE the connection to Redis that brings messages was lost");
+        let lost = || Refusal::text("UNAVAILABLE lost the subscription connection to Redis");
         let (done, is_done) = oneshot::channel();
         let order = Order { request: request(words), confirmations, done };
         self.orders.send(order).await.map_err(|_| lost())?;
@@ -91,7 +91,7 @@ impl Bridge {
     }
 }
 
-/// Sends orders and delivers messages until the connection is lost.
+/// Sends requests and delivers messages until the connection is lost.
 async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, client: &Client) {
     let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
     loop {
@@ -112,7 +112,7 @@ async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, clien
     }
 }
 
-/// A message for the client, or a confirmation.
+/// Handles a message for the client or a confirmation.
 fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client) {
     let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
     let kind = parts.first().map(|kind| &kind[..]);
@@ -122,7 +122,7 @@ fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, cli
         Some(_) | None => None,
     };
     match channel {
-        // Those of this process are sent by this process.
+        // This process delivers messages of its own channels itself.
         Some(channel) if is_local(channel) => {}
         Some(_) => hub::deliver(client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
         None => confirm(waiting),
@@ -135,7 +135,7 @@ fn confirm(waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>) {
     if *missing == 0
         && let Some((_, done)) = waiting.pop_front()
     {
-        // The client may have gone.
-        let _gone = done.send(());
+        // The receiver may have been dropped.
+        let _dropped = done.send(());
     }
 }

@@ -1,8 +1,8 @@
-//! Every command, one row each: the only list there is. COMMAND, COMMAND DOCS, HELP, ACL CAT, the keys of a request
-//! and the errors are made from it.
+//! The command table with one row per command. COMMAND, COMMAND DOCS, HELP, ACL CAT, the keys of a request and error
+//! texts are derived from it.
 //!
-//! Flags, categories, key specifications, arguments and texts are those of Redis 7.0 for the commands it has. One file
-//! for each of Redis's groups.
+//! Flags, categories, key specifications, arguments and texts of Redis commands are those of Redis 7.0. One file per
+//! command group of Redis.
 
 mod bitmap;
 mod cluster;
@@ -36,7 +36,7 @@ macro_rules! later {
 }
 use later;
 
-/// A command on another type than strings: Redis answers it.
+/// A command on a type other than strings, which is forwarded to Redis.
 const PASS: Run = Run::Later(|cx, args| Box::pin(super::exec::pass_through::pass(cx, args)));
 
 const GROUPS: &[&[Row]] = &[
@@ -59,13 +59,13 @@ const GROUPS: &[&[Row]] = &[
     cluster::ROWS,
 ];
 
-/// All commands. Their numbers are their places; the numbers of subcommands follow in order.
+/// All commands. The row number is the position; subcommands are numbered after all commands.
 pub(super) static COMMANDS: Commands = Commands::new(&NUMBERED.0, NUMBERED.1, refused::REFUSED);
 
-/// Number of GET, which the connection answers without running it.
+/// Row number of GET, which the connection handles itself.
 pub(super) const GET: usize = number_of(&NUMBERED.0, b"get");
 
-/// Number of commands, subcommands not counted.
+/// Number of commands without subcommands.
 const COUNT: usize = count();
 
 const fn count() -> usize {
@@ -77,7 +77,7 @@ const fn count() -> usize {
     count
 }
 
-/// The rows, and how many there are with subcommands.
+/// The rows and their number including subcommands.
 const NUMBERED: ([Row; COUNT], usize) = numbered();
 
 const fn numbered() -> ([Row; COUNT], usize) {

@@ -10,23 +10,23 @@ const QUEUED_MAX: usize = 65_536;
 /// Maximum size of the commands queued between MULTI and EXEC.
 const QUEUED_MAX_BYTES: usize = 64 << 20;
 
-/// The commands that EXEC will run.
+/// Commands that EXEC runs.
 #[derive(Default)]
 pub(super) struct TransactionQueue {
-    /// Each command: the number of its row, and the request.
+    /// Row number and request of each command.
     pub(super) commands: Vec<(usize, Owned)>,
     bytes: usize,
-    /// A command was refused: EXEC will run none.
+    /// A command was rejected; EXEC runs none.
     pub(super) failed: bool,
 }
 
 impl TransactionQueue {
-    /// Notes that a command was refused.
+    /// Records that a command was rejected.
     pub(super) fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// Adds a command, by the number of its row. Returns how many commands there are now.
+    /// Adds a command by its row number. Returns the number of queued commands.
     ///
     /// # Errors
     /// The queue is full.

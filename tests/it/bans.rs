@@ -310,5 +310,5 @@ fn the_command_line_invalidates() {
     assert!(!run(&[]).0);
     drop(server);
     let (well, text) = terrace(&["invalidate", "--server", "127.0.0.1:1", "a*"]);
-    assert!(!well && text.contains("127.0.0.1:1 cannot be reached"), "{text}");
+    assert!(!well && text.contains("cannot connect to 127.0.0.1:1"), "{text}");
 }

@@ -183,7 +183,7 @@ fn health_tells_how_a_server_is() {
     server.kill();
     let output = terrace(&["health", "--server", &address]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&format!("{address} cannot be reached: ")), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("cannot connect to {address}: ")), "{}", stderr(&output));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn sighup_takes_over_what_may_change_names_what_may_not_and_survives_a_faulty_fi
 
     write("[l1]\nsize = \"128MiB\"\n[server]\nlog = \"info,h2=warn\"\n");
     server.signal(Signal::HUP);
-    logged("these settings need a restart to change: l1.size");
+    logged("changed settings that require a restart: l1.size");
     logged("configuration reloaded");
 
     write("[l1]\nsize = \"64MiB\"\n[grpc]\ntimeout = 3\nmax_mesage = 1\n");

@@ -252,6 +252,9 @@ fn resp_and_the_command_line_tell_the_same() {
     }
     let absent = command(&["explain", "nobody", "--server", node.grpc()]);
     let text = String::from_utf8(absent.stdout).expect("UTF-8");
-    assert!(text.contains("no copy: this node has seen nothing of it") && text.contains("not there"), "{text}");
+    assert!(
+        text.contains("no copy: this node has no record of the key") && text.contains("L2          absent"),
+        "{text}"
+    );
     assert_eq!(command(&["explain", "", "--server", node.grpc()]).status.code(), Some(1));
 }

@@ -233,14 +233,14 @@ fn ready_from_the_first_contact_with_l2_and_degraded_when_it_is_lost() {
     let ready = || get(server.http(), "/readyz");
     eventually("the server is ready", || ready() == (200, "ready\n".into()));
     redis.kill();
-    eventually("the server is degraded", || ready().1.starts_with("degraded: L2 is away: "));
+    eventually("the server is degraded", || ready().1.starts_with("degraded: L2 is unavailable: "));
     assert_eq!(ready().0, 200);
 
     let mut strict = config_over(redis.url());
     strict.http.ready_requires_l2 = true;
     server.reload(strict);
     eventually("it is no longer ready", || ready().0 == 503);
-    assert!(ready().1.starts_with("L2 is away: "), "{}", ready().1);
+    assert!(ready().1.starts_with("L2 is unavailable: "), "{}", ready().1);
     assert_eq!(get(server.http(), "/healthz"), (200, "ok\n".into()), "it is alive all the same");
 }
 
@@ -263,7 +263,7 @@ fn alive_only_while_the_workers_move() {
     // Workers send a heartbeat every second; until then the advanced clock makes them look stalled.
     eventually("silent workers are told of", || {
         time.advance(Duration::from_secs(60));
-        alive() == (503, "a worker has not moved for 60 s\n".into())
+        alive() == (503, "a worker has made no progress for 60 s\n".into())
     });
     eventually("they move again", || alive().0 == 200);
 }

@@ -165,7 +165,7 @@ fn a_breaker_refuses_at_once_while_redis_does_not_answer_and_closes_by_itself() 
     assert!(!l2().up && l2().breaker_opened >= 1 && l2().primaries == 1);
     eventually("readiness tells it", || {
         let (code, text) = http::get(node.http(), "/readyz");
-        code == 200 && text.starts_with("degraded: L2 is away: ")
+        code == 200 && text.starts_with("degraded: L2 is unavailable: ")
     });
     redis.resume();
     eventually("the breaker closes and calls are answered", || l2().breakers_open == 0 && call(0).is_ok());

@@ -143,7 +143,7 @@ fn db_1_shows_what_l1_holds() {
     client.ask("RANDOMKEY", "$1\r\na\r\n");
     client.ask("TTL b", ":-2\r\n");
     for command in ["SET a 2", "INCR a", "APPEND a x", "EXPIRE a 1", "PERSIST a", "GETDEL a", "GETEX a", "MSET a 1"] {
-        client.ask(command, "-ERR db 1 shows L1, write to db 0\r\n");
+        client.ask(command, "-ERR cannot write to db 1, which shows L1; use db 0\r\n");
     }
     client.ask("DEL a b", ":1\r\n");
     client.ask("GET a", "$-1\r\n");
@@ -157,7 +157,11 @@ fn db_1_shows_what_l1_holds() {
     client.ask("DBSIZE", ":2\r\n");
     let none = Terrace::start(config());
     let refused = ask(&none, "SET k v | SELECT 1 | DEL k | FLUSHDB | GET k");
-    assert_eq!(refused.matches("-ERR l2 is \"none\": L1 is the store, delete in db 0\r\n").count(), 2, "{refused}");
+    assert_eq!(
+        refused.matches("-ERR l2.url is \"none\", so L1 has the only copy; delete keys in db 0\r\n").count(),
+        2,
+        "{refused}"
+    );
     assert!(refused.ends_with("$1\r\nv\r\n+OK\r\n"), "{refused}");
     client.ask("SELECT 3", "-ERR DB index is out of range\r\n");
 }
@@ -315,7 +319,7 @@ fn load_over_the_limit_is_shed() {
     other.send(b"*3\r\n$3\r\nSET\r\n$1\r\no\r\n$100000\r\n");
     other.send(&vec![b'x'; 100_000]);
     other.send(b"\r\n");
-    other.expect("-TRYAGAIN too many bytes of requests and answers are under way\r\n");
+    other.expect("-TRYAGAIN too many bytes of requests and replies in flight\r\n");
     small.ask("SET s v", "+OK\r\n");
     large.send(&vec![b'x'; 2_000_000]);
     large.send(b"\r\n");

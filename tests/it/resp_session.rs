@@ -319,11 +319,11 @@ fn db_2_is_empty_and_read_only() {
     client.ask("MEMORY USAGE k", "$-1\r\n");
     client.ask("RANDOMKEY", "$-1\r\n");
     for command in ["SET k v", "DEL k", "FLUSHDB", "RENAME k l", "EXPIRE k 1", "WATCH k", "SETRANGE k 0 x"] {
-        client.ask(command, "-ERR db 2 shows what was learned and is read-only\r\n");
+        client.ask(command, "-ERR cannot write to db 2, which shows the learned state; use db 0\r\n");
     }
-    client.ask("LPUSH l a", "-ERR LPUSH exists in db 0 only: db 2 shows what was learned\r\n");
+    client.ask("LPUSH l a", "-ERR LPUSH is only available in db 0; db 2 shows the learned state\r\n");
     client.ask("SELECT 1", "+OK\r\n");
-    client.ask("LPUSH l a", "-ERR LPUSH exists in db 0 only: db 1 shows L1\r\n");
+    client.ask("LPUSH l a", "-ERR LPUSH is only available in db 0; db 1 shows L1\r\n");
 }
 
 #[test]
@@ -342,7 +342,10 @@ fn own_commands_tell_of_the_tiers() {
     assert!(ask(&terrace, "TERRACE.TOP BYTES").starts_with("*2\r\n*2\r\n$1\r\na\r\n:3\r\n*2\r\n$1\r\nb\r\n:2\r\n"));
     assert!(ask(&terrace, "GET none | TERRACE.TOP MISSES").starts_with("$-1\r\n*1\r\n*2\r\n$4\r\nnone\r\n:1\r\n"));
     assert!(ask(&terrace, "TERRACE.TOP TIME").starts_with("*3\r\n"));
-    assert!(ask(&terrace, "TERRACE.TOP FOO").starts_with("-ERR TERRACE.TOP orders by READS, BYTES, MISSES or TIME"));
+    assert!(
+        ask(&terrace, "TERRACE.TOP FOO")
+            .starts_with("-ERR unknown ranking for TERRACE.TOP; expected READS, BYTES, MISSES or TIME")
+    );
     assert!(ask(&terrace, "TERRACE.TIERS").contains("$5\r\nstore\r\n$8\r\nembedded\r\n"));
     assert!(ask(&terrace, "TERRACE.HELP").contains("+TERRACE.TOP\r\n"));
     // Inspecting a key does not count as a read.

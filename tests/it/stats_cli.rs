@@ -73,7 +73,7 @@ fn what_it_prints_is_what_the_server_counts() {
 
     let text = told(&node, &[]);
     for part in [
-        "over the last",
+        "since start, ",
         "L1 hit rate",
         "95.2 %",
         "key groups, 1m",

@@ -181,11 +181,11 @@ fn the_command_warms_up_from_a_file_and_by_a_pattern() {
         String::from_utf8(output.stdout).unwrap()
     };
     let said = run(&[list.to_str().unwrap()]);
-    assert_eq!(said, "3 keys: 2 brought up, 0 there already, 1 in no tier, 0 failed\n");
+    assert_eq!(said, "3 keys: 2 loaded, 0 already in L1, 1 not in L2, 0 failed\n");
     let said: Value = serde_json::from_str(&run(&["--pattern", "k:?", "--format", "json"])).unwrap();
     assert_eq!((&said["found"], &said["resident"]), (&Value::from(8), &Value::from(2)));
     let hot_keys = data.path().join("hot");
     let keys = terrace::model::Key::copied(b"k:100").map(|key| vec![hot_keys::HotKey { key, heat: 1 }]).unwrap();
     fs::write(&hot_keys, hot_keys::encode(&keys)).unwrap();
-    assert_eq!(run(&[hot_keys.to_str().unwrap()]), "1 keys: 1 brought up, 0 there already, 0 in no tier, 0 failed\n");
+    assert_eq!(run(&[hot_keys.to_str().unwrap()]), "1 keys: 1 loaded, 0 already in L1, 0 not in L2, 0 failed\n");
 }

@@ -1,8 +1,9 @@
-//! Limits messages that repeat: a fault that comes back a thousand times a second must not fill a disk or hide the others.
+//! Limits repeated log messages, so that a fault that recurs a thousand times per second does not fill a disk or hide
+//! other messages.
 //!
-//! In each minute a message of the same place and words is written [`SAME_MAX`] times, and a place in the code writes
-//! [`PLACE_MAX`] messages, whatever their words; then it is silent until the minute is over. The next one tells how many
-//! were left out. Requests that were drawn to be logged are limited by the drawing and not here.
+//! Per minute, a message with the same source location and text is written [`SAME_MAX`] times, and one source location
+//! writes at most [`PLACE_MAX`] messages with any text. Further messages are suppressed until the minute ends; the next
+//! message is preceded by the number of suppressed ones. Sampled request logs are exempt.
 
 use std::{
     collections::HashMap,
@@ -34,10 +35,10 @@ const SAME_MAX: u64 = 5;
 const PLACE_MAX: u64 = 100;
 /// Maximum number of distinct log messages that are counted. The counts restart when there are more.
 const REMEMBERED_MAX: usize = 4_096;
-/// What is sampled already.
+/// Target of request logs, which are sampled before they get here.
 const EXEMPT: &str = "terrace::request";
 
-/// A format of lines that leaves repeated ones out.
+/// Line format that suppresses repeated messages.
 pub(super) struct Limited<F> {
     format: F,
     is_json: bool,
@@ -64,25 +65,25 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let target = event.metadata().target();
-        // Who asks for details wants all of them.
+        // A user who enabled debug logs needs all of them.
         if target == EXEMPT || *event.metadata().level() > Level::INFO || LevelFilter::current() > LevelFilter::INFO {
             return self.format.format_event(context, writer, event);
         }
         let (place, words) = identity(event);
         let Some(left_out) = self.seen.lock().admit(place, words, stopwatch_ns()) else { return Ok(()) };
         if left_out > 0 {
-            self.tell(&mut writer, target, left_out)?;
+            self.report_suppressed(&mut writer, target, left_out)?;
         }
         self.format.format_event(context, writer, event)
     }
 }
 
 impl<F> Limited<F> {
-    /// The line before one that stands for others.
-    fn tell(&self, writer: &mut Writer<'_>, target: &str, left_out: u64) -> fmt::Result {
+    /// Writes the number of suppressed messages before the next message.
+    fn report_suppressed(&self, writer: &mut Writer<'_>, target: &str, left_out: u64) -> fmt::Result {
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let words = "messages like the next one were left out";
+        let words = "suppressed repeats of the next message";
         if self.is_json {
             let line = serde_json::json!({
                 "timestamp": time, "level": "INFO", "target": target, "message": words, "left_out": left_out,
@@ -93,7 +94,7 @@ impl<F> Limited<F> {
     }
 }
 
-/// What was written, by place and by place and words.
+/// Counts of written messages, by source location, and by source location and text.
 #[derive(Default)]
 struct Seen(HashMap<u64, Count>);
 
@@ -105,7 +106,8 @@ struct Count {
 }
 
 impl Seen {
-    /// How many were left out before this one; `None` if it is to be left out as well.
+    /// Returns the number of messages suppressed since the last written one, or `None` if this message has to be
+    /// suppressed too.
     fn admit(&mut self, place: u64, words: u64, now_ns: u64) -> Option<u64> {
         if self.0.len() > REMEMBERED_MAX {
             self.0.clear();
@@ -113,7 +115,7 @@ impl Seen {
         let same = self.count(words, SAME_MAX, now_ns);
         let of_place = same.and_then(|same| Some(same + self.count(place, PLACE_MAX, now_ns)?));
         if of_place.is_none() && same.is_some() {
-            // Silent because of its place: its words have not been written.
+            // Suppressed because of its location: its text was not written.
             let words = self.0.entry(words).or_default();
             words.written = words.written.saturating_sub(1);
         }
@@ -134,7 +136,8 @@ impl Seen {
     }
 }
 
-/// Hashes of the place in the code, and of the place with the words of the message; numbers are no words.
+/// Returns hashes of the source location, and of the location with the message text. Numeric fields do not count as
+/// text.
 fn identity(event: &Event<'_>) -> (u64, u64) {
     let mut place = DefaultHasher::new();
     event.metadata().callsite().hash(&mut place);

@@ -1,4 +1,4 @@
-//! One lane of a replay: requests one after the other on one connection, and what became of them.
+//! One lane of a replay: sends requests one after the other on one connection and counts the results.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -19,32 +19,32 @@ use crate::{
 
 /// Maximum latency that `terrace replay` records.
 const LATENCY_MAX_US: u64 = 600_000_000;
-/// Requests after which the progress bar is told.
+/// Number of requests between two updates of the progress bar.
 const PROGRESS_STEP: u64 = 100;
 
-/// What the server takes, and what is set.
+/// Value size limit of the server, and the TTL mode.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Most bytes of a value.
+    /// Maximum value size in bytes.
     pub(super) value_max: u64,
     pub(super) ttl: Ttl,
 }
 
-/// What happened.
+/// Results of a replay.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Gets sent: hits, misses and those that failed.
+    /// Gets sent: hits, misses and failed calls.
     pub(super) requests: u64,
     /// Calls that failed.
     pub(super) errors: u64,
-    /// Requests over a limit: not sent, or their value refused.
+    /// Requests above a limit of the server: not sent, or the value was rejected.
     pub(super) skipped: u64,
     pub(super) hit_l1: u64,
     pub(super) hit_l2: u64,
     pub(super) miss: u64,
-    /// Of values read and set.
+    /// Total size of values read and set.
     pub(super) bytes: u64,
-    /// Of Gets.
+    /// Latencies of Gets in microseconds.
     pub(super) latency_us: Histogram<u64>,
     pub(super) first_error: Option<Status>,
 }
@@ -67,7 +67,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Adds what another lane saw.
+    /// Adds the results of another lane.
     pub(super) fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.errors += other.errors;
@@ -94,23 +94,23 @@ impl Tally {
     }
 }
 
-/// One lane.
+/// One lane, with its connection and results.
 pub(super) struct Lane {
     client: CacheClient<Channel>,
     pub(super) limits: Limits,
-    /// As many bytes as the largest value so far.
+    /// Source of values, at least as long as the largest value so far.
     filler: Bytes,
     tally: Tally,
 }
 
 impl Lane {
     pub(super) fn new(channel: Channel, limits: Limits) -> Self {
-        // The server bounds its answers; the client's own default of 4 MiB is less than a value may have.
+        // The server bounds its responses; the client default of 4 MiB is less than the maximum value size.
         let client = CacheClient::new(channel).max_decoding_message_size(usize::MAX);
         Self { client, limits, filler: Bytes::new(), tally: Tally::default() }
     }
 
-    /// Plays requests until there are no more.
+    /// Replays requests until the queue is closed.
     pub(super) async fn play(mut self, mut requests: mpsc::Receiver<Request>, progress: ProgressBar) -> Tally {
         let mut played = 0;
         while let Some(request) = requests.recv().await {
@@ -151,15 +151,15 @@ impl Lane {
         let set = SetRequest { key, value: self.value(size), ttl_ms, ..SetRequest::default() };
         match self.client.set(with_parent(set, parent)).await {
             Ok(_) => self.tally.bytes += size,
-            // A policy of the server's own for such keys.
+            // A policy of the server can set a lower limit for such keys.
             Err(status) if is_over_limit(&status) => self.tally.skipped += 1,
             Err(status) => self.tally.error(status),
         }
     }
 
-    /// A value of this size; all share their memory.
+    /// Returns a value of this size; all values share memory.
     fn value(&mut self, size: u64) -> Bytes {
-        // Bounded by the server's own limit.
+        // Bounded by the limit of the server.
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if self.filler.len() < size {
             self.filler = vec![b'.'; size.next_power_of_two()].into();
@@ -173,17 +173,17 @@ fn is_over_limit(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && (named("max_value") || named("max_message"))
 }
 
-/// A W3C `traceparent` header.
+/// Value of a W3C `traceparent` header.
 type TraceParent = MetadataValue<tonic::metadata::Ascii>;
 
-/// The header of a caller's request: the trace id is a hash of the caller, the span counts.
+/// Returns the header for a request of a caller: the trace ID is a hash of the caller, the span ID is a counter.
 fn trace_parent(caller: &[u8], span: u64) -> TraceParent {
     let (high, low) = (caller_hash(caller, 1), caller_hash(caller, 2).max(1));
     let text = format!("00-{high:016x}{low:016x}-{span:016x}-00");
     MetadataValue::try_from(text).expect("digits and dashes are ASCII")
 }
 
-/// A hash of a caller that is the same in every run.
+/// Returns a hash of a caller that is stable across runs.
 pub(super) fn caller_hash(caller: &[u8], seed: u64) -> u64 {
     let mut hasher = FixedState::with_seed(seed).build_hasher();
     hasher.write(caller);

@@ -1,4 +1,4 @@
-//! What a replay prints at its end.
+//! Output of `terrace replay`.
 
 use serde_json::{Value, json};
 

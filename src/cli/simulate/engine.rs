@@ -1,7 +1,7 @@
-//! The simulator's engine: requests go through an L1 and its learner, in this process and without a clock. What
-//! `terrace simulate` prints and what `benches/prefetch` compares comes out of it.
+//! Simulation engine: sends requests through an L1 and its learner, in this process and without a real clock. `terrace
+//! simulate` and `benches/prefetch` use it.
 //!
-//! Time is that of the requests. Every choice by lot follows from a seed: the same requests give the same figures.
+//! Time is taken from the requests. All random choices depend on a seed, so the same requests give the same results.
 
 use std::collections::VecDeque;
 
@@ -22,23 +22,23 @@ use crate::{
     model::Key,
 };
 
-/// Trace time 0 as a tick, which is never 0.
+/// Tick at trace time 0. A tick is never 0.
 const START_MS: u64 = 1;
 /// Maximum size of a value that `terrace simulate` keeps.
 const VALUE_MAX_BYTES: u64 = 64 << 20;
-/// Whose requests those without a caller are.
+/// Caller ID of requests without a caller.
 const ALONE: u64 = 1;
 
-/// A capacity in its unit.
+/// A capacity with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
-    /// Entries, each of which weighs 1.
+    /// Entries, each with weight 1.
     Entries(u64),
-    /// Bytes, entries with their real weight.
+    /// Bytes; entries have their real weight.
     Bytes(u64),
 }
 
-/// What prefetch may do.
+/// Prefetch mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Learn nothing.
@@ -49,68 +49,68 @@ pub enum Mode {
     Auto,
 }
 
-/// Where expiries come from.
+/// Source of the TTLs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ttl {
-    /// Nothing expires.
+    /// No expiry.
     #[default]
     Ignore,
-    /// What the requests recorded.
+    /// TTLs recorded in the trace.
     Recorded,
-    /// What a server would learn.
+    /// TTLs that a server would learn.
     Tune,
-    /// One for all, ms.
+    /// The same TTL for all entries, in ms.
     Fixed(u64),
 }
 
-/// When what is kept ends.
+/// Expiry settings of a playback.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expiry {
-    /// Where expiries come from.
+    /// Source of the TTLs.
     pub ttl: Ttl,
-    /// What requests without a TTL are taken to have recorded, ms.
+    /// Recorded TTL to assume for requests without one, in ms.
     pub none_ms: Option<u64>,
-    /// Shortest TTL that is learned, ms.
+    /// Minimum learned TTL in ms.
     pub min_ms: u64,
 }
 
-/// One L1 with its learner.
+/// Settings of one run: an L1 with its learner.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// How large it is.
+    /// Capacity.
     pub room: Room,
-    /// What goes when room is needed.
+    /// Eviction policy.
     pub policy: PolicyKind,
-    /// Shards of L1; as many as a server would use unless given.
+    /// Number of shards; `None` uses as many as a server of the same capacity.
     pub shards: Option<usize>,
-    /// For what L1 draws by lot.
+    /// Seed for the random choices of L1.
     pub seed: u64,
-    /// What prefetch may do.
+    /// Prefetch mode.
     pub prefetch: Mode,
-    /// Requests before a background fetch arrives; what rides with a miss arrives with it.
+    /// Delay of background prefetches in requests. Piggybacked prefetches arrive with the miss.
     pub delay: u64,
-    /// How the learner works.
+    /// Settings of the learner.
     pub learn: PrefetchSettings,
 }
 
-/// What came of the requests so far.
+/// Results so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Requests.
+    /// Number of requests.
     pub requests: u64,
-    /// Of these, not answered by L1.
+    /// Number of requests that L1 did not answer.
     pub misses: u64,
-    /// Reads below, prefetch included.
+    /// Number of L2 reads, prefetches included.
     pub l2_reads: u64,
-    /// What became of what was fetched.
+    /// Outcomes of prefetches.
     pub counts: FetchCounts,
-    /// What waits for its first use.
+    /// Prefetched entries that have not been read yet.
     pub staged: Staged,
-    /// Memory of what was learned, bytes.
+    /// Memory of learned state in bytes.
     pub learned_bytes: u64,
 }
 
-/// What L2 has: each key of the requests, from the start, at its largest size and with its first expiry.
+/// Simulated L2: holds each key of the trace from the start, with its largest size and its first TTL.
 #[derive(Debug, Default)]
 pub struct Below(HashMap<Vec<u8>, Stored>);
 
@@ -121,7 +121,7 @@ struct Stored {
 }
 
 impl Below {
-    /// It has this one as well.
+    /// Adds the key of a request.
     pub fn add(&mut self, request: &Request) {
         let &Request { size, ttl_ms, .. } = request;
         match self.0.entry(request.key.clone()) {
@@ -132,39 +132,39 @@ impl Below {
         }
     }
 
-    /// Keys.
+    /// Returns the number of keys.
     #[must_use]
     pub fn keys(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// Bytes of their values.
+    /// Returns the total size of the values in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.values().map(|stored| stored.size).sum()
     }
 }
 
-/// Plays requests: what all runs have in common.
+/// Replays requests. Holds the state that all runs share.
 pub struct Playback {
     expiry: Expiry,
     tuner: Tuner,
-    /// As many zeros as the largest value so far.
+    /// Source of values, at least as long as the largest value so far.
     zeros: Bytes,
     now: Tick,
     below: Below,
 }
 
 impl Playback {
-    /// Over this L2.
+    /// Creates a playback over this L2.
     #[must_use]
     pub fn new(below: Below, expiry: Expiry) -> Self {
         Self { expiry, tuner: Tuner::new(expiry.min_ms), zeros: Bytes::new(), now: Tick(START_MS), below }
     }
 
-    /// One request through each run; `told` hears, by number of the run, whether it was a hit.
+    /// Plays one request through each run and reports to `told` the index of the run and `true` for a hit.
     pub fn play(&mut self, request: &Request, runs: &mut [Run], mut told: impl FnMut(usize, bool)) {
-        // Time never goes back, even where a trace is not in order.
+        // Time never moves backwards, even if the trace is out of order.
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let key = Key::copied(&request.key).ok();
         let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
@@ -174,7 +174,7 @@ impl Playback {
             let offer = offer.filter(|_| run.fixed_ms.is_none());
             let tuned_ms = offer.map(|offer| run.reuse.ttl_ms(&request.key, &offer, self.now));
             let ttl_ms = run.fixed_ms.or(tuned_ms).or_else(|| self.ttl_of(request.ttl_ms));
-            // What Terrace does not take is a miss each time.
+            // A request that Terrace would reject is always a miss.
             let fill = self.fill(run.plan.room, request.size, ttl_ms);
             let expires_at = self.end_of(ttl_ms);
             let hit = run.request(key.as_ref().zip(fill), caller, self);
@@ -188,7 +188,7 @@ impl Playback {
         }
     }
 
-    /// The TTL of a value, as far as it goes by the value alone.
+    /// Returns the TTL of a value, unless it is tuned or fixed per run.
     fn ttl_of(&self, recorded_ms: Option<u64>) -> Option<u64> {
         match self.expiry.ttl {
             Ttl::Ignore => None,
@@ -201,7 +201,7 @@ impl Playback {
         ttl_ms.map_or(Tick::FAR, |ms| Tick(self.now.0 + ms))
     }
 
-    /// A copy of what L2 has, as an L1 of this kind keeps it.
+    /// Returns a copy of a value as this kind of L1 stores it, or `None` if the value is too large.
     fn fill(&mut self, room: Room, size: u64, ttl_ms: Option<u64>) -> Option<Fill> {
         let value = match room {
             Room::Entries(_) => Some(Bytes::new()),
@@ -211,7 +211,7 @@ impl Playback {
         value.map(|value| Fill { value: value.into(), expires_at, deadline: expires_at, group: 0 })
     }
 
-    /// What a fetch of this key brings, if L2 has it.
+    /// Returns the value that a prefetch of this key reads, if L2 has it.
     fn fetch(&mut self, room: Room, key: &Key) -> Option<Fill> {
         let stored = *self.below.0.get(&**key)?;
         let ttl_ms = self.ttl_of(stored.ttl_ms);
@@ -227,7 +227,7 @@ impl Playback {
     }
 }
 
-/// One L1 that the requests go through.
+/// One simulated L1.
 pub struct Run {
     plan: Plan,
     l1: L1,
@@ -237,13 +237,13 @@ pub struct Run {
     misses: u64,
     l2_reads: u64,
     ledger: Ledger,
-    /// One TTL for all, ms, whatever the requests are played with.
+    /// TTL for all entries in ms; overrides the playback's TTL.
     fixed_ms: Option<u64>,
     reuse: Reuse,
 }
 
 impl Run {
-    /// An empty L1 and a learner that knows nothing.
+    /// Creates a run with an empty L1 and an empty learner.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
         let (capacity_bytes, max_entries) = match plan.room {
@@ -261,23 +261,23 @@ impl Run {
         Self { plan, l1, epoch, ahead, requests: 0, misses: 0, l2_reads: 0, ledger, fixed_ms: None, reuse }
     }
 
-    /// The same with one TTL for all, ms.
+    /// Creates a run with the same TTL in ms for all entries.
     pub(super) fn fixed(plan: Plan, ttl_ms: u64) -> Self {
         Self { fixed_ms: Some(ttl_ms), ..Self::new(plan) }
     }
 
-    /// The one TTL for all, ms, that it was made with.
+    /// Returns the fixed TTL in ms, if any.
     pub(super) fn fixed_ms(&self) -> Option<u64> {
         self.fixed_ms
     }
 
-    /// What it was made from.
+    /// Returns the settings of this run.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What came of it so far.
+    /// Returns the results so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let &Self { requests, misses, l2_reads, .. } = self;
@@ -287,18 +287,18 @@ impl Run {
         Figures { requests, misses, l2_reads, counts, staged: self.l1.staged(), learned_bytes }
     }
 
-    /// What it has learned; `None` where prefetch is off.
+    /// Returns the learner; `None` if prefetch is off.
     #[must_use]
     pub fn learner(&self) -> Option<&Learner> {
         self.ahead.as_ref().map(|ahead| &ahead.learner)
     }
 
-    /// What became of its values.
+    /// Returns the record of stale hits and held bytes.
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// One read: get, and on a miss insert. Says whether it was a hit.
+    /// Plays one read: get, and insert after a miss. Returns `true` for a hit.
     fn request(&mut self, copy: Option<(&Key, Fill)>, caller: Caller, played: &mut Playback) -> bool {
         self.requests += 1;
         self.land(played);
@@ -322,7 +322,7 @@ impl Run {
         }
     }
 
-    /// Reads a key that L1 lacks, or joins the fetch under way.
+    /// Reads a key that is absent from L1, or joins the prefetch in flight.
     fn miss(&mut self, key: &Key, fill: Fill, now: Tick) {
         let own = self.token(0);
         let token = match self.l1.lease(key, own, now, self.epoch, false) {
@@ -333,23 +333,23 @@ impl Run {
             Leased::Join(other) => other,
             Leased::Hit(_) => return,
         };
-        // A value over an eighth of L1 is not kept, as on a server.
+        // L1 rejects a value larger than an eighth of its capacity, as on a server.
         let _kept: Filled = self.l1.fill(key, token, fill, now);
     }
 
-    /// Names a fetch of this request.
+    /// Returns the token of a fetch of this request.
     fn token(&self, number: u64) -> Token {
         Token(self.requests * (FETCHES_MAX as u64 + 1) + number)
     }
 
-    /// Background fetches whose time has come.
+    /// Completes the background prefetches that are due.
     fn land(&mut self, played: &mut Playback) {
         while let Some((key, token)) = self.ahead.as_mut().and_then(|ahead| ahead.next_due(self.requests)) {
             self.bring(&key, token, played);
         }
     }
 
-    /// A fetch arrives.
+    /// Completes one prefetch.
     fn bring(&mut self, key: &Key, token: Token, played: &mut Playback) {
         let filled = match played.fetch(self.plan.room, key) {
             Some(fill) => self.l1.fill_staged(key, token, fill, played.now),
@@ -368,7 +368,7 @@ impl Run {
         }
     }
 
-    /// Tells the learner, and fetches what it says.
+    /// Updates the learner and sends the prefetches that it predicts.
     fn learn(&mut self, key: &Key, caller: Caller, trigger: Trigger, played: &mut Playback) {
         let Some(ahead) = &mut self.ahead else { return };
         let (l1, now, mode) = (&self.l1, played.now, self.plan.prefetch);
@@ -402,10 +402,10 @@ impl Run {
     }
 }
 
-/// Prefetch over one L1.
+/// Prefetch state of one L1.
 struct Ahead {
     learner: Learner,
-    /// Background fetches under way: when each arrives, in that order.
+    /// Background prefetches in flight with their arrival times, in order of arrival.
     due: VecDeque<(u64, Key, Token)>,
     fetches: Vec<Key>,
 }
@@ -415,14 +415,14 @@ impl Ahead {
         Self { learner: Learner::new(settings), due: VecDeque::new(), fetches: Vec::new() }
     }
 
-    /// A fetch that arrives before this request.
+    /// Removes and returns the next prefetch that arrives before this request.
     fn next_due(&mut self, request: u64) -> Option<(Key, Token)> {
         let is_due = self.due.front().is_some_and(|&(at, ..)| at <= request);
         is_due.then(|| self.due.pop_front()).flatten().map(|(_, key, token)| (key, token))
     }
 }
 
-/// Names a caller of a trace.
+/// Returns the ID of a caller of the trace.
 fn caller_of(name: &[u8]) -> u64 {
     name.iter().fold(ALONE, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)).max(ALONE + 1)
 }

@@ -1,32 +1,32 @@
-//! Where a tuned TTL lies against fixed ones: a longer TTL always brings more hits for more bytes held, so the only fair
-//! comparison is with the fixed TTL of the same hit rate, and there it is the bytes, and the stale values, that tell.
+//! Compares tuned TTLs with fixed TTLs. A longer TTL always gives more hits and holds more bytes, so the only fair
+//! comparison is with the fixed TTL of equal hit rate: it shows the difference in held bytes and stale values.
 //!
-//! Fixed TTLs are played beside the tuned one, on the same requests, and joined by straight lines: what lies between two
-//! of them is what one gets who gives a part of the keys the one and the rest the other. The line begins where nothing is
-//! kept.
+//! Fixed TTLs are played on the same requests as the tuned TTL, and their results are joined by straight lines. A point
+//! between two of them is the result of using one TTL for a part of the keys and the other TTL for the remaining keys.
+//! The first point is the result of caching nothing.
 
 use super::{Run, miss_ratio, stale_ratio};
 
-/// The fixed TTLs that are played, in shortest TTLs.
+/// Fixed TTLs to play, in multiples of the minimum TTL.
 pub(super) const MULTIPLES: [u64; 11] = [1, 2, 4, 6, 12, 24, 60, 120, 360, 1_440, 17_280];
 
-/// What comes of one TTL for all.
+/// Result of the same TTL for all entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Fixed {
-    /// Between two that were played it is between theirs.
+    /// TTL in seconds; interpolated between two played TTLs.
     pub(super) ttl_s: f64,
     pub(super) hit_rate: f64,
     pub(super) stale_ratio: f64,
     pub(super) byte_seconds: f64,
 }
 
-/// A tuned TTL against the fixed one of the same hit rate.
+/// Comparison of a tuned TTL with the fixed TTL of equal hit rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Against {
     pub(super) fixed: Fixed,
-    /// Bytes held, tuned over fixed.
+    /// Held bytes, tuned divided by fixed.
     pub(super) bytes_ratio: f64,
-    /// The fixed one holds less and has not more stale hits: the tuned one is worth nothing.
+    /// `true` if the fixed TTL holds fewer bytes and has at most as many stale hits, so that tuning has no benefit.
     pub(super) is_beaten: bool,
 }
 
@@ -40,7 +40,7 @@ impl Fixed {
         }
     }
 
-    /// From `self`, this part of the way.
+    /// Interpolates between `self` and `other`; `part` 0 is `self`, 1 is `other`.
     fn towards(self, other: Self, part: f64) -> Self {
         let between = |a: f64, b: f64| a + part * (b - a);
         Self {
@@ -52,7 +52,8 @@ impl Fixed {
     }
 }
 
-/// `line`: runs with fixed TTLs, by TTL. `None` where none of them has so many hits.
+/// Compares a tuned run with `line`, the runs with fixed TTLs in ascending order. Returns `None` if no fixed TTL
+/// reaches the hit rate.
 pub(super) fn against(tuned: &Run, line: &[Run]) -> Option<Against> {
     let points: Vec<Fixed> = std::iter::once(Fixed::default()).chain(line.iter().map(Fixed::of)).collect();
     compare(Fixed::of(tuned), &points)
@@ -83,7 +84,7 @@ mod tests {
         let against = tuned(0.625, 0.25, 150.0).expect("it is on the line");
         assert_eq!((against.fixed, against.bytes_ratio), (point(10.0, 0.625, 0.25, 200.0), 0.75));
         let is_beaten = |hit_rate, stale, bytes| tuned(hit_rate, stale, bytes).map(|against| against.is_beaten);
-        assert_eq!(is_beaten(0.625, 0.25, 200.0), Some(false), "on it");
+        assert_eq!(is_beaten(0.625, 0.25, 200.0), Some(false), "equal bytes");
         assert_eq!(is_beaten(0.625, 0.25, 201.0), Some(true));
         assert_eq!(is_beaten(0.625, 0.24, 201.0), Some(false), "fewer are stale");
         assert_eq!(is_beaten(0.25, 0.0, 60.0), Some(true), "half of the keys for five seconds hold 50");

@@ -1,4 +1,4 @@
-//! The miss-ratio curve as an SVG: capacity on a logarithmic axis, one line for each policy and unit.
+//! The miss ratio curve as SVG: capacity on a logarithmic axis, one line per policy and unit.
 
 use std::fmt::Write;
 
@@ -6,11 +6,11 @@ use super::{Played, miss_ratio, policy_name};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
-/// Room for the axes' labels.
+/// Space for the axis labels.
 const MARGIN: f64 = 60.0;
 const COLORS: [&str; 4] = ["#0b6e99", "#d9730d", "#4d6461", "#ad1a72"];
 
-/// Draws the runs of one trace. Entries and bytes share the axis, each with its own lines.
+/// Draws the runs of one trace. Entries and bytes share the axis but have separate lines.
 pub(super) fn draw(trace: &str, all: &[Played]) -> String {
     let amounts = || all.iter().map(|played| played.run.plan().room.parts().1 as f64);
     let (least, most) = amounts().fold((f64::MAX, 1.0_f64), |(least, most), a| (least.min(a), most.max(a)));
@@ -45,7 +45,7 @@ impl Scale {
     }
 }
 
-/// The points of one policy and unit, by capacity.
+/// Points of one policy and unit, by capacity.
 struct Line {
     label: String,
     points: Vec<(f64, f64)>,

@@ -1,4 +1,4 @@
-//! The simulator against figures that are known.
+//! Tests of the simulator with known results.
 
 use std::io::Write;
 
@@ -70,8 +70,8 @@ fn json_lines_have_the_fields_that_were_promised() {
 #[test]
 fn tuned_ttls_are_for_keys_that_come_back() {
     let mut rng = fastrand::Rng::with_seed(9);
-    // Of the keys of one template, 40 are read each 30 s or so, each two times at once; as many reads are of a key that is
-    // never read again.
+    // 40 keys of one template are read about every 30 s, twice in a row. The same number of reads is of keys that are
+    // read only once.
     let request = |at: u64| match (at % 4, rng.u64(..40)) {
         (0, _) => format!("{}.5,user:{},100,60\n", at / 4, 1_000 + at),
         (2, _) => format!("{}.5,user:{},100,60\n", at / 4, 5_000 + at),
@@ -82,13 +82,13 @@ fn tuned_ttls_are_for_keys_that_come_back() {
     let of = |fixed: &serde_json::Value, field: &str| fixed[field].as_f64().expect("a number");
     assert!(of(&tuned, "bytes_over_fixed") < 0.8, "{tuned}");
     assert_eq!(tuned["beaten_by_fixed"], json!(false));
-    // The fixed TTL that it names does as it says.
+    // The reported fixed TTL has the reported results.
     let ttl_s = of(&tuned["fixed"], "ttl_s");
     let same = to_json(&played(&trace, &format!("--entries 100% --ttl {ttl_s}"))[0], "t");
     assert!((of(&same, "miss_ratio") - of(&tuned, "miss_ratio")).abs() < 0.02, "{tuned} {same}");
     let byte_seconds = of(&tuned["fixed"], "byte_seconds");
     assert!((of(&same, "byte_seconds") / byte_seconds - 1.0).abs() < 0.1, "{tuned} {same}");
-    assert_eq!(same["fixed"], serde_json::Value::Null, "what is not tuned is not compared");
+    assert_eq!(same["fixed"], serde_json::Value::Null, "only tuned runs are compared");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn the_plot_has_a_point_for_each_run() {
     assert!(drawing.contains("a&lt;b") && drawing.ends_with("</svg>\n"));
 }
 
-/// Groups of keys that are always read together, in an order by chance: more than L1 has room for.
+/// Groups of keys that are always read together, in random order. L1 cannot hold all of them.
 fn groups(rounds: u64) -> String {
     let mut rng = fastrand::Rng::with_seed(5);
     let group = move || (0..5).zip(std::iter::repeat(rng.u64(..400))).collect::<Vec<_>>();
@@ -123,9 +123,9 @@ fn what_follows_is_prefetched_and_counted() {
     let number = |field: &str| auto[field].as_u64().expect("a number");
     assert!(number("misses") * 3 < off["misses"].as_u64().expect("a number"), "{auto}");
     assert!(number("l2_reads") * 100 < off["l2_reads"].as_u64().expect("a number") * 105, "{auto}");
-    assert_eq!(number("l2_reads"), number("misses") + number("issued"), "nothing is late at a delay of 1");
+    assert_eq!(number("l2_reads"), number("misses") + number("issued"), "no prefetch is late at a delay of 1");
     let ended = number("used") + number("late") + number("wasted");
-    assert!(ended <= number("issued") && number("issued") - ended <= 20, "but for what is staged: {auto}");
+    assert!(ended <= number("issued") && number("issued") - ended <= 20, "except staged entries: {auto}");
     assert!(auto["precision"].as_f64() > Some(0.9), "{auto}");
 }
 
@@ -137,7 +137,10 @@ fn late_fetches_are_misses_and_stop() {
         to_json(&played(&trace, &flags)[0], "t")
     });
     assert!(late["misses"].as_u64() > soon["misses"].as_u64(), "{late}");
-    assert!(late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20), "most ride: {late}");
+    assert!(
+        late["late"].as_u64() < Some(late["issued"].as_u64().expect("a number") / 20),
+        "most prefetches are piggybacked: {late}"
+    );
 }
 
 fn prefetching(room: Room) -> Plan {
@@ -145,7 +148,7 @@ fn prefetching(room: Room) -> Plan {
     Plan { room, policy: PolicyKind::Learned, shards: None, seed: SEED, prefetch: Mode::Auto, delay: 1, learn }
 }
 
-/// The issue's workload, small enough for a test; benches/prefetch plays the whole.
+/// The workload of the prefetch issue, reduced for a test; benches/prefetch runs it in full.
 #[test]
 fn what_belongs_to_things_never_seen_is_there_when_it_is_asked_for() {
     for (sessions, with_callers, follow, least) in
@@ -160,7 +163,7 @@ fn what_belongs_to_things_never_seen_is_there_when_it_is_asked_for() {
         assert!(served.with.misses * 100 < served.without.misses * 75, "{services:?}: {served:?}");
         let soon = |since: Option<usize>| since.is_some_and(|requests| requests <= 15_000);
         assert!(soon(served.new_on), "the change of the schema, {services:?}: {served:?}");
-        // With 1,000 sessions so few requests do not try every old rule often enough to tell: benches/prefetch does.
+        // With 1,000 sessions, this number of requests is too small to test every old rule; benches/prefetch does.
         assert!(sessions > 60 || soon(served.old_off), "the change of the schema, {services:?}: {served:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! What TTLs do to a trace: the one that a server would learn, how often a value was older than its recorded TTL, and how
-//! long values were held.
+//! Effects of TTLs on a trace: the TTL that a server would learn, the number of hits later than the recorded TTL, and
+//! the time that values were held.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::{
     model::Key,
 };
 
-/// How often advice is made anew, ms of the trace's time: as on a server.
+/// Interval between two updates of the advice in ms of trace time, as on a server.
 const ADVISE_EVERY_MS: u64 = 10_000;
 
-/// Learns TTLs as a server does, but from all keys: a trace is shorter than what a server sees. It begins with the
-/// shortest, and takes advice as it comes, without the bound of an hour.
+/// Learns TTLs as a server does, but from all keys, because a trace is shorter than the traffic of a server. Starts
+/// with the minimum TTL and applies advice immediately, without the limit of one hour.
 pub(super) struct Tuner {
     settings: TtlSettings,
     intervals: Intervals,
     templates: KeyTemplates,
-    /// What is advised, and what changes allow, by template.
+    /// Advised TTL and longest fresh TTL in ms, by template.
     ttls_ms: HashMap<u64, (u64, u64)>,
     advised_at: Tick,
 }
@@ -43,7 +43,7 @@ impl Tuner {
         }
     }
 
-    /// What a value of this key would be offered now; learns from the request.
+    /// Learns from the request and returns the TTL offer for a value of this key.
     pub(super) fn offer(&mut self, key: &[u8], now: Tick) -> TtlOffer {
         let template = self.templates.learn(key);
         if let Ok(key) = Key::copied(key) {
@@ -64,27 +64,27 @@ impl Tuner {
     }
 }
 
-/// One value that is held.
+/// One value in the cache.
 struct Held {
     filled_at: Tick,
     expires_at: Tick,
-    /// Until when its source said it would be right.
+    /// Time until which the value is fresh according to its recorded TTL.
     right_until: Tick,
     bytes: u64,
 }
 
-/// What became of values.
+/// Record of stale hits and held bytes.
 #[derive(Default)]
 pub(super) struct Ledger {
     held: HashMap<Vec<u8>, Held>,
     stale: u64,
     byte_ms: u128,
-    /// The latest time seen.
+    /// Latest time seen, in ms.
     now_ms: u64,
 }
 
 impl Ledger {
-    /// Notes a request. A value counts as held from its fill to its end or the next fill.
+    /// Records a request. A value counts as held from its fill to its expiry or the next fill.
     pub(super) fn note(&mut self, request: &Request, hit: bool, now: Tick, expires_at: Tick, recorded_ms: Option<u64>) {
         self.now_ms = now.0;
         if hit {
@@ -103,12 +103,12 @@ impl Ledger {
         self.now_ms > 0
     }
 
-    /// Hits on what was no longer right.
+    /// Returns the number of hits later than the recorded TTL.
     pub(super) fn stale(&self) -> u64 {
         self.stale
     }
 
-    /// Bytes times seconds of all values, as if none had been evicted.
+    /// Returns the sum of bytes times seconds held of all values, as if none had been evicted.
     pub(super) fn byte_seconds(&self) -> f64 {
         let open: u128 = self.held.values().map(|held| held.byte_ms(self.now_ms)).sum();
         (self.byte_ms + open) as f64 / 1e3

@@ -1,4 +1,4 @@
-//! Statistics for programs: the fields of `Insight`, by their names in the API.
+//! Statistics as JSON, with the field names of `Insight`.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::proto::{
     SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
 };
 
-/// Everything.
+/// Returns all statistics.
 pub(super) fn all(seen: &Seen) -> Value {
     let mut all = stats(&seen.stats);
     all["prefetch"] = prefetch(&seen.prefetch);
@@ -153,7 +153,7 @@ fn prefetch(of: &GetAssociationsResponse) -> Value {
     })
 }
 
-/// Keys are bytes: what is no text is escaped.
+/// Returns a key as text. Bytes of a key that is not UTF-8 are escaped.
 pub(in crate::cli) fn text_of(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(text) => text.to_owned(),
@@ -179,7 +179,7 @@ fn capacity(of: &SimulateCapacityResponse) -> Value {
     })
 }
 
-/// TTL advice.
+/// Returns the TTL advice.
 pub(super) fn ttl(advice: &GetTtlAdviceResponse) -> Value {
     let intervals = |of: &IntervalStats| json!({ "count": of.count, "mean_ms": of.mean_ms, "p50_ms": of.p50_ms, "p90_ms": of.p90_ms });
     let outcome = |of: &TtlOutcome| {

@@ -1,4 +1,4 @@
-//! Statistics for people.
+//! Statistics as text tables.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use crate::proto::{
     PrefetchCounts, ReadStats, RemovalStats, TopBy, TtlAdvice, TtlOutcome, WindowStats,
 };
 
-/// Characters of a group's or key's name.
+/// Maximum displayed length of the name of a group or key, in characters.
 const NAME: usize = 36;
 
-/// A table whose columns are as wide as they need to be: the first to the left, the others to the right.
+/// Formats a table with the required column widths. The first column is left-aligned, the others are right-aligned.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -39,7 +39,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.into_iter().map(str::to_owned).collect()
 }
 
-/// Everything.
+/// Formats all statistics.
 pub(super) fn all(server: &str, seen: &Seen, window: &str, top: u32) -> String {
     let mut parts = vec![head(server, &seen.stats), windows(&seen.stats.windows), groups(&seen.stats, window, top)];
     parts.extend(seen.top.iter().filter(|(_, top)| !top.keys.is_empty()).map(|(by, top)| ranking(*by, top)));
@@ -67,25 +67,25 @@ fn head(server: &str, stats: &GetStatsResponse) -> String {
     )
 }
 
-/// User reads of all outcomes.
+/// Returns the number of user reads with any outcome.
 pub(in crate::cli) fn total(reads: &ReadStats) -> u64 {
     reads.hit_l1 + reads.stale + reads.hit_l2 + reads.miss + reads.error
 }
 
-/// Entries that left, whatever the cause.
+/// Returns the number of entries that were removed, for any reason.
 pub(in crate::cli) fn removed(removed: &RemovalStats) -> u64 {
     removed.size + removed.expired + removed.invalidated + removed.replaced
 }
 
-/// So many in a second.
+/// Returns the rate per second.
 pub(in crate::cli) fn per_second(number: u64, over_ms: i64) -> f64 {
     if over_ms > 0 { number as f64 * 1e3 / over_ms as f64 } else { 0.0 }
 }
 
 fn windows(windows: &[WindowStats]) -> String {
-    let mut rows = vec![row(["over the last"])];
+    let mut rows = vec![row(["window"])];
     rows[0].extend(windows.iter().map(|window| match &*window.name {
-        "start" => format!("all {}", span(window.over_ms)),
+        "start" => format!("since start, {}", span(window.over_ms)),
         name => name.to_owned(),
     }));
     let mut line = |name: &str, cell: &dyn Fn(&WindowStats, &ReadStats, &RemovalStats) -> String| {
@@ -97,9 +97,9 @@ fn windows(windows: &[WindowStats]) -> String {
     line("reads/s", &|window, reads, _| count(per_second(total(reads), window.over_ms)));
     line("L1 hit rate", &|_, reads, _| percent(reads.l1_hit_rate));
     line("L2 hit rate", &|_, reads, _| percent(reads.l2_hit_rate));
-    line("hits in L1", &|_, reads, _| count(reads.hit_l1 as f64));
+    line("L1 hits", &|_, reads, _| count(reads.hit_l1 as f64));
     line("stale", &|_, reads, _| count(reads.stale as f64));
-    line("hits in L2", &|_, reads, _| count(reads.hit_l2 as f64));
+    line("L2 hits", &|_, reads, _| count(reads.hit_l2 as f64));
     line("misses", &|_, reads, _| count(reads.miss as f64));
     line("errors", &|_, reads, _| count(reads.error as f64));
     line("coalesced", &|_, reads, _| count(reads.coalesced as f64));
@@ -112,10 +112,9 @@ fn windows(windows: &[WindowStats]) -> String {
         "invalidations",
         &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.invalidations) as f64),
     );
-    line(
-        "reads, L1 bypassed",
-        &|window, _, _| count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64),
-    );
+    line("reads that bypassed L1", &|window, _, _| {
+        count(window.coherence.map_or(0, |coherence| coherence.bypassed) as f64)
+    });
     line("gRPC p50", &|window, _, _| micros(latency(window.grpc_request).p50_us));
     line("gRPC p99", &|window, _, _| micros(latency(window.grpc_request).p99_us));
     line("RESP p99", &|window, _, _| micros(latency(window.resp_request).p99_us));
@@ -162,7 +161,7 @@ fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
     table(&rows) + &more
 }
 
-/// What became of prefetched keys since start, by what they begin with; empty where nothing was predicted.
+/// Formats the outcomes of prefetches since start by key group; empty if nothing was predicted.
 fn prefetch(of: &GetAssociationsResponse, top: u32) -> String {
     let line = |name: &str, of: PrefetchCounts| {
         let numbers = [of.issued, of.used, of.late, of.wasted, of.shadow].map(|number| count(number as f64));
@@ -193,7 +192,7 @@ fn gain(control: &PrefetchControl) -> String {
     }
 }
 
-/// What a ranking is called, and how its numbers are shown.
+/// Returns the name of a ranking and the formatter of its numbers.
 pub(in crate::cli) fn named(by: TopBy) -> (&'static str, fn(u64) -> String) {
     match by {
         TopBy::Unspecified | TopBy::Reads => ("reads", |number| count(number as f64)),
@@ -206,7 +205,7 @@ pub(in crate::cli) fn named(by: TopBy) -> (&'static str, fn(u64) -> String) {
 fn ranking(by: TopBy, top: &crate::proto::TopKeysResponse) -> String {
     let (name, shown) = named(by);
     let title = format!("top keys by {name}, {} (error at most {})", span(top.over_ms), shown(top.error));
-    let mut rows = vec![row([&title, name, "of all"])];
+    let mut rows = vec![row([&title, name, "share"])];
     for entry in &top.keys {
         let part = (top.total > 0).then(|| entry.number as f64 / top.total as f64);
         rows.push(vec![key(&entry.key, NAME), shown(entry.number), percent(part)]);
@@ -224,7 +223,7 @@ fn sizes(seen: &Seen) -> String {
     table(&rows)
 }
 
-/// TTL advice, and the hottest keys.
+/// Formats the TTL advice and the hottest keys.
 pub(super) fn ttl(advice: &GetTtlAdviceResponse, top: u32) -> String {
     let mut parts = vec![templates(&advice.advice)];
     if !advice.hot_keys.is_empty() {
@@ -234,7 +233,7 @@ pub(super) fn ttl(advice: &GetTtlAdviceResponse, top: u32) -> String {
 }
 
 fn hot_keys(keys: &[HotKeyTtl], top: u32) -> String {
-    let mut rows = vec![row(["hot keys", "advised", "reads/s", "changes every", "of reads"])];
+    let mut rows = vec![row(["hot keys", "advised", "reads/s", "changes every", "sampled reads"])];
     for of in keys.iter().take(top as usize) {
         rows.push(vec![
             key(&of.key, NAME),

@@ -1,4 +1,5 @@
-//! What `terrace top` shows, and what its keys do: no terminal, no server, so that it is tested with values.
+//! State, keyboard commands and drawing of `terrace top`. Independent of a terminal and a server, so that tests can use
+//! fixed values.
 
 use ratatui::{
     Frame,
@@ -15,12 +16,12 @@ use super::super::{
 };
 use crate::proto::{GetStatsResponse, ReadStats, SimulateCapacityResponse, TopBy, TopKeysResponse, WindowStats};
 
-/// From this width on groups and keys stand side by side.
+/// Minimum terminal width for showing groups and keys next to each other.
 const WIDE: u16 = 120;
 /// Maximum length of the filter in `terrace top`, in characters.
 const FILTER_MAX: usize = 60;
 
-/// By what groups are sorted.
+/// Sort column of the groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Reads,
@@ -41,13 +42,13 @@ const SORTS: [(Sort, &str); 6] = [
 ];
 const RANKINGS: [TopBy; 4] = super::super::stats::RANKINGS;
 
-/// What is known, and what was chosen.
+/// Received data and the choices of the user.
 pub(super) struct State {
     server: String,
     stats: GetStatsResponse,
-    /// Uptime and reads of the message before.
+    /// Uptime and reads of the previous message.
     before: Option<(i64, ReadStats)>,
-    /// Reads of the last interval, and how long it was.
+    /// Length of the last interval in ms, and its number of reads.
     lately: Option<(i64, u64)>,
     top: TopKeysResponse,
     capacity: SimulateCapacityResponse,
@@ -77,7 +78,7 @@ impl State {
         }
     }
 
-    /// A message came.
+    /// Stores the statistics of a new message.
     pub(super) fn took(&mut self, stats: GetStatsResponse) {
         let reads = stats.reads.unwrap_or_default();
         self.lately = self
@@ -87,17 +88,17 @@ impl State {
         self.stats = stats;
     }
 
-    /// What was asked beside it.
+    /// Stores the responses of the additional requests.
     pub(super) fn asked(&mut self, top: TopKeysResponse, capacity: SimulateCapacityResponse) {
         (self.top, self.capacity) = (top, capacity);
     }
 
-    /// By what keys are ranked.
+    /// Returns the selected key ranking.
     pub(super) fn by(&self) -> TopBy {
         RANKINGS[self.ranking % RANKINGS.len()]
     }
 
-    /// A key was pressed; whether that was to quit.
+    /// Handles a key press. Returns `true` to quit.
     #[expect(clippy::wildcard_enum_match_arm, reason = "all other keys do nothing")]
     pub(super) fn pressed(&mut self, code: KeyCode) -> bool {
         if self.is_typing {
@@ -137,10 +138,10 @@ impl State {
     }
 }
 
-/// A picture of a state.
+/// Draws a state.
 pub(super) struct Screen<'s>(pub(super) &'s State);
 
-/// One line of the groups.
+/// One row of the group table.
 struct Shown<'s> {
     name: &'s str,
     reads: ReadStats,
@@ -187,7 +188,7 @@ impl<'s> Screen<'s> {
         ]
     }
 
-    /// What was counted in the chosen stretch of time.
+    /// Formats the counts of the selected window.
     fn rates(&self) -> String {
         let Some(window) = self.0.window() else { return String::new() };
         let reads = window.reads.unwrap_or_default();
@@ -228,9 +229,10 @@ impl<'s> Screen<'s> {
         let ahead = ahead.unwrap_or_default();
         let wanted = ahead.used + ahead.late;
         let ended = wanted + ahead.wasted;
-        let asks = if learning.floor > 1.0 { "paused".to_owned() } else { percent(Some(f64::from(learning.floor))) };
+        let threshold =
+            if learning.floor > 1.0 { "paused".to_owned() } else { percent(Some(f64::from(learning.floor))) };
         format!(
-            "learned {} keys  ahead {}/s  wanted {}  asks {asks}  TTLs advised {}",
+            "learned keys {}  prefetches {}/s  used {}  threshold {threshold}  TTL advice {}",
             count(learning.known_keys as f64),
             count(per_second(ahead.issued, over_ms)),
             percent((ended > 0).then(|| wanted as f64 / ended as f64)),
@@ -291,7 +293,8 @@ impl<'s> Screen<'s> {
         let widths = [8, 8, 8, 7, 7, 8, 7].map(Constraint::Length);
         let widths = std::iter::once(Constraint::Min(10)).chain(widths);
         let head = ["group", " reads/s", "      L1", "      L2", " misses", "entries", "   bytes", "removed"];
-        let title = format!("groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
+        let title =
+            format!("key groups by {}{}", SORTS[self.0.sort].1, if self.0.reversed { ", reversed" } else { "" });
         let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);
     }
@@ -309,7 +312,7 @@ impl<'s> Screen<'s> {
             Row::new([key(&entry.key, name_width), right(&shown(entry.number), 10), right(&percent(part), 8)])
         });
         let widths = [Constraint::Min(10), Constraint::Length(10), Constraint::Length(8)];
-        let head = ["key".to_owned(), right(name, 10), right("of all", 8)];
+        let head = ["key".to_owned(), right(name, 10), right("share", 8)];
         let title = format!("keys by {name}, {}, error at most {}", span(top.over_ms), shown(top.error));
         let table = Table::new(rows, widths).header(Row::new(head).style(Style::new().bold())).column_spacing(1);
         frame.render_widget(table.block(Block::new().borders(Borders::TOP).title(title)), area);
@@ -318,10 +321,10 @@ impl<'s> Screen<'s> {
     fn foot(&self) -> Line<'static> {
         let state = self.0;
         if state.is_typing {
-            return Line::from(format!("filter: {}_   Enter keeps it, Esc ends it", state.filter));
+            return Line::from(format!("filter: {}_   Enter applies, Esc clears", state.filter));
         }
         let filter = if state.filter.is_empty() { String::new() } else { format!("  filter {:?}", state.filter) };
-        Line::from(format!("q quit  s sort  r reverse  k keys by  w window  / filter{filter}")).dim()
+        Line::from(format!("q quit  s sort  r reverse  k ranking  w window  / filter{filter}")).dim()
     }
 }
 
@@ -387,12 +390,12 @@ mod tests {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// The lines of the groups, in order.
+    /// Returns the names of the groups in display order.
     fn order(state: &State) -> Vec<&str> {
         Screen(state).shown().iter().map(|group| group.name).collect()
     }
 
-    const LEARNED: &str = "learned 12 keys  ahead 5/s  wanted 75.0 %  asks 50.0 %  TTLs advised 0";
+    const LEARNED: &str = "learned keys 12  prefetches 5/s  used 75.0 %  threshold 50.0 %  TTL advice 0";
 
     #[test]
     fn it_fits_small_and_large_terminals() {

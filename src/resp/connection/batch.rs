@@ -1,4 +1,4 @@
-//! The requests of a connection: all that are there, in order, each answered into the one output buffer.
+//! Runs the complete requests of a connection in order, and writes all replies to one output buffer.
 
 use std::{
     future::poll_fn,
@@ -21,7 +21,7 @@ use crate::{
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
         reply::Refusal,
-        run::{run, tell},
+        run::{log_request, run},
         session::Replies,
         slow::Ran,
         stop::Stop,
@@ -30,15 +30,15 @@ use crate::{
     socket::Socket,
 };
 
-/// Requests run before other connections of the worker get their turn.
+/// Number of requests after which the task yields to other connections of the worker.
 const TURN_REQUESTS: usize = 1_000;
 /// Maximum number of pipelined GET commands in one L2 read.
 const GET_RUN_MAX: usize = 256;
-/// Hostile first lines are logged at most so often.
+/// Minimum interval between log messages about HTTP requests on the RESP port.
 const HOSTILE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Connection {
-    /// Runs all complete requests at hand, unless the client has too much to read already.
+    /// Runs all complete requests, until the client has too many unread replies.
     pub(super) async fn run_requests(&mut self) {
         let begun_ns = stopwatch_ns();
         self.reply.lend_buffer(buffers::lend);
@@ -68,7 +68,7 @@ impl Connection {
         self.count_hits(begun_ns);
     }
 
-    /// Answers the GETs at the front of the pipeline that L1 can answer. Returns how many. First of the three paths of GET
+    /// Answers the GETs at the front of the pipeline from L1 and returns their number. First of the three paths of GET
     /// (`table/strings.rs`).
     #[inline]
     fn answer_hits(&mut self, most: usize) -> usize {
@@ -90,7 +90,7 @@ impl Connection {
         hits
     }
 
-    /// The time of a batch that its other commands did not take is that of its GETs.
+    /// Counts the GETs of a batch with the time of the batch that its other commands did not use.
     fn count_hits(&mut self, begun_ns: u64) {
         let hits = std::mem::take(&mut self.hits);
         if hits > 0 {
@@ -99,7 +99,7 @@ impl Connection {
             calls.record(took_ns, hits);
             self.edge.cache.requests_took(Port::Resp, took_ns, hits);
             if self.edge.node.sampled.draw(hits) {
-                tell("get", hits, false, took_ns);
+                log_request("get", hits, false, took_ns);
             }
             self.session.client.last_command.store(GET + 1, Relaxed);
         }
@@ -116,7 +116,7 @@ impl Connection {
         let mark = self.reply.mark();
         match self.accept() {
             Ok(found) if found.row.is_blocking && self.session.transaction.is_none() => {
-                // Boxed, as are the other rare waits: an idle connection is as large as the largest of them.
+                // Boxed, like all rare waits, because the size of an idle connection is the size of its largest state.
                 Box::pin(self.run_blocking(found)).await;
             }
             Ok(found) => {
@@ -135,7 +135,7 @@ impl Connection {
         self.keep_silent(mark);
     }
 
-    /// CLIENT REPLY: takes the reply back that the client does not want.
+    /// Discards the reply if CLIENT REPLY disabled it.
     fn keep_silent(&mut self, mark: usize) {
         match self.session.replies {
             Replies::On => {}
@@ -148,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// The row of the request at hand, if it may run.
+    /// Returns the row of the current request if it may run.
     fn accept(&mut self) -> Result<Found, Refusal> {
         let args = self.requests.args();
         let found = COMMANDS.resolve(args)?;
@@ -188,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// Runs a command that may wait for as long as the client likes, and ends it when the client is gone, somebody
+    /// Runs a command that may wait for a client-specified time. Ends it when the client disconnects, another client
     /// unblocks or kills it, or the server stops.
     async fn run_blocking(&mut self, found: Found) {
         let request = Owned::new(self.requests.args().iter());
@@ -219,7 +219,7 @@ impl Connection {
         self.now = self.edge.cache.now();
     }
 
-    /// Reads the GET at hand and the GETs that follow it with one call of the facade. Second of the three paths of GET.
+    /// Reads the current GET and the GETs after it with one call of the cache. Second of the three paths of GET.
     async fn read_gets(&mut self) {
         let begun_ns = stopwatch_ns();
         let mut keys = Vec::new();
@@ -231,7 +231,7 @@ impl Connection {
                     self.requests.consume();
                     return self.count_error(Some(GET));
                 }
-                // Answered in its turn.
+                // The next batch answers it.
                 Err(_) => break,
             }
             self.requests.consume();
@@ -250,14 +250,14 @@ impl Connection {
         self.edge.cache.requests_took(Port::Resp, took_ns, calls);
         counters.failed.fetch_add(failed, Relaxed);
         if self.edge.node.sampled.draw(calls) {
-            tell("get", calls, failed > 0, took_ns);
+            log_request("get", calls, failed > 0, took_ns);
         }
         self.session.client.last_command.store(GET + 1, Relaxed);
         self.note_slow_gets(&noted, took_ns / 1000);
         self.now = self.edge.cache.now();
     }
 
-    /// SLOWLOG: GETs that were read at once took all as long.
+    /// Records slow GETs in SLOWLOG. GETs that were read together have the same duration.
     fn note_slow_gets(&self, keys: &[Key], took_us: u64) {
         let (slow, core) = (&self.edge.shared.slow, self.edge.cache.core());
         if slow.is_slow(took_us) {
@@ -270,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// Counts the error the last request was answered with, if it was.
+    /// Counts the error reply of the last request, if it was one.
     fn count_error(&mut self, number: Option<usize>) {
         if let Some(code) = self.reply.take_error() {
             self.edge.shared.statistics.error(code);
@@ -288,7 +288,7 @@ impl Connection {
             TooLong::Bulk(length) if length > max => {
                 format!("ERR value of {length} bytes exceeds max_value ({max} bytes)")
             }
-            TooLong::Bulk(_) => "TRYAGAIN too many bytes of requests and answers are under way".to_owned(),
+            TooLong::Bulk(_) => "TRYAGAIN too many bytes of requests and replies in flight".to_owned(),
         };
         self.reply.error(&text);
         self.requests.consume();
@@ -302,9 +302,9 @@ impl Connection {
     }
 }
 
-/// Why a blocked command ended before its time.
+/// Reason why a blocking command was interrupted.
 enum Interruption {
-    /// The client is gone or killed, or the server stops.
+    /// The client disconnected or was killed, or the server stops.
     Gone,
     /// CLIENT UNBLOCK.
     Unblocked(Unblock),
@@ -343,13 +343,14 @@ fn poll_interruption(
     Poll::Pending
 }
 
-/// The key of a GET with the right number of arguments.
+/// Returns the key of a GET with the right number of arguments.
 #[inline]
 fn key_of_get(args: Args<'_>) -> Option<&[u8]> {
     (args.len() == 2 && args.at(0).eq_ignore_ascii_case(b"get")).then(|| args.at(1))
 }
 
-/// A browser or a forged request of one: `POST ...`, `Host: ...`, `GET / HTTP/1.1`.
+/// Returns `true` for an HTTP request, such as a forged request of a browser: `POST ...`, `Host: ...`, `GET /
+/// HTTP/1.1`.
 fn is_hostile(args: Args<'_>) -> bool {
     let name = args.at(0);
     name.eq_ignore_ascii_case(b"post")
@@ -365,8 +366,8 @@ fn log_hostile(edge: &Edge, address: &str, now: Tick) {
     if is_due && last.compare_exchange(before, now.0, Relaxed, Relaxed).is_ok() {
         tracing::warn!(
             address,
-            "possible attack: POST, Host: or HTTP on the RESP port; somebody may be making a browser talk to it. \
-             Closed. Said at most once a minute"
+            "possible cross-protocol attack: received an HTTP request on the RESP port; closed the connection \
+             (logged at most once per minute)"
         );
     }
 }

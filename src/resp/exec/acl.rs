@@ -1,4 +1,4 @@
-//! ACL: there is one user, `default`, who may do everything that is served.
+//! ACL: the only user is `default`, with permission for all supported commands.
 
 use super::catalog::words;
 use crate::resp::{
@@ -7,7 +7,7 @@ use crate::resp::{
     reply::{Done, Refusal},
 };
 
-/// Redis's categories, in its order.
+/// The ACL categories of Redis, in its order.
 const CATEGORIES: &[&str] = &[
     "keyspace",
     "read",
@@ -45,7 +45,7 @@ pub(in crate::resp) fn users(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// ACL LIST: as Redis, but without the hash of the password.
+/// ACL LIST: as in Redis, but without the hash of the password.
 pub(in crate::resp) fn list(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let has_password = cx.edge.settings.load().password.is_some();
     cx.reply.array(1);

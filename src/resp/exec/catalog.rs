@@ -1,4 +1,4 @@
-//! COMMAND and its subcommands but DOCS, and HELP of every container: all made from the table.
+//! COMMAND and its subcommands except DOCS, and HELP of every container, generated from the command table.
 
 use super::{is, pass_through};
 use crate::{
@@ -43,7 +43,7 @@ pub(in crate::resp) fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// The row of `get` or of `client|id`.
+/// Returns the row of a command such as `get` or `client|id`.
 pub(super) fn row_of(commands: &Commands, name: &[u8]) -> Option<&'static Row> {
     match name.iter().position(|byte| *byte == b'|') {
         None => commands.find(name).map(|found| found.row),
@@ -58,7 +58,7 @@ pub(super) fn words(text: &'static str) -> impl Iterator<Item = &'static str> + 
     text.split(' ').filter(|word| !word.is_empty())
 }
 
-/// One command as COMMAND INFO shows it.
+/// Writes one command in the format of COMMAND INFO.
 fn describe(reply: &mut Reply, row: &Row) {
     reply.array(10);
     reply.bulk(row.name.as_bytes());
@@ -78,7 +78,7 @@ fn describe(reply: &mut Reply, row: &Row) {
     }
 }
 
-/// First key, last key, step: the form before Redis 7, of the first specification that has it.
+/// Writes first key, last key and step, the format before Redis 7, from the first key specification with a range.
 fn describe_legacy_range(reply: &mut Reply, keys: &[KeySpec]) {
     let range = |spec: &KeySpec| match (spec.begin, spec.find) {
         (Begin::At(first), Find::Range(last, step, 0)) => {
@@ -90,7 +90,7 @@ fn describe_legacy_range(reply: &mut Reply, keys: &[KeySpec]) {
     };
     let mut ranges = keys.iter().filter_map(range);
     let mut range = ranges.next().unwrap_or_default();
-    // Ranges that follow each other are one.
+    // Adjacent ranges are merged.
     for [first, last, step] in ranges {
         if first == range[1] + 1 && step == range[2] {
             range[1] = last;
@@ -152,7 +152,7 @@ fn describe_spec(reply: &mut Reply, name: &str, kind: &str, numbers: &[(&str, i6
     }
 }
 
-/// Which rows to list.
+/// Selects the rows to list.
 type Filter = Box<dyn Fn(&&Row) -> bool>;
 
 /// COMMAND LIST [FILTERBY MODULE name|ACLCAT category|PATTERN pattern]
@@ -168,7 +168,7 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         2 => all.filter(&filter).collect(),
         _ => all.chain(subcommands).filter(&filter).collect(),
     };
-    // As in Redis, the whole list is a set and a part of it an array.
+    // As in Redis, the whole list is a set and a filtered list is an array.
     if args.len() == 2 {
         cx.reply.set(rows.len())
     } else {
@@ -182,7 +182,7 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 
 fn filter(kind: &[u8], value: &[u8]) -> Result<Filter, Refusal> {
     match kind {
-        // There are no modules.
+        // Terrace has no modules.
         kind if is(kind, "module") => Ok(Box::new(|_| false)),
         kind if is(kind, "aclcat") => {
             let category = value.to_ascii_lowercase();
@@ -220,7 +220,7 @@ pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> 
     Ok(())
 }
 
-/// SET reads its key only with GET.
+/// Returns the key flags of a request. SET reads its key only with the GET option.
 fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
     let reads = || request.from(3).iter().any(|word| is(word, "get"));
     match spec.flags {
@@ -230,7 +230,7 @@ fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
     }
 }
 
-/// Places of the keys of a request, each with its specification.
+/// Returns the positions of the keys of a request, each with its specification.
 fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, Refusal> {
     let Ok(found) = commands.resolve(request) else {
         return Err(Refusal::text("ERR Invalid command specified"));

@@ -87,7 +87,7 @@ pub(in crate::resp) fn list(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// There are neither masters nor replicas among our clients.
+/// Returns the IDs of the clients of a type. No client is a master or replica.
 fn ids_of_type(cx: &Context<'_>, name: &[u8]) -> Result<Vec<u64>, Refusal> {
     let kind = client_type(name)?;
     let clients = cx.edge.shared.clients();
@@ -99,7 +99,7 @@ fn client_type(name: &[u8]) -> Result<&'static str, Refusal> {
     known.ok_or_else(|| Refusal::text(format!("ERR Unknown client type '{}'", readable(name, 128))))
 }
 
-/// Which clients CLIENT KILL is to end.
+/// Filter of CLIENT KILL.
 #[derive(Debug, Default)]
 struct Victims<'a> {
     id: Option<u64>,
@@ -212,13 +212,13 @@ pub(in crate::resp) fn reply(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// CLIENT GETREDIR: nothing is tracked.
+/// CLIENT GETREDIR: client tracking is not supported.
 pub(in crate::resp) fn getredir(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.integer(-1);
     Ok(())
 }
 
-/// CLIENT TRACKINGINFO: nothing is tracked.
+/// CLIENT TRACKINGINFO: client tracking is not supported.
 pub(in crate::resp) fn trackinginfo(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.map(3);
     cx.reply.bulk(b"flags");
@@ -244,14 +244,14 @@ fn ids(args: Args<'_>) -> Result<Vec<u64>, Refusal> {
     args.iter().map(|text| id(text).ok_or(Refusal::text("ERR Invalid client ID"))).collect()
 }
 
-/// CLIENT NO-EVICT ON|OFF: no client is ever evicted, so there is nothing to remember.
+/// CLIENT NO-EVICT ON|OFF: has no effect, because clients are never evicted.
 pub(in crate::resp) fn no_evict(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     on_or_off(args.at(2))?;
     cx.reply.ok();
     Ok(())
 }
 
-/// CLIENT NO-TOUCH ON|OFF: the reads of this client are inspection.
+/// CLIENT NO-TOUCH ON|OFF: reads of this client count as inspection, not as use.
 pub(in crate::resp) fn no_touch(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     cx.session.no_touch = on_or_off(args.at(2))?;
     cx.reply.ok();
@@ -272,10 +272,10 @@ pub(in crate::resp) fn tracking(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         cx.reply.ok();
         return Ok(());
     }
-    Err(Refusal::text("ERR CLIENT TRACKING is not supported: this server does not announce invalidations to clients"))
+    Err(Refusal::text("ERR CLIENT TRACKING is not supported: Terrace sends no invalidation messages to RESP clients"))
 }
 
 /// CLIENT MAINT_NOTIFICATIONS
 pub(in crate::resp) fn maint_notifications(_cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    Err(Refusal::text("ERR CLIENT MAINT_NOTIFICATIONS is not supported: this server has no maintenance events"))
+    Err(Refusal::text("ERR CLIENT MAINT_NOTIFICATIONS is not supported: Terrace has no maintenance events"))
 }

@@ -1,8 +1,8 @@
-//! CONFIG: Redis's names for what tools ask and set, and Terrace's own settings.
+//! CONFIG: parameters of Redis that tools read and set, and the settings of Terrace.
 //!
-//! What can be set is what has an effect at run time: the logs of slow commands, the keyspace events, Terrace's own
-//! settings that are reloadable (by their keys, until SIGHUP rereads the file) and, over a Redis, its limits of
-//! encodings. Everything else is refused by name.
+//! Only parameters with an effect at run time can be set: the logs of slow commands, keyspace events, the reloadable
+//! settings of Terrace (by key, until SIGHUP rereads the file) and, with Redis as L2, its encoding limits. All other
+//! parameters are rejected by name.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -32,7 +32,7 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         }
     }
     if patterns.iter().any(|pattern| pattern.may_name_encodings()) {
-        found.extend(encodings_below(cx, args).await);
+        found.extend(l2_encodings(cx, args).await);
     }
     cx.reply.map(found.len());
     for (name, value) in &found {
@@ -42,7 +42,7 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// A pattern for names in any case; a name without a wildcard is shown as it was asked for.
+/// A case-insensitive pattern for parameter names. A name without a wildcard is returned as the client wrote it.
 struct Pattern {
     glob: Glob,
     literal: Option<Vec<u8>>,
@@ -54,13 +54,13 @@ impl Pattern {
         Ok(Self { glob: Glob::new(&text.to_ascii_lowercase())?, literal: is_literal.then(|| text.to_vec()) })
     }
 
-    /// A name that does, or a pattern that might.
+    /// Returns `true` if the pattern may match an encoding limit.
     fn may_name_encodings(&self) -> bool {
         self.literal.as_ref().is_none_or(|name| is_encoding(&name.to_ascii_lowercase()))
     }
 }
 
-/// Redis's limits of compact encodings, which an operator tunes for a Redis below.
+/// Returns `true` for a Redis parameter that limits compact encodings, which operators tune in the L2 Redis.
 fn is_encoding(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name);
     let limits = ["-max-listpack-", "-max-ziplist-", "-max-intset-"];
@@ -69,8 +69,8 @@ fn is_encoding(name: &[u8]) -> bool {
             .contains(&&*name)
 }
 
-/// What the Redis below says of its encodings; nothing where there is none or it does not answer.
-async fn encodings_below(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Reads the encoding parameters from the L2 Redis. Empty if L2 is not Redis or does not respond.
+async fn l2_encodings(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     if cx.edge.cache.flavor() != Flavor::Redis {
         return Vec::new();
     }
@@ -117,13 +117,13 @@ fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {
     parameters
 }
 
-/// A string without the quotes that it has in the file: as CONFIG SET takes it.
+/// Returns a string value without the quotes of the file syntax, as CONFIG SET accepts it.
 fn unquoted(value: &str) -> String {
     let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     inner.map_or_else(|| value.to_owned(), |inner| inner.replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
-/// The setting of Terrace that a name stands for: its key, or Redis's name of it. Only keys have a dot.
+/// Returns the key of a Terrace setting by its key or its Redis name. Only keys contain a dot.
 fn own_key(lower: &str) -> Option<&str> {
     match lower {
         "bind" | "port" => Some("resp.addr"),
@@ -136,7 +136,7 @@ fn own_key(lower: &str) -> Option<&str> {
     }
 }
 
-/// The text of an own setting, where Redis writes it another way.
+/// Returns the value of a Terrace setting, converted from the Redis syntax.
 fn own_text(lower: &str, value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     match (lower, text.to_ascii_lowercase().as_str()) {
@@ -146,7 +146,7 @@ fn own_text(lower: &str, value: &[u8]) -> String {
     }
 }
 
-/// CONFIG SET parameter value [parameter value ...]: all of them, or none.
+/// CONFIG SET parameter value [parameter value ...]: sets all of them, or none.
 pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if !args.len().is_multiple_of(2) {
         return Err(Refusal::Arity("config|set"));
@@ -167,13 +167,13 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     }
     if passed.len() > 2 && !own.is_empty() {
         return Err(Refusal::text(
-            "ERR CONFIG SET failed - settings of the Redis below and Terrace's own are set in commands of their own",
+            "ERR CONFIG SET failed - settings of the L2 Redis and settings of Terrace cannot be set in one command",
         ));
     }
     if !own.is_empty() {
         set_own(cx, own).await?;
     }
-    if passed.len() > 2 && !set_below(cx, &passed).await? {
+    if passed.len() > 2 && !set_in_l2(cx, &passed).await? {
         return Ok(());
     }
     changes.into_iter().for_each(|change| change.apply(cx));
@@ -181,24 +181,24 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// Has the server change settings of Terrace's own; they are in force when this returns.
+/// Changes settings of Terrace; they are in effect when this function returns.
 async fn set_own(cx: &Context<'_>, settings: Vec<(String, String)>) -> Done {
-    let stopping = || Refusal::text("ERR CONFIG SET failed - the server stops");
+    let stopping = || Refusal::text("ERR CONFIG SET failed - the server is stopping");
     let (done, is_done) = oneshot::channel();
     cx.edge.changes.send(SettingsChange { settings, done }).await.map_err(|_closed| stopping())?;
     is_done.await.map_err(|_closed| stopping())?.map_err(|(key, why)| failed(&key, &why))
 }
 
-/// Redis's words for a value that is not taken.
+/// Returns the error text of Redis for a rejected value.
 fn failed(name: &str, why: &str) -> Refusal {
     Refusal::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
 }
 
-/// Sets encodings of the Redis below; false where its error was the reply.
-async fn set_below(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusal> {
+/// Sets encoding parameters of the L2 Redis. Returns `false` if Redis rejected them; its error is the reply then.
+async fn set_in_l2(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusal> {
     if let Some(flavor) = cx.edge.cache.refuses_other_types() {
         let name = String::from_utf8_lossy(words[2]);
-        let why = format!("it is a setting of a Redis below, and this server's l2.url is \"{flavor}\"");
+        let why = format!("the parameter requires Redis as L2, but l2.url is \"{flavor}\"");
         return Err(failed(&name, &why));
     }
     let mut request = Vec::new();
@@ -212,7 +212,7 @@ async fn set_below(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusa
     Ok(!is_error)
 }
 
-/// One change that was checked.
+/// A validated change.
 enum Parameter {
     SlowerThan(i64),
     EntriesMax(u64),
@@ -241,7 +241,7 @@ impl Parameter {
                     .then(|| Self::Events(value.to_vec()))
                     .ok_or_else(|| failed("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."))
             }
-            _ if parameters(cx).iter().any(|(known, _)| *known == lower) => Err(failed("it does not change")),
+            _ if parameters(cx).iter().any(|(known, _)| *known == lower) => Err(failed("can't set immutable config")),
             _ => Err(Refusal::text(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"))),
         }
     }
@@ -257,7 +257,8 @@ impl Parameter {
     }
 }
 
-/// CONFIG RESETSTAT: the counters of this port. Those of the cache, which other ports show as well, stay.
+/// CONFIG RESETSTAT: resets the counters of this port. The counters of the cache stay, because other ports show them
+/// too.
 pub(in crate::resp) fn resetstat(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.edge.shared.statistics.reset();
     cx.reply.ok();

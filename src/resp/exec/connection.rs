@@ -1,4 +1,4 @@
-//! Commands about the connection itself: who is there, in which protocol, on which database.
+//! Commands about the connection itself: authentication, protocol, database.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,7 +10,7 @@ use crate::resp::{
     session::Replies,
 };
 
-/// What HELLO and INFO say Redis's version is: that whose commands and replies are served.
+/// Redis version that HELLO and INFO report: the version whose commands and replies Terrace implements.
 pub(in crate::resp) const REDIS_VERSION: &str = "7.0.15";
 
 /// PING [message]
@@ -94,7 +94,7 @@ pub(in crate::resp) fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// As in Redis, any password does for the default user while none is set.
+/// Authenticates a client. As in Redis, any password is valid for the default user while none is set.
 fn authenticate(cx: &mut Context<'_>, user: &[u8], password: &[u8]) -> Done {
     let settings = cx.edge.settings.load();
     let right = settings.password.as_ref().is_none_or(|secret| same(&secret.0, password));
@@ -105,7 +105,7 @@ fn authenticate(cx: &mut Context<'_>, user: &[u8], password: &[u8]) -> Done {
     Err(Refusal::text("WRONGPASS invalid username-password pair or user is disabled."))
 }
 
-/// Compares in a time that does not tell how much of `given` is right.
+/// Compares two strings in a time that does not depend on the number of equal bytes.
 fn same(secret: &[u8], given: &[u8]) -> bool {
     let difference = secret.iter().enumerate().fold(secret.len() ^ given.len(), |difference, (at, byte)| {
         difference | usize::from(byte ^ given.get(at).copied().unwrap_or(!byte))
@@ -164,7 +164,7 @@ fn protocol_version(text: &[u8]) -> Result<u8, Refusal> {
     }
 }
 
-/// As Redis, a name has only printable bytes without blanks, so that CLIENT LIST stays parseable.
+/// Checks a client name. As in Redis, it has only printable bytes without spaces, so that CLIENT LIST stays parseable.
 pub(in crate::resp) fn check_name(name: &[u8]) -> Done {
     if name.iter().all(u8::is_ascii_graphic) {
         return Ok(());

@@ -1,8 +1,9 @@
 //! COMMAND DOCS, from the rows of the table.
 //!
-//! Arguments stand in a row in a notation of our own, one word each: its name, then in this order `?` (optional), `*` (may be
-//! repeated), `+` (with its token each time), `:type` (a string without; `token` is Redis's `pure-token`), `#n` (the key
-//! specification it belongs to), `='TOKEN'`, `@since`, `!deprecated since`, `(...)` (what a `oneof` or `block` consists of).
+//! The arguments of a row use a notation with one word per argument: its name, then in this order `?` (optional), `*`
+//! (repeatable), `+` (token repeated each time), `:type` (default string; `token` is `pure-token` in Redis), `#n`
+//! (index of the key specification), `='TOKEN'`, `@since`, `!deprecated since`, `(...)` (parts of a `oneof` or
+//! `block`).
 
 use super::catalog::row_of;
 use crate::resp::{
@@ -11,7 +12,7 @@ use crate::resp::{
     reply::{Done, Reply},
 };
 
-/// COMMAND DOCS [name ...]: unknown names are left out, as in Redis.
+/// COMMAND DOCS [name ...]: unknown names are skipped, as in Redis.
 pub(in crate::resp) fn docs(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let commands = cx.edge.commands;
     let rows: Vec<&Row> = match args.len() {
@@ -62,7 +63,7 @@ fn document(reply: &mut Reply, row: &Row) {
     }
 }
 
-/// One argument.
+/// One argument of a command.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Argument<'t> {
     name: &'t str,
@@ -81,7 +82,7 @@ impl<'t> Argument<'t> {
         Self::until(&mut rest)
     }
 
-    /// Arguments until the text or a parenthesis ends. The table's texts nest four deep at most.
+    /// Parses arguments until the end of the text or of a parenthesis. The table nests at most four levels.
     fn until(rest: &mut &'t str) -> Vec<Self> {
         let mut list = Vec::new();
         loop {
@@ -166,10 +167,10 @@ fn write_arguments(reply: &mut Reply, arguments: &[Argument<'_>]) {
     arguments.iter().for_each(|argument| argument.write(reply));
 }
 
-/// Takes a name, type, number or version.
+/// Parses a name, type, number or version.
 fn word<'t>(rest: &mut &'t str) -> &'t str {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-    // A name may hold a colon (`ip:port`), a mark does not follow a lone letter there.
+    // `ip:port` is the only name with a colon.
     let mut end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
     if rest.starts_with("ip:port") {
         end = "ip:port".len();

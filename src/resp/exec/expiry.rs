@@ -1,4 +1,4 @@
-//! Lives of keys: TTL and its kin, EXPIRE and its kin, PERSIST.
+//! Expiry commands: TTL, EXPIRE, PERSIST and their variants.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::{
     },
 };
 
-/// What a number of time counts.
+/// Unit of a time argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::resp) enum Unit {
     Seconds,
     Millis,
 }
 
-/// From when it counts.
+/// Start of a time argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::resp) enum Start {
     Now,
     Epoch,
 }
 
-/// What TTL and its kin show.
+/// Result format of TTL and its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::resp) enum Shown {
     SecondsLeft,
@@ -37,7 +37,8 @@ pub(in crate::resp) enum Shown {
     UnixMillis,
 }
 
-/// `number` in milliseconds; `None` where Redis calls it invalid because its sum with the time overflows.
+/// Converts `number` to milliseconds. Returns `None` where Redis rejects it because the sum with the current time
+/// overflows.
 fn in_ms(number: i64, unit: Unit, start: Start, now: UnixMs) -> Option<i64> {
     let ms = match unit {
         Unit::Seconds => number.checked_mul(1000)?,
@@ -49,7 +50,7 @@ fn in_ms(number: i64, unit: Unit, start: Start, now: UnixMs) -> Option<i64> {
     Some(ms)
 }
 
-/// As [`in_ms`] for commands that take only positive lives.
+/// Like [`in_ms`], for commands that accept only positive TTLs.
 pub(super) fn positive_ms(number: i64, unit: Unit, start: Start, now: UnixMs) -> Option<u64> {
     let ms = in_ms(number, unit, start, now)?;
     u64::try_from(ms).ok().filter(|ms| *ms > 0)
@@ -64,7 +65,7 @@ pub(in crate::resp) async fn ttl(cx: &mut Context<'_>, args: Args<'_>, shown: Sh
 
 fn remaining(described: &Described, shown: Shown) -> i64 {
     let (Life::For(life), Some(expires_at_ms)) = (described.life, described.expires_at_ms) else { return -1 };
-    // Redis rounds seconds to the nearest.
+    // Redis rounds to the nearest second.
     let shown = match shown {
         Shown::SecondsLeft => millis(life).saturating_add(500) / 1000,
         Shown::MillisLeft => millis(life),
@@ -81,7 +82,7 @@ pub(in crate::resp) async fn expire(cx: &mut Context<'_>, args: Args<'_>, unit: 
     let now = cx.edge.cache.core().clock().unix();
     let ms = in_ms(number, unit, start, now).ok_or(Refusal::InvalidExpire(cx.row.name))?;
     let expiry = match start {
-        // What has passed removes the key, however long ago; and now, whatever the clock of the store says of it.
+        // A time in the past removes the key immediately, independent of the clock of the store.
         Start::Now if ms <= 0 => NewExpiry::In(Duration::ZERO),
         Start::Now => NewExpiry::At(UnixMs(now.0.saturating_add(ms.unsigned_abs()))),
         Start::Epoch => NewExpiry::At(UnixMs(u64::try_from(ms).unwrap_or(0))),

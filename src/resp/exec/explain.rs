@@ -1,4 +1,4 @@
-//! TERRACE.EXPLAIN: everything that this node knows of a key.
+//! TERRACE.EXPLAIN: the state of a key on this node.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::{
     },
 };
 
-/// TERRACE.EXPLAIN key: a map; also of a key that no tier has, because why is what is asked.
+/// TERRACE.EXPLAIN key: a map, also for a key that no tier has, because the reason for its absence is part of the
+/// result.
 pub(in crate::resp) async fn explain(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let of = cx.edge.cache.explain(&key).await;
@@ -94,12 +95,12 @@ fn l1(reply: &mut Reply, of: &Explained) {
 
 fn l2(reply: &mut Reply, of: &Explained) {
     match &of.l2 {
-        Ok(Some(below)) => write(
+        Ok(Some(entry)) => write(
             reply,
             &[
-                ("type", text(below.type_name.name())),
-                ("ttl_ms", Field::Life(below.life)),
-                ("size_bytes", Field::Number(below.size_bytes)),
+                ("type", text(entry.type_name.name())),
+                ("ttl_ms", Field::Life(entry.life)),
+                ("size_bytes", Field::Number(entry.size_bytes)),
                 ("hidden", Field::Number(u64::from(of.tags.iter().any(|(_, is_valid)| !is_valid)))),
             ],
         ),

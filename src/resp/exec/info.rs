@@ -1,7 +1,7 @@
-//! INFO: Redis's sections with what Terrace knows of them, and seven of its own.
+//! INFO: the sections of Redis that apply to Terrace, and seven Terrace sections.
 //!
-//! Lines end with CR LF; tools count on it. Fields that Redis has and Terrace cannot know are left out, those that
-//! tools compute with are there with the value that is true of Terrace (no snapshot is ever under way: 0).
+//! Lines end with CR LF, because tools depend on it. Redis fields without a meaning in Terrace are omitted. Fields that
+//! tools compute with are included with a constant that is true for Terrace, such as 0 for snapshots in progress.
 
 use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
@@ -17,20 +17,20 @@ use crate::{
     resp::{Edge, command::Context, frame::Args, process, reply::Done},
 };
 
-/// Where a section is shown.
+/// Requests that include a section.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     /// In `INFO`, `default`, `all` and `everything`.
     Default,
     /// In `all` and `everything`.
     All,
-    /// In `everything` only; each by name too.
+    /// In `everything` only. Every section can also be requested by name.
     Everything,
 }
 
 type Write = fn(&mut Report<'_>);
 
-/// All sections in their order.
+/// All sections, in output order.
 const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("server", "Server", Shown::Default, |report| report.server()),
     ("clients", "Clients", Shown::Default, |report| report.clients()),
@@ -60,9 +60,9 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         if args.len() == 1 { shown == Shown::Default } else { args.from(1).iter().any(asked) }
     };
     let sections: Vec<_> = SECTIONS.iter().filter(|(name, _, shown, _)| wanted(name, *shown)).collect();
-    // The only part that asks L2; INFO is answered without it when L2 is away.
+    // The only part that reads from L2; it is omitted if L2 is unavailable.
     let keyspace = match sections.iter().any(|(name, ..)| *name == "keyspace") {
-        true => keyspace_below(cx.edge).await,
+        true => l2_keyspace(cx.edge).await,
         false => None,
     };
     let mut report =
@@ -79,8 +79,8 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-/// `keys=...,expires=...,avg_ttl=...` of db 0, if it has keys and its tier answers.
-async fn keyspace_below(edge: &Edge) -> Option<String> {
+/// Returns `keys=...,expires=...,avg_ttl=...` of db 0, if it has keys and L2 responds.
+async fn l2_keyspace(edge: &Edge) -> Option<String> {
     let keys = edge.cache.count().await.ok().filter(|keys| *keys > 0)?;
     if edge.cache.flavor() == Flavor::Redis
         && let Some(line) = edge.cache.keyspace_of_redis(keys).await
@@ -90,7 +90,7 @@ async fn keyspace_below(edge: &Edge) -> Option<String> {
     Some(format!("keys={keys},expires=0,avg_ttl=0"))
 }
 
-/// What a word that is no section's name asks for.
+/// Returns the sections that a group name such as `all` includes.
 fn group(word: &[u8]) -> Option<Shown> {
     match word {
         word if word.eq_ignore_ascii_case(b"default") => Some(Shown::Default),
@@ -106,13 +106,13 @@ impl PartialOrd for Shown {
     }
 }
 
-/// The report under way.
+/// An INFO report.
 struct Report<'r> {
     edge: &'r Edge,
     now: Tick,
     text: String,
     snapshot: Snapshot,
-    /// Of db 0: keys, expiries and their mean.
+    /// Keyspace line of db 0: number of keys, number of keys with a TTL, mean TTL.
     keyspace: Option<String>,
 }
 
@@ -301,8 +301,8 @@ impl Report<'_> {
         }
     }
 
-    /// What the Redis below says of its keys; the other tiers cannot say how many of theirs expire, nor when: 0, as Redis
-    /// says of an empty sample.
+    /// Writes the keyspace of L2. Without Redis, the number of keys with a TTL and the mean TTL are unknown and
+    /// reported as 0, as Redis does for an empty sample.
     fn keyspace(&mut self) {
         if let Some(keyspace) = self.keyspace.take() {
             self.line(format_args!("db0:{keyspace}"));
@@ -359,7 +359,7 @@ impl Report<'_> {
         );
     }
 
-    /// What was counted lately, a line for each stretch of time.
+    /// Writes one line per time window.
     fn windows(&mut self) {
         for window in std::mem::take(&mut self.snapshot.windows) {
             let (reads, removals) = (&window.total.reads, &window.total.removals);
@@ -385,7 +385,8 @@ impl Report<'_> {
         }
     }
 
-    /// Key groups since start. The name stands last, because it may hold any sign but the end of a line.
+    /// Writes the key groups since start. The name is the last field, because it may contain any character except a
+    /// line end.
     fn groups(&mut self) {
         for (number, group) in std::mem::take(&mut self.snapshot.groups).iter().enumerate() {
             let (entries, bytes) = (group.entries, group.bytes);
@@ -397,7 +398,7 @@ impl Report<'_> {
         }
     }
 
-    /// Warming up: after the start, and by hand.
+    /// Writes the progress of warm-up, after the start or by command.
     fn warm(&mut self) {
         let progress = self.edge.cache.core().warm_up_progress();
         fields!(self,
@@ -440,7 +441,7 @@ fn outcomes(reads: &Reads) -> String {
     )
 }
 
-/// Nanoseconds as microseconds with three places.
+/// Formats nanoseconds as microseconds with three decimals.
 fn thousandths(ns: u64) -> String {
     format!("{}.{:03}", ns / 1000, ns % 1000)
 }
@@ -449,13 +450,13 @@ fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "0.0000".to_owned(), |rate| format!("{rate:.4}"))
 }
 
-/// `part / whole` with two places; 0 of 0 is 0.
+/// Formats `part / whole` with two decimals; 0 / 0 is 0.
 fn hundredths(part: u64, whole: u64) -> String {
     let hundredths = u128::from(part) * 100 / u128::from(whole.max(1));
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// Bytes as Redis writes them for people.
+/// Formats bytes like the `_human` fields of Redis.
 fn human(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
     let unit = UNITS.iter().find(|(size, _)| bytes >= *size);

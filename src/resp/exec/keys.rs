@@ -1,4 +1,4 @@
-//! Keys whatever they hold: DEL, EXISTS, TYPE, SCAN, KEYS, RANDOMKEY.
+//! Commands for keys of any type: DEL, EXISTS, TYPE, SCAN, KEYS, RANDOMKEY.
 
 use bytes::Bytes;
 
@@ -14,11 +14,11 @@ use crate::{
     },
 };
 
-/// What SCAN looks at without COUNT, as in Redis.
+/// Number of keys that SCAN visits without COUNT, as in Redis.
 const SCAN_COUNT_DEFAULT: usize = 10;
 /// Maximum number of keys that one SCAN visits.
 const SCAN_COUNT_MAX: usize = 10_000;
-/// Keys KEYS looks at in one step.
+/// Number of keys that KEYS visits in one step.
 const KEYS_STEP: usize = 1_000;
 /// Maximum number of keys in a reply to KEYS. KEYS fails above this value; use SCAN.
 const KEYS_MAX: usize = 100_000;
@@ -42,10 +42,10 @@ pub(in crate::resp) async fn del(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// Where L1 is the store, dropping a copy would be deleting the key.
+/// Rejects the command if L2 is `none`. L1 is the store then, and removing a copy would delete the key.
 pub(super) fn must_have_l2(cx: &Context<'_>) -> Done {
     if cx.edge.cache.flavor() == Flavor::None {
-        return Err(Refusal::text("ERR l2 is \"none\": L1 is the store, delete in db 0"));
+        return Err(Refusal::text("ERR l2.url is \"none\", so L1 has the only copy; delete keys in db 0"));
     }
     Ok(())
 }
@@ -60,7 +60,7 @@ async fn delete(cx: &Context<'_>, keys: &[Key]) -> Result<u64, Refusal> {
     Ok(deleted)
 }
 
-/// EXISTS key [key ...], TOUCH: looking at a key counts as no use of it in any case.
+/// EXISTS key [key ...], TOUCH: neither counts as use of the keys.
 pub(in crate::resp) async fn exists(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = keys_of(args.from(1))?;
     let mut there = 0;
@@ -92,7 +92,7 @@ pub(in crate::resp) async fn scan(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-/// As C's `strtoul` reads a whole text without leading blanks: nothing is 0, a sign is allowed.
+/// Parses a cursor like `strtoul` of C, without leading spaces: an empty text is 0, a sign is allowed.
 fn cursor(text: &[u8]) -> Result<u64, Refusal> {
     if text.is_empty() {
         return Ok(0);
@@ -122,13 +122,13 @@ fn scan_request(cursor: u64, options: Args<'_>) -> Result<ScanRequest, Refusal> 
     Ok(request)
 }
 
-/// `*` matches all and need not be tried.
+/// Returns the pattern, or `None` for `*`, which matches every key.
 fn pattern(text: &[u8]) -> Result<Option<Bytes>, Refusal> {
     let glob = Glob::new(text)?;
     Ok((text != b"*").then(|| glob.pattern().clone()))
 }
 
-/// One page of the selected database.
+/// Returns one page of the selected database.
 async fn page(cx: &Context<'_>, request: ScanRequest) -> Result<ScanPage, Refusal> {
     if cx.session.db != DB_L1 && cx.session.db != DB_LEARNED {
         return Ok(cx.edge.cache.scan(request).await?);
@@ -160,7 +160,7 @@ pub(in crate::resp) async fn keys(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         if request.cursor == 0 {
             break;
         }
-        // A long scan of L1 never waits: others get their turn.
+        // A long L1 scan never waits, so it has to yield to other connections.
         tokio::task::yield_now().await;
     }
     cx.reply.array(found.len());

@@ -43,7 +43,8 @@ pub(in crate::resp) fn reset(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// LATENCY HISTOGRAM [command ...]: commands that were called, each with how many calls took at most 1, 2, 4 ... µs.
+/// LATENCY HISTOGRAM [command ...]: commands with calls, each with the number of calls that took at most 1, 2, 4 ...
+/// µs.
 pub(in crate::resp) fn histogram(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let commands = cx.edge.commands;
     let mut found: Vec<(&str, usize)> = Vec::new();
@@ -88,7 +89,7 @@ pub(in crate::resp) fn histogram(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// LATENCY GRAPH event: its samples, a line each.
+/// LATENCY GRAPH event: the samples of the event, one per line.
 pub(in crate::resp) fn graph(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let events = cx.edge.shared.slow.events();
     let event = events.iter().find(|(name, _)| args.at(2).eq_ignore_ascii_case(name.as_bytes()));
@@ -118,10 +119,12 @@ pub(in crate::resp) fn doctor(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let events = slow.events();
     let threshold = slow.latency_ms.load(std::sync::atomic::Ordering::Relaxed);
     let text = match (threshold, events.is_empty()) {
-        (0, _) => "Latency events are off. CONFIG SET latency-monitor-threshold <milliseconds> turns them on; \
+        (0, _) => {
+            "Latency monitoring is disabled. Use CONFIG SET latency-monitor-threshold <milliseconds> to enable it; \
                    LATENCY HISTOGRAM and INFO latencystats need no threshold.\n"
-            .to_owned(),
-        (_, true) => format!("Nothing took {threshold} ms or longer so far.\n"),
+                .to_owned()
+        }
+        (_, true) => format!("No event took {threshold} ms or longer.\n"),
         (_, false) => events.iter().map(|(name, event)| draw(name, event)).collect(),
     };
     cx.reply.verbatim(&text);

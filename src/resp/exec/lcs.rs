@@ -9,10 +9,10 @@ use crate::resp::{
 
 /// Maximum number of table cells of LCS, 4 bytes each (about 50 ms).
 const CELLS_MAX: usize = 16 << 20;
-/// Cells between two yields to other connections.
+/// Number of cells after which the task yields to other connections.
 const CELLS_A_TURN: usize = 1 << 20;
 
-/// What to answer.
+/// Options of LCS.
 #[derive(Debug, Default, Clone, Copy)]
 struct Options {
     len: bool,
@@ -45,7 +45,7 @@ impl Options {
     }
 }
 
-/// A run of equal bytes: where it begins in both strings, and its length.
+/// A run of equal bytes: start in both strings and length.
 type Match = (usize, usize, usize);
 
 /// LCS key1 key2 [LEN] [IDX] [MINMATCHLEN len] [WITHMATCHLEN]
@@ -66,7 +66,7 @@ pub(in crate::resp) async fn lcs(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// Redis's own words for keys of another type here.
+/// Replaces WRONGTYPE by the error that Redis returns here.
 fn only_strings(refusal: Refusal) -> Refusal {
     if refusal.message().starts_with("WRONGTYPE") {
         return Refusal::text("ERR The specified keys must contain string values");
@@ -95,7 +95,7 @@ fn write_matches(cx: &mut Context<'_>, options: &Options, matches: &[Match], com
     reply.count(common as u64);
 }
 
-/// Lengths of the common subsequences of all pairs of beginnings.
+/// Lengths of the longest common subsequences of all pairs of prefixes.
 struct Table {
     cells: Vec<u32>,
     width: usize,
@@ -135,7 +135,7 @@ impl Table {
         self.cells[i * self.width + j]
     }
 
-    /// The subsequence, and its runs from the last to the first.
+    /// Returns the subsequence, and its runs from last to first.
     fn trace(&self, a: &[u8], b: &[u8]) -> (Vec<u8>, Vec<Match>) {
         let (mut i, mut j) = (a.len(), b.len());
         let (mut common, mut matches) = (Vec::new(), Vec::<Match>::new());

@@ -1,4 +1,4 @@
-//! MEMORY: what keys and the process take.
+//! MEMORY: memory used by keys and by the process.
 
 use super::{DB_L1, integer, is};
 use crate::{
@@ -11,10 +11,10 @@ use crate::{
     },
 };
 
-/// What the embedded store keeps beside key (twice) and value, with an expiry (see `l2/embedded`).
+/// Overhead of the embedded store per entry in bytes, in addition to the key (twice) and the value (see `l2/embedded`).
 const BESIDE_BYTES: u64 = 107;
 
-/// MEMORY USAGE key [SAMPLES count]: of a key in L1 what its copy weighs, else what the tier below keeps for it.
+/// MEMORY USAGE key [SAMPLES count]: the weight of the L1 copy, or the size in L2 if L1 has no copy.
 pub(in crate::resp) async fn usage(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     check_samples(args.from(3))?;
     let key = args.at(2);
@@ -25,7 +25,7 @@ pub(in crate::resp) async fn usage(cx: &mut Context<'_>, args: Args<'_>) -> Done
         return Ok(());
     }
     if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis {
-        return cx.ask_below(args).await;
+        return cx.ask_redis(args).await;
     }
     match cx.describe(key).await? {
         Some(described) => cx.reply.count(described.size_bytes + 2 * key.len() as u64 + BESIDE_BYTES),
@@ -77,13 +77,13 @@ pub(in crate::resp) fn doctor(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let (memory, l1) = (process::memory(), cx.edge.cache.l1_usage());
     let text = if l1.bytes * 100 < l1.capacity_bytes * 95 {
         format!(
-            "L1 holds {} of {} bytes; nothing is evicted yet. The process has {} bytes resident.\n",
+            "L1 holds {} of {} bytes and does not evict entries. The process has {} bytes resident.\n",
             l1.bytes, l1.capacity_bytes, memory.resident_bytes
         )
     } else {
         format!(
-            "L1 is full ({} bytes): what is least worth keeping makes room. `terrace simulate` tells from a trace what a \
-             larger l1.size would bring. The process has {} bytes resident.\n",
+            "L1 is full ({} bytes) and evicts entries. Run `terrace simulate` with a trace to estimate the hit rate of a \
+             larger l1.size. The process has {} bytes resident.\n",
             l1.bytes, memory.resident_bytes
         )
     };
@@ -91,7 +91,7 @@ pub(in crate::resp) fn doctor(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// MEMORY PURGE: the allocator gives memory back by itself.
+/// MEMORY PURGE: has no effect, because the allocator returns memory automatically.
 pub(in crate::resp) fn purge(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.ok();
     Ok(())

@@ -1,4 +1,5 @@
-//! What the commands do, one function each, by subject. Each checks, converts, calls the facade, converts.
+//! Implementations of the commands, one function per command, by subject. Each function checks and converts the
+//! arguments, calls the cache and converts the result.
 
 pub(super) mod acl;
 pub(super) mod catalog;
@@ -35,19 +36,19 @@ use crate::{
 /// Maximum number of keys that a command sends to L2 in one call. Commands with more keys use several calls.
 const KEYS_PER_CALL_MAX: usize = 1000;
 
-/// The database that shows this node's L1.
+/// Database that shows the L1 of this node.
 const DB_L1: u8 = 1;
-/// The database that shows what was learned.
+/// Database that shows the learned state.
 const DB_LEARNED: u8 = 2;
-/// How many databases there are.
+/// Number of databases.
 pub(super) const DATABASES: i64 = 3;
 
-/// A 64-bit integer as Redis accepts one.
+/// Parses a 64-bit integer as Redis does.
 fn integer(text: &[u8]) -> std::result::Result<i64, Refusal> {
     op::parse_integer(text).ok_or(Refusal::NotAnInteger)
 }
 
-/// Whether Redis would keep this string as a number.
+/// Returns `true` if Redis would encode this string as an integer.
 fn op_integer(text: &[u8]) -> bool {
     op::parse_integer(text).is_some()
 }
@@ -60,28 +61,28 @@ fn keys_of(args: Args<'_>) -> Result<Vec<Key>> {
     args.iter().map(Key::copied).collect()
 }
 
-/// A result that does not belong to the operation that was asked for.
+/// Returns the error for a result of the wrong kind.
 fn mismatched() -> Refusal {
-    CacheError::new(Kind::Internal, "internal error: a result of another operation").into()
+    CacheError::new(Kind::Internal, "internal error: result of another operation").into()
 }
 
 impl Context<'_> {
-    /// Refuses what changes something where L1 or what was learned is shown.
+    /// Rejects writes in the databases that show L1 or the learned state.
     fn must_be_logical(&self) -> std::result::Result<(), Refusal> {
         match self.session.db {
-            DB_L1 => Err(Refusal::text("ERR db 1 shows L1, write to db 0")),
-            DB_LEARNED => Err(Refusal::text("ERR db 2 shows what was learned and is read-only")),
+            DB_L1 => Err(Refusal::text("ERR cannot write to db 1, which shows L1; use db 0")),
+            DB_LEARNED => Err(Refusal::text("ERR cannot write to db 2, which shows the learned state; use db 0")),
             _ => Ok(()),
         }
     }
 
-    /// Applies one write to the logical view.
+    /// Applies a write to db 0.
     async fn write(&mut self, key: &[u8], op: Op) -> std::result::Result<Applied, Refusal> {
         self.must_be_logical()?;
         Ok(self.edge.cache.write(Key::copied(key)?, op).await?)
     }
 
-    /// Applies a write that is a read as well; counted as one unless the client's reads are inspection.
+    /// Applies a write that also returns the value. Counts as a read unless the client's reads are inspection.
     async fn read_and_write(&mut self, key: &[u8], op: Op) -> std::result::Result<Applied, Refusal> {
         if self.session.no_touch {
             return self.write(key, op).await;
@@ -90,13 +91,13 @@ impl Context<'_> {
         Ok(self.edge.cache.read_and_write(Key::copied(key)?, op).await?)
     }
 
-    /// Describes a key of the selected database; changes and counts nothing.
+    /// Describes a key of the selected database. Does not count as a read.
     async fn describe(&self, key: &[u8]) -> Result<Option<Described>> {
         let mut described = self.describe_many(vec![Key::copied(key)?]).await?;
         Ok(described.pop().flatten())
     }
 
-    /// Describes keys of the selected database; changes and counts nothing.
+    /// Describes keys of the selected database. Does not count as a read.
     async fn describe_many(&self, keys: Vec<Key>) -> Result<Vec<Option<Described>>> {
         match self.session.db {
             DB_L1 => return Ok(keys.iter().map(|key| self.describe_resident(key)).collect()),
@@ -117,7 +118,7 @@ impl Context<'_> {
         })
     }
 
-    /// The copy in L1; its life is the copy's, not the key's.
+    /// Describes the copy in L1. The TTL is the copy's, not the key's.
     fn describe_resident(&self, key: &[u8]) -> Option<Described> {
         let resident = self.edge.cache.resident(key)?;
         let clock = self.edge.cache.core().clock();

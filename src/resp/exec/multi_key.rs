@@ -1,4 +1,4 @@
-//! Commands on several keys at one instant: RENAME, RENAMENX, COPY, MSETNX.
+//! Atomic commands on several keys: RENAME, RENAMENX, COPY, MSETNX.
 
 use bytes::Bytes;
 
@@ -45,10 +45,10 @@ pub(in crate::resp) async fn copy(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         match (word, args.get(at + 1)) {
             (word, _) if is(word, "replace") => target = Target::Replace,
             (word, Some(db)) if is(word, "db") => {
-                // The database that is shown anyway may be named.
+                // Database 0 may be named, because it is the only target.
                 if integer(db)? != 0 {
                     return Err(Refusal::text(
-                        "ERR COPY ... DB is refused: the databases are views of the same keys: db 1 shows L1, db 2 shows the learned state",
+                        "ERR COPY does not support the DB option: all databases show the same keys (db 1 shows L1, db 2 the learned state)",
                     ));
                 }
                 at += 1;

@@ -1,4 +1,4 @@
-//! INCR and its kin.
+//! INCR and its variants.
 
 use bytes::Bytes;
 
@@ -45,13 +45,13 @@ pub(in crate::resp) async fn incrbyfloat(cx: &mut Context<'_>, args: Args<'_>) -
     Ok(())
 }
 
-/// A finite decimal number: sign, digits, fraction, exponent. Unlike Redis no hexadecimal.
+/// Checks a finite decimal number: sign, digits, fraction, exponent. Unlike Redis, Terrace rejects hexadecimal numbers.
 fn check_decimal(text: &[u8]) -> Done {
     let unsigned = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
     if [&b"inf"[..], b"infinity"].iter().any(|name| unsigned.eq_ignore_ascii_case(name)) {
         return Err(Refusal::NotFinite);
     }
-    // Rust's grammar for finite numbers is C's without hexadecimal.
+    // The grammar of Rust for finite numbers equals the grammar of C without hexadecimal numbers.
     let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
     match number {
         Some(number) if !number.is_nan() => Ok(()),

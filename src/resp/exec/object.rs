@@ -1,4 +1,4 @@
-//! OBJECT: what Redis tells of how a key is kept, answered from what L1 knows.
+//! OBJECT: encoding, use count and idle time of a key, from L1 where possible.
 
 use super::{DB_L1, op_integer};
 use crate::{
@@ -10,13 +10,13 @@ use crate::{
     },
 };
 
-/// Longest string that Redis keeps in one piece with its header.
+/// Maximum length of a string that Redis encodes as `embstr`.
 const EMBEDDED_MAX_BYTES: usize = 44;
 
 /// OBJECT ENCODING key
 pub(in crate::resp) async fn encoding(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis {
-        return cx.ask_below(args).await;
+        return cx.ask_redis(args).await;
     }
     let no_touch = std::mem::replace(&mut cx.session.no_touch, true);
     let value = cx.read(args.at(2)).await;
@@ -30,7 +30,7 @@ pub(in crate::resp) async fn encoding(cx: &mut Context<'_>, args: Args<'_>) -> D
     Ok(())
 }
 
-/// OBJECT FREQ key: reads that L1 answered with its copy; 0 for a key that is not in L1.
+/// OBJECT FREQ key: number of reads answered by the L1 copy; 0 for a key without a copy.
 pub(in crate::resp) async fn freq(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let resident = cx.edge.cache.resident(args.at(2)).filter(|_| cx.session.db <= DB_L1);
     match resident {
@@ -41,12 +41,12 @@ pub(in crate::resp) async fn freq(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-/// OBJECT IDLETIME key: since L1's copy was last read; of a key that is not in L1, what Redis says.
+/// OBJECT IDLETIME key: time since the L1 copy was last read. For a key without a copy, the answer of Redis.
 pub(in crate::resp) async fn idletime(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let resident = cx.edge.cache.resident(args.at(2)).filter(|_| cx.session.db <= DB_L1);
     match resident {
         Some(resident) => cx.reply.count(cx.now.since(resident.used_at).as_secs()),
-        None if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis => return cx.ask_below(args).await,
+        None if cx.session.db == 0 && cx.edge.cache.flavor() == Flavor::Redis => return cx.ask_redis(args).await,
         None if cx.describe(args.at(2)).await?.is_some() => cx.reply.count(0),
         None => cx.reply.null(),
     }
@@ -63,8 +63,8 @@ pub(in crate::resp) async fn refcount(cx: &mut Context<'_>, args: Args<'_>) -> D
 }
 
 impl Context<'_> {
-    /// Asks the Redis below a question that changes nothing.
-    pub(super) async fn ask_below(&mut self, args: Args<'_>) -> Done {
+    /// Forwards a read-only request to the L2 Redis.
+    pub(super) async fn ask_redis(&mut self, args: Args<'_>) -> Done {
         let key = super::pass_through::keys(self.row, args)?.into_iter().next().map(|(key, _)| key);
         let mut request = Vec::new();
         write_request(&mut request, args.iter());

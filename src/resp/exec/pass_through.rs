@@ -1,6 +1,7 @@
-//! Commands on other types than strings: Redis answers them, in the client's protocol, byte for byte.
+//! Commands on types other than strings: forwarded to Redis, in the client's protocol. Replies are returned byte for
+//! byte.
 //!
-//! They exist in db 0 only, over a Redis only. No key among their arguments may be one of Terrace's own.
+//! Available in db 0 only, with Redis as L2. No argument may be a key reserved for Terrace.
 
 use super::{DB_L1, DB_LEARNED};
 use crate::{
@@ -15,36 +16,38 @@ use crate::{
     },
 };
 
-/// Any command on another type than strings.
+/// Forwards any command on a type other than strings.
 pub(in crate::resp) async fn pass(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = cx.check_passing(args)?;
     cx.pass(args, keys).await
 }
 
-/// A key of a request, and whether the request writes it.
+/// A key of a request, and `true` if the request writes it.
 type Named = (Key, bool);
 
 impl Context<'_> {
-    /// Whether a command may pass through; its keys.
+    /// Checks that a command may be forwarded and returns its keys.
     pub(super) fn check_passing(&self, args: Args<'_>) -> std::result::Result<Vec<Named>, Refusal> {
         let name = self.row.name.replace('|', " ").to_ascii_uppercase();
         match self.session.db {
-            DB_L1 => return Err(Refusal::text(format!("ERR {name} exists in db 0 only: db 1 shows L1"))),
+            DB_L1 => return Err(Refusal::text(format!("ERR {name} is only available in db 0; db 1 shows L1"))),
             DB_LEARNED => {
-                return Err(Refusal::text(format!("ERR {name} exists in db 0 only: db 2 shows what was learned")));
+                return Err(Refusal::text(format!(
+                    "ERR {name} is only available in db 0; db 2 shows the learned state"
+                )));
             }
             _ => {}
         }
         if let Some(flavor) = self.edge.cache.refuses_other_types() {
             return Err(Refusal::text(format!(
-                "ERR {name} needs a Redis below: this server's l2.url is \"{flavor}\", which holds strings only; \
-                 with l2.url = \"redis://...\" the command passes through to it"
+                "ERR {name} requires Redis as L2, but l2.url is \"{flavor}\", which stores strings only; set \
+                 l2.url = \"redis://...\" to use the command"
             )));
         }
         Ok(keys(self.row, args)?)
     }
 
-    /// Passes a request through and tells who listens of what it wrote.
+    /// Forwards a request and publishes the events of its writes.
     pub(super) async fn pass(&mut self, args: Args<'_>, keys: Vec<Named>) -> Done {
         let key = keys.first().map(|(key, _)| key.clone());
         let named = keys.iter().map(|(key, _)| key.clone()).collect();
@@ -68,14 +71,14 @@ impl Context<'_> {
     }
 }
 
-/// The keys of a request.
+/// Returns the keys of a request.
 ///
 /// # Errors
-/// A key that clients may not use.
+/// A key is reserved or invalid.
 pub(super) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
     let mut keys = Vec::new();
     for spec in row.keys {
-        // What is named wrongly Redis refuses itself.
+        // Redis rejects malformed arguments itself.
         for at in spec.places(args).unwrap_or_default() {
             keys.push((Key::copied(args.at(at))?, spec.writes()));
         }
@@ -86,7 +89,7 @@ pub(super) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
     Ok(keys)
 }
 
-/// A reply that says that nothing was done, or that it failed.
+/// Returns `false` for a reply that reports a failure or no change.
 fn took_effect(reply: &[u8]) -> bool {
     ![&b"-"[..], b":0\r\n", b"$-1", b"*-1", b"_", b"*0\r\n"].iter().any(|nothing| reply.starts_with(nothing))
 }
@@ -98,21 +101,20 @@ pub(in crate::resp) async fn sort(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     cx.pass(args, keys).await
 }
 
-/// Refuses patterns of SORT that could name Terrace's own keys.
+/// Rejects SORT patterns that could match keys reserved for Terrace.
 fn check_patterns(args: Args<'_>) -> Done {
     for (at, word) in args.iter().enumerate().skip(2) {
         let is_pattern = [&b"by"[..], b"get"].iter().any(|option| word.eq_ignore_ascii_case(option));
         if is_pattern && args.get(at + 1).is_some_and(may_reach_reserved) {
             return Err(Refusal::text(
-                "ERR SORT: a pattern that could name keys under __terrace: is refused; begin it with what the keys \
-                 begin with",
+                "ERR SORT pattern could match reserved keys (__terrace:*); start the pattern with a literal key prefix",
             ));
         }
     }
     Ok(())
 }
 
-/// The keys of a command of a transaction; `None` for one that Terrace itself refuses, where Redis would not.
+/// Returns the keys of a command in a transaction; `None` for a command that Terrace rejects but Redis would accept.
 pub(super) fn keys_in_transaction(row: &Row, args: Args<'_>) -> Option<Vec<Named>> {
     let names_database = || args.from(3).iter().any(|word| word.eq_ignore_ascii_case(b"db"));
     let is_refused = match row.name {
@@ -123,13 +125,13 @@ pub(super) fn keys_in_transaction(row: &Row, args: Args<'_>) -> Option<Vec<Named
     keys(row, args).ok().filter(|_| !is_refused)
 }
 
-/// Place of SORT's destination.
+/// Returns the position of the destination of SORT.
 pub(super) fn stored_by_sort(row: &Row, args: Args<'_>) -> Option<usize> {
     let store = |at: &usize| args.at(*at).eq_ignore_ascii_case(b"store");
     (row.name == "sort").then(|| (2..args.len().saturating_sub(1)).find(store)).flatten().map(|at| at + 1)
 }
 
-/// Whether a pattern of SORT, whose first `*` stands for any element, could name one of Terrace's own keys.
+/// Returns `true` if a SORT pattern, in which `*` is replaced by an element, could match a key reserved for Terrace.
 fn may_reach_reserved(pattern: &[u8]) -> bool {
     match memchr::memchr(b'*', pattern) {
         None => false,

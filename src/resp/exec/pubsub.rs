@@ -1,8 +1,8 @@
-//! SUBSCRIBE and its kin, PUBLISH, PUBSUB.
+//! SUBSCRIBE and its variants, PUBLISH, PUBSUB.
 //!
-//! Over a Redis channels are Redis's: a subscriber has a connection to it of its own, on which its messages come, and
-//! PUBLISH and PUBSUB go there. Channels that only this process speaks on (keyspace events, `__terrace__:*`), and all
-//! channels where there is no Redis, are the hub's. A pattern may match both kinds and is entered at both.
+//! With Redis as L2, channels are channels of Redis: each subscriber has its own connection to Redis for messages, and
+//! PUBLISH and PUBSUB are forwarded. The hub serves the channels that only this process publishes on (keyspace events,
+//! `__terrace__:*`), and all channels if L2 is not Redis. A pattern can match both kinds and is registered at both.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
 /// Maximum number of channels and patterns that one client subscribes to.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
 
-/// Which of both a command is about.
+/// Subject of a subscription command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum About {
     Channels,
@@ -57,9 +57,9 @@ async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
     let mut channels = cx.session.channels.take().unwrap_or_default();
     if channels.count() + names.len() > SUBSCRIPTIONS_MAX {
         cx.session.channels = Some(channels);
-        return Err(Refusal::text(format!("ERR a client has at most {SUBSCRIPTIONS_MAX} subscriptions")));
+        return Err(Refusal::text(format!("ERR too many subscriptions; at most {SUBSCRIPTIONS_MAX} per client")));
     }
-    let ordered = order_below(cx, &mut channels, &names, about, true).await;
+    let ordered = order_in_redis(cx, &mut channels, &names, about, true).await;
     if ordered.is_ok() {
         enter(cx, &mut channels, &names, globs, about);
         cx.edge.cache.core().events().set_listening(true);
@@ -103,7 +103,7 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         1 => all.iter().map(Vec::as_slice).collect(),
         _ => args.from(1).iter().collect(),
     };
-    let ordered = order_below(cx, &mut channels, &names, about, false).await;
+    let ordered = order_in_redis(cx, &mut channels, &names, about, false).await;
     let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
     for name in &names {
         match about {
@@ -133,8 +133,8 @@ fn answer(cx: &mut Context<'_>, word: &str, name: Option<&[u8]>, count: usize) {
     cx.reply.count(count as u64);
 }
 
-/// Over a Redis: tells it, and waits until it has confirmed.
-async fn order_below(
+/// Forwards a subscription command to Redis and waits for the confirmation. Does nothing if L2 is not Redis.
+async fn order_in_redis(
     cx: &Context<'_>,
     channels: &mut Channels,
     names: &[&[u8]],
@@ -163,12 +163,12 @@ async fn order_below(
     bridge.order(&words, names.len()).await
 }
 
-/// What a subscriber in RESP2 may ask.
+/// Returns `true` for a command that a RESP2 subscriber may run.
 pub(in crate::resp) fn is_allowed(row: &Row) -> bool {
     ["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"].contains(&row.name)
 }
 
-/// What it is told else.
+/// Returns the error for other commands of a RESP2 subscriber.
 pub(in crate::resp) fn refused(row: &Row) -> Refusal {
     Refusal::text(format!(
         "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
@@ -222,7 +222,7 @@ pub(in crate::resp) async fn numpat(cx: &mut Context<'_>, args: Args<'_>) -> Don
 }
 
 impl Context<'_> {
-    /// Lets the Redis below answer a request without keys.
+    /// Forwards a request without keys to the L2 Redis.
     async fn pass_on(&mut self, args: Args<'_>) -> Done {
         let mut request = Vec::new();
         write_request(&mut request, args.iter());

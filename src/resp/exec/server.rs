@@ -1,4 +1,4 @@
-//! Commands about the server: DBSIZE, FLUSHDB and FLUSHALL, TIME, ROLE and other short answers.
+//! Commands about the server: DBSIZE, FLUSHDB and FLUSHALL, TIME, ROLE and other commands with short replies.
 
 use super::{DB_L1, DB_LEARNED, integer, is, keys::must_have_l2};
 use crate::{
@@ -21,7 +21,7 @@ pub(in crate::resp) async fn dbsize(cx: &mut Context<'_>, _args: Args<'_>) -> Do
     Ok(())
 }
 
-/// FLUSHDB [ASYNC|SYNC], FLUSHALL [ASYNC|SYNC]. FLUSHALL empties db 0 and with it L1, whatever database is selected.
+/// FLUSHDB [ASYNC|SYNC], FLUSHALL [ASYNC|SYNC]. FLUSHALL clears db 0 and L1, independent of the selected database.
 pub(in crate::resp) async fn flush(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let known = args.get(1).is_none_or(|word| is(word, "async") || is(word, "sync"));
     if !known || args.len() > 2 {
@@ -55,7 +55,7 @@ pub(in crate::resp) fn time(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// ROLE: a node replicates nothing.
+/// ROLE: a node has no replicas.
 pub(in crate::resp) fn role(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.array(3);
     cx.reply.bulk(b"master");
@@ -64,7 +64,7 @@ pub(in crate::resp) fn role(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// LASTSAVE: there are no snapshots; the start, as Redis says before its first.
+/// LASTSAVE: the start time, as in Redis before the first snapshot. Terrace writes no snapshots.
 pub(in crate::resp) fn lastsave(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let up = cx.now.since(cx.edge.node.started_at).as_secs();
     cx.reply.count((cx.edge.cache.core().clock().unix().0 / 1000).saturating_sub(up));
@@ -77,7 +77,7 @@ pub(in crate::resp) fn lolwut(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// WAIT numreplicas timeout: there are no replicas, and so nothing to wait for.
+/// WAIT numreplicas timeout: returns 0 immediately, because a node has no replicas.
 pub(in crate::resp) fn wait(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     integer(args.at(1))?;
     let timeout = integer(args.at(2)).map_err(|_| Refusal::text("ERR timeout is not an integer or out of range"))?;
@@ -88,7 +88,7 @@ pub(in crate::resp) fn wait(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// READONLY, READWRITE, ASKING, CLUSTER: a node is no part of a cluster of its own.
+/// READONLY, READWRITE, ASKING, CLUSTER: rejected, because Terrace is not a Redis cluster.
 pub(in crate::resp) fn no_cluster(_cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     Err(Refusal::text("ERR This instance has cluster support disabled"))
 }
@@ -99,13 +99,13 @@ pub(in crate::resp) fn no_modules(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     Ok(())
 }
 
-/// FUNCTION FLUSH: there are none.
+/// FUNCTION FLUSH: Terrace has no functions.
 pub(in crate::resp) fn function_flush(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.ok();
     Ok(())
 }
 
-/// FUNCTION LIST: there are none.
+/// FUNCTION LIST: Terrace has no functions.
 pub(in crate::resp) fn function_list(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.reply.array(0);
     Ok(())

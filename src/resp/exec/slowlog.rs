@@ -7,7 +7,7 @@ use crate::resp::{
     reply::{Done, Refusal},
 };
 
-/// Entries shown without a count, as in Redis.
+/// Number of entries that SLOWLOG GET returns without a count, as in Redis.
 const COUNT_DEFAULT: i64 = 10;
 
 /// SLOWLOG GET [count]
@@ -18,7 +18,7 @@ pub(in crate::resp) fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         (Some(text), 3) => integer(text).ok().filter(|count| *count >= -1).ok_or_else(out_of_range)?,
         (Some(_), _) => return Err(Refusal::Arity("slowlog|get")),
     };
-    // -1 is all of them.
+    // -1 means all entries.
     let entries = cx.edge.shared.slow.newest(usize::try_from(count).unwrap_or(usize::MAX));
     let reply = &mut *cx.reply;
     reply.array(entries.len());

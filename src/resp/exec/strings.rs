@@ -1,4 +1,4 @@
-//! Strings: GET and its kin, SET and its options, APPEND.
+//! String commands: GET and its variants, SET and its options, APPEND.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Context<'_> {
-    /// How this client reads the selected database.
+    /// Returns the read options of this client in the selected database.
     pub(in crate::resp) fn read_options(&self) -> ReadOptions {
         let tier = if self.session.db == DB_L1 { TierChoice::L1Only } else { TierChoice::Any };
         let stale_ok = self.edge.settings.load().serve_stale;
@@ -44,15 +44,15 @@ fn value_of(read: Read) -> Option<Value> {
     }
 }
 
-/// GET key, as any other command. Last of the three paths of GET (`table/strings.rs`).
+/// GET key, outside of a pipeline of GETs. Last of the three paths of GET (`table/strings.rs`).
 pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let value = cx.read(args.at(1)).await?;
     cx.reply.bulk_or_null(value.as_deref());
     Ok(())
 }
 
-/// GETs that follow each other in one pipeline, with one call of the facade. The caller has looked into L1 for the first of them.
-/// Returns how many failed.
+/// Runs consecutive GETs of a pipeline with one call of the cache. The caller has looked up the first key in L1.
+/// Returns the number of failed GETs.
 pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>) -> u64 {
     let mut failed = 0;
     for read in cx.edge.cache.read_many_missed(keys, 1, cx.read_options()).await {
@@ -68,7 +68,7 @@ pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>)
     failed
 }
 
-/// MGET key [key ...]: a key of another type is nil, as in Redis.
+/// MGET key [key ...]: returns nil for a key of another type, as in Redis.
 pub(in crate::resp) async fn mget(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = keys_of(args.from(1))?;
     let begin = cx.reply.mark();
@@ -99,7 +99,7 @@ fn add_element(cx: &mut Context<'_>, read: crate::error::Result<Read>) -> Done {
     };
     let more = value.as_ref().map_or(0, |value| value.len());
     if cx.reply.pending().len() + more > OUTPUT_HARD_MAX_BYTES {
-        return Err(Refusal::text(format!("ERR the reply exceeds {OUTPUT_HARD_MAX_BYTES} bytes; ask for fewer keys")));
+        return Err(Refusal::text(format!("ERR the reply exceeds {OUTPUT_HARD_MAX_BYTES} bytes; request fewer keys")));
     }
     cx.reply.bulk_or_null(value.as_deref());
     Ok(())
@@ -113,7 +113,7 @@ pub(in crate::resp) async fn getrange(cx: &mut Context<'_>, args: Args<'_>) -> D
     Ok(())
 }
 
-/// The bytes from `start` to `end`, both included; negative ones count from the end.
+/// Returns the bytes from `start` to `end` inclusive. Negative positions count from the end.
 fn slice(value: &[u8], start: i64, end: i64) -> &[u8] {
     let len = i64::try_from(value.len()).unwrap_or(i64::MAX);
     if start < 0 && end < 0 && start > end {
@@ -137,7 +137,7 @@ pub(in crate::resp) async fn strlen(cx: &mut Context<'_>, args: Args<'_>) -> Don
     Ok(())
 }
 
-/// What SET and GETEX may be told.
+/// Options of SET and GETEX.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Options<'a> {
     if_absent: bool,
@@ -149,8 +149,8 @@ struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Reads options as Redis does: what excludes each other is a syntax error, a repeated option counts once (of
-    /// lives of one kind the last).
+    /// Parses options as Redis does: conflicting options are a syntax error, and the last of several expiry options of
+    /// the same kind applies.
     fn parse(args: Args<'a>, of_set: bool) -> Result<Self, Refusal> {
         let mut options = Self::default();
         let mut at = 0;
@@ -160,7 +160,7 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
-    /// Takes one option; says how many arguments it was.
+    /// Parses one option and returns its number of arguments.
     fn take(&mut self, word: &[u8], value: Option<&'a [u8]>, of_set: bool) -> Option<usize> {
         if let Some((unit, start)) = life_option(word) {
             let same_kind = self.life.is_none_or(|(u, s, _)| (u, s) == (unit, start));
@@ -256,7 +256,7 @@ pub(in crate::resp) async fn setnx(cx: &mut Context<'_>, args: Args<'_>) -> Done
     Ok(())
 }
 
-/// MSET key value [key value ...]: atomic, as far as the tier below is.
+/// MSET key value [key value ...]: atomic if L2 is atomic.
 pub(in crate::resp) async fn mset(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if args.len().is_multiple_of(2) {
         return Err(Refusal::Arity("mset"));
@@ -288,7 +288,7 @@ pub(in crate::resp) async fn getex(cx: &mut Context<'_>, args: Args<'_>) -> Done
     let options = Options::parse(args.from(2), false)?;
     let (expiry, fault) = match options.life.map(|(unit, start, text)| new_expiry(cx, text, unit, start)) {
         Some(Ok(expiry)) => (expiry, None),
-        // Redis looks at the key first: without one the answer is nil, whatever the life.
+        // Redis checks the key first: the reply for an absent key is nil, even if the TTL is invalid.
         Some(Err(fault)) => (NewExpiry::Keep, Some(fault)),
         None if options.persist => (NewExpiry::Never, None),
         None => (NewExpiry::Keep, None),

@@ -1,4 +1,4 @@
-//! Terrace's own commands but TERRACE.EXPLAIN: TERRACE.INVALIDATE, TERRACE.TAGS, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS, TERRACE.HELP.
+//! The commands TERRACE.INVALIDATE, TERRACE.TAGS, TERRACE.INFO, TERRACE.TOP, TERRACE.TIERS and TERRACE.HELP.
 
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Keys TERRACE.TOP shows without a count.
+/// Number of keys in a reply to TERRACE.TOP without a count.
 const TOP_DEFAULT: usize = 10;
 /// Maximum number of keys in a reply to TERRACE.TOP.
 const TOP_MAX: usize = 1_000;
@@ -32,9 +32,9 @@ pub(in crate::resp) fn help(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
         cx.reply.status(&row.name.to_ascii_uppercase());
         cx.reply.status(&format!("    {}.", row.summary));
     }
-    cx.reply.simple("SELECT 0: all keys. Reads go through L1 and count.");
-    cx.reply.simple("SELECT 1: what this node's L1 holds. Looking changes nothing; DEL and FLUSHDB drop copies.");
-    cx.reply.simple("SELECT 2: what was learned. Read-only.");
+    cx.reply.simple("SELECT 0: all keys. Reads use L1 and are counted.");
+    cx.reply.simple("SELECT 1: entries of this node's L1. Reads are not counted; DEL and FLUSHDB remove L1 copies.");
+    cx.reply.simple("SELECT 2: learned state. Read-only.");
     Ok(())
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Field {
     Text(String),
     Number(u64),
     Null,
-    /// Milliseconds left; -1: for ever.
+    /// Remaining TTL in milliseconds; -1 without expiry.
     Life(Life),
 }
 
@@ -61,7 +61,7 @@ pub(super) fn write(reply: &mut Reply, fields: &[(&str, Field)]) {
     }
 }
 
-/// TERRACE.INFO key: `nil` for a key that no tier has.
+/// TERRACE.INFO key: nil for a key that no tier has.
 pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let Some(known) = cx.edge.cache.describe(std::slice::from_ref(&key)).await.pop() else {
@@ -86,12 +86,12 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     }
     cx.reply.bulk(b"l2");
     match &known.l2 {
-        Ok(Some(below)) => write(
+        Ok(Some(entry)) => write(
             cx.reply,
             &[
-                ("type", Field::Text(below.type_name.name().to_owned())),
-                ("ttl_ms", Field::Life(below.life)),
-                ("size_bytes", Field::Number(below.size_bytes)),
+                ("type", Field::Text(entry.type_name.name().to_owned())),
+                ("ttl_ms", Field::Life(entry.life)),
+                ("size_bytes", Field::Number(entry.size_bytes)),
             ],
         ),
         Ok(None) => cx.reply.null(),
@@ -102,7 +102,7 @@ pub(in crate::resp) async fn info(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
-/// What is shown of a copy.
+/// Returns the fields that describe an L1 copy.
 pub(super) fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str, Field); 7] {
     let left = |until: Tick| if until == Tick::FAR { Life::Forever } else { Life::For(until.since(now)) };
     [
@@ -116,38 +116,38 @@ pub(super) fn resident_fields(resident: &Resident, now: Tick) -> [(&'static str,
     ]
 }
 
-/// TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]: the number of keys that match (DRYRUN), that were removed from L2
-/// (WAIT), or of the ban.
+/// TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]: returns the number of matching keys (DRYRUN), the number of keys
+/// removed from L2 (WAIT), or the number of the ban.
 pub(in crate::resp) async fn invalidate(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     match args.at(1) {
         word if is(word, "help") => help_of(
             cx,
             &[
                 "TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT]",
-                "    Values under matching keys are absent from now on; they are removed in the background.",
-                "    DRYRUN counts the keys; WAIT answers when all are removed.",
+                "    Invalidates the matching keys immediately; their values are removed from L2 in the background.",
+                "    DRYRUN counts the matching keys; WAIT replies after the removal.",
                 "TERRACE.INVALIDATE TAG tag [tag ...]",
-                "    Entries that were written under these tags are absent from now on.",
+                "    Invalidates all entries that were written with one of the tags.",
             ],
         ),
         word if is(word, "pattern") && args.len() >= 3 => invalidate_pattern(cx, args).await,
         word if is(word, "tag") && args.len() >= 3 => invalidate_tags(cx, args).await,
-        _ => Err(Refusal::text("ERR TERRACE.INVALIDATE PATTERN pattern [DRYRUN|WAIT] or TAG tag [tag ...]")),
+        _ => Err(Refusal::text("ERR syntax error; expected PATTERN pattern [DRYRUN|WAIT] or TAG tag [tag ...]")),
     }
 }
 
-/// TERRACE.INVALIDATE TAG tag [tag ...]: how many of them may have had entries.
+/// TERRACE.INVALIDATE TAG tag [tag ...]: returns the number of these tags that may have had entries.
 async fn invalidate_tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let names: Vec<Bytes> = args.from(2).iter().map(Bytes::copy_from_slice).collect();
     if names.len() > KEYS_PER_CALL_MAX {
-        return Err(Refusal::text(format!("ERR TERRACE.INVALIDATE TAG takes at most {KEYS_PER_CALL_MAX} tags")));
+        return Err(Refusal::text(format!("ERR TERRACE.INVALIDATE TAG accepts at most {KEYS_PER_CALL_MAX} tags")));
     }
     let invalidated = cx.edge.cache.invalidate_tags(names).await?;
     cx.reply.count(invalidated);
     Ok(())
 }
 
-/// TERRACE.TAGS key: `nil` for a key that is not there.
+/// TERRACE.TAGS key: nil for an absent key.
 pub(in crate::resp) async fn tags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let info = cx.edge.cache.describe(std::slice::from_ref(&key)).await.pop();
@@ -184,7 +184,7 @@ async fn invalidate_pattern(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         let mut invalidation = cache.invalidate_pattern(glob).await?;
         number = invalidation.ban;
         if wait {
-            // It ends without being done only when the server does.
+            // The stream ends without `done` only when the server stops.
             number = invalidation.progress.wait_for(|progress| progress.done).await.map_or(0, |done| done.removed);
         }
     }
@@ -199,8 +199,8 @@ pub(in crate::resp) fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
             cx,
             &[
                 "TERRACE.TOP [READS|BYTES|MISSES|TIME] [count]",
-                "    Keys of the last five to ten minutes, the largest number first:",
-                "    reads, bytes answered, misses, microseconds of L2.",
+                "    Keys with the largest numbers in the last five to ten minutes:",
+                "    reads, bytes read, misses, L2 time in microseconds.",
             ],
         );
     }
@@ -210,7 +210,7 @@ pub(in crate::resp) fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         Some(word) if is(word, "misses") => (By::Misses, args.from(2)),
         Some(word) if is(word, "time") => (By::Time, args.from(2)),
         Some(word) if integer(word).is_err() => {
-            return Err(Refusal::text("ERR TERRACE.TOP orders by READS, BYTES, MISSES or TIME"));
+            return Err(Refusal::text("ERR unknown ranking for TERRACE.TOP; expected READS, BYTES, MISSES or TIME"));
         }
         Some(_) | None => (By::Reads, args.from(1)),
     };
@@ -232,7 +232,7 @@ pub(in crate::resp) fn top(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 /// TERRACE.TIERS
 pub(in crate::resp) async fn tiers(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if args.get(1).is_some_and(|word| is(word, "help")) {
-        return help_of(cx, &["TERRACE.TIERS", "    Each tier: entries, bytes, hits, state."]);
+        return help_of(cx, &["TERRACE.TIERS", "    Entries, bytes, hits and state of each tier."]);
     }
     if args.len() > 1 {
         return Err(Refusal::Arity("terrace.tiers"));

@@ -1,11 +1,11 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 //!
-//! Over the embedded store and `none` a transaction has the exclusive turn of the facade while its commands run one
-//! after the other. Over a Redis its commands on keys of db 0 are a transaction of Redis's own, sent as the client wrote
-//! them and with the lives that policies say after them; the replies go to the client as they come. Other commands of
-//! the transaction (of the connection, the server, other databases) run here, in their order, after these.
+//! With the embedded store or `none` as L2, a transaction has exclusive access to the cache while its commands run one
+//! after the other. With Redis as L2, the commands on keys of db 0 run as one Redis transaction, unchanged, followed by
+//! the TTL commands that policies require; their replies go to the client unchanged. The other commands (connection,
+//! server, other databases) then run in Terrace, in their order.
 //!
-//! As in Redis, a command that fails does not undo the others. EXEC after a change of a watched key answers nil.
+//! As in Redis, a failing command does not undo the others. EXEC replies nil after a change of a watched key.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -26,12 +26,12 @@ use crate::{
     },
 };
 
-/// Whether a command waits for EXEC; the others run at once.
+/// Returns `true` for a command that MULTI queues; other commands run immediately.
 pub(in crate::resp) fn is_queued(row: &Row) -> bool {
     !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&row.name)
 }
 
-/// Adds a command that was accepted to the transaction. Returns how many commands it has now.
+/// Adds an accepted command to the transaction. Returns the number of queued commands.
 pub(in crate::resp) fn queue(transaction: &mut TransactionQueue, found: Found, args: Args<'_>) -> Result<i64, Refusal> {
     if found.row.has("no_multi") {
         transaction.fail();
@@ -100,7 +100,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     let with_row = |(number, request)| Some((commands.by_number(number)?, request));
     let queued: Vec<(Found, Owned)> = transaction.commands.into_iter().filter_map(with_row).collect();
     let mut plan = ExecPlan::new(cx, &queued)?;
-    if plan.below.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
+    if plan.in_redis.is_empty() && watch.is_none() || cx.edge.cache.flavor() != Flavor::Redis {
         let (cache, _alone) = cx.edge.cache.exclusive().await;
         if let Some(watch) = &watch
             && cx.edge.cache.has_changed(watch).await?
@@ -121,13 +121,14 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     };
     let reply = cx.edge.cache.pass_transaction(line, &plan.requests, plan.count, passing).await?;
     let Some(replies) = elements(&reply) else {
-        // Nil, or why Redis refused it.
+        // Nil, or the error of Redis.
         cx.reply.whole(&reply);
         return Ok(());
     };
-    plan.tell(cx, &queued);
+    plan.publish_events(cx, &queued);
     let mut answers: Vec<Option<Bytes>> = vec![None; queued.len()];
-    for (at, reply) in plan.below.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
+    for (at, reply) in
+        plan.in_redis.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
     {
         answers[*at] = Some(reply.clone());
     }
@@ -135,7 +136,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     run_all(cx, cache, &queued, answers).await
 }
 
-/// Runs what was queued, but for what has its answer already.
+/// Runs the queued commands that have no reply yet.
 async fn run_all(
     cx: &mut Context<'_>,
     cache: crate::cache::Cache,
@@ -159,16 +160,16 @@ async fn run_all(
     Ok(())
 }
 
-/// Which commands of a transaction Redis runs.
+/// Commands of a transaction that Redis runs.
 #[derive(Default)]
 struct ExecPlan {
-    /// Their places among all.
-    below: Vec<usize>,
+    /// Positions of the commands that Redis runs among all queued commands.
+    in_redis: Vec<usize>,
     requests: Vec<u8>,
     count: usize,
-    /// Of each request: its reply is the client's. Those that policies add are not.
+    /// For each request, `true` if its reply goes to the client; `false` for requests that policies add.
     is_answer: Vec<bool>,
-    /// The first key of all.
+    /// First key of the transaction.
     key: Option<Key>,
     named: Vec<Key>,
     written: Vec<Key>,
@@ -184,17 +185,17 @@ impl ExecPlan {
         for (at, (found, request)) in queued.iter().enumerate() {
             let args = request.args();
             if found.row.name == "select" {
-                // A wrong one is refused when it runs.
+                // An invalid index is rejected when the command runs.
                 db = integer(args.at(1)).ok().and_then(|index| u8::try_from(index).ok()).unwrap_or(db);
             } else if db == 0
-                && is_run_below(found.row)
+                && runs_in_redis(found.row)
                 && let Some(keys) = pass_through::keys_in_transaction(found.row, args)
                 && !exceeds_range(cx, found.row, args)
             {
                 if args.iter().any(is_marked) {
                     return Err(Refusal::text(
-                        "ERR EXEC: nothing was done: values that begin with \\x9fTERRACE are written outside of transactions \
-                         only",
+                        "ERR EXEC: transaction not executed: values that begin with \\x9fTERRACE can only be written outside of \
+                         transactions",
                     ));
                 }
                 plan.add(cx, at, found.row, args, keys);
@@ -204,7 +205,7 @@ impl ExecPlan {
     }
 
     fn add(&mut self, cx: &Context<'_>, at: usize, row: &Row, args: Args<'_>, keys: Vec<(Key, bool)>) {
-        self.below.push(at);
+        self.in_redis.push(at);
         if row.name == "append" {
             let length_max = cx.edge.cache.core().rules().value_max_of(args.at(1)).to_string();
             self.request(append_within(args.at(1), args.at(2), &length_max).into_iter(), true);
@@ -234,9 +235,9 @@ impl ExecPlan {
         self.count += 1;
     }
 
-    /// Tells who listens of what was written.
-    fn tell(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
-        for (found, request) in self.below.iter().filter_map(|at| queued.get(*at)) {
+    /// Publishes the events of the writes.
+    fn publish_events(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
+        for (found, request) in self.in_redis.iter().filter_map(|at| queued.get(*at)) {
             let keys = pass_through::keys(found.row, request.args()).unwrap_or_default();
             for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
                 cx.edge.cache.tell_wrote(event_of(found.row.name), &key);
@@ -245,19 +246,19 @@ impl ExecPlan {
     }
 }
 
-/// A SETRANGE that would make a value too long, whatever it is now: Terrace refuses it in its turn.
+/// Returns `true` for a SETRANGE whose result would exceed the maximum value size; Terrace rejects it when it runs.
 fn exceeds_range(cx: &Context<'_>, row: &Row, args: Args<'_>) -> bool {
     if row.name != "setrange" {
         return false;
     }
-    // A wrong offset Redis refuses itself.
+    // Redis rejects an invalid offset itself.
     let Some(offset) = integer(args.at(2)).ok().and_then(|offset| u64::try_from(offset).ok()) else { return false };
     let added = args.at(3).len() as u64;
     added > 0 && offset.saturating_add(added) > cx.edge.cache.core().rules().value_max_of(args.at(1))
 }
 
-/// A command on keys whose answer is Redis's own.
-fn is_run_below(row: &Row) -> bool {
+/// Returns `true` for a command on keys that Redis runs.
+fn runs_in_redis(row: &Row) -> bool {
     let is_plain = !row.name.contains('|') && !row.name.contains('.') || row.name.starts_with('x');
     is_plain && !row.keys.is_empty() && matches!(row.run, Run::Later(_)) && !row.has("pubsub")
 }

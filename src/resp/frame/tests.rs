@@ -1,10 +1,10 @@
-//! The frame parser, by value: every split, hostile lengths, limits.
+//! Tests of the frame parser: every split, hostile lengths, limits.
 
 use super::*;
 
 const LIMITS: Limits = Limits { bulk_max: 1000, before_auth: false };
 
-/// All requests in `bytes`, given in pieces of `size`; ends with the fault, if there is one.
+/// Parses `bytes` in pieces of `size`. Returns all requests, and the protocol error if there is one.
 fn parse(bytes: &[u8], size: usize, limits: Limits) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
     let mut requests = Requests::default();
     let mut found = Vec::new();
@@ -51,7 +51,7 @@ fn every_split_gives_the_same_requests() {
     }
 }
 
-/// A request of each command there is, with bytes that look like a protocol's.
+/// Returns a request for each command, with arguments that look like protocol bytes.
 fn every_command() -> Vec<Vec<Vec<u8>>> {
     let rows = crate::resp::table::COMMANDS.rows.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
     let request = |row: &crate::resp::command::Row| {

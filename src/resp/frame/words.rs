@@ -1,9 +1,9 @@
-//! Words of an inline request, quoted as people quote them.
+//! Splits inline requests into words, with quotes.
 
 use super::Span;
 
-/// Splits a line as Redis's `sdssplitargs` does: blanks separate, double quotes know escapes, single quotes only `\'`.
-/// False for unbalanced quotes.
+/// Splits a line like `sdssplitargs` of Redis: spaces separate words, double quotes support escapes, single quotes only
+/// `\'`. Returns `false` for unbalanced quotes.
 pub(super) fn split_line(line: &[u8], out: &mut Vec<u8>, spans: &mut Vec<Span>) -> bool {
     // As in C, the line ends at NUL.
     let line = &line[..memchr::memchr(0, line).unwrap_or(line.len())];
@@ -28,7 +28,7 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
-/// One word; where it ends, or `None` for unbalanced quotes.
+/// Parses one word. Returns its end, or `None` for unbalanced quotes.
 fn split_word(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Option<usize> {
     while let Some(&byte) = line.get(at) {
         match byte {
@@ -42,7 +42,7 @@ fn split_word(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Option<usize> {
     Some(at)
 }
 
-/// The rest of a quoted word. A closing quote must be followed by a blank or the end.
+/// Parses the remaining part of a quoted word. A space or the end of the line must follow the closing quote.
 fn quoted(
     line: &[u8],
     mut at: usize,
@@ -59,7 +59,7 @@ fn quoted(
     line.get(after).is_none_or(|byte| is_blank(*byte)).then_some(after)
 }
 
-/// Takes one (perhaps escaped) byte; 0 at the closing quote, `None` at the end of the line.
+/// Parses one byte, which may be escaped. Returns 0 at the closing quote and `None` at the end of the line.
 fn double_quoted(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     match rest {
@@ -87,7 +87,7 @@ fn double_quoted(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     }
 }
 
-/// As [`double_quoted`], where only the quote itself can be escaped.
+/// Like [`double_quoted`], but only the quote can be escaped.
 fn single_quoted(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     match rest {
         [b'\\', b'\'', ..] => {

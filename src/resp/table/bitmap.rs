@@ -1,4 +1,4 @@
-//! Rows of the commands on bitmaps, passed through to Redis.
+//! Rows of the bitmap commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

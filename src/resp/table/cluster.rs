@@ -1,4 +1,4 @@
-//! Rows of the commands on Redis Cluster, all refused.
+//! Rows of the Redis Cluster commands, all rejected.
 
 use crate::resp::{
     command::{Row, Run},

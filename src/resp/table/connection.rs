@@ -1,4 +1,4 @@
-//! Rows of the commands on the connection itself.
+//! Rows of the connection commands.
 
 use crate::resp::{
     command::{Row, Run},

@@ -1,4 +1,4 @@
-//! Rows of the commands on keys whatever they hold.
+//! Rows of the commands for keys of any type.
 
 use crate::resp::{
     command::{Row, Run},

@@ -1,4 +1,4 @@
-//! Rows of the commands on geographic indices, passed through to Redis.
+//! Rows of the geospatial commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

@@ -1,4 +1,4 @@
-//! Rows of the commands on hashes, passed through to Redis.
+//! Rows of the hash commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

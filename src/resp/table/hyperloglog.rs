@@ -1,4 +1,4 @@
-//! Rows of the commands on HyperLogLogs, passed through to Redis.
+//! Rows of the HyperLogLog commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

@@ -1,4 +1,4 @@
-//! Rows of the commands on lists, passed through to Redis.
+//! Rows of the list commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

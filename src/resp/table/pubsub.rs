@@ -1,4 +1,4 @@
-//! Rows of the commands on channels.
+//! Rows of the Pub/Sub commands.
 
 use crate::resp::{
     command::{Row, Run},

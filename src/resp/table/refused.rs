@@ -1,4 +1,4 @@
-//! Redis commands that are refused by name, with the reason. The commands have no table row, so that no help lists them.
+//! Redis commands that Terrace rejects by name, with the reason. They have no table row, so help does not list them.
 
 /// Name and reason, in alphabetical order.
 pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! Rows of the commands on functions, of which there are none.
+//! Rows of the function commands. Terrace has no functions.
 
 use crate::resp::{
     command::{Row, Run},

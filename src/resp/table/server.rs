@@ -1,4 +1,4 @@
-//! Rows of the commands on the server.
+//! Rows of the server commands.
 
 use crate::resp::{
     command::{Row, Run},

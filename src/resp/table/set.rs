@@ -1,4 +1,4 @@
-//! Rows of the commands on sets, passed through to Redis.
+//! Rows of the set commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

@@ -1,4 +1,4 @@
-//! Rows of the commands on sorted sets, passed through to Redis.
+//! Rows of the sorted set commands, forwarded to Redis.
 
 use crate::resp::{
     command::Row,

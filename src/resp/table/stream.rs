@@ -1,4 +1,4 @@
-//! Rows of the commands on streams, passed through to Redis.
+//! Rows of the stream commands, forwarded to Redis.
 
 use crate::resp::{
     command::{Row, Run},

@@ -1,4 +1,4 @@
-//! Rows of the commands on strings.
+//! Rows of the string commands.
 
 use crate::resp::{
     command::{Row, Run},
@@ -27,12 +27,12 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RW access update")])
         .doc("string", "1.0.0", "O(1)", "Decrement the integer value of a key by the given number")
         .arguments("key:key#0 decrement:integer"),
-    // GET has three paths. The first two serve clients whose commands nobody has to see one by one: db 0, authenticated, no
-    // transaction, no MONITOR, a SLOWLOG threshold of at least 1 ms (`Session::reads_plainly`).
+    // GET has three paths. The first two require a client in db 0, authenticated, without a transaction, and no feature
+    // that has to see single commands: no MONITOR, a SLOWLOG threshold of at least 1 ms (`Session::reads_plainly`).
     // 1. `Connection::answer_hits`: L1 has the value. The connection replies at once, without an allocation.
-    // 2. `Connection::read_gets`, which calls `strings::get_pipelined`: L1 does not have the value. This GET and the GETs
-    //    that follow it in the pipeline are one call of the facade, so that L2 gets one request.
-    // 3. `strings::get`, through `run::run` as any other command: everything else.
+    // 2. `Connection::read_gets`, which calls `strings::get_pipelined`: L1 does not have the value. This GET and the
+    //   next GETs of the pipeline use one call of the cache, so that L2 receives one request.
+    // 3. `strings::get`, through `run::run` like any other command: all other cases.
     Row::new("get", 2, later!(strings::get))
         .flags("readonly fast")
         .categories("read string fast")

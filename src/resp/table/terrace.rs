@@ -1,4 +1,4 @@
-//! Rows of Terrace's own commands.
+//! Rows of the Terrace commands.
 
 use crate::resp::{
     command::{Row, Run},

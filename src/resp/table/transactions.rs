@@ -1,4 +1,4 @@
-//! Rows of the commands on transactions.
+//! Rows of the transaction commands.
 
 use crate::resp::{
     command::{Row, Run},

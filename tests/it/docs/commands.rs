@@ -85,7 +85,7 @@ fn served(url: &str, name: &str, arity: i64) -> Served {
         Ok(_) => return Served::Terrace,
         Err(error) => error.to_string(),
     };
-    if error.contains("needs a Redis") {
+    if error.contains("requires Redis as L2") {
         return Served::Redis;
     }
     for mark in [" is refused: ", " is not supported: ", "This instance has "] {
