@@ -1,8 +1,8 @@
-//! L1 under schedules that are chosen, not met by chance: `cargo test --features shuttle --lib interleavings`.
+//! Tests L1 under schedules that a scheduler chooses: `cargo test --features shuttle --lib interleavings`.
 //!
-//! Each test is run under [`ROUNDS`] random schedules and as many with few, well-placed switches of threads (PCT). Every lock
-//! and every atomic that threads meet in is a place where another thread may go on. A schedule that fails is printed, and
-//! `shuttle::replay` repeats it.
+//! Each test runs under [`ROUNDS`] random schedules, and under as many schedules with few, well-placed thread switches
+//! (PCT). The scheduler can switch threads at every lock and at every atomic through which threads interact. A failing
+//! schedule is printed, and `shuttle::replay` repeats it.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use shuttle::{
 use super::*;
 use crate::model::Value;
 
-/// Schedules of each kind; `TERRACE_SHUTTLE_ROUNDS` sets another number.
+/// Number of schedules of each kind; `TERRACE_SHUTTLE_ROUNDS` sets another number.
 const ROUNDS: usize = 5_000;
-/// Switches of threads that a schedule of the second kind places.
+/// Number of thread switches in a PCT schedule.
 const SWITCHES: usize = 3;
-/// Of each thread: an unoptimised build keeps large tables on it while it makes them.
+/// Stack size of each thread: an unoptimized build creates large tables on the stack.
 const STACK_BYTES: usize = 1 << 20;
 const NOW: Tick = Tick(5);
 
@@ -52,7 +52,7 @@ fn number(hit: &Hit) -> u64 {
     u64::from_le_bytes((*hit.value)[..8].try_into().expect("eight bytes"))
 }
 
-/// Leases, asks below, fills; as a reader does.
+/// Takes a lease, reads L2 and fills, as a reader does.
 fn read_through(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>) {
     read_through_at(l1, below, token, epoch, NOW);
 }
@@ -64,7 +64,7 @@ fn read_through_at(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>, now:
     }
 }
 
-/// Changes what is below, and tells.
+/// Changes the value in L2 and invalidates the key.
 fn change(l1: &L1, below: &Word) -> u64 {
     let next = below.fetch_add(1, SeqCst) + 1;
     l1.invalidate(&key(0));
@@ -112,7 +112,7 @@ fn nothing_of_an_epoch_that_has_ended_is_answered_or_left_after_a_sweep() {
         };
         let flusher = {
             let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-            // Everything changes, and one message says so.
+            // Everything changes, and one message announces it.
             thread::spawn(move || {
                 below.fetch_add(1, SeqCst);
                 l1.end(old);
@@ -124,7 +124,7 @@ fn nothing_of_an_epoch_that_has_ended_is_answered_or_left_after_a_sweep() {
         };
         [filler, flusher].into_iter().for_each(|thread| thread.join().expect("it ends well"));
         l1.sweep(NOW, usize::MAX);
-        // Its number may be given again now: nothing of it may come to life by that.
+        // Its number may be reused now: that must not make an old copy valid again.
         let _again: Vec<_> = (0..3).map(|_| l1.begin(Tick::FAR)).collect();
         if let Some(hit) = l1.get(&key(0), NOW, true) {
             assert_eq!(number(&hit), below.load(SeqCst), "a copy of an ended epoch");
@@ -170,7 +170,7 @@ fn no_value_from_before_a_ban_is_answered_after_it_or_left_by_its_walk() {
         let readers: Vec<_> = (2..4)
             .map(|token| {
                 let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-                // Later than the ban by the clock: only the lease tells that the value is not.
+                // The clock says that this is later than the ban; only the lease shows that the value is older.
                 thread::spawn(move || read_through_at(&l1, &below, token, epoch, Tick(6)))
             })
             .collect();
