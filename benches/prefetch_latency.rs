@@ -38,7 +38,7 @@ use terrace::{
 
 /// Additional delay of an answer of Redis.
 const AWAY: Duration = Duration::from_millis(1);
-/// Fractions of the keys that L1 has room for.
+/// Divisors: L1 has room for the number of keys divided by each of them.
 const PARTS: [u64; 2] = [10, 100];
 const ARMS: [&str; 2] = ["off", "auto"];
 

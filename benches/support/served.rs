@@ -147,7 +147,7 @@ pub(crate) fn withstand(requests: &[Request], plan: Plan) -> Withstood {
 /// Returns how many of these keys are predicted.
 fn rules_on(learner: &Learner, heads: &[&str]) -> usize {
     let rules = learner.rules();
-    // Rules that predict keys that are no longer read are not asked.
+    // Rules of keys that are no longer read are never used.
     let is_read = |template: &str| !BEFORE_ONLY.iter().any(|head| template.starts_with(head));
     let read = || rules.iter().filter(|(template, _)| is_read(template));
     let all = || read().flat_map(|(_, rules)| rules).filter(|rule| rule.p >= ON);
