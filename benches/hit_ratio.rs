@@ -203,7 +203,7 @@ struct Sized {
 }
 
 /// Bytes that the exact LRU charges in addition to the value: a key of [`workload::key`] and the permitted overhead.
-const BESIDE: u64 = 16 + 64;
+const CHARGED_BYTES: u64 = 16 + 64;
 /// Maximum value size in bytes.
 const LARGEST: usize = 128 << 20;
 
@@ -258,7 +258,7 @@ impl Sized {
                 by_use.remove(&before);
             } else {
                 misses += 1;
-                let weight = size as u64 + BESIDE;
+                let weight = size as u64 + CHARGED_BYTES;
                 if weight > capacity_bytes {
                     used_at.remove(&number);
                     continue;
@@ -269,7 +269,7 @@ impl Sized {
             while held > capacity_bytes {
                 let Some((_, (oldest, size))) = by_use.pop_first() else { break };
                 used_at.remove(&oldest);
-                held -= size as u64 + BESIDE;
+                held -= size as u64 + CHARGED_BYTES;
             }
         }
         misses

@@ -219,8 +219,8 @@ fn memory_of(name: &str) {
         _ => fill(&*moka.1),
     }
     let grown = rss_bytes() - before;
-    let beside = grown as f64 / MEMORY_ENTRIES as f64 - 80.0;
-    print!("{name:<12} {:>6.1} MB, {beside:>6.1} bytes per entry in addition to key and value", grown as f64 / 1e6);
+    let overhead = grown as f64 / MEMORY_ENTRIES as f64 - 80.0;
+    print!("{name:<12} {:>6.1} MB, {overhead:>6.1} bytes per entry in addition to key and value", grown as f64 / 1e6);
     if name == "ours" {
         let weights = ours.l1.usage().bytes;
         print!("; weights {:.1} MB, RSS / weights {:.3}", weights as f64 / 1e6, grown as f64 / weights as f64);

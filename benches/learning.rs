@@ -92,7 +92,7 @@ impl Pair {
         }
     }
 
-    fn tell(self, what: &str, names: [&str; 2]) {
+    fn print(self, what: &str, names: [&str; 2]) {
         let ratios = self.base.iter().zip(&self.other).map(|(base, other)| other / base).collect();
         let (base, other) = (median(self.base) / 1e3, median(self.other) / 1e3);
         let [first, second] = names;
@@ -187,10 +187,10 @@ fn hits(servers: &[Process; 2], rounds: usize) {
     }
     header.base.clone_from(&plain.other);
     header.other.clone_from(&traced.other);
-    plain.tell("gRPC Get, L1 hit", ["off", "auto"]);
-    traced.tell("gRPC Get with traceparent, L1 hit", ["off", "auto"]);
-    header.tell("the header itself", ["without", "with"]);
-    pipeline.tell(&format!("RESP GET, pipeline {PIPELINE}, L1 hit"), ["off", "auto"]);
+    plain.print("gRPC Get, L1 hit", ["off", "auto"]);
+    traced.print("gRPC Get with traceparent, L1 hit", ["off", "auto"]);
+    header.print("traceparent header alone", ["without", "with"]);
+    pipeline.print(&format!("RESP GET, pipeline {PIPELINE}, L1 hit"), ["off", "auto"]);
     let taps = (0..rounds).map(|_| tap_ns()).collect();
     println!("{:<44} {:.1} ns per hit", "the tap, included in each row", median(taps));
 }
@@ -251,8 +251,8 @@ fn misses(servers: [&Process; 3], rounds: usize) {
         auto.base.push(off);
         auto.other.push(fetches);
     }
-    shadow.tell("RESP GET of a new key: learn and predict", ["off", "shadow"]);
-    auto.tell("the same, two of three keys prefetched", ["off", "auto"]);
+    shadow.print("RESP GET of a new key: learn and predict", ["off", "shadow"]);
+    auto.print("RESP GET of a new key: two of three prefetched", ["off", "auto"]);
 }
 
 /// A set of keys that removes the oldest: the L1 of the learner.
@@ -315,7 +315,7 @@ impl Memory {
         }
     }
 
-    fn tell(&self, what: &str) {
+    fn print(&self, what: &str) {
         // The cost of reading the clock twice is subtracted.
         let begun_ns = thread_cpu_ns();
         for _ in 0..1_000 {
@@ -332,7 +332,7 @@ fn learner_alone() {
     for user in 0..5 * USERS {
         KINDS.iter().for_each(|kind| memory.read(format!("{kind}:{user}").as_bytes(), Caller(1)));
     }
-    memory.tell("learner, keys that match templates");
+    memory.print("learner, keys that match templates");
     let folder: PathBuf = setting_from_environment("TERRACE_TRACES", "../shared/traces".into());
     let Ok(trace) = Trace::open(&folder.join("orm-busy-1m.csv.zst")) else {
         println!("no orm-busy-1m.csv.zst in {} (TERRACE_TRACES)", folder.display());
@@ -340,7 +340,7 @@ fn learner_alone() {
     };
     let mut memory = Memory::new(4_418);
     trace.for_each(|request| memory.read(&request.expect("a whole trace").key, Caller(1)));
-    memory.tell("learner, orm-busy at 10 % of its keys");
+    memory.print("learner, orm-busy at 10 % of its keys");
 }
 
 /// Measures a snapshot of a learner whose memory is full: the lock is held for one block at a time.

@@ -202,7 +202,8 @@ fn services(seeds: u64) {
             let all: Vec<Served> = (1..=seeds).map(|seed| served::serve(services(seed), plan(seed))).collect();
             let of = |figure: &dyn Fn(&Served) -> f64| median(all.iter().map(figure));
             let since = |figure: Option<usize>| figure.map_or(f64::NAN, |requests| requests as f64);
-            let name = format!("{follow:?}, {sessions} sessions, {}", if with_callers { "identified" } else { "anonymous" });
+            let name =
+                format!("{follow:?}, {sessions} sessions, {}", if with_callers { "identified" } else { "anonymous" });
             println!(
                 "{name:<35} | {:.4} |    {:.4} | {:.3} | {:>7.3} | {:>9.4} | {:>+7.2} | {:>7} | {:>6} | {:.1}",
                 of(&|served| served.often.ratio()),

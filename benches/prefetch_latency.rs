@@ -192,8 +192,8 @@ fn play(proxy: &FaultProxy, trace: &Path, entries: u64, prefetch: &str) -> Playe
         .output()
         .expect("the binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let figure = |name: &str| told[name].as_f64().expect("a number");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let figure = |name: &str| report[name].as_f64().expect("a number");
     let late = block_on(async {
         let mut insight = InsightClient::new(connect(&server.grpc).await);
         let known = insight.get_associations(GetAssociationsRequest::default()).await.expect("it answers").into_inner();

@@ -96,7 +96,7 @@ fn measured(work: &Work, entries: u64) -> f64 {
 }
 
 /// Returns the simulated L1 hit rates for an L1 of that size.
-fn told(work: &Work, entries: u64) -> (Vec<(f64, f64)>, u32) {
+fn estimated(work: &Work, entries: u64) -> (Vec<(f64, f64)>, u32) {
     let hasher = L1::seeded(settings(entries), SEED);
     let what_if = WhatIf::new(settings(entries));
     what_if.play(NOW, 0);
@@ -126,12 +126,12 @@ fn main() {
     let mut worst: f64 = 0.0;
     for (work, part) in works.iter().flat_map(|work| [0.01, 0.1, 0.3].map(|part| (work, part))) {
         let entries = (work.keys.len() as f64 * part) as u64;
-        let (sizes, one_in) = told(work, entries);
+        let (sizes, one_in) = estimated(work, entries);
         let mut line = format!("{:<20} {entries:>7} {one_in:>6} |", work.name);
-        for (scale, told) in sizes {
+        for (scale, estimated) in sizes {
             let measured = measured(work, (entries as f64 * scale) as u64);
-            worst = worst.max((told - measured).abs());
-            line.push_str(&format!("  {told:.4} / {measured:.4}"));
+            worst = worst.max((estimated - measured).abs());
+            line.push_str(&format!("  {estimated:.4} / {measured:.4}"));
         }
         println!("{line}");
     }

@@ -135,7 +135,7 @@ impl Staging {
     }
 
     /// Notes that an entry was inserted, under the lock of its shard.
-    pub(super) fn came(&self, weight: u64) {
+    pub(super) fn inserted(&self, weight: u64) {
         self.entries.fetch_add(1, Relaxed);
         self.bytes.fetch_add(weight, Relaxed);
     }

@@ -104,7 +104,7 @@ impl Pair {
             _ if self.rng.bool() => self.purge(),
             _ => self.scan(),
         }
-        self.l1.validate().expect("all parts agree");
+        self.l1.validate().expect("consistent");
         let usage = self.l1.usage();
         assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
         assert!(self.l1.staged().bytes <= usage.capacity_bytes / 10, "{:?}", self.l1.staged());
@@ -263,7 +263,7 @@ impl Pair {
         if swept < budget && self.purges.is_empty() {
             let mut live = 0;
             self.l1.scan(0, usize::MAX, self.now, |_, _| live += 1);
-            assert_eq!(self.l1.usage().entries, live, "a sweep within its budget leaves nothing expired");
+            assert_eq!(self.l1.usage().entries, live, "a sweep within its budget removes all expired entries");
         }
     }
 
@@ -271,7 +271,7 @@ impl Pair {
         let (mut seen, mut cursor, page) = (BTreeSet::new(), 0, self.rng.usize(1..50));
         loop {
             cursor = self.l1.scan(cursor, page, self.now, |key, _| {
-                assert!(seen.insert(key.to_vec()), "nothing changes, so nothing comes twice");
+                assert!(seen.insert(key.to_vec()), "without changes, no key is visited twice");
             });
             if cursor == 0 {
                 break;
@@ -313,7 +313,7 @@ fn random_operations_with_values_up_to_4_mib_keep_the_byte_bound() {
             assert_eq!(filled, Filled::Inserted);
             assert!(pair.l1.usage().bytes <= pair.l1.usage().capacity_bytes);
         }
-        pair.l1.validate().expect("all parts agree");
+        pair.l1.validate().expect("consistent");
         assert!(pair.l1.removals().size > 0, "room was short");
     });
 }
@@ -381,7 +381,7 @@ fn copies_of_a_suspended_epoch_are_stale_until_it_ends() {
     l1.extend(EPOCH, Tick(40));
     assert!(l1.get(&key(1), Tick(39), true).is_some() && l1.get(&key(1), Tick(40), true).is_none());
     l1.suspend(EPOCH);
-    assert!(l1.get(&key(1), Tick(6), true).is_none(), "nobody hears of changes");
+    assert!(l1.get(&key(1), Tick(6), true).is_none(), "changes are not received");
     assert_eq!(l1.sweep(Tick(60), 10), 0, "the bound on its age does not end it");
     assert!(l1.get_stale(&key(1), Tick(60), grace).is_some_and(|hit| *hit.value == *b"v"));
     assert!(l1.get_stale(&key(1), Tick(60), Duration::from_millis(20)).is_none(), "20 ms after the fence at 40");
@@ -396,7 +396,7 @@ fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
     let l1 = L1::new(settings(PolicyKind::Learned, 1 << 20, None));
     let now = Tick(5);
     for number in 0..2_000 {
-        let epoch = l1.begin(Tick::FAR).expect("ended ones are given again");
+        let epoch = l1.begin(Tick::FAR).expect("numbers of ended epochs are reused");
         let token = Token(number);
         assert!(matches!(l1.lease(&key(number), token, now, Some(epoch), true), Leased::Lead));
         assert_eq!(l1.fill(&key(number), token, forever(b"v"), now), Filled::Inserted);
@@ -404,7 +404,7 @@ fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
         assert!(l1.get(&key(number), now, true).is_some());
         l1.end(epoch);
     }
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
         let mut purge = l1.ban(Glob::new(b"key:1*").expect("a pattern"), Tick(5)).expect("a place");
         let is_banned = |n: u64| n.to_string().starts_with('1');
         let is_there = |n: u64| l1.get(&key(n), Tick(5), true).is_some();
-        assert!((0..2_000).all(|n| is_there(n) != is_banned(n)), "before anything is walked");
+        assert!((0..2_000).all(|n| is_there(n) != is_banned(n)), "before the walk");
         assert!(l1.get_stale(&key(1), Tick(5), Duration::from_secs(9)).is_none());
         assert!(l1.get_stale(&key(2), Tick(5), Duration::from_secs(9)).is_some());
         assert_eq!(l1.fill(&key(1_999_999), Token(1), forever(b"old"), Tick(5)), Filled::Voided);
@@ -438,13 +438,13 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
             let removed = l1.purge(&mut purge, Tick(6), 100);
             assert!(removed <= 100);
             steps += 1;
-            l1.validate().expect("all parts agree");
+            l1.validate().expect("consistent");
         }
         // 1, 10 to 19, 100 to 199, 1000 to 1999, without the two new ones.
         assert_eq!((purge.removed(), l1.usage().entries), (1_109, 891));
         assert!((20..40).contains(&steps), "{steps}");
         let news: Vec<u64> = (0..2_000).filter(|&n| is_banned(n) && l1.peek(&key(n), Tick(7)).is_some()).collect();
-        assert_eq!(news, [17, 18], "what came in after the ban stays");
+        assert_eq!(news, [17, 18], "entries inserted after the ban stay");
         assert_eq!(l1.removals().invalidated, 1_109);
     }
 }
@@ -525,14 +525,14 @@ fn memory_shrinks_after_a_mass_expiry() {
     assert_eq!(l1.sweep(deadline, 15_000), 15_000);
     assert_eq!(l1.sweep(deadline, 100_000), 5_000);
     assert_eq!((l1.usage().entries, l1.usage().bytes, l1.removals().expired), (0, 0, 20_000));
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 #[test]
 fn threads_leave_no_old_value_behind() {
     let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
     // The value in L2 by key: fills copy it between lease and fill; writers increment it and then invalidate.
-    let below: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+    let stored: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let acked: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let (stop, tokens) = (AtomicBool::new(false), AtomicU64::new(0));
     let now = Tick(5);
@@ -549,7 +549,7 @@ fn threads_leave_no_old_value_behind() {
                     }
                     let token = Token(tokens.fetch_add(1, Relaxed));
                     if let Leased::Lead = l1.lease(&key(n as u64), token, now, Some(EPOCH), true) {
-                        let value = below[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
+                        let value = stored[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
                         l1.fill(&key(n as u64), token, forever(&value), now);
                     }
                 }
@@ -558,14 +558,14 @@ fn threads_leave_no_old_value_behind() {
         scope.spawn(|| {
             for step in 0..20_000 {
                 let n = step % 64;
-                let next = below[n].fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+                let next = stored[n].fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
                 l1.invalidate(&key(n as u64));
                 acked[n].store(next, std::sync::atomic::Ordering::SeqCst);
             }
             stop.store(true, Relaxed);
         });
     });
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 /// Prefetches a key.
@@ -596,7 +596,10 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         assert_eq!(unused(&l1), Vec::<Vec<u8>>::new());
         assert_eq!(l1.residence(&key(520), Tick(1)), Residence::Staged);
         assert!(!l1.lease_prefetch(&key(520), Token(1), Tick(1), EPOCH), "it is there");
-        assert!(l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use), "inspection is no use");
+        assert!(
+            l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use),
+            "an inspection does not count as a use"
+        );
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| hit.is_first_use));
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| !hit.is_first_use), "once");
         assert_eq!((l1.residence(&key(520), Tick(1)), l1.staged().entries), (Residence::Resident, 9));
@@ -613,11 +616,15 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         assert_eq!((l1.staged().entries, unused(&l1)), (8, vec![key(521).to_vec()]));
         fill(100);
         let overdue: Vec<_> = (522..530).map(|number| key(number).to_vec()).collect();
-        assert_eq!((l1.staged().entries, unused(&l1)), (0, overdue), "entries without a request in all that time are removed");
+        assert_eq!(
+            (l1.staged().entries, unused(&l1)),
+            (0, overdue),
+            "entries without a request in all that time are removed"
+        );
         (540..548).for_each(|number| assert_eq!(stage(&l1, number), Filled::Inserted));
         l1.clear();
         assert_eq!((l1.staged().entries, unused(&l1).len()), (0, 8));
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
@@ -641,7 +648,7 @@ fn a_miss_of_what_gave_way_shrinks_the_queue_and_a_use_too_late_grows_it() {
     miss(0);
     assert_eq!((l1.staged().places, l1.staged().displaced), (30, 1), "half the places would not have kept it");
     assert!(l1.get(&key(2_008), Tick(1), true).is_some_and(|hit| hit.is_first_use));
-    assert_eq!(l1.staged().places, 31, "it was used late in its turn");
+    assert_eq!(l1.staged().places, 31, "the entry was used late in its stay");
     assert!(l1.get(&key(2_039), Tick(1), true).is_some_and(|hit| hit.is_first_use));
-    assert_eq!(l1.staged().places, 31, "early");
+    assert_eq!(l1.staged().places, 31, "the entry was used early");
 }

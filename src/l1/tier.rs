@@ -160,7 +160,7 @@ impl<P: Policy> Tier<P> {
         let record = Record::new(key, fill.group, fill.value.stored(), life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, owner };
         if staged.is_some() {
-            self.staging.came(weight);
+            self.staging.inserted(weight);
         }
         let at = shard.insert(arrival, hole.at, &self.shared);
         // The new value takes the position of the old one. Otherwise, a running scan that has not reached it could miss

@@ -260,7 +260,8 @@ impl<P: Policy> Tier<P> {
                 shard.leases.void(place.hash, key);
                 if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch, staged: None }, freed) {
                     let max = self.entry_max_bytes;
-                    let message = format!("the entry is too large; an entry may use at most {max} bytes, an eighth of L1");
+                    let message =
+                        format!("the entry is too large; an entry may use at most {max} bytes, an eighth of L1");
                     return Err(CacheError::new(Kind::TooLarge, message));
                 }
             }

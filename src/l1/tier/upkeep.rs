@@ -192,7 +192,10 @@ impl<P: Policy> Tier<P> {
             shard.validate(|key| self.place(key).cell == cell).map_err(|fault| format!("shard {cell}: {fault}"))?;
             let noted = (padded.entries.load(Relaxed), padded.bytes.load(Relaxed));
             if noted != (shard.len() as u64, shard.bytes()) {
-                return Err(format!("shard {cell}: published sizes {noted:?}, actual sizes {:?}", (shard.len(), shard.bytes())));
+                return Err(format!(
+                    "shard {cell}: published sizes {noted:?}, actual sizes {:?}",
+                    (shard.len(), shard.bytes())
+                ));
             }
             if shard.has_bans() && self.purges_open.load(Relaxed) == 0 {
                 return Err(format!("shard {cell}: a completed purge left a pattern"));

@@ -91,7 +91,9 @@ impl Learner {
                 Presence::Prefetched => Some("already prefetched"),
                 Presence::ShadowOnly => Some("excluded by the policy"),
                 Presence::Absent if *p < floor => Some("the probability is too low"),
-                Presence::Absent if self.absent_keys.contains(key_hash(key), self.event) => Some("recently absent from L2"),
+                Presence::Absent if self.absent_keys.contains(key_hash(key), self.event) => {
+                    Some("recently absent from L2")
+                }
                 Presence::Absent if self.control.set_of(key_hash(key)) == Some(ControlSet::Without) => Some(CONTROL),
                 Presence::Absent if room == 0 => Some("other keys are more probable"),
                 Presence::Absent => None,
