@@ -159,8 +159,7 @@ impl<P: Policy> Shard<P> {
     /// Returns whether an active pattern ban hides this slot.
     #[inline]
     pub(super) fn hides(&self, slot: &Slot, now: Tick) -> bool {
-        // Another thread can insert an entry after this thread has read its clock, so the time of the shard is the
-        // minimum.
+        // Uses at least the time of the shard: another thread may insert an entry after this thread reads its clock.
         !self.bans.is_empty() && self.bans.hide(slot, now.max(self.slots.now()))
     }
 
