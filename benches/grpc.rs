@@ -1,8 +1,9 @@
-//! Server CPU of a gRPC call answered from L1, against a bare tonic method that returns the same message, in one
-//! process image: `cargo bench --bench grpc -- [rounds] [milliseconds a measurement]` (default 7, 1,000).
+//! Server CPU of a gRPC call that L1 answers, compared with a bare tonic method that returns the same message, in one
+//! process image: `cargo bench --bench grpc -- [rounds] [milliseconds per measurement]` (default 7, 1,000).
 //!
-//! Each server has a thread with a current_thread runtime, as a worker of Terrace, on the first core; the client is on
-//! the second. Rounds alternate between the two; the medians are printed: ours | yardstick | ratio.
+//! Each server has a thread with a current_thread runtime, as a Terrace worker has, on the first core; the client runs
+//! on the second core. Rounds alternate between the two servers. The output shows the medians: ours | yardstick |
+//! ratio.
 
 #[path = "support/bare.rs"]
 mod bare;
@@ -43,7 +44,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SERVER_CORE: usize = 0;
 const CLIENT_CORE: usize = 1;
-/// Keys of a GetMany and operations of a batch.
+/// Number of keys of a GetMany and of operations of a batch.
 const BATCH: usize = 100;
 const KEYS: usize = 1_000;
 
@@ -51,7 +52,7 @@ fn key(number: usize) -> Bytes {
     format!("user:{:06}:profile", number % KEYS).into()
 }
 
-/// A server on a thread of its own, which can be asked for the CPU it has used.
+/// A server on its own thread that reports the CPU time it has used.
 struct Server {
     name: &'static str,
     address: SocketAddr,
@@ -79,7 +80,7 @@ impl Server {
             pin(SERVER_CORE);
             runtime().block_on(run());
         };
-        // Named for profiles.
+        // The name appears in profiles.
         thread::Builder::new().name(name.to_owned()).spawn(serve).expect("a thread");
         Self { name, address: address.recv().expect("the server binds"), cpu }
     }
@@ -95,7 +96,7 @@ fn pin(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);
     if let Err(error) = sched_setaffinity(None, &cores) {
-        eprintln!("cannot pin a thread to core {core}: {error}; the figures say less");
+        eprintln!("cannot pin a thread to core {core}: {error}; the figures are less accurate");
     }
 }
 
@@ -129,7 +130,7 @@ async fn serve_terrace(listener: TcpListener) {
     }
 }
 
-/// What the client does again and again.
+/// The call that the client repeats.
 #[derive(Clone, Copy)]
 enum Work {
     Get,
@@ -137,13 +138,13 @@ enum Work {
     Pipeline,
 }
 
-/// A way of asking: how many at a time, and what.
+/// A call pattern: connections, streams and the kind of call.
 struct Scenario {
     name: &'static str,
     connections: usize,
     streams: usize,
     work: Work,
-    /// Keys that one call answers.
+    /// Number of keys that one call answers.
     keys: u64,
 }
 
@@ -173,7 +174,7 @@ async fn connect(server: &Server) -> Channel {
     endpoint.tcp_nodelay(true).connect().await.expect("the server accepts")
 }
 
-/// Works until `end_ns` and returns the number of calls.
+/// Runs until `end_ns` and returns the number of calls.
 async fn work(channel: Channel, work: Work, seed: usize, end_ns: u64) -> u64 {
     let mut client = CacheClient::new(channel);
     match work {
@@ -220,7 +221,7 @@ async fn pipeline(client: &mut CacheClient<Channel>, seed: usize, end_ns: u64) -
     (operations / BATCH) as u64
 }
 
-/// Server CPU of one key, nanoseconds.
+/// Returns the server CPU time of one key in nanoseconds.
 async fn measure(server: &Server, scenario: &Scenario, span: Duration) -> u64 {
     let channels = join_all((0..scenario.connections).map(|_| connect(server))).await;
     let end_ns = stopwatch_ns() + u64::try_from(span.as_nanos()).expect("a short span");

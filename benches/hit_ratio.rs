@@ -1,14 +1,15 @@
-//! Miss ratios of L1 and its peers: `cargo bench --features peers --bench hit_ratio`.
+//! Miss ratios of L1 and other caches: `cargo bench --features peers --bench hit_ratio`.
 //!
-//! Every trace in `TERRACE_TRACES`, and always four synthetic workloads with fixed seeds: Zipf, Zipf with scans, a loop
-//! and a shifting Zipf. Capacities are 1 and 10 % of the unique keys, in entries; a request is a get, and an insert on a
-//! miss. The last lines give the mean and the worst of ours over LRU.
+//! Replays each trace in `TERRACE_TRACES` and four synthetic workloads with fixed seeds: Zipf, Zipf with scans, a loop
+//! and a shifting Zipf. Capacities are 1 % and 10 % of the unique keys, in entries. A request is a get, and an insert
+//! on a miss. The last lines show the mean and the worst ratio of ours to LRU.
 //!
-//! Traces whose sizes are real are played by bytes as well, at 1 and 10 % of the bytes of their unique keys: ours against an
-//! exact LRU that takes whatever fits and counts, beside each value, its key and the 64 bytes that ours may take.
+//! Traces with real sizes are also replayed by bytes, at 1 % and 10 % of the bytes of their unique keys. The yardstick
+//! is an exact LRU that accepts any value that fits, and charges its key and 64 bytes of overhead in addition to the
+//! value.
 //!
-//! ours: the learned policy with as many shards as the rule allows · LRU: ours, one shard · moka, quick_cache (sync),
-//! foyer (S3-FIFO): as their crates come · Belady: knows the future, the bound for all.
+//! ours: the learned policy with the default number of shards · LRU: our LRU policy with one shard · moka, quick_cache
+//! (sync), foyer (S3-FIFO): default settings of the crates · Belady: knows the future, the bound for all.
 
 #[path = "support/workload.rs"]
 mod workload;
@@ -35,12 +36,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SEED: u64 = 7;
 const PERCENTS: [usize; 2] = [1, 10];
-/// Requests of each synthetic workload.
+/// Number of requests of each synthetic workload.
 const SYNTHETIC: usize = 1_000_000;
-/// Traces whose mean over LRU has a target; arc-oltp is no key-value traffic.
+/// Traces whose mean ratio to LRU has a goal. arc-oltp is not key-value traffic.
 const JUDGED: [&str; 5] = ["orm-busy-1m", "web12", "dns-wrccdc", "mooncake-conv", "apache-semicomplete"];
 
-/// Requests as numbers of keys, in order of their first appearance.
+/// Requests as key numbers, in order of first appearance.
 struct Workload {
     name: String,
     requests: Vec<u32>,
@@ -69,7 +70,7 @@ impl Workload {
     }
 }
 
-/// The folder of the traces: `TERRACE_TRACES`, else beside the repository.
+/// The directory of the traces: `TERRACE_TRACES`, otherwise next to the repository.
 #[expect(clippy::disallowed_methods, reason = "a bench is no server; its one setting comes from the environment")]
 fn traces() -> Vec<PathBuf> {
     let folder = std::env::var("TERRACE_TRACES").unwrap_or_else(|_| "../shared/traces".to_owned());
@@ -91,7 +92,7 @@ fn synthetic() -> Vec<Workload> {
     let mut rng = Rng::with_seed(SEED);
     let mut draw = || zipf.draw(&mut rng) as u64;
     let plain = Workload::new("zipf 0.9", (0..SYNTHETIC).map(|_| draw()));
-    // A tenth of the time a scan goes through keys that never come back.
+    // A tenth of the requests are a scan of keys that never recur.
     let scanned = (0..SYNTHETIC as u64).map(|n| if n % 50_000 < 5_000 { 1 << 40 | n } else { draw() });
     let scanned = Workload::new("zipf + scans", scanned);
     let looped = Workload::new("loop", (0..SYNTHETIC as u64).map(|n| n % 20_000));
@@ -124,7 +125,7 @@ fn l1_misses(work: &Workload, entries: usize, policy: PolicyKind, shards: Option
     misses
 }
 
-/// Gets, and inserts on a miss; how often that was.
+/// Returns the number of misses: each request is a get, and an insert on a miss.
 fn misses(work: &Workload, get: impl Fn(u32) -> bool, insert: impl Fn(u32)) -> usize {
     let missed = work.requests.iter().filter(|&&number| {
         let miss = !get(number);
@@ -154,7 +155,7 @@ fn foyer_misses(work: &Workload, entries: usize) -> usize {
     misses(work, |n| cache.get(&n).is_some(), |n| drop(cache.insert(n, ())))
 }
 
-/// Drops what is needed again last.
+/// Evicts the entry whose next use is the latest.
 fn belady_misses(work: &Workload, entries: usize) -> usize {
     let mut next = vec![usize::MAX; work.requests.len()];
     let mut last = vec![usize::MAX; work.keys];
@@ -194,27 +195,27 @@ fn compare(work: &Workload, percent: usize) -> f64 {
     ours as f64 / lru as f64
 }
 
-/// Requests with sizes: number of the key, bytes of the value.
+/// Requests with sizes: key number and value size in bytes.
 struct Sized {
     name: String,
     requests: Vec<(u32, usize)>,
     unique_bytes: u64,
 }
 
-/// What an entry of the exact LRU takes beside its value, bytes: a key of [`workload::key`] and the overhead allowed.
-const BESIDE: u64 = 16 + 64;
-/// A value of the sizes seen at most, bytes.
+/// Bytes that the exact LRU charges in addition to the value: a key of [`workload::key`] and the permitted overhead.
+const CHARGED_BYTES: u64 = 16 + 64;
+/// Maximum value size in bytes.
 const LARGEST: usize = 128 << 20;
 
 impl Sized {
-    /// `None` where all sizes are alike: such a trace counts objects.
+    /// Returns `None` if all sizes are equal: such a trace counts objects.
     fn trace(path: &Path) -> Result<Option<Self>, Box<dyn std::error::Error>> {
         let mut seen: HashMap<Vec<u8>, (u32, usize)> = HashMap::new();
         let mut requests = Vec::new();
         for request in Trace::open(path)? {
             let request = request?;
             let next = seen.len() as u32;
-            // A key keeps the size that it had first.
+            // A key keeps its first size.
             let size = usize::try_from(request.size)?.min(LARGEST);
             requests.push(*seen.entry(request.key).or_insert((next, size)));
         }
@@ -257,7 +258,7 @@ impl Sized {
                 by_use.remove(&before);
             } else {
                 misses += 1;
-                let weight = size as u64 + BESIDE;
+                let weight = size as u64 + CHARGED_BYTES;
                 if weight > capacity_bytes {
                     used_at.remove(&number);
                     continue;
@@ -268,7 +269,7 @@ impl Sized {
             while held > capacity_bytes {
                 let Some((_, (oldest, size))) = by_use.pop_first() else { break };
                 used_at.remove(&oldest);
-                held -= size as u64 + BESIDE;
+                held -= size as u64 + CHARGED_BYTES;
             }
         }
         misses

@@ -1,12 +1,14 @@
-//! A pattern over many keys: how soon it takes effect on two nodes, how fast it is swept, what others notice of it.
+//! A pattern over many keys: how soon it takes effect on two nodes, how fast it is swept, and how it affects other
+//! clients.
 //!
 //! `cargo bench --bench invalidation [-- --keys N] [--matching N]` (default 1,000,000 keys of which 200,000 match)
 //!
-//! The same keys are removed five times: by Terrace while both nodes are asked for old values, by Terrace while nobody else
-//! uses Redis, by Terrace under load, and under the same load by `redis-cli --scan | xargs redis-cli unlink` and by KEYS and DEL. The load is GETs straight to Redis from a few
-//! connections that rest between two calls, so that their latency shows what the removal does to Redis. Goals: in
-//! effect on both nodes at most 20 ms after the call has returned its ban, 200,000 keys/s swept on an idle Redis, p99 of the
-//! load at most twice its undisturbed value.
+//! The same keys are removed five times: by Terrace while clients read old values from both nodes; by Terrace while no
+//! other client uses Redis; by Terrace under load; and under the same load by `redis-cli --scan | xargs redis-cli
+//! unlink`, and by KEYS and DEL. The load consists of GETs directly to Redis from a few connections that pause between
+//! two calls, so that their latency shows the effect on Redis. Goals: the pattern takes effect on both nodes at most 20
+//! ms after the call has returned its ban; 200,000 keys/s are swept on an idle Redis; the p99 of the load is at most
+//! twice its undisturbed value.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -30,12 +32,12 @@ use terrace::{
 };
 use tokio::time::Instant;
 
-/// Matching keys that are in L1 of both nodes.
+/// Number of matching keys that are in L1 of both nodes.
 const WARM: usize = 20_000;
-/// Connections of the load, and the rest between two calls of one.
+/// Number of connections of the load, and the pause between two calls of a connection.
 const LOAD: usize = 4;
 const THINK: Duration = Duration::from_micros(500);
-/// How long the undisturbed load is measured.
+/// Duration of the measurement of the undisturbed load.
 const QUIET: Duration = Duration::from_secs(3);
 
 fn fill(redis: &mut Connection, keys: usize, matching: usize) {
@@ -60,7 +62,7 @@ fn warm(node: &mut Connection) {
     }
 }
 
-/// Latencies of GETs straight to Redis, nanoseconds, until `stop`.
+/// Returns the latencies in nanoseconds of GETs directly to Redis, until `stop`.
 fn load(redis: &RedisServer, keys: usize, stop: &AtomicBool) -> Histogram<u64> {
     let histogram = || Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).expect("a histogram");
     let mut all = histogram();
@@ -88,7 +90,7 @@ fn load(redis: &RedisServer, keys: usize, stop: &AtomicBool) -> Histogram<u64> {
     all
 }
 
-/// Runs `work` under load; how long it took, and the latencies meanwhile.
+/// Runs `work` under load. Returns its result, its duration, and the latencies of the load.
 fn under_load<T>(redis: &RedisServer, keys: usize, work: impl FnOnce() -> T) -> (T, Duration, Histogram<u64>) {
     let stop = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -101,8 +103,8 @@ fn under_load<T>(redis: &RedisServer, keys: usize, work: impl FnOnce() -> T) -> 
     })
 }
 
-/// Removes `user:*` through Terrace. How long the call took to return its ban, and the sweep; `look` is called with the time
-/// of the first message.
+/// Removes `user:*` through Terrace. Returns the time until the ban was returned and the duration of the sweep; calls
+/// `look` with the time of the first message.
 fn invalidate(address: &str, look: impl FnOnce(Instant)) -> (Duration, Duration, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -122,7 +124,7 @@ fn invalidate(address: &str, look: impl FnOnce(Instant)) -> (Duration, Duration,
     })
 }
 
-/// How long after the ban was returned `node` still answered one of the old values, over all that are warm.
+/// Returns how long after the ban `node` still returned an old value, over all warm keys.
 fn in_effect_after(node: &mut Connection, returned: Instant) -> Duration {
     let mut last = Duration::ZERO;
     for number in 0..WARM {
@@ -161,7 +163,7 @@ fn main() {
         fill(&mut straight, keys, matching);
         clients.iter_mut().for_each(warm);
     };
-    println!("{keys} keys, {matching} match user:*, {WARM} of these in L1 of both nodes");
+    println!("{keys} keys, {matching} match user:*, {WARM} of the matching keys in L1 of both nodes");
 
     refill(&mut clients);
     let mut effects = Vec::new();
@@ -178,7 +180,7 @@ fn main() {
     refill(&mut clients);
     let (_, swept, removed) = invalidate(&nodes[0].grpc, |_| {});
     println!(
-        "idle: {removed} removed in {:.2} s: {:.0} matching keys/s (goal 200000), {:.0} keys/s looked at",
+        "idle: {removed} removed in {:.2} s: {:.0} matching keys/s (goal 200000), {:.0} keys/s examined",
         swept.as_secs_f64(),
         removed as f64 / swept.as_secs_f64(),
         keys as f64 / swept.as_secs_f64(),

@@ -1,15 +1,16 @@
-//! L1 beside quick_cache (sync) and moka, and L1's memory and expiry:
-//! `cargo bench --features peers --bench l1 [-- speed | memory | expiry | purge]`.
+//! L1 compared with quick_cache (sync) and moka, and the memory and expiration of L1: `cargo bench --features peers
+//! --bench l1 [-- speed | memory | expiry | purge]`.
 //!
-//! * **speed**: reads with an insert on a miss, Zipf over more keys than fit (mixed) or over keys that all fit (hits), 16-byte
-//!   keys, values of 64 B and 4 KiB, 1 and 2 threads. Printed is CPU time an operation, summed over the threads, the
-//!   best of several rounds that alternate between the caches: unlike wall time it bears a machine that others use.
-//! * **memory**: growth of RSS for a million entries of 16 + 64 bytes, each cache in a process of its own; ours beside the
-//!   sum of weights.
-//! * **expiry**: two million entries expire within a second; latency of concurrent reads before and during the sweep, and
-//!   RSS afterwards.
-//! * **purge**: patterns over a million entries, of which a fifth, one or none match: how long until the pattern hides them,
-//!   CPU time of the walk, and latency of concurrent reads of what stays.
+//! * **speed**: reads with an insert on a miss, Zipf over more keys than fit (mixed) or over keys that all fit (hits),
+//!   16-byte keys, values of 64 B and 4 KiB, 1 and 2 threads. Shows the CPU time per operation, summed over the
+//!   threads: the best of several rounds that alternate between the caches. Unlike wall time, CPU time is accurate on a
+//!   shared machine.
+//! * **memory**: growth of RSS for a million entries of 16 + 64 bytes, each cache in its own process; for ours, also
+//!   the sum of weights.
+//! * **expiry**: two million entries expire within a second; latency of concurrent reads before and during the sweep,
+//!   and RSS afterward.
+//! * **purge**: patterns over a million entries, of which a fifth, one or none match: time until the pattern hides
+//!   them, CPU time of the walk, and latency of concurrent reads of other entries.
 
 #[path = "support/workload.rs"]
 mod workload;
@@ -37,14 +38,14 @@ use terrace::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const NOW: Tick = Tick(1);
-/// Entries that fit.
+/// Capacity in entries.
 const ENTRIES: usize = 100_000;
 const ROUNDS: usize = 5;
 const OPERATIONS: usize = 1_000_000;
 
-/// What all caches can do.
+/// Operations that all caches support.
 trait Cache: Sync {
-    /// The length of the value and its last byte: a value that nobody reads is of no use.
+    /// Returns the length of the value and its last byte, so that the value is read.
     fn get(&self, key: &Key) -> Option<(usize, Option<u8>)>;
     fn insert(&self, key: &Key, value: &Bytes);
 }
@@ -70,13 +71,13 @@ impl Cache for Ours {
     }
 
     fn insert(&self, key: &Key, value: &Bytes) {
-        // As a peer's insert: without a lease, which no peer has.
+        // Same as the insert of the other caches: without a lease.
         let put = |_: Option<Current<'_>>| Ok((Change::Put(value.clone(), Tick::FAR), ()));
         self.l1.update(key, NOW, self.epoch, 0, put).unwrap_or_else(|error| panic!("it fits: {error}"));
     }
 }
 
-/// A peer holds copies of its own, as L1 does.
+/// The other caches hold their own copies, as L1 does.
 fn copied(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
@@ -117,14 +118,14 @@ fn key(rank: usize) -> Key {
     Key::copied(&workload::key(rank)).unwrap_or_else(|error| panic!("a key of 16 bytes: {error}"))
 }
 
-/// CPU time of this thread, ns.
+/// Returns the CPU time of this thread in ns.
 fn cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn speed() {
-    println!("CPU ns an operation                | hit rate |   ours |  quick |   moka | quick / ours | moka / ours");
+    println!("CPU ns per operation               | hit rate |   ours |  quick |   moka | quick / ours | moka / ours");
     for (name, keys) in [("mixed", 10 * ENTRIES), ("hits", ENTRIES / 2)] {
         let zipf = workload::Zipf::new(keys, 0.9);
         let keys: Vec<Key> = (0..keys).map(key).collect();
@@ -138,7 +139,7 @@ fn speed() {
 
 fn compare(name: &str, zipf: &workload::Zipf, keys: &[Key], value_bytes: usize, threads: usize) {
     let value = Bytes::from(vec![b'v'; value_bytes]);
-    // Drawn anew each round: a repeated sequence is a loop, which a policy that learns would learn.
+    // New random keys in each round: a repeated sequence is a loop, which a learning policy would learn.
     let mut rng = Rng::with_seed(1);
     let mut draw = || (0..OPERATIONS).map(|_| zipf.draw(&mut rng) as u32).collect();
     let caches = caches(ENTRIES);
@@ -163,7 +164,7 @@ fn compare(name: &str, zipf: &workload::Zipf, keys: &[Key], value_bytes: usize, 
     );
 }
 
-/// CPU time an operation, ns, and the hit rate.
+/// Returns the CPU time per operation in ns, and the hit rate.
 fn play(cache: &dyn Cache, draws: &[Vec<u32>], keys: &[Key], value: &Bytes) -> (f64, f64) {
     let results: Vec<(u64, usize)> = thread::scope(|scope| {
         let play = |draws: &[u32]| {
@@ -188,7 +189,7 @@ fn play(cache: &dyn Cache, draws: &[Vec<u32>], keys: &[Key], value: &Bytes) -> (
 
 const MEMORY_ENTRIES: usize = 1_000_000;
 
-/// Resident memory of this process, bytes.
+/// Returns the resident memory of this process in bytes.
 fn rss_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
@@ -207,7 +208,7 @@ fn memory() {
 
 fn memory_of(name: &str) {
     let value = Bytes::from(vec![b'v'; 64]);
-    // Half as much room again: the peers' shards fill unevenly, and nothing is to be evicted.
+    // Half as much capacity again, because shards of the other caches fill unevenly and nothing should be evicted.
     let ours = Ours::new(2 * MEMORY_ENTRIES);
     let [_, quick, moka] = caches(3 * MEMORY_ENTRIES / 2);
     let before = rss_bytes();
@@ -218,8 +219,8 @@ fn memory_of(name: &str) {
         _ => fill(&*moka.1),
     }
     let grown = rss_bytes() - before;
-    let beside = grown as f64 / MEMORY_ENTRIES as f64 - 80.0;
-    print!("{name:<12} {:>6.1} MB, {beside:>6.1} bytes an entry beside key and value", grown as f64 / 1e6);
+    let overhead = grown as f64 / MEMORY_ENTRIES as f64 - 80.0;
+    print!("{name:<12} {:>6.1} MB, {overhead:>6.1} bytes per entry in addition to key and value", grown as f64 / 1e6);
     if name == "ours" {
         let weights = ours.l1.usage().bytes;
         print!("; weights {:.1} MB, RSS / weights {:.3}", weights as f64 / 1e6, grown as f64 / weights as f64);
@@ -230,7 +231,7 @@ fn memory_of(name: &str) {
 const EXPIRING: usize = 2_000_000;
 const STAYING: usize = 100_000;
 
-/// A second thread reads what stays while the other sweeps.
+/// A second thread reads entries that stay while this one sweeps.
 fn expiry() {
     #[cfg(feature = "jemalloc")]
     terrace::allocator::return_freed_pages();
@@ -284,7 +285,7 @@ fn print_latencies(before: &Latencies, during: &Latencies) {
 
 const PURGED_FROM: usize = 1_000_000;
 
-/// A second thread reads what stays while the other bans a pattern and walks.
+/// A second thread reads entries that stay while this one bans a pattern and walks.
 fn purge() {
     println!(
         "purge of patterns over {PURGED_FROM} entries, keys of 5 groups of equal size, and {STAYING} that are read"
@@ -330,7 +331,7 @@ fn purge_one(l1: &L1, glob: Glob) {
 
 type Latencies = Histogram<u64>;
 
-/// Latencies of reads before and while another thread sweeps. Each is of one read, with the clock's 50 ns in it.
+/// Returns the latencies of reads before and while another thread sweeps. Each includes about 50 ns of the clock.
 fn read_while(l1: &L1, now: Tick, sweeping: &AtomicBool, done: &AtomicBool) -> (Latencies, Latencies) {
     let new = || Histogram::new_with_max(60_000_000_000, 3).unwrap_or_else(|error| panic!("three digits: {error}"));
     let (mut before, mut during): (Latencies, Latencies) = (new(), new());

@@ -1,11 +1,11 @@
-//! Redis stopped (SIGSTOP) under callers: how long calls take meanwhile, how soon all is as before, what memory does.
+//! Redis is stopped (SIGSTOP) under load: latency of calls in the meantime, time to recovery, and memory.
 //!
 //! `cargo bench --bench l2_away [-- --callers N] [--think MS] [--stopped SECONDS]` (default 500 callers, 50 ms, 5 s)
 //!
-//! Each caller waits about `think` between two calls, so that the machine is not busy by itself: what is measured is
-//! waiting for Redis, not for a core. Half of the calls are for keys in L1, half for keys that need Redis each time. Prints,
-//! for each phase, the calls that began in it: how they ended and how long they took. Goals: p99 at most the
-//! read deadline plus 10 ms while Redis is stopped, full speed again at most 2 s after it goes on, no growth of memory, no
+//! Each caller waits about `think` between two calls, so that the machine is not busy by itself: the benchmark measures
+//! the wait for Redis, not for a core. Half of the calls read keys in L1, half read keys that need Redis each time. For
+//! each phase, the output shows how the calls that began in it ended, and their latency. Goals: p99 of at most the read
+//! deadline plus 10 ms while Redis is stopped; full speed at most 2 s after Redis resumes; no growth of memory; no
 //! wrong answer.
 
 #[path = "../tests/support/mod.rs"]
@@ -27,23 +27,24 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-/// Keys in L1.
+/// Number of keys in L1.
 const WARM: u64 = 1000;
-/// Calls share this many connections.
+/// Number of connections that the calls share.
 const CONNECTIONS: u64 = 10;
 /// The default of `l2.read_timeout`.
 const READ_DEADLINE: Duration = Duration::from_millis(50);
-/// Before Redis is stopped, and after it goes on.
+/// Duration of the phases before Redis is stopped and after it resumes.
 const QUIET: Duration = Duration::from_secs(5);
-/// Speed is looked at in steps of this.
+/// Interval in which speed is measured.
 const STEP: Duration = Duration::from_millis(100);
-/// Full speed: this share of the calls per step of the quiet phase, and no error, for [`FULL_STEPS`] on end.
+/// Full speed: this fraction of the calls per step of the quiet phase, without errors, in [`FULL_STEPS`] consecutive
+/// steps.
 const FULL: f64 = 0.8;
 const FULL_STEPS: usize = 10;
-/// Longer calls are shown as this long, microseconds.
+/// Longer calls are reported with this latency, in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
-/// How a call ended.
+/// Outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     L1,
@@ -106,7 +107,7 @@ fn rss_kib(pid: u32) -> u64 {
     pages * rustix::param::page_size() as u64 / 1024
 }
 
-/// The most memory seen until `end`.
+/// Returns the maximum memory until `end`.
 async fn watch(pid: u32, span: Duration) -> u64 {
     let end = Instant::now() + span;
     let mut most = 0;
@@ -129,7 +130,7 @@ fn report(name: &str, calls: &[Call]) {
     println!("{name:>8}: {:>7} calls  p50 {p50:>8.2} ms  p99 {p99:>8.2} ms  max {max:>8.2} ms  {ends:?}", calls.len());
 }
 
-/// When full speed began, since `from`.
+/// Returns the time from `from` until full speed.
 fn recovered(calls: &[Call], from: Instant, expected: f64) -> Option<Duration> {
     let mut steps: Vec<(f64, u64)> = Vec::new();
     for call in calls.iter().filter(|call| call.began + call.took >= from) {
@@ -160,7 +161,7 @@ async fn main() {
             tasks.spawn(caller(client.clone(), options.think, number, Arc::clone(&calls)));
         }
     }
-    // Until L1 is warm.
+    // Waits until L1 is warm.
     let _running = timeout(QUIET, tasks.join_next()).await;
     let take = || std::mem::take(&mut *calls.lock());
     drop(take());
@@ -181,8 +182,8 @@ async fn main() {
     report("after", &after);
     let steps = QUIET.as_secs_f64() / STEP.as_secs_f64();
     match recovered(&after, resumed, quiet.len() as f64 / steps) {
-        Some(span) => println!("full speed again {span:?} after it went on (in steps of {STEP:?})"),
-        None => println!("not at full speed again within {QUIET:?}"),
+        Some(span) => println!("full speed {span:?} after Redis resumed (in steps of {STEP:?})"),
+        None => println!("not at full speed within {QUIET:?}"),
     }
     println!("memory {most} KiB before, {most_stopped} KiB while stopped, {most_after} KiB after");
 }

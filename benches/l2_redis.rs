@@ -1,9 +1,9 @@
-//! Client CPU of reads from Redis: `cargo bench --bench l2_redis -- [operations] [callers]` (default 400,000 a row, and
-//! 1, 8, 64 and 256 callers). With callers given only Terrace's own rows are measured, for a profiler.
+//! Client CPU of reads from Redis: `cargo bench --bench l2_redis -- [operations] [callers]` (default 400,000 per row,
+//! and 1, 8, 64 and 256 callers). If callers are given, only the rows of Terrace are measured, for a profiler.
 //!
-//! One current-thread runtime, as in a worker; so many callers at once, each with one read under way; a redis-server of
-//! its own on loopback. Prints CPU time of this process per operation for Terrace's coalesced pipelines and, as
-//! yardsticks, for the redis crate's multiplexing and for its explicit pipelines of 16.
+//! Uses one current-thread runtime, as a worker does, the given number of concurrent callers with one read in flight
+//! each, and a dedicated redis-server on loopback. Shows the CPU time of this process per operation for the coalesced
+//! pipelines of Terrace and, as yardsticks, for the multiplexing and for explicit pipelines of 16 of the redis crate.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -111,7 +111,7 @@ async fn measure<F: Future<Output = ()> + Send + 'static>(
     operations: usize,
     read: impl Fn(usize, usize) -> F,
 ) {
-    // One caller alone waits for a round trip each time: a tenth says as much.
+    // A single caller waits for a round trip each time: a tenth of the operations suffices.
     let rounds = if callers == 1 { operations / 10 } else { operations / callers };
     let (cpu, wall) = (cpu_ns(), stopwatch_ns());
     let tasks: Vec<_> = (0..callers).map(|caller| tokio::spawn(read(caller, rounds))).collect();

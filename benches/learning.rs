@@ -1,16 +1,17 @@
-//! What learning costs: `cargo bench --bench learning [-- ROUNDS]` (default 7).
+//! Cost of learning: `cargo bench --bench learning [-- ROUNDS]` (default 7).
 //!
-//! * **A hit in L1**: servers with `prefetch = "off"` and with `"auto"` (the default) over one real Redis, driven in turn with
-//!   reads that L1 answers: gRPC Gets, the same with a `traceparent`, and a RESP pipeline. A policy does not switch off the tap,
-//!   which TTLs and key groups need as well: what that costs a hit is measured alone and told beside it.
-//! * **A miss**: the same servers, and one with `"shadow"`, read keys for the first time: users, each with two keys that
-//!   follow. `shadow` learns and predicts at each miss and fetches nothing.
-//! * **The learner alone**, on one thread: CPU of one event, for keys that templates speak of and for the trace orm-busy (read
-//!   through a set of keys a tenth as large as what it holds).
-//! * **Its snapshot**, of a learner whose memory is full: how long the learner's lock is held, and how long it takes to take it back.
+//! * **A hit in L1**: servers with `prefetch = "off"` and with `"auto"` (the default) over one real Redis, driven in
+//!   turn with reads that L1 answers: gRPC Gets, Gets with a `traceparent`, and a RESP pipeline. A policy does not
+//!   switch off the tap, which TTLs and key groups need as well: its cost per hit is measured and shown separately.
+//! * **A miss**: the same servers and one with `"shadow"` read keys for the first time: users, each with two subsequent
+//!   keys. `shadow` learns and predicts at each miss and fetches nothing.
+//! * **The learner alone**, on one thread: CPU time of one event, for keys that match templates and for the trace
+//!   orm-busy (read through a set of keys with a tenth of its size).
+//! * **A snapshot** of a learner whose memory is full: how long the lock of the learner is held, and how long a restore
+//!   takes.
 //!
-//! CPU is that of the whole server process, from `/proc`; printed is the median over the rounds of each figure, and of the
-//! ratio within a round.
+//! CPU time is that of the whole server process, from `/proc`. The output shows the median over the rounds of each
+//! figure, and of the ratio within a round.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -48,23 +49,23 @@ use terrace::{
 };
 use tonic::transport::Channel;
 
-/// Keys that are read again and again, as `redis-benchmark -r` names them.
+/// Number of keys that are read repeatedly, with the names of `redis-benchmark -r`.
 const KEYS: usize = 10_000;
-/// Calls under way: connections, and streams on each.
+/// Concurrent calls: connections, and streams on each.
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 16;
-/// One measurement of gRPC.
+/// Duration of one gRPC measurement.
 const SPAN: Duration = Duration::from_millis(1_500);
-/// Commands of one RESP pipeline, and of one measurement.
+/// Number of commands of one RESP pipeline, and of one measurement.
 const PIPELINE: usize = 16;
 const COMMANDS: usize = 2_000_000;
-/// Users of one measurement of misses.
+/// Number of users of one measurement of misses.
 const USERS: usize = 10_000;
-/// What is read of a user, in this order.
+/// Keys that are read for a user, in this order.
 const KINDS: [&str; 3] = ["user", "profile", "cart"];
-/// Hits of one measurement of the tap.
+/// Number of hits of one measurement of the tap.
 const HITS: u64 = 5_000_000;
-/// Keys fetched ahead that wait for their first use, where the learner is measured alone.
+/// Number of prefetched keys that wait for their first use, in the measurement of the learner alone.
 const STAGED_MAX: usize = 1_024;
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -72,7 +73,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Figures of two arms, round by round.
+/// Figures of two arms, by round.
 #[derive(Default)]
 struct Pair {
     base: Vec<f64>,
@@ -80,7 +81,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// One round; every other one the other way round, because the machine's other load comes and goes.
+    /// Runs one round. The order alternates, because other load on the machine varies.
     fn measure(&mut self, round: usize, [base, other]: &[Process; 2], figure: impl Fn(&Process) -> f64) {
         if round.is_multiple_of(2) {
             self.base.push(figure(base));
@@ -91,7 +92,7 @@ impl Pair {
         }
     }
 
-    fn tell(self, what: &str, names: [&str; 2]) {
+    fn print(self, what: &str, names: [&str; 2]) {
         let ratios = self.base.iter().zip(&self.other).map(|(base, other)| other / base).collect();
         let (base, other) = (median(self.base) / 1e3, median(self.other) / 1e3);
         let [first, second] = names;
@@ -99,7 +100,7 @@ impl Pair {
     }
 }
 
-/// A server under one policy of prefetch, with one worker.
+/// Starts a server with one prefetch policy and one worker.
 fn server(redis: &RedisServer, folder: &Path, prefetch: &str) -> Process {
     let folder = folder.join(prefetch);
     fs::create_dir(&folder).expect("a folder");
@@ -123,7 +124,7 @@ fn hit_key(number: usize) -> String {
     format!("key:{:012}", number % KEYS)
 }
 
-/// CPU of a Get that L1 answers, nanoseconds.
+/// Returns the CPU time in nanoseconds of a Get that L1 answers.
 fn grpc_hit_ns(server: &Process, is_traced: bool) -> f64 {
     block_on(async {
         let channels = join_all((0..CONNECTIONS).map(|_| connect(&server.grpc))).await;
@@ -155,7 +156,7 @@ async fn gets(mut client: CacheClient<Channel>, seed: usize, is_traced: bool, en
     calls
 }
 
-/// CPU of a GET of a RESP pipeline that L1 answers, nanoseconds.
+/// Returns the CPU time in nanoseconds of a GET in a RESP pipeline that L1 answers.
 fn resp_hit_ns(server: &Process) -> f64 {
     let port = server.resp.rsplit_once(':').expect("host and port").1;
     let before = cpu_ns(server.id());
@@ -186,15 +187,15 @@ fn hits(servers: &[Process; 2], rounds: usize) {
     }
     header.base.clone_from(&plain.other);
     header.other.clone_from(&traced.other);
-    plain.tell("gRPC Get, L1 hit", ["off", "auto"]);
-    traced.tell("gRPC Get with traceparent, L1 hit", ["off", "auto"]);
-    header.tell("the header itself", ["without", "with"]);
-    pipeline.tell(&format!("RESP GET, pipeline {PIPELINE}, L1 hit"), ["off", "auto"]);
+    plain.print("gRPC Get, L1 hit", ["off", "auto"]);
+    traced.print("gRPC Get with traceparent, L1 hit", ["off", "auto"]);
+    header.print("traceparent header alone", ["without", "with"]);
+    pipeline.print(&format!("RESP GET, pipeline {PIPELINE}, L1 hit"), ["off", "auto"]);
     let taps = (0..rounds).map(|_| tap_ns()).collect();
-    println!("{:<44} {:.1} ns a hit", "the tap, in each of these", median(taps));
+    println!("{:<44} {:.1} ns per hit", "the tap, included in each row", median(taps));
 }
 
-/// What the tap costs a hit, with what empties it, nanoseconds.
+/// Returns the cost of the tap for a hit in nanoseconds, including the drain of its ring.
 fn tap_ns() -> f64 {
     let recorder = Recorder::default();
     let (tap, mut events) = (recorder.tap(), Vec::new());
@@ -202,7 +203,7 @@ fn tap_ns() -> f64 {
     let begun_ns = thread_cpu_ns();
     for hit in 0..HITS {
         tap.record_hit(black_box(keys[hit as usize % KEYS].as_bytes()), Caller(1), Tick(1));
-        // As often as the job does that empties the rings, at 200,000 hits a second.
+        // Drains the rings as often as the job does at 200,000 hits per second.
         if hit % 4_096 == 0 {
             events.clear();
             recorder.drain(&mut events);
@@ -230,8 +231,8 @@ fn read(client: &mut redis::Connection, keys: impl Iterator<Item = String>) {
     assert!(values.iter().all(Option::is_some), "all keys are there");
 }
 
-/// CPU of a read of a key that was never read before, nanoseconds. One connection for each user in turn, as services do
-/// that ask for one thing after the other.
+/// Returns the CPU time in nanoseconds of a read of a new key. Each user in turn has one connection, as services have
+/// that send one request after another.
 fn miss_ns(server: &Process, first_user: usize) -> f64 {
     let mut client = resp(server);
     let before = cpu_ns(server.id());
@@ -250,11 +251,11 @@ fn misses(servers: [&Process; 3], rounds: usize) {
         auto.base.push(off);
         auto.other.push(fetches);
     }
-    shadow.tell("RESP GET of a new key: learn and predict", ["off", "shadow"]);
-    auto.tell("the same, two of three keys prefetched", ["off", "auto"]);
+    shadow.print("RESP GET of a new key: learn and predict", ["off", "shadow"]);
+    auto.print("RESP GET of a new key: two of three prefetched", ["off", "auto"]);
 }
 
-/// A set of keys that forgets the oldest: what the learner is asked over.
+/// A set of keys that removes the oldest: the L1 of the learner.
 struct Memory {
     learner: Learner,
     resident: HashSet<Vec<u8>>,
@@ -314,15 +315,15 @@ impl Memory {
         }
     }
 
-    fn tell(&self, what: &str) {
-        // What it costs to look at the clock twice is taken off.
+    fn print(&self, what: &str) {
+        // The cost of reading the clock twice is subtracted.
         let begun_ns = thread_cpu_ns();
         for _ in 0..1_000 {
             black_box(thread_cpu_ns());
         }
         let clock_ns = (thread_cpu_ns() - begun_ns) as f64 / 1_000.0;
         let us = (self.cpu_ns as f64 / self.events.max(1) as f64 - clock_ns) / 1e3;
-        println!("{what:<44} {us:.2} µs an event, of {} events", self.events);
+        println!("{what:<44} {us:.2} µs per event, {} events", self.events);
     }
 }
 
@@ -331,18 +332,18 @@ fn learner_alone() {
     for user in 0..5 * USERS {
         KINDS.iter().for_each(|kind| memory.read(format!("{kind}:{user}").as_bytes(), Caller(1)));
     }
-    memory.tell("learner, keys that templates speak of");
+    memory.print("learner, keys that match templates");
     let folder: PathBuf = setting_from_environment("TERRACE_TRACES", "../shared/traces".into());
     let Ok(trace) = Trace::open(&folder.join("orm-busy-1m.csv.zst")) else {
-        println!("there is no orm-busy-1m.csv.zst in {} (TERRACE_TRACES)", folder.display());
+        println!("no orm-busy-1m.csv.zst in {} (TERRACE_TRACES)", folder.display());
         return;
     };
     let mut memory = Memory::new(4_418);
     trace.for_each(|request| memory.read(&request.expect("a whole trace").key, Caller(1)));
-    memory.tell("learner, orm-busy at 10 % of its keys");
+    memory.print("learner, orm-busy at 10 % of its keys");
 }
 
-/// What it takes to keep a learner whose memory is full: the lock is held for one block at a time.
+/// Measures a snapshot of a learner whose memory is full: the lock is held for one block at a time.
 fn snapshot() {
     let mut memory = Memory::new(KEYS);
     let mut full = 0;
@@ -366,11 +367,11 @@ fn snapshot() {
     let mut back = Learner::new(PrefetchSettings::default());
     blocks.iter().for_each(|block| back.restore_block(block).expect("it is whole"));
     let back_ms = (thread_cpu_ns() - begun_ns) as f64 / 1e6;
-    // Keys that took the place of shorter ones may find no room.
+    // Keys that replaced shorter ones may find no room.
     assert!(back.keys() * 100 >= memory.learner.keys() * 99, "{} of {}", back.keys(), memory.learner.keys());
     println!(
         "snapshot of {} keys in {:.1} MiB: {:.1} MiB; under the lock {:.1} ms in {} blocks, median {:.0} µs, longest \
-         {longest:.0} µs; taken back in {back_ms:.0} ms",
+         {longest:.0} µs; restored in {back_ms:.0} ms",
         back.keys(),
         memory.learner.bytes() as f64 / f64::from(1 << 20),
         bytes as f64 / f64::from(1 << 20),

@@ -1,17 +1,19 @@
-//! What prefetch saves and what it costs: `cargo bench --bench prefetch`, or some of it:
-//! `cargo bench --bench prefetch -- traces services adversary 3` (3 seeds each).
+//! Benefit and cost of prefetch: `cargo bench --bench prefetch`, or parts of it: `cargo bench --bench prefetch --
+//! traces services adversary 3` (3 seeds each).
 //!
-//! * **traces**: every trace in `TERRACE_TRACES` (default `../shared/traces`) at 1 and 10 % of its keys, through the engine of
-//!   `terrace simulate`: ours with and without prefetch, background fetches 1, 4 and 16 requests late. Beside it LRU
-//!   without prefetch, reads of keys never seen before as a part of our misses without (*first*: less than that is only had
-//!   by foreseeing what was never seen), a Markov chain over the same L1, and the figures of studies that lie with the traces
-//!   (`prefetch.csv`, `reference.csv`), each at its best for this trace and size.
-//! * **services**: the synthetic workload of `support/services.rs`: how many of the keys that belong to things never seen
-//!   before are in L1 when they are asked for, and how soon a change of the schema is followed. Beside those that follow
-//!   sometimes stands what one could have who knows every probability: for the reads that ours added, and for 5 % more.
-//! * **adversary**: keys by chance, and pairs that stop being used: what is read and held for nothing.
+//! * **traces**: each trace in `TERRACE_TRACES` (default `../shared/traces`) at 1 % and 10 % of its keys, through the
+//!   engine of `terrace simulate`: ours with and without prefetch, with background fetches that arrive 1, 4 and 16
+//!   requests late. For comparison: LRU without prefetch; the first reads of keys as a fraction of our misses without
+//!   prefetch (*first*; only predictions of unseen keys can avoid them); a Markov chain over the same L1; and the
+//!   figures of studies that are stored with the traces (`prefetch.csv`, `reference.csv`), each the best for its trace
+//!   and size.
+//! * **services**: the synthetic workload of `support/services.rs`: how many keys of new objects are in L1 when they
+//!   are requested, and how soon prefetch follows a change of the schema. For keys that follow only sometimes, the
+//!   output also shows the optimum with known probabilities: for the reads that ours added, and for 5 % more.
+//! * **adversary**: random keys, and pairs that are no longer used: reads and memory that are wasted.
 //!
-//! Figures are the median over the seeds; CPU is this thread's, of a run with prefetch less one without, a request.
+//! Figures are medians over the seeds. CPU time is that of this thread per request: a run with prefetch minus a run
+//! without.
 
 #[path = "support/adversary.rs"]
 mod adversary;
@@ -49,18 +51,18 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const PERCENTS: [u64; 2] = [1, 10];
 const DELAYS: [u64; 3] = [1, 4, 16];
-/// Requests and entries of L1 of the synthetic workloads.
+/// Number of requests and of L1 entries of the synthetic workloads.
 const SYNTHETIC: usize = 400_000;
 const SYNTHETIC_ENTRIES: u64 = 20_000;
 const SEEDS: u64 = 3;
 
-/// CPU time of this thread, ns.
+/// Returns the CPU time of this thread in ns.
 fn cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The middle of an odd number of figures.
+/// Returns the median of an odd number of figures.
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut all: Vec<f64> = figures.collect();
     all.sort_by(f64::total_cmp);
@@ -72,13 +74,13 @@ fn plan(entries: u64, prefetch: Mode, delay: u64, seed: u64) -> Plan {
     Plan { room: Room::Entries(entries), policy: PolicyKind::Learned, shards: None, seed, prefetch, delay, learn }
 }
 
-/// The folder of the traces: `TERRACE_TRACES`, else beside the repository.
+/// The directory of the traces: `TERRACE_TRACES`, otherwise next to the repository.
 #[expect(clippy::disallowed_methods, reason = "a bench is no server; its one setting comes from the environment")]
 fn folder() -> PathBuf {
     std::env::var("TERRACE_TRACES").unwrap_or_else(|_| "../shared/traces".to_owned()).into()
 }
 
-/// What the requests made of an L1, and the CPU they took.
+/// Outcomes of the requests in an L1, and their CPU time.
 fn played(requests: &[Request], plan: Plan) -> (Figures, f64) {
     let mut below = Below::default();
     requests.iter().for_each(|request| below.add(request));
@@ -90,7 +92,7 @@ fn played(requests: &[Request], plan: Plan) -> (Figures, f64) {
     (run[0].figures(), ns)
 }
 
-/// So many of a hundred, at least one.
+/// Returns a percentage of a number, at least one.
 fn part(keys: u64, percent: u64) -> u64 {
     (keys * percent / 100).max(1)
 }
@@ -105,7 +107,7 @@ fn traces(seeds: u64) -> Result {
     let mut files: Vec<PathBuf> = files.filter(|path| path.to_string_lossy().ends_with(".csv.zst")).collect();
     files.sort();
     if files.is_empty() {
-        println!("no traces in {} (TERRACE_TRACES): left out", folder.display());
+        println!("no traces in {} (TERRACE_TRACES): skipped", folder.display());
         return Ok(());
     }
     println!(
@@ -163,7 +165,7 @@ fn compare(name: &str, requests: &[Request], (percent, keys): (u64, u64), seeds:
     );
 }
 
-/// The best figures of the studies for this trace and size.
+/// Returns the best figures of the studies for this trace and size.
 fn studies(folder: &Path, name: &str, entries: u64) -> Result {
     let named =
         [("prefetch.csv", "assoc"), ("prefetch.csv", "markov1"), ("reference.csv", "Mithril"), ("reference.csv", "PG")];
@@ -191,7 +193,7 @@ fn studies(folder: &Path, name: &str, entries: u64) -> Result {
 
 fn services(seeds: u64) {
     println!(
-        "services: of things never seen      |  often | sometimes |  best | at +5 % | with/ours | reads % | old off | new on | MiB"
+        "services: keys of new objects       |  often | sometimes |  best | at +5 % | with/ours | reads % | old off | new on | MiB"
     );
     for follow in [Follow::Often, Follow::Sometimes, Follow::Mixed] {
         for (sessions, with_callers) in [(60, true), (60, false), (1_000, true), (1_000, false)] {
@@ -200,7 +202,8 @@ fn services(seeds: u64) {
             let all: Vec<Served> = (1..=seeds).map(|seed| served::serve(services(seed), plan(seed))).collect();
             let of = |figure: &dyn Fn(&Served) -> f64| median(all.iter().map(figure));
             let since = |figure: Option<usize>| figure.map_or(f64::NAN, |requests| requests as f64);
-            let name = format!("{follow:?}, {sessions} sessions, {}", if with_callers { "named" } else { "nameless" });
+            let name =
+                format!("{follow:?}, {sessions} sessions, {}", if with_callers { "identified" } else { "anonymous" });
             println!(
                 "{name:<35} | {:.4} |    {:.4} | {:.3} | {:>7.3} | {:>9.4} | {:>+7.2} | {:>7} | {:>6} | {:.1}",
                 of(&|served| served.often.ratio()),
@@ -217,16 +220,16 @@ fn services(seeds: u64) {
     }
 }
 
-/// L1 of the adversaries, bytes: about a tenth of what is read.
+/// Capacity of L1 in the adversary runs in bytes: about a tenth of the bytes that are read.
 const ADVERSARY_L1_BYTES: u64 = 8 << 20;
 
 fn adversaries(seeds: u64) {
-    println!("adversary                           | reads % | with/ours | staged, most, % of L1's bytes");
+    println!("adversary                           | reads % | with/ours | staged, maximum, % of L1's bytes");
     type Make = fn(u64) -> Vec<Request>;
     let makers: [(&str, Make); 3] = [
-        ("keys by chance", |seed| adversary::chance(SYNTHETIC, seed)),
-        ("pairs given up, keys alike", |seed| adversary::pairs(SYNTHETIC, seed, adversary::alike)),
-        ("pairs given up, keys unlike", |seed| adversary::pairs(SYNTHETIC, seed, adversary::unlike)),
+        ("random keys", |seed| adversary::chance(SYNTHETIC, seed)),
+        ("abandoned pairs, similar keys", |seed| adversary::pairs(SYNTHETIC, seed, adversary::alike)),
+        ("abandoned pairs, unrelated keys", |seed| adversary::pairs(SYNTHETIC, seed, adversary::unlike)),
     ];
     for (name, make) in makers {
         let room = Room::Bytes(ADVERSARY_L1_BYTES);

@@ -1,9 +1,10 @@
-//! What prefetch is worth end to end: `cargo bench --bench prefetch_latency [-- REQUESTS [ROUNDS]]` (default 100,000 and 3).
+//! End-to-end benefit of prefetch: `cargo bench --bench prefetch_latency [-- REQUESTS [ROUNDS]]` (default 100,000 and
+//! 3).
 //!
-//! `terrace replay` plays the beginning of orm-busy against servers with `prefetch = "off"` and `"auto"` over a real Redis that
-//! holds all its keys and is a millisecond away (a proxy holds back its answers). L1 has room for 10 and for 1 % of the keys.
-//! Each round starts both servers anew, in turn; printed are the medians over the rounds, of the ratios within a round as
-//! well, and beside them how long a GET of Redis takes through the proxy.
+//! `terrace replay` plays the beginning of orm-busy against servers with `prefetch = "off"` and `"auto"`, over a real
+//! Redis that holds all keys and is a millisecond away (a proxy delays its answers). L1 has room for 10 % and for 1 %
+//! of the keys. Each round starts both servers anew, in turn. The output shows the medians over the rounds of the
+//! figures and of the ratios within a round, and the latency of a GET to Redis through the proxy.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -35,13 +36,13 @@ use terrace::{
     proto::{GetAssociationsRequest, GetStatsRequest, GetStatsResponse},
 };
 
-/// How much later than it could an answer of Redis comes.
+/// Additional delay of an answer of Redis.
 const AWAY: Duration = Duration::from_millis(1);
-/// Parts of the keys that L1 has room for.
+/// Divisors: L1 has room for the number of keys divided by each of them.
 const PARTS: [u64; 2] = [10, 100];
 const ARMS: [&str; 2] = ["off", "auto"];
 
-/// What one replay came to.
+/// Figures of one replay.
 struct Played {
     mean_us: f64,
     p50_us: f64,
@@ -58,7 +59,7 @@ fn main() {
     let traces: PathBuf = setting_from_environment("TERRACE_TRACES", "../shared/traces".into());
     let folder = tempfile::tempdir().expect("a folder");
     let Some((trace, keys)) = beginning(&traces.join("orm-busy-1m.csv.zst"), requests, folder.path()) else {
-        println!("there is no orm-busy-1m.csv.zst in {} (TERRACE_TRACES)", traces.display());
+        println!("no orm-busy-1m.csv.zst in {} (TERRACE_TRACES)", traces.display());
         return;
     };
     let redis = RedisServer::start();
@@ -83,7 +84,7 @@ fn main() {
             }
         }
         let [off, auto] = played;
-        // Round by round, because the machine's other load comes and goes.
+        // Round by round, because other load on the machine varies.
         let ratio =
             |of: fn(&Played) -> f64| median(off.iter().zip(&auto).map(|(off, auto)| of(auto) / of(off)).collect());
         let ratios = [
@@ -121,7 +122,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// The first requests of a trace as a trace of their own, and their keys.
+/// Writes the first requests of a trace to a file. Returns its path and the keys.
 fn beginning(trace: &Path, requests: usize, folder: &Path) -> Option<(PathBuf, BTreeSet<Vec<u8>>)> {
     let trace = Trace::open(trace).ok()?;
     let path = folder.join("beginning.csv");
@@ -148,7 +149,7 @@ fn fill(redis: &RedisServer, keys: &BTreeSet<Vec<u8>>) {
     }
 }
 
-/// The median of some GETs through the proxy, microseconds.
+/// Returns the median latency of several GETs through the proxy, in microseconds.
 fn get_us(proxy: &FaultProxy) -> f64 {
     const GETS: usize = 200;
     let client = redis::Client::open(proxy.url()).expect("an address");
@@ -191,8 +192,8 @@ fn play(proxy: &FaultProxy, trace: &Path, entries: u64, prefetch: &str) -> Playe
         .output()
         .expect("the binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let figure = |name: &str| told[name].as_f64().expect("a number");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let figure = |name: &str| report[name].as_f64().expect("a number");
     let late = block_on(async {
         let mut insight = InsightClient::new(connect(&server.grpc).await);
         let known = insight.get_associations(GetAssociationsRequest::default()).await.expect("it answers").into_inner();

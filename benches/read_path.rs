@@ -1,11 +1,13 @@
-//! A gRPC Get that L2 answers, beside what it is made of; and what the coherence check costs a hit:
-//! `cargo bench --bench read_path [-- ROUNDS]` (default 7).
+//! A gRPC Get that L2 answers, compared with its parts, and the cost of the coherence check for a hit: `cargo bench
+//! --bench read_path [-- ROUNDS]` (default 7).
 //!
-//! One caller at a time, because what is asked is how long one read takes. Ours: `terrace serve` over a real redis-server,
-//! a key that a policy keeps out of L1. Yardstick: a direct GET with the redis crate, plus a call of a bare tonic method
-//! that returns the same message. Rounds alternate between the three; the medians of their p50 are printed.
+//! One caller at a time, because the benchmark measures the latency of one read. Ours: `terrace serve` over a real
+//! redis-server, with a key that a policy excludes from L1. Yardstick: a direct GET with the redis crate, plus a call
+//! of a bare tonic method that returns the same message. Rounds alternate between the three; the output shows the
+//! medians of their p50.
 //!
-//! The check: whether an epoch is open, which is what a hit pays for fence and counters, beside one read of the clock.
+//! The check: whether an epoch is open, which is the cost of fence and counters for a hit, and for comparison one read
+//! of the clock.
 
 #[path = "support/bare.rs"]
 mod bare;
@@ -26,12 +28,12 @@ use terrace::{
 };
 use tokio::net::TcpListener;
 
-/// Calls of one round.
+/// Number of calls of one round.
 const CALLS: usize = 3_000;
 const KEY: &str = "below:1";
 const CHECKS: u64 = 20_000_000;
 
-/// The p50 of `call`, microseconds.
+/// Returns the p50 of `call` in microseconds.
 async fn p50<F: AsyncFnMut()>(mut call: F) -> f64 {
     let mut latency = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
     for _ in 0..CALLS {
@@ -57,7 +59,7 @@ async fn read_path(rounds: usize) {
     let server = Process::start(directory.path(), &["--l2", &redis.url(), "--config", &file]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    // On a thread of its own, as the server is a process of its own.
+    // Runs on its own thread, because the server is a separate process.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let listener = listener.into_std().expect("a socket");
@@ -115,7 +117,7 @@ fn check(rounds: usize) {
     let check = median(checks.collect()) - empty;
     let clocks = (0..rounds).map(|_| per_call_ns(|| clock.now()));
     println!(
-        "fence and counters: {check:.1} ns a hit (goal at most 15); the clock read beside them: {:.1} ns",
+        "fence and counters: {check:.1} ns per hit (goal at most 15); one read of the clock: {:.1} ns",
         median(clocks.collect())
     );
 }
@@ -125,6 +127,6 @@ fn main() {
     check(rounds);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(read_path(rounds));
-    // Lets the servers' threads say their last words.
+    // Lets the threads of the servers write their last output.
     runtime.shutdown_timeout(Duration::from_millis(100));
 }

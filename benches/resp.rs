@@ -1,8 +1,8 @@
-//! RESP GET answered from L1 against redis-server: server CPU per operation at pipeline 1, 16 and 64.
+//! RESP GET answered from L1 compared with redis-server: server CPU per operation at pipeline depths of 1, 16 and 64.
 //!
-//! Both servers run as processes of their own with the same keys; `redis-benchmark` drives them in turn, and what each
-//! server's threads spent on the CPU meanwhile is read from `/proc`. Prints ours, the yardstick and the ratio: the
-//! median of several interleaved rounds.
+//! Both servers run as separate processes with the same keys. `redis-benchmark` drives them in turn, and the CPU time
+//! of their threads is read from `/proc`. The output shows ours, the yardstick and the ratio: the median of several
+//! interleaved rounds.
 //!
 //! `cargo bench --bench resp [-- --rounds N] [--clients N]`
 
@@ -22,11 +22,11 @@ use support::{
     redis::RedisServer,
 };
 
-/// Keys asked for, all there; as `redis-benchmark -r` names them.
+/// Number of keys, all present, with the names of `redis-benchmark -r`.
 const KEYS: usize = 10_000;
-/// Bytes of each value.
+/// Size of each value in bytes.
 const VALUE_BYTES: usize = 100;
-/// Pipeline and requests of a round: each takes a few seconds.
+/// Pipeline depth and requests of a round: each takes a few seconds.
 const RUNS: [(u32, u32); 3] = [(1, 300_000), (16, 3_000_000), (64, 6_000_000)];
 
 fn main() {
@@ -40,7 +40,7 @@ fn main() {
     let yardstick = Target { address: format!("127.0.0.1:{}", redis.port()), pid: redis.pid() };
     yardstick.fill();
     println!("RESP GET, {VALUE_BYTES} B, {clients} clients, median of {rounds}: server CPU in ns per operation");
-    // One worker is like for like: redis-server has one thread. With one per core there is more idling in between.
+    // One worker is comparable: redis-server has one thread. With one worker per core, workers idle more often.
     for (workers, name) in [(1, "one worker"), (0, "one worker per core")] {
         compare(workers, name, &yardstick, rounds, clients);
     }

@@ -1,7 +1,8 @@
-//! Many clients at once: `cargo bench --bench soak -- [clients] [seconds]` (default 1,000 of each protocol, 60 s).
+//! Many concurrent clients: `cargo bench --bench soak -- [clients] [seconds]` (default 1,000 of each protocol, 60 s).
 //!
-//! Each client has a connection of its own and works through the same mix: 80 % reads, 20 % writes over 20,000 keys of
-//! 16 B to 1 KiB. Prints operations, errors, and the server's memory when all were connected and at the end.
+//! Each client has its own connection and runs the same mix: 80 % reads and 20 % writes over 20,000 keys of 16 B to 1
+//! KiB. The output shows operations, errors, and the memory of the server when all clients are connected and at the
+//! end.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -39,7 +40,7 @@ impl Tally {
     }
 }
 
-/// A key and, for a write, its value.
+/// Returns a key and, for a write, its value.
 fn next(random: &mut fastrand::Rng) -> (String, Option<Vec<u8>>) {
     let number = random.u64(..KEYS);
     let value = (random.u8(..10) < 2).then(|| vec![b'v'; random.usize(16..1024)]);

@@ -1,10 +1,10 @@
-//! What all statistics and learning cost a hit in L1: `cargo bench --bench stats [-- ROUNDS]` (default 300).
+//! Cost of all statistics and learning for a hit in L1: `cargo bench --bench stats [-- ROUNDS]` (default 300).
 //!
-//! Ours: a user read that L1 answers (`Cache::get_from_l1`), with everything that is counted, sampled and told on the
-//! way; then the same as a request of its own, of which some are timed. Yardstick: the bare look into an L1 of the same
-//! content. All look at the value, as whoever sends it does. One thread; keys drawn with skew 0.9 in five templates, from
-//! 20,000, which lie beyond the core's own cache, and from 500, which lie in it. Rounds are short and alternate; of each
-//! kind the quickest is printed, which is the one that no other work on the machine disturbed.
+//! Ours: a user read that L1 answers (`Cache::get_from_l1`), with all counting and sampling; then the same as a
+//! separate request, of which some are timed. Yardstick: a lookup in a bare L1 with the same content. All three read
+//! the value, as a response does. One thread. Keys are drawn with skew 0.9 in five templates: from 20,000, which exceed
+//! the cache of the core, and from 500, which fit. Rounds are short and alternate. The output shows the fastest round
+//! of each kind, which other work on the machine disturbed least.
 
 #[path = "support/workload.rs"]
 #[expect(dead_code, reason = "shared with the benches of L1, which use all of it")]
@@ -71,7 +71,7 @@ fn whole(keys: &[Key]) -> Cache {
     cache
 }
 
-/// Nanoseconds a read, in the quickest of some passes: before the first, what is in the core's caches is another's.
+/// Returns the nanoseconds per read in the fastest of several passes. The first pass fills the caches of the core.
 fn per_read(order: &[Key], mut read: impl FnMut(&Key) -> usize) -> f64 {
     let pass = |_| {
         let begun = stopwatch_ns();
@@ -87,14 +87,14 @@ fn least(figures: &[f64]) -> f64 {
     figures.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// What a caller does at least with a hit.
+/// Minimum work of a caller with a hit.
 fn first_byte(hit: Option<Hit>) -> usize {
     hit.and_then(|hit| hit.value.first().copied()).map_or(0, usize::from)
 }
 
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(300);
-    println!("{READS} hits a round, quickest of {rounds} rounds, one thread");
+    println!("{READS} hits per round, fastest of {rounds} rounds, one thread");
     KEYS.into_iter().for_each(|count| compare(count, rounds));
 }
 
@@ -111,21 +111,21 @@ fn compare(count: usize, rounds: usize) {
         read(key)
     };
     whole.core().learn(&mut events);
-    // Of the writes that filled it.
+    // Events of the writes that filled the cache.
     let dropped = whole.core().events_dropped();
     let (mut bares, mut reads, mut requests) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         bares.push(per_read(&order, look));
-        // After each what a job does on a server.
+        // Runs the work of a server's background job after each round.
         reads.push(per_read(&order, read));
         whole.core().learn(&mut events);
         requests.push(per_read(&order, request));
         whole.core().learn(&mut events);
     }
     let (bare, read, request) = (least(&bares), least(&reads), least(&requests));
-    println!("{count:>6} keys: L1 alone {bare:.1} ns | user read {read:.1} ns | and one request each {request:.1} ns");
+    println!("{count:>6} keys: L1 alone {bare:.1} ns | user read {read:.1} ns | one request per read {request:.1} ns");
     println!(
-        "statistics and learning cost {:.1} ns a hit, with the request's own {:.1} ns (goal at most 30)",
+        "statistics and learning cost {:.1} ns per hit, {:.1} ns including the request (goal at most 30)",
         read - bare,
         request - bare
     );

@@ -1,9 +1,10 @@
-//! What a warm start is worth: `cargo bench --bench warm_start -- TRACE [speed]` (default 5 times as fast as recorded).
+//! Benefit of a warm start: `cargo bench --bench warm_start -- TRACE [speed]` (default 5 times as fast as recorded).
 //!
-//! A node over a real Redis is driven by `terrace replay` with the first half of the trace, then with a slice whose last ten
-//! seconds are "before". It is restarted with SIGTERM and driven with the next slice from `ready` on: ten seconds "warm". Then
-//! it is restarted once more without its list of hot keys and given the same slice: ten seconds "cold". Printed is L1's hit
-//! rate of each, for an L1 that holds all keys and for one of a tenth of them.
+//! `terrace replay` drives a node over a real Redis with the first half of the trace, and then with a slice whose last
+//! ten seconds are "before". The node is restarted with SIGTERM and driven with the next slice from `ready` on: ten
+//! seconds "warm". Then it is restarted without its list of hot keys and driven with the same slice: ten seconds
+//! "cold". The output shows the L1 hit rate of each, for an L1 that holds all keys and for an L1 that holds a tenth of
+//! them.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -31,7 +32,7 @@ use terrace::{
     proto::{GetStatsRequest, GetStatsResponse},
 };
 
-/// What is measured.
+/// Duration of a measurement.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The slices of the trace.
@@ -45,7 +46,7 @@ struct Parts {
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let Some(trace) = args.next() else {
-        println!("give a trace: cargo bench --bench warm_start -- orm-busy-1m.csv.zst");
+        println!("a trace is required: cargo bench --bench warm_start -- orm-busy-1m.csv.zst");
         return;
     };
     let speed: u64 = args.next().and_then(|text| text.parse().ok()).unwrap_or(5);
@@ -59,7 +60,7 @@ fn main() {
     }
 }
 
-/// Half of the trace to fill, then two slices that take a little longer than is measured.
+/// Splits the trace: half of it to fill, then two slices slightly longer than the measurement.
 fn split(trace: &Path, folder: &Path, speed: u64) -> Parts {
     let requests: Vec<_> = Trace::open(trace).expect("a trace").map(|request| request.expect("a request")).collect();
     let slice_ms = (WINDOW.as_millis() as u64 + 5_000) * speed;
@@ -128,7 +129,7 @@ fn replay(node: &Process, trace: &Path, speed: Option<u64>) -> Child {
         .expect("the binary starts")
 }
 
-/// L1's hit rate of the next ten seconds.
+/// Returns the L1 hit rate of the next ten seconds.
 fn hit_rate(node: &Process) -> f64 {
     let first = counts(node);
     sleep(WINDOW);
@@ -136,7 +137,7 @@ fn hit_rate(node: &Process) -> f64 {
     (last.0 - first.0) as f64 / (last.1 - first.1).max(1) as f64
 }
 
-/// Hits of L1, and reads.
+/// Returns the number of L1 hits, and of reads.
 fn counts(node: &Process) -> (u64, u64) {
     let stats: GetStatsResponse = block_on(async {
         let mut insight = InsightClient::new(connect(&node.grpc).await);

@@ -1,9 +1,9 @@
-//! How far the ghosts of a running server (`Insight.SimulateCapacity`) are from an L1 that really has that size:
-//! `cargo bench --bench what_if`.
+//! Accuracy of the capacity simulation of a running server (`Insight.SimulateCapacity`), compared with L1s of the
+//! simulated sizes: `cargo bench --bench what_if`.
 //!
-//! Ours: the ghosts of an L1 of 1, 10 and 30 % of a trace's keys, at 0.5, 1, 2 and 4 times that size. Yardstick: what
-//! `terrace simulate --entries` plays, an L1 of each of these sizes. Traces come from `TERRACE_TRACES` (default
-//! `../shared/traces`); without them a synthetic workload is played.
+//! Ours: the simulated tiers of an L1 of 1 %, 10 % and 30 % of the keys of a trace, at 0.5, 1, 2 and 4 times that size.
+//! Yardstick: an L1 of each of these sizes, as in `terrace simulate --entries`. Traces come from `TERRACE_TRACES`
+//! (default `../shared/traces`); without traces, a synthetic workload is played.
 
 #[path = "support/workload.rs"]
 mod workload;
@@ -23,10 +23,10 @@ use terrace::{
 
 const NOW: Tick = Tick(1);
 const SEED: u64 = 7;
-/// Reads between two rounds of the job that plays the sample.
+/// Number of reads between two runs of the job that plays the sample.
 const ROUND: usize = 500;
 
-/// The folder of the traces: `TERRACE_TRACES`, else beside the repository.
+/// The directory of the traces: `TERRACE_TRACES`, otherwise next to the repository.
 #[expect(clippy::disallowed_methods, reason = "a bench is no server; its one setting comes from the environment")]
 fn traces() -> Vec<PathBuf> {
     let folder = std::env::var("TERRACE_TRACES").unwrap_or_else(|_| "../shared/traces".to_owned());
@@ -39,7 +39,7 @@ fn traces() -> Vec<PathBuf> {
     traces
 }
 
-/// Reads by number of the key, and the keys.
+/// Reads by key number, and the keys.
 struct Work {
     name: String,
     reads: Vec<u32>,
@@ -69,7 +69,7 @@ fn synthetic() -> Work {
     }
 }
 
-/// A read each 100 µs: no trace is longer than what the ghosts count.
+/// One read each 100 µs: no trace is longer than the period that is counted.
 fn time(at: usize) -> Tick {
     Tick(1 + at as u64 / 10)
 }
@@ -78,7 +78,7 @@ fn settings(entries: u64) -> Settings {
     Settings { capacity_bytes: u64::MAX, max_entries: Some(entries.max(1)), policy: PolicyKind::Learned }
 }
 
-/// What an L1 of that size answers.
+/// Returns the L1 hit rate of an L1 of each size.
 fn measured(work: &Work, entries: u64) -> f64 {
     let l1 = L1::seeded(settings(entries), SEED);
     let epoch = l1.begin(Tick::FAR);
@@ -95,8 +95,8 @@ fn measured(work: &Work, entries: u64) -> f64 {
     f64::from(hits) / work.reads.len() as f64
 }
 
-/// What the ghosts of an L1 of that size say.
-fn told(work: &Work, entries: u64) -> (Vec<(f64, f64)>, u32) {
+/// Returns the simulated L1 hit rates for an L1 of that size.
+fn estimated(work: &Work, entries: u64) -> (Vec<(f64, f64)>, u32) {
     let hasher = L1::seeded(settings(entries), SEED);
     let what_if = WhatIf::new(settings(entries));
     what_if.play(NOW, 0);
@@ -122,18 +122,18 @@ fn main() {
     if works.is_empty() {
         works.push(synthetic());
     }
-    println!("{:<20} {:>7} {:>6} | told / measured L1 hit rate at 0.5, 1, 2, 4 times", "trace", "entries", "1 in");
+    println!("{:<20} {:>7} {:>6} | estimated / measured L1 hit rate at 0.5, 1, 2, 4 times", "trace", "entries", "1 in");
     let mut worst: f64 = 0.0;
     for (work, part) in works.iter().flat_map(|work| [0.01, 0.1, 0.3].map(|part| (work, part))) {
         let entries = (work.keys.len() as f64 * part) as u64;
-        let (sizes, one_in) = told(work, entries);
+        let (sizes, one_in) = estimated(work, entries);
         let mut line = format!("{:<20} {entries:>7} {one_in:>6} |", work.name);
-        for (scale, told) in sizes {
+        for (scale, estimated) in sizes {
             let measured = measured(work, (entries as f64 * scale) as u64);
-            worst = worst.max((told - measured).abs());
-            line.push_str(&format!("  {told:.4} / {measured:.4}"));
+            worst = worst.max((estimated - measured).abs());
+            line.push_str(&format!("  {estimated:.4} / {measured:.4}"));
         }
         println!("{line}");
     }
-    println!("furthest off by {:.2} points (goal at most 2)", worst * 100.0);
+    println!("largest error {:.2} percentage points (goal at most 2)", worst * 100.0);
 }

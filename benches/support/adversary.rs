@@ -1,11 +1,11 @@
-//! Traffic that teaches what will not be true: what prefetch costs where it cannot gain.
+//! Traffic whose patterns stop being true: the cost of prefetch when it has no benefit.
 
 use fastrand::Rng;
 use terrace::cli::trace::Request;
 
 use super::workload;
 
-/// Things that are read, and requests until the adversary changes its mind.
+/// Number of objects, and of requests in a phase.
 const THINGS: u64 = 60_000;
 const PHASE: usize = 20_000;
 const VALUE_BYTES: u64 = 1_000;
@@ -14,14 +14,14 @@ fn request(at: usize, key: Vec<u8>) -> Request {
     Request { at_ms: at as u64, key, size: VALUE_BYTES, ttl_ms: None, caller: None }
 }
 
-/// Keys by chance, without any structure.
+/// Random keys without any structure.
 pub(crate) fn chance(requests: usize, seed: u64) -> Vec<Request> {
     let mut rng = Rng::with_seed(seed);
     (0..requests).map(|at| request(at, workload::key(rng.u64(..THINGS) as usize).to_vec())).collect()
 }
 
-/// Pairs of keys that are read together for a phase, and of which only the left one is read for the next; again and again.
-/// `name` makes the keys of a thing: left and right.
+/// Pairs of keys that are read together in one phase; in the next phase, only the left key is read. The phases
+/// alternate. `name` makes the left and right key of an object.
 pub(crate) fn pairs(requests: usize, seed: u64, name: impl Fn(u64) -> [Vec<u8>; 2]) -> Vec<Request> {
     let mut rng = Rng::with_seed(seed);
     let mut all = Vec::with_capacity(requests + 1);
@@ -36,12 +36,12 @@ pub(crate) fn pairs(requests: usize, seed: u64, name: impl Fn(u64) -> [Vec<u8>; 
     all
 }
 
-/// Keys that say that they belong together.
+/// Keys whose names show that they belong together.
 pub(crate) fn alike(thing: u64) -> [Vec<u8>; 2] {
     ["left", "right"].map(|side| format!("{side}:{}", thing * 7_919).into_bytes())
 }
 
-/// Keys that do not.
+/// Keys whose names do not show it.
 pub(crate) fn unlike(thing: u64) -> [Vec<u8>; 2] {
     [0, 1].map(|side| workload::key((thing * 2 + side) as usize).to_vec())
 }

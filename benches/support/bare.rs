@@ -1,4 +1,4 @@
-//! The yardstick of gRPC calls: methods that do nothing but return the message.
+//! The yardstick of gRPC calls: methods that only return the message.
 
 use bytes::Bytes;
 use terrace::proto::{
@@ -20,7 +20,7 @@ pub(crate) fn found() -> Found {
     Found { value: value(), tier: Tier::L1.into(), ..Found::default() }
 }
 
-/// A method that does nothing but return the message.
+/// A method that only returns the message.
 struct Bare {
     found: Found,
 }
@@ -82,7 +82,7 @@ impl cache_server::Cache for Bare {
     }
 }
 
-/// Serves them as tonic does by itself.
+/// Serves these methods with the server of tonic.
 pub(crate) async fn serve_bare(listener: TcpListener) {
     let service = cache_server::CacheServer::new(Bare { found: found() });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

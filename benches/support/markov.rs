@@ -1,6 +1,6 @@
-//! A yardstick: prefetch by a Markov chain of the first order. After a key comes the one that followed it most often, if that
-//! was in at least half of the cases. It learns from every request of a caller's stream, has no bound and no budget, and
-//! what it fetches goes into the same L1 like any other entry, at once.
+//! A yardstick: prefetch by a first-order Markov chain. It predicts the key that followed the current key most often,
+//! if it did so in at least half of the cases. It learns from every request of a caller, without a limit of memory or a
+//! budget. Prefetched keys are inserted at once into the same L1 like any other entry.
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -13,14 +13,14 @@ use terrace::{
 
 const NOW: Tick = Tick(1);
 
-/// What follows a key.
+/// The successors of a key.
 #[derive(Default)]
 struct Follows {
     seen: u32,
     by_key: HashMap<Key, u32>,
 }
 
-/// What came of the requests.
+/// Outcomes of the requests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Outcome {
     pub(crate) misses: u64,
@@ -35,7 +35,7 @@ struct Markov {
     outcome: Outcome,
 }
 
-/// Plays requests through an L1 of so many entries.
+/// Plays requests through an L1 with this number of entries.
 pub(crate) fn play<'a>(requests: impl Iterator<Item = &'a Request>, entries: u64, seed: u64) -> Outcome {
     let settings = Settings { capacity_bytes: u64::MAX, max_entries: Some(entries), policy: PolicyKind::Learned };
     let l1 = L1::seeded(settings, seed);

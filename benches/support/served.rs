@@ -1,4 +1,5 @@
-//! Plays the synthetic workload of [`services`](super::services) through the simulator's engine and tells what came of it.
+//! Plays the synthetic workload of [`services`](super::services) through the engine of the simulator and reports the
+//! outcomes.
 
 use terrace::{
     cli::{
@@ -10,14 +11,15 @@ use terrace::{
 
 use super::services::{AFTER_ONLY, BEFORE_ONLY, Call, Chance, Kind, Services};
 
-/// Requests at the beginning, and after the change of the schema, in which the learner may learn: they do not count.
+/// Number of requests at the beginning, and after the change of the schema, that are not counted because the learner
+/// learns.
 const LEARNING: usize = 15_000;
-/// How often it is looked which rules are on, and what is staged, requests.
+/// Requests between two checks of the active rules and the staged entries.
 const LOOK_EVERY: usize = 250;
-/// A rule is on from this probability: less is not fetched.
+/// Minimum probability of an active rule: predictions with less are not fetched.
 const ON: f32 = 0.5;
 
-/// Reads, and how many of them L1 answered.
+/// Reads, and the number of reads that L1 answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) reads: u64,
@@ -30,31 +32,32 @@ impl Share {
     }
 }
 
-/// What came of a workload.
+/// Outcomes of a workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     /// Without prefetch, and with it.
     pub(crate) without: Figures,
     pub(crate) with: Figures,
-    /// Dependents of things never seen before.
+    /// Dependents of new objects.
     pub(crate) often: Share,
     pub(crate) sometimes: Share,
-    /// Requests from the change of the schema until the last rule of the old one was off, and all of the new one were on.
+    /// Requests from the change of the schema until the last old rule was inactive, and until all new rules were
+    /// active.
     pub(crate) old_off: Option<usize>,
     pub(crate) new_on: Option<usize>,
     chances: Vec<Chance>,
-    /// Without prefetch: dependents of things seen before, and of new ones.
+    /// Without prefetch: dependents of known objects, and of new ones.
     bare: [Share; 2],
 }
 
 impl Served {
-    /// Reads below that prefetch adds, as a part of those without.
+    /// L2 reads that prefetch adds, as a fraction of the reads without prefetch.
     pub(crate) fn more_reads(&self) -> f64 {
         self.with.l2_reads as f64 / self.without.l2_reads as f64 - 1.0
     }
 
-    /// The part of `sometimes` that can be had for so many reads more, as a part of those without, by one who knows every
-    /// probability from the beginning and displaces nothing: the likeliest first, of what is absent from L1.
+    /// The fraction of `sometimes` that is possible for this fraction of additional reads, with all probabilities known
+    /// from the beginning and no evictions: the most probable keys that are absent from L1 first.
     pub(crate) fn best(&self, more_reads: f64) -> f64 {
         let mut chances = self.chances.clone();
         chances.sort_by(|a, b| b.probability.total_cmp(&a.probability));
@@ -98,7 +101,7 @@ pub(crate) fn serve(services: Services, plan: Plan) -> Served {
             share.hits += u64::from(hit);
         });
         if at >= change && at.is_multiple_of(LOOK_EVERY) {
-            // It counts from when it stays so.
+            // The rule counts as active from the time after which it stays active.
             let since = at - change;
             let is_on = |heads: &[&str]| runs[1].learner().map_or(0, |learner| rules_on(learner, heads));
             old_off = if is_on(&BEFORE_ONLY) == 0 { old_off.or(Some(since)) } else { None };
@@ -109,14 +112,14 @@ pub(crate) fn serve(services: Services, plan: Plan) -> Served {
     Served { without, with, often, sometimes, old_off, new_on, chances: source.chances().to_vec(), bare }
 }
 
-/// What an adversary got.
+/// Outcomes of an adversary run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Withstood {
-    /// Reads below that prefetch added, as a part of those without.
+    /// L2 reads that prefetch adds, as a fraction of the reads without prefetch.
     pub(crate) more_reads: f64,
-    /// Misses over those without.
+    /// Ratio of misses with prefetch to misses without.
     pub(crate) misses_over: f64,
-    /// Most that was staged at once.
+    /// Maximum number of bytes staged at once.
     pub(crate) staged_bytes: u64,
 }
 
@@ -141,10 +144,10 @@ pub(crate) fn withstand(requests: &[Request], plan: Plan) -> Withstood {
     }
 }
 
-/// How many of these keys are predicted.
+/// Returns how many of these keys are predicted.
 fn rules_on(learner: &Learner, heads: &[&str]) -> usize {
     let rules = learner.rules();
-    // What stands at keys that nobody reads any more is never asked.
+    // Rules of keys that are no longer read are never used.
     let is_read = |template: &str| !BEFORE_ONLY.iter().any(|head| template.starts_with(head));
     let read = || rules.iter().filter(|(template, _)| is_read(template));
     let all = || read().flat_map(|(_, rules)| rules).filter(|rule| rule.p >= ON);

@@ -1,11 +1,11 @@
-//! A seeded synthetic workload of microservices: many sessions at once, each of which looks at one thing after another
-//! and reads what belongs to it.
+//! A seeded synthetic workload of microservices: many concurrent sessions, each of which views one object after another
+//! and reads the keys of the object.
 //!
-//! A look begins with the *root* (`user:17`) and goes on with its *dependents* (`profile:17`, `user:17:permissions`),
-//! each with a probability of its own, in an order by chance: such that follow at least 9 times in 10, and such that follow in
-//! 60 to 80 % of the cases. Sessions take turns by chance, so that what belongs together stands far apart. Half of the
-//! things are looked at for the first time. Between looks come reads of no consequence. Halfway the schema changes: the
-//! roots stay, and what users and products need is kept under other names.
+//! A view begins with the *root* (`user:17`) and continues with its *dependents* (`profile:17`, `user:17:permissions`),
+//! each with its own probability, in random order: some follow at least 9 times in 10, others in 60 % to 80 % of the
+//! cases. Sessions take turns at random, so that related keys are far apart. Half of the objects are viewed for the
+//! first time. Unrelated reads come between views. Halfway, the schema changes: the roots stay, and the dependents of
+//! users and products get other names.
 
 use std::collections::VecDeque;
 
@@ -14,54 +14,54 @@ use terrace::cli::trace::Request;
 
 use super::workload::Zipf;
 
-/// Things of each kind that are looked at again and again.
+/// Number of objects of each kind that are viewed repeatedly.
 const KNOWN: usize = 5_000;
-/// Of looks, the part at something never seen before, and the part of reads of no consequence. Among dependents that follow
-/// in 60 to 80 % of the cases it is so large that to fetch all of them would add some 11 % of reads, as in the study that
-/// `prefetch.md` speaks of: where they are most of the traffic, no 5 % are enough for them.
+/// Fraction of views of new objects, and fraction of unrelated reads. Among dependents that follow in 60 % to 80 % of
+/// the cases, the fraction is so large that fetching all of them would add about 11 % of reads, as in the study that
+/// `prefetch.md` cites. If they are most of the traffic, 5 % of additional reads do not suffice.
 const NEW: f64 = 0.5;
 const NOISE: f64 = 0.1;
 const NOISE_SOMETIMES: f64 = 0.6;
-/// Size of every value, bytes.
+/// Size of every value in bytes.
 const VALUE_BYTES: u64 = 200;
 
-/// What the requests are to be like.
+/// Properties of the requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Services {
-    /// Sessions under way at any time.
+    /// Number of concurrent sessions.
     pub(crate) sessions: usize,
-    /// Whether requests say which session they belong to.
+    /// Requests identify their session.
     pub(crate) with_callers: bool,
-    /// Which dependents there are.
+    /// The dependents that exist.
     pub(crate) follow: Follow,
     pub(crate) requests: usize,
     pub(crate) seed: u64,
 }
 
-/// Which dependents are read.
+/// The dependents that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follow {
-    /// Those that follow at least 9 times in 10.
+    /// Dependents that follow at least 9 times in 10.
     Often,
-    /// Those that follow in 60 to 80 % of the cases.
+    /// Dependents that follow in 60 % to 80 % of the cases.
     Sometimes,
-    /// All.
+    /// All dependents.
     Mixed,
 }
 
-/// What a request is.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Root,
     /// Follows at least 9 times in 10.
     Often,
-    /// Follows in 60 to 80 % of the cases.
+    /// Follows in 60 % to 80 % of the cases.
     Sometimes,
     Noise,
 }
 
-/// How often a dependent was thought of, and with which probability it was then read: for those of one probability, of
-/// things seen before or of new ones.
+/// Number of times that a dependent was drawn, and its probability: for all dependents of one probability, of known or
+/// of new objects.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Chance {
     pub(crate) probability: f64,
@@ -70,28 +70,28 @@ pub(crate) struct Chance {
     pub(crate) times: u64,
 }
 
-/// One request and what it is.
+/// One request and its kind.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) kind: Kind,
-    /// Nobody has looked at the thing before.
+    /// The object was not viewed before.
     pub(crate) is_new: bool,
 }
 
-/// What belongs to a root: how its key is made, and how often it is read.
+/// A dependent of a root: how its key is made, and how often it is read.
 struct Dependent(&'static str, f64);
 
-/// A kind of thing.
+/// A kind of object.
 struct Scheme {
     root: &'static str,
     before: &'static [Dependent],
     after: &'static [Dependent],
-    /// Read one after the other, each with its probability.
+    /// Keys read in order, each with its probability.
     pages: &'static [Dependent],
 }
 
-/// `{n}` is a number, `{u}` a UUID, `{t}` a tenant, `{h}` a hexadecimal number: of the thing.
+/// `{n}` is a number, `{u}` a UUID, `{t}` a tenant, `{h}` a hexadecimal number of the object.
 const SCHEMES: [Scheme; 5] = [
     Scheme {
         root: "user:{n}",
@@ -134,14 +134,14 @@ const SCHEMES: [Scheme; 5] = [
     },
 ];
 
-/// How keys begin that are read before the change only, and after it only; all of them often.
+/// Prefixes of keys that are read only before the change, and only after it; all of them often.
 pub(crate) const BEFORE_ONLY: [&str; 3] = ["profile:", "sessions:", "price:"];
 pub(crate) const AFTER_ONLY: [&str; 3] = ["identity/", "acl:", "offer:"];
 
-/// Reads at least so often, as a part of looks, count as often.
+/// Keys that are read at least this often, as a fraction of views, count as often.
 const OFTEN: f64 = 0.9;
 
-/// The requests, one after the other.
+/// The requests in order.
 pub(crate) struct Calls {
     plan: Services,
     rng: Rng,
@@ -159,7 +159,7 @@ struct Session {
 }
 
 impl Services {
-    /// The requests.
+    /// Returns the requests.
     pub(crate) fn calls(self) -> Calls {
         let sessions = (0..self.sessions).map(|_| Session::default()).collect();
         let (rng, zipf) = (Rng::with_seed(self.seed), Zipf::new(KNOWN, 0.9));
@@ -194,7 +194,7 @@ impl Iterator for Calls {
 }
 
 impl Calls {
-    /// What a session reads next.
+    /// Returns the next read of a session.
     fn look(&mut self) -> VecDeque<(String, Kind, bool)> {
         let noise = if self.plan.follow == Follow::Sometimes { NOISE_SOMETIMES } else { NOISE };
         if self.rng.f64() < noise {
@@ -221,7 +221,7 @@ impl Calls {
         reads
     }
 
-    /// Draws whether a dependent is read, and says as what.
+    /// Draws whether a dependent is read, and returns its kind.
     fn follows(&mut self, &Dependent(_, probability): &Dependent, is_new: bool) -> Option<Kind> {
         let kind = if probability >= OFTEN { Kind::Often } else { Kind::Sometimes };
         if !self.plan.follow.has(kind) {
@@ -235,7 +235,7 @@ impl Calls {
         (self.rng.f64() < probability).then_some(kind)
     }
 
-    /// What was thought of so far.
+    /// Returns the dependents drawn so far.
     pub(crate) fn chances(&self) -> &[Chance] {
         &self.chances
     }
@@ -260,9 +260,9 @@ impl Follow {
     }
 }
 
-/// A key of this thing.
+/// Returns a key of this object.
 fn make(template: &str, thing: u64) -> String {
-    // Numbers of things lie as far apart as chance puts them: who adds one finds nothing.
+    // Numbers of objects are far apart at random: adding one to a number finds nothing.
     let mixed = (thing + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let (high, low) = (mixed >> 32, mixed & 0xFFFF_FFFF);
     let (a, b, c) = (low >> 16, low & 0xFFF, high & 0xFFF);

@@ -1,8 +1,8 @@
-//! What the L1 benches ask for.
+//! Workload of the L1 benchmarks.
 
 use fastrand::Rng;
 
-/// Draws ranks of which the n-th is drawn in proportion to 1 / n^skew.
+/// Draws ranks; the n-th rank is drawn in proportion to 1 / n^skew.
 pub(crate) struct Zipf {
     cumulated: Vec<f64>,
 }
@@ -24,7 +24,7 @@ impl Zipf {
     }
 }
 
-/// A 16-byte key whose rank shows nowhere in its order.
+/// Returns a 16-byte key that does not reveal the order of its rank.
 pub(crate) fn key(rank: usize) -> [u8; 16] {
     let mixed = (rank as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut key = [0; 16];

@@ -1,4 +1,5 @@
-//! How much L1 holds, over all shards: room is reserved here before an entry goes in, so the bound holds at every step.
+//! The byte budget of L1 over all shards. Room is reserved before an entry is inserted, so the limit holds at every
+//! step.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::model::Record;
 
-/// Bytes and entries held, and their bounds.
+/// Bytes and entries in use, and their limits.
 pub(super) struct Budget {
     bytes: CachePadded<AtomicU64>,
     entries: CachePadded<AtomicU64>,
@@ -29,7 +30,7 @@ impl Budget {
         }
     }
 
-    /// Entries left, together of this weight.
+    /// Releases the room of removed entries: their number and total weight.
     pub(super) fn release(&self, entries: u64, bytes: u64) {
         if bytes > 0 {
             self.bytes.fetch_sub(bytes, Relaxed);
@@ -52,13 +53,14 @@ impl Budget {
     }
 }
 
-/// Adds unless the sum would pass `bound`; never shows a sum past it.
+/// Adds unless the sum would exceed `bound`; no other thread ever sees a larger sum.
 fn add_within(sum: &AtomicU64, add: u64, bound: u64) -> bool {
     add == 0 || sum.fetch_update(Relaxed, Relaxed, |now| now.checked_add(add).filter(|&next| next <= bound)).is_ok()
 }
 
-/// What went during one call. Its room serves the entry that comes in, so that an exchange of equals touches no shared
-/// count; what is left over is given back, and the records are freed, when this is dropped: after the lock.
+/// Entries removed during one call. Their room is reused for the inserted entry, so that an exchange of equal sizes
+/// changes no shared counter. On drop, which happens after the lock is released, the remaining room is returned and the
+/// records are freed.
 pub(super) struct Freed<'a> {
     budget: &'a Budget,
     records: SmallVec<[Record; 4]>,
@@ -71,14 +73,14 @@ impl<'a> Freed<'a> {
         Self { budget, records: SmallVec::new(), bytes: 0, entries: 0 }
     }
 
-    /// Takes what went.
+    /// Adds a removed entry.
     pub(super) fn add(&mut self, record: Record, weight: u64) {
         self.records.push(record);
         self.bytes += weight;
         self.entries += 1;
     }
 
-    /// Reserves room for one entry out of what went, and the rest out of the budget, if there is enough.
+    /// Reserves room for one entry from the removed entries, and the remainder from the budget if it suffices.
     pub(super) fn try_reserve(&mut self, weight: u64) -> bool {
         let Budget { bytes, entries, capacity_bytes, max_entries } = self.budget;
         let more_bytes = weight.saturating_sub(self.bytes);

@@ -1,25 +1,26 @@
-//! What a shard remembers of entries that left: why, when, and when they had been used last. For whoever asks why a read was
-//! not answered by L1; nothing else depends on it.
+//! Departures: why and when entries left a shard, and when they were last used. They explain why L1 did not answer a
+//! read; nothing else depends on them.
 //!
-//! A table by hash, in which a later departure takes the place of the earliest of [`WAYS`]: [`KEPT`] a shard at most, and two
-//! keys are taken for one if all 32 bits of their hashes are alike, one time in millions. It is made with the first departure.
+//! A table by hash, in which a later departure replaces the earliest of [`WAYS`], with at most [`KEPT`] per shard. Two
+//! keys whose 32-bit hashes are equal count as one, which is rare (about one in millions). The table is allocated with
+//! the first departure.
 
 use super::types::{Departure, Left};
 use crate::{clock::Tick, model::Record};
 
-/// Departures that a shard remembers: 16 KB.
+/// Number of departures that a shard remembers: 16 KB.
 const KEPT: usize = 512;
-/// Places that a departure may have.
+/// Number of places for one departure.
 const WAYS: usize = 4;
 
-/// One of them. Times as short as they may be: it is written with each eviction.
+/// One departure. Times are stored as small as possible, because each eviction writes one.
 #[derive(Clone, Copy)]
 struct Kept {
     hash: u32,
     left: Left,
     at: Tick,
     filled_at: Tick,
-    /// [`Tick::ZERO`]: no read was ever answered with it.
+    /// [`Tick::ZERO`]: the entry was never read.
     used_at: Tick,
 }
 
@@ -33,14 +34,14 @@ impl Departures {
         first..first + WAYS
     }
 
-    /// An entry left.
+    /// Notes that an entry left.
     pub(super) fn note(&mut self, hash: u32, record: &Record, left: Left, at: Tick) {
         if self.0.is_empty() {
             self.0 = vec![None; KEPT].into();
         }
         let used_at = if record.hits() > 0 { record.used_at(at) } else { Tick::ZERO };
         let rank = |kept: &Option<Kept>| kept.map(|kept| (kept.hash != hash, kept.at));
-        // Its own, else a free one, else the earliest.
+        // Uses the place of the same key, otherwise a free place, otherwise the earliest.
         let place = self.0[Self::places(hash)].iter_mut().min_by_key(|kept| match rank(kept) {
             Some((false, _)) => (0, Tick::ZERO),
             None => (1, Tick::ZERO),
@@ -51,7 +52,7 @@ impl Departures {
         }
     }
 
-    /// The last departure of an entry with this hash, as far as is remembered.
+    /// Returns the last departure of an entry with this hash, if it is remembered.
     pub(super) fn find(&self, hash: u32) -> Option<Departure> {
         let kept = *self.0.get(Self::places(hash))?.iter().flatten().find(|kept| kept.hash == hash)?;
         let used_at = Some(kept.used_at).filter(|at| *at != Tick::ZERO);

@@ -1,26 +1,26 @@
-//! The states of the world that copies are made in, and how long each may be answered from.
+//! Epochs: the periods in which copies are made, and the time until which L1 may answer with them.
 //!
-//! A copy carries the number of the epoch it was made in: 8 bits in its slot. What may be answered stands here, once for
-//! all copies of an epoch, so a flush, a lost link or a fence that lapses costs no walk over entries: a hit looks its
-//! epoch's fence up, which is one load of a table of 2 KiB.
+//! A copy stores the number of its epoch: 8 bits in its slot. The fence is stored once for all copies of an epoch.
+//! Therefore a flush, a lost link or an expired fence visits no entries. A hit loads the fence of its epoch from a
+//! table of 2 KiB.
 //!
-//! An epoch is *open* while its fence lies ahead. It is *suspended* when its link is lost: nothing fills it any more, its
-//! copies may still be answered as stale for a while. It has *ended* when nothing of it may ever be answered; its number
-//! is given to a new epoch after a sweep has seen to it that no copy is left. A generation beside the number tells a
-//! lease of an ended epoch from one of its successor.
+//! An epoch is *open* while its fence is in the future. It is *suspended* when its link is lost: nothing fills it, and
+//! its copies may still be returned as stale for a limited time. It has *ended* when its copies may never be returned.
+//! After a sweep has removed all copies, a new epoch reuses the number. A generation distinguishes a lease of an ended
+//! epoch from a lease of a later epoch with the same number.
 //!
-//! Ordering: who ends an epoch stores first and sweeps afterwards; who fills looks while it holds the shard's lock. So a
-//! fill that came before the end was visible is met by the sweep, which takes the same lock later.
+//! Ordering: ending an epoch stores the new state first and sweeps afterward; a fill checks the state while it holds
+//! the lock of the shard. A fill that did not see the end is therefore found by the sweep, which takes the lock later.
 
 use std::time::Duration;
 
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::clock::Tick;
 
-/// Epochs that slots tell apart.
+/// Number of epochs that slots can distinguish.
 pub(super) const EPOCHS: usize = 256;
 
-/// A state of the world that copies are made in.
+/// A period in which copies are made: its number and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch {
     number: u8,
@@ -28,7 +28,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// The first one of any L1.
+    /// The first epoch of each L1.
     #[cfg(all(test, not(feature = "shuttle")))]
     pub(super) const FIRST: Self = Self { number: 0, generation: 1 };
 
@@ -37,13 +37,13 @@ impl Epoch {
         self.number
     }
 
-    /// In one word, never 0.
+    /// Packs the epoch into one word, never 0.
     #[must_use]
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 8 | u64::from(self.number)
     }
 
-    /// Out of one word; `None` for 0.
+    /// Unpacks the epoch from one word; `None` for 0.
     #[inline]
     #[must_use]
     pub fn from_bits(bits: u64) -> Option<Self> {
@@ -51,20 +51,20 @@ impl Epoch {
     }
 }
 
-/// What is known of one number.
+/// State of one epoch number.
 struct Entry {
-    /// Until when its copies may be answered, ms.
+    /// Time until which its copies may be returned, in ms.
     fence: AtomicU64,
-    /// As the fence, but left standing when the link is lost; 0 once the epoch has ended.
+    /// Same as the fence, but unchanged when the link is lost; 0 after the epoch has ended.
     proven: AtomicU64,
     /// Generation of the epoch that may be filled; 0 if none.
     live: AtomicU32,
 }
 
-/// Which numbers are to be had.
+/// Free and ended epoch numbers.
 struct Numbers {
     free: Vec<u8>,
-    /// Ended, and copies may be left.
+    /// Numbers of ended epochs that may have copies left.
     ended: Vec<u8>,
     generation: u32,
 }
@@ -73,9 +73,9 @@ struct Numbers {
 pub(super) struct Epochs {
     entries: Box<[Entry; EPOCHS]>,
     numbers: Mutex<Numbers>,
-    /// Epochs that are suspended.
+    /// Number of suspended epochs.
     suspended: AtomicU32,
-    /// Whether there are ended ones that no sweep has freed: the many who ask need not look at each entry's epoch else.
+    /// Some ended epochs were not freed by a sweep yet. Otherwise, checks need not look at the epoch of each entry.
     any_ended: AtomicBool,
 }
 
@@ -91,7 +91,7 @@ impl Epochs {
         }
     }
 
-    /// A new epoch with this fence; `None` while no number is free.
+    /// Starts an epoch with this fence. Returns `None` while no number is free.
     pub(super) fn begin(&self, fence: Tick) -> Option<Epoch> {
         let mut numbers = self.numbers.lock();
         let number = numbers.free.pop()?;
@@ -103,7 +103,7 @@ impl Epochs {
         Some(Epoch { number, generation: numbers.generation })
     }
 
-    /// The epoch's copies may be answered until `fence`. Nothing happens if it is suspended or has ended.
+    /// Moves the fence of the epoch to `fence`. Does nothing if the epoch is suspended or has ended.
     pub(super) fn extend(&self, epoch: Epoch, fence: Tick) {
         let _numbers = self.numbers.lock();
         if self.is_live(epoch) {
@@ -113,7 +113,7 @@ impl Epochs {
         }
     }
 
-    /// Closes the fence; copies stay, as stale ones. Says whether the epoch was live.
+    /// Closes the fence; copies remain as stale ones. Returns whether the epoch was live.
     pub(super) fn suspend(&self, epoch: Epoch) -> bool {
         let _numbers = self.numbers.lock();
         let was_live = self.is_live(epoch);
@@ -145,12 +145,12 @@ impl Epochs {
         self.any_ended.store(true, Ordering::Release);
     }
 
-    /// Numbers of ended epochs of which copies may be left.
+    /// Returns the numbers of ended epochs that may have copies left.
     pub(super) fn ended(&self) -> Vec<u8> {
         self.numbers.lock().ended.clone()
     }
 
-    /// No copy of these is left.
+    /// Frees these numbers, which have no copies left.
     pub(super) fn free(&self, swept: &[u8]) {
         let mut numbers = self.numbers.lock();
         numbers.ended.retain(|number| !swept.contains(number));
@@ -158,43 +158,43 @@ impl Epochs {
         self.any_ended.store(!numbers.ended.is_empty(), Ordering::Release);
     }
 
-    /// Whether a copy of this epoch may be answered.
+    /// Returns whether a copy of this epoch may be returned.
     #[inline]
     pub(super) fn is_open(&self, number: u8, now: Tick) -> bool {
         now.0 < self.entries[usize::from(number)].fence.load(Ordering::Acquire)
     }
 
-    /// Whether a copy of this epoch may be answered as stale, `grace` after what was proven of it.
+    /// Returns whether a copy of this epoch may be returned as stale, up to `grace` after its fence.
     pub(super) fn is_stale_allowed(&self, number: u8, now: Tick, grace: Duration) -> bool {
         let proven = self.entries[usize::from(number)].proven.load(Ordering::Acquire);
         proven != 0 && now < Tick(proven).plus(grace)
     }
 
-    /// Whether a fill in this epoch may be kept.
+    /// Returns whether a fill in this epoch may be inserted.
     pub(super) fn is_live(&self, epoch: Epoch) -> bool {
         self.entries[usize::from(epoch.number)].live.load(Ordering::Acquire) == epoch.generation
     }
 
-    /// Whether there may be copies of epochs that have ended.
+    /// Returns whether there may be copies of ended epochs.
     #[inline]
     pub(super) fn any_ended(&self) -> bool {
         self.any_ended.load(Ordering::Acquire)
     }
 
-    /// Whether copies of this epoch are of no use any more.
+    /// Returns whether copies of this epoch are useless.
     #[inline]
     pub(super) fn has_ended(&self, number: u8) -> bool {
         self.entries[usize::from(number)].proven.load(Ordering::Acquire) == 0
             && self.entries[usize::from(number)].live.load(Ordering::Acquire) == 0
     }
 
-    /// Whether the link behind this epoch is lost, so that the bound on the age of its copies does not end them.
+    /// Returns whether the link of this epoch is lost. The maximum age then does not end its copies.
     pub(super) fn is_suspended(&self, number: u8) -> bool {
         let entry = &self.entries[usize::from(number)];
         entry.live.load(Ordering::Acquire) == 0 && entry.proven.load(Ordering::Acquire) != 0
     }
 
-    /// Whether any epoch is suspended.
+    /// Returns whether an epoch is suspended.
     pub(super) fn any_suspended(&self) -> bool {
         self.suspended.load(Ordering::Relaxed) > 0
     }

@@ -1,4 +1,4 @@
-//! Hashes of keys, seeded so that nobody outside can choose keys that collide.
+//! Hashes of keys. A random seed prevents clients from choosing keys that collide.
 
 use std::hash::{BuildHasher, Hasher as _};
 
@@ -6,12 +6,12 @@ use foldhash::{SharedSeed, fast::SeedableRandomState};
 
 use super::slot::Slot;
 
-/// Hashes keys: the low half picks the shard, the high half is what the shard files it under.
+/// Hashes keys: the low half selects the shard, and the shard indexes the key by the high half.
 #[derive(Clone)]
 pub(super) struct Hasher(SeedableRandomState);
 
 impl Hasher {
-    /// A hasher of its own, or one that follows from a seed.
+    /// Returns a hasher with a random seed, or with a given one.
     pub(super) fn new(seed: Option<u64>) -> Self {
         Self(match seed {
             Some(seed) => SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
@@ -26,7 +26,7 @@ impl Hasher {
         hasher.finish()
     }
 
-    /// What the key of a slot is filed under in its shard.
+    /// Returns the hash by which the shard indexes the key of a slot.
     pub(super) fn of_slot(&self, slot: &Slot) -> u32 {
         slot.record().map_or(0, |record| (self.of(record.key()) >> 32) as u32)
     }

@@ -1,19 +1,19 @@
-//! From a key's hash to the place of its slot, in little more than five bytes an entry.
+//! Maps the hash of a key to its slot, with little more than five bytes per entry.
 //!
-//! Buckets of one cache line: 15 words for entries, each ten bits of the hash and 22 of the place, and one word that
-//! counts the entries which did not fit here and went on to a later bucket. A search ends at the first bucket that
-//! nobody went past, so a removal leaves no tombstone and needs to know no hash but its own. The table grows by a
-//! quarter, not by doubling: half-empty tables are memory that somebody pays for.
+//! A bucket is one cache line: 15 words for entries, each with ten bits of the hash and 22 bits of the place, and one
+//! word that counts the entries that did not fit and were stored in a later bucket. A search ends at the first bucket
+//! with a count of 0. Therefore a removal leaves no tombstone and needs no other hash than its own. The table grows by
+//! a quarter and does not double, to waste less memory.
 
-/// Words of a bucket that hold entries.
+/// Number of words of a bucket that hold entries.
 const WAYS: usize = 15;
-/// The word that counts those who went past.
+/// The word that counts the entries stored in later buckets.
 const PASSED: usize = WAYS;
-/// Bits of a word that are the place.
+/// Bits of a word that hold the place.
 const PLACE_BITS: u32 = 22;
 /// Maximum number of entries in an L1 shard.
 pub(super) const ENTRIES_MAX: usize = 1 << PLACE_BITS;
-/// Eighths of the words that are filled before the table grows.
+/// Eighths of the words that are used before the table grows.
 const LOAD_EIGHTHS: usize = 7;
 
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub(super) struct Index {
     entries: usize,
 }
 
-/// What a word holds of a hash; never 0, which is an empty word.
+/// Returns the bits of a hash that a word stores; never 0, which marks an empty word.
 #[inline]
 fn tag(hash: u32) -> u32 {
     (hash & (u32::MAX >> PLACE_BITS)).max(1) << PLACE_BITS
@@ -42,7 +42,7 @@ impl Index {
         self.entries
     }
 
-    /// The bucket where a hash belongs; the tag has the low bits, this takes the high ones.
+    /// Returns the bucket of a hash, from its high bits; the tag uses the low bits.
     #[inline]
     fn home(&self, hash: u32) -> usize {
         ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
@@ -53,7 +53,7 @@ impl Index {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
-    /// The place with this hash that `is_it`.
+    /// Returns the place with this hash for which `is_it` holds.
     #[inline]
     pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
         let wanted = tag(hash);
@@ -76,7 +76,7 @@ impl Index {
         None
     }
 
-    /// Adds a place that is not there. `hash_of` tells the hashes of the entries that are there already.
+    /// Adds a place that is not in the table. `hash_of` returns the hashes of the entries in the table.
     pub(super) fn insert(&mut self, hash: u32, at: usize, hash_of: impl Fn(usize) -> u32) {
         if self.entries >= self.buckets.len() * WAYS / 8 * LOAD_EIGHTHS {
             let buckets = self.buckets.len() + (self.buckets.len() / 4).max(1);
@@ -112,14 +112,14 @@ impl Index {
         }
     }
 
-    /// An entry moved.
+    /// Changes the place of an entry that moved.
     pub(super) fn relocate(&mut self, hash: u32, from: usize, to: usize) {
         if let Some((bucket, way)) = self.word(hash, from) {
             self.buckets[bucket].0[way] = tag(hash) | to as u32;
         }
     }
 
-    /// Where the word of a place stands.
+    /// Returns the position of the word of a place.
     fn word(&self, hash: u32, at: usize) -> Option<(usize, usize)> {
         let wanted = tag(hash) | at as u32;
         let mut bucket = self.home(hash);
@@ -132,12 +132,12 @@ impl Index {
         None
     }
 
-    /// Gives memory back that few entries do not need.
+    /// Releases memory if few entries remain.
     pub(super) fn shrink(&mut self, hash_of: impl Fn(usize) -> u32) {
         self.rebuild(self.entries * 8 / LOAD_EIGHTHS / WAYS + 1, hash_of);
     }
 
-    /// The same entries, whose places are 0 to their number, in so many buckets.
+    /// Rebuilds the table with this number of buckets, for places from 0 up to the number of entries.
     fn rebuild(&mut self, buckets: usize, hash_of: impl Fn(usize) -> u32) {
         let places: Vec<usize> = self.places().collect();
         self.buckets = vec![Bucket([0; WAYS + 1]); buckets];
@@ -150,7 +150,7 @@ impl Index {
     }
 }
 
-/// A bit for each word with this tag.
+/// Returns a bit for each word with this tag.
 #[inline]
 fn matching(bucket: &Bucket, wanted: u32) -> u32 {
     let hits = bucket.0[..WAYS].iter().enumerate();

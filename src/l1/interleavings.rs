@@ -1,8 +1,8 @@
-//! L1 under schedules that are chosen, not met by chance: `cargo test --features shuttle --lib interleavings`.
+//! Tests L1 under schedules that a scheduler chooses: `cargo test --features shuttle --lib interleavings`.
 //!
-//! Each test is run under [`ROUNDS`] random schedules and as many with few, well-placed switches of threads (PCT). Every lock
-//! and every atomic that threads meet in is a place where another thread may go on. A schedule that fails is printed, and
-//! `shuttle::replay` repeats it.
+//! Each test runs under [`ROUNDS`] random schedules, and under as many schedules with few, well-placed thread switches
+//! (PCT). The scheduler can switch threads at every lock and at every atomic through which threads interact. A failing
+//! schedule is printed, and `shuttle::replay` repeats it.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use shuttle::{
 use super::*;
 use crate::model::Value;
 
-/// Schedules of each kind; `TERRACE_SHUTTLE_ROUNDS` sets another number.
+/// Number of schedules of each kind; `TERRACE_SHUTTLE_ROUNDS` sets another number.
 const ROUNDS: usize = 5_000;
-/// Switches of threads that a schedule of the second kind places.
+/// Number of thread switches in a PCT schedule.
 const SWITCHES: usize = 3;
-/// Of each thread: an unoptimised build keeps large tables on it while it makes them.
+/// Stack size of each thread: an unoptimized build creates large tables on the stack.
 const STACK_BYTES: usize = 1 << 20;
 const NOW: Tick = Tick(5);
 
@@ -52,21 +52,21 @@ fn number(hit: &Hit) -> u64 {
     u64::from_le_bytes((*hit.value)[..8].try_into().expect("eight bytes"))
 }
 
-/// Leases, asks below, fills; as a reader does.
-fn read_through(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>) {
-    read_through_at(l1, below, token, epoch, NOW);
+/// Takes a lease, reads L2 and fills, as a reader does.
+fn read_through(l1: &L1, stored: &Word, token: u64, epoch: Option<Epoch>) {
+    read_through_at(l1, stored, token, epoch, NOW);
 }
 
-fn read_through_at(l1: &L1, below: &Word, token: u64, epoch: Option<Epoch>, now: Tick) {
+fn read_through_at(l1: &L1, stored: &Word, token: u64, epoch: Option<Epoch>, now: Tick) {
     if let Leased::Lead = l1.lease(&key(0), Token(token), now, epoch, true) {
-        let seen = below.load(SeqCst);
+        let seen = stored.load(SeqCst);
         let _filled = l1.fill(&key(0), Token(token), value(seen), now);
     }
 }
 
-/// Changes what is below, and tells.
-fn change(l1: &L1, below: &Word) -> u64 {
-    let next = below.fetch_add(1, SeqCst) + 1;
+/// Changes the value in L2 and invalidates the key.
+fn change(l1: &L1, stored: &Word) -> u64 {
+    let next = stored.fetch_add(1, SeqCst) + 1;
     l1.invalidate(&key(0));
     next
 }
@@ -74,110 +74,110 @@ fn change(l1: &L1, below: &Word) -> u64 {
 #[test]
 fn no_value_from_before_an_invalidation_stays_behind_it() {
     under_many_schedules(|| {
-        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let (l1, stored) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
         let epoch = l1.begin(Tick::FAR);
         let readers: Vec<_> = (0..2)
             .map(|token| {
-                let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-                thread::spawn(move || read_through(&l1, &below, token, epoch))
+                let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
+                thread::spawn(move || read_through(&l1, &stored, token, epoch))
             })
             .collect();
         let writer = {
-            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
             thread::spawn(move || {
                 for _ in 0..2 {
-                    let acknowledged = change(&l1, &below);
+                    let acknowledged = change(&l1, &stored);
                     if let Some(hit) = l1.get(&key(0), NOW, true) {
                         assert!(number(&hit) >= acknowledged, "{} after {acknowledged}", number(&hit));
                     }
                 }
             })
         };
-        readers.into_iter().chain([writer]).for_each(|thread| thread.join().expect("it ends well"));
+        readers.into_iter().chain([writer]).for_each(|thread| thread.join().expect("no panic"));
         if let Some(hit) = l1.get(&key(0), NOW, true) {
-            assert_eq!(number(&hit), below.load(SeqCst), "an old value stays");
+            assert_eq!(number(&hit), stored.load(SeqCst), "L1 keeps an old value");
         }
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
 #[test]
 fn nothing_of_an_epoch_that_has_ended_is_answered_or_left_after_a_sweep() {
     under_many_schedules(|| {
-        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let (l1, stored) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
         let old = l1.begin(Tick::FAR).expect("a number");
         let filler = {
-            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-            thread::spawn(move || read_through(&l1, &below, 1, Some(old)))
+            let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
+            thread::spawn(move || read_through(&l1, &stored, 1, Some(old)))
         };
         let flusher = {
-            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-            // Everything changes, and one message says so.
+            let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
+            // Everything changes, and one message announces it.
             thread::spawn(move || {
-                below.fetch_add(1, SeqCst);
+                stored.fetch_add(1, SeqCst);
                 l1.end(old);
-                assert!(l1.get(&key(0), NOW, true).is_none(), "what was before is over");
+                assert!(l1.get(&key(0), NOW, true).is_none(), "copies of the old epoch are void");
                 l1.sweep(NOW, usize::MAX);
                 let new = l1.begin(Tick::FAR).expect("a number");
-                read_through(&l1, &below, 2, Some(new));
+                read_through(&l1, &stored, 2, Some(new));
             })
         };
-        [filler, flusher].into_iter().for_each(|thread| thread.join().expect("it ends well"));
+        [filler, flusher].into_iter().for_each(|thread| thread.join().expect("no panic"));
         l1.sweep(NOW, usize::MAX);
-        // Its number may be given again now: nothing of it may come to life by that.
+        // Its number may be reused now: that must not make an old copy valid again.
         let _again: Vec<_> = (0..3).map(|_| l1.begin(Tick::FAR)).collect();
         if let Some(hit) = l1.get(&key(0), NOW, true) {
-            assert_eq!(number(&hit), below.load(SeqCst), "a copy of an ended epoch");
+            assert_eq!(number(&hit), stored.load(SeqCst), "a copy of an ended epoch");
         }
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
 #[test]
 fn a_suspended_epoch_is_neither_answered_nor_filled_whatever_its_heartbeat_still_says() {
     under_many_schedules(|| {
-        let (l1, below) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
+        let (l1, stored) = (l1(1 << 20, 1), Arc::new(Word::new(1)));
         let epoch = l1.begin(Tick::FAR).expect("a number");
-        read_through(&l1, &below, 1, Some(epoch));
+        read_through(&l1, &stored, 1, Some(epoch));
         let heartbeat = {
             let l1 = Arc::clone(&l1);
             thread::spawn(move || l1.extend(epoch, Tick::FAR))
         };
         let filler = {
-            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-            thread::spawn(move || read_through(&l1, &below, 2, Some(epoch)))
+            let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
+            thread::spawn(move || read_through(&l1, &stored, 2, Some(epoch)))
         };
         let loss = {
             let l1 = Arc::clone(&l1);
             thread::spawn(move || {
                 l1.suspend(epoch);
-                assert!(l1.get(&key(0), NOW, true).is_none(), "nobody hears of changes");
+                assert!(l1.get(&key(0), NOW, true).is_none(), "changes are not received");
             })
         };
-        [heartbeat, filler, loss].into_iter().for_each(|thread| thread.join().expect("it ends well"));
-        assert!(l1.get(&key(0), NOW, true).is_none(), "nobody hears of changes");
+        [heartbeat, filler, loss].into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert!(l1.get(&key(0), NOW, true).is_none(), "changes are not received");
         assert!(matches!(l1.lease(&key(1), Token(9), NOW, Some(epoch), true), Leased::Lead));
         assert_eq!(l1.fill(&key(1), Token(9), value(1), NOW), Filled::Voided);
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
 #[test]
 fn no_value_from_before_a_ban_is_answered_after_it_or_left_by_its_walk() {
     under_many_schedules(|| {
-        let (l1, below) = (l1(1 << 20, 2), Arc::new(Word::new(1)));
+        let (l1, stored) = (l1(1 << 20, 2), Arc::new(Word::new(1)));
         let epoch = l1.begin(Tick::FAR);
         let readers: Vec<_> = (2..4)
             .map(|token| {
-                let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
-                // Later than the ban by the clock: only the lease tells that the value is not.
-                thread::spawn(move || read_through_at(&l1, &below, token, epoch, Tick(6)))
+                let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
+                // The clock says that this is later than the ban; only the lease shows that the value is older.
+                thread::spawn(move || read_through_at(&l1, &stored, token, epoch, Tick(6)))
             })
             .collect();
         let sweeper = {
-            let (l1, below) = (Arc::clone(&l1), Arc::clone(&below));
+            let (l1, stored) = (Arc::clone(&l1), Arc::clone(&stored));
             thread::spawn(move || {
-                let acknowledged = below.fetch_add(1, SeqCst) + 1;
+                let acknowledged = stored.fetch_add(1, SeqCst) + 1;
                 let glob = Glob::new(b"key:*").expect("a pattern");
                 let mut purge = l1.ban(glob, NOW).expect("a place");
                 for _ in 0..8 {
@@ -189,11 +189,11 @@ fn no_value_from_before_a_ban_is_answered_after_it_or_left_by_its_walk() {
                 assert!(purge.is_done());
             })
         };
-        readers.into_iter().chain([sweeper]).for_each(|thread| thread.join().expect("it ends well"));
+        readers.into_iter().chain([sweeper]).for_each(|thread| thread.join().expect("no panic"));
         if let Some(hit) = l1.get(&key(0), Tick(7), true) {
-            assert_eq!(number(&hit), below.load(SeqCst), "an old value stays");
+            assert_eq!(number(&hit), stored.load(SeqCst), "L1 keeps an old value");
         }
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
@@ -220,7 +220,7 @@ fn the_byte_bound_holds_while_shards_take_room_from_each_other() {
                 })
             })
             .collect();
-        fillers.into_iter().for_each(|thread| thread.join().expect("it ends well"));
-        l1.validate().expect("all parts agree");
+        fillers.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        l1.validate().expect("consistent");
     });
 }

@@ -1,4 +1,4 @@
-//! Who may fill a key: at most one live lease a key, in the key's shard, under its lock.
+//! Fill leases: at most one live lease per key, in the shard of the key and under its lock.
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -13,16 +13,16 @@ pub(super) const LEASES_MAX: usize = 16_384;
 /// Maximum number of fill leases compared with an invalidated pattern at a time (about 50 µs).
 const LOOKS_MAX: usize = 1_024;
 
-/// The right to fill one key.
+/// The permission to fill one key.
 struct Lease {
     key: Bytes,
     hash: u32,
     token: Token,
-    /// The epoch a fill would be of; `None` where nothing may be kept.
+    /// The epoch of the fill; `None` if nothing may be inserted.
     epoch: Option<Epoch>,
 }
 
-/// The table takes its bucket from the low bits and its tag from the high ones; 32 bits are spread over both.
+/// Spreads 32 bits over both halves: the table takes its bucket from the low bits and its tag from the high bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
@@ -32,12 +32,12 @@ fn spread(hash: u32) -> u64 {
 pub(super) struct Leases(HashTable<Lease>);
 
 impl Leases {
-    /// Who leads the flight of this key, if anybody.
+    /// Returns the leader of the flight of this key, if there is one.
     pub(super) fn holder(&self, hash: u32, key: &[u8]) -> Option<Token> {
         self.0.find(spread(hash), |lease| lease.key == key).map(|lease| lease.token)
     }
 
-    /// Notes a lease for a key that has none.
+    /// Adds a lease for a key that has none.
     pub(super) fn grant(&mut self, hash: u32, key: &Key, token: Token, epoch: Option<Epoch>) {
         if self.0.len() < LEASES_MAX {
             let lease = Lease { key: key.bytes().clone(), hash, token, epoch };
@@ -45,22 +45,22 @@ impl Leases {
         }
     }
 
-    /// Ends the lease if this token holds it; the epoch it was taken in, if any.
+    /// Ends the lease if this token holds it. Returns the epoch in which it was taken.
     pub(super) fn end(&mut self, hash: u32, key: &[u8], token: Token) -> Option<Option<Epoch>> {
         let is_it = |lease: &Lease| lease.token == token && lease.key == key;
         let found = self.0.find_entry(spread(hash), is_it).ok()?;
         Some(found.remove().0.epoch)
     }
 
-    /// Ends the lease whoever holds it.
+    /// Voids the lease of a key, whoever holds it.
     pub(super) fn void(&mut self, hash: u32, key: &[u8]) {
         if let Ok(found) = self.0.find_entry(spread(hash), |lease| lease.key == key) {
             found.remove();
         }
     }
 
-    /// Ends those whose keys match. Where there are so many that it would take long, all: their values are answered and
-    /// not kept.
+    /// Voids the leases whose keys match. Voids all leases if there are too many to compare: their values are returned
+    /// and not inserted.
     pub(super) fn void_matching(&mut self, glob: &Glob) {
         if self.0.len() > LOOKS_MAX {
             return self.clear();
@@ -68,7 +68,7 @@ impl Leases {
         self.0.retain(|lease| !glob.matches(&lease.key));
     }
 
-    /// Ends all.
+    /// Voids all leases.
     pub(super) fn clear(&mut self) {
         self.0 = HashTable::new();
     }

@@ -1,13 +1,13 @@
-//! Patterns whose entries go: hidden from every hit at once, removed by a walk afterwards.
+//! Pattern bans in L1: they hide matching entries at once, and a walk removes the entries afterward.
 //!
-//! [`L1::ban`](super::L1::ban) puts the pattern into every shard, under the shard's lock, and voids the leases it matches.
-//! From then on an entry of that shard which matches and is not newer than the ban is a miss, wherever it stands. The walk
-//! ([`L1::purge`](super::L1::purge)) removes such entries page by page from the top down, as a scan goes, because entries
-//! only ever move downwards; a shard it has been through forgets the pattern, and hits there pay nothing for it again.
+//! [`L1::ban`](super::L1::ban) adds the pattern to every shard, under the lock of the shard, and voids the matching
+//! leases. From then on, a matching entry of that shard that is not newer than the ban is a miss. The walk
+//! ([`L1::purge`](super::L1::purge)) removes such entries page by page from the top down, as a scan does, because
+//! entries only move down. After the walk of a shard, the shard forgets the pattern and hits cost nothing extra.
 //!
-//! What is newer is told by its birth: entries that come in after the ban, by a lease that was taken after it or by a
-//! write where L1 is the store, are answered and stay. Births count milliseconds, so what comes in within the ban's own
-//! millisecond is taken for old.
+//! The birth of an entry decides whether it is newer. Entries that are inserted after the ban stay: through a lease
+//! that was taken after it, or by a write if L1 is the store. Births have a resolution of one millisecond, so entries
+//! that are inserted in the same millisecond as the ban count as old.
 
 use smallvec::SmallVec;
 
@@ -17,16 +17,16 @@ use crate::{clock::Tick, glob::Glob};
 /// Maximum number of patterns that are purged from L1 at the same time.
 pub(super) const PURGES_MAX: usize = 64;
 
-/// A pattern that was banned and has to be walked for. Whoever took it walks it to its end: until then it keeps one of 64
-/// places, and hits in shards not walked yet compare their keys with it.
+/// A banned pattern whose entries have to be removed by a walk. The owner must complete the walk: until then it
+/// occupies one of 64 places, and hits in shards that were not walked compare their keys with the pattern.
 #[derive(Debug)]
 #[must_use = "a pattern that nobody walks for slows hits down for good"]
 pub struct Purge {
     pub(super) glob: Glob,
     pub(super) number: u64,
-    /// The shard that is walked; as many as there are when all were.
+    /// Shard that the walk has reached; the number of shards after the last one.
     pub(super) cell: usize,
-    /// Below this place its slots are not looked at yet.
+    /// Slots from this place on were examined.
     pub(super) upto: usize,
     pub(super) removed: u64,
     pub(super) done: bool,
@@ -37,34 +37,34 @@ impl Purge {
         Self { glob, number, cell: 0, upto: usize::MAX, removed: 0, done: false }
     }
 
-    /// What goes.
+    /// Returns the banned pattern.
     #[must_use]
     pub fn glob(&self) -> &Glob {
         &self.glob
     }
 
-    /// Entries removed so far.
+    /// Returns the number of entries removed so far.
     #[must_use]
     pub fn removed(&self) -> u64 {
         self.removed
     }
 
-    /// Whether nothing is left of what was there before the ban.
+    /// Returns whether all entries from before the ban were removed.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.done
     }
 }
 
-/// One pattern as a shard knows it.
+/// One pattern in a shard.
 struct Ban {
     number: u64,
     glob: Glob,
-    /// What was born up to here is hidden.
+    /// Entries born at this time or earlier are hidden.
     since: Tick,
 }
 
-/// The patterns under purge that a shard was not walked for yet.
+/// The active patterns for which a shard was not walked yet.
 #[derive(Default)]
 pub(super) struct Bans(SmallVec<[Ban; 1]>);
 
@@ -74,12 +74,12 @@ impl Bans {
         self.0.is_empty()
     }
 
-    /// Hides what matches and was born up to `since`.
+    /// Hides matching entries that were born at `since` or earlier.
     pub(super) fn add(&mut self, number: u64, glob: Glob, since: Tick) {
         self.0.push(Ban { number, glob, since });
     }
 
-    /// This shard was walked for this pattern.
+    /// Removes a pattern after the walk of this shard.
     pub(super) fn lift(&mut self, number: u64) {
         self.0.retain(|ban| ban.number != number);
         if self.0.is_empty() {
@@ -87,7 +87,7 @@ impl Bans {
         }
     }
 
-    /// Whether the entry may not be answered; `now` is not before its birth.
+    /// Returns whether the entry is hidden. `now` must not be before its birth.
     #[cold]
     pub(super) fn hide(&self, slot: &Slot, now: Tick) -> bool {
         let Some(record) = slot.record() else { return true };

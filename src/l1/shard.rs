@@ -1,7 +1,7 @@
-//! One shard: entries, index, leases and policy, changed together under its lock.
+//! One shard: entries, index, leases and policy, which change together under the lock of the shard.
 //!
-//! Invariants, checked by [`Shard::validate`]: each entry is in the index once, under its key's hash; `bytes` is the sum
-//! of their weights, by group and in all; there are no gaps between slots while the lock is free.
+//! Invariants, checked by [`Shard::validate`]: each entry is in the index once, under the hash of its key. `bytes` is
+//! the sum of the weights, in total and by group. There are no gaps between slots while the lock is free.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -22,8 +22,8 @@ use crate::{
     model::{Lifetime, Record, RemovalCause, Value},
 };
 
-/// Bytes an entry takes beside its allocation and the policy's share: its slot (16) and its share of the index (5.4 on
-/// average) and of the blocks' deadlines (an eighth).
+/// Bytes of an entry in addition to its allocation and the overhead of the policy: its slot (16), its share of the
+/// index (5.4 on average), and its share of the deadlines of blocks (an eighth).
 const SLOT_BYTES: u64 = 16 + 6;
 
 /// One shard.
@@ -33,52 +33,52 @@ pub(super) struct Shard<P> {
     pub(super) leases: Leases,
     bans: Bans,
     departures: Departures,
-    /// Entries that the policy gave, since start.
+    /// Number of entries evicted by the policy since start.
     evicted: u64,
     policy: P,
     bytes: u64,
-    /// By number of the key group.
+    /// Usage by number of the key group.
     groups: Vec<GroupUsage>,
     hasher: Hasher,
     weights: Weights,
 }
 
-/// How heavy entries are.
+/// Source of the weight of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weights {
-    /// As heavy as the memory they take.
+    /// The weight is the memory of the entry.
     Real,
-    /// As heavy as their value says.
-    Told,
+    /// The weight is stored in the value of the entry.
+    FromValue,
 }
 
-/// A new entry on its way in.
+/// A new entry to insert.
 pub(super) struct Arrival {
     pub(super) record: Record,
     pub(super) hash: u32,
     pub(super) epoch: Epoch,
     pub(super) weight: u64,
-    /// Whose it is.
+    /// The owner of the entry.
     pub(super) owner: Owner,
 }
 
-/// Who decides how long an entry stays.
+/// Decides how long an entry stays.
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
-    /// The policy; what it knows of it already.
+    /// The policy, with its mark of the entry.
     Policy(u32),
-    /// The queue of what was prefetched; its number there.
+    /// The queue of prefetched entries, with the serial number of the entry.
     Staging(u32),
 }
 
-/// An entry that went, still holding its memory: dropped after the lock is.
+/// A removed entry that still holds its memory. It is dropped after the lock is released.
 pub(super) struct Gone {
     pub(super) record: Record,
     pub(super) weight: u64,
-    /// The hash it was filed under.
+    /// Hash of the key.
     pub(super) hash: u32,
     pub(super) was_over: bool,
-    /// It was prefetched and nobody used it.
+    /// The entry was prefetched and never used.
     pub(super) is_unused: bool,
 }
 
@@ -99,32 +99,32 @@ impl<P: Policy> Shard<P> {
         }
     }
 
-    /// What an entry weighs in all.
+    /// Returns the weight in bytes of an entry with these lengths.
     pub(super) fn weigh(key_bytes: usize, value_bytes: usize) -> u64 {
         Record::weigh(key_bytes, value_bytes) + SLOT_BYTES + P::OVERHEAD_BYTES
     }
 
-    /// What an entry with this value is to weigh here.
+    /// Returns the weight that an entry with this value has in this shard.
     pub(super) fn weight_for(&self, key: &[u8], value: &[u8]) -> u64 {
         match self.weights {
             Weights::Real => Self::weigh(key.len(), value.len()),
-            Weights::Told => told_weight(value),
+            Weights::FromValue => weight_in_value(value),
         }
     }
 
     pub(super) fn weight_of(&self, record: &Record) -> u64 {
         match self.weights {
             Weights::Real => record.weight() + SLOT_BYTES + P::OVERHEAD_BYTES,
-            Weights::Told => told_weight(record.value()),
+            Weights::FromValue => weight_in_value(record.value()),
         }
     }
 
-    /// The latest time that it was told of.
+    /// Returns the latest time that a caller has passed.
     pub(super) fn now(&self) -> Tick {
         self.slots.now()
     }
 
-    /// Time goes on.
+    /// Advances the time of the shard.
     pub(super) fn advance(&mut self, now: Tick) {
         self.slots.advance(now);
     }
@@ -137,54 +137,54 @@ impl<P: Policy> Shard<P> {
         self.bytes
     }
 
-    /// Where the key's entry stands, live or not.
+    /// Returns the position of the entry of a key, live or not.
     #[inline]
     pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<usize> {
         let is_it = |at: usize| self.slots.get(at).and_then(Slot::record).is_some_and(|record| record.key() == key);
         self.index.find(hash, is_it)
     }
 
-    /// The key's slot if it may be answered.
+    /// Returns the slot of a key if it may be returned.
     #[inline]
     pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<&Slot> {
         self.live_at(self.find(hash, key)?, now, epochs)
     }
 
-    /// The slot there if it may be answered.
+    /// Returns the slot at `at` if it may be returned.
     #[inline]
     pub(super) fn live_at(&self, at: usize, now: Tick, epochs: &Epochs) -> Option<&Slot> {
         self.slots.get(at).filter(|slot| slot.is_live(now, epochs) && !self.hides(slot, now))
     }
 
-    /// Whether a pattern under purge hides this slot.
+    /// Returns whether an active pattern ban hides this slot.
     #[inline]
     pub(super) fn hides(&self, slot: &Slot, now: Tick) -> bool {
-        // A thread may read its clock, and then an entry of another one comes in: time is what the shard knows at least.
+        // Uses at least the time of the shard: another thread may insert an entry after this thread reads its clock.
         !self.bans.is_empty() && self.bans.hide(slot, now.max(self.slots.now()))
     }
 
-    /// Whether a pattern under purge hides the entry there.
+    /// Returns whether an active pattern ban hides the entry at `at`.
     pub(super) fn is_hidden(&self, at: usize, now: Tick) -> bool {
         self.slots.get(at).is_some_and(|slot| self.hides(slot, now))
     }
 
-    /// Hides what matches and is there, and voids the leases that match.
+    /// Hides the matching entries of this shard and voids the matching leases.
     pub(super) fn ban(&mut self, number: u64, glob: &Glob, now: Tick) {
         self.leases.void_matching(glob);
         self.bans.add(number, glob.clone(), now.max(self.slots.now()));
     }
 
-    /// Nothing is left here that this ban hides.
+    /// Removes a ban after the walk of this shard.
     pub(super) fn lift(&mut self, number: u64) {
         self.bans.lift(number);
     }
 
-    /// Whether a pattern is under purge here.
+    /// Returns whether this shard has active bans.
     pub(super) fn has_bans(&self) -> bool {
         !self.bans.is_empty()
     }
 
-    /// Whether places for entries are used up: the index cannot tell more.
+    /// Returns whether the index has no room for another entry.
     pub(super) fn is_full(&self) -> bool {
         self.slots.len() >= ENTRIES_MAX
     }
@@ -193,7 +193,7 @@ impl<P: Policy> Shard<P> {
         self.slots.get(at).map_or(0, |slot| self.hasher.of_slot(slot))
     }
 
-    /// Counts a use.
+    /// Counts a use of an entry.
     #[inline]
     pub(super) fn touch(&self, slot: &Slot, now: Tick, shared: &P::Shared) {
         self.policy.hit(slot, shared);
@@ -202,7 +202,7 @@ impl<P: Policy> Shard<P> {
         }
     }
 
-    /// What inspection sees of a slot.
+    /// Describes a slot for inspection.
     pub(super) fn resident(&self, slot: &Slot, now: Tick) -> Option<Resident> {
         let record = slot.record()?;
         Some(Resident {
@@ -213,17 +213,17 @@ impl<P: Policy> Shard<P> {
         })
     }
 
-    /// Tells the policy that an entry comes in, before room is made for it; the mark it comes in with.
+    /// Notifies the policy of a new entry before room is made. Returns the mark of the entry.
     pub(super) fn announce(&mut self, hash: u32, carried: Option<u32>, shared: &P::Shared) -> u32 {
         self.policy.arrive(hash, carried, &self.slots, shared)
     }
 
-    /// Takes out what the policy likes least and leaves a hole there.
+    /// Removes the victim of the policy and leaves a hole at its position.
     pub(super) fn evict(&mut self, epochs: &Epochs, shared: &P::Shared) -> Option<(usize, Gone)> {
         let now = self.slots.now();
         let any_ended = epochs.any_ended();
         let is_dead = |slot: &Slot| slot.is_over(now) || any_ended && epochs.has_ended(slot.epoch());
-        // Where all that is left is staged, the policy has nothing to give.
+        // If only staged entries remain, the policy has no victim.
         let at = self.policy.victim(&self.slots, shared, is_dead).or_else(|| self.slots.len().checked_sub(1))?;
         let slot = self.slots.get(at)?;
         let (hash, was_over, is_staged) = (self.hasher.of_slot(slot), slot.is_over(now), slot.is_staged());
@@ -245,7 +245,7 @@ impl<P: Policy> Shard<P> {
         &mut self.groups[at]
     }
 
-    /// Takes an entry that goes out of the sums; what it weighed.
+    /// Subtracts a removed entry from the sums. Returns its weight.
     fn subtract(&mut self, record: &Record) -> u64 {
         let weight = self.weight_of(record);
         self.bytes -= weight;
@@ -255,16 +255,17 @@ impl<P: Policy> Shard<P> {
         weight
     }
 
-    /// Notes why an entry went.
+    /// Notes why an entry was removed.
     pub(super) fn count(&mut self, gone: &Gone, cause: RemovalCause, left: Left) {
         self.group(gone.record.group()).removals.count(cause, 1);
-        // A ghost is asked about sizes, never about keys.
+        // A simulated tier is never asked about keys.
         if self.weights == Weights::Real {
             self.departures.note(gone.hash, &gone.record, left, self.slots.now());
         }
     }
 
-    /// Why a copy with this key is not answered, as far as is remembered. `None` if it is, or nothing is known of it.
+    /// Returns why a copy of this key is not returned, if it is remembered. `None` if the copy is valid, or if nothing
+    /// is known.
     pub(super) fn departure(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<Departure> {
         let Some(slot) = self.find(hash, key).and_then(|at| self.slots.get(at)) else {
             return self.departures.find(hash);
@@ -282,12 +283,12 @@ impl<P: Policy> Shard<P> {
         Some(Departure { left, at: now, filled_at: record.born_at(now), used_at })
     }
 
-    /// What it holds and what left, by group.
+    /// Returns the entries and removals by group.
     pub(super) fn groups(&self) -> &[GroupUsage] {
         &self.groups
     }
 
-    /// Entries that the policy gave, since start.
+    /// Returns the number of entries evicted by the policy since start.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -299,7 +300,7 @@ impl<P: Policy> Shard<P> {
         self.policy.moved(&self.slots, at);
     }
 
-    /// Puts an entry in whose room is reserved, into the hole if there is one.
+    /// Inserts an entry whose room is reserved, into the hole if there is one.
     pub(super) fn insert(&mut self, arrival: Arrival, hole: Option<usize>, shared: &P::Shared) -> usize {
         let group = self.group(arrival.record.group());
         group.entries += 1;
@@ -324,30 +325,31 @@ impl<P: Policy> Shard<P> {
         at
     }
 
-    /// Where the staged entry of this number is.
+    /// Returns the position of the staged entry with this serial number.
     pub(super) fn find_staged(&self, hash: u32, serial: u32) -> Option<usize> {
         let is_it =
             |at: usize| self.slots.get(at).is_some_and(|slot| slot.is_staged() && slot.mark.load(Relaxed) == serial);
         self.index.find(hash, is_it)
     }
 
-    /// The first use of a staged entry: the policy takes it, as if it had just been filled. Its number in the queue, and
-    /// its weight.
+    /// Passes a staged entry to the policy at its first use, as if it had just been filled. Returns its serial number
+    /// and weight.
     pub(super) fn unstage(&mut self, at: usize, hash: u32, shared: &P::Shared) -> Option<(u32, u64)> {
         let slot = self.slots.get(at).filter(|slot| slot.is_staged())?;
-        let told = (slot.mark.load(Relaxed), self.weight_of(slot.record()?));
+        let staged = (slot.mark.load(Relaxed), self.weight_of(slot.record()?));
         let mark = self.policy.arrive(hash, None, &self.slots, shared);
         self.slots.unstage(at);
         self.policy.place(&self.slots, at, mark, shared);
-        Some(told)
+        Some(staged)
     }
 
-    /// Lets two entries change places.
+    /// Exchanges the positions of two entries.
     pub(super) fn exchange(&mut self, a: usize, b: usize) {
         if a == b || a.max(b) >= self.slots.len() || self.is_full() {
             return;
         }
-        // By way of a place that no entry has (a full shard has none): the words of two entries must never be alike.
+        // Uses a place without an entry in between, because the words of two entries must never be equal. A full shard
+        // has no such place.
         let (hash_a, hash_b, nowhere) = (self.hash_at(a), self.hash_at(b), self.slots.len());
         self.index.relocate(hash_a, a, nowhere);
         self.index.relocate(hash_b, b, a);
@@ -357,7 +359,7 @@ impl<P: Policy> Shard<P> {
         self.policy.moved(&self.slots, b);
     }
 
-    /// Removes the entry at `at`; with `for_good` it is not replaced by a newer value.
+    /// Removes the entry at `at`. With `for_good`, no newer value replaces it.
     pub(super) fn remove(&mut self, at: usize, for_good: bool) -> Option<Gone> {
         let slot = self.slots.get(at)?;
         let (hash, was_over) = (self.hasher.of_slot(slot), slot.is_over(self.slots.now()));
@@ -376,17 +378,18 @@ impl<P: Policy> Shard<P> {
         self.slots.get(at)
     }
 
-    /// Changes when the entry at `at` ends.
+    /// Changes the lifetime of the entry at `at`.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
         self.slots.set_lifetime(at, life);
     }
 
-    /// A block below `from` that may hold something expired.
+    /// Returns a block below `from` that may contain expired entries.
     pub(super) fn due_block(&self, from: usize, now: Tick) -> Option<usize> {
         self.slots.due_block(from, now)
     }
 
-    /// Removes up to `budget` entries of a block that `is_over_with`, and recounts its soonest deadline.
+    /// Removes up to `budget` entries of a block for which `is_over_with` holds, and updates the soonest deadline of
+    /// the block.
     pub(super) fn sweep_block(
         &mut self,
         block: usize,
@@ -395,8 +398,8 @@ impl<P: Policy> Shard<P> {
         mut take: impl FnMut(Gone),
     ) {
         let mut left = budget;
-        // Downwards: what a removal moves into its place comes from a higher one. From another block it was not looked
-        // at yet, hence the second look at the same place.
+        // Scans downward: a removal moves a higher entry into the free position. An entry from another block was not
+        // examined yet, so the same position is examined again.
         let mut at = ((block + 1) * BLOCK).min(self.slots.len());
         while at > block * BLOCK && left > 0 {
             let over = self.slots.get(at - 1).is_some_and(&is_over_with);
@@ -412,7 +415,7 @@ impl<P: Policy> Shard<P> {
         self.slots.refresh_block(block);
     }
 
-    /// Gives back memory that few entries do not need.
+    /// Releases memory if few entries remain.
     pub(super) fn shrink(&mut self) {
         if self.slots.shrink() {
             let (slots, hasher) = (&self.slots, &self.hasher);
@@ -420,7 +423,7 @@ impl<P: Policy> Shard<P> {
         }
     }
 
-    /// Empties it; the entries are handed over so that they are freed without the lock.
+    /// Empties the shard. Returns the entries, so that the caller frees them without the lock.
     pub(super) fn clear(&mut self) -> (Slots, u64) {
         self.leases.clear();
         self.index = Index::default();
@@ -447,28 +450,28 @@ impl<P: Policy> Shard<P> {
             let (entries, held) = &mut groups[usize::from(record.group())];
             (*entries, *held) = (*entries + 1, *held + weight);
             if !is_here(record.key()) || self.find(self.hasher.of_slot(slot), record.key()) != Some(at) {
-                return Err(format!("entry {at} is not found by its key"));
+                return Err(format!("the index does not find entry {at} by its key"));
             }
         }
         if bytes != self.bytes {
-            return Err(format!("the weights sum up to {bytes}, counted were {}", self.bytes));
+            return Err(format!("the sum of weights is {bytes}, the count is {}", self.bytes));
         }
         let counted = self.groups.iter().map(|group| (group.entries, group.bytes)).chain(std::iter::repeat((0, 0)));
         if let Some((number, _)) =
             groups.into_iter().zip(counted).enumerate().find(|(_, (held, counted))| held != counted)
         {
-            return Err(format!("group {number} was counted wrong"));
+            return Err(format!("the counts of group {number} are wrong"));
         }
         self.policy.validate(&self.slots)
     }
 }
 
-/// The weight that a ghost's value says.
-fn told_weight(value: &[u8]) -> u64 {
+/// Returns the weight that the value of a simulated entry stores.
+fn weight_in_value(value: &[u8]) -> u64 {
     value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// What a hit returns.
+/// Returns the hit for a record.
 #[inline]
 pub(super) fn hit(record: &Record, hash: u32, now: Tick) -> Hit {
     Hit {

@@ -1,11 +1,12 @@
-//! The dense array of a shard's entries: what the index points to and a victim search compares, 16 bytes an entry.
+//! The dense array of the entries of a shard, 16 bytes per entry. The index refers to it, and the search for victims
+//! scans it.
 //!
-//! Entries stand without gaps: a removal moves the last one into the hole. So sampling needs no second try, memory can
-//! shrink, and a scan from the top down meets every entry that stays (a move only ever goes downwards).
+//! There are no gaps: a removal moves the last entry into the hole. Therefore sampling needs no second attempt, memory
+//! can shrink, and a scan from the top down visits every entry that stays, because moves only go down.
 //!
-//! Expiry needs no list: each block of 64 entries knows its soonest deadline or an earlier time. A sweep looks at these
-//! and opens the blocks that are due; a million entries that expire together are found without a step per entry before.
-//! What a slot knows of its deadline is for the sweep alone; whether an entry may be answered, its record says.
+//! Expiration needs no list: each block of 64 entries has a lower bound of its soonest deadline. A sweep reads these
+//! bounds and opens the blocks that are due. A million entries that expire together cost no step per entry before. The
+//! deadline in a slot serves only the sweep; the record decides whether an entry may be returned.
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 
@@ -15,21 +16,21 @@ use crate::{
     model::{Lifetime, Record},
 };
 
-/// Entries that share one soonest deadline. 64: a block is read in half a microsecond, and the deadlines cost 1 bit
-/// an entry.
+/// Number of entries that share one soonest deadline. With 64, a block is read in half a microsecond, and the deadlines
+/// cost 1 bit per entry.
 pub(super) const BLOCK: usize = 64;
-/// `due` counts units of 1,024 ms.
+/// `due` is in units of 1,024 ms.
 const UNIT_SHIFT: u32 = 10;
-/// Furthest `due` from now, units: half of what wrapping comparison in 15 bits can tell, 2.3 h. A sweep that finds an
-/// entry alive then sets it anew.
+/// Maximum distance of `due` from now, in units: half of the range of a wrapping comparison in 15 bits, 2.3 h. A sweep
+/// that finds a live entry sets it again.
 const DUE_MAX: u64 = 1 << 13;
 /// One entry.
 pub(super) struct Slot {
     record: Option<Record>,
-    /// What the policy keeps of it; of a staged entry its number in the queue.
+    /// Mark of the policy; for a staged entry, its serial number in the queue.
     pub(super) mark: AtomicU32,
-    /// From the low end: deadline in units, wrapping, rounded down (15 bits), whether it is staged, epoch (8), size class
-    /// (7), whether it has a deadline.
+    /// From the low end: deadline in units, wrapping, rounded down (15 bits); is staged (1); epoch (8); size class (7);
+    /// has a deadline (1).
     state: u32,
 }
 
@@ -37,12 +38,12 @@ const DUE_BITS: u32 = 0x7FFF;
 const STAGED: u32 = 1 << 15;
 const EPOCH_SHIFT: u32 = 16;
 const SIZE_SHIFT: u32 = 24;
-/// Size classes that a slot tells apart.
+/// Number of size classes.
 pub(super) const SIZE_CLASSES: usize = 128;
 const TIMED: u32 = 1 << 31;
 
 impl Slot {
-    /// A slot for a record; `size_class` as [`size_class`] gives it.
+    /// Returns a slot for a record; `size_class` comes from [`size_class`].
     pub(super) fn new(record: Record, epoch: Epoch, size_class: u8, now: Tick) -> Self {
         let state = (u32::from(size_class.min(SIZE_CLASSES as u8 - 1)) << SIZE_SHIFT)
             | u32::from(epoch.number()) << EPOCH_SHIFT;
@@ -51,7 +52,7 @@ impl Slot {
         slot
     }
 
-    /// Notes anew when a sweep has to look at it.
+    /// Sets the time at which a sweep has to examine the slot.
     fn rearm(&mut self, now: Tick) {
         let deadline = self.record.as_ref().map_or(Tick::FAR, |record| record.deadline(now));
         self.state &= !(TIMED | DUE_BITS);
@@ -61,19 +62,20 @@ impl Slot {
         }
     }
 
-    /// Whether it may be answered at `now`.
+    /// Returns whether the entry may be returned at `now`.
     #[inline]
     pub(super) fn is_live(&self, now: Tick, epochs: &Epochs) -> bool {
         epochs.is_open(self.epoch(), now) && self.record.as_ref().is_some_and(|record| !record.is_over(now))
     }
 
-    /// Whether it may be answered as stale, `grace` after what was proven of it last. Only the key's own expiry ends it.
+    /// Returns whether the entry may be returned as stale, up to `grace` after its fence. Only the expiration of the
+    /// key ends it.
     pub(super) fn is_stale_allowed(&self, now: Tick, grace: Duration, epochs: &Epochs) -> bool {
         epochs.is_stale_allowed(self.epoch(), now, grace)
             && self.record.as_ref().is_some_and(|record| now < record.expires_at())
     }
 
-    /// Whether nobody may ever be answered with it again, so that a sweep takes it.
+    /// Returns whether the entry can never be returned again, so that a sweep may remove it.
     #[inline]
     pub(super) fn is_useless(&self, now: Tick, epochs: &Epochs) -> bool {
         if epochs.has_ended(self.epoch()) {
@@ -83,13 +85,13 @@ impl Slot {
         self.is_over(now) && (!held() || self.record.as_ref().is_none_or(|record| now >= record.expires_at()))
     }
 
-    /// Whether it was prefetched and nobody has used it yet.
+    /// Returns whether the entry was prefetched and not used yet.
     #[inline]
     pub(super) fn is_staged(&self) -> bool {
         self.state & STAGED != 0
     }
 
-    /// It is prefetched, the so manieth.
+    /// Marks the entry as staged, with this serial number.
     pub(super) fn stage(&mut self, serial: u32) {
         self.state |= STAGED;
         *self.mark.get_mut() = serial;
@@ -99,21 +101,21 @@ impl Slot {
         self.state &= !STAGED;
     }
 
-    /// Number of the epoch it was made in.
+    /// Returns the number of the epoch of the entry.
     #[inline]
     pub(super) fn epoch(&self) -> u8 {
         (self.state >> EPOCH_SHIFT) as u8
     }
 
-    /// Units until it is due; not positive when that may have passed.
+    /// Returns the units until the entry is due. Not positive if the deadline may have passed.
     #[inline]
     fn units_left(&self, now: Tick) -> i16 {
-        // Both shifted up by the one bit that is not theirs, so that they wrap where 16 bits do.
+        // Both are shifted by one bit, so that they wrap at 16 bits.
         let (due, now) = ((self.state as u16) << 1, ((now.0 >> UNIT_SHIFT) as u16) << 1);
         (due.wrapping_sub(now) as i16) >> 1
     }
 
-    /// Whether its deadline has passed. Reads the record only if that may be.
+    /// Returns whether the deadline has passed. Reads the record only if that is possible.
     #[inline]
     pub(super) fn is_over(&self, now: Tick) -> bool {
         self.state & TIMED != 0
@@ -121,7 +123,7 @@ impl Slot {
             && self.record.as_ref().is_some_and(|record| record.is_over(now))
     }
 
-    /// When a sweep has to look at it: never after its deadline.
+    /// Returns the time at which a sweep has to examine the entry, at most its deadline.
     fn due_at(&self, now: Tick) -> Tick {
         if self.state & TIMED == 0 {
             return Tick::FAR;
@@ -137,14 +139,14 @@ impl Slot {
         self.record.as_ref()
     }
 
-    /// Its size in quarter doublings.
+    /// Returns the size class: quarter doublings of the weight.
     #[inline]
     pub(super) fn size_class(&self) -> usize {
         (self.state >> SIZE_SHIFT) as usize % SIZE_CLASSES
     }
 }
 
-/// A weight in quarter doublings, rounded up: 1 B is 0, 4 MiB is 88.
+/// Returns the size class of a weight: quarter doublings, rounded up. 1 B is 0, 4 MiB is 88.
 pub(super) fn size_class(weight: u64) -> u8 {
     let weight = weight.max(1);
     let doublings = 63 - weight.leading_zeros();
@@ -155,9 +157,9 @@ pub(super) fn size_class(weight: u64) -> u8 {
 /// The entries of a shard.
 pub(super) struct Slots {
     slots: Vec<Slot>,
-    /// For each block a time not after its soonest deadline.
+    /// Lower bound of the soonest deadline of each block.
     soonest: Vec<Tick>,
-    /// Latest time that a caller named; deadlines are kept relative to it.
+    /// Latest time that a caller has passed; deadlines are relative to it.
     now: Tick,
 }
 
@@ -168,7 +170,7 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Time goes on. It never goes back, whatever threads race here.
+    /// Advances the time. The time never goes back, even if threads race.
     pub(super) fn advance(&mut self, now: Tick) {
         self.now = self.now.max(now);
     }
@@ -192,10 +194,10 @@ impl Slots {
         &self.slots
     }
 
-    /// Appends an entry and says where.
+    /// Appends an entry and returns its position.
     pub(super) fn push(&mut self, slot: Slot) -> usize {
         if self.slots.len() == self.slots.capacity() {
-            // A quarter more: doubling would leave up to half of the array unused, and it is counted as memory.
+            // Grows by a quarter: doubling would leave up to half of the array unused, and its memory is counted.
             self.slots.reserve_exact(self.slots.len() / 4 + 16);
         }
         let at = self.slots.len();
@@ -207,18 +209,18 @@ impl Slots {
         at
     }
 
-    /// Takes a victim's record and leaves a hole, which [`Slots::refill`] or [`Slots::close`] must end.
+    /// Removes the record of a victim and leaves a hole. [`Slots::refill`] or [`Slots::close`] must follow.
     pub(super) fn hollow(&mut self, at: usize) -> Option<Record> {
         self.slots[at].record.take()
     }
 
-    /// Puts an entry into a hole.
+    /// Inserts an entry into a hole.
     pub(super) fn refill(&mut self, at: usize, slot: Slot) {
         self.slots[at] = slot;
         self.note_deadline(at);
     }
 
-    /// Removes the hole (or entry) at `at`; says where the entry that now stands there came from, if one was moved.
+    /// Removes the hole or entry at `at`. Returns the old position of the entry that was moved there, if one was.
     pub(super) fn close(&mut self, at: usize) -> Option<usize> {
         self.slots.swap_remove(at);
         let from = self.slots.len();
@@ -230,19 +232,19 @@ impl Slots {
         Some(from)
     }
 
-    /// Lets two entries change places.
+    /// Exchanges the positions of two entries.
     pub(super) fn exchange(&mut self, a: usize, b: usize) {
         self.slots.swap(a, b);
         self.note_deadline(a);
         self.note_deadline(b);
     }
 
-    /// Somebody has used it.
+    /// Marks an entry as used.
     pub(super) fn unstage(&mut self, at: usize) {
         self.slots[at].unstage();
     }
 
-    /// Changes when an entry ends.
+    /// Changes the lifetime of an entry.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
         let slot = &mut self.slots[at];
         if let Some(record) = &slot.record {
@@ -258,13 +260,13 @@ impl Slots {
         *soonest = due.min(*soonest);
     }
 
-    /// A block from `from` downwards with a deadline that may have passed.
+    /// Returns a block below `from` whose soonest deadline may have passed.
     pub(super) fn due_block(&self, from: usize, now: Tick) -> Option<usize> {
         let upto = from.min(self.soonest.len());
         self.soonest[..upto].iter().rposition(|&soonest| soonest <= now)
     }
 
-    /// Recounts a block's soonest deadline.
+    /// Updates the soonest deadline of a block.
     pub(super) fn refresh_block(&mut self, block: usize) {
         let now = self.now;
         let Some(soonest) = self.soonest.get_mut(block) else { return };
@@ -278,7 +280,7 @@ impl Slots {
         }
     }
 
-    /// Gives memory back when less than a quarter of it is used. Returns whether it did.
+    /// Releases memory if less than a quarter is used. Returns whether it did.
     pub(super) fn shrink(&mut self) -> bool {
         let small = self.slots.capacity() > 4 * BLOCK && self.slots.len() < self.slots.capacity() / 4;
         if small {
@@ -288,7 +290,7 @@ impl Slots {
         small
     }
 
-    /// Checks what must hold between the parts.
+    /// Checks the invariants.
     pub(super) fn validate(&self) -> Result<(), String> {
         if self.soonest.len() != self.slots.len().div_ceil(BLOCK) {
             return Err(format!("{} entries have {} blocks", self.slots.len(), self.soonest.len()));
@@ -298,7 +300,7 @@ impl Slots {
                 return Err(format!("a hole at {at}"));
             }
             if self.soonest[at / BLOCK] > slot.due_at(self.now) {
-                return Err(format!("the block of {at} is due after its entry"));
+                return Err(format!("the deadline of the block of entry {at} is too late"));
             }
         }
         Ok(())

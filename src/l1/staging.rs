@@ -1,17 +1,17 @@
-//! Where prefetched entries wait until somebody uses them: a queue of its own inside L1's bytes.
+//! The queue of staged entries: prefetched entries in L1 that were not used yet.
 //!
-//! Staged entries lie in the shards like any other, marked, and the policy does not know of them: what nobody has asked for
-//! must not push out what somebody has. They leave in the order they came. The first use takes the mark away and gives
-//! the entry to the policy, as if it had been filled on demand.
+//! Staged entries are stored in the shards like other entries, with a mark, and the policy does not know them: entries
+//! that nobody has requested must not evict entries that were requested. They leave in order of arrival. The first use
+//! removes the mark and passes the entry to the policy, as if it had been filled on demand.
 //!
-//! How many may wait follows from what a place is worth on either side: one more when an entry was used late in its
-//! turn, or asked for soon after it was dropped unused; three fewer when an entry is missed that the policy has just
-//! dropped and that the places of half the queue would have kept.
+//! The number of places adapts to the benefit of a place on each side. It grows by one when a staged entry is used late
+//! in its stay, or is requested soon after it was removed unused. It shrinks by three when a request misses an entry
+//! that the policy has just evicted and that half of the places would have kept.
 //!
-//! And what waits for longer than predictions take to come true goes as well: where next to nothing is prefetched any more,
-//! no later arrival would ever push it out, and L1 would be smaller for nothing.
+//! Entries that wait longer than predictions take to come true are removed as well. Otherwise, when prefetch almost
+//! stops, no later arrival would remove them, and L1 would be smaller for no benefit.
 //!
-//! Locks: `order` and `left` are leaves; no shard is locked while `order` is held.
+//! Locks: `order` and `left` are leaf locks; no shard is locked while `order` is held.
 
 use std::{collections::VecDeque, sync::OnceLock};
 
@@ -21,55 +21,55 @@ use super::{
 };
 use crate::model::Record;
 
-/// Entries that may wait at first, and at least: with fewer the queue cannot show what it is worth.
+/// Initial number of places, and the minimum: with fewer places, the benefit of the queue cannot be measured.
 const START: u64 = 32;
 const LEAST: u64 = 2;
-/// Of L1's entries, and of its bytes, staged ones are at most this part.
+/// Maximum fraction of L1's entries and bytes that may be staged: 1 in this many.
 const PART_MAX: u64 = 10;
-/// What a missed entry, dropped by the policy just before, costs.
+/// Number of places removed for a miss of an entry that the policy has just evicted.
 const DISPLACED_COST: u64 = 3;
 /// Maximum number of removed, unused prefetched keys that wait for the prefetch learner. The oldest keys are dropped.
 const LEFT_MAX: usize = 4_096;
-/// Drops that are remembered, of each kind; 128 KB.
+/// Number of removals of each kind that are remembered; 128 KB.
 const DROPS: usize = 16_384;
-/// How long an entry waits at most, in fills on demand: this part of L1's entries, in tenths, and at least so many. At
-/// least twice as long as the learner waits.
+/// Maximum wait of an entry, in fills on demand: this many tenths of the number of entries in L1, and at least
+/// `PATIENCE_MIN`. The learner waits at most half as long.
 const PATIENCE_TENTHS: u64 = 4;
 const PATIENCE_MIN: u64 = 128;
-/// It is looked for such with one fill in so many.
+/// The search for overdue entries runs at 1 fill in this many.
 const LOOK_EVERY: u64 = 4;
-/// Places in the queue that used entries left, per entry that may wait, before the oldest have to go all the same.
+/// Queue positions of used entries, per place, before the oldest positions are removed.
 const SLACK: u64 = 8;
 
-/// Where a staged entry lies.
+/// A position in the queue of staged entries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waiting {
     pub(super) cell: usize,
     pub(super) hash: u32,
-    /// Its number in the order of arrival; its slot's mark says the same.
+    /// Serial number in order of arrival; the mark of the slot is the same number.
     pub(super) serial: u32,
-    /// Fills on demand before it came.
+    /// Fills on demand before the arrival.
     pub(super) fills: u64,
 }
 
-/// The queue.
+/// The queue of staged entries.
 pub(super) struct Staging {
     order: Mutex<VecDeque<Waiting>>,
     entries: AtomicU64,
     bytes: AtomicU64,
-    /// Entries that may wait.
+    /// Maximum number of staged entries.
     places: AtomicU64,
-    /// Arrivals so far.
+    /// Arrivals since start.
     serial: AtomicU64,
-    /// Fills on demand while something waited.
+    /// Fills on demand while an entry was staged.
     fills: AtomicU64,
     left: Mutex<VecDeque<Record>>,
-    /// Misses of entries that places given to this queue would have kept.
+    /// Misses of entries that the places of this queue would have kept.
     displaced: AtomicU64,
     drops: OnceLock<Drops>,
 }
 
-/// What was dropped lately: by the policy, and out of this queue.
+/// Recent removals by the policy and from this queue.
 struct Drops {
     policy: Box<[AtomicU64]>,
     staged: Box<[AtomicU64]>,
@@ -86,7 +86,7 @@ fn note(drops: &[AtomicU64], hash: u32, turn: u32) {
     drops[hash as usize % DROPS].store(u64::from(hash) << 32 | u64::from(turn), Relaxed);
 }
 
-/// How many turns ago this was dropped, told once.
+/// Returns how many turns ago this entry was removed, once.
 fn take(drops: &[AtomicU64], hash: u32, turn: u32) -> Option<u64> {
     let drop = &drops[hash as usize % DROPS];
     let known = drop.load(Relaxed);
@@ -112,35 +112,35 @@ impl Staging {
         }
     }
 
-    /// Whether anything was ever staged: if not, nothing is noted.
+    /// Returns the recent removals. `None` if nothing was ever staged: removals are not noted then.
     fn drops(&self) -> Option<&Drops> {
         self.drops.get()
     }
 
-    /// Entries that may wait where L1 has room for `room` entries.
+    /// Returns the maximum number of staged entries if L1 has room for `room` entries.
     fn places(&self, room: u64) -> u64 {
         self.places.load(Relaxed).min(room / PART_MAX).max(LEAST)
     }
 
-    /// Whether one more of this weight would be too much. `capacity_bytes` is all of L1's.
+    /// Returns whether one more entry of this weight exceeds the limits. `capacity_bytes` is the capacity of L1.
     pub(super) fn is_full(&self, weight: u64, room: u64, capacity_bytes: u64) -> bool {
         self.entries.load(Relaxed) >= self.places(room)
             || self.bytes.load(Relaxed).saturating_add(weight) > capacity_bytes / PART_MAX
     }
 
-    /// The number of the next arrival.
+    /// Returns the serial number of the next arrival.
     pub(super) fn next(&self) -> u32 {
         self.drops.get_or_init(Drops::default);
         self.serial.fetch_add(1, Relaxed) as u32
     }
 
-    /// An entry came in, under its shard's lock.
-    pub(super) fn came(&self, weight: u64) {
+    /// Notes that an entry was inserted, under the lock of its shard.
+    pub(super) fn inserted(&self, weight: u64) {
         self.entries.fetch_add(1, Relaxed);
         self.bytes.fetch_add(weight, Relaxed);
     }
 
-    /// It stands in the queue. Returns one that has to go because used entries left too many places behind.
+    /// Appends an entry to the queue. Returns the oldest one if used entries left too many positions.
     pub(super) fn queue(&self, waiting: Waiting, room: u64) -> Option<Waiting> {
         let mut order = self.order.lock();
         order.push_back(waiting);
@@ -148,17 +148,17 @@ impl Staging {
         if order.len() as u64 > most { order.pop_front() } else { None }
     }
 
-    /// The one that came first, if any; it may have gone already.
+    /// Returns the oldest position, if any. Its entry may have left already.
     pub(super) fn first(&self) -> Option<Waiting> {
         self.order.lock().pop_front()
     }
 
-    /// Fills on demand so far, to say when an entry came.
+    /// Returns the number of fills on demand, to note it at an arrival.
     pub(super) fn fills(&self) -> u64 {
         self.fills.load(Relaxed)
     }
 
-    /// One more fill on demand. Returns the entry that has waited for too long, if any; it may have gone already.
+    /// Notes a fill on demand. Returns the entry that has waited too long, if any; it may have left already.
     pub(super) fn filled(&self, room: impl FnOnce() -> u64) -> Option<Waiting> {
         if self.entries.load(Relaxed) == 0 {
             return None;
@@ -173,13 +173,13 @@ impl Staging {
         if is_overdue { order.pop_front() } else { None }
     }
 
-    /// An entry is staged no more.
+    /// Notes that an entry is no longer staged.
     fn ended(&self, weight: u64) {
         self.entries.fetch_sub(1, Relaxed);
         self.bytes.fetch_sub(weight, Relaxed);
     }
 
-    /// The first use of an entry.
+    /// Notes the first use of an entry.
     pub(super) fn used(&self, serial: u32, weight: u64, room: u64) {
         let (places, waiting) = (self.places(room), self.entries.load(Relaxed));
         let age = u64::from((self.serial.load(Relaxed) as u32).wrapping_sub(serial));
@@ -189,7 +189,7 @@ impl Staging {
         self.ended(weight);
     }
 
-    /// An entry goes unused, for whatever reason.
+    /// Notes that an entry left unused, for any reason.
     pub(super) fn unused(&self, hash: u32, record: &Record, weight: u64) {
         self.ended(weight);
         if let Some(drops) = self.drops() {
@@ -202,7 +202,7 @@ impl Staging {
         left.push_back(record.clone());
     }
 
-    /// The policy dropped an entry; `turn` counts its shard's evictions.
+    /// Notes that the policy evicted an entry; `turn` is the number of evictions of its shard.
     #[inline]
     pub(super) fn dropped(&self, hash: u32, turn: u64) {
         if let Some(drops) = self.drops() {
@@ -210,13 +210,13 @@ impl Staging {
         }
     }
 
-    /// An entry is missed. `turn` counts the evictions of its shard, of which there are `shards`.
+    /// Notes a miss. `turn` is the number of evictions of its shard; there are `shards` shards.
     #[inline]
     pub(super) fn missed(&self, hash: u32, turn: u64, shards: u64, room: u64) {
         let Some(drops) = self.drops() else { return };
         let half = self.places(room) / 2;
         let is_near = take(&drops.policy, hash, turn as u32).is_some_and(|ago| ago * shards <= half);
-        // Where nothing is staged nothing had to make room.
+        // If nothing is staged, no entry was evicted in favor of staged ones.
         if is_near && self.entries.load(Relaxed) > 0 {
             self.displaced.fetch_add(1, Relaxed);
             let places = self.places(room);
@@ -232,7 +232,7 @@ impl Staging {
         self.places.store((self.places(room) + 1).min(most), Relaxed);
     }
 
-    /// Hands over the keys of entries that left unused.
+    /// Passes on the keys of entries that left unused.
     pub(super) fn take_unused(&self, mut take: impl FnMut(&[u8])) {
         if self.serial.load(Relaxed) == 0 {
             return;

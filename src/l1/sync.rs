@@ -1,8 +1,8 @@
-//! The locks and atomics that threads meet in: the real ones, or with the feature `shuttle` those of a scheduler that
-//! chooses when each thread goes on (`interleavings`).
+//! The locks and atomics through which threads interact. With the feature `shuttle`, they belong to a scheduler that
+//! decides which thread runs next (`interleavings`).
 //!
-//! What only holds statistics or is written under the shard's exclusive lock stays a plain atomic: no schedule changes
-//! what it means.
+//! Atomics that hold only statistics, or that are written under the exclusive lock of the shard, are always those of
+//! the standard library: no schedule changes their meaning.
 
 #[cfg(not(feature = "shuttle"))]
 pub(super) use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
@@ -14,11 +14,11 @@ pub(super) use std::sync::atomic::Ordering;
 #[cfg(not(feature = "shuttle"))]
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-/// The lock, if it is to be had within `wait`.
+/// Returns the lock if it can be acquired within `wait`.
 pub(super) fn write_within<T>(lock: &RwLock<T>, wait: std::time::Duration) -> Option<RwLockWriteGuard<'_, T>> {
     #[cfg(not(feature = "shuttle"))]
     return lock.try_write_for(wait);
-    // Time stands still there: it is to be had now, or not.
+    // The scheduler has no time: either the lock is free now, or it is not.
     #[cfg(feature = "shuttle")]
     return lock.try_write().filter(|_| !wait.is_zero());
 }

@@ -1,4 +1,4 @@
-//! L1 as its callers see it, step by step against a plain model, with [`L1::validate`] after each step.
+//! Tests L1 through its public methods against a plain model, with [`L1::validate`] after each step.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,7 +13,7 @@ use super::*;
 use crate::{error::CacheError, error::Kind, model::Value};
 
 const POLICIES: [PolicyKind; 2] = [PolicyKind::Learned, PolicyKind::Lru];
-/// The one that [`opened`] begins.
+/// The epoch that [`opened`] starts.
 const EPOCH: Epoch = Epoch::FIRST;
 
 fn key(number: u64) -> Key {
@@ -32,13 +32,13 @@ fn forever(value: &[u8]) -> Fill {
     fill(value, Tick::FAR, Tick::FAR)
 }
 
-/// With an epoch that is open for ever.
+/// Returns an L1 with an epoch whose fence never closes.
 fn opened(l1: L1) -> L1 {
     assert_eq!(l1.begin(Tick::FAR), Some(EPOCH));
     l1
 }
 
-/// Leases and fills at once.
+/// Takes a lease and fills.
 fn put(l1: &L1, key: &Key, fill: Fill, now: Tick) -> Filled {
     put_in(l1, EPOCH, key, fill, now)
 }
@@ -59,14 +59,14 @@ fn each_policy(test: impl Fn(PolicyKind, u64)) {
     }
 }
 
-/// What the model knows of a key.
+/// What the model knows about a key.
 #[derive(Debug, Clone)]
 struct Known {
     value: Vec<u8>,
     deadline: Tick,
 }
 
-/// L1 beside the plainest thing that says what a hit may return.
+/// An L1 and a plain model of the values that a hit may return.
 struct Pair {
     l1: L1,
     epoch: Epoch,
@@ -82,7 +82,7 @@ struct Pair {
 impl Pair {
     fn new(settings: Settings, seed: u64, keys: u64, value_max: usize) -> Self {
         let rng = Rng::with_seed(seed);
-        // One shard has many entries, and so many blocks; several exchange room.
+        // One shard has many entries and blocks; several shards exchange room.
         let l1 =
             if seed.is_multiple_of(2) { L1::with_shards(settings, 1, Some(seed)) } else { L1::seeded(settings, seed) };
         let (known, leases) = (BTreeMap::new(), BTreeMap::new());
@@ -104,13 +104,13 @@ impl Pair {
             _ if self.rng.bool() => self.purge(),
             _ => self.scan(),
         }
-        self.l1.validate().expect("all parts agree");
+        self.l1.validate().expect("consistent");
         let usage = self.l1.usage();
         assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
         assert!(self.l1.staged().bytes <= usage.capacity_bytes / 10, "{:?}", self.l1.staged());
     }
 
-    /// A size that is mostly small and sometimes the largest.
+    /// Returns a size that is usually small and sometimes the maximum.
     fn value(&mut self) -> Vec<u8> {
         let shift_max = if self.rng.bool() { 22 } else { 5 };
         let length = self.value_max >> self.rng.u32(..shift_max);
@@ -164,10 +164,10 @@ impl Pair {
             Filled::TooLarge => assert!(live && value.len() as u64 > self.l1.usage().capacity_bytes / 16),
         }
         if filled == Filled::Inserted {
-            let told = self.l1.peek(&key(number), self.now).map_or(Tick::ZERO, |resident| resident.deadline);
+            let reported = self.l1.peek(&key(number), self.now).map_or(Tick::ZERO, |resident| resident.deadline);
             assert!(
-                told <= deadline && deadline.since(told) <= deadline.since(self.now) / 128,
-                "{told:?} of {deadline:?}"
+                reported <= deadline && deadline.since(reported) <= deadline.since(self.now) / 128,
+                "{reported:?} of {deadline:?}"
             );
             self.known.insert(number, Known { value, deadline });
         }
@@ -202,7 +202,7 @@ impl Pair {
         self.known.retain(|&number, _| !glob.matches(&key(number)));
         self.leases.iter_mut().for_each(|(&number, (_, live))| *live &= !glob.matches(&key(number)));
         assert!((0..self.keys).all(|n| !glob.matches(&key(n)) || self.l1.peek(&key(n), self.now).is_none()));
-        // What comes in within the same millisecond is hidden as well.
+        // Entries inserted in the same millisecond are hidden as well.
         self.now = self.now.plus(Duration::from_millis(1));
     }
 
@@ -259,11 +259,11 @@ impl Pair {
         let before = self.l1.usage().entries;
         let swept = self.l1.sweep(self.now, budget);
         assert_eq!(self.l1.usage().entries, before - swept as u64);
-        // What a pattern hides is the purge's to remove.
+        // Hidden entries are removed by the purge.
         if swept < budget && self.purges.is_empty() {
             let mut live = 0;
             self.l1.scan(0, usize::MAX, self.now, |_, _| live += 1);
-            assert_eq!(self.l1.usage().entries, live, "a sweep within its budget leaves nothing expired");
+            assert_eq!(self.l1.usage().entries, live, "a sweep within its budget removes all expired entries");
         }
     }
 
@@ -271,7 +271,7 @@ impl Pair {
         let (mut seen, mut cursor, page) = (BTreeSet::new(), 0, self.rng.usize(1..50));
         loop {
             cursor = self.l1.scan(cursor, page, self.now, |key, _| {
-                assert!(seen.insert(key.to_vec()), "nothing changes, so nothing comes twice");
+                assert!(seen.insert(key.to_vec()), "without changes, no key is visited twice");
             });
             if cursor == 0 {
                 break;
@@ -313,7 +313,7 @@ fn random_operations_with_values_up_to_4_mib_keep_the_byte_bound() {
             assert_eq!(filled, Filled::Inserted);
             assert!(pair.l1.usage().bytes <= pair.l1.usage().capacity_bytes);
         }
-        pair.l1.validate().expect("all parts agree");
+        pair.l1.validate().expect("consistent");
         assert!(pair.l1.removals().size > 0, "room was short");
     });
 }
@@ -381,7 +381,7 @@ fn copies_of_a_suspended_epoch_are_stale_until_it_ends() {
     l1.extend(EPOCH, Tick(40));
     assert!(l1.get(&key(1), Tick(39), true).is_some() && l1.get(&key(1), Tick(40), true).is_none());
     l1.suspend(EPOCH);
-    assert!(l1.get(&key(1), Tick(6), true).is_none(), "nobody hears of changes");
+    assert!(l1.get(&key(1), Tick(6), true).is_none(), "changes are not received");
     assert_eq!(l1.sweep(Tick(60), 10), 0, "the bound on its age does not end it");
     assert!(l1.get_stale(&key(1), Tick(60), grace).is_some_and(|hit| *hit.value == *b"v"));
     assert!(l1.get_stale(&key(1), Tick(60), Duration::from_millis(20)).is_none(), "20 ms after the fence at 40");
@@ -396,7 +396,7 @@ fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
     let l1 = L1::new(settings(PolicyKind::Learned, 1 << 20, None));
     let now = Tick(5);
     for number in 0..2_000 {
-        let epoch = l1.begin(Tick::FAR).expect("ended ones are given again");
+        let epoch = l1.begin(Tick::FAR).expect("numbers of ended epochs are reused");
         let token = Token(number);
         assert!(matches!(l1.lease(&key(number), token, now, Some(epoch), true), Leased::Lead));
         assert_eq!(l1.fill(&key(number), token, forever(b"v"), now), Filled::Inserted);
@@ -404,7 +404,7 @@ fn a_flood_of_epochs_empties_l1_rather_than_mistake_one_for_another() {
         assert!(l1.get(&key(number), now, true).is_some());
         l1.end(epoch);
     }
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
         let mut purge = l1.ban(Glob::new(b"key:1*").expect("a pattern"), Tick(5)).expect("a place");
         let is_banned = |n: u64| n.to_string().starts_with('1');
         let is_there = |n: u64| l1.get(&key(n), Tick(5), true).is_some();
-        assert!((0..2_000).all(|n| is_there(n) != is_banned(n)), "before anything is walked");
+        assert!((0..2_000).all(|n| is_there(n) != is_banned(n)), "before the walk");
         assert!(l1.get_stale(&key(1), Tick(5), Duration::from_secs(9)).is_none());
         assert!(l1.get_stale(&key(2), Tick(5), Duration::from_secs(9)).is_some());
         assert_eq!(l1.fill(&key(1_999_999), Token(1), forever(b"old"), Tick(5)), Filled::Voided);
@@ -432,19 +432,19 @@ fn a_banned_pattern_hides_what_was_there_at_once_and_nothing_else() {
             Ok((Change::Put(b"new"[..].into(), Tick::FAR), ()))
         };
         l1.update(&key(18), Tick(7), EPOCH, 0, absent).expect("it fits");
-        // The walk's clock was read before these came in.
+        // The clock of the walk was read before these entries were inserted.
         let mut steps = 0;
         while !purge.is_done() {
             let removed = l1.purge(&mut purge, Tick(6), 100);
             assert!(removed <= 100);
             steps += 1;
-            l1.validate().expect("all parts agree");
+            l1.validate().expect("consistent");
         }
-        // 1, 10 to 19, 100 to 199, 1000 to 1999, less the two that are new.
+        // 1, 10 to 19, 100 to 199, 1000 to 1999, without the two new ones.
         assert_eq!((purge.removed(), l1.usage().entries), (1_109, 891));
         assert!((20..40).contains(&steps), "{steps}");
         let news: Vec<u64> = (0..2_000).filter(|&n| is_banned(n) && l1.peek(&key(n), Tick(7)).is_some()).collect();
-        assert_eq!(news, [17, 18], "what came in after the ban stays");
+        assert_eq!(news, [17, 18], "entries inserted after the ban stay");
         assert_eq!(l1.removals().invalidated, 1_109);
     }
 }
@@ -525,14 +525,14 @@ fn memory_shrinks_after_a_mass_expiry() {
     assert_eq!(l1.sweep(deadline, 15_000), 15_000);
     assert_eq!(l1.sweep(deadline, 100_000), 5_000);
     assert_eq!((l1.usage().entries, l1.usage().bytes, l1.removals().expired), (0, 0, 20_000));
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 #[test]
 fn threads_leave_no_old_value_behind() {
     let l1 = opened(L1::new(settings(PolicyKind::Lru, 1 << 20, None)));
-    // The value below, per key: fills copy it between lease and fill, writers raise it and then invalidate.
-    let below: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+    // The value in L2 by key: fills copy it between lease and fill; writers increment it and then invalidate.
+    let stored: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let acked: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let (stop, tokens) = (AtomicBool::new(false), AtomicU64::new(0));
     let now = Tick(5);
@@ -549,7 +549,7 @@ fn threads_leave_no_old_value_behind() {
                     }
                     let token = Token(tokens.fetch_add(1, Relaxed));
                     if let Leased::Lead = l1.lease(&key(n as u64), token, now, Some(EPOCH), true) {
-                        let value = below[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
+                        let value = stored[n].load(std::sync::atomic::Ordering::SeqCst).to_le_bytes();
                         l1.fill(&key(n as u64), token, forever(&value), now);
                     }
                 }
@@ -558,14 +558,14 @@ fn threads_leave_no_old_value_behind() {
         scope.spawn(|| {
             for step in 0..20_000 {
                 let n = step % 64;
-                let next = below[n].fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+                let next = stored[n].fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
                 l1.invalidate(&key(n as u64));
                 acked[n].store(next, std::sync::atomic::Ordering::SeqCst);
             }
             stop.store(true, Relaxed);
         });
     });
-    l1.validate().expect("all parts agree");
+    l1.validate().expect("consistent");
 }
 
 /// Prefetches a key.
@@ -592,15 +592,18 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         (500..530).for_each(|number| assert_eq!(stage(&l1, number), Filled::Inserted));
         assert_eq!((l1.staged().entries, l1.usage().entries), (10, 100), "a tenth of L1, inside its bound");
         let dropped: Vec<_> = (500..520).map(|number| key(number).to_vec()).collect();
-        assert_eq!(unused(&l1), dropped, "in the order they came, told once");
+        assert_eq!(unused(&l1), dropped, "in order of arrival, reported once");
         assert_eq!(unused(&l1), Vec::<Vec<u8>>::new());
         assert_eq!(l1.residence(&key(520), Tick(1)), Residence::Staged);
         assert!(!l1.lease_prefetch(&key(520), Token(1), Tick(1), EPOCH), "it is there");
-        assert!(l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use), "inspection is no use");
+        assert!(
+            l1.get(&key(520), Tick(1), false).is_some_and(|hit| !hit.is_first_use),
+            "an inspection does not count as a use"
+        );
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| hit.is_first_use));
         assert!(l1.get(&key(520), Tick(1), true).is_some_and(|hit| !hit.is_first_use), "once");
         assert_eq!((l1.residence(&key(520), Tick(1)), l1.staged().entries), (Residence::Resident, 9));
-        // Demand does not push them out, as long as it may still be for them.
+        // Fills on demand do not remove staged entries while they may still be requested.
         let mut demand = 600..;
         let mut fill = |count| {
             for number in demand.by_ref().take(count) {
@@ -613,11 +616,15 @@ fn what_was_prefetched_waits_apart_until_its_first_use() {
         assert_eq!((l1.staged().entries, unused(&l1)), (8, vec![key(521).to_vec()]));
         fill(100);
         let overdue: Vec<_> = (522..530).map(|number| key(number).to_vec()).collect();
-        assert_eq!((l1.staged().entries, unused(&l1)), (0, overdue), "what nobody asked for in all that time goes");
+        assert_eq!(
+            (l1.staged().entries, unused(&l1)),
+            (0, overdue),
+            "entries without a request in all that time are removed"
+        );
         (540..548).for_each(|number| assert_eq!(stage(&l1, number), Filled::Inserted));
         l1.clear();
         assert_eq!((l1.staged().entries, unused(&l1).len()), (0, 8));
-        l1.validate().expect("all parts agree");
+        l1.validate().expect("consistent");
     });
 }
 
@@ -633,7 +640,7 @@ fn a_miss_of_what_gave_way_shrinks_the_queue_and_a_use_too_late_grows_it() {
     for number in 2_000..2_040 {
         stage(&l1, number);
     }
-    // 32 pushed out keys 0 to 31, and 2,000 to 2,007 made way for later ones.
+    // 32 evictions removed keys 0 to 31, and keys 2,000 to 2,007 made room for later ones.
     miss(31);
     assert_eq!((l1.staged().places, l1.staged().displaced), (29, 1));
     miss(2_007);
@@ -641,7 +648,7 @@ fn a_miss_of_what_gave_way_shrinks_the_queue_and_a_use_too_late_grows_it() {
     miss(0);
     assert_eq!((l1.staged().places, l1.staged().displaced), (30, 1), "half the places would not have kept it");
     assert!(l1.get(&key(2_008), Tick(1), true).is_some_and(|hit| hit.is_first_use));
-    assert_eq!(l1.staged().places, 31, "it was used late in its turn");
+    assert_eq!(l1.staged().places, 31, "the entry was used late in its stay");
     assert!(l1.get(&key(2_039), Tick(1), true).is_some_and(|hit| hit.is_first_use));
-    assert_eq!(l1.staged().places, 31, "early");
+    assert_eq!(l1.staged().places, 31, "the entry was used early");
 }

@@ -1,8 +1,8 @@
-//! The shards together, for one policy: finds the shard, makes room, and keeps frees and callbacks outside of the locks.
+//! All shards under one policy: selects the shard, makes room, and runs frees and callbacks outside of the locks.
 //!
-//! Room is one budget over all shards, so that a value of many shards' size may still live. Each shard has a fair share
-//! of it: a shard over its share evicts its own entries, one under it takes from the fullest other. The second lock is
-//! only ever *tried*, so no order of locks is needed.
+//! All shards share one byte budget, so that a value as large as several shards can be inserted. Each shard has an
+//! equal share. A shard above its share evicts its own entries; a shard below it evicts from the fullest other shard.
+//! The second lock is only *tried*, so no lock order is needed.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -30,21 +30,22 @@ mod ops;
 mod purge;
 mod upkeep;
 
-/// How long an insertion waits for the lock of another shard when its own has nothing left to evict. Locks are held for
-/// microseconds; a wait this long means a machine that stands still, and then the value is answered but not kept.
+/// Maximum time that an insertion waits for the lock of another shard when its own shard has nothing left to evict.
+/// Locks are held for microseconds. A wait this long means that the machine is stalled; the value is then returned and
+/// not inserted.
 const OTHER_LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// Other shards that are looked at for one that is fuller: enough to find one soon, however many there are.
+/// Number of other shards that are examined for a fuller one: enough to find one soon, whatever the number of shards.
 const RELIEF_LOOKS: usize = 8;
 
-/// One shard with its lock, and what others may read without it.
+/// One shard with its lock, and its sizes for lock-free reads.
 struct Cell<P> {
     bytes: AtomicU64,
     entries: AtomicU64,
     shard: RwLock<Shard<P>>,
 }
 
-/// The memory tier under one policy.
+/// The memory tier with one policy.
 pub(super) struct Tier<P: Policy> {
     cells: Box<[CachePadded<Cell<P>>]>,
     budget: Budget,
@@ -55,20 +56,20 @@ pub(super) struct Tier<P: Policy> {
     entry_max_bytes: u64,
     epochs: Epochs,
     staging: Staging,
-    /// Where the next look for a fuller shard begins.
+    /// First shard of the next search for a fuller one.
     relief_from: AtomicUsize,
-    /// Where the next sweep begins.
+    /// First shard of the next sweep.
     sweep_from: AtomicUsize,
-    /// Patterns under purge.
+    /// Number of active pattern bans.
     purges_open: AtomicUsize,
-    /// Patterns that ever were.
+    /// Number of pattern bans since start.
     purges_begun: AtomicU64,
-    /// Lookups for reads, for tests that bound them.
+    /// Number of key lookups by reads, for tests that limit them.
     #[cfg(test)]
     pub(super) lookups: AtomicUsize,
 }
 
-/// Where a key belongs.
+/// The shard and the hash of a key.
 #[derive(Clone, Copy)]
 struct Place {
     cell: usize,
@@ -118,30 +119,30 @@ impl<P: Policy> Tier<P> {
         Shard::<P>::weigh(key_bytes, value_bytes)
     }
 
-    /// Locks a shard for change; `note` must follow.
+    /// Locks a shard exclusively; `note` must follow a change.
     fn write(&self, cell: usize) -> RwLockWriteGuard<'_, Shard<P>> {
         self.cells[cell].shard.write()
     }
 
-    /// Makes a shard's size visible to others, after it changed.
+    /// Publishes the sizes of a shard after a change.
     fn note(&self, cell: usize, shard: &Shard<P>) {
         self.cells[cell].bytes.store(shard.bytes(), Relaxed);
         self.cells[cell].entries.store(shard.len() as u64, Relaxed);
     }
 
-    /// How full a shard is, as a part of its share.
+    /// Returns the size of a shard as a fraction of its share.
     fn fullness(&self, bytes: u64, entries: u64) -> f64 {
         (bytes as f64 / self.share_bytes as f64).max(entries as f64 / self.share_entries as f64)
     }
 
-    /// Whether a shard that takes in `weight` more is over its share. A large entry counts as an eighth of the share at
-    /// most: the room for it comes from all shards alike.
+    /// Returns whether a shard exceeds its share with `weight` more bytes. A large entry counts as at most an eighth of
+    /// the share, because all shards make room for it.
     fn is_over_share(&self, shard: &Shard<P>, weight: u64) -> bool {
         let bytes = shard.bytes().saturating_add(weight.min(self.share_bytes / 8));
         bytes > self.share_bytes || shard.is_full() || shard.len() as u64 >= self.share_entries
     }
 
-    /// Puts an entry in, after making room. `false` if it is too large, or no room could be had.
+    /// Makes room and inserts an entry. Returns `false` if the entry is too large, or if no room could be made.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
         let Incoming { key, fill, there, now, epoch, staged } = *incoming;
         let weight = shard.weight_for(key, fill.value.stored());
@@ -159,21 +160,22 @@ impl<P: Policy> Tier<P> {
         let record = Record::new(key, fill.group, fill.value.stored(), life, now);
         let arrival = Arrival { record, hash: place.hash, epoch, weight, owner };
         if staged.is_some() {
-            self.staging.came(weight);
+            self.staging.inserted(weight);
         }
         let at = shard.insert(arrival, hole.at, &self.shared);
-        // A new value stands where the old one stood: a scan that has not been there yet would else miss the key.
+        // The new value takes the position of the old one. Otherwise, a running scan that has not reached it could miss
+        // the key.
         if let Some(before) = there {
             shard.exchange(at, before);
         }
         true
     }
 
-    /// Removes the entry that a new one replaces; the policy's mark on it.
+    /// Removes the entry that a new one replaces. Returns its mark of the policy.
     fn replace(&self, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
         let slot = shard.slot(at)?;
         let mark = (!slot.is_staged()).then(|| slot.mark.load(Relaxed));
-        // What was dead already is found out by whom takes its place.
+        // Entries that were invalid already are found only now, by their replacement.
         let dead = match () {
             () if shard.is_hidden(at, shard.now()) => Some(Left::Banned),
             () if self.epochs.has_ended(slot.epoch()) => Some(Left::Ended),
@@ -189,7 +191,7 @@ impl<P: Policy> Tier<P> {
         mark
     }
 
-    /// Reserves room for `weight`, evicting as needed. `None` if there is nothing to evict.
+    /// Reserves room for `weight`, with evictions if needed. Returns `None` if there is nothing to evict.
     fn make_room(&self, cell: usize, shard: &mut Shard<P>, weight: u64, freed: &mut Freed<'_>) -> Option<Room> {
         let mut hole = None;
         while shard.is_full() || !freed.try_reserve(weight) {
@@ -211,7 +213,7 @@ impl<P: Policy> Tier<P> {
         Some(Room { at: hole })
     }
 
-    /// Evicts one entry of the fullest of some other shards, if that is fuller than this one and its lock is free.
+    /// Evicts one entry of the fullest of several other shards, if it is fuller than this one and its lock is free.
     fn evict_elsewhere(&self, cell: usize, shard: &Shard<P>, freed: &mut Freed<'_>) -> bool {
         let first = self.relief_from.fetch_add(1, Relaxed);
         let looked_at = (0..RELIEF_LOOKS).map(|step| (first + step) & (self.cells.len() - 1));
@@ -226,7 +228,7 @@ impl<P: Policy> Tier<P> {
         self.evict_one(fullest, &mut other, freed)
     }
 
-    /// Evicts one entry of any other shard, waiting a little for its lock.
+    /// Evicts one entry of any other shard. Waits briefly for its lock.
     fn evict_anywhere(&self, cell: usize, freed: &mut Freed<'_>) -> bool {
         (1..self.cells.len()).map(|step| (cell + step) & (self.cells.len() - 1)).any(|other| {
             self.cells[other].entries.load(Relaxed) > 0
@@ -251,7 +253,7 @@ impl<P: Policy> Tier<P> {
         self.account(shard, gone, cause, freed);
     }
 
-    /// Counts what went from `shard`, and keeps its memory until the lock is free.
+    /// Counts a removed entry of `shard`, and keeps its memory until the lock is released.
     fn account(&self, shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
         let left = match cause {
             RemovalCause::Size => Left::Evicted,
@@ -263,7 +265,7 @@ impl<P: Policy> Tier<P> {
         self.account_as(left, shard, gone, cause, freed);
     }
 
-    /// As [`Tier::account`], where more is known of why it left.
+    /// Same as [`Tier::account`] with a more specific reason.
     fn account_as(&self, left: Left, shard: &mut Shard<P>, gone: Gone, cause: RemovalCause, freed: &mut Freed<'_>) {
         shard.count(&gone, cause, left);
         if gone.is_unused {
@@ -272,7 +274,7 @@ impl<P: Policy> Tier<P> {
         freed.add(gone.record, gone.weight);
     }
 
-    /// Entries there is room for, as far as entries like today's tell.
+    /// Returns the number of entries that L1 has room for, estimated from the current mean weight.
     pub(super) fn room_entries(&self) -> u64 {
         let Usage { entries, bytes, capacity_bytes } = self.budget.usage();
         let by_bytes = if bytes == 0 { capacity_bytes } else { capacity_bytes / (bytes / entries.max(1)).max(1) };
@@ -304,20 +306,20 @@ impl<P: Policy> Tier<P> {
     }
 }
 
-/// A copy on its way in.
+/// A copy to insert.
 #[derive(Clone, Copy)]
 struct Incoming<'a> {
     key: &'a [u8],
     fill: &'a Fill,
-    /// Where the key's present entry stands, live or not.
+    /// Position of the current entry of the key, live or not.
     there: Option<usize>,
     now: Tick,
     epoch: Epoch,
-    /// Its number among what was prefetched, if it was.
+    /// Serial number if the copy was prefetched.
     staged: Option<u32>,
 }
 
-/// Room that was reserved, and the hole that making it left, if any.
+/// Reserved room, and the hole that an eviction left, if any.
 struct Room {
     at: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! What callers say to L1 and what it answers.
+//! Arguments and results of L1.
 
 use bytes::Bytes;
 
@@ -7,186 +7,187 @@ use crate::{
     model::{RemovalCause, Value},
 };
 
-/// How large L1 may become and what it keeps.
+/// Limits and policy of L1.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Bound on the sum of weights, bytes.
+    /// Maximum sum of weights in bytes.
     pub capacity_bytes: u64,
-    /// Bound on the number of entries.
+    /// Maximum number of entries.
     pub max_entries: Option<u64>,
-    /// What goes when room is needed.
+    /// Eviction policy.
     pub policy: PolicyKind,
 }
 
-/// What goes when room is needed.
+/// Eviction policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyKind {
-    /// What is least worth keeping, as learned from this cache's own traffic.
+    /// Evicts the entry of least expected value, learned from the traffic of this cache.
     Learned,
-    /// The least recently used.
+    /// Evicts the least recently used entry.
     Lru,
 }
 
-/// Names one flight: the right to fill a key once.
+/// Identifies one flight: the permission to fill a key once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
-/// A copy that may be answered.
+/// A copy that L1 may answer with.
 #[derive(Debug, Clone)]
 pub struct Hit {
-    /// All that was stored: L1 knows nothing of headers.
+    /// The stored bytes, including headers: L1 does not interpret them.
     pub value: Value,
-    /// When the key itself expires; [`Tick::FAR`] never.
+    /// Expiration of the key; [`Tick::FAR`] for none.
     pub expires_at: Tick,
     /// When the copy was made.
     pub filled_at: Tick,
-    /// Reads answered with it, saturating, approximate.
+    /// Approximate number of reads answered with it, saturating.
     pub hits: u32,
-    /// Number of its key group, as the fill said.
+    /// Number of its key group, from the fill.
     pub group: u8,
-    /// Hash of the key, seeded: the same key has the same one as long as this L1 lives.
+    /// Seeded hash of the key, constant for the lifetime of this L1.
     pub hash: u32,
-    /// It was prefetched, and this is its first use.
+    /// The copy was prefetched, and this is its first use.
     pub is_first_use: bool,
 }
 
-/// Where a key is, as prefetch sees it.
+/// Location of a key, as prefetch sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residence {
-    /// Not in L1, and nobody is bringing it.
+    /// Neither in L1 nor in flight.
     Absent,
-    /// Somebody asks for it below.
+    /// An L2 read of the key is in flight.
     InFlight,
-    /// Prefetched, not used yet.
+    /// Prefetched and not used yet.
     Staged,
     /// In L1.
     Resident,
 }
 
-/// What waits for its first use.
+/// Staged entries: prefetched and not used yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Staged {
-    /// Entries that wait.
+    /// Number of staged entries.
     pub entries: u64,
-    /// Their weight.
+    /// Weight of the staged entries in bytes.
     pub bytes: u64,
-    /// How many may.
+    /// Maximum number of staged entries.
     pub places: u64,
-    /// Misses since start of entries that were dropped to make room for these.
+    /// Misses since start of entries that were evicted in favor of staged ones.
     pub displaced: u64,
 }
 
-/// A copy as inspection sees it.
+/// A copy, as inspection sees it.
 #[derive(Debug, Clone)]
 pub struct Resident {
-    /// What a hit would have returned.
+    /// The result of a hit.
     pub hit: Hit,
-    /// When the copy ends: the key's expiry or the bound on its age.
+    /// End of the copy: the expiration of the key or the maximum age of the copy.
     pub deadline: Tick,
-    /// When a read last used it, approximate.
+    /// Approximate time of the last read.
     pub used_at: Tick,
-    /// All bytes kept for it.
+    /// Weight of the entry in bytes.
     pub weight_bytes: u64,
 }
 
-/// How a copy comes in.
+/// A copy to insert.
 #[derive(Debug, Clone)]
 pub struct Fill {
-    /// Stored with its header, if it has one; copied into memory of its own, so that it pins no request buffer.
+    /// Stored bytes, including a header if there is one. They are copied, so that they do not keep a request buffer
+    /// alive.
     pub value: Value,
-    /// When the key itself expires; [`Tick::FAR`] never.
+    /// Expiration of the key; [`Tick::FAR`] for none.
     pub expires_at: Tick,
-    /// When the copy ends; not after `expires_at`.
+    /// End of the copy, at most `expires_at`.
     pub deadline: Tick,
     /// Number of its key group, for [`L1::groups`].
     pub group: u8,
 }
 
-/// Answer to the wish to fill.
+/// Result of a lease request.
 #[derive(Debug)]
 pub enum Leased {
-    /// The key has come in since.
+    /// The key was inserted in the meantime.
     Hit(Hit),
-    /// The caller leads: it asks below, then fills or releases.
+    /// The caller leads: it reads L2, and then fills or releases.
     Lead,
-    /// Another flight leads.
+    /// The flight with this token leads.
     Join(Token),
 }
 
-/// What became of a fill.
+/// Result of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filled {
-    /// It is in.
+    /// The copy was inserted.
     Inserted,
-    /// An invalidation or the end of its epoch came first.
+    /// An invalidation or the end of the epoch voided the fill.
     Voided,
-    /// Its lease was taken while L1 was closed.
+    /// The lease was taken while L1 was closed.
     Closed,
-    /// Over an eighth of a shard: answered, not kept.
+    /// The copy exceeds an eighth of L1: it was returned to the reader and not inserted.
     TooLarge,
-    /// Its deadline has passed already.
+    /// The deadline of the copy has passed.
     Expired,
 }
 
-/// The present copy, for [`L1::update`].
+/// The current entry, for [`L1::update`].
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
-    /// All that is stored.
+    /// The stored bytes.
     pub value: &'a [u8],
-    /// When the key expires; [`Tick::FAR`] never.
+    /// Expiration of the key; [`Tick::FAR`] for none.
     pub expires_at: Tick,
 }
 
-/// What [`L1::update`] is to do.
+/// The change that [`L1::update`] applies.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// Store this value with this expiry.
+    /// Store this value with this expiration.
     Put(Bytes, Tick),
-    /// Same value, this expiry.
+    /// Keep the value and change the expiration.
     Reexpire(Tick),
-    /// Remove.
+    /// Remove the entry.
     Remove,
 }
 
-/// Why an entry is in L1 no more.
+/// Reason why an entry left L1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// Room was needed.
+    /// Evicted to make room.
     Evicted,
-    /// The key itself had expired.
+    /// The key expired.
     Expired,
-    /// The copy was as old as a copy may be.
+    /// The copy reached its maximum age.
     TooOld,
-    /// The key changed: a write, or an announcement.
+    /// The key changed: a write or an announcement.
     Changed,
-    /// A newer value took its place.
+    /// Replaced by a newer value.
     Replaced,
     /// A pattern that it matches was invalidated.
     Banned,
-    /// What was known of its source ended: a flush, a link that was lost, a failover.
+    /// The epoch ended: a flush, a lost link or a failover.
     Ended,
-    /// It is there, and may not be answered: all changes up to now are not known to have been heard.
+    /// The entry is in L1 and must not be returned: it is not proven that all changes were received.
     Closed,
 }
 
-/// An entry that is not answered any more, although it was in L1.
+/// An entry that was in L1 and is no longer returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Departure {
-    /// Why.
+    /// Reason.
     pub left: Left,
-    /// When it left; for one that only waits to be removed, when somebody asked.
+    /// Time at which it left; the time of the query for an entry that is not removed yet.
     pub at: Tick,
-    /// When it came in.
+    /// Time at which it was inserted.
     pub filled_at: Tick,
-    /// When a read was last answered with it, approximate; `None` if none was.
+    /// Approximate time of the last read that it answered; `None` if there was none.
     pub used_at: Option<Tick>,
 }
 
 impl Departure {
-    /// Whether this is why a read at `at` was not answered by L1. What leaves by its own end was not answered any more
-    /// before it was removed.
+    /// Returns whether this departure explains why L1 did not answer a read at `at`. An entry that ended by itself was
+    /// not returned between its end and its removal.
     #[must_use]
     pub fn explains(&self, at: Tick) -> bool {
         let had_ended = match self.left {
@@ -197,32 +198,32 @@ impl Departure {
     }
 }
 
-/// Size of L1 now.
+/// Current size of L1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Entries, expired ones that were not swept yet included.
+    /// Number of entries, including expired ones that are not swept yet.
     pub entries: u64,
-    /// Sum of weights.
+    /// Sum of weights in bytes.
     pub bytes: u64,
-    /// Its bound.
+    /// Maximum sum of weights in bytes.
     pub capacity_bytes: u64,
 }
 
 /// Removals since start, by cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Removals {
-    /// Room was needed.
+    /// Evicted to make room.
     pub size: u64,
-    /// Deadline passed.
+    /// The deadline passed.
     pub expired: u64,
-    /// Write or invalidation.
+    /// Removed by a write or an invalidation.
     pub invalidated: u64,
-    /// Newer value.
+    /// Replaced by a newer value.
     pub replaced: u64,
 }
 
 impl Removals {
-    /// All causes together.
+    /// Returns the sum over all causes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.size + self.expired + self.invalidated + self.replaced
@@ -237,7 +238,7 @@ impl Removals {
         } += entries;
     }
 
-    /// Those since `before`, an earlier count of the same.
+    /// Returns the removals since `before`, an earlier value of the same counts.
     #[must_use]
     pub fn less(&self, before: Self) -> Self {
         Self {
@@ -248,7 +249,7 @@ impl Removals {
         }
     }
 
-    /// Adds those of another part.
+    /// Adds other counts.
     pub fn add(&mut self, other: Self) {
         self.size += other.size;
         self.expired += other.expired;
@@ -257,12 +258,12 @@ impl Removals {
     }
 }
 
-/// What L1 holds of one key group, and what of it left since start.
+/// Entries of one key group, and its removals since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GroupUsage {
-    /// Entries, expired ones that were not swept yet included.
+    /// Number of entries, including expired ones that are not swept yet.
     pub entries: u64,
-    /// Sum of weights.
+    /// Sum of weights in bytes.
     pub bytes: u64,
     /// Removals since start.
     pub removals: Removals,

@@ -22,7 +22,7 @@ pub const HIT_TURNS: u32 = 64;
 /// One key in this many has all of its hits recorded, to find how often a key is read.
 pub const HIT_KEYS: u64 = 64;
 
-/// What happened to a key.
+/// The event of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
     /// The key was read and no tier had it.
@@ -41,7 +41,7 @@ pub enum Happened {
     Invalidated,
 }
 
-/// What a write did.
+/// The effect of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrote {
     /// It stored or changed a value. The new expiry of the key: [`Tick::FAR`] for none, `None` if it is unchanged.
@@ -87,7 +87,7 @@ impl Caller {
 pub struct Event {
     /// Copy of the key.
     pub key: Key,
-    /// What happened to the key.
+    /// The event.
     pub happened: Happened,
     /// Caller of the request.
     pub caller: Caller,

@@ -75,9 +75,9 @@ impl Learner {
     /// Restores one block into a new learner. Nodes that find no room are left out.
     ///
     /// # Errors
-    /// Returns what is wrong with the block; the learner must then be discarded.
+    /// Describes the fault of the block. Discard the learner after an error.
     pub fn restore_block(&mut self, block: &[u8]) -> Result<(), String> {
-        let (&kind, bytes) = block.split_first().ok_or("an empty block")?;
+        let (&kind, bytes) = block.split_first().ok_or("the block is empty")?;
         let restored = match kind {
             kind if kind == BlockKind::Cells as u8 => self.restore_cells(bytes),
             kind if kind == BlockKind::Positions as u8 => self.restore_positions(bytes),
@@ -87,7 +87,7 @@ impl Learner {
             kind if kind == BlockKind::Budget as u8 => self.restore_budget(bytes),
             _ => None,
         };
-        restored.ok_or_else(|| "invalid rows in a block".to_owned())
+        restored.ok_or_else(|| "the block has invalid rows".to_owned())
     }
 
     fn restore_cells(&mut self, bytes: &[u8]) -> Option<()> {
@@ -217,7 +217,7 @@ mod tests {
         println!("seed {seed}");
         let mut rng = fastrand::Rng::with_seed(seed);
         let good = blocks(&taught(0..100));
-        assert_eq!(restored(&[Vec::new()]).err(), Some("an empty block".to_owned()));
+        assert_eq!(restored(&[Vec::new()]).err(), Some("the block is empty".to_owned()));
         for _ in 0..200 {
             let mut bad = good.clone();
             let at = rng.usize(..bad.len());

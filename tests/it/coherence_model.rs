@@ -24,41 +24,41 @@ mod world;
 
 use self::search::{Search, Until};
 
-/// When the epoch steps because of the link. Entries and leases of an older epoch are void.
+/// Events of the link at which the epoch changes. Entries and leases of an older epoch are void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// When the loss is noticed, and when Redis has confirmed tracking on the new link.
+    /// When the loss is detected, and when Redis has confirmed tracking on the new link.
     LossAndTracking,
-    /// When the loss is noticed, and when tracking is asked for.
+    /// When the loss is detected, and when the node requests tracking.
     LossAndAsking,
-    /// When the loss is noticed.
+    /// When the loss is detected.
     Loss,
 }
 
-/// How a node behaves.
+/// The behavior of a node.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
-    /// A fill inserts only under the lease it took before its GET. An invalidation voids the lease.
+    /// A fill inserts only under the lease that it took before its GET. An invalidation voids the lease.
     lease: bool,
     /// Redis does not announce the node's own writes to it (`CLIENT TRACKING ... NOLOOP`).
     noloop: bool,
-    /// A local write drops the copy and voids the lease before it is sent.
+    /// A local write removes the copy and voids the lease before it is sent.
     drop_before: bool,
-    /// And again on whatever end: acknowledged or timed out.
+    /// A local write does the same after its end, whether acknowledged or timed out.
     drop_after: bool,
-    /// An acknowledged write puts its value into L1.
+    /// An acknowledged write inserts its value into L1.
     write_through: bool,
-    /// When the epoch steps.
+    /// Events at which the epoch changes.
     step: Step,
-    /// An entry is inserted only in the epoch that its lease was taken in.
+    /// An entry is inserted only in the epoch of its lease.
     lease_has_epoch: bool,
-    /// While the fence is closed, a read takes no lease that could fill.
+    /// While the fence is closed, a read takes no lease that permits a fill.
     closed_means_no_lease: bool,
-    /// An invalidation detaches the flight: readers that come later do not join it.
+    /// An invalidation detaches the flight: later readers do not join it.
     detach: bool,
 }
 
-/// All of it.
+/// The complete protocol.
 const PROTOCOL: Rules = Rules {
     lease: true,
     noloop: false,
@@ -71,7 +71,7 @@ const PROTOCOL: Rules = Rules {
     detach: true,
 };
 
-/// How much happens.
+/// Number of operations of each type.
 #[derive(Debug, Clone, Copy)]
 struct Scope {
     fills: usize,
@@ -81,14 +81,14 @@ struct Scope {
     readers: u8,
 }
 
-/// Reads and writes, with the link in order.
+/// Reads and writes with an intact link.
 const WRITES: Scope = Scope { fills: 3, externals: 3, locals: 2, losses: 0, readers: 0 };
 /// A link that is lost twice.
 const LINKS: Scope = Scope { fills: 2, externals: 2, locals: 1, losses: 2, readers: 0 };
-/// A reader that joins.
+/// A reader that joins a flight.
 const FLIGHTS: Scope = Scope { fills: 3, externals: 2, locals: 1, losses: 0, readers: 1 };
 
-/// What one would like to leave out, where it shows, and how.
+/// Simplifications of the protocol: description, scope in which the search finds a violation, rules.
 const SHORTCUTS: [(&str, Scope, Rules); 9] = [
     ("GET, then insert: no lease", WRITES, Rules { lease: false, ..PROTOCOL }),
     ("NOLOOP, local write drops before it is sent only", WRITES, Rules { noloop: true, drop_after: false, ..PROTOCOL }),
@@ -117,7 +117,7 @@ const SHORTCUTS: [(&str, Scope, Rules); 9] = [
     ("readers join a flight that an invalidation has overtaken", FLIGHTS, Rules { detach: false, ..PROTOCOL }),
 ];
 
-/// What may be left out without harm: one of two rules that cover the same gap.
+/// Simplifications without a violation: one of two rules that prevent the same fault.
 const REDUNDANT: [(&str, Scope, Rules); 3] = [
     (
         "leases while the fence is closed; the new link's epoch voids them",
@@ -129,7 +129,8 @@ const REDUNDANT: [(&str, Scope, Rules); 3] = [
         LINKS,
         Rules { step: Step::Loss, ..PROTOCOL },
     ),
-    // Redis tells us of our own write as well. Dropping before and after makes our own readers see it at once.
+    // Redis announces the node's own writes to it as well. Removing the copy before and after makes the write visible
+    // to readers of this node at once.
     (
         "local write does not drop; Redis announces it",
         WRITES,
@@ -143,7 +144,7 @@ fn the_protocol_never_ends_stale() {
         let search = Search::run(scope, &PROTOCOL, Until::End);
         println!("the protocol, {name}: {search}");
         assert!(search.wrong.is_empty(), "{name}: {search}");
-        // Copies are made and kept: it is not safe by doing nothing.
+        // The model makes and keeps copies: the protocol is not safe merely because it does nothing.
         assert!(
             search.states.iter().any(|state| state.is_quiet() && state.hit() == Some(state.value) && state.value > 1)
         );

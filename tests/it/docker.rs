@@ -1,7 +1,7 @@
-//! What stands under docker/ holds: the YAML is valid and agrees with itself and with the server, the rules are tested, every
-//! metric that is named exists, and the dashboard's queries return data. The image has a file of its own (`image`).
+//! Checks the files in docker/: the YAML is valid and consistent with itself and with the server, the alert rules are
+//! tested, all named metrics exist, and the queries of the dashboard return data. `image` tests the image.
 //!
-//! promtool and prometheus are Debian's package `prometheus`; where they are missing, their part says so and is left out.
+//! promtool and prometheus come from the Debian package `prometheus`. Without it, their part prints that it is skipped.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ use crate::support::{
     terrace::{Terrace, config},
 };
 
-/// Deadlines are not what is tested here, and the machine may be busy.
+/// Long deadlines, because the machine may be busy and deadlines are not under test.
 const PATIENT: [&str; 4] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s"];
 
 /// The page with a section for each alert.
@@ -59,7 +59,7 @@ fn words(list: &Value) -> Vec<String> {
     list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
 }
 
-/// Flags as `serve` takes them, read as settings.
+/// The flags of `serve`, read as settings.
 fn given(args: &[String]) -> Vec<Given> {
     let mut flags = Vec::new();
     let mut args = args.iter().skip(1);
@@ -138,13 +138,13 @@ fn kubernetes_agrees_with_itself_and_with_the_server() {
     }
 }
 
-/// What Kubernetes makes of an object: a field that it does not know is not there any more, one of a wrong type is refused.
+/// Returns the object as Kubernetes stores it: an unknown field is dropped, and a field of a wrong type is rejected.
 fn known_to_kubernetes<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
     let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
     serde_json::to_value(typed).unwrap()
 }
 
-/// Where `kept` lacks or changes what `given` says.
+/// Returns where `kept` lacks or changes a field of `given`.
 fn lost(given: &Value, kept: &Value, path: &str) -> Vec<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => {
@@ -229,13 +229,13 @@ fn deployment(object: &Value) {
     }
 }
 
-/// Names of series of ours, and of recorded rules, that a text holds.
+/// Returns the names of Terrace series and of recorded rules in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
     words.filter(|word| word.starts_with("terrace_") || word.starts_with("process_")).map(str::to_owned).collect()
 }
 
-/// The queries of the dashboard, by panel.
+/// Returns the queries of the dashboard by panel.
 fn queries() -> Vec<(String, String)> {
     let dashboard: Value = serde_json::from_str(&text("grafana/dashboards/terrace.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().clone();
@@ -307,9 +307,10 @@ fn the_deployment_page_names_every_manifest() {
     }
 }
 
-/// Users that the nodes read while the dashboard is asked for: each new one brings its profile along.
+/// Number of users that the nodes read while the dashboard is queried: each new user has a profile.
 const USERS: std::ops::Range<u32> = prefetch::TAUGHT.start..40_000;
-/// How often they read those they learn from: advice on a TTL needs 20 intervals of one key in 64.
+/// Number of reads of the users to learn from: TTL advice needs 20 intervals of sampled keys, and 1 key in 64 is
+/// sampled.
 const PASSES: usize = 12;
 
 /// A Prometheus that scrapes these servers.
@@ -360,7 +361,7 @@ fn every_query_of_the_dashboard_returns_data() {
         .iter()
         .map(|node| redis::Client::open(format!("redis://{}", node.resp)).unwrap().get_connection().unwrap())
         .collect::<Vec<_>>();
-    // Enough to learn from: rules, which then go on, and TTLs.
+    // Enough traffic to learn rules and TTLs; the rules then continue to predict.
     for client in &mut clients {
         (0..PASSES).for_each(|_| prefetch::TAUGHT.for_each(|user| prefetch::read(client, user)));
     }

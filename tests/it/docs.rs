@@ -17,10 +17,11 @@ use crate::support::{
     setting_from_environment,
 };
 
-/// Longest README, lines.
+/// Maximum number of lines of the README.
 const README_LINES_MAX: usize = 200;
 
-/// Compares the region `name` of a page with what the code says; rewrites the region if `TERRACE_BLESS` is set.
+/// Compares the region `name` of a page with text generated from the code; rewrites the region if `TERRACE_BLESS` is
+/// set.
 fn assert_generated(path: &str, name: &str, generated: &str) {
     let page = Page::read(path);
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- /generated: {name} -->"));
@@ -39,7 +40,7 @@ fn assert_generated(path: &str, name: &str, generated: &str) {
     );
 }
 
-/// Text of a table cell.
+/// Returns the text of a table cell.
 fn cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }

@@ -133,7 +133,7 @@ fn other_directories_are_left_alone() {
     assert!(error.to_string().contains("/proc/terrace"), "{error}");
 }
 
-/// All files below a directory.
+/// Returns all files in a directory and its subdirectories.
 fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {

@@ -7,8 +7,8 @@ use terrace::glob::Glob;
 
 use crate::support::redis::RedisServer;
 
-/// All that means something in a pattern, twice, and bytes on either side of it: NUL, the ends of ASCII, a letter of two
-/// bytes, 0x80 and 0xFF, which have a sign where a `char` has one.
+/// All characters with a meaning in a pattern, twice, and bytes around them: NUL, the ends of ASCII, a letter of two
+/// bytes, and 0x80 and 0xFF, which are negative if a `char` is signed.
 const ALPHABET: &[u8] = b"**??[[]]^^--\\\\aabbcz:\0\x01\x7f\x80\xc3\xa9\xff";
 const KEYS: usize = 400;
 const PATTERNS: usize = 1_500;
@@ -17,7 +17,7 @@ fn word(rng: &mut Rng, least: usize, most: usize) -> Vec<u8> {
     (0..rng.usize(least..=most)).map(|_| ALPHABET[rng.usize(..ALPHABET.len())]).collect()
 }
 
-/// Words of nothing but special bytes seldom match: most patterns are a key with some bytes made general.
+/// Random words of special bytes rarely match. Most patterns are therefore a key with some bytes generalized.
 fn pattern(rng: &mut Rng, keys: &[Vec<u8>]) -> Vec<u8> {
     if rng.u8(..3) == 0 {
         return word(rng, 0, 12);
@@ -48,7 +48,7 @@ fn random_patterns_match_what_keys_of_redis_lists() {
     let mut rng = Rng::with_seed(seed);
     let server = RedisServer::start();
     let mut redis = server.connect();
-    // No key is empty in Terrace.
+    // Keys are never empty in Terrace.
     let keys: Vec<Vec<u8>> = (0..KEYS).map(|_| word(&mut rng, 1, 6)).collect();
     for key in &keys {
         redis::cmd("SET").arg(key).arg("v").exec(&mut redis).unwrap();

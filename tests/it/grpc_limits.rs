@@ -60,14 +60,14 @@ fn what_is_not_grpc_is_told_so() {
     });
 }
 
-/// Whether the server closes a connection on which these bytes came.
+/// Returns whether the server closes a connection after these bytes.
 async fn closes(address: &str, bytes: &[u8]) -> bool {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer).await {
         Ok(_) => answer.is_empty(),
-        // Reset, because it closed with bytes of ours unread.
+        // A reset: the server closed the connection before it had read all bytes.
         Err(_) => true,
     }
 }
@@ -79,7 +79,7 @@ fn a_connection_that_does_not_begin_with_http2_is_closed() {
         for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"PRI * HTTP/3", b"*1\r\n$4\r\nPING\r\n", &[0; 4096]] {
             assert!(closes(server.grpc(), bytes).await, "{bytes:?}");
         }
-        // The silent ones only after the deadline for the first words.
+        // Silent connections are closed after the deadline for the first bytes.
         let (silent, slow) = tokio::join!(closes(server.grpc(), b""), closes(server.grpc(), b"PRI *"));
         assert!(silent && slow);
         while server.node.connections.grpc.load(std::sync::atomic::Ordering::Relaxed) > 0 {
@@ -98,7 +98,7 @@ fn requests_beyond_the_bytes_in_flight_are_shed() {
         let mut client = CacheClient::new(connect(server.grpc()).await);
         let get = || GetRequest { key: "k".into(), options: None };
         client.get(get()).await.unwrap();
-        // The first 60,000 of 100,000 bytes, and no more.
+        // Sends the first 60,000 of 100,000 bytes and stops.
         let mut head = vec![0; 60_000];
         head[..5].copy_from_slice(b"\0\0\x01\x86\xa0");
         let first = stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from(head))) });

@@ -40,7 +40,7 @@ fn batch(operations: Vec<Operation>) -> PipelineRequest {
     PipelineRequest { operations }
 }
 
-/// All results of some batches, by id.
+/// Returns all results of several batches by id.
 async fn results(client: &mut CacheClient<Channel>, batches: Vec<PipelineRequest>) -> Vec<OperationResult> {
     let mut answers = client.pipeline(stream::iter(batches)).await.unwrap().into_inner();
     let mut results = Vec::new();
@@ -119,7 +119,8 @@ fn results_are_spread_over_messages_that_fit() {
     block_on(async {
         let mut client = CacheClient::new(connect(server.grpc()).await);
         results(&mut client, vec![batch(vec![set(0, "large", vec![b'v'; 30_000])])]).await;
-        // An APPEND over RESP can make a value that no message holds; here two halves and a limit that shrinks do.
+        // An APPEND over RESP can create a value that exceeds every message. This test uses two halves and a lower
+        // limit.
         let many = batch((0..100).map(|id| get(id, "large")).collect());
         let results = results(&mut client, vec![many]).await;
         assert_eq!(results.len(), 100);

@@ -42,7 +42,7 @@ fn health_tells_of_the_server_and_of_l2() {
 #[test]
 fn health_is_not_ready_while_l2_was_never_reached() {
     let mut config = config();
-    // Nothing listens on port 1.
+    // No process listens on port 1.
     config.l2.url = "redis://127.0.0.1:1".into();
     let server = Terrace::start(config);
     block_on(async {
@@ -100,7 +100,7 @@ fn reflection_lists_the_services() {
     });
 }
 
-/// The router names methods by hand: this finds one that was forgotten.
+/// The router lists the methods by name; this test finds a missing one.
 #[test]
 fn every_method_of_the_protos_is_served() {
     let server = Terrace::start(config());
@@ -111,7 +111,8 @@ fn every_method_of_the_protos_is_served() {
         for service in descriptors.file.iter().flat_map(|file| &file.service) {
             for method in &service.method {
                 let path = format!("/terrace.v1.{}/{}", service.name(), method.name());
-                // An empty message is a request of any kind; one that is none ends a stream that would go on for ever.
+                // An empty message is a valid request of every type. An invalid message ends a stream that would
+                // otherwise never end.
                 let body: &[u8] = if method.name().starts_with("Watch") { b"\0\0\0\0\x01\xff" } else { b"\0\0\0\0\0" };
                 let answer = raw_call(&mut channel, &path, body).await;
                 assert_ne!(answer.code(), Code::Unimplemented, "{path}");

@@ -1,9 +1,9 @@
-//! The image, without a container engine: the Dockerfile is read, and its last stage is followed instruction by instruction in an
-//! empty root; then what came of it is run, asked and stopped as the image says.
+//! Tests the image without a container engine: reads the Dockerfile, follows the instructions of its last stage in an
+//! empty root, then runs, queries and stops the result as the image specifies.
 //!
-//! What the base image has (a shell, the tools that RUN names, the C library) is copied from this machine. Left out is what needs
-//! the network (`apt-get`) and the build, whose product is the binary that is tested anyway. An instruction that is not
-//! known here fails the test.
+//! The contents of the base image (a shell, the tools that RUN names, the C library) are copied from this machine. Two
+//! parts are omitted: instructions that need the network (`apt-get`), and the build, whose product is the binary that
+//! is tested anyway. An unknown instruction fails the test.
 
 use std::{
     fs,
@@ -88,7 +88,7 @@ fn what_is_copied_into_it_is_what_was_built() {
     assert!(said(last, "COPY")[0].starts_with(&built), "{built}");
 }
 
-/// An image as far as its Dockerfile was followed.
+/// An image after the instructions that were followed.
 struct Image {
     root: TempDir,
     environment: Vec<(String, String)>,
@@ -100,13 +100,13 @@ struct Image {
     stop: Signal,
 }
 
-/// Where a command is on this machine.
+/// Returns the path of a command on this machine.
 fn located(command: &str) -> PathBuf {
     PathBuf::from(run(Command::new("sh").args(["-c", &format!("command -v {command}")])).trim())
 }
 
 impl Image {
-    /// The base: Debian's folders, a shell, root.
+    /// Creates the base: the directories of Debian, a shell, root.
     fn base() -> Self {
         let root = tempfile::tempdir().unwrap();
         run(Command::new("chmod").arg("755").arg(root.path()));
@@ -125,14 +125,14 @@ impl Image {
             entrypoint: Vec::new(),
             command: Vec::new(),
             health: Vec::new(),
-            // A container's, where nothing is said.
+            // The default of a container.
             stop: Signal::TERM,
         };
         image.bring(&located("sh"), Path::new("/usr/bin/sh"));
         image
     }
 
-    /// The place of a path of the image.
+    /// Returns the path of a file of the image on this machine.
     fn at(&self, path: &Path) -> PathBuf {
         self.root.path().join(path.strip_prefix("/").unwrap())
     }
@@ -149,7 +149,7 @@ impl Image {
 
     fn follow(&mut self, Instruction { name, rest }: &Instruction) {
         match &**name {
-            // The base.
+            // The base image.
             "FROM" => {}
             "RUN" => self.do_within(rest),
             "COPY" => {
@@ -163,7 +163,7 @@ impl Image {
             }
             "VOLUME" => assert!(self.at(Path::new(rest)).is_dir(), "{rest} is there, and its owner stays"),
             "ENV" => self.environment.extend(pairs(rest)),
-            // What others do with it; compared with the ports above.
+            // Instructions for other tools; compared with the ports above.
             "EXPOSE" => {}
             "STOPSIGNAL" => match &**rest {
                 "SIGTERM" => self.stop = Signal::TERM,
@@ -176,7 +176,7 @@ impl Image {
         }
     }
 
-    /// Runs commands in the root, those of the network left out.
+    /// Runs commands in the root, except those that need the network.
     fn do_within(&self, commands: &str) {
         let (left_out, commands): (Vec<&str>, Vec<&str>) =
             commands.split("&&").map(str::trim).partition(|command| command.starts_with("apt-get "));
@@ -189,7 +189,7 @@ impl Image {
         run(&mut self.inside("0:0", "/", &["/bin/sh", "-ec", &script].map(str::to_owned)));
     }
 
-    /// A command in the root.
+    /// Returns a command in the root.
     fn inside(&self, user: &str, folder: &str, words: &[String]) -> Command {
         let mut command = Command::new(located("chroot"));
         let script = format!("cd {folder} && exec \"$@\"");
@@ -202,7 +202,7 @@ impl Image {
         command
     }
 
-    /// A command as the image runs it.
+    /// Returns a command with the user and the environment of the image.
     fn as_itself(&self, words: &[String]) -> Command {
         self.inside(&self.user, &self.workdir, words)
     }
@@ -221,7 +221,7 @@ fn its_last_stage_followed_in_an_empty_root_runs_answers_and_stops() {
     assert!(user != "0" && accounts.contains(&format!(":{user}:{group}:")), "{accounts}");
 
     let mut serve = image.as_itself(&[&*image.entrypoint, &*image.command].concat());
-    // The image's ports may be taken here.
+    // The ports of the image may be in use on this machine.
     let addresses = ["--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     let serve = serve.args(addresses).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
     let mut server = Killed(serve.spawn().unwrap());

@@ -49,7 +49,7 @@ impl Subject {
         Self { backend, time, _keep: Box::new(keep) }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     async fn pass(&self, span: Duration) {
         match &self.time {
             Time::Manual(clock) => clock.advance(span),

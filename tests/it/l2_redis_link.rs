@@ -21,7 +21,7 @@ use terrace::{
 
 use crate::support::{PATIENCE, redis::RedisServer};
 
-/// What the link has told, in order; equal neighbours once.
+/// The notifications of the link in order; equal neighbors count once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
     Key(Vec<u8>),
@@ -36,7 +36,7 @@ enum Told {
 struct Sink {
     told: Mutex<Vec<Told>>,
     fence: AtomicU64,
-    /// The farthest ahead that a fence was ever set, milliseconds.
+    /// The furthest fence that was set, in milliseconds ahead.
     lead_max: AtomicU64,
 }
 
@@ -144,7 +144,7 @@ async fn every_way_a_key_changes_is_heard() {
     let server = RedisServer::start();
     server.run("SET old 1");
     let (_link, sink) = linked(&server, &[]).await;
-    // Before a fence, everything read without tracking is void.
+    // Before a fence, all values that were read without tracking are void.
     assert_eq!(sink.told.lock().first(), Some(&Told::Listening));
     for (line, key) in [
         ("SET old 1", "old"),
@@ -162,7 +162,7 @@ async fn every_way_a_key_changes_is_heard() {
         until(line, || sink.heard(key)).await;
     }
     sink.forget();
-    // Deleted when it expires, which Redis's own cycle does: nobody reads it.
+    // The key is deleted by the expiration cycle of Redis, because nobody reads it.
     until("the expiry is heard", || sink.heard("brief")).await;
     server.ask::<()>(&[b"EVAL", b"redis.call('SET', KEYS[1], 1)", b"1", b"scripted"]);
     until("a script is heard", || sink.heard("scripted")).await;
@@ -175,8 +175,8 @@ async fn every_way_a_key_changes_is_heard() {
     assert_eq!(sink.count(&Told::Lost), 0);
 }
 
-/// A PONG may leave before an invalidation of the same turn: only the ping *before* it counts, 100 ms earlier. A machine
-/// that is busy makes the lead shorter, never longer.
+/// A PONG may be sent before an invalidation of the same turn. Therefore only the *previous* ping counts, 100 ms
+/// earlier. A busy machine makes the lead shorter, never longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_fence_is_counted_from_the_ping_before() {
     let server = RedisServer::start();
@@ -202,7 +202,7 @@ async fn evictions_are_heard() {
     assert!(!info.contains("evicted_keys:0\r"), "{info}");
     let gone = |key: &Vec<u8>| server.ask::<i64>(&[b"EXISTS", key]) == 0;
     let evicted: Vec<_> = written.into_iter().filter(gone).collect();
-    // Once when it was written, once more when it went.
+    // Once for the write, and once for the eviction.
     let twice = |key: &Vec<u8>| sink.count(&Told::Key(key.clone())) >= 2;
     until("each eviction is heard", || evicted.iter().all(twice)).await;
 }

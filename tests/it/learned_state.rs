@@ -111,7 +111,7 @@ fn a_file_that_cannot_be_used_is_set_aside() {
 #[test]
 fn a_folder_that_cannot_be_written_is_told_of_and_no_more() {
     let (redis, folder) = (redis_with_users(), tempfile::tempdir().expect("a folder"));
-    // Root may write into any directory, but nobody may create a file below a file.
+    // Root may write into any directory, but nobody can create a file whose parent is a file.
     let no_folder = folder.path().join("file");
     fs::write(&no_folder, "").expect("written");
     let args = ["--l2", &redis.url(), "--l2-read-timeout", "30s", "--learn-snapshot-every", "1s"];

@@ -171,7 +171,7 @@ fn a_key_that_l2_does_not_have_is_not_asked_for_again() {
     // The result is processed with the next event.
     assert_eq!(read_below("the second time"), 1.0, "it is remembered");
     let prediction = predicted(&terrace, user).expect("the rule speaks of it");
-    assert!(!prediction.fetched && prediction.why.contains("was not in L2"), "{}", prediction.why);
+    assert!(!prediction.fetched && prediction.why.contains("recently absent from L2"), "{}", prediction.why);
     assert_eq!(read_below("the third time"), 1.0);
     assert!(count(&terrace, "wasted") >= 1.0);
 }

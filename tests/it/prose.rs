@@ -91,7 +91,7 @@ struct Hit {
     phrase: &'static str,
 }
 
-/// Words of a text in lower case; sentence ends are words of their own.
+/// Splits a text into words in lower case; ends of sentences are separate words.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for part in text.split_whitespace() {
@@ -107,7 +107,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Finds all phrases in consecutive lines; a phrase may go over the end of a line.
+/// Finds all phrases in consecutive lines; a phrase may span several lines.
 fn find(lines: &[Line]) -> Vec<Hit> {
     let allowed = |line: &&Line| !line.text.contains("prose: allow ");
     let words: Vec<(usize, String)> = lines
@@ -126,7 +126,7 @@ fn find(lines: &[Line]) -> Vec<Hit> {
     hits
 }
 
-/// Whether words begin with a phrase. Lines that do not follow each other are no sentence.
+/// Returns whether words begin with a phrase. Lines that are not consecutive are not a sentence.
 fn begins(words: &[(usize, String)], first: usize, phrase: &str) -> bool {
     let (start, end) = phrase.split_once(" ... ").unwrap_or((phrase, ""));
     let follows = |words: &[(usize, String)], part: &str| {
@@ -142,7 +142,7 @@ fn begins(words: &[(usize, String)], first: usize, phrase: &str) -> bool {
     end.is_empty() || (0..sentence).any(|at| follows(&rest[at..sentence], end))
 }
 
-/// Hits of a text, as `path:line: phrase`.
+/// Returns the hits of a text as `path:line: phrase`.
 fn report(path: &str, lines: &[Line]) -> Vec<String> {
     find(lines).into_iter().map(|hit| format!("{path}:{}: {}", hit.line, hit.phrase)).collect()
 }
@@ -155,7 +155,7 @@ fn assert_none(faults: &[String]) {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Descriptions of metrics, settings, policies, subcommands and flags, each with its name.
+/// Returns the descriptions of metrics, settings, policies, subcommands and flags, each with its name.
 fn descriptions() -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         ALL.iter().map(|metric| (metric.name.to_owned(), metric.doc.to_owned())).collect();
@@ -233,7 +233,7 @@ fn read(root: &Path, path: &str) -> String {
     fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Paths relative to `root` of all files below a folder that have this extension, sorted.
+/// Returns the sorted paths, relative to `root`, of all files in a folder with this extension.
 fn files(root: &Path, folder: &str, extension: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root.join(folder)];
@@ -250,7 +250,7 @@ fn files(root: &Path, folder: &str, extension: &str) -> Vec<String> {
     found
 }
 
-/// All texts of a tree that people read: README, docs, proto comments, strings and comments of `src`.
+/// Returns all texts of a tree that people read: README, docs, proto comments, strings and comments of `src`.
 fn tree(root: &Path) -> Vec<(String, Vec<Line>)> {
     let mut texts = Vec::new();
     let mut markdown = files(root, "docs", "md");

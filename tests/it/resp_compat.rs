@@ -18,8 +18,8 @@ use crate::support::{
     terrace::{Terrace, config, config_embedded, config_patient},
 };
 
-/// Command sequences. Words are separated by blanks, sequences of a case by ` | `; `''` is an empty word, `\r`, `\n`,
-/// `\0`, `\xff` and `\_` (a blank) stand for the bytes.
+/// Command sequences. Words are separated by blanks, the sequences of a case by ` | `. `''` is an empty word; `\r`,
+/// `\n`, `\0`, `\xff` and `\_` (a blank) are escapes.
 const CASES: &[&str] = &[
     // connection
     "PING",

@@ -1,6 +1,8 @@
-//! Guards the architecture: who may import whom, where each outside crate lives, what no file may lack or hold.
+//! Checks the architecture: permitted imports between modules, the home of each external crate, and required or
+//! forbidden contents of files.
 //!
-//! Fails on faults; functions over 70 and files over 500 lines are only printed (`cargo test tidy -- --nocapture`).
+//! Faults fail the test. Functions of more than 70 lines and files of more than 500 lines are only printed (`cargo test
+//! tidy -- --nocapture`).
 
 mod cycles;
 
@@ -10,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Who may import whom, downwards only. Types of `config` reach constructors through `server`.
+/// Permitted imports, from higher to lower modules. Types of `config` reach constructors through `server`.
 const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     ("lib", &[]),
@@ -22,7 +24,7 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
             "model", "error", "clock", "glob",
         ],
     ),
-    // What it configures, by type.
+    // Imports for the types of the settings.
     ("config", &["cache", "l1", "l2", "resp", "node", "model", "error", "glob"]),
     ("grpc", &["cache", "node", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
     ("resp", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
@@ -43,25 +45,25 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("allocator", &[]),
 ];
 
-/// Folders, or files with their folders, that may not import others of the same module, and why.
+/// Folders, or files with their folders, that must not import others of the same module, and the reason.
 const MUST_NOT_IMPORT: [(&str, &[&str]); 4] = [
-    // A row of the table names the function that runs the command: functions find rows in their edge.
+    // A row of the table names the function that runs the command: functions find rows in the table of their edge.
     ("resp/exec", &["resp/table", "resp/connection"]),
     ("resp/table", &["resp/connection"]),
-    // The state of connections is below the commands that change it.
+    // The state of connections is a lower layer than the commands that change it.
     ("resp/session", &["resp/command", "resp/exec", "resp/table", "resp/connection"]),
     ("resp/port_state", &["resp/command", "resp/exec", "resp/table", "resp/connection", "resp/session"]),
 ];
 
-/// Files that may import more, and why they may.
+/// Files with additional permitted imports, and the reason.
 const EXCEPTIONS: [(&str, &[&str]); 3] = [
-    // A capacity planner: it plays a trace through L1 (and the learner) alone, in process.
+    // A capacity planner: it plays a trace through L1 and the learner alone, in process.
     ("cli/simulate.rs", &["l1", "learn"]),
     ("cli/simulate/engine.rs", &["l1", "learn"]),
     ("cli/simulate/ttl.rs", &["learn"]),
 ];
 
-/// Each outside crate and the folders that are its home: replacing it touches only them.
+/// External crates and the folders that may use each: replacing a crate affects only these folders.
 const HOMES: [(&str, &[&str]); 26] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
@@ -91,19 +93,19 @@ const HOMES: [(&str, &[&str]); 26] = [
     ("tikv_jemallocator", &["main.rs"]),
 ];
 
-/// Crates whose name is also a module of ours: only `use name` and `::name` speak of the crate.
+/// Crates with the name of a module of Terrace: only `use name` and `::name` refer to the crate.
 const NAMED_AS_MODULES: [&str; 2] = ["redis", "metrics"];
 
-/// Synchronous parts: they are tested with values.
+/// Synchronous parts, which are tested with values.
 const SYNCHRONOUS: [&str; 5] = ["l1/", "learn/", "glob.rs", "resp/frame", "l2/codec"];
 
 const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 500;
-/// Most files directly in a folder of the modules in [`NARROW`].
+/// Maximum number of files directly in a folder of the modules in [`NARROW`].
 const FOLDER_FILES: usize = 15;
 const NARROW: [&str; 3] = ["cache", "learn", "l2"];
 
-/// A source file, by its path below `src` or `tests`.
+/// A source file, with its path relative to `src` or `tests`.
 struct Source {
     path: String,
     text: String,
@@ -134,7 +136,7 @@ fn read(root: &Path, path: PathBuf) -> Source {
 }
 
 impl Source {
-    /// Without comments, and without the tests at its end: they may import what they like.
+    /// Returns the code without comments and without the tests at its end, which may import any module.
     fn code(&self) -> String {
         if self.path.ends_with("tests.rs") {
             return String::new();
@@ -144,7 +146,7 @@ impl Source {
         code.collect::<Vec<_>>().join("\n")
     }
 
-    /// The module that the file belongs to: the first folder, or the file itself.
+    /// Returns the module of the file: the first folder, or the file itself.
     fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap_or_default();
         first.strip_suffix(".rs").unwrap_or(first)
@@ -159,7 +161,7 @@ fn word(text: &str) -> &str {
     &text[..text.find(|character| !is_word(character)).unwrap_or(text.len())]
 }
 
-/// The modules of this crate that a piece of code names: `crate::a::...` and `crate::{a::..., b}`.
+/// Returns the modules of this crate that a piece of code names: `crate::a::...` and `crate::{a::..., b}`.
 fn imports(code: &str) -> Vec<String> {
     let mut modules = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -173,7 +175,7 @@ fn imports(code: &str) -> Vec<String> {
     modules
 }
 
-/// The first words of the items of a braced list.
+/// Returns the first words of the items of a braced list.
 fn listed(list: &str) -> Vec<String> {
     let (mut depth, mut item, mut items) = (0, String::new(), Vec::new());
     for character in list.chars() {
@@ -202,7 +204,7 @@ fn forbidden_imports(source: &Source) -> Vec<String> {
     forbidden.map(|name| format!("{}: {module} may not import {name}", source.path)).collect()
 }
 
-/// Whether code names an outside crate: `name::` that is no part of a longer path, or `use name`.
+/// Returns whether code names an external crate: `name::` that is not part of a longer path, or `use name`.
 fn names_crate(code: &str, name: &str) -> bool {
     let absolute = |at: usize| {
         let before = &code[..at];
@@ -229,7 +231,7 @@ fn forbidden_words(source: &Source) -> Vec<String> {
     if !source.text.starts_with("//!") {
         faults.push(format!("{}: begins without //!", source.path));
     }
-    // Written so that this file does not hold them.
+    // Composed so that this file does not contain them.
     for word in [concat!("#[", "ignore"), concat!("db", "g!("), concat!("to", "do!("), concat!("unimple", "mented!(")] {
         if source.text.contains(word) {
             faults.push(format!("{}: holds {word}", source.path));
@@ -248,7 +250,7 @@ fn asynchronous_code(source: &Source) -> Vec<String> {
     named.map(|name| format!("{}: is synchronous and without I/O, but holds {name}", source.path)).collect()
 }
 
-/// Functions and files that are longer than is good.
+/// Returns functions and files that exceed the recommended length.
 fn long(source: &Source) -> Vec<String> {
     let lines: Vec<&str> = source.text.lines().collect();
     let mut found = Vec::new();
@@ -271,7 +273,7 @@ fn long(source: &Source) -> Vec<String> {
     found
 }
 
-/// Whether a file is this module's, or below it: `resp/exec` has `resp/exec.rs` and all of `resp/exec/`.
+/// Returns whether a file belongs to this module: `resp/exec` has `resp/exec.rs` and all of `resp/exec/`.
 fn is_within(path: &str, module: &str) -> bool {
     path.strip_prefix(module).is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
 }
@@ -286,7 +288,7 @@ fn forbidden_edges(sources: &[Source]) -> Vec<String> {
     edges.filter(|(from, to)| forbidden(from, to)).map(|(from, to)| format!("{from} may not import {to}")).collect()
 }
 
-/// Folders that hold more files than a reader can survey.
+/// Returns folders with more files than a reader can survey.
 fn wide_folders(sources: &[Source]) -> Vec<String> {
     let mut files: BTreeMap<&str, usize> = BTreeMap::new();
     for source in sources {
@@ -397,7 +399,7 @@ fn a_crate_away_from_home_is_found() {
         assert!(homeless_crates(&sample("l2/redis/mod.rs", text)).is_empty(), "{text}");
     }
     assert_eq!(homeless_crates(&sample("cache/read.rs", "fn f(_: tonic::Status) {}")).len(), 1);
-    // Our own modules of the same name.
+    // Modules of Terrace with the same name.
     for text in ["let a = redis::RedisSettings::new();", "use crate::l2::redis::url;", "use crate::metrics::Metrics;"] {
         assert!(homeless_crates(&sample("server/l2_tier.rs", text)).is_empty(), "{text}");
     }

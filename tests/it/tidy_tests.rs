@@ -60,7 +60,7 @@ fn imported_tests(path: &Path, text: &str, modules: &BTreeSet<String>) -> BTreeS
     let own = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
     let code = condensed(text);
     let mut segments = segments_after(&code, "crate::");
-    // In a file at the top, `super` is the crate; below, it is a module of the same test.
+    // In a file at the top level, `super` is the crate; in a subfolder, it is a module of the same test.
     if path.iter().count() == 1 {
         segments.extend(segments_after(&code, "super::"));
     }

@@ -33,24 +33,25 @@ const RHYTHMS: [(&str, u64, Option<u64>, u64); 3] = [
     ("slow", 600 * SECOND, Some(24 * HOUR), 1_500 * SECOND),
     ("rare", 5 * HOUR, None, 45_000 * SECOND),
 ];
-/// A new key of each rhythm comes so often, is read so many times, and never again.
+/// A new key of each rhythm is created at this interval, is read this many times, and then never again.
 const BORN_EVERY: u64 = 2 * HOUR;
 const READS: u64 = 20;
-/// For so long after its birth its owner writes each change to where it is held, read or not: what a TTL over a minute pays
-/// for, and a tuned one does not. Where owners stop after half a day, one TTL for all is better: the formula pays 2.5
-/// intervals for two hits of whatever is read regularly, and gives what is read quickly no more hits than that either.
+/// For this time after the creation of a key, its owner writes each change to the stores that hold the key, read or
+/// not. TTLs of more than a minute pay for these writes; tuned TTLs do not. If owners stop after half a day, a single
+/// TTL is better: the formula spends 2.5 intervals for two hits of keys that are read regularly, and gives frequently
+/// read keys no more hits.
 const CHANGES_FOR: u64 = 72 * HOUR;
-/// How long it goes on, and from when it is measured: TTLs move by a doubling an hour at most.
+/// End of the test and start of the measurement: TTLs change by at most a factor of two per hour.
 const END: u64 = 170 * HOUR;
 const MEASURED_FROM: u64 = 110 * HOUR;
 
-/// Keys that are held, with values all alike.
+/// A store of keys with equal values.
 trait Store {
     fn move_to(&mut self, at_ms: u64);
     fn has(&mut self, key: &Key) -> bool;
-    /// A user's read.
+    /// Reads a key as a client does.
     async fn read(&mut self, key: &Key) -> bool;
-    /// A write without a TTL; says which TTL it got.
+    /// Writes a key without a TTL. Returns the TTL that it got.
     async fn set(&mut self, key: &Key) -> u64;
     fn tick(&mut self) {}
 }
@@ -83,7 +84,7 @@ impl Served {
 
 impl Store for Served {
     fn move_to(&mut self, at_ms: u64) {
-        // Memory comes back when its time is over, not when somebody looks.
+        // Memory is released when a TTL ends, not when a key is read.
         let step = HOUR / 30;
         while self.now_ms < at_ms {
             let next = at_ms.min(self.now_ms + step);
@@ -121,7 +122,7 @@ impl Store for Served {
     }
 }
 
-/// What a cache with one TTL for all would hold, reckoned: nobody learns there.
+/// A model of a cache with a single TTL: no learning.
 struct Fixed {
     ttl_ms: u64,
     now_ms: u64,
@@ -160,7 +161,7 @@ impl Store for Fixed {
     }
 }
 
-/// What happened to a store.
+/// Events of a store.
 struct World<S> {
     store: S,
     names: [Vec<Key>; RHYTHMS.len()],
@@ -190,7 +191,7 @@ impl<S: Store> World<S> {
         }
     }
 
-    /// A client's read: what is missing it sets, without a TTL.
+    /// Reads as a client does: writes a missing key without a TTL.
     async fn read(&mut self, rhythm: usize, key: &Key) {
         let is_hit = self.store.read(key).await;
         if self.now_ms >= MEASURED_FROM {
@@ -227,7 +228,7 @@ impl<S: Store> World<S> {
                     }
                 }
                 What::Changed(rhythm, number, born_at) => {
-                    // As long as it is there: nobody announces what nobody holds.
+                    // Only while the store holds the key: changes of other keys are not announced.
                     let key = self.names[rhythm][number].clone();
                     if at - born_at < CHANGES_FOR && self.store.has(&key) {
                         self.set(rhythm, &key).await;
@@ -246,7 +247,7 @@ impl<S: Store> World<S> {
     }
 }
 
-/// Keys of one rhythm, all of which are followed.
+/// Returns the keys of one rhythm, all of which are sampled.
 fn names(rhythm: usize) -> Vec<Key> {
     let all = (0_u64..).map(|number| format!("{}:{number}", RHYTHMS[rhythm].0));
     let sampled = all.filter(|name| is_sampled(name.as_bytes())).map(|name| Key::copied(name.as_bytes()).unwrap());
@@ -261,7 +262,7 @@ fn live<S: Store>(store: S, end_ms: u64) -> World<S> {
     world
 }
 
-/// Hit rate and entries held, on average, with one TTL for all.
+/// Returns the hit rate and the mean number of entries held with a single TTL.
 fn fixed(ttl_ms: u64) -> (f64, f64) {
     let mut world = live(Fixed::new(ttl_ms), END);
     let open: Vec<(u64, u64)> = world.store.held.values().copied().collect();
@@ -269,7 +270,8 @@ fn fixed(ttl_ms: u64) -> (f64, f64) {
     (world.hit_rate(), world.store.entry_ms as f64 / (END - MEASURED_FROM) as f64)
 }
 
-/// The least that is held at this hit rate by who gives one of two TTLs to a part of the keys, and the other to the rest.
+/// Returns the minimum number of entries held at this hit rate, if a part of the keys gets one TTL and the other keys
+/// another one.
 fn least_held(line: &[(f64, f64)], hit_rate: f64) -> f64 {
     let mixed = |&(low, less): &(f64, f64), &(high, more): &(f64, f64)| {
         let part = (hit_rate - low) / (high - low);
@@ -287,7 +289,7 @@ fn tuned_ttls_follow_each_rhythm_and_hold_less_for_the_same_hits() {
         let off = mean / *formula as f64 - 1.0;
         println!("{name}: {} writes got {:.1} s, the formula says {} s", ttls.len(), mean / 1e3, formula / SECOND);
         assert!(off.abs() < 0.2, "{name} is off by {off:.2}");
-        // What was written together does not expire together.
+        // Keys that were written together do not expire together.
         let (least, most) = (ttls.iter().min().unwrap(), ttls.iter().max().unwrap());
         assert!(*most as f64 > *least as f64 * 1.1, "{name}: {least} to {most}");
     }
@@ -295,7 +297,7 @@ fn tuned_ttls_follow_each_rhythm_and_hold_less_for_the_same_hits() {
     let (held, entry_bytes) =
         (tuned.store.byte_ms as f64 / measured_ms, tuned.store.byte_ms as f64 / tuned.store.entry_ms as f64);
     println!("tuned: hit rate {:.3}, {held:.0} bytes held", tuned.hit_rate());
-    // Under a minute no change finds its key still there; from five hours on all keys are read before they end.
+    // With less than a minute, no change finds its key; from five hours on, all keys are read before they expire.
     let ttls_s = [10, 25, 55, 65, 600, 1_800, 3_600, 7_200, 14_400, 19_800, 21_600, 43_200];
     let line: Vec<(f64, f64)> = ttls_s.iter().map(|ttl_s| fixed(ttl_s * SECOND)).collect();
     for (ttl_s, (hit_rate, entries)) in ttls_s.iter().zip(&line) {
@@ -333,8 +335,8 @@ fn advice_changes_nothing_and_a_clients_ttl_is_kept() {
     });
 }
 
-/// Ten keys of a template are read each minute for two hours, and each minute another one once. The TTLs that the last of
-/// these others and one of the ten get.
+/// Reads ten keys of a template each minute for two hours, and another key of it once each minute. Returns the TTLs of
+/// the last of these other keys and of one of the ten.
 fn of_once_and_often(ttl: Ttl) -> (u64, u64) {
     let mut store = Served::new(ttl, HOUR / 6);
     let (often, mut last) = (&names(0)[..10], 0);

@@ -27,7 +27,7 @@ pub fn run(command: &mut Command) -> String {
     text
 }
 
-/// What a command printed: stdout, then stderr.
+/// Returns the output of a command: stdout, then stderr.
 pub fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }

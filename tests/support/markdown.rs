@@ -83,7 +83,7 @@ impl Page {
         headings.map(anchor).collect()
     }
 
-    /// Returns the text below the heading with this anchor, up to the next heading of the same or a higher level.
+    /// Returns the text under the heading with this anchor, up to the next heading of the same or a higher level.
     pub fn section(&self, anchor: &str) -> Option<String> {
         let lines: Vec<&str> = self.text.lines().collect();
         let level = |line: &str| line.bytes().take_while(|byte| *byte == b'#').count();

@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-/// The bytes that one word stands for: `''` is empty, and `\r`, `\n`, `\0`, `\xff` and `\_` (a blank) are escapes.
+/// Returns the bytes of one word: `''` is empty, and `\r`, `\n`, `\0`, `\xff` and `\_` (a blank) are escapes.
 fn unescape(word: &str) -> Vec<u8> {
     if word == "''" {
         return Vec::new();

@@ -1,13 +1,14 @@
-//! Eviction by learned value: what an entry is worth is learned from what really happens in this cache.
+//! Eviction by learned value: the value of an entry is learned from the traffic of this cache.
 //!
-//! A descendant of LHD (Beckmann, Chen, Cidon, NSDI 2018). Each entry carries when it was last used, counted in
-//! insertions of its shard, and how often. Tables pooled over all shards learn how likely an entry of that use class and
-//! age is to be used again for the time it stays; [`model`] turns them into values. Eviction looks at [`SCAN`] entries
-//! and drops the one of least value. Where counts say nothing, the value depends on age alone, which is LRU: that is why
-//! no traffic makes it much worse than LRU. It keeps no queues, and a hit writes at most two relaxed words.
+//! A descendant of LHD (Beckmann, Chen, Cidon, NSDI 2018). Each entry stores its use count and the time of its last
+//! use, counted in insertions of its shard. Tables that all shards share learn how likely an entry of a use class and
+//! age is used again, per time that it stays; [`model`] turns them into values. Eviction examines [`SCAN`] entries and
+//! removes the one of least value. Without differences between counts, the value depends on age alone, which is LRU:
+//! therefore no traffic makes the policy much worse than LRU. It keeps no queues, and a hit writes at most two relaxed
+//! words.
 //!
 //! A key that is used again within the *quiet* time after its last use writes nothing: such bursts say nothing about
-//! the time after, and a hot key's line stays shared between cores.
+//! later uses, and the cache line of a hot key stays shared between cores.
 
 mod ghost;
 mod model;
@@ -27,24 +28,24 @@ use crate::l1::{
     sync::Mutex,
 };
 
-/// Entries that compete for staying at each eviction. 8 cost one point of the mean miss ratio, 32 gain none.
+/// Number of entries compared at each eviction. 8 cost one percentage point of the mean miss ratio; 32 gain nothing.
 const SCAN: usize = 16;
-/// Of these, how many are counted as samples of what lies in the cache.
+/// Number of these entries that are counted as samples of the cache contents.
 const SAMPLES: usize = 4;
-/// Quiet time: this part of the shard's entries, in insertions.
+/// Quiet time in insertions: the number of entries of the shard divided by this.
 const QUIET_PART: u32 = 32;
-/// Values are computed anew each time so many insertions happened, per cached entry: a quarter.
+/// Values are recomputed after the number of cached entries, divided by this, has been inserted.
 const PERIOD_PART: u64 = 4;
-/// But not more often than this: it takes some 10 µs.
+/// Minimum number of insertions between two computations: one takes about 10 µs.
 const PERIOD_MIN: u64 = 256;
 
 /// Maximum number of count tables of the learned eviction policy. Several tables reduce contention between threads, and 16
 /// fit into the cache of a CPU core.
 const TALLIES_MAX: usize = 16;
-/// What need not happen at each insertion happens at every fourth, for four.
+/// Work that is not needed at each insertion is done at every fourth one, for four.
 const STRIDE: u32 = 4;
 
-/// What one shard has seen since the last computation. Hits add under the shared lock, so one of two concurrent ones
+/// Counts of one shard since the last computation. Hits add under the shared lock, so one of two concurrent additions
 /// may be lost.
 struct Tally {
     hit: [AtomicU64; CELLS],
@@ -63,25 +64,25 @@ fn add(count: &AtomicU64, more: u64) {
     count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
-/// What all shards share.
+/// State that all shards share.
 pub(in crate::l1) struct Shared {
     values: Values,
-    /// What a value is multiplied by, by size class.
+    /// Factor of a value by size class.
     per_size: [f32; SIZE_CLASSES],
     model: Mutex<Model>,
     tallies: Box<[CachePadded<Tally>]>,
-    /// Insertions since the values were computed.
+    /// Insertions since the last computation of values.
     insertions: CachePadded<AtomicU64>,
 }
 
 impl Shared {
-    /// Counts insertions; computes the values when it is time.
+    /// Counts insertions, and computes the values when they are due.
     fn count_insertions(&self, more: u64, entries: usize) {
         let insertions = self.insertions.fetch_add(more, Relaxed) + more;
         if insertions < (entries as u64 / PERIOD_PART).max(PERIOD_MIN) {
             return;
         }
-        // Whoever comes second goes on with the old values.
+        // If another thread is computing, this one continues with the old values.
         if let Some(mut model) = self.model.try_lock() {
             self.insertions.store(0, Relaxed);
             for tally in &self.tallies {
@@ -95,7 +96,7 @@ impl Shared {
     }
 }
 
-/// The policy's part in one shard.
+/// State of the policy in one shard.
 pub(in crate::l1) struct Learned {
     shard: usize,
     shards: usize,
@@ -104,13 +105,13 @@ pub(in crate::l1) struct Learned {
     tick: u32,
     quiet: u32,
     hand: usize,
-    /// Whether the arrival under way has been used to sample what lies in the cache.
+    /// The current arrival was used to sample the contents of the cache.
     has_sampled: bool,
     ghost: Ghost,
     rng: Rng,
 }
 
-/// What a slot's mark holds: use count (4 bits, saturating) and the tick of the last use (28 bits, wrapping).
+/// Content of a slot's mark: use count (4 bits, saturating) and the tick of the last use (28 bits, wrapping).
 #[derive(Clone, Copy)]
 struct Mark(u32);
 
@@ -132,7 +133,7 @@ impl Mark {
         self.0 & Self::COUNT_MAX
     }
 
-    /// Insertions from the last use to `tick`.
+    /// Returns the insertions from the last use to `tick`.
     #[inline]
     fn age(self, tick: u32) -> u32 {
         tick.wrapping_sub(self.0 >> 4) & (u32::MAX >> 4)
@@ -149,7 +150,7 @@ impl Learned {
         &shared.tallies[self.shard % shared.tallies.len()]
     }
 
-    /// A sample of the ghosts: how much room they would take, by cell.
+    /// Counts a sample of the ghosts: the room that they would take, by cell.
     fn sample_ghost(&mut self, shared: &Shared) {
         let Some(Seen { count, age }) = self.ghost.draw(&mut self.rng, self.tick) else { return };
         let room = self.ghost.places() as u64 * u64::from(STRIDE);
@@ -158,13 +159,13 @@ impl Learned {
 
     fn sample_resident(&self, slots: &Slots, at: usize, shared: &Shared) {
         if let Some(slot) = slots.get(at).filter(|slot| !slot.is_staged()) {
-            // Each of four samples stands for a quarter of the entries.
+            // Each of four samples represents a quarter of the entries.
             add(&self.tally(shared).room[Mark::of(slot).cell(self.tick)], (slots.len() / SAMPLES).max(1) as u64);
         }
     }
 
-    /// Orders entries by what they are worth, the older first among equals: a value that is not negative orders as its
-    /// bits do.
+    /// Returns a number that orders entries by value, and by age among equal values. Values are not negative, so they
+    /// order as their bits.
     #[inline]
     fn rank(&self, slot: &Slot, shared: &Shared) -> u64 {
         let mark = Mark::of(slot);
@@ -242,7 +243,7 @@ impl Policy for Learned {
             self.has_sampled = true;
             (first..first + SAMPLES.min(length)).for_each(|at| self.sample_resident(slots, at % length, shared));
         }
-        // The array wraps: what is left of it from the hand on, then its beginning.
+        // The scan wraps: from the hand to the end of the array, then from its start.
         let upto = (first + scanned).min(length);
         let wrapped = first + scanned - upto;
         let parts = [(first, &slots.all()[first..upto]), (0, &slots.all()[..wrapped])];
@@ -270,9 +271,9 @@ impl Policy for Learned {
         self.ghost.put(hash, seen, self.tick, slots.len());
     }
 
-    fn place(&mut self, slots: &Slots, at: usize, told: u32, shared: &Shared) {
+    fn place(&mut self, slots: &Slots, at: usize, count: u32, shared: &Shared) {
         if let Some(slot) = slots.get(at) {
-            slot.mark.store(Mark::new(told, self.tick).0, Relaxed);
+            slot.mark.store(Mark::new(count, self.tick).0, Relaxed);
         }
         if !self.has_sampled {
             for _ in 0..SAMPLES {

@@ -1,8 +1,8 @@
-//! Exact least recently used, without a list that hits would have to lock.
+//! Exact LRU without a list that hits would have to lock.
 //!
-//! Every use stamps the entry from a counter of its shard. A heap holds for each entry at least one pair of stamp and
-//! place with a stamp not later than the entry's own. The smallest pair whose stamp is still the entry's therefore
-//! names the least recently used; a pair that is out of date is filed anew under today's stamp.
+//! Every use stamps the entry with a counter of its shard. A heap holds at least one pair of stamp and place for each
+//! entry, with a stamp that is at most the stamp of the entry. The smallest pair whose stamp equals its entry's stamp
+//! identifies the least recently used entry. An outdated pair is inserted again with the current stamp.
 
 use std::{
     cmp::Reverse,
@@ -13,11 +13,11 @@ use std::{
 use super::{Frame, Policy};
 use crate::l1::slot::{Slot, Slots};
 
-/// Stamps are renumbered when the counter gets here: it must never wrap, and what is left above is enough for any number
-/// of hits between two insertions.
+/// Stamps are renumbered when the counter reaches this value, because it must never wrap. The remaining range suffices
+/// for any number of hits between two insertions.
 const STAMP_MAX: u32 = 1 << 30;
 
-/// The least recently used goes.
+/// Evicts the least recently used entry.
 pub(in crate::l1) struct Lru {
     clock: AtomicU32,
     queue: BinaryHeap<Reverse<(u32, u32)>>,
@@ -33,13 +33,13 @@ impl Lru {
         }
     }
 
-    /// One pair an entry again.
+    /// Reduces the heap to one pair per entry.
     fn refile(&mut self, slots: &Slots) {
         let pairs = slots.all().iter().enumerate().filter(|(_, slot)| !slot.is_staged());
         self.queue = pairs.map(|(at, slot)| Reverse((slot.mark.load(Relaxed), at as u32))).collect();
     }
 
-    /// Gives the entries the stamps 0, 1, 2 ... in their order.
+    /// Gives the entries the stamps 0, 1, 2 ... in order.
     fn renumber(&mut self, slots: &Slots) {
         let mut order: Vec<&Slot> = slots.all().iter().filter(|slot| !slot.is_staged()).collect();
         order.sort_by_key(|slot| slot.mark.load(Relaxed));
@@ -51,8 +51,8 @@ impl Lru {
     }
 
     fn stamp(&self, slot: &Slot) {
-        // At the very end of the range hits stop counting until the next insertion renumbers; the margin is for threads
-        // that pass the check together.
+        // At the end of the range, hits are not stamped until the next insertion renumbers. The margin is for threads
+        // that pass the check at the same time.
         if self.clock.load(Relaxed) < u32::MAX - 65_536 {
             slot.mark.store(self.clock.fetch_add(1, Relaxed), Relaxed);
         }
@@ -62,7 +62,7 @@ impl Lru {
 impl Policy for Lru {
     type Shared = ();
 
-    /// Up to two pairs an entry.
+    /// Up to two pairs per entry.
     const OVERHEAD_BYTES: u64 = 12;
 
     fn share(_frame: Frame) {}
@@ -97,7 +97,7 @@ impl Policy for Lru {
 
     fn gone(&mut self, _hash: u32, _slot: &Slot, _slots: &Slots) {}
 
-    fn place(&mut self, slots: &Slots, at: usize, _told: u32, _shared: &()) {
+    fn place(&mut self, slots: &Slots, at: usize, _mark: u32, _shared: &()) {
         if let Some(slot) = slots.get(at) {
             self.stamp(slot);
         }

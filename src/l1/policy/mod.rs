@@ -1,9 +1,9 @@
-//! What goes when room is needed: one trait, chosen when L1 is made, without dynamic calls.
+//! Eviction policies: one trait without dynamic calls. The policy is selected when L1 is created.
 //!
-//! A policy sees a shard's dense slots. A hit happens under the shared lock and may only touch atomics; all else happens
-//! under the exclusive one. The order of one insertion: [`Policy::arrive`], then [`Policy::victim`] and
-//! [`Policy::gone`] as often as room is lacking, then [`Policy::place`]. Staged entries are not the policy's: it hears of them
-//! only where they move, and never names one as a victim while there is another.
+//! A policy sees the dense slots of a shard. A hit runs under the shared lock and may only change atomics; all other
+//! methods run under the exclusive lock. Order of one insertion: [`Policy::arrive`]; [`Policy::victim`] and
+//! [`Policy::gone`] until there is enough room; [`Policy::place`]. Staged entries do not belong to the policy: it is
+//! notified only when they move, and returns one as a victim only if there is no other entry.
 
 mod learned;
 mod lru;
@@ -13,53 +13,54 @@ pub(super) use lru::Lru;
 
 use super::slot::{Slot, Slots};
 
-/// What the shards of one L1 have in common.
+/// Parameters that all shards of an L1 share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
-    /// Shards.
+    /// Number of shards.
     pub(super) shards: usize,
-    /// Whether entries differ in weight; if not, only their number counts.
+    /// Entries have different weights. Otherwise, only their number counts.
     pub(super) weighed: bool,
-    /// For what is drawn by lot.
+    /// Seed of random choices.
     pub(super) seed: u64,
 }
 
-/// What goes when room is needed.
+/// An eviction policy.
 pub(super) trait Policy: Send + Sync + Sized + 'static {
-    /// What the shards share.
+    /// State that all shards share.
     type Shared: Send + Sync;
 
-    /// Memory the policy keeps per entry, bytes; counted in each weight.
+    /// Memory of the policy per entry in bytes; included in each weight.
     const OVERHEAD_BYTES: u64;
 
-    /// The shared part.
+    /// Returns the shared state.
     fn share(frame: Frame) -> Self::Shared;
 
-    /// The part of one shard.
+    /// Returns the state of one shard.
     fn new(frame: Frame, shard: usize) -> Self;
 
-    /// An entry was used. Under the shared lock.
+    /// Notes a use of an entry, under the shared lock.
     fn hit(&self, slot: &Slot, shared: &Self::Shared);
 
-    /// An entry with this hash is about to come in; `carried` is the mark of the one it replaces. Returns what
-    /// [`Policy::place`] is to be told.
+    /// Announces a new entry with this hash; `carried` is the mark of the entry that it replaces. Returns the mark for
+    /// [`Policy::place`].
     fn arrive(&mut self, hash: u32, carried: Option<u32>, slots: &Slots, shared: &Self::Shared) -> u32;
 
-    /// The entry to go; `is_dead` tells those that are of no use already. `None` only if there is none.
+    /// Returns the entry to evict; `is_dead` detects entries that are already useless. `None` only if there is no
+    /// entry.
     fn victim(&mut self, slots: &Slots, shared: &Self::Shared, is_dead: impl Fn(&Slot) -> bool) -> Option<usize>;
 
-    /// This entry goes, for whatever reason but a newer value of the same key.
+    /// Notes that an entry leaves, for any reason except a newer value of its key.
     fn gone(&mut self, hash: u32, slot: &Slot, slots: &Slots);
 
-    /// The entry that arrived stands at `at`; `told` is what [`Policy::arrive`] returned.
-    fn place(&mut self, slots: &Slots, at: usize, told: u32, shared: &Self::Shared);
+    /// Notes that the new entry is stored at `at`; `mark` is the result of [`Policy::arrive`].
+    fn place(&mut self, slots: &Slots, at: usize, mark: u32, shared: &Self::Shared);
 
-    /// An entry was moved to `to`.
+    /// Notes that an entry was moved to `to`.
     fn moved(&mut self, slots: &Slots, to: usize);
 
-    /// The shard was emptied.
+    /// Notes that the shard was emptied.
     fn clear(&mut self);
 
-    /// Checks what must hold.
+    /// Checks the invariants.
     fn validate(&self, slots: &Slots) -> Result<(), String>;
 }

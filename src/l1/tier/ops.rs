@@ -1,4 +1,4 @@
-//! What is asked of one key: look, lease, fill, drop, change.
+//! Operations on one key: look up, lease, fill, remove, change.
 
 #[cfg(test)]
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,7 +37,7 @@ impl<P: Policy> Tier<P> {
         slot.record().map(|record| hit(record, place.hash, now))
     }
 
-    /// The first use of what was prefetched; of two at a time one is the first.
+    /// First use of a prefetched entry. Of two concurrent uses, only one counts as the first.
     #[cold]
     fn get_staged(&self, place: Place, key: &[u8], now: Tick) -> Option<Hit> {
         let mut shard = self.write(place.cell);
@@ -75,7 +75,7 @@ impl<P: Policy> Tier<P> {
         if !slot.is_stale_allowed(now, grace, &self.epochs) || shard.hides(slot, now) {
             return None;
         }
-        // A staged entry stays so: what it waits for is its first use under an open fence.
+        // The entry stays staged: only a use under an open fence counts as its first use.
         if !slot.is_staged() {
             shard.touch(slot, now, &self.shared);
         }
@@ -112,7 +112,7 @@ impl<P: Policy> Tier<P> {
         Leased::Lead
     }
 
-    /// A lease for prefetch: `false` if the key is there, or on its way.
+    /// Requests a lease for a prefetch. Returns `false` if the key is in L1 or in flight.
     pub(in crate::l1) fn lease_prefetch(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
         let place = self.place(key);
         let mut shard = self.write(place.cell);
@@ -124,12 +124,12 @@ impl<P: Policy> Tier<P> {
         !is_known
     }
 
-    /// Makes room among what was prefetched, then fills; the copy waits there for its first use.
+    /// Makes room in the queue of staged entries and fills. The copy is staged until its first use.
     pub(in crate::l1) fn fill_staged(&self, key: &Key, token: Token, fill: &Fill, now: Tick) -> Filled {
         let (room, capacity_bytes) = (self.room_entries(), self.budget.usage().capacity_bytes);
         let weight = Shard::<P>::weigh(key.len(), fill.value.stored().len());
         if weight > capacity_bytes / 80 && capacity_bytes != u64::MAX {
-            // It would take an eighth of what may be staged at all.
+            // The entry would take an eighth of the bytes that may be staged.
             self.release(key, token);
             return Filled::TooLarge;
         }
@@ -148,7 +148,7 @@ impl<P: Policy> Tier<P> {
         filled
     }
 
-    /// Drops a staged entry, unless it was used or has gone.
+    /// Removes a staged entry, unless it was used or removed already.
     fn drop_staged(&self, waiting: Waiting) {
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(waiting.cell);
@@ -202,8 +202,9 @@ impl<P: Policy> Tier<P> {
         removed
     }
 
-    /// Whether neither entry nor lease is there. Most invalidations that Redis sends are for keys this node never read;
-    /// these take no exclusive lock. What comes in after this look was leased after the invalidation.
+    /// Returns whether the key has neither an entry nor a lease. Most invalidations from Redis concern keys that this
+    /// node never read; they take no exclusive lock. An entry that is inserted after this check was leased after the
+    /// invalidation.
     fn is_unknown(&self, place: Place, key: &[u8]) -> bool {
         let shard = self.cells[place.cell].shard.read();
         shard.find(place.hash, key).is_none() && shard.leases.holder(place.hash, key).is_none()
@@ -255,10 +256,13 @@ impl<P: Policy> Tier<P> {
             }
             Change::Put(value, at) => {
                 let fill = Fill { value: value.into(), expires_at: at, deadline: at, group };
-                // Whoever asked below before this write must not fill its answer over it.
+                // A reader that read L2 before this write must not insert the old value.
                 shard.leases.void(place.hash, key);
                 if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch, staged: None }, freed) {
-                    return Err(CacheError::new(Kind::TooLarge, "the entry is over an eighth of L1"));
+                    let max = self.entry_max_bytes;
+                    let message =
+                        format!("the entry is too large; an entry may use at most {max} bytes, an eighth of L1");
+                    return Err(CacheError::new(Kind::TooLarge, message));
                 }
             }
         }

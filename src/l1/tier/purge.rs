@@ -1,4 +1,4 @@
-//! The walk behind a ban: see `l1/purge.rs`.
+//! The walk that removes banned entries: see `l1/purge.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl<P: Policy> Tier<P> {
-    /// Hides what matches in every shard, one after the other.
+    /// Hides the matching entries of every shard, one shard after the other.
     pub(in crate::l1) fn ban(&self, glob: Glob, now: Tick) -> Option<Purge> {
         let more = |open: usize| (open < PURGES_MAX).then_some(open + 1);
         self.purges_open.fetch_update(Relaxed, Relaxed, more).ok()?;
@@ -31,13 +31,13 @@ impl<P: Policy> Tier<P> {
         Some(Purge::new(glob, number))
     }
 
-    /// Looks at up to `budget` entries more; says how many it removed.
+    /// Examines up to `budget` more entries. Returns the number of removed entries.
     pub(in crate::l1) fn purge(&self, purge: &mut Purge, now: Tick, budget: usize) -> usize {
         let (mut left, mut removed) = (budget, 0);
         while left > 0 && !purge.done {
             let (seen, page) = self.page_to_purge(purge, left.min(HELD_MAX));
             left -= seen.len().min(left);
-            // Compared without a lock: how long that takes is up to the pattern.
+            // Keys are compared without a lock, because the time depends on the pattern.
             let matching: SmallVec<[Record; HELD_MAX]> =
                 page.into_iter().filter(|record| purge.glob.matches(record.key())).collect();
             removed += matching.chunks(REMOVED_MAX).map(|few| self.remove_hidden(purge.cell, few, now)).sum::<usize>();
@@ -47,7 +47,7 @@ impl<P: Policy> Tier<P> {
         removed
     }
 
-    /// The entries of the next slots that may match.
+    /// Returns the range of the next slots, and those of their entries that may match.
     fn page_to_purge(&self, purge: &Purge, count: usize) -> (std::ops::Range<usize>, SmallVec<[Record; HELD_MAX]>) {
         let shard = self.cells[purge.cell].shard.read();
         let end = purge.upto.min(shard.len());
@@ -58,7 +58,7 @@ impl<P: Policy> Tier<P> {
         (range, page)
     }
 
-    /// Removes of these entries of a shard what is hidden still, in one hold of the lock.
+    /// Removes those of these entries that are still hidden, in one hold of the lock.
     fn remove_hidden(&self, cell: usize, few: &[Record], now: Tick) -> usize {
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(cell);
@@ -79,7 +79,7 @@ impl<P: Policy> Tier<P> {
         removed
     }
 
-    /// All slots from `start` on were looked at.
+    /// Notes that all slots from `start` on were examined.
     fn step(&self, purge: &mut Purge, start: usize) {
         purge.upto = start;
         if start > 0 {

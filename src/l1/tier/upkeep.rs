@@ -1,4 +1,4 @@
-//! What is asked of all shards: clear, sweep, scan, draw, recount.
+//! Operations on all shards: clear, sweep, scan, random keys, validation.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,14 +17,14 @@ use crate::{
     model::{Key, Record, RemovalCause},
 };
 
-/// Entries that one hold of a shard's lock copies out at most: about 10 µs.
+/// Maximum number of entries that one hold of a shard's lock copies: about 10 µs.
 pub(super) const HELD_MAX: usize = 2 * BLOCK;
-/// Entries that one hold of a shard's lock removes at most: under 1 µs, which a reader who waits spends spinning. With 128 it
-/// was put to sleep, and the p99 of reads during a mass expiry was 100 µs.
+/// Maximum number of entries that one hold of a shard's lock removes: under 1 µs, during which a waiting reader spins.
+/// With 128, readers were put to sleep, and the p99 of reads during a mass expiration was 100 µs.
 pub(super) const REMOVED_MAX: usize = 2;
 /// Maximum number of slots that the search for a random key visits in an L1 shard.
 const DRAWS_MAX: usize = 4_096;
-/// Bits of a scan cursor that say how many slots of the shard are not visited yet, plus one.
+/// Bits of a scan cursor that store the number of slots of the shard that are not visited yet, plus one.
 const CURSOR_SLOT_BITS: u32 = 40;
 const CURSOR_TOP: u64 = (1 << CURSOR_SLOT_BITS) - 1;
 
@@ -45,13 +45,13 @@ impl<P: Policy> Tier<P> {
             for (hash, record, weight) in &staged {
                 self.staging.unused(*hash, record, *weight);
             }
-            // The room is free only when the memory is.
+            // The room is released only after the memory is freed.
             drop(slots);
             self.budget.release(entries, bytes);
         }
     }
 
-    /// A new epoch. Where all numbers are in use, which takes a flood of flushes between two sweeps, L1 is emptied.
+    /// Starts an epoch. If all numbers are in use, which requires a flood of flushes between two sweeps, L1 is emptied.
     pub(in crate::l1) fn begin(&self, fence: Tick) -> Option<Epoch> {
         self.epochs.begin(fence).or_else(|| {
             let ended = self.epochs.ended();
@@ -61,13 +61,13 @@ impl<P: Policy> Tier<P> {
         })
     }
 
-    /// Sweeps a little of one shard, then a little of the next, beginning where the last call ended: who reads a shard waits
-    /// for one short hold of its lock and not for all that is to be removed there. After the end of an epoch all blocks are
-    /// looked at once, for its copies; then its number is free again.
+    /// Sweeps a part of one shard, then a part of the next, and starts where the last call ended. A reader therefore
+    /// waits for one short hold of the lock and not for all removals of a shard. After an epoch has ended, all blocks
+    /// are examined once for its copies; then its number is free again.
     pub(in crate::l1) fn sweep(&self, now: Tick, budget: usize) -> usize {
         let ended = self.epochs.ended();
         let mut cell = self.sweep_from.load(Relaxed);
-        // For each shard the block below which it is to be looked at; none once nothing is left there.
+        // The block below which each shard has to be examined; `None` when the shard is done.
         let mut from: SmallVec<[Option<usize>; 16]> = SmallVec::from_elem(Some(usize::MAX), self.cells.len());
         let (mut removed, mut open) = (0, self.cells.len());
         while open > 0 && removed < budget {
@@ -77,7 +77,7 @@ impl<P: Policy> Tier<P> {
             from[cell] = next_block(&self.cells[cell], below, now, !ended.is_empty()).map(|block| {
                 let taken = self.sweep_block(cell, block, now, room);
                 removed += taken;
-                // A block that was not finished is opened again.
+                // A block that was not completed is opened again.
                 if taken == room { block + 1 } else { block }
             });
             open -= usize::from(from[cell].is_none());
@@ -106,7 +106,7 @@ impl<P: Policy> Tier<P> {
                 self.account_as(Left::Ended, &mut shard, gone, RemovalCause::Invalidated, &mut freed);
             }
         }
-        // First the lock, then the memory.
+        // Releases the lock before the memory is freed.
         drop(shard);
         drop(freed);
         removed
@@ -144,8 +144,8 @@ impl<P: Policy> Tier<P> {
         0
     }
 
-    /// Copies out what lies in up to `count` slots below `upto`. Downwards, because a removal moves entries downwards:
-    /// what is not visited yet is never moved to where the scan has been.
+    /// Copies the live entries in up to `count` slots below `upto`. The scan goes down because removals move entries
+    /// down: an entry that is not visited yet never moves to a visited position.
     fn page(
         &self,
         cell: usize,
@@ -183,7 +183,7 @@ impl<P: Policy> Tier<P> {
         self.staging.take_unused(take);
     }
 
-    /// Recounts every shard and the budget from scratch. Meant for tests, with nobody else at work.
+    /// Recounts every shard and the budget from scratch. For tests without concurrent access.
     pub(in crate::l1) fn validate(&self) -> Result<(), String> {
         let (mut entries, mut bytes) = (0, 0);
         let (mut staged, mut staged_bytes) = (0, 0);
@@ -192,10 +192,13 @@ impl<P: Policy> Tier<P> {
             shard.validate(|key| self.place(key).cell == cell).map_err(|fault| format!("shard {cell}: {fault}"))?;
             let noted = (padded.entries.load(Relaxed), padded.bytes.load(Relaxed));
             if noted != (shard.len() as u64, shard.bytes()) {
-                return Err(format!("shard {cell}: noted {noted:?}, is {:?}", (shard.len(), shard.bytes())));
+                return Err(format!(
+                    "shard {cell}: published sizes {noted:?}, actual sizes {:?}",
+                    (shard.len(), shard.bytes())
+                ));
             }
             if shard.has_bans() && self.purges_open.load(Relaxed) == 0 {
-                return Err(format!("shard {cell}: a pattern is left of a purge that is done"));
+                return Err(format!("shard {cell}: a completed purge left a pattern"));
             }
             entries += shard.len() as u64;
             bytes += shard.bytes();
@@ -213,13 +216,13 @@ impl<P: Policy> Tier<P> {
             return Err(format!("the budget says {usage:?}, the shards hold {entries} entries of {bytes} bytes"));
         }
         if bytes > usage.capacity_bytes {
-            return Err(format!("{bytes} bytes are over the bound of {}", usage.capacity_bytes));
+            return Err(format!("{bytes} bytes exceed the capacity of {}", usage.capacity_bytes));
         }
         Ok(())
     }
 }
 
-/// The next block below `from` that a sweep has to open.
+/// Returns the next block below `from` that a sweep has to open.
 fn next_block<P: Policy>(cell: &Cell<P>, from: usize, now: Tick, all: bool) -> Option<usize> {
     let shard = cell.shard.read();
     if all { from.min(shard.len().div_ceil(BLOCK)).checked_sub(1) } else { shard.due_block(from, now) }

@@ -2,7 +2,7 @@
 //!
 //! Each event settles the predictions of its key, teaches the predictors, collects their candidates (`collect`) and chooses
 //! the most probable ones. No prediction is fetched before predictions like it were right (`proof`), and `budget` limits
-//! the waste. Candidates that are not fetched are predictions in `shadow`. `explain` shows what was learned.
+//! the waste. Candidates that are not fetched are predictions in `shadow`. `explain` describes the learned state.
 
 mod collect;
 pub(super) mod explain;

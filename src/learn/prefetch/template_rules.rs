@@ -179,7 +179,8 @@ impl TemplateRules {
         }
     }
 
-    /// Adds a skeleton and returns its place: a new place, or that of the next skeleton that was not used since the last round.
+    /// Adds a skeleton and returns its place: a new place, or the place of the next skeleton that was not used since
+    /// the last round.
     fn add_skeleton(&mut self, hash: u64, template: String) -> usize {
         let skeleton = SkeletonRules { hash, rules: Vec::new(), template, used: true };
         let at = if self.skeletons.len() < SKELETONS {

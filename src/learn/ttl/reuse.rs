@@ -1,23 +1,23 @@
 //! Adjusts the TTL of a template for each key, by how soon the key is written again after its TTL ended.
 //!
 //! The advice for a template suits its mean key. But many keys of a template are read once and never again; holding them as
-//! long as all others is what a tuned TTL loses against a fixed TTL of the same hit rate. A write shows how long its key was
-//! gone: the *wait* from the end of the last TTL to the write. For a key that is read at random, the wait is a mean of its
+//! long as all others makes a tuned TTL worse than a fixed TTL of the same hit rate. A write shows how long its key was
+//! absent: the *wait* from the end of the last TTL to the write. For a key that is read at random, the wait is a mean of its
 //! intervals, and no read has to be counted for it. The mean wait, in which the last wait weighs as much as all before it,
 //! decides:
 //!
 //! * A key that is not known gets the shortest TTL if fewer than half of the keys of its template came back within the
 //!   template's TTL after their first one. Otherwise, and while that is not known, it gets the template's TTL.
-//! * A key that was gone for longer than the TTL gets the shortest TTL: its last TTL served no read.
+//! * A key that was absent for longer than the TTL gets the shortest TTL: its last TTL served no read.
 //! * All other keys get the template's TTL. If that is below [`RAISED_SHORTEST`] times the shortest TTL, it is raised to
-//!   [`RAISED_WAITS`] waits, up to that limit: reads in bursts have a short mean interval, and a key is gone for the pauses
+//!   [`RAISED_WAITS`] waits, up to that limit: reads in bursts have a short mean interval, and a key is absent in the pauses
 //!   between bursts. Such a key is held most of the time anyway; raising its TTL only reduces fetches. The TTL is never
 //!   raised beyond the limit by changes.
 //!
 //! On dns-wrccdc (shortest TTL 5 s) this reduces the bytes held, compared with a fixed TTL of the same hit rate, from 2.08
 //! times to 0.93 times; without raising, to 1.28; with the shortest TTL for new keys alone, with a memory like the doorkeeper
 //! of TinyLFU (Einziger, Friedman, Manes, ACM Transactions on Storage 2017), to 1.53. Keys with similar intervals get the TTL
-//! of the formula, whether they are read regularly or at random, because few of them are gone for a whole TTL.
+//! of the formula, whether they are read regularly or at random, because few of them are absent for a whole TTL.
 //!
 //! Writes by other nodes are detected when L2 answers a read here. Bounded: [`KEYS_MAX`] keys, 3 MB, allocated at the first
 //! write. A new key replaces the key of its set of eight whose TTL ended first. If keys are replaced sooner than the TTL, an

@@ -10,25 +10,25 @@ use super::{
     world::{Event, State},
 };
 
-/// How far to search.
+/// Extent of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
-    /// Everything that can be reached.
+    /// All reachable states.
     End,
-    /// The first state that is wrong: one that is reached in the fewest steps.
+    /// Until the first state with a violation, which has the fewest steps.
     Wrong,
 }
 
-/// What can be reached.
+/// The reachable states.
 pub(super) struct Search {
     pub(super) states: Vec<State>,
-    /// How each state was first reached.
+    /// Predecessor and event by which each state was first reached.
     from: Vec<(usize, Option<Event>)>,
     pub(super) wrong: Vec<usize>,
 }
 
 impl Search {
-    /// Breadth first.
+    /// Searches breadth first.
     pub(super) fn run(scope: Scope, rules: &Rules, until: Until) -> Self {
         let start = State::start(scope);
         let mut known = HashMap::from([(start, 0)]);
@@ -56,7 +56,7 @@ impl Search {
         search
     }
 
-    /// The shortest way to something wrong.
+    /// Returns the shortest path to a violation.
     fn trace(&self) -> Vec<String> {
         let Some(mut at) = self.wrong.first().copied() else { return Vec::new() };
         let mut told = vec![self.states[at].end()];

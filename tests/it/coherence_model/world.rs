@@ -2,17 +2,17 @@
 
 use super::{Rules, Scope, Step};
 
-/// A read that missed. `lease` is the epoch in which it was taken, while it lives; `waits` is what the node had heard of when
-/// a reader joined.
+/// A read that missed L1. `lease` is the epoch in which it was taken, while it is live; `waits` is the newest
+/// invalidation that the node had received when a reader joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Fill {
     Idle,
-    /// GET is on its way.
+    /// GET is in flight.
     Asked {
         lease: Option<u8>,
         waits: Option<u8>,
     },
-    /// The reply is on its way.
+    /// The reply is in flight.
     Answered {
         lease: Option<u8>,
         waits: Option<u8>,
@@ -21,29 +21,29 @@ enum Fill {
     Over,
 }
 
-/// A write through the node; `awaited` while its caller has not timed out.
+/// A write through the node; `awaited` until its caller times out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Local {
     Idle,
     Sent {
         awaited: bool,
     },
-    /// Done at Redis; the acknowledgement is on its way.
+    /// Redis has executed the write; the acknowledgement is in flight.
     Done {
         value: u8,
     },
     Over,
 }
 
-/// The invalidation link, as the node sees it (but for `Lost`, which it has not noticed).
+/// The invalidation link, as the node sees it, except for `Lost`, which the node has not detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Link {
     Up,
     Lost,
     Down,
-    /// `CLIENT TRACKING ON` is on its way.
+    /// `CLIENT TRACKING ON` is in flight.
     Asking,
-    /// Redis's answer to it is on its way, ahead of all pushes.
+    /// The reply of Redis to it is in flight, ahead of all pushes.
     Answered,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct State {
     // Redis
     pub(super) value: u8,
     externals_left: u8,
-    // The link, and pushes on their way.
+    // The link, and pushes in flight.
     link: Link,
     pushes: u8,
     losses_left: u8,
@@ -63,11 +63,11 @@ pub(super) struct State {
     fills: [Fill; 3],
     locals: [Local; 2],
     readers_left: u8,
-    /// A reader was given what it must not be given.
+    /// A reader received a value that it must not receive.
     misled: bool,
 }
 
-/// One thing that happens. Numbers are places in the state's lists.
+/// One event. Numbers are positions in the lists of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     Ask(usize),
@@ -88,7 +88,7 @@ pub(super) enum Event {
 
 impl State {
     pub(super) fn start(scope: Scope) -> Self {
-        // Places beyond the scope are over before they begin.
+        // Positions beyond the scope start as completed.
         let mut fills = [Fill::Over; 3];
         fills[..scope.fills].fill(Fill::Idle);
         let mut locals = [Local::Over; 2];
@@ -108,17 +108,17 @@ impl State {
         }
     }
 
-    /// Whether the fence stands. (It stays open until a loss is noticed: for up to Δ, which is allowed.)
+    /// Returns whether the fence is open. It stays open until a loss is detected, which takes at most Δ and is allowed.
     fn open(&self) -> bool {
         matches!(self.link, Link::Up | Link::Lost)
     }
 
-    /// Whether Redis announces writes.
+    /// Returns whether Redis announces writes.
     fn tracked(&self) -> bool {
         matches!(self.link, Link::Up | Link::Answered)
     }
 
-    /// What L1 would answer.
+    /// Returns the value that L1 would answer with.
     pub(super) fn hit(&self) -> Option<u8> {
         self.copy.filter(|(_, epoch)| self.open() && *epoch == self.epoch).map(|(value, _)| value)
     }
@@ -129,12 +129,12 @@ impl State {
         fills && locals && self.pushes == 0 && self.link == Link::Up
     }
 
-    /// Whether this must not be.
+    /// Returns whether the state is a violation.
     pub(super) fn is_wrong(&self) -> bool {
         self.misled || self.is_quiet() && self.hit().is_some_and(|copy| copy != self.value)
     }
 
-    /// The newest write the node has heard of; meaningful while every write is announced.
+    /// Returns the newest write that was announced to the node; valid while every write is announced.
     fn heard(&self) -> u8 {
         self.value - self.pushes
     }
@@ -143,13 +143,13 @@ impl State {
         self.fills.iter().any(|fill| fill.lease().is_some())
     }
 
-    /// All that can happen now.
+    /// Lists all possible events.
     pub(super) fn events(&self, rules: &Rules, events: &mut Vec<Event>) {
         events.clear();
         for (at, fill) in self.fills.iter().enumerate() {
             match fill {
-                // A hit needs no fill; with leases, who finds one joins instead of asking. Which of several idle fills
-                // asks makes no difference: they stand in front.
+                // A hit needs no fill. With leases, a reader that finds a fill joins it. All idle fills are equal, so
+                // only the first of them takes the event.
                 Fill::Idle if at == 0 || self.fills[at - 1] != Fill::Idle => {
                     if self.hit().is_none() && !(rules.lease && self.has_live_lease()) {
                         events.push(Event::Ask(at));
@@ -196,7 +196,7 @@ impl State {
         }
     }
 
-    /// The state after `event`.
+    /// Returns the state after `event`.
     pub(super) fn after(mut self, event: Event, rules: &Rules) -> Self {
         match event {
             Event::Ask(at) => {
@@ -223,7 +223,7 @@ impl State {
             Event::Do(at) => {
                 self.write(!rules.noloop);
                 let awaited = self.locals[at] == Local::Sent { awaited: true };
-                // Nobody waits for this acknowledgement: it changes nothing.
+                // No caller waits for this acknowledgement, so it changes nothing.
                 self.locals[at] = if awaited { Local::Done { value: self.value } } else { Local::Over };
             }
             Event::Acknowledge(at) => self.acknowledge(at, rules),
@@ -260,7 +260,7 @@ impl State {
         self.pushes += u8::from(announced && self.tracked());
     }
 
-    /// Drops the copy and voids the lease.
+    /// Removes the copy and voids the lease.
     fn invalidate(&mut self) {
         self.copy = None;
         for fill in &mut self.fills {
@@ -278,7 +278,7 @@ impl State {
         }
     }
 
-    /// The reply has come: inserts the copy, if it may, and gives it to who waits.
+    /// Processes the reply: inserts the copy if permitted, and passes the value to the waiting reader.
     fn fill(&mut self, at: usize, rules: &Rules) {
         let Fill::Answered { lease, waits, value } = self.fills[at] else { return };
         let may = match lease {
@@ -306,7 +306,7 @@ impl State {
 
     fn hear(&mut self, rules: &Rules) {
         if self.link == Link::Answered {
-            // Tracking is on; the fence opens.
+            // Tracking is enabled and the fence opens.
             self.epoch += u8::from(rules.step == Step::LossAndTracking);
             self.link = Link::Up;
         } else {

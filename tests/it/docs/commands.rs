@@ -1,7 +1,7 @@
-//! The reference of RESP commands, made from what a running server says and does.
+//! Generates the reference of RESP commands from a running server.
 //!
-//! `COMMAND DOCS` lists the commands. A server without L2 refuses commands that are passed through to Redis, which tells them
-//! from those that Terrace serves itself. The commands of a real Redis that the server refuses by name are listed as well.
+//! `COMMAND DOCS` lists the commands. A server without L2 refuses the commands that are passed through to Redis;
+//! Terrace serves all others itself. The page also lists the commands of a real Redis that the server refuses by name.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ use crate::support::{
 /// How the RESP port serves a command.
 #[derive(Debug, PartialEq)]
 enum Served {
-    /// By Terrace, with every L2.
+    /// Terrace serves it, with every L2.
     Terrace,
-    /// By Redis: the command passes through.
+    /// Redis serves it: the command passes through.
     Redis,
-    /// Not at all, for this reason.
+    /// It is refused, for this reason.
     Refused(String),
 }
 
@@ -45,20 +45,20 @@ fn number(value: &Value) -> i64 {
     redis::from_redis_value(value.clone()).unwrap()
 }
 
-/// A map, as RESP2 sends it: names and values by turns.
+/// A map in RESP2: names and values alternate.
 fn map(value: &Value) -> BTreeMap<String, Value> {
     let Value::Array(items) = value else { panic!("{value:?} is no map") };
     items.chunks(2).map(|pair| (text(&pair[0]), pair[1].clone())).collect()
 }
 
-/// Names and arities of a server's commands, subcommands without their containers.
+/// Returns the names and arities of the commands of a server; of a container, only its subcommands.
 fn arities(connection: &mut Connection) -> Vec<(String, i64)> {
     let rows: Vec<Vec<Value>> = redis::cmd("COMMAND").query(connection).unwrap();
     let mut found = Vec::new();
     for row in rows {
         let (name, arity) = (text(&row[0]), number(&row[1]));
         let Value::Array(subcommands) = &row[9] else { panic!("{name}: no list of subcommands") };
-        // Of the containers only COMMAND is a command of its own.
+        // Of the containers, only COMMAND is a command itself.
         if subcommands.is_empty() || arity == -1 {
             found.push((name, arity));
         }
@@ -70,7 +70,7 @@ fn arities(connection: &mut Connection) -> Vec<(String, i64)> {
     found
 }
 
-/// Calls a command with as many arguments as it needs.
+/// Calls a command with the number of arguments that it requires.
 fn served(url: &str, name: &str, arity: i64) -> Served {
     let mut connection = connect(url);
     let mut words = name.split('|');
@@ -97,7 +97,7 @@ fn served(url: &str, name: &str, arity: i64) -> Served {
     Served::Terrace
 }
 
-/// Commands whose call would stop this test: they end or take over the connection, or wait.
+/// Commands that would stop this test: they end or occupy the connection, or block.
 const NOT_CALLED: [&str; 6] = ["client|pause", "client|reply", "monitor", "psubscribe", "quit", "subscribe"];
 
 fn commands(url: &str) -> Vec<Command> {

@@ -10,7 +10,7 @@ use terrace::{
 use super::{assert_generated, cell};
 use crate::support::markdown::{Page, root};
 
-/// All kinds; [`is_listed`] fails to compile when one is added.
+/// All error kinds. [`is_listed`] does not compile if one is added.
 const KINDS: [Kind; 14] = [
     Kind::InvalidArgument,
     Kind::ReservedPrefix,
@@ -47,7 +47,7 @@ fn is_listed(kind: Kind) -> bool {
     }
 }
 
-/// `DeadlineExceeded` as `DEADLINE_EXCEEDED`.
+/// Converts `DeadlineExceeded` to `DEADLINE_EXCEEDED`.
 fn upper(name: &str) -> String {
     let mut text = String::new();
     for letter in name.chars() {
@@ -59,7 +59,7 @@ fn upper(name: &str) -> String {
     text
 }
 
-/// The doc comment of a kind.
+/// Returns the doc comment of a kind.
 fn meaning(source: &str, kind: &str) -> String {
     let (above, _) = source.split_once(&format!("\n    {kind},\n")).unwrap_or_else(|| panic!("no kind {kind}"));
     let mut lines: Vec<&str> = above.lines().rev().map_while(|line| line.trim_start().strip_prefix("///")).collect();
@@ -86,7 +86,7 @@ fn kinds_are_up_to_date() {
     assert_generated("docs/reference/errors.md", "kinds", &table());
 }
 
-/// Each text of the second table begins as one in the code does.
+/// Each text of the second table begins like a text in the code.
 #[test]
 fn other_texts_are_those_of_the_code() {
     let mut source = String::new();

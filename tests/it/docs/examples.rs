@@ -1,8 +1,9 @@
 //! `console` blocks: the commands of each page run against a fresh server and print what the page shows.
 //!
-//! A command is a line that begins with `$ `; a trailing backslash continues it. The lines below it are its output, of which a
-//! line `...` stands for any number of lines. Addresses and ports of a default server are replaced by those of the test's
-//! server and restored in the output, and a `terrace` subcommand that calls a server is given `--server`. Blocks in other languages (`sh`) do not run.
+//! A command is a line that begins with `$ `; a trailing backslash continues it. The subsequent lines are its output,
+//! in which a line `...` matches any number of lines. Addresses and ports of a default server are replaced by those of
+//! the test server and restored in the output. A `terrace` subcommand that calls a server gets `--server`. Blocks in
+//! other languages (`sh`) do not run.
 
 use std::{
     path::Path,
@@ -44,7 +45,7 @@ fn examples(page: &Page) -> Vec<Example> {
 /// Subcommands that call a server.
 const CALLERS: [&str; 7] = ["explain", "health", "invalidate", "replay", "stats", "top", "warm"];
 
-/// The output with the addresses of a default server.
+/// Returns the output with the addresses of a default server.
 fn restored(output: &str, server: &Process) -> String {
     output
         .replace(&server.grpc, "127.0.0.1:7400")
@@ -52,7 +53,7 @@ fn restored(output: &str, server: &Process) -> String {
         .replace(&server.http, "127.0.0.1:7402")
 }
 
-/// The command with the addresses of `server`.
+/// Returns the command with the addresses of `server`.
 fn adapted(command: &str, server: &Process) -> String {
     let port = server.resp.rsplit(':').next().unwrap();
     let command = command
@@ -78,7 +79,7 @@ fn run(command: &str, folder: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whether `output` is what a page shows, in which a line `...` stands for any lines.
+/// Returns whether `output` matches the page, on which a line `...` matches any lines.
 fn matches(shown: &str, output: &str) -> bool {
     let parts: Vec<&str> = shown.split("...\n").collect();
     let [first, middle @ .., last] = &parts[..] else { return shown == output };

@@ -1,24 +1,25 @@
-//! The reference of limits, made from the constants in the code.
+//! Generates the reference of limits from the constants in the code.
 //!
-//! A constant is a limit if its name has the word `MAX`, `TIMEOUT`, `DEADLINE` or `LINGER` (with few exceptions). The first paragraph of its doc
-//! comment is its description. A new limit without a doc comment, or with a value that this file cannot read, fails the test.
+//! A constant is a limit if its name contains the word `MAX`, `TIMEOUT`, `DEADLINE` or `LINGER`, with few exceptions.
+//! The first paragraph of its doc comment is its description. The test fails for a new limit without a doc comment, or
+//! with a value that this file cannot read.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use super::{assert_generated, cell};
 use crate::support::markdown::root;
 
-/// A constant of the source that bounds something.
+/// A limit: a constant of the source.
 #[derive(Debug, Clone)]
 struct Limit {
     name: String,
     value: String,
     doc: String,
-    /// Path below the root of the repository.
+    /// Path relative to the root of the repository.
     path: String,
 }
 
-/// Sections of the page, and the folders or files of `src` that belong to each. The first match counts.
+/// Sections of the page, and the folders or files of `src` that belong to each section. The first match counts.
 const SECTIONS: [(&str, &[&str]); 10] = [
     ("Keys and configuration", &["src/model", "src/glob", "src/config", "src/cache/tags", "src/cache/invalidate/tags"]),
     ("gRPC port", &["src/grpc"]),
@@ -32,8 +33,8 @@ const SECTIONS: [(&str, &[&str]); 10] = [
     ("Background jobs, files and command line", &["src/jobs", "src/hot", "src/kept", "src/persist", "src/cli", "src"]),
 ];
 
-/// Constants that have the name of a limit and bound nothing that a reader of the page could meet: widths of bit fields,
-/// saturation of counters, lock hold times, defaults.
+/// Constants with the name of a limit that do not concern readers of the page: widths of bit fields, saturation of
+/// counters, lock hold times, defaults.
 const NO_LIMITS: [&str; 21] = [
     "ALL_MAX",
     "COUNTED_MAX",
@@ -58,18 +59,18 @@ const NO_LIMITS: [&str; 21] = [
     "TRIALS_MAX",
 ];
 
-/// Limits whose names do not say so.
+/// Limits whose names do not contain such a word.
 const ALSO_LIMITS: [&str; 7] =
     ["AUTH_TIME", "BACKLOG", "FENCE_SPAN", "HEARTBEAT", "ID_LIFE", "OUTPUT_SOFT_TIME", "WINDOW"];
 
-/// Whether a constant of this name is a limit.
+/// Returns whether a constant of this name is a limit.
 fn is_limit(name: &str) -> bool {
     let words = || name.split('_');
     let says_so = words().any(|word| ["MAX", "TIMEOUT", "DEADLINE", "LINGER"].contains(&word));
     ALSO_LIMITS.contains(&name) || (says_so && !NO_LIMITS.contains(&name))
 }
 
-/// The parts of `const NAME: TYPE = VALUE;`.
+/// Returns the parts of `const NAME: TYPE = VALUE;`.
 fn constant(line: &str) -> Option<(&str, &str, &str)> {
     let line = line.trim_start();
     let rest = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).or(line.strip_prefix("pub(crate) "));
@@ -81,7 +82,7 @@ fn constant(line: &str) -> Option<(&str, &str, &str)> {
 /// Values of constants by name; `None` for a name with several values.
 type Known = HashMap<String, Option<u64>>;
 
-/// The code of a file, without its tests.
+/// Returns the code of a file without its tests.
 fn code(text: &str) -> Vec<&str> {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap().lines().collect()
 }
@@ -95,11 +96,12 @@ fn collect(known: &mut Known, lines: &[&str]) {
     }
 }
 
-/// Reads all limits of one file; faults name what cannot be read. `elsewhere` are the constants of all files.
+/// Reads all limits of one file. Faults name the constants that cannot be read. `elsewhere` contains the constants of
+/// all files.
 fn limits(path: &str, text: &str, elsewhere: &Known, faults: &mut Vec<String>) -> Vec<Limit> {
     let lines = code(text);
     let mut known = Known::new();
-    // A constant may be made of one that follows.
+    // A constant may depend on a later one.
     for _round in 0..2 {
         collect(&mut known, &lines);
     }
@@ -124,7 +126,7 @@ fn limits(path: &str, text: &str, elsewhere: &Known, faults: &mut Vec<String>) -
     found
 }
 
-/// The first paragraph of the doc comment that ends above.
+/// Returns the first paragraph of the doc comment that ends at this line.
 fn description(above: &[&str]) -> String {
     let comment = |line: &&&str| line.trim_start().starts_with("///");
     let mut lines: Vec<&str> =
@@ -133,7 +135,7 @@ fn description(above: &[&str]) -> String {
     lines.into_iter().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// A sum or product of numbers, shifts and constants of the same file.
+/// Evaluates a sum or product of numbers, shifts and constants of the same file.
 fn number(value: &str, known: &Known) -> Option<u64> {
     if let Some((left, right)) = value.split_once(" << ") {
         return number(left, known)?.checked_shl(u32::try_from(number(right, known)?).ok()?);
@@ -178,7 +180,7 @@ fn duration(value: &str) -> Option<String> {
     })
 }
 
-/// A number with the unit that the name of its constant says.
+/// Formats a number with the unit in the name of its constant.
 fn amount(name: &str, number: u64) -> String {
     match name.split('_').next_back().unwrap() {
         "MS" => format!("{} ms", grouped(number.into())),
@@ -194,7 +196,7 @@ fn bytes(number: u64) -> String {
     unit.map_or_else(|| format!("{} B", grouped(number.into())), |(name, shift)| format!("{} {name}", number >> shift))
 }
 
-/// `65536` as `65,536`.
+/// Formats `65536` as `65,536`.
 fn grouped(number: u128) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -253,7 +255,7 @@ fn table() -> String {
     text
 }
 
-/// Rustdoc's links ([`Name`]) are code in Markdown.
+/// Converts links of rustdoc ([`Name`]) to code in Markdown.
 fn linkless(doc: &str) -> String {
     doc.replace("[`", "`").replace("`]", "`")
 }

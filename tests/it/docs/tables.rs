@@ -1,4 +1,5 @@
-//! Reference tables of settings, policies, metrics and the command line, made from their definitions in the code.
+//! Generates the reference tables of settings, policies, metrics and the command line from their definitions in the
+//! code.
 
 use terrace::{
     config::{POLICY_ROWS, Row},
@@ -50,7 +51,7 @@ fn metrics() -> String {
     table
 }
 
-/// One section for each subcommand.
+/// Returns one section for each subcommand.
 fn cli() -> String {
     let mut cli = terrace::cli::command();
     cli.build();
@@ -68,7 +69,7 @@ fn cli() -> String {
     text
 }
 
-/// Markdown takes `<` for a tag.
+/// Markdown interprets `<` as a tag.
 fn escaped(text: &str) -> String {
     text.replace('<', "\\<")
 }
@@ -135,7 +136,7 @@ fn description(arg: &clap::Arg) -> String {
         })
         .collect();
     let values = if is_listed { format!(" Values: {}.", values.join(", ")) } else { String::new() };
-    // clap drops the full stop of a single sentence.
+    // clap removes the full stop of a single sentence.
     let end = if help.ends_with(['.', ']']) { "" } else { "." };
     escaped(&cell(&format!("{help}{end}{values}")))
 }

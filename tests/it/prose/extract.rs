@@ -1,11 +1,12 @@
-//! What people read in a file: strings and comments of code, comments of protos, Markdown without code, texts of a dashboard.
+//! Extracts the texts of a file: strings and comments of code, comments of protos, Markdown without code, texts of a
+//! dashboard.
 
 use serde_json::Value;
 
 use super::Line;
 use crate::support::markdown::Page;
 
-/// A language whose strings and comments are known.
+/// A language whose strings and comments can be extracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Language {
     Rust,
@@ -13,13 +14,13 @@ pub(super) enum Language {
     Script,
 }
 
-/// All lines that are not empty.
+/// Returns all lines that are not empty.
 pub(super) fn lines(text: &str) -> Vec<Line> {
     let numbered = text.lines().enumerate().map(|(at, line)| Line { number: at + 1, text: line.trim().to_owned() });
     numbered.filter(|line| !line.text.is_empty()).collect()
 }
 
-/// Lines outside of fenced blocks; code spans and targets of links are left out.
+/// Returns the lines outside of fenced blocks, without code spans and targets of links.
 pub(super) fn markdown(page: &Page) -> Vec<Line> {
     let texts = page.prose().into_iter().map(|(number, line)| {
         let text: Vec<&str> = line.split('`').step_by(2).collect();
@@ -28,14 +29,14 @@ pub(super) fn markdown(page: &Page) -> Vec<Line> {
     texts.filter(|line| !line.text.trim().is_empty()).collect()
 }
 
-/// The comments of a proto file.
+/// Returns the comments of a proto file.
 pub(super) fn comments(text: &str) -> Vec<Line> {
     let comment =
         |line: Line| line.text.split_once("//").map(|(_, text)| Line { text: text.trim().to_owned(), ..line });
     lines(text).into_iter().filter_map(comment).filter(|line| !line.text.is_empty()).collect()
 }
 
-/// Titles, descriptions and legends of a dashboard.
+/// Returns the titles, descriptions and legends of a dashboard.
 pub(super) fn json(value: &Value) -> Vec<String> {
     match value {
         Value::Object(fields) => {
@@ -51,7 +52,7 @@ pub(super) fn json(value: &Value) -> Vec<String> {
     }
 }
 
-/// Strings and comments of code, in order.
+/// Returns the strings and comments of code in order.
 pub(super) fn code(text: &str, language: Language) -> Vec<Line> {
     let mut reader = Reader { rest: text, line: 1, found: Vec::new(), language };
     while !reader.rest.is_empty() {
@@ -90,7 +91,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A string up to the same quote.
+    /// Reads a string up to the same quote.
     fn quoted(&mut self, quote: char) {
         let mut is_escaped = false;
         let inner = &self.rest[1..];
@@ -103,7 +104,7 @@ impl Reader<'_> {
         self.take(1, end, (end + 1).min(self.rest.len()));
     }
 
-    /// `r"..."`, `r#"..."#`, a character, a lifetime, or a word that begins with r.
+    /// Reads `r"..."`, `r#"..."#`, a character, a lifetime, or a word that begins with r.
     fn raw_or_letter(&mut self) {
         let rest = self.rest;
         if let Some(raw) = rest.strip_prefix('r') {
@@ -129,7 +130,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Keeps the text between two places, and goes on behind `end`.
+    /// Keeps the text between two positions and continues after `end`.
     fn take(&mut self, from: usize, to: usize, end: usize) {
         let text = self.rest[from..to].to_owned();
         let line = self.line;

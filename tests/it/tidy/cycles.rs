@@ -11,21 +11,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Source;
 
-/// A module path below the crate root: `["resp", "exec"]`.
+/// A module path relative to the crate root: `["resp", "exec"]`.
 type Module = Vec<String>;
 
-/// Returns one line per import cycle: its files and the edges that tie them together.
+/// Returns one line per import cycle: its files and the edges between them.
 pub(super) fn cycles(sources: &[Source]) -> Vec<String> {
     let graph = Graph::new(sources);
     graph.components().iter().filter(|files| files.len() > 1).map(|files| graph.report(files)).collect()
 }
 
-/// Returns the files that each file imports, by path; a module and its own parents excepted.
+/// Returns the files that each file imports, by path, except for a module and its own parents.
 pub(super) fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     Graph::new(sources).edges
 }
 
-/// The edges between files, by path.
+/// Returns the edges between files, by path.
 struct Graph {
     edges: BTreeMap<String, BTreeSet<String>>,
 }
@@ -71,7 +71,7 @@ impl Graph {
         seen
     }
 
-    /// Strongly connected components, by path of the file.
+    /// Returns the strongly connected components, by path of the file.
     fn components(&self) -> Vec<Vec<&str>> {
         let reachable: BTreeMap<&str, BTreeSet<&str>> =
             self.edges.keys().map(|file| (file.as_str(), self.reachable(file))).collect();
@@ -102,17 +102,17 @@ fn child(module: &[String], name: &str) -> Module {
     module.iter().cloned().chain([name.to_owned()]).collect()
 }
 
-/// The module path of a file: `resp/exec/mod.rs` is `resp::exec`, `lib.rs` is the crate root.
+/// Returns the module path of a file: `resp::exec` for `resp/exec/mod.rs`, the crate root for `lib.rs`.
 fn module_of(path: &str) -> Module {
     let path = path.strip_suffix(".rs").unwrap_or(path);
     let path = path.strip_suffix("/mod").unwrap_or(path);
     if path == "lib" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
 }
 
-/// The module files that the code of `module` names.
+/// Returns the module files that the code of `module` names.
 fn targets(module: &[String], code: &[Token], files: &BTreeMap<Module, String>) -> BTreeSet<Module> {
     let paths = paths(code);
-    // What a use line binds to a name, for inline paths that begin with that name.
+    // Names that use lines bind, for inline paths that begin with them.
     let bound: BTreeMap<&str, &Path> = paths.iter().filter_map(|path| Some((path.binds.as_deref()?, path))).collect();
     let mut found = BTreeSet::new();
     for path in &paths {
@@ -129,7 +129,7 @@ fn targets(module: &[String], code: &[Token], files: &BTreeMap<Module, String>) 
     found
 }
 
-/// A path from the crate root; `None` for a path into another crate or to an item of the same file.
+/// Returns a path from the crate root; `None` for a path into another crate or to an item of the same file.
 fn absolute(module: &[String], scope: &[String], path: &[String], files: &BTreeMap<Module, String>) -> Option<Module> {
     let mut at: Module = module.iter().chain(scope).cloned().collect();
     let mut rest = path;
@@ -149,13 +149,13 @@ fn absolute(module: &[String], scope: &[String], path: &[String], files: &BTreeM
     Some(at)
 }
 
-/// The deepest module on the path that has a file.
+/// Returns the deepest module on the path that has a file.
 fn deepest(path: &[String], files: &BTreeMap<Module, String>) -> Module {
     let known = (0..=path.len()).rev().find(|len| files.contains_key(&path[..*len]));
     path[..known.unwrap_or(0)].to_vec()
 }
 
-/// A part of the code: a word, or one character of something else (`::` is one token).
+/// A token: a word, or another character (`::` is one token).
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(String),
@@ -173,7 +173,7 @@ impl Token {
     }
 }
 
-/// The code without comments, texts and blanks.
+/// Returns the code without comments, texts and blanks.
 fn tokens(text: &str) -> Vec<Token> {
     let (mut tokens, mut rest) = (Vec::new(), text);
     while let Some(first) = rest.chars().next() {
@@ -203,7 +203,7 @@ fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// The length of a text that begins with a quotation mark.
+/// Returns the length of a text that begins with a quotation mark.
 fn text_length(rest: &str) -> usize {
     let mut is_escaped = false;
     for (at, character) in rest.char_indices().skip(1) {
@@ -217,7 +217,7 @@ fn text_length(rest: &str) -> usize {
     rest.len()
 }
 
-/// The length of a raw text such as `br#"..."#`.
+/// Returns the length of a raw text such as `br#"..."#`.
 fn raw_text_length(rest: &str) -> Option<usize> {
     let begin = rest.trim_start_matches(['b', 'c']).strip_prefix('r')?;
     let quoted = begin.trim_start_matches('#');
@@ -228,7 +228,7 @@ fn raw_text_length(rest: &str) -> Option<usize> {
     Some(rest.len() - content.len() + length)
 }
 
-/// The length of a character in apostrophes, or of the apostrophe of a lifetime.
+/// Returns the length of a character literal, or of the apostrophe of a lifetime.
 fn character_length(rest: &str) -> usize {
     let mut characters = rest.char_indices().skip(1);
     match (characters.next(), characters.next()) {
@@ -240,7 +240,7 @@ fn character_length(rest: &str) -> usize {
     }
 }
 
-/// Where the items with `#[cfg(test)]` or `#[cfg(all(test, ...))]` stand among the tokens.
+/// Returns the positions of the items with `#[cfg(test)]` or `#[cfg(all(test, ...))]` among the tokens.
 fn test_items(tokens: &[Token]) -> Vec<std::ops::Range<usize>> {
     let begins = |at: usize| {
         let words: Vec<&str> = tokens[at..].iter().take(7).filter_map(Token::word).collect();
@@ -261,7 +261,7 @@ fn test_items(tokens: &[Token]) -> Vec<std::ops::Range<usize>> {
     items
 }
 
-/// The end of the item that begins here, its attributes included.
+/// Returns the end of the item that begins here, including its attributes.
 fn end_of_item(tokens: &[Token], begin: usize) -> usize {
     let mut at = begin;
     while tokens.get(at) == Some(&Token::Sign('#')) {
@@ -273,7 +273,7 @@ fn end_of_item(tokens: &[Token], begin: usize) -> usize {
             Token::Sign(';') => return at + 1,
             Token::Sign('{') if !is_use => return end_of_group(tokens, at),
             Token::Sign('(' | '[' | '{') => at = end_of_group(tokens, at),
-            // A field of a struct, the last one.
+            // The last field of a struct.
             Token::Sign('}') => return at,
             Token::Sign(_) | Token::Word(_) | Token::PathSeparator => at += 1,
         }
@@ -281,7 +281,7 @@ fn end_of_item(tokens: &[Token], begin: usize) -> usize {
     at
 }
 
-/// The end of the group whose opening bracket stands here.
+/// Returns the end of the group whose opening bracket is here.
 fn end_of_group(tokens: &[Token], begin: usize) -> usize {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(begin) {
@@ -303,7 +303,7 @@ fn without_tests(tokens: &[Token]) -> Vec<Token> {
     kept.map(|(_, token)| token.clone()).collect()
 }
 
-/// Names of the modules with `#[cfg(test)]` that are files of their own.
+/// Returns the names of the modules with `#[cfg(test)]` that are separate files.
 fn test_modules(tokens: &[Token]) -> Vec<String> {
     let name = |item: std::ops::Range<usize>| match &tokens[item] {
         [.., Token::Word(word), Token::Word(name), Token::Sign(';')] if word == "mod" => Some(name.clone()),
@@ -322,7 +322,7 @@ struct Path {
     binds: Option<String>,
 }
 
-/// All paths in the code: those of use lines, and inline ones of at least two segments.
+/// Returns all paths in the code: those of use lines, and inline paths of at least two segments.
 fn paths(code: &[Token]) -> Vec<Path> {
     let mut paths = Vec::new();
     let mut scopes: Vec<Option<String>> = Vec::new();
@@ -341,7 +341,7 @@ fn paths(code: &[Token]) -> Vec<Path> {
             }
             [Token::Sign('{'), ..] => scopes.push(None),
             [Token::Sign('}'), ..] => drop(scopes.pop()),
-            // Visibility names an ancestor, it does not import.
+            // Visibility names an ancestor and imports nothing.
             [Token::Sign('('), Token::Word(word), ..] if word == "in" => {
                 at = end_of_group(code, at);
                 continue;

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 /// Number of tags that keys are written under.
 pub const TAGS: usize = 4;
 
-/// Returns the tag of a key that goes; other keys have none.
+/// Returns the tag of a volatile key; other keys have none.
 pub fn tag(key: usize) -> Option<usize> {
     (habit(key) == Habit::Goes).then_some(key / 4 % TAGS)
 }
@@ -38,11 +38,11 @@ const KEPT: Duration = Duration::from_secs(40);
 pub enum Habit {
     /// None.
     Stays,
-    /// It may be absent at any time: it is written with short TTLs, or deleted.
+    /// The key may be absent at any time: it is written with short TTLs, or deleted.
     Goes,
 }
 
-/// One key in four goes: half of these expire, half are deleted.
+/// One key in four is volatile: half of these expire, half are deleted.
 pub fn habit(key: usize) -> Habit {
     if key % 4 == 3 { Habit::Goes } else { Habit::Stays }
 }
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(read(&history, zero + MS * 8400, Some(1)).expect("within the bound"), MS * 400);
         let refuted = read(&history, zero + MS * 9500, Some(1)).expect_err("too old").to_string();
         assert!(refuted.contains("read 1") && refuted.contains("2 was acknowledged 1.5s before"), "{refuted}");
-        // A key that goes may be missing, but its old values are refuted.
+        // A volatile key may be missing, but its old values are refuted.
         let goes =
             |number| history.judge(&Read { key: 3, began: zero + MS * 9001, number, bound: BOUND, knows_tags: true });
         assert!(goes(None).is_ok() && goes(Some(1)).is_err());

@@ -34,7 +34,7 @@ use super::{
 const BATCH: usize = 64;
 /// Batches that a reader prepares and repeats.
 const BATCHES: usize = 32;
-/// One in so many batches of a gRPC reader consists of single Gets.
+/// 1 batch in this many of a gRPC reader consists of single Gets.
 const SINGLY: usize = 8;
 /// Longest wait for an answer of a node. The deadlines of a node are far shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -1,28 +1,29 @@
-//! Fingerprints of keys that went: how often and when each was last used.
+//! Ghosts: fingerprints of evicted keys, with their use count and the time of their last use.
 //!
-//! A table of sets of eight places, twice as many places as the shard has entries. A new ghost takes an empty place
-//! of its set, else that of the oldest. The table is made when the first entry goes, and made anew when the number of
-//! entries has changed much: what it knew is lost then, which costs a few misses.
+//! A table of sets with eight places each, twice as many places as the shard has entries. A new ghost takes an empty
+//! place of its set, otherwise the place of the oldest ghost. The table is allocated at the first eviction. It is
+//! reallocated empty when the number of entries has changed much, which costs a few misses.
 
 use fastrand::Rng;
 
-/// Places of a set.
+/// Number of places of a set.
 const WAYS: usize = 8;
-/// Places per cached entry. With 1.5 the mean miss ratio over LRU's at 10 % is 0.004 higher, with 1 0.007.
+/// Places per cached entry. With 1.5, the mean miss ratio relative to LRU at 10 % is 0.004 higher; with 1, 0.007
+/// higher.
 const PLACES_PER_ENTRY: usize = 2;
-/// What the table costs per cached entry.
+/// Bytes of the table per cached entry.
 pub(super) const BYTES_PER_ENTRY: u64 = (PLACES_PER_ENTRY * size_of::<u32>()) as u64;
 
-// Fields of a place, from the low end; 0 is empty.
+// Bit fields of a place, from the low end; 0 is empty.
 /// Last use, in units of [`Ghost::shift`] insertions, wrapping.
 const LAST_BITS: u32 = 14;
 const LAST_MASK: u32 = (1 << LAST_BITS) - 1;
 /// Use count.
 const COUNT_MASK: u32 = 0xF;
-/// Fingerprint, never 0: one in 2,000 new keys is taken for one that was here.
+/// Fingerprint, never 0: 1 in 2,000 new keys is mistaken for an evicted one.
 const PRINT_SHIFT: u32 = LAST_BITS + 4;
 
-/// What is known of a key that went.
+/// The history of an evicted key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Use count.
@@ -35,12 +36,12 @@ pub(super) struct Seen {
 #[derive(Default)]
 pub(super) struct Ghost {
     places: Vec<u32>,
-    /// Ages are kept in units of this power of two: a 256th to a 512th of the entries.
+    /// Ages are stored in units of this power of two: a 256th to a 512th of the number of entries.
     shift: u32,
 }
 
 impl Ghost {
-    /// The places of a hash; none while there is no table.
+    /// Returns the places of a hash; empty while there is no table.
     fn set_of(&mut self, hash: u32) -> &mut [u32] {
         let sets = self.places.len() / WAYS;
         let set = ((u64::from(hash) * sets as u64) >> 32) as usize;
@@ -60,7 +61,7 @@ impl Ghost {
         Seen { count: place >> LAST_BITS & COUNT_MASK, age: units << self.shift }
     }
 
-    /// Removes the ghost of a key that comes back, and tells what it knew.
+    /// Removes the ghost of a key that returns, and returns its history.
     pub(super) fn take(&mut self, hash: u32, tick: u32) -> Option<Seen> {
         let print = Self::print(hash);
         let place = self.set_of(hash).iter_mut().find(|place| **place >> PRINT_SHIFT == print >> PRINT_SHIFT)?;
@@ -68,7 +69,8 @@ impl Ghost {
         Some(self.unpack(place, tick))
     }
 
-    /// Notes a key that went; `entries` is how many the shard holds. An age past half the range is cut to that.
+    /// Adds a ghost of an evicted key; `entries` is the number of entries in the shard. Ages are limited to half of the
+    /// range.
     pub(super) fn put(&mut self, hash: u32, seen: Seen, tick: u32, entries: usize) {
         self.fit(entries);
         let now = tick >> self.shift;
@@ -80,13 +82,13 @@ impl Ghost {
         }
     }
 
-    /// Any place; what it holds.
+    /// Returns the history in a random place.
     pub(super) fn draw(&self, rng: &mut Rng, tick: u32) -> Option<Seen> {
         let place = *self.places.get(rng.usize(..self.places.len().max(1)))?;
         (place != 0).then(|| self.unpack(place, tick))
     }
 
-    /// Makes the table anew when it is far too small or large.
+    /// Reallocates the table if it is far too small or too large.
     fn fit(&mut self, entries: usize) {
         let wanted = (entries * PLACES_PER_ENTRY).next_multiple_of(WAYS).max(WAYS);
         if wanted > self.places.len() + self.places.len() / 2 || wanted < self.places.len() / 4 {

@@ -1,28 +1,28 @@
-//! From what was seen to what an entry is worth.
+//! Computes the value of entries from the counts of hits.
 //!
-//! Cells are pairs of a use class and an age bucket. For each, `hit` counts uses at that age and `room` how long entries
-//! were of that age, in entry-insertions; `hit / room` is the rate of uses. A cell's value is the best, over all ages at
-//! which one might stop waiting, of the chance of a use until then over the time stayed until then: a Gittins index. The
-//! plain rate is much worse where an entry is used long after a time without uses.
+//! A cell is a pair of a use class and an age bucket. For each cell, `hit` counts uses at that age, and `room` counts
+//! how long entries were of that age, in entry-insertions; `hit / room` is the rate of uses. The value of a cell is a
+//! Gittins index: the maximum, over all ages at which waiting may stop, of the probability of a use until then divided
+//! by the expected time until then. The plain rate is much worse if entries are used after a long pause.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::l1::slot::SIZE_CLASSES;
 
-/// Classes of use counts: 0, 1 to 2, 3 to 6, 7 to 14, 15.
+/// Number of classes of use counts: 0, 1 to 2, 3 to 6, 7 to 14, 15.
 const CLASSES: usize = 5;
-/// Buckets of ages: by bit length.
+/// Number of age buckets, by bit length.
 const BUCKETS: usize = 31;
-/// Cells of a table.
+/// Number of cells of a table.
 pub(super) const CELLS: usize = CLASSES * BUCKETS;
-/// What stays of the past at each computation.
+/// Factor of the old counts at each computation.
 const DECAY: f64 = 0.98;
-/// Rate of uses at age `a`, before anything is known: this over `a`. Falling with age, it makes the cache LRU.
+/// Prior rate of uses at age `a`: this divided by `a`. It falls with age, so the untrained policy is LRU.
 const PRIOR_RATE: f64 = 0.3;
-/// How much more a class is used than the one below, before anything is known.
+/// Prior ratio between the use rates of a class and the next lower class.
 const PRIOR_CLASS: f64 = 2.0;
 
-/// The cell of a use count and an age.
+/// Returns the cell of a use count and an age.
 #[inline]
 pub(super) fn cell(count: u32, age: u32) -> usize {
     let class = ((count + 1).ilog2() as usize).min(CLASSES - 1);
@@ -30,12 +30,12 @@ pub(super) fn cell(count: u32, age: u32) -> usize {
     class * BUCKETS + bucket
 }
 
-/// What a value is multiplied by, by size class: one over the square root of the size.
+/// Returns the factor of a value by size class: one divided by the square root of the size.
 pub(super) fn per_size() -> [f32; SIZE_CLASSES] {
     std::array::from_fn(|class| (-(class as f32) / 8.0).exp2())
 }
 
-/// The values in force, by cell.
+/// The current values by cell.
 pub(super) struct Values([AtomicU32; CELLS]);
 
 impl Default for Values {
@@ -51,7 +51,7 @@ impl Values {
     }
 }
 
-/// What was seen, pooled and decayed.
+/// Counts of all shards, decayed.
 pub(super) struct Model {
     hit: [f64; CELLS],
     room: [f64; CELLS],
@@ -63,7 +63,7 @@ impl Default for Model {
     }
 }
 
-/// First age of a bucket and how many ages it has.
+/// Returns the first age of a bucket and the number of its ages.
 fn span(bucket: usize) -> (f64, f64) {
     match bucket {
         0 => (0.0, 1.0),
@@ -72,13 +72,13 @@ fn span(bucket: usize) -> (f64, f64) {
 }
 
 impl Model {
-    /// Adds what a shard saw.
+    /// Adds the counts of a shard.
     pub(super) fn take_in(&mut self, hit: impl Iterator<Item = u64>, room: impl Iterator<Item = u64>) {
         self.hit.iter_mut().zip(hit).for_each(|(sum, more)| *sum += more as f64);
         self.room.iter_mut().zip(room).for_each(|(sum, more)| *sum += more as f64);
     }
 
-    /// Computes the values anew and lets the past fade.
+    /// Recomputes the values and decays the counts.
     pub(super) fn publish(&mut self, values: &Values) {
         let rates = self.rates();
         for class in 0..CLASSES {
@@ -90,7 +90,8 @@ impl Model {
         self.hit.iter_mut().chain(&mut self.room).for_each(|sum| *sum *= DECAY);
     }
 
-    /// Rate of uses by cell. What is seldom seen leans on its bucket over all classes times its class over all buckets.
+    /// Returns the use rate by cell. The estimate for a rare cell relies on the rate of its bucket over all classes,
+    /// times the factor of its class over all buckets.
     fn rates(&self) -> [f64; CELLS] {
         let by_bucket: [f64; BUCKETS] = std::array::from_fn(|bucket| self.bucket_rate(bucket));
         let by_class = self.class_factors(&by_bucket);
@@ -109,7 +110,7 @@ impl Model {
         (hits + 1.0) / (room + 1.0 / prior)
     }
 
-    /// How much more or less than all together each class is used.
+    /// Returns the use rate of each class relative to all classes.
     fn class_factors(&self, by_bucket: &[f64; BUCKETS]) -> [f64; CLASSES] {
         let mut factors = [0.0; CLASSES];
         let mut prior = 1.0;
@@ -124,9 +125,9 @@ impl Model {
     }
 }
 
-/// The value of each bucket of one class: the best ratio of the chance of a use to the time stayed.
+/// Returns the value of each bucket of a class: the maximum ratio of the probability of a use to the time stayed.
 fn gittins(rates: &[f64]) -> [f64; BUCKETS] {
-    // By bucket: the chance to pass it unused.
+    // By bucket: the probability to pass it unused.
     let passed: [f64; BUCKETS] = std::array::from_fn(|bucket| (-rates[bucket] * span(bucket).1).exp());
     std::array::from_fn(|from| {
         let (mut unused, mut used, mut stayed, mut best) = (1.0, 0.0, 0.0, 0.0_f64);

@@ -1,4 +1,4 @@
-//! Shows what was learned, for display. Nothing here changes the learner.
+//! Describes the learned state, for display. Nothing here changes the learner.
 
 use super::Learner;
 use crate::learn::{
@@ -13,7 +13,7 @@ use crate::learn::{
 };
 
 /// Reason for a probable key that is not fetched because of the control group.
-const CONTROL: &str = "one key in 16 is left out, to measure the gain";
+const CONTROL: &str = "1 key in 16 is excluded, to measure the gain";
 
 /// A successor of a key.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +70,7 @@ impl Learner {
         let mut all: Vec<Prediction> = Vec::new();
         for Successor { key, tried, right, p, .. } in self.successors(key).unwrap_or_default() {
             let why = match tried.min(8) {
-                0 => "followed this key, not tried yet".to_owned(),
+                0 => "followed this key; no trials yet".to_owned(),
                 tried => format!("followed this key: {right} of the last {tried} trials"),
             };
             all.push(Prediction { key, p, fetched: false, why });
@@ -87,17 +87,19 @@ impl Learner {
         for prediction in &mut all {
             let Prediction { key, p, fetched, why } = prediction;
             let obstacle = match (l1.presence)(key) {
-                Presence::Resident => Some("is in L1"),
-                Presence::Prefetched => Some("is prefetched already"),
-                Presence::ShadowOnly => Some("policy"),
-                Presence::Absent if *p < floor => Some("not likely enough"),
-                Presence::Absent if self.absent_keys.contains(key_hash(key), self.event) => Some("was not in L2"),
+                Presence::Resident => Some("already in L1"),
+                Presence::Prefetched => Some("already prefetched"),
+                Presence::ShadowOnly => Some("excluded by the policy"),
+                Presence::Absent if *p < floor => Some("the probability is too low"),
+                Presence::Absent if self.absent_keys.contains(key_hash(key), self.event) => {
+                    Some("recently absent from L2")
+                }
                 Presence::Absent if self.control.set_of(key_hash(key)) == Some(ControlSet::Without) => Some(CONTROL),
-                Presence::Absent if room == 0 => Some("others are likelier"),
+                Presence::Absent if room == 0 => Some("other keys are more probable"),
                 Presence::Absent => None,
             };
             match obstacle {
-                Some(obstacle) => *why = format!("{why}; not fetched: {obstacle}"),
+                Some(obstacle) => *why = format!("{why}; not prefetched: {obstacle}"),
                 None => {
                     *fetched = true;
                     room -= 1;

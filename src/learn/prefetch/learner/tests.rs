@@ -144,7 +144,7 @@ fn a_key_that_always_follows_is_distinguished_from_one_that_often_does() {
         assert!(rights.p > 0.9 && seen.p < 0.75, "{rights:?}, {seen:?}");
         alike += u32::from(seen.right >= 5);
     }
-    assert!(alike > 5, "{alike} of those that followed lately");
+    assert!(alike > 5, "{alike} successors were often right recently");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn learned_state_can_be_displayed() {
     assert_eq!((predicted[0].key.as_slice(), predicted[0].fetched), (&b"profile:987654"[..], true), "{predicted:?}");
     assert!(predicted[0].why.contains("profile:{1} of user:{d}"), "{}", predicted[0].why);
     let once = learner.predict(b"user:7", &l1);
-    assert!(once[0].why.starts_with("followed this key, not tried yet"), "{}", once[0].why);
+    assert!(once[0].why.starts_with("followed this key; no trials yet"), "{}", once[0].why);
     assert_eq!(learner.successors(b"user:7").expect("known")[0].key, b"profile:7");
     assert_eq!(learner.successors(b"user:987654"), None);
     assert!(learner.rules().iter().any(|(template, _)| template == "user:{d}"));

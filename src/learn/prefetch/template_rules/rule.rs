@@ -11,7 +11,7 @@ use crate::learn::{
 /// Trials before the outcomes of a rule are used, and trials at which its counts are halved.
 const TRIALS_MIN: u16 = 8;
 pub(super) const TRIALS_MAX: u16 = 200;
-/// Trials after which a rule may be bad, and the probability below which it is.
+/// Trials after which a rule may be bad, and the probability under which it is.
 const TRIALS_BAD: u16 = 24;
 const BAD: f32 = 0.35;
 /// A bad rule is tried for 1 event in this many.
@@ -163,8 +163,8 @@ pub(super) fn bind(key: &[u8], template: &KeyTemplate, before: &[u8], variables:
     (bound && pieces.len() <= PIECES).then_some(pieces)
 }
 
-/// Returns the step from a variable to this number. A number at a position with few values may be literal, which an empty
-/// literal stands for; `None` in all other cases.
+/// Returns the step from a variable to this number. A number at a position with few values may be literal; an empty
+/// literal represents this case. `None` in all other cases.
 fn step_of(text: &[u8], texts: &[&[u8]], token: &Token) -> Option<Piece> {
     let is = |known: &[u8], step| stepped(known, step).is_some_and(|next| next.as_bytes() == text);
     if token.class == TokenClass::Digits {

@@ -1,4 +1,4 @@
-//! Skeletons of keys: a key with some of its parts all_variables as variables.
+//! Skeletons of keys: a key in which some parts are variables.
 //!
 //! A key has up to three skeletons: one with all its variables; one in which numbers with few values stay literal, because
 //! they may be types or versions; and one in which everything after the first word is one variable.
