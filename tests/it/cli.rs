@@ -195,7 +195,7 @@ fn health_is_not_ready_before_the_first_contact_with_l2() {
     let output = terrace(&["health", "--server", &server.grpc, "--ready"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("not ready, L2 down"), "{}", stdout(&output));
-    eventually("the log says so", || server.log().contains("L2 cannot be reached; serving, but not ready"));
+    eventually("the log says so", || server.log().contains("L2 is unreachable; the server runs but is not ready"));
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn sighup_takes_over_what_may_change_names_what_may_not_and_survives_a_faulty_fi
     server.signal(Signal::HUP);
     logged("terrace.toml:4: grpc.timeout: 3 is not a duration");
     logged("terrace.toml:5: unknown key grpc.max_mesage; did you mean grpc.max_message?");
-    logged("changes nothing");
+    logged("rejected new configuration; keeping the current one");
 
     write("[server]\nlog = \"off\"\n");
     server.signal(Signal::HUP);

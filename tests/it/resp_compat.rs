@@ -569,7 +569,7 @@ fn commands_on_other_types_need_a_redis_and_leave_reserved_keys_alone() {
     ] {
         assert!(reply(&over, command).starts_with("-ERR reserved prefix"), "{command}");
     }
-    assert!(reply(&over, "SORT k BY nosort GET *").contains("could name keys under __terrace:"));
+    assert!(reply(&over, "SORT k BY nosort GET *").contains("could match reserved keys (__terrace:*)"));
     let none = Terrace::start(config());
     assert!(reply(&none, "LPUSH l a").starts_with("-ERR LPUSH requires Redis as L2, but l2.url is \"none\""));
     assert!(reply(&none, "XINFO STREAM x").starts_with("-ERR XINFO STREAM requires Redis as L2"));
