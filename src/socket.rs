@@ -139,6 +139,30 @@ impl Socket {
         }
     }
 
+    /// Sends as much of `slices` as the system accepts at once.
+    ///
+    /// # Errors
+    /// `WouldBlock`, and errors of the connection.
+    #[inline]
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
+            Self::Unix(stream) => stream.try_write_vectored(slices),
+        }
+    }
+
+    /// Waits until the system may accept more.
+    ///
+    /// # Errors
+    /// Errors of the connection.
+    #[inline]
+    pub fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(task),
+            Self::Unix(stream) => stream.poll_write_ready(task),
+        }
+    }
+
     /// Receives the available bytes.
     ///
     /// # Errors

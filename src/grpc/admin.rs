@@ -21,12 +21,12 @@ use crate::{
     },
 };
 
-/// Keys that L2 looks at for one message of ScanKeys. A message of that many longest keys would have 64 MiB, so the
-/// keys of a page are spread over messages of at most [`KEYS_BYTES`].
+/// Number of keys that L2 scans for one page of ScanKeys. A page of the longest keys has 64 MiB, so the keys of a page
+/// are distributed over messages of about [`KEYS_BYTES`].
 const PAGE_KEYS: usize = 1_000;
-/// About how many bytes of keys go into one message.
+/// Approximate maximum size in bytes of the keys in one message.
 const KEYS_BYTES: usize = 64 * 1024;
-/// What has to be said to remove every key.
+/// Value of `confirm` that permits the removal of every key.
 const CONFIRM_ALL: &[u8] = b"flush all";
 
 impl Edge {
@@ -62,7 +62,10 @@ impl Edge {
     }
 }
 
-/// Whether the request says twice what it wants.
+/// Checks that `confirm` repeats the subject of the request.
+///
+/// # Errors
+/// `InvalidArgument` with the expected value.
 fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
     if request.confirm == wanted {
         return Ok(());
@@ -73,8 +76,8 @@ fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
 pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(|output| async move {
         if let Err(status) = scan(&edge, request, &output).await {
-            // The client may be gone; then nobody wants to know.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
     })
 }
@@ -91,7 +94,7 @@ async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> 
     Ok(())
 }
 
-/// Spreads the keys of a page over messages.
+/// Distributes the keys of a page over messages of about [`KEYS_BYTES`].
 fn messages(page: ScanPage) -> Vec<ScanKeysResponse> {
     let mut messages = Vec::new();
     let mut bytes = 0;
@@ -108,14 +111,14 @@ fn messages(page: ScanPage) -> Vec<ScanKeysResponse> {
     messages
 }
 
-/// A scan under way.
+/// A scan in progress.
 struct Scan<'a> {
     edge: &'a Edge,
     pattern: Option<Glob>,
     resident: bool,
     /// `None` after the last page.
     cursor: Option<u64>,
-    /// Keys that may still be sent.
+    /// Remaining number of keys to send, at most.
     left: u64,
 }
 
@@ -132,7 +135,7 @@ impl<'a> Scan<'a> {
         Ok(Self { edge, pattern, resident, cursor: Some(0), left })
     }
 
-    /// The next page, which may be empty.
+    /// Returns the next page, which may be empty; `None` after the last page.
     async fn next(&mut self) -> Result<Option<ScanPage>> {
         let Some(cursor) = self.cursor.filter(|_| self.left > 0) else { return Ok(None) };
         let mut page = if self.resident {

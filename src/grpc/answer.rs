@@ -1,4 +1,4 @@
-//! What goes back: a framed message and its trailers, a stream of them, or a status alone.
+//! Bodies of responses: one framed message with trailers, a stream of messages, or only a status.
 
 use std::{
     pin::Pin,
@@ -8,35 +8,34 @@ use std::{
 use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use hyper::body::{Body, Frame};
-use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{convert, in_flight_bytes};
+use super::{convert, in_flight_bytes, wire::Encode};
 use crate::{
     error::{CacheError, Kind, Result},
     node::InFlight,
 };
 
-/// Bytes before each message: one of flags, four of length.
+/// Length in bytes of the prefix of a message: one byte with the compressed flag and four bytes with the length.
 pub(super) const PREFIX_BYTES: usize = 5;
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Default)]
 pub(super) enum Answer {
-    /// At most one message, then trailers; neither when the status stands in the headers.
+    /// At most one message, then trailers. Both are absent if the headers carry the status.
     Unary {
-        /// Prefix and message.
+        /// The message with its prefix.
         data: Option<Bytes>,
-        /// Status of the call.
+        /// Trailers with the status of the call.
         trailers: Option<HeaderMap>,
     },
-    /// Messages as they come, then the status; `Err` ends the stream with its status.
+    /// Messages as they become available, then the status OK. `Err` ends the stream with another status.
     Stream(mpsc::Receiver<Result<Bytes, Status>>),
     /// The stream has ended.
     #[default]
     Ended,
-    /// Of one of tonic's services.
+    /// The body of a response of a tonic service.
     Tonic(tonic::body::Body),
 }
 
@@ -79,40 +78,40 @@ impl Answer {
     }
 }
 
-/// A response with gRPC's content type.
+/// Returns a response with the content type of gRPC.
 pub(super) fn response(body: Answer) -> Response<Answer> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
-/// A call that failed: its status stands in the headers.
+/// Returns the response of a failed call, with the status in the headers.
 pub(super) fn failed(error: &CacheError) -> Response<Answer> {
     convert::status(error).into_http()
 }
 
-/// A call that succeeded.
+/// Returns the response of a successful call.
 pub(super) fn succeeded(data: Bytes) -> Response<Answer> {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     response(Answer::Unary { data: Some(data), trailers: Some(trailers) })
 }
 
-/// A message as it travels, counted until it has been sent.
+/// Encodes a message with its prefix, and counts its bytes as in flight until they have been sent.
 ///
 /// # Errors
-/// `TooLarge` for a message over `max` bytes.
-pub(super) fn frame(message: &impl Message, max: usize, in_flight: &InFlight) -> Result<Bytes> {
-    let len = message.encoded_len();
+/// `TooLarge` for a message of more than `max` bytes.
+pub(super) fn frame(message: &impl Encode, max: usize, in_flight: &InFlight) -> Result<Bytes> {
+    let len = message.wire_len();
     let prefix_len = u32::try_from(len).ok().filter(|_| len <= max).ok_or_else(|| too_large(len, max))?;
     let mut buffer = Vec::with_capacity(PREFIX_BYTES + len);
     buffer.put_u8(0);
     buffer.put_u32(prefix_len);
-    message.encode_raw(&mut buffer);
+    message.write(&mut buffer);
     Ok(in_flight_bytes::counted(buffer, in_flight))
 }
 
 fn too_large(len: usize, max: usize) -> CacheError {
-    let message = format!("the answer has {len} bytes; grpc.max_message is {max} bytes");
+    let message = format!("the response has {len} bytes; grpc.max_message is {max} bytes");
     CacheError::new(Kind::TooLarge, message)
 }

@@ -1,4 +1,4 @@
-//! The generated stubs, and how the command line connects to a server.
+//! The generated client stubs, and the connection of CLI subcommands to a server.
 
 pub use crate::proto::{
     admin_client::AdminClient, cache_client::CacheClient, insight_client::InsightClient,
@@ -11,13 +11,13 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Deadline of subcommands for a connection to the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// As the server's: large answers arrive without waiting for window updates.
+/// Flow-control window, equal to the server's, so that large responses arrive without waiting for window updates.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Connects to a server at `host:port`, `[::1]:port`, `:port` (this machine) or `unix:/path`.
 ///
 /// # Errors
-/// An address that cannot be read, or a server that does not answer.
+/// The address is malformed, or the server does not respond.
 pub async fn connect(server: &str) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(uri(server))?
         .connect_timeout(CONNECT_TIMEOUT)

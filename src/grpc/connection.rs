@@ -1,5 +1,5 @@
-//! One HTTP/2 connection with its limits, from its first byte to its last answer. TCP_NODELAY and TCP's keepalive are
-//! set by whoever accepts.
+//! Serves one HTTP/2 connection with its limits, from the first byte to the last response. The listener sets
+//! TCP_NODELAY and TCP keepalive.
 
 use std::{
     pin::{Pin, pin},
@@ -17,9 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Edge,
-    preface::{self, PrefaceReplay},
+    Edge, preface,
     router::Router,
+    tally::Tally,
+    transport::{self, Turns},
 };
 use crate::socket::Socket;
 
@@ -34,23 +35,27 @@ const STREAMS_MAX: u32 = 256;
 /// Maximum number of streams that the server resets because of client errors before it closes the connection
 /// (RUSTSEC-2024-0003).
 const LOCAL_RESETS_MAX: usize = 1024;
-/// Maximum number of streams that a client resets before the server accepts them (HTTP/2 rapid reset).
-const PENDING_RESETS_MAX: usize = 20;
-/// Maximum size of the headers of a request.
-const HEADERS_MAX_BYTES: u32 = 8 * 1024;
-/// Flow control. Not smaller and not adaptive: h2 counts small DATA frames against the connection's window and closes
-/// connections that send many.
+/// Maximum number of streams that a client resets before the server accepts them, in one read of the socket. A client
+/// may cancel all its calls at once, several times; [`tally`](super::tally) stops clients that do nothing else (rapid
+/// reset).
+const PENDING_RESETS_MAX: usize = 4 * STREAMS_MAX as usize;
+/// Maximum size of the headers of a request that HTTP/2 accepts. Larger headers get status 431; headers of four times
+/// this size end the connection with all its calls. gRPC metadata has a lower limit
+/// ([`METADATA_MAX_BYTES`](super::router::METADATA_MAX_BYTES)).
+const HEADERS_MAX_BYTES: u32 = 64 * 1024;
+/// Flow-control window of a stream and of a connection. The window is neither smaller nor adaptive, because h2 counts
+/// small DATA frames against the connection's window and closes connections that send many.
 const WINDOW_BYTES: u32 = 1024 * 1024;
-/// Pings find peers that are gone without a word.
+/// Interval between HTTP/2 keepalive pings, which detect peers that disappeared without closing the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Deadline for the response to an HTTP/2 keepalive ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum age of a connection. The server then sends GOAWAY, so that clients reconnect and spread over new nodes.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
-/// Spread of the age, so that clients that came together do not go together.
+/// Maximum random addition to [`AGE_MAX`], so that clients that connected together do not reconnect together.
 const AGE_JITTER: Duration = Duration::from_secs(3 * 60);
 
-/// Serves one connection until it ends; after `stop` turns true it finishes what runs and ends.
+/// Serves one connection until it ends. After `stop` turns true, finishes the running calls and closes the connection.
 pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let mut opening = pin!(timeout(PREFACE_TIMEOUT, preface::read(stream)));
     let opened = tokio::select! {
@@ -59,24 +64,26 @@ pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bo
     };
     let opened = match opened {
         Some(opened) => opened,
-        // Its first calls may be on their way behind the preface: they are answered, or refused by a GOAWAY.
+        // The client may have sent its first calls after the preface: the server answers them, or rejects them with a
+        // GOAWAY.
         None => timeout(PREFACE_TIMEOUT_DRAINING, opening).await.unwrap_or_else(Err),
     };
     match opened {
         Ok(Ok(stream)) => run(stream, edge, stop).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection did not begin with HTTP/2"),
-        Err(_elapsed) => tracing::debug!("a gRPC connection was silent for {PREFACE_TIMEOUT:?}"),
+        Ok(Err(error)) => tracing::debug!(%error, "closed a gRPC connection without a valid HTTP/2 preface"),
+        Err(_elapsed) => tracing::debug!("closed a gRPC connection that sent no HTTP/2 preface in time"),
     }
 }
 
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let edge = Arc::new(edge.for_connection());
-    let router = Router { edge, stop: stop.clone() };
-    let (replay, returned) = PrefaceReplay::new(stream);
-    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(replay), router));
+    let tally = Arc::new(Tally::default());
+    let router = Router { edge, stop: stop.clone(), tally: Arc::clone(&tally) };
+    let (transport, writer) = transport::split(stream);
+    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(transport), router));
     let end = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        // Also when its sender is gone: then nobody could stop us later.
+        ended = Turns::new(connection.as_mut(), &writer, &tally) => Some(ended),
+        // Ends the connection also if the sender was dropped: no later stop signal could arrive.
         _ = stop.wait_for(|stop| *stop) => None,
         () = sleep(age()) => None,
     };
@@ -84,18 +91,26 @@ async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
+            Turns::new(connection.as_mut(), &writer, &tally).await
         }
     };
     drop(connection);
+    // Also after an error: the last frame reports the reason to the client.
+    let socket = writer.finish().await;
     match ended {
-        Ok(()) => {
-            if let Ok(socket) = returned.await {
-                // It may have sent calls before it read our last GOAWAY, which says that they were not begun.
+        Some(Ok(())) => {
+            if let Some(socket) = socket {
+                // The client may have sent calls before it read the last GOAWAY, which reports that they were not
+                // started.
                 socket.linger(LINGER).await;
             }
         }
-        Err(error) => tracing::debug!(%error, "a gRPC connection broke off"),
+        Some(Err(error)) => tracing::debug!(%error, "closed a gRPC connection after an error"),
+        None => tracing::warn!(
+            canceled = tally.canceled(),
+            answered = tally.answered(),
+            "closed a gRPC connection that canceled most of its calls"
+        ),
     }
 }
 
@@ -112,7 +127,7 @@ fn builder() -> http2::Builder<Inline> {
         .adaptive_window(false)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        // No client of gRPC reads it.
+        // gRPC clients do not read the Date header.
         .auto_date_header(false);
     builder
 }
@@ -121,10 +136,11 @@ fn age() -> Duration {
     AGE_MAX + AGE_JITTER.mul_f64(fastrand::f64())
 }
 
-/// Polls a call once where it arrives and spawns a task only for one that has to wait: most are answered from memory.
+/// Polls each call once in the task of the connection and spawns a task only for calls that have to wait. Most calls
+/// are answered from memory.
 ///
-/// The first poll gets a waker that wakes nobody; the task polls again as it begins, which leaves the right one. Each
-/// call uses up some of the connection's turn, so that a busy one does not keep its worker from the others.
+/// The first poll uses a no-op waker; the spawned task polls again at its start, which registers the correct waker.
+/// Each call consumes cooperative budget, so that a busy connection does not block the other connections of its worker.
 #[derive(Debug, Clone, Copy)]
 struct Inline;
 

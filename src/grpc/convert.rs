@@ -1,4 +1,5 @@
-//! Between the API's messages and the model, and from errors to status codes: each said once, each case named.
+//! Converts between API messages and the model, and maps errors to status codes. The matches are exhaustive, so that
+//! the compiler reports an unmapped case.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::{
     proto::{self, TierSelection, TouchOnly},
 };
 
-/// What RetryInfo of an UNAVAILABLE says where nothing better is known: L2 is probed about that often.
+/// Default retry delay in the RetryInfo of UNAVAILABLE: about the interval at which L2 is probed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Maximum TTL in a gRPC request.
 const TTL_MAX_MS: i64 = i64::MAX / 2;
@@ -39,7 +40,7 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// The status of a call that failed.
+/// Returns the status of a failed call.
 pub(super) fn status(error: &CacheError) -> Status {
     let retry = match error.kind() {
         Kind::Unavailable => Some(error.retry_delay().unwrap_or(RETRY_DELAY)),
@@ -66,12 +67,12 @@ pub(super) fn status(error: &CacheError) -> Status {
     }
 }
 
-/// Why one item of a batch failed.
+/// Converts the error of one item of a batch.
 pub(super) fn item_error(error: &CacheError) -> proto::Error {
     proto::Error { code: code(error.kind()).into(), message: error.message().to_owned() }
 }
 
-/// How a read is done.
+/// Converts the options of a read.
 ///
 /// # Errors
 /// `InvalidArgument` for a tier that is not known.
@@ -81,7 +82,7 @@ pub(super) fn read_options(options: Option<proto::ReadOptions>) -> Result<ReadOp
     Ok(ReadOptions { tier, no_touch: options.no_touch, want_meta: options.want_meta, stale_ok: true })
 }
 
-/// Which tiers may answer.
+/// Converts the selection of tiers that may answer.
 ///
 /// # Errors
 /// `InvalidArgument` for a tier that is not known.
@@ -90,11 +91,13 @@ pub(super) fn tier_choice(tier: i32, field: &str) -> Result<TierChoice> {
         Ok(TierSelection::Unspecified | TierSelection::Any) => Ok(TierChoice::Any),
         Ok(TierSelection::L1Only) => Ok(TierChoice::L1Only),
         Ok(TierSelection::L2Only) => Ok(TierChoice::L2Only),
-        Err(_) => Err(invalid(format!("{field} has the unknown value {tier}; ANY is 1, L1_ONLY 2, L2_ONLY 3"))),
+        Err(_) => {
+            Err(invalid(format!("{field} has the unknown value {tier}; expected 1 (ANY), 2 (L1_ONLY) or 3 (L2_ONLY)")))
+        }
     }
 }
 
-/// A value that was found.
+/// Converts a found value; with `want_meta` including its metadata.
 pub(super) fn found(found: Found, want_meta: bool) -> proto::Found {
     let meta = want_meta.then(|| Meta {
         ttl_ms: life_ms(found.life),
@@ -123,7 +126,7 @@ struct Meta {
     l1_hits: u64,
 }
 
-/// The answer to Get.
+/// Converts a read to the response of Get.
 pub(super) fn get_response(read: Read, want_meta: bool) -> proto::GetResponse {
     use proto::get_response::Result;
     let result = match read {
@@ -133,7 +136,7 @@ pub(super) fn get_response(read: Read, want_meta: bool) -> proto::GetResponse {
     proto::GetResponse { result: Some(result) }
 }
 
-/// One key's answer in GetMany.
+/// Converts the read of one key to its result in GetMany.
 pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::GetManyResult {
     use proto::get_many_result::Result;
     let result = match read {
@@ -144,25 +147,25 @@ pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::Get
     proto::GetManyResult { result: Some(result) }
 }
 
-/// The operation that a Set asks for, and its tags.
+/// Returns the operation and the tags of a Set.
 ///
 /// # Errors
 /// `InvalidArgument` for a bad key, TTL or tag.
 pub(super) fn set_op(request: proto::SetRequest) -> Result<((Key, Op), TagNames)> {
-    use proto::set_request::Condition as Asked;
+    use proto::set_request::Condition as Requested;
     let key = Key::new(request.key)?;
     let tags = TagNames::new(request.tags)?;
     let expiry = life(request.ttl_ms)?.map_or(SetExpiry::Never, SetExpiry::In);
     let condition = match request.condition {
         None => Condition::Always,
-        Some(Asked::IfAbsent(_)) => Condition::IfAbsent,
-        Some(Asked::IfPresent(_)) => Condition::IfPresent,
-        Some(Asked::IfEqual(bytes)) => Condition::IfEqual(bytes),
+        Some(Requested::IfAbsent(_)) => Condition::IfAbsent,
+        Some(Requested::IfPresent(_)) => Condition::IfPresent,
+        Some(Requested::IfEqual(bytes)) => Condition::IfEqual(bytes),
     };
     Ok(((key, Op::Set { value: request.value, expiry, condition, want_old: false }), tags))
 }
 
-/// The operation that a Touch asks for.
+/// Returns the operation of a Touch.
 ///
 /// # Errors
 /// `InvalidArgument` for a bad key, TTL or condition.
@@ -177,11 +180,13 @@ fn touch_only(only: i32) -> Result<ExpireOnly> {
         Ok(TouchOnly::Unspecified | TouchOnly::Always) => Ok(ExpireOnly::ALWAYS),
         Ok(TouchOnly::IfLonger) => Ok(ExpireOnly::IF_LONGER),
         Ok(TouchOnly::IfShorter) => Ok(ExpireOnly::IF_SHORTER),
-        Err(_) => Err(invalid(format!("only has the unknown value {only}; ALWAYS is 1, IF_LONGER 2, IF_SHORTER 3"))),
+        Err(_) => Err(invalid(format!(
+            "only has the unknown value {only}; expected 1 (ALWAYS), 2 (IF_LONGER) or 3 (IF_SHORTER)"
+        ))),
     }
 }
 
-/// The operation that an Increment asks for.
+/// Returns the operation of an Increment.
 ///
 /// # Errors
 /// `InvalidArgument` for a bad key or TTL.
@@ -190,7 +195,7 @@ pub(super) fn increment_op(request: proto::IncrementRequest) -> Result<(Key, Op)
     Ok((key, Op::Increment { delta: request.delta, life_if_new: life(request.ttl_ms)? }))
 }
 
-/// What is known of a key.
+/// Converts the information about a key to its metadata.
 pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta {
     let resident = info.resident.as_ref();
     let mut meta = proto::KeyMeta {
@@ -200,10 +205,10 @@ pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta
         ..proto::KeyMeta::default()
     };
     match &info.l2 {
-        Ok(Some(below)) => {
+        Ok(Some(entry)) => {
             meta.exists = true;
-            meta.ttl_ms = life_ms(below.life);
-            meta.size = below.size_bytes;
+            meta.ttl_ms = life_ms(entry.life);
+            meta.size = entry.size_bytes;
         }
         Ok(None) => {}
         Err(error) => {
@@ -216,18 +221,23 @@ pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta
             }
         }
     }
-    let below = has_l2 && matches!(info.l2, Ok(Some(_)));
-    let tiers = [resident.map(|_| proto::Tier::L1), below.then_some(proto::Tier::L2)];
+    let is_in_l2 = has_l2 && matches!(info.l2, Ok(Some(_)));
+    let tiers = [resident.map(|_| proto::Tier::L1), is_in_l2.then_some(proto::Tier::L2)];
     meta.tiers = tiers.into_iter().flatten().map(i32::from).collect();
     meta
 }
 
-/// A TTL of a request.
+/// Converts the TTL of a request.
+///
+/// # Errors
+/// `InvalidArgument` for a TTL out of range.
 fn life(ttl_ms: Option<i64>) -> Result<Option<Duration>> {
     match ttl_ms {
         None => Ok(None),
         Some(ms @ 1..=TTL_MAX_MS) => Ok(Some(Duration::from_millis(ms.unsigned_abs()))),
-        Some(ms) => Err(invalid(format!("ttl_ms is {ms}; it is 1 to {TTL_MAX_MS}, or absent for a key without TTL"))),
+        Some(ms) => {
+            Err(invalid(format!("ttl_ms is {ms}; expected 1 to {TTL_MAX_MS}, or no ttl_ms for a key without TTL")))
+        }
     }
 }
 
@@ -238,7 +248,7 @@ pub(super) fn life_ms(life: Life) -> Option<i64> {
     }
 }
 
-fn tier(tier: Tier) -> proto::Tier {
+pub(super) fn tier(tier: Tier) -> proto::Tier {
     match tier {
         Tier::L1 => proto::Tier::L1,
         Tier::L2 => proto::Tier::L2,
@@ -249,7 +259,7 @@ pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// An option that is not acceptable.
+/// Returns the error of an invalid request.
 pub(super) fn invalid(message: String) -> CacheError {
     CacheError::new(Kind::InvalidArgument, message)
 }

@@ -1,4 +1,4 @@
-//! How long a unary call may take: our own timer, because tonic's answers CANCELLED.
+//! Deadlines of unary calls. Terrace uses its own timer, because calls that exceed tonic's timer end with CANCELLED.
 
 use std::{
     future::{Future, poll_fn},
@@ -7,29 +7,29 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::{Sleep, sleep};
 
 use crate::error::{CacheError, Kind, Result};
 
-/// The end of a call. Its timer is armed when the call first has to wait: most never do.
+/// The deadline of a call. The timer starts when the call first has to wait; most calls never wait.
 pub(super) struct Deadline {
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadline {
-    /// `timeout`, or the client's own where that is shorter.
+    /// Creates a deadline of `timeout`, or of the client's grpc-timeout if that is shorter.
     ///
     /// # Errors
-    /// `InvalidArgument` for a grpc-timeout that cannot be read.
+    /// `InvalidArgument` for a malformed grpc-timeout header.
     pub(super) fn new(timeout: Duration, headers: &HeaderMap) -> Result<Self> {
-        let asked = headers.get("grpc-timeout").map(|value| parse(value.as_bytes()).ok_or_else(unreadable));
-        let asked = asked.transpose()?;
-        Ok(Self { timeout: asked.map_or(timeout, |asked| asked.min(timeout)), timer: None })
+        let requested = headers.get("grpc-timeout");
+        let requested = requested.map(|value| parse(value.as_bytes()).ok_or_else(|| malformed(value))).transpose()?;
+        Ok(Self { timeout: requested.map_or(timeout, |requested| requested.min(timeout)), timer: None })
     }
 
-    /// Runs a part of the call; `None` when the time is up.
+    /// Runs a part of the call. Returns `None` if the deadline is exceeded.
     pub(super) async fn limit<F: Future>(&mut self, part: F) -> Option<F::Output> {
         let mut part = pin!(part);
         poll_fn(|context| {
@@ -42,25 +42,25 @@ impl Deadline {
         .await
     }
 
-    /// The error of a call that had no effect yet.
+    /// Returns the error of a call that has had no effect.
     pub(super) fn exceeded(&self) -> CacheError {
-        CacheError::new(Kind::DeadlineExceeded, format!("the call took longer than its deadline of {:?}", self.timeout))
+        CacheError::new(Kind::DeadlineExceeded, format!("the call exceeded its deadline of {:?}", self.timeout))
     }
 
-    /// The error of a write that may have happened.
+    /// Returns the error of a write that may have been executed.
     pub(super) fn unknown(&self) -> CacheError {
-        let message =
-            format!("the write took longer than its deadline of {:?}; whether it happened is not known", self.timeout);
+        let message = format!("the write exceeded its deadline of {:?}; its outcome is unknown", self.timeout);
         CacheError::new(Kind::Unknown, message)
     }
 }
 
-fn unreadable() -> CacheError {
-    let message = "the grpc-timeout header is not one to eight digits and one of H M S m u n";
+fn malformed(value: &HeaderValue) -> CacheError {
+    let message =
+        format!("malformed grpc-timeout {value:?}; expected one to eight digits and a unit: H, M, S, m, u or n");
     CacheError::new(Kind::InvalidArgument, message)
 }
 
-/// Reads `100m` and the like, as the gRPC protocol defines it.
+/// Parses a grpc-timeout such as `100m`, as the gRPC protocol defines it.
 fn parse(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,4 +1,4 @@
-//! The method of `terrace.v1.Insight` that explains a key.
+//! The method `Insight.Explain`.
 
 use std::time::Duration;
 
@@ -32,17 +32,17 @@ impl Edge {
 fn response(of: Explained) -> ExplainResponse {
     let hidden = of.tags.iter().any(|(_, is_valid)| !is_valid);
     let (l2, l2_error) = match &of.l2 {
-        Ok(below) => (below.as_ref(), String::new()),
+        Ok(entry) => (entry.as_ref(), String::new()),
         Err(error) => (None, error.message().to_owned()),
     };
     ExplainResponse {
         l1: of.resident.as_ref().map(|resident| copy(resident, of.is_staged, of.now)),
         l1_absent: of.not_l1.map_or(proto::Why::Unspecified, why).into(),
         l1_open: of.l1_available,
-        l2: l2.map(|below| L2Entry {
-            ttl_ms: life_ms(below.life),
-            size_bytes: below.size_bytes,
-            r#type: below.type_name.name().to_owned(),
+        l2: l2.map(|entry| L2Entry {
+            ttl_ms: life_ms(entry.life),
+            size_bytes: entry.size_bytes,
+            r#type: entry.type_name.name().to_owned(),
             hidden,
         }),
         l2_error,

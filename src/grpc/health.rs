@@ -1,5 +1,5 @@
-//! grpc.health.v1. `""` and `terrace.v1.Cache` are SERVING from the first contact with L2 until the drain, as `/readyz`;
-//! `terrace.l2` is the real state of L2.
+//! The service grpc.health.v1. `""` and `terrace.v1.Cache` are SERVING from the first contact with L2 until the drain,
+//! like `/readyz`. `terrace.l2` reports the current state of L2.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use tower_service::Service;
 use super::{Edge, answer::Answer, unary::Call};
 use crate::cache::State;
 
-/// How often a Watch looks whether something has changed.
+/// Interval at which a Watch checks for a change of state.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The service, of one connection.
+/// The health service of one connection.
 #[derive(Clone)]
 struct Probe {
     edge: Arc<Edge>,
@@ -29,7 +29,7 @@ struct Probe {
 }
 
 impl Probe {
-    /// The state of a service; `None` if there is no such service.
+    /// Returns the state of a service; `None` if the service is unknown.
     fn status(&self, service: &str) -> Option<ServingStatus> {
         let serving = match service {
             "" | "terrace.v1.Cache" => self.edge.cache.l2_reached() && !self.draining(),
@@ -43,7 +43,7 @@ impl Probe {
         *self.stop.borrow() || self.edge.node.is_draining()
     }
 
-    /// Waits for a state other than `last`. After the drain has begun and was told, there is none.
+    /// Waits for a state other than `last`. Returns `None` after the state of the drain has been sent.
     async fn next(mut self, service: String, last: Option<ServingStatus>) -> Option<(ServingStatus, Self, String)> {
         loop {
             let stopping = *self.stop.borrow_and_update();
@@ -51,11 +51,11 @@ impl Probe {
             if last != Some(now) {
                 return Some((now, self, service));
             }
-            // A stream without an end would hold the drain up.
+            // An endless stream would block the drain.
             if stopping {
                 return None;
             }
-            // Ends early when the drain begins, or its sender is gone and no longer matters.
+            // Ends early when the drain begins or the sender was dropped; the loop handles both.
             let _elapsed = tokio::time::timeout(WATCH_INTERVAL, self.stop.wait_for(|stop| *stop)).await;
         }
     }
@@ -66,7 +66,7 @@ impl Health for Probe {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         let unknown =
-            || Status::not_found(format!("there is no service {service:?}; try \"\", terrace.v1.Cache, terrace.l2"));
+            || Status::not_found(format!("unknown service {service:?}; expected \"\", terrace.v1.Cache or terrace.l2"));
         Ok(Response::new(answer(self.status(&service).ok_or_else(unknown)?)))
     }
 

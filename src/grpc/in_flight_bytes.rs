@@ -1,5 +1,6 @@
-//! Bytes of requests and answers under way: counted from the moment they take memory until it is free again, so that
-//! slow readers and large batches cannot fill the machine's. The count is the node's, for both protocols.
+//! Counts the bytes of requests and responses in flight, from the allocation of their memory until its release. The
+//! limit on this count keeps slow readers and large batches from exhausting memory. Both protocols share the count of
+//! the node.
 
 use std::time::Duration;
 
@@ -10,28 +11,29 @@ use crate::{
     node::{Held, InFlight},
 };
 
-/// When a shed call is worth repeating: about the time in which a full load drains over a slow link.
+/// Delay after which a client may retry a shed call: about the time that a full load needs to drain over a slow link.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Whether there is room for more.
+/// Checks whether the bytes in flight are within the limit.
 ///
 /// # Errors
-/// `Overloaded`, naming the limit.
+/// `Overloaded`, with the limit and a retry delay.
 pub(super) fn check(in_flight: &InFlight, max: u64) -> Result<()> {
     let bytes = in_flight.bytes();
     if bytes <= max {
         return Ok(());
     }
-    let message = format!("{bytes} bytes of requests and answers are under way; server.max_in_flight is {max} bytes");
+    let message =
+        format!("too many bytes of requests and responses in flight: {bytes}; server.max_in_flight is {max} bytes");
     Err(CacheError::new(Kind::Overloaded, message).retry_after(RETRY_AFTER))
 }
 
-/// Counts bytes that are here already; whether there is room for them was asked before.
+/// Counts bytes that are already in memory, without a check of the limit; see [`check`].
 pub(super) fn hold(in_flight: &InFlight, bytes: usize) -> Option<Held> {
     in_flight.admit(bytes as u64, u64::MAX)
 }
 
-/// A buffer that is counted until the last slice of it has been sent or dropped.
+/// A buffer whose bytes count as in flight until its last slice has been sent or dropped.
 struct Counted {
     buffer: Vec<u8>,
     _held: Option<Held>,
@@ -43,7 +45,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-/// Counts a buffer until it has left for the network.
+/// Counts the bytes of a buffer as in flight until they have been sent.
 pub(super) fn counted(buffer: Vec<u8>, in_flight: &InFlight) -> Bytes {
     let held = hold(in_flight, buffer.len());
     Bytes::from_owner(Counted { buffer, _held: held })

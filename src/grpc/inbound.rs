@@ -1,7 +1,7 @@
-//! Reads the one message of a unary call out of the frames it came in.
+//! Reads the message of a unary call from its DATA frames.
 //!
-//! Nothing is allocated from a length that was only declared, and a message over its limit is refused as soon as its
-//! prefix is known.
+//! Memory grows with the bytes received, never by the declared length. A message over the size limit is rejected as
+//! soon as its prefix is known.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::{Body, Incoming};
 use tonic::Status;
 
@@ -19,24 +19,70 @@ use crate::{
     node::{Held, InFlight},
 };
 
-/// A message on its way in.
+/// A request message that is being received.
 pub(super) struct Inbound {
     pub(super) headers: HeaderMap,
     body: Incoming,
-    /// All that came, while it came in one piece: the usual case, without a copy.
+    /// All received bytes while they are in one frame: the usual case, without a copy.
     first: Bytes,
-    /// All that came, from the second piece on.
+    /// All received bytes from the second frame on.
     joined: BytesMut,
+    prefix: Prefix,
+}
+
+/// Parses message prefixes: one byte with the compressed flag and four bytes with the length.
+pub(super) struct Prefix {
     message_max: usize,
+    encoding: Option<HeaderValue>,
+}
+
+impl Prefix {
+    pub(super) fn new(headers: &HeaderMap, message_max: usize) -> Self {
+        Self { message_max, encoding: headers.get("grpc-encoding").cloned() }
+    }
+
+    /// Returns the length of the first message and its prefix, once the prefix was received.
+    ///
+    /// # Errors
+    /// The message exceeds the size limit, is compressed, or has an invalid compressed flag.
+    #[inline]
+    pub(super) fn expected(&self, received: &[u8]) -> Result<Option<usize>, Status> {
+        let Some((&[flag, a, b, c, d], _)) = received.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        if flag != 0 {
+            return Err(self.refuse_flag(flag));
+        }
+        let len = u32::from_be_bytes([a, b, c, d]) as usize;
+        if len > self.message_max {
+            return Err(convert::status(&too_large(len, self.message_max)));
+        }
+        Ok(Some(PREFIX_BYTES + len))
+    }
+
+    #[cold]
+    fn refuse_flag(&self, flag: u8) -> Status {
+        match (flag, &self.encoding) {
+            (1, Some(encoding)) => {
+                let text = format!("unsupported grpc-encoding {encoding:?}; expected identity");
+                let mut status = Status::unimplemented(text);
+                status
+                    .metadata_mut()
+                    .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity"));
+                status
+            }
+            (1, None) => malformed("the message is flagged as compressed, but the request has no grpc-encoding header"),
+            (_, _) => malformed(format!("the compressed flag of a message is {flag}; expected 0 or 1")),
+        }
+    }
 }
 
 impl Inbound {
     pub(super) fn new(request: Request<Incoming>, message_max: usize) -> Self {
         let (parts, body) = request.into_parts();
-        Self { headers: parts.headers, body, first: Bytes::new(), joined: BytesMut::new(), message_max }
+        let prefix = Prefix::new(&parts.headers, message_max);
+        Self { headers: parts.headers, body, first: Bytes::new(), joined: BytesMut::new(), prefix }
     }
 
-    /// The message; what comes in is counted, and refused when all connections together hold too much.
+    /// Returns the message. Received bytes count as in flight on all connections; over `max`, the call is rejected.
     pub(super) async fn message(&mut self, in_flight: &InFlight, max: u64) -> Result<(Bytes, Option<Held>), Status> {
         let mut held = in_flight_bytes::hold(in_flight, self.len());
         let mut count = |bytes: usize| {
@@ -50,7 +96,8 @@ impl Inbound {
         Ok((message, held))
     }
 
-    /// The message, when all of it has come. `count` is told what comes and may refuse it.
+    /// Returns the message when it is complete. Calls `count` with the size of each frame; `count` may reject the
+    /// frame.
     pub(super) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
@@ -59,23 +106,18 @@ impl Inbound {
         while !self.body.is_end_stream() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
-                    // Trailers of a request mean nothing.
+                    // Trailers of a request have no meaning.
                     let Ok(data) = frame.into_data() else { continue };
                     count(data.len())?;
                     self.take(data)?;
                 }
                 Some(Err(error)) => {
-                    return Poll::Ready(Err(Status::cancelled(format!("the request broke off: {error}"))));
+                    return Poll::Ready(Err(Status::cancelled(format!("the request was aborted: {error}"))));
                 }
                 None => break,
             }
         }
         Poll::Ready(self.finish())
-    }
-
-    /// Whether a part of a message has come and the rest has not.
-    pub(super) fn is_partial(&self) -> bool {
-        self.len() > 0 && !matches!(self.expected(), Ok(Some(expected)) if expected == self.len())
     }
 
     fn len(&self) -> usize {
@@ -91,42 +133,18 @@ impl Inbound {
             self.joined.extend_from_slice(&data);
         }
         match self.expected()? {
-            Some(expected) if self.len() > expected => Err(malformed("the request holds more than one message")),
+            Some(expected) if self.len() > expected => Err(malformed("the request contains more than one message")),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Bytes of prefix and message, once the prefix has come.
     fn expected(&self) -> Result<Option<usize>, Status> {
-        let received = if self.joined.is_empty() { &self.first[..] } else { &self.joined[..] };
-        let Some((&[flag, a, b, c, d], _)) = received.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
-        self.check_flag(flag)?;
-        let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if len > self.message_max {
-            return Err(convert::status(&too_large(len, self.message_max)));
-        }
-        Ok(Some(PREFIX_BYTES + len))
-    }
-
-    fn check_flag(&self, flag: u8) -> Result<(), Status> {
-        match (flag, self.headers.get("grpc-encoding")) {
-            (0, _) => Ok(()),
-            (1, Some(encoding)) => {
-                let text = format!("messages compressed with {encoding:?} are not supported; send identity");
-                let mut status = Status::unimplemented(text);
-                status
-                    .metadata_mut()
-                    .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity"));
-                Err(status)
-            }
-            (1, None) => Err(malformed("a message is marked as compressed and there is no grpc-encoding header")),
-            (_, _) => Err(malformed("a message begins with a byte that is neither 0 nor 1")),
-        }
+        self.prefix.expected(if self.joined.is_empty() { &self.first[..] } else { &self.joined[..] })
     }
 
     fn finish(&mut self) -> Result<Bytes, Status> {
         if self.expected()? != Some(self.len()) {
-            return Err(malformed("the request ended before its message was whole"));
+            return Err(truncated());
         }
         let joined = std::mem::take(&mut self.joined).freeze();
         let mut message = if joined.is_empty() { std::mem::take(&mut self.first) } else { joined };
@@ -135,11 +153,16 @@ impl Inbound {
     }
 }
 
-fn malformed(text: &'static str) -> Status {
+/// Returns the status of a request that ended within a message.
+pub(super) fn truncated() -> Status {
+    malformed("the request ended before its message was complete")
+}
+
+fn malformed(text: impl Into<String>) -> Status {
     Status::invalid_argument(text)
 }
 
-/// A message over its limit.
+/// Returns the error of a message over the size limit.
 pub(super) fn too_large(len: usize, max: usize) -> CacheError {
     let message = format!("the message has {len} bytes; grpc.max_message is {max} bytes");
     CacheError::new(Kind::TooLarge, message)

@@ -33,12 +33,12 @@ use crate::{
     },
 };
 
-/// Time between two messages of WatchStats, unless the client says otherwise.
+/// Default interval between two messages of WatchStats, in milliseconds.
 const WATCH_EVERY_MS: i64 = 1_000;
-/// What it may say: a snapshot costs about as much as a hundred reads.
+/// Intervals in milliseconds that a client may request. A snapshot costs about as much as a hundred reads.
 const WATCH_MS: std::ops::RangeInclusive<i64> = 100..=3_600_000;
 
-/// Keys that TopKeys names, unless the client says otherwise, and at most.
+/// Default number of keys in a response of `Insight.TopKeys`.
 const TOP_KEYS: u32 = 10;
 /// Maximum number of keys in a response of `Insight.TopKeys`.
 const TOP_KEYS_MAX: u32 = 1_000;
@@ -50,7 +50,12 @@ impl Edge {
             Ok(TopBy::Bytes) => By::Bytes,
             Ok(TopBy::Misses) => By::Misses,
             Ok(TopBy::L2Time) => By::Time,
-            Err(_) => return Err(convert::invalid(format!("by is {}, which is no ranking", request.by))),
+            Err(_) => {
+                return Err(convert::invalid(format!(
+                    "by has the unknown value {}; expected 1 (READS), 2 (BYTES), 3 (MISSES) or 4 (L2_TIME)",
+                    request.by
+                )));
+            }
         };
         let count = if request.count == 0 { TOP_KEYS } else { request.count.min(TOP_KEYS_MAX) };
         let top = self.cache.top(by, count as usize);
@@ -99,7 +104,7 @@ impl Edge {
         }
     }
 
-    /// Whether there is a tier below L1.
+    /// Returns whether the server has an L2.
     pub(super) fn has_l2(&self) -> bool {
         self.cache.flavor() != Flavor::None
     }
@@ -118,13 +123,13 @@ impl Edge {
 pub(super) fn watch_stats(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     stream::call(|output| async move {
         if let Err(status) = watch(&edge, stop, request, &output).await {
-            // The client may be gone; then nobody wants to know.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
     })
 }
 
-/// Sends until the client has had enough or the drain begins.
+/// Sends statistics until the client disconnects or the drain begins.
 async fn watch(
     edge: &Arc<Edge>,
     mut stop: watch::Receiver<bool>,
@@ -134,7 +139,7 @@ async fn watch(
     let request: WatchStatsRequest = stream::received(edge, request).await?;
     let interval_ms = request.interval_ms.unwrap_or(WATCH_EVERY_MS);
     let Some(interval) = u64::try_from(interval_ms).ok().filter(|_| WATCH_MS.contains(&interval_ms)) else {
-        let message = format!("interval_ms is {interval_ms}; it may be {} to {}", WATCH_MS.start(), WATCH_MS.end());
+        let message = format!("interval_ms is {interval_ms}; expected {} to {}", WATCH_MS.start(), WATCH_MS.end());
         return Err(convert::status(&convert::invalid(message)));
     };
     loop {

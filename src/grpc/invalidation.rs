@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// Time between two messages of progress.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Minimum interval between two progress messages.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Edge {
     pub(super) async fn invalidate_tags(&self, request: InvalidateTagsRequest) -> Result<InvalidateTagsResponse> {
@@ -36,8 +36,8 @@ impl Edge {
 pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(|output| async move {
         if let Err(status) = run(&edge, request, &output).await {
-            // The client may be gone; then nobody wants to know.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
     })
 }
@@ -52,7 +52,10 @@ async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> R
     follow(edge, invalidation, request.wait, output).await
 }
 
-/// Which keys.
+/// Returns the pattern of the keys to invalidate.
+///
+/// # Errors
+/// `InvalidArgument` for an invalid pattern, or if neither pattern nor prefix is set.
 fn pattern(request: &InvalidatePatternRequest) -> Result<Glob> {
     let glob = match &request.keys {
         Some(Keys::Pattern(pattern)) => Glob::new(pattern)?,
@@ -66,7 +69,7 @@ fn pattern(request: &InvalidatePatternRequest) -> Result<Glob> {
 async fn count(edge: &Arc<Edge>, glob: Glob, output: &Output) -> Result<(), Status> {
     let mut counting = edge.cache.count_matching(glob).await.map_err(|error| convert::status(&error))?;
     while let Some(progress) = counting.next().await.map_err(|error| convert::status(&error))? {
-        if !tell(edge, 0, progress, output).await? {
+        if !send_progress(edge, 0, progress, output).await? {
             break;
         }
     }
@@ -77,20 +80,20 @@ async fn follow(edge: &Arc<Edge>, invalidation: Invalidation, wait: bool, output
     let Invalidation { ban, mut progress } = invalidation;
     loop {
         let now = *progress.borrow_and_update();
-        if !tell(edge, ban, now, output).await? || now.done || !wait {
+        if !send_progress(edge, ban, now, output).await? || now.done || !wait {
             return Ok(());
         }
-        sleep(TELL_EVERY).await;
+        sleep(PROGRESS_INTERVAL).await;
         if progress.changed().await.is_err() {
             return Err(Status::unavailable(
-                "the server stops; the removal goes on when it is back, or on another node",
+                "the server is stopping; the removal continues on another node, or on this node after its restart",
             ));
         }
     }
 }
 
-/// `false` if the client is gone.
-async fn tell(edge: &Arc<Edge>, ban: u64, progress: SweepProgress, output: &Output) -> Result<bool, Status> {
+/// Sends the progress. Returns false if the client has disconnected.
+async fn send_progress(edge: &Arc<Edge>, ban: u64, progress: SweepProgress, output: &Output) -> Result<bool, Status> {
     let SweepProgress { total, scanned, removed, removed_l1, done } = progress;
     let message = InvalidatePatternResponse { ban, total, scanned, removed, done, removed_l1 };
     Ok(output.send(Ok(stream::frame(edge, &message)?)).await.is_ok())

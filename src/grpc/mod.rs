@@ -1,12 +1,17 @@
 //! The gRPC port.
 //!
-//! A request goes: [`connection`] (HTTP/2 with its limits) → [`router`] (which method) → [`unary`] or [`stream`]
-//! (message in, deadline, message out) → [`service`], [`pipeline`], [`watch_stream`], [`insight`], [`invalidation`], [`admin`] (check, convert, call the
-//! facade, convert) → [`convert`]. Health and reflection are tonic's generated services.
+//! A request passes through these modules:
+//! 1. [`connection`] runs HTTP/2 with its limits.
+//! 2. [`router`] selects the method.
+//! 3. [`unary`] or [`stream`] reads the request message, applies the deadline and writes the response.
+//! 4. [`service`], [`pipeline`], [`watch_stream`], [`insight`], [`invalidation`] or [`admin`] validates the request,
+//!    calls the facade and converts the result with [`convert`].
 //!
-//! Messages are read and written here and not by tonic's generated server, because that answers a message over its
-//! limit with OUT_OF_RANGE, allocates two 8 KiB buffers and five boxes a call, and cannot count the bytes in flight.
-//! The bytes on the wire are the same.
+//! Health and reflection use tonic's generated services.
+//!
+//! Terrace reads and writes the messages itself. tonic's generated server rejects a message over its limit with
+//! OUT_OF_RANGE, allocates two 8 KiB buffers and five boxes per call, and cannot count the bytes in flight. The bytes
+//! on the wire are the same.
 
 pub mod client;
 
@@ -21,6 +26,7 @@ mod in_flight_bytes;
 mod inbound;
 mod insight;
 mod invalidation;
+mod messages;
 mod pipeline;
 mod preface;
 mod prefetch_insight;
@@ -29,12 +35,15 @@ mod request_log;
 mod router;
 mod service;
 mod stream;
+mod tally;
 #[cfg(feature = "otel")]
 mod trace;
+mod transport;
 mod ttl_insight;
 mod unary;
 mod warm_stream;
 mod watch_stream;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,32 +61,32 @@ use crate::{
 /// Maximum number of keys, entries or operations in a call or in a batch of a Pipeline stream.
 pub const BATCH_MAX: usize = 1_000;
 
-/// Limits of the gRPC port. A reload replaces them; a connection sees them with its next call.
+/// Limits of the gRPC port. A configuration reload replaces them; the new limits apply from the next call on.
 #[derive(Debug, Clone)]
 pub struct GrpcSettings {
-    /// Most bytes of a message, either way.
+    /// Maximum size in bytes of a request or response message.
     pub message_max: usize,
-    /// Deadline of unary calls; a shorter grpc-timeout wins.
+    /// Deadline of unary calls, unless the client sends a shorter grpc-timeout.
     pub timeout: Duration,
-    /// Most bytes of requests and answers under way, all connections.
+    /// Maximum bytes of requests and responses in flight on all connections.
     pub in_flight_max: u64,
-    /// Keys a second that Warm brings up, where the call does not say.
+    /// Maximum number of keys per second that Warm loads from L2, unless the call specifies a rate.
     pub warm_rate: u64,
 }
 
-/// One worker's gRPC edge.
+/// State that the gRPC methods of one worker share.
 pub struct Edge {
-    /// The facade.
+    /// Facade of the cache.
     pub cache: Cache,
-    /// This process.
+    /// State of this process.
     pub node: Arc<Node>,
-    /// Limits.
+    /// Current limits.
     pub settings: Arc<ArcSwap<GrpcSettings>>,
 }
 
 impl Edge {
-    /// The edge for the requests of one trace, where the request says of which it is: these belong together, whatever
-    /// connections they come by.
+    /// Returns the edge for a request. All requests with the same trace id count as one caller, on any connection.
+    /// Requests without a traceparent belong to the caller of their connection.
     fn for_request(self: &Arc<Self>, headers: &HeaderMap) -> Arc<Self> {
         match headers.get("traceparent").and_then(|value| Caller::of_trace(value.as_bytes())) {
             None => Arc::clone(self),
@@ -89,7 +98,7 @@ impl Edge {
         }
     }
 
-    /// The edge as one connection has it: what it asks for is one caller's.
+    /// Returns the edge for a new connection, whose requests count as one caller.
     fn for_connection(&self) -> Self {
         Self { cache: self.cache.for_new_caller(), node: Arc::clone(&self.node), settings: Arc::clone(&self.settings) }
     }

@@ -1,35 +1,38 @@
 //! `Cache.Pipeline`: batches of operations over one stream, each with its own result.
 //!
-//! One task a stream reads batches, runs their operations side by side, and sends what is ready, all results of one
-//! wake-up in one message. Its credit window stands in one place: beyond [`WINDOW`] operations that run or whose
-//! results the client has not taken it stops reading, and flow control carries that to the client. Operations never
-//! wait for a client that does not read its results: other readers may have joined their flights.
+//! One task per stream reads batches and runs their operations concurrently. All results that are ready at a wake-up go
+//! into one message. The task stops reading while more than [`WINDOW`] operations are running or have results that the
+//! client has not received; HTTP/2 flow control then stops the client. Operations never wait for a client that does not
+//! read its results, because other readers may wait for the same L2 reads.
 //!
-//! A fault of an operation is its result; only a fault of the stream (a message that cannot be read, the drain) ends it.
+//! An error of an operation becomes its result. Only an invalid message or the drain ends the stream.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::Request;
 use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::watch;
-use tonic::{Code, Status, codec::Streaming};
-use tonic_prost::ProstDecoder;
+use tonic::Status;
 
 use super::{
-    Edge, convert, in_flight_bytes,
-    service::{self, FirstLook, item_len},
+    Edge,
+    answer::PREFIX_BYTES,
+    convert, in_flight_bytes,
+    messages::Messages,
+    service::{self, FirstLook},
     stream::{self, Output},
-    unary::Call,
+    unary::{self, Call},
+    wire::{self, OperationReply},
 };
 use crate::{
     clock::Tick,
     error::{CacheError, Kind, Result},
-    node::Held,
+    node::{Held, InFlight},
     proto::{
-        Operation, OperationResult, PipelineRequest, PipelineResponse, operation::Operation as Asked,
+        Operation, OperationResult, PipelineRequest, operation::Operation as Requested,
         operation_result::Result as Answered,
     },
 };
@@ -38,47 +41,41 @@ use crate::{
 const WINDOW: usize = 1_000;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    let message_max = edge.settings.load().message_max;
-    let input = Streaming::new_request(ProstDecoder::default(), request.into_body(), None, Some(message_max));
+    let input = Messages::new(Arc::clone(&edge), request);
     stream::call(move |output| Pump::new(edge, input).run(stop, output))
 }
 
-/// A result and the bytes of its request and of itself.
+/// The result of an operation, and the length of its request.
 struct Done {
-    result: OperationResult,
+    reply: OperationReply,
     request_bytes: usize,
 }
 
 /// One stream.
 struct Pump {
     edge: Arc<Edge>,
-    input: Streaming<PipelineRequest>,
-    /// Batches are still read.
+    input: Messages,
+    /// True while the stream accepts further batches.
     reading: bool,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     running_bytes: usize,
-    /// Results that wait to be sent.
-    answered: Vec<OperationResult>,
-    answered_bytes: usize,
-    /// Most bytes of a message, as of the last batch.
-    message_max: usize,
-    /// Counts what runs and what waits.
+    outgoing: Outgoing,
+    /// Counts the requests in progress and the responses under construction.
     held: Option<Held>,
-    /// How the stream ends.
+    /// The status that ends the stream, if it is not OK.
     end: Option<Status>,
 }
 
 impl Pump {
-    fn new(edge: Arc<Edge>, input: Streaming<PipelineRequest>) -> Self {
+    fn new(edge: Arc<Edge>, input: Messages) -> Self {
+        let outgoing = Outgoing::new(edge.node.in_flight.clone());
         Self {
             edge,
             input,
             reading: true,
             running: FuturesUnordered::new(),
             running_bytes: 0,
-            answered: Vec::new(),
-            answered_bytes: 0,
-            message_max: 0,
+            outgoing,
             held: None,
             end: None,
         }
@@ -86,26 +83,36 @@ impl Pump {
 
     async fn run(mut self, mut stop: watch::Receiver<bool>, output: Output) {
         loop {
-            let may_read = self.reading && self.running.len() + self.answered.len() <= WINDOW;
+            let may_read = self.reading && self.running.len() + self.outgoing.results() <= WINDOW;
+            if !may_read {
+                self.input.pause();
+            }
             tokio::select! {
-                // In this order: all that is ready goes into one message, and the window bounds it.
+                // The order matters: all results that are ready go into one message, which the window limits.
                 biased;
                 _ = stop.wait_for(|stop| *stop), if self.reading => self.stop_reading(Some(stopping())),
-                batch = self.input.message(), if may_read => self.take(batch),
+                batch = self.input.next(), if may_read => self.take(batch),
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
-                permit = output.reserve(), if !self.answered.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.message()),
-                    // The client is gone.
-                    Err(_closed) => return,
+                permit = output.reserve(), if self.outgoing.results() > 0 => match (permit, self.outgoing.take()) {
+                    (Ok(permit), Some(message)) => permit.send(Ok(message)),
+                    (Ok(_), None) => {}
+                    // The client has disconnected.
+                    (Err(_closed), _) => return,
                 },
                 else => break,
             }
-            self.held = in_flight_bytes::hold(&self.edge.node.in_flight, self.running_bytes + self.answered_bytes);
+            self.hold();
         }
         if let Some(status) = self.end {
-            // A client that is gone needs no status.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
+    }
+
+    /// Updates the bytes in flight of this stream.
+    fn hold(&mut self) {
+        let bytes = self.running_bytes + self.outgoing.open_bytes();
+        self.held = if bytes == 0 { None } else { in_flight_bytes::hold(&self.edge.node.in_flight, bytes) };
     }
 
     fn stop_reading(&mut self, end: Option<Status>) {
@@ -113,46 +120,65 @@ impl Pump {
         self.end = end;
     }
 
-    fn take(&mut self, batch: Result<Option<PipelineRequest>, Status>) {
-        match batch {
-            Ok(Some(batch)) => self.start(batch),
-            Ok(None) => self.stop_reading(None),
-            Err(status) => self.stop_reading(Some(renamed(status))),
+    fn take(&mut self, batch: Option<Result<Bytes, Status>>) {
+        match batch.map(|batch| unary::decode::<PipelineRequest>(batch?)) {
+            Some(Ok(batch)) => self.start(batch),
+            None => self.stop_reading(None),
+            Some(Err(status)) => self.stop_reading(Some(status)),
         }
     }
 
-    /// Begins the operations of a batch; those that need not wait are done at once.
+    /// Starts the operations of a batch. Operations that need not wait are completed at once.
     fn start(&mut self, batch: PipelineRequest) {
         let settings = self.edge.settings.load();
-        self.message_max = settings.message_max;
+        self.outgoing.message_max = settings.message_max;
         let now = self.edge.cache.now();
         let fault = service::check_batch(batch.operations.len(), "operations")
             .and_then(|()| in_flight_bytes::check(&self.edge.node.in_flight, settings.in_flight_max))
             .err();
+        drop(settings);
         for operation in batch.operations {
             match &fault {
-                Some(fault) => self.push(failed(operation.id, fault)),
+                Some(fault) => self.outgoing.push(failed(operation.id, fault)),
                 None => self.begin(operation, now),
             }
         }
     }
 
     fn begin(&mut self, operation: Operation, now: Tick) {
-        let (id, request_bytes, edge) = (operation.id, operation.encoded_len(), Arc::clone(&self.edge));
-        let mut running = match operation.operation {
-            Some(Asked::Get(request)) => match edge.get_from_l1(request, now) {
-                Ok(FirstLook::Answered(response)) => return self.push(result(id, Ok(Answered::Get(response)))),
-                Ok(FirstLook::Missed(missed)) => async move {
-                    let got = edge.get_missed(missed).await.map(Answered::Get);
-                    Done { result: result(id, got), request_bytes }
-                }
-                .boxed(),
-                Err(error) => return self.push(result(id, Err(error))),
-            },
-            asked => async move { Done { result: result(id, edge.perform(id, asked).await), request_bytes } }.boxed(),
+        let id = operation.id;
+        let request_bytes = match &operation.operation {
+            Some(Requested::Get(request)) => request.key.len(),
+            Some(_) | None => operation.encoded_len(),
         };
+        match operation.operation {
+            Some(Requested::Get(request)) => match self.edge.get_from_l1(request, now) {
+                Ok(FirstLook::Answered(reply)) => self.outgoing.push(OperationReply::Get { id, reply }),
+                Ok(FirstLook::Missed(missed)) => {
+                    let edge = Arc::clone(&self.edge);
+                    self.spawn(request_bytes, async move {
+                        let reply = edge.get_missed(missed).await;
+                        reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Get { id, reply })
+                    });
+                }
+                Err(error) => self.outgoing.push(failed(id, &error)),
+            },
+            Some(operation) => {
+                let edge = Arc::clone(&self.edge);
+                self.spawn(request_bytes, async move { edge.perform(id, operation).await });
+            }
+            None => {
+                let text = format!("operation {id} is empty; set one of get, set, delete, touch, increment, get_meta");
+                self.outgoing.push(failed(id, &convert::invalid(text)));
+            }
+        }
+    }
+
+    /// Runs an operation, in the background if it has to wait.
+    fn spawn(&mut self, request_bytes: usize, run: impl Future<Output = OperationReply> + Send + 'static) {
+        let mut running = run.map(move |reply| Done { reply, request_bytes }).boxed();
         match (&mut running).now_or_never() {
-            Some(done) => self.push(done.result),
+            Some(done) => self.outgoing.push(done.reply),
             None => {
                 self.running_bytes += request_bytes;
                 self.running.push(running);
@@ -162,77 +188,104 @@ impl Pump {
 
     fn finish(&mut self, done: Done) {
         self.running_bytes -= done.request_bytes;
-        self.push(done.result);
+        self.outgoing.push(done.reply);
+    }
+}
+
+/// Results that wait for the client, already in wire form. Each is encoded once.
+struct Outgoing {
+    in_flight: InFlight,
+    /// Maximum size of a message, as of the last batch.
+    message_max: usize,
+    /// Complete messages, with the number of their results.
+    complete: VecDeque<(Bytes, usize)>,
+    /// The message under construction, with room for its prefix; empty while it has no results.
+    open: Vec<u8>,
+    open_results: usize,
+    results: usize,
+}
+
+impl Outgoing {
+    fn new(in_flight: InFlight) -> Self {
+        Self { in_flight, message_max: 0, complete: VecDeque::new(), open: Vec::new(), open_results: 0, results: 0 }
     }
 
-    fn push(&mut self, mut result: OperationResult) {
-        let mut len = item_len(&result);
+    /// Returns the number of results that wait for the client.
+    fn results(&self) -> usize {
+        self.results
+    }
+
+    /// Returns the size in bytes of the message under construction. Complete messages are counted separately.
+    fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
+    fn push(&mut self, reply: OperationReply) {
+        let len = wire::item_len(&reply);
         if len > self.message_max {
-            let message = format!("no room in a message; grpc.max_message is {} bytes", self.message_max);
-            result = failed(result.id, &CacheError::new(Kind::TooLarge, message));
-            len = item_len(&result);
+            let message = format!("the result has {len} bytes; grpc.max_message is {} bytes", self.message_max);
+            let refused = failed(reply.id(), &CacheError::new(Kind::TooLarge, message));
+            return self.append(&refused, wire::item_len(&refused));
         }
-        self.answered_bytes += len;
-        self.answered.push(result);
+        self.append(&reply, len);
     }
 
-    /// All results that are ready, as far as one message takes them.
-    fn message(&mut self) -> Result<Bytes, Status> {
-        let rest = if self.answered_bytes <= self.message_max { Vec::new() } else { self.split_off() };
-        let results = std::mem::replace(&mut self.answered, rest);
-        self.answered_bytes = self.answered.iter().map(item_len).sum();
-        stream::frame(&self.edge, &PipelineResponse { results })
+    fn append(&mut self, reply: &OperationReply, len: usize) {
+        if self.open_results > 0 && self.open.len() - PREFIX_BYTES + len > self.message_max {
+            self.complete_open();
+        }
+        if self.open_results == 0 {
+            self.open.extend_from_slice(&[0; PREFIX_BYTES]);
+        }
+        wire::write_item(reply, &mut self.open);
+        self.open_results += 1;
+        self.results += 1;
     }
 
-    /// What the next message does not take.
-    fn split_off(&mut self) -> Vec<OperationResult> {
-        let mut room = self.message_max;
-        let fits = |result: &&OperationResult| {
-            let left = room.checked_sub(item_len(*result));
-            room = left.unwrap_or(0);
-            left.is_some()
-        };
-        // At least one: each alone fits, unless a reload has made messages smaller since.
-        let count = self.answered.iter().take_while(fits).count().max(1);
-        self.answered.split_off(count)
+    fn complete_open(&mut self) {
+        let mut buffer = std::mem::take(&mut self.open);
+        let len = buffer.len() - PREFIX_BYTES;
+        // A message is smaller than `grpc.max_message`, which is less than 4 GiB.
+        (&mut buffer[1..PREFIX_BYTES]).put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+        self.complete
+            .push_back((in_flight_bytes::counted(buffer, &self.in_flight), std::mem::take(&mut self.open_results)));
+    }
+
+    /// Removes and returns the next message for the client.
+    fn take(&mut self) -> Option<Bytes> {
+        if self.complete.is_empty() && self.open_results > 0 {
+            self.complete_open();
+        }
+        let (message, results) = self.complete.pop_front()?;
+        self.results -= results;
+        Some(message)
     }
 }
 
 impl Edge {
-    async fn perform(&self, id: u64, operation: Option<Asked>) -> Result<Answered> {
-        match operation {
-            Some(Asked::Get(request)) => self.get(request).await.map(Answered::Get),
-            Some(Asked::Set(request)) => self.set(request).await.map(Answered::Set),
-            Some(Asked::Delete(request)) => self.delete(request).await.map(Answered::Delete),
-            Some(Asked::Touch(request)) => self.touch(request).await.map(Answered::Touch),
-            Some(Asked::Increment(request)) => self.increment(request).await.map(Answered::Increment),
-            Some(Asked::GetMeta(request)) => self.get_meta(request).await.map(Answered::GetMeta),
-            None => Err(convert::invalid(format!("operation {id} is empty; set one of get, set, delete and so on"))),
-        }
+    /// Runs an operation other than Get.
+    async fn perform(&self, id: u64, operation: Requested) -> OperationReply {
+        let result = match operation {
+            Requested::Get(request) => {
+                let reply = self.get(request).await;
+                return reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Get { id, reply });
+            }
+            Requested::Set(request) => self.set(request).await.map(Answered::Set),
+            Requested::Delete(request) => self.delete(request).await.map(Answered::Delete),
+            Requested::Touch(request) => self.touch(request).await.map(Answered::Touch),
+            Requested::Increment(request) => self.increment(request).await.map(Answered::Increment),
+            Requested::GetMeta(request) => self.get_meta(request).await.map(Answered::GetMeta),
+        };
+        result.map_or_else(|error| failed(id, &error), |result| OperationReply::of(id, result))
     }
 }
 
-fn result(id: u64, result: Result<Answered>) -> OperationResult {
-    result.map_or_else(|error| failed(id, &error), |result| OperationResult { id, result: Some(result) })
-}
-
-fn failed(id: u64, error: &CacheError) -> OperationResult {
-    OperationResult { id, result: Some(Answered::Error(convert::item_error(error))) }
-}
-
-/// tonic's word for a message that cannot be read, in ours.
-fn renamed(status: Status) -> Status {
-    if status.code() == Code::OutOfRange {
-        Status::resource_exhausted(format!("{} (grpc.max_message)", status.message()))
-    } else if status.code() == Code::Internal {
-        Status::invalid_argument(status.message())
-    } else {
-        status
-    }
+fn failed(id: u64, error: &CacheError) -> OperationReply {
+    OperationReply::Message(OperationResult { id, result: Some(Answered::Error(convert::item_error(error))) })
 }
 
 fn stopping() -> Status {
     let error =
-        CacheError::new(Kind::Unavailable, "the server is stopping; operations without a result were not begun");
+        CacheError::new(Kind::Unavailable, "the server is stopping; operations without a result were not started");
     convert::status(&error)
 }

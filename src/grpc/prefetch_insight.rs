@@ -1,4 +1,4 @@
-//! What was learned for prefetch: `Insight.GetAssociations` and `Insight.Predict`.
+//! The methods `Insight.GetAssociations` and `Insight.Predict`, which return the learned state of prefetch.
 
 use super::Edge;
 use crate::{
@@ -20,7 +20,7 @@ impl Edge {
         let mut associations = Vec::new();
         if !request.key.is_empty() {
             let key = Key::new(request.key)?;
-            let message = "nothing has followed this key: it was not missed, or is forgotten";
+            let message = "no associations are known for this key; it had no recent L1 miss";
             let found = core.successors(&key).ok_or_else(|| CacheError::new(Kind::InvalidArgument, message))?;
             associations.extend(found.into_iter().map(|successor| Association {
                 key: successor.key.into(),
@@ -63,12 +63,12 @@ fn control(evidence: &Evidence) -> PrefetchControl {
     }
 }
 
-/// A key that would be fetched, or why it would not.
+/// Converts a prediction: a key, whether it would be prefetched, and the reason.
 pub(super) fn prediction(of: prefetch::Prediction) -> Prediction {
     Prediction { key: of.key.into(), probability: of.p, fetched: of.fetched, why: of.why }
 }
 
-/// What became of prefetched keys.
+/// Converts the counters of prefetched keys by outcome.
 pub(super) fn counts(counts: prefetch::FetchCounts) -> PrefetchCounts {
     PrefetchCounts {
         issued: counts.issued,

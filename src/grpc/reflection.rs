@@ -1,4 +1,4 @@
-//! Server reflection, v1 and v1alpha: tonic's service over our descriptors and those of grpc.health.v1.
+//! Server reflection v1 and v1alpha: tonic's service with the descriptors of Terrace and of grpc.health.v1.
 
 use std::sync::LazyLock;
 
@@ -11,11 +11,11 @@ use tower_service::Service;
 use super::{answer::Answer, unary::Call};
 use crate::proto;
 
-/// Built when first asked for: the descriptors never change.
+/// The reflection services, built on first use. `None` if the descriptors are invalid.
 static ROUTES: LazyLock<Option<Routes>> = LazyLock::new(|| match routes() {
     Ok(routes) => Some(routes),
     Err(error) => {
-        tracing::error!(%error, "reflection is off: the descriptors cannot be read");
+        tracing::error!(%error, "disabled server reflection: the descriptors are invalid");
         None
     }
 });
@@ -31,7 +31,9 @@ fn routes() -> Result<Routes, Error> {
 
 pub(super) fn call(request: Request<Incoming>) -> Call {
     let Some(mut routes) = ROUTES.clone() else {
-        return Call::ready(tonic::Status::unimplemented("reflection is off").into_http());
+        return Call::ready(
+            tonic::Status::unimplemented("server reflection is disabled: the descriptors are invalid").into_http(),
+        );
     };
     Call::Pending(Box::pin(async move {
         match routes.call(request).await {

@@ -1,9 +1,9 @@
-//! Requests that were drawn to be logged: method, duration, status. Never a key or a value.
+//! Logs sampled requests with method, duration and status. The log contains no keys and no values.
 
 use super::unary::Call;
 use crate::clock::stopwatch_ns;
 
-/// Runs the call and logs how it ended. A stream is logged with its first answer.
+/// Runs the call and logs its status and duration. A stream is logged when its response starts.
 pub(super) fn logged(method: String, route: impl FnOnce() -> Call) -> Call {
     let begun_ns = stopwatch_ns();
     let call = route();
@@ -12,7 +12,7 @@ pub(super) fn logged(method: String, route: impl FnOnce() -> Call) -> Call {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        // A success says so behind its message, a failure at once.
+        // A failed call has its status in the headers; a successful call has it in the trailers.
         let status = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
         let took_us = stopwatch_ns().saturating_sub(begun_ns) / 1000;
         tracing::info!(target: "terrace::request", port = "grpc", method, status, took_us, "request");

@@ -1,8 +1,13 @@
-//! Which method a request is for.
+//! Routes requests to methods, and rejects requests that are not gRPC calls.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::Status;
@@ -13,6 +18,7 @@ use super::{
     Edge, admin,
     answer::Answer,
     health, insight, invalidation, pipeline, reflection, request_log,
+    tally::Tally,
     unary::{
         self, Call,
         Effect::{Reads, Writes},
@@ -20,18 +26,58 @@ use super::{
     warm_stream, watch_stream,
 };
 
+/// Maximum size of the metadata of a call, counted as in HTTP/2: names, values and 32 bytes per header. A traceparent
+/// and credentials fit.
+pub(super) const METADATA_MAX_BYTES: usize = 8 * 1024;
+/// Bytes that HTTP/2 adds for each header (RFC 9113, section 6.5.2).
+const HEADER_OVERHEAD_BYTES: usize = 32;
+
 /// The services of one connection.
 pub(super) struct Router {
     pub(super) edge: Arc<Edge>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) tally: Arc<Tally>,
+}
+
+/// A call that is counted as answered or canceled.
+pub(super) struct Tallied {
+    call: Call,
+    /// `None` once the call was counted.
+    tally: Option<Arc<Tally>>,
+}
+
+impl Future for Tallied {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.call).poll(context));
+        if let Some(tally) = self.tally.take() {
+            tally.answer();
+        }
+        Poll::Ready(response)
+    }
+}
+
+impl Drop for Tallied {
+    fn drop(&mut self) {
+        if let Some(tally) = self.tally.take() {
+            tally.cancel();
+        }
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for Router {
     type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Call;
+    type Future = Tallied;
 
-    fn call(&self, request: Request<Incoming>) -> Call {
+    fn call(&self, request: Request<Incoming>) -> Tallied {
+        Tallied { call: self.accept(request), tally: Some(Arc::clone(&self.tally)) }
+    }
+}
+
+impl Router {
+    fn accept(&self, request: Request<Incoming>) -> Call {
         match refused(&request) {
             Some(response) => Call::ready(response),
             None if self.edge.node.sampled.draw(1) => {
@@ -41,9 +87,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
             None => self.route_traced(request),
         }
     }
-}
 
-impl Router {
     #[cfg(feature = "otel")]
     fn route_traced(&self, request: Request<Incoming>) -> Call {
         match trace::span(&self.edge.node.traced, &request) {
@@ -121,7 +165,8 @@ impl Router {
     }
 }
 
-/// What is not gRPC is told so in HTTP's terms, as the protocol says.
+/// Returns the response to a request that is rejected: an HTTP status if the request is not a gRPC call, as the
+/// protocol requires, or a gRPC status if the request has too much metadata.
 fn refused(request: &Request<Incoming>) -> Option<Response<Answer>> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let status = if request.method() != Method::POST {
@@ -129,15 +174,28 @@ fn refused(request: &Request<Incoming>) -> Option<Response<Answer>> {
     } else if !content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
         StatusCode::UNSUPPORTED_MEDIA_TYPE
     } else {
-        return None;
+        return oversized(request.headers()).map(Status::into_http);
     };
     let mut response = Response::new(Answer::default());
     *response.status_mut() = status;
     Some(response)
 }
 
+/// Returns the status of a call with too much metadata. HTTP/2 itself would respond with status 431, which gRPC clients
+/// report as UNKNOWN: for a write, that means an unknown outcome.
+fn oversized(headers: &HeaderMap) -> Option<Status> {
+    let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES
+    };
+    let bytes: usize = headers.iter().map(size).sum();
+    (bytes > METADATA_MAX_BYTES).then(|| {
+        Status::resource_exhausted(format!("the metadata has {bytes} bytes; at most {METADATA_MAX_BYTES} are accepted"))
+    })
+}
+
 fn unimplemented(path: &str) -> Call {
     Call::ready(
-        Status::unimplemented(format!("there is no method {path}; reflection lists those there are")).into_http(),
+        Status::unimplemented(format!("unknown method {path}; server reflection lists the supported methods"))
+            .into_http(),
     )
 }

@@ -1,38 +1,39 @@
-//! The methods of `terrace.v1.Cache`: check, convert, call the facade, convert.
+//! The methods of `terrace.v1.Cache`. Each validates its request, calls the facade and converts the result.
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::{BATCH_MAX, Edge, convert};
+use super::{
+    BATCH_MAX, Edge, convert,
+    wire::{GetManyReply, GetReply, ReadReply, item_len},
+};
 use crate::{
     cache::{Applied, Batch, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
     clock::Tick,
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{
-        DeleteRequest, DeleteResponse, GetManyRequest, GetManyResponse, GetManyResult, GetMetaRequest, GetMetaResponse,
-        GetRequest, GetResponse, IncrementRequest, IncrementResponse, KeyMeta, NotStored, SetManyRequest,
-        SetManyResponse, SetManyResult, SetRequest, SetResponse, Stored, TouchRequest, TouchResponse, set_many_result,
-        set_response,
+        DeleteRequest, DeleteResponse, GetManyRequest, GetManyResult, GetMetaRequest, GetMetaResponse, GetRequest,
+        IncrementRequest, IncrementResponse, KeyMeta, NotStored, SetManyRequest, SetManyResponse, SetManyResult,
+        SetRequest, SetResponse, Stored, TouchRequest, TouchResponse, set_many_result, set_response,
     },
 };
 
-/// What the first look into L1 came to.
+/// Result of the L1 lookup of a Get.
 pub(super) enum FirstLook {
     /// L1 has the key.
-    Answered(GetResponse),
+    Answered(GetReply),
     /// L1 does not have the key, or the request is an inspection.
     Missed(MissedGet),
 }
 
-/// A Get that L1 did not answer: its key is checked, its options are converted.
+/// A Get that L1 did not answer, with validated key and converted options.
 pub(super) struct MissedGet {
     key: Key,
     options: ReadOptions,
 }
 
 impl Edge {
-    /// Answers a user's Get from L1 at `now`, if L1 has the key: the hot path.
+    /// Answers a user's Get from L1 at `now`, if L1 has the key. This is the hot path.
     ///
     /// # Errors
     /// `InvalidArgument` for faulty options or a faulty key.
@@ -44,25 +45,25 @@ impl Edge {
             && let Some(hit) = self.cache.get_from_l1(&key, now)
         {
             let found = Read::Found(Found::in_l1(hit, now));
-            return Ok(FirstLook::Answered(convert::get_response(found, options.want_meta)));
+            return Ok(FirstLook::Answered(GetReply::new(found, options.want_meta)));
         }
         Ok(FirstLook::Missed(MissedGet { key, options }))
     }
 
     /// Answers a Get that L1 did not answer.
-    pub(super) async fn get_missed(&self, MissedGet { key, options }: MissedGet) -> Result<GetResponse> {
+    pub(super) async fn get_missed(&self, MissedGet { key, options }: MissedGet) -> Result<GetReply> {
         let read = self.cache.read_missed(key, options).await?;
-        Ok(convert::get_response(read, options.want_meta))
+        Ok(GetReply::new(read, options.want_meta))
     }
 
-    pub(super) async fn get(&self, request: GetRequest) -> Result<GetResponse> {
+    pub(super) async fn get(&self, request: GetRequest) -> Result<GetReply> {
         match self.get_from_l1(request, self.cache.now())? {
             FirstLook::Answered(response) => Ok(response),
             FirstLook::Missed(missed) => self.get_missed(missed).await,
         }
     }
 
-    pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
+    pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyReply> {
         check_batch(request.keys.len(), "keys")?;
         let options = convert::read_options(request.options)?;
         let (mut results, absent) = self.look_up(request.keys, options);
@@ -71,15 +72,16 @@ impl Edge {
             let missed = keys.len();
             let reads = self.cache.read_many_missed(keys, missed, options).await;
             for (at, read) in places.into_iter().zip(reads) {
-                results[at] = convert::get_many_result(read, options.want_meta);
+                results[at] = ReadReply::<GetManyResult>::new(read, options.want_meta);
             }
         }
         fit(&mut results, self.settings.load().message_max);
-        Ok(GetManyResponse { results })
+        Ok(GetManyReply(results))
     }
 
-    /// What can be answered at once: a user's hits and bad keys. The rest with their places.
-    fn look_up(&self, keys: Vec<Bytes>, options: ReadOptions) -> (Vec<GetManyResult>, Vec<(usize, Key)>) {
+    /// Looks up keys in L1. Returns one result per key, and the missed keys with their positions. Results of L1 hits
+    /// and invalid keys are final; results of missed keys are placeholders.
+    fn look_up(&self, keys: Vec<Bytes>, options: ReadOptions) -> (Vec<ReadReply<GetManyResult>>, Vec<(usize, Key)>) {
         let now = self.cache.now();
         let mut absent = Vec::new();
         let results = keys.into_iter().enumerate().map(|(at, key)| {
@@ -88,12 +90,12 @@ impl Edge {
                     Some(hit) => Ok(Read::Found(Found::in_l1(hit, now))),
                     None => {
                         absent.push((at, key));
-                        return GetManyResult::default();
+                        return ReadReply::Message(GetManyResult::default());
                     }
                 },
                 Err(fault) => Err(fault),
             };
-            convert::get_many_result(read, options.want_meta)
+            ReadReply::<GetManyResult>::new(read, options.want_meta)
         });
         (results.collect(), absent)
     }
@@ -135,7 +137,7 @@ impl Edge {
         let Applied::Expired { found, applied, .. } = self.cache.write(key, op).await? else {
             return Err(unexpected("a Touch"));
         };
-        // Without a condition the TTL is then as asked, also where that changed nothing.
+        // Without a condition, the key now has the requested TTL, even if that changed nothing.
         Ok(TouchResponse { found, applied: applied || (found && always) })
     }
 
@@ -160,21 +162,21 @@ impl Edge {
     }
 }
 
-/// Whether a Set stored.
+/// Returns whether a Set stored the value.
 fn was_stored(applied: Applied) -> Result<bool> {
     let Applied::Set { stored, .. } = applied else { return Err(unexpected("a Set")) };
     Ok(stored)
 }
 
-fn unexpected(asked: &str) -> CacheError {
-    CacheError::new(Kind::Internal, format!("L2 answered {asked} with the result of another operation"))
+fn unexpected(operation: &str) -> CacheError {
+    CacheError::new(Kind::Internal, format!("L2 answered {operation} with the result of another operation"))
 }
 
-/// How many keys a Delete removed.
+/// Returns the number of keys that a Delete removed.
 ///
 /// # Errors
-/// The first error, if no key was deleted; `Unknown` where some were and others failed: UNAVAILABLE would say that
-/// nothing was done.
+/// `Unknown` if the deletes of some keys succeeded and others failed: UNAVAILABLE would mean that nothing was done. If
+/// all failed, an `Unknown` error takes precedence over the first error.
 fn count_deleted(results: &[Result<Applied>]) -> Result<u64> {
     let mut deleted = 0;
     let mut done = 0;
@@ -191,23 +193,25 @@ fn count_deleted(results: &[Result<Applied>]) -> Result<u64> {
         None => Ok(deleted),
         Some(error) if done == 0 => Err(error.clone()),
         Some(error) => {
-            let message = format!("{done} of {} keys were deleted, the others not: {error}", results.len());
+            let message = format!("{done} of {} keys were deleted; the others failed: {error}", results.len());
             Err(CacheError::new(Kind::Unknown, message))
         }
     }
 }
 
+/// Checks the number of items of a batch against [`BATCH_MAX`].
+///
 /// # Errors
-/// `TooLarge`, naming the field and the limit.
+/// `TooLarge`, with the field and the limit.
 pub(super) fn check_batch(len: usize, field: &str) -> Result<()> {
     if len > BATCH_MAX {
-        let message = format!("{field} has {len} items; one call takes at most {BATCH_MAX}");
+        let message = format!("{field} has {len} items; at most {BATCH_MAX} are accepted per call");
         return Err(CacheError::new(Kind::TooLarge, message));
     }
     Ok(())
 }
 
-/// Items that can be done, and the faults of the others with their places.
+/// Valid items, and the faults of the invalid items with their positions.
 type Split<T> = (Vec<T>, Vec<(usize, CacheError)>);
 
 /// Checks each item of a batch.
@@ -223,7 +227,7 @@ fn split<I, T>(items: Vec<I>, check: impl Fn(I) -> Result<T>) -> Split<T> {
     (good, faults)
 }
 
-/// Puts the faults back into their places among the results.
+/// Merges results and faults in the order of the original items.
 fn merge<T>(results: Vec<Result<T>>, faults: Vec<(usize, CacheError)>) -> impl Iterator<Item = Result<T>> {
     let len = results.len() + faults.len();
     let (mut results, mut faults) = (results.into_iter(), faults.into_iter().peekable());
@@ -233,13 +237,14 @@ fn merge<T>(results: Vec<Result<T>>, faults: Vec<(usize, CacheError)>) -> impl I
     })
 }
 
-/// Makes an answer fit: what finds no room any more becomes an error of its own; the others stand.
-fn fit(results: &mut [GetManyResult], message_max: usize) {
+/// Replaces results by errors where the response would exceed `message_max`. The first results are kept as long as they
+/// fit.
+fn fit(results: &mut [ReadReply<GetManyResult>], message_max: usize) {
     if results.iter().map(item_len).sum::<usize>() <= message_max {
         return;
     }
-    let message = format!("no room in this answer; grpc.max_message is {message_max} bytes");
-    let full = convert::get_many_result(Err(CacheError::new(Kind::TooLarge, message)), false);
+    let message = format!("the result does not fit into the response; grpc.max_message is {message_max} bytes");
+    let full = ReadReply::<GetManyResult>::new(Err(CacheError::new(Kind::TooLarge, message)), false);
     let mut left = message_max.saturating_sub(results.len() * item_len(&full));
     for result in results {
         let more = item_len(result).saturating_sub(item_len(&full));
@@ -250,16 +255,15 @@ fn fit(results: &mut [GetManyResult], message_max: usize) {
     }
 }
 
-/// Bytes that an item of a repeated field takes: a tag of one byte, its length, itself.
-pub(super) fn item_len(item: &impl Message) -> usize {
-    let len = item.encoded_len();
-    1 + prost::length_delimiter_len(len) + len
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::proto::{Found, Tier, get_many_result};
+    use crate::{
+        grpc::wire::Encode,
+        proto::{Found, GetManyResponse, Tier, get_many_result},
+    };
 
     #[test]
     fn an_answer_is_made_to_fit_and_no_smaller() {
@@ -270,12 +274,15 @@ mod tests {
                 ..Found::default()
             })),
         };
-        for (len, message_max, fitting) in [(100, 100_000, 100), (1000, 50_000, 46), (100_000, 16_384, 0)] {
-            let mut results = vec![found(len); 100];
+        for (len, message_max, fitting) in [(100, 100_000, 100), (1000, 50_000, 44), (100_000, 16_384, 0)] {
+            let mut results = vec![ReadReply::Message(found(len)); 100];
             fit(&mut results, message_max);
+            let mut buffer = Vec::new();
+            GetManyReply(results).write(&mut buffer);
+            assert!(buffer.len() <= message_max);
+            let results = GetManyResponse::decode(&buffer[..]).unwrap().results;
             let found = |item: &&GetManyResult| matches!(item.result, Some(get_many_result::Result::Found(_)));
-            assert_eq!(results.iter().filter(found).count(), fitting);
-            assert!(GetManyResponse { results }.encoded_len() <= message_max);
+            assert_eq!((results.len(), results.iter().filter(found).count()), (100, fitting));
         }
     }
 
@@ -292,9 +299,9 @@ mod tests {
     #[test]
     fn a_delete_that_half_failed_is_unknown() {
         let deleted = |existed| Ok(Applied::Deleted { existed, old: None });
-        let gone = Err(CacheError::new(Kind::Unavailable, "L2 is away"));
+        let failed = Err(CacheError::new(Kind::Unavailable, "L2 is unavailable"));
         assert_eq!(count_deleted(&[deleted(true), deleted(false)]), Ok(1));
-        assert_eq!(count_deleted(&[gone.clone(), gone.clone()]).unwrap_err().kind(), Kind::Unavailable);
-        assert_eq!(count_deleted(&[deleted(true), gone]).unwrap_err().kind(), Kind::Unknown);
+        assert_eq!(count_deleted(&[failed.clone(), failed.clone()]).unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(count_deleted(&[deleted(true), failed]).unwrap_err().kind(), Kind::Unknown);
     }
 }

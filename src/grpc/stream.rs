@@ -1,5 +1,5 @@
-//! Calls that answer with a stream: a task of its own produces messages, so that what it does below never waits for a
-//! client that does not read.
+//! Calls that respond with a stream. A separate task produces the messages, so that its work in the cache never waits
+//! for a client that does not read.
 
 use std::sync::Arc;
 
@@ -22,21 +22,21 @@ use super::{
 /// Maximum number of response messages that wait for the client to read. The stream pauses when the queue is full.
 const WAITING_MAX: usize = 1;
 
-/// Where the messages of a stream go.
+/// Sender of the messages of a stream.
 pub(super) type Output = mpsc::Sender<Result<Bytes, Status>>;
 
-/// Answers with a stream that `produce` fills.
+/// Responds with a stream that `produce` fills.
 pub(super) fn call<F>(produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (output, messages) = mpsc::channel(WAITING_MAX);
-    // The task ends when its messages are taken, or with the first one that nobody wants any more.
+    // The task ends after its last message, or with the first message that a disconnected client does not receive.
     tokio::spawn(produce(output));
     Call::ready(answer::response(Answer::Stream(messages)))
 }
 
-/// The one message of the request, which has to come within the deadline of a unary call.
+/// Reads the only message of a request. The message has to arrive within the deadline of a unary call.
 pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
     let settings = edge.settings.load_full();
     let mut inbound = Inbound::new(request, settings.message_max);
@@ -47,7 +47,7 @@ pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Re
     }
 }
 
-/// A message as it travels.
+/// Encodes a message with its prefix, and counts its bytes as in flight until they have been sent.
 pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
     let max = edge.settings.load().message_max;
     answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))

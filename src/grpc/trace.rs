@@ -1,5 +1,6 @@
-//! Traces: a span for each call whose caller traces, and of the others for one in so many. It goes on where the caller's
-//! traceparent left off; what the call asks of L2 is a span within it. Never a key or a value.
+//! Creates trace spans: one for each call whose traceparent is sampled, and one for a configured share of the calls
+//! without a traceparent. A span continues the trace of its caller. L2 calls are child spans. Spans contain no keys and
+//! no values.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,7 +17,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::unary::Call;
 use crate::node::Traced;
 
-/// Reads headers as OpenTelemetry asks for them.
+/// Gives OpenTelemetry access to the headers.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -29,7 +30,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// The span of a call, if it is to have one.
+/// Returns the span of a call; `None` if the call is not traced.
 pub(super) fn span(traced: &Traced, request: &Request<Incoming>) -> Option<Span> {
     if !traced.on.load(Relaxed) {
         return None;
@@ -52,12 +53,12 @@ pub(super) fn span(traced: &Traced, request: &Request<Incoming>) -> Option<Span>
         rpc.system = "grpc",
         rpc.grpc.status_code = field::Empty,
     );
-    // Refused only where nobody collects.
+    // An error means that no collector is configured.
     let _followed = known.then(|| span.set_parent(caller));
     Some(span)
 }
 
-/// Runs the call within its span. A stream's span ends with its first answer.
+/// Runs the call within its span. The span of a stream ends when the response starts.
 pub(super) fn followed(span: Span, route: impl FnOnce() -> Call) -> Call {
     let call = span.in_scope(route);
     let within = span.clone();

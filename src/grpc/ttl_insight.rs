@@ -1,4 +1,4 @@
-//! The method of `terrace.v1.Insight` that tells of TTLs.
+//! The method `Insight.GetTtlAdvice`.
 
 use super::Edge;
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 impl Edge {
     pub(super) async fn get_ttl_advice(&self, request: GetTtlAdviceRequest) -> Result<GetTtlAdviceResponse> {
         let all = self.cache.ttl_advice();
-        let wanted = all.iter().filter(|advised| advised.advice.name.starts_with(&request.prefix));
+        let matching = all.iter().filter(|advised| advised.advice.name.starts_with(&request.prefix));
         let hottest = self.cache.hottest();
         let hot_keys = hottest.iter().filter(|hot| hot.key.starts_with(request.prefix.as_bytes())).map(hot_key);
-        Ok(GetTtlAdviceResponse { advice: wanted.map(advice).collect(), hot_keys: hot_keys.collect() })
+        Ok(GetTtlAdviceResponse { advice: matching.map(advice).collect(), hot_keys: hot_keys.collect() })
     }
 }
 
@@ -51,7 +51,7 @@ fn intervals(spread: &Spread) -> IntervalStats {
     IntervalStats { count: spread.count as u64, mean_ms: spread.mean_ms, p50_ms: spread.p50_ms, p90_ms: spread.p90_ms }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the length of a value is far under 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "the length of a value is much less than 2^53")]
 fn outcome(expected: &Expected, value_bytes: u64) -> TtlOutcome {
     TtlOutcome {
         hit_rate: expected.hit_rate,

@@ -1,4 +1,4 @@
-//! A call with one message each way: read, decode, run under the deadline, answer.
+//! Unary calls: reads and decodes the request, runs the method under the deadline, and writes the response.
 
 use std::{
     convert::Infallible,
@@ -22,6 +22,7 @@ use super::{
     in_flight_bytes,
     inbound::Inbound,
     service::{FirstLook, MissedGet},
+    wire::Encode,
 };
 use crate::{
     cache::stats::requests::{Port, Stopwatch},
@@ -29,22 +30,23 @@ use crate::{
     proto::GetRequest,
 };
 
-/// What the end of its time says about a call.
+/// Effect of a call, which determines its status when the deadline is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It had none: DEADLINE_EXCEEDED.
+    /// The call changes nothing: DEADLINE_EXCEEDED.
     Reads,
-    /// It may have happened: UNKNOWN.
+    /// The write may have been executed: UNKNOWN.
     Writes,
 }
 
-/// The answer to a call, now or later. `Unpin`, so that [`connection`](super::connection) can poll it before it spawns.
+/// The response to a call, available now or later. The type is `Unpin`, so that [`connection`](super::connection) can
+/// poll a call before it spawns a task.
 pub(super) enum Call {
     /// Answered without waiting.
     Ready(Option<Response<Answer>>),
-    /// A Get that is coming in.
+    /// A Get whose message has not been read yet.
     Get(Option<Get>),
-    /// Under way.
+    /// A call in flight.
     Pending(Pin<Box<dyn Future<Output = Response<Answer>> + Send>>),
 }
 
@@ -61,34 +63,29 @@ impl Future for Call {
         if let Self::Get(waiting) = &mut *self
             && let Some(mut get) = waiting.take()
         {
-            // What came is held back by the stream's window; it is counted where the call has to wait.
+            // The window of the stream limits the received bytes; `wait` counts them if the call has to wait.
             *self = match get.inbound.poll_message(context, &mut |_| Ok(())) {
                 Poll::Ready(message) => get.begin(message),
-                Poll::Pending if get.inbound.is_partial() => get.wait(),
-                Poll::Pending => {
-                    *waiting = Some(get);
-                    return Poll::Pending;
-                }
+                Poll::Pending => get.wait(),
             };
         }
         match &mut *self {
             Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
             Self::Pending(future) => future.as_mut().poll(context).map(Ok),
-            // Polled again after its end, a call has nothing to say.
+            // The call was polled again after it completed.
             Self::Get(_) => Poll::Pending,
         }
     }
 }
 
-/// A Get before its message has come. A hit in L1 is answered as soon as it has, without a timer or an allocation for
-/// the call.
+/// A Get whose message has not been read yet. An L1 hit is answered without a timer or an allocation for the call.
 pub(super) struct Get {
     edge: Arc<Edge>,
     inbound: Inbound,
 }
 
 impl Get {
-    /// A part of the message has come: from here on the call is under its deadline.
+    /// Waits for the message under the deadline of the call, because the client may never complete the message.
     fn wait(self) -> Call {
         let later = |edge: Arc<Edge>, request: GetRequest| async move { edge.get(request).await };
         Call::Pending(Box::pin(answered(self.edge, self.inbound, Effect::Reads, later)))
@@ -109,7 +106,8 @@ impl Get {
         }
     }
 
-    /// Answers a Get of so many bytes that L1 did not answer. A faulty deadline is reported before a faulty request.
+    /// Answers a Get that L1 did not answer; `bytes` is the size of its message. An invalid deadline takes precedence
+    /// over an invalid request.
     async fn read(self, missed: Result<MissedGet>, bytes: usize) -> Response<Answer> {
         let settings = self.edge.settings.load_full();
         let _held = in_flight_bytes::hold(&self.edge.node.in_flight, bytes);
@@ -144,7 +142,7 @@ pub(super) fn call<M, R, F>(
 ) -> Call
 where
     M: Message + Default + 'static,
-    R: Message + 'static,
+    R: Encode + 'static,
     F: Future<Output = Result<R>> + Send + 'static,
 {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
@@ -157,7 +155,7 @@ where
     }
 }
 
-/// Runs a call that is timed.
+/// Runs a call and records its duration.
 #[cold]
 fn timed(stopwatch: Stopwatch, call: Call) -> Call {
     Call::Pending(Box::pin(async move {
@@ -177,7 +175,7 @@ async fn answered<M, R, F>(
 ) -> Response<Answer>
 where
     M: Message + Default,
-    R: Message,
+    R: Encode,
     F: Future<Output = Result<R>> + Send,
 {
     let settings = edge.settings.load_full();
@@ -214,7 +212,10 @@ where
     result.unwrap_or_else(overdue).map_err(|error| convert::status(&error))
 }
 
-/// Reads a message.
+/// Decodes a message.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with the type of the message.
 pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
     M::decode(message).map_err(|error| {
         let name = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
@@ -222,15 +223,15 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> 
     })
 }
 
-/// Answers a read, unless too much is under way already.
-fn shed_or_send(edge: &Edge, settings: &GrpcSettings, message: &impl Message) -> Response<Answer> {
+/// Sends the response of a read, or sheds the read if too many bytes are in flight.
+fn shed_or_send(edge: &Edge, settings: &GrpcSettings, message: &impl Encode) -> Response<Answer> {
     match in_flight_bytes::check(&edge.node.in_flight, settings.in_flight_max) {
         Ok(()) => send(edge, settings, message),
         Err(error) => answer::failed(&error),
     }
 }
 
-fn send(edge: &Edge, settings: &GrpcSettings, message: &impl Message) -> Response<Answer> {
+fn send(edge: &Edge, settings: &GrpcSettings, message: &impl Encode) -> Response<Answer> {
     match answer::frame(message, settings.message_max, &edge.node.in_flight) {
         Ok(data) => answer::succeeded(data),
         Err(error) => answer::failed(&error),

@@ -1,4 +1,4 @@
-//! `terrace.v1.Admin.Warm`: brings keys up from L2, with progress.
+//! `terrace.v1.Admin.Warm`: loads keys from L2 into L1 and reports progress.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,16 +23,16 @@ use crate::{
 
 /// Maximum number of keys in a call of `Admin.Warm`.
 const KEYS_MAX: usize = 10_000;
-/// Keys of one call to L2, and about so many of one page of a scan.
+/// Number of keys of one call to L2, and approximate number of keys of one page of a scan.
 const BATCH: usize = 256;
-/// Between two messages of progress.
-const TELL_EVERY_NS: u64 = 100_000_000;
+/// Minimum interval between two progress messages.
+const PROGRESS_INTERVAL_NS: u64 = 100_000_000;
 
 pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(|output| async move {
         if let Err(status) = run(&edge, request, &output).await {
-            // The client may be gone; then nobody wants to know.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
     })
 }
@@ -46,12 +46,12 @@ async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> R
         Err(error) => return Err(convert::status(&error)),
     };
     match done {
-        Goes::On | Goes::Full => work.tell(done == Goes::Full).await.map(drop),
-        Goes::Unheard => Ok(()),
+        Outcome::Completed | Outcome::Full => work.send_progress(done == Outcome::Full).await.map(drop),
+        Outcome::Disconnected => Ok(()),
     }
 }
 
-/// Where the keys come from.
+/// Source of the keys to load.
 enum KeySource {
     Keys(Vec<Key>),
     Pattern(Glob),
@@ -59,38 +59,40 @@ enum KeySource {
 
 fn source(edge: &Edge, request: WarmRequest) -> Result<KeySource> {
     if !edge.has_l2() {
-        return Err(convert::invalid("this server has no L2 to bring keys up from".to_owned()));
+        return Err(convert::invalid("this server has no L2 to load keys from (l2 = \"none\")".to_owned()));
     }
     if request.keys.len() > KEYS_MAX {
-        return Err(convert::invalid(format!("{} keys; a call takes at most {KEYS_MAX}", request.keys.len())));
+        let message = format!("keys has {} items; at most {KEYS_MAX} are accepted per call", request.keys.len());
+        return Err(convert::invalid(message));
     }
     match (request.keys.is_empty(), request.pattern.is_empty()) {
         (false, true) => request.keys.into_iter().map(Key::new).collect::<Result<_>>().map(KeySource::Keys),
         (true, false) => Glob::new(&request.pattern).map(KeySource::Pattern),
-        (true, true) => Err(convert::invalid("neither keys nor a pattern".to_owned())),
-        (false, false) => Err(convert::invalid("keys and a pattern; give one of them".to_owned())),
+        (true, true) => Err(convert::invalid("neither keys nor pattern is set; set one of them".to_owned())),
+        (false, false) => Err(convert::invalid("keys and pattern are both set; set one of them".to_owned())),
     }
 }
 
-/// Whether there is anything left to do.
+/// Result of a part of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goes {
-    On,
-    /// L1 is full.
+enum Outcome {
+    /// All keys of the part were processed.
+    Completed,
+    /// L1 evicted entries: more keys would replace hotter keys.
     Full,
-    /// The client is gone.
-    Unheard,
+    /// The client has disconnected.
+    Disconnected,
 }
 
-/// A call under way.
+/// A call in progress.
 struct Work<'a> {
     edge: &'a Arc<Edge>,
     output: &'a Output,
     pace: Interval,
     warmed: WarmedKeys,
-    /// Before it began.
+    /// Number of evictions from L1 before the call.
     evicted: u64,
-    told_ns: u64,
+    reported_ns: u64,
 }
 
 impl<'a> Work<'a> {
@@ -99,42 +101,42 @@ impl<'a> Work<'a> {
         let mut pace = interval(Duration::from_secs_f64(BATCH as f64 / rate as f64).max(Duration::from_micros(1)));
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let evicted = edge.cache.core().evicted();
-        Self { edge, output, pace, warmed: WarmedKeys::default(), evicted, told_ns: stopwatch_ns() }
+        Self { edge, output, pace, warmed: WarmedKeys::default(), evicted, reported_ns: stopwatch_ns() }
     }
 
-    async fn keys(&mut self, keys: Vec<Key>) -> Result<Goes, Status> {
+    async fn keys(&mut self, keys: Vec<Key>) -> Result<Outcome, Status> {
         for batch in keys.chunks(BATCH) {
             self.pace.tick().await;
             self.warmed.add(self.edge.cache.warm(batch.to_vec()).await);
             if self.edge.cache.core().evicted() > self.evicted {
-                return Ok(Goes::Full);
+                return Ok(Outcome::Full);
             }
-            if stopwatch_ns() - self.told_ns >= TELL_EVERY_NS {
-                self.told_ns = stopwatch_ns();
-                if !self.tell(false).await? {
-                    return Ok(Goes::Unheard);
+            if stopwatch_ns() - self.reported_ns >= PROGRESS_INTERVAL_NS {
+                self.reported_ns = stopwatch_ns();
+                if !self.send_progress(false).await? {
+                    return Ok(Outcome::Disconnected);
                 }
             }
         }
-        Ok(Goes::On)
+        Ok(Outcome::Completed)
     }
 
-    async fn pattern(&mut self, pattern: &Glob) -> Result<Goes, Status> {
+    async fn pattern(&mut self, pattern: &Glob) -> Result<Outcome, Status> {
         let mut cursor = 0;
         loop {
             let pattern = Some(pattern.pattern().clone());
             let request = ScanRequest { cursor, pattern, count: BATCH, type_name: None };
             let page = self.edge.cache.scan(request).await.map_err(|error| convert::status(&error))?;
-            let goes = self.keys(page.keys).await?;
+            let outcome = self.keys(page.keys).await?;
             cursor = page.cursor;
-            if cursor == 0 || goes != Goes::On {
-                return Ok(goes);
+            if cursor == 0 || outcome != Outcome::Completed {
+                return Ok(outcome);
             }
         }
     }
 
-    /// Sends how far it is; false if nobody listens.
-    async fn tell(&self, full: bool) -> Result<bool, Status> {
+    /// Sends the progress. Returns false if the client has disconnected.
+    async fn send_progress(&self, full: bool) -> Result<bool, Status> {
         let WarmedKeys { found, absent, resident, failed } = self.warmed;
         let progress = WarmResponse { done: self.warmed.keys(), found, absent, resident, failed, full };
         Ok(self.output.send(Ok(stream::frame(self.edge, &progress)?)).await.is_ok())

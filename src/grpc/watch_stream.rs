@@ -1,7 +1,7 @@
-//! `Invalidation.Watch`: one task a stream takes from the feed at the pace of its client.
+//! `Invalidation.Watch`. One task per stream reads the change feed at the pace of its client.
 //!
-//! A heartbeat vouches for what was before it. So the order is: ask whether all was heard, then send all that is recorded by
-//! then, then the heartbeat.
+//! A heartbeat guarantees that the client has received all earlier changes. The order is therefore: check that the feed
+//! is complete, send all changes recorded so far, then send the heartbeat.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,9 +29,10 @@ use crate::{
 
 /// Interval between heartbeats of a Watch stream.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// What a client may name, ms: below, heartbeats cost more than they say; above, a lost stream goes unnoticed.
+/// Heartbeat intervals in milliseconds that a client may request. Shorter intervals cost too much; with longer
+/// intervals a lost stream is detected too late.
 const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
-/// About how many bytes of keys go into one message.
+/// Approximate maximum size in bytes of the events in one message.
 const EVENTS_BYTES: usize = 64 * 1024;
 
 pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
@@ -41,8 +42,8 @@ pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Re
             _ = stop.wait_for(|stop| *stop) => Err(stopping()),
         };
         if let Err(status) = status {
-            // The client may be gone; then nobody wants to know.
-            let _gone = output.send(Err(status)).await;
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
         }
     })
 }
@@ -61,11 +62,11 @@ async fn watch(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) ->
     Watching { edge, follower, output, is_vouched: true }.run(ticks).await
 }
 
-fn heartbeat(asked_ms: Option<i64>) -> Result<Duration> {
-    match asked_ms {
+fn heartbeat(requested_ms: Option<i64>) -> Result<Duration> {
+    match requested_ms {
         None => Ok(HEARTBEAT),
         Some(ms) if HEARTBEAT_MS.contains(&ms) => Ok(Duration::from_millis(ms.unsigned_abs())),
-        Some(ms) => Err(convert::invalid(format!("heartbeat_ms is {ms}; it must be within 100 to 60000"))),
+        Some(ms) => Err(convert::invalid(format!("heartbeat_ms is {ms}; expected 100 to 60000"))),
     }
 }
 
@@ -74,7 +75,7 @@ struct Watching<'a> {
     edge: &'a Arc<Edge>,
     follower: Follower,
     output: &'a Output,
-    /// No gap was told since the last heartbeat.
+    /// True if no gap was sent since the last heartbeat.
     is_vouched: bool,
 }
 
@@ -83,7 +84,7 @@ impl Watching<'_> {
         self.send(News::Started(WatchStarted { resumed: self.follower.resumed() })).await?;
         while !self.output.is_closed() {
             let is_beat = tokio::select! {
-                // The first tick is now.
+                // The first tick is immediate.
                 _ = ticks.tick() => true,
                 () = self.follower.news() => false,
                 () = self.output.closed() => break,
@@ -101,7 +102,7 @@ impl Watching<'_> {
         Ok(())
     }
 
-    /// All that is recorded now.
+    /// Sends all changes recorded so far.
     async fn send_changes(&mut self) -> Result<(), Status> {
         let newest = self.follower.newest();
         loop {
@@ -129,20 +130,21 @@ impl Watching<'_> {
         self.send(News::Discontinuity(WatchDiscontinuity { gap: gap.into() })).await
     }
 
-    /// Waits until the client has taken what was sent before; a client that is gone is noticed by `run`.
+    /// Sends a message; waits until the client has received the earlier messages. `run` detects that a client has
+    /// disconnected.
     async fn send(&self, news: News) -> Result<(), Status> {
         let sequence = match &news {
-            // Of a message with events the last one's: more may have been taken already.
+            // A message with events has the number of its last event: the follower may already have taken later events.
             News::Events(events) => events.events.last().map_or(0, |last| last.sequence),
             News::Started(_) | News::Heartbeat(_) | News::Discontinuity(_) => self.follower.sequence(),
         };
         let message = WatchResponse { sequence, news: Some(news) };
-        let _gone = self.output.send(Ok(stream::frame(self.edge, &message)?)).await;
+        let _disconnected = self.output.send(Ok(stream::frame(self.edge, &message)?)).await;
         Ok(())
     }
 }
 
-/// Spreads changes over messages.
+/// Distributes changes over messages of about [`EVENTS_BYTES`].
 fn messages(changes: Vec<(u64, FeedChange)>) -> Vec<WatchEvents> {
     let mut messages: Vec<WatchEvents> = Vec::new();
     let mut bytes = 0;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs current client libraries with their default settings against a running Terrace:
-#     tests/clients/run.sh HOST PORT
-# Installs redis-py, valkey-py, node-redis and ioredis from their registries into a temporary directory. Requires
+#     tests/clients/run.sh HOST RESP_PORT GRPC_PORT GRPC_SOCKET
+# Installs redis-py, valkey-py, grpcio, node-redis, ioredis and grpc-js from their registries into a temporary directory. Requires
 # python3 with venv, node and npm. The default test run skips this script; `TERRACE_TEST_CLIENTS=1 cargo test --test it
 # clients` starts a server and runs it.
 set -eu
@@ -9,19 +9,22 @@ set -eu
 if [ "${TERRACE_CLIENTS_LIMITED:-}" != 1 ]; then
     TERRACE_CLIENTS_LIMITED=1 exec timeout 600 "$0" "$@"
 fi
-host=$1 port=$2
+host=$1 port=$2 grpc_port=$3 grpc_socket=$4
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 python3 -m venv "$work/python"
-"$work/python/bin/pip" install --quiet --disable-pip-version-check redis valkey
+"$work/python/bin/pip" install --quiet --disable-pip-version-check redis valkey grpcio grpcio-tools
 for library in redis valkey; do
     "$work/python/bin/python" "$here/python_client.py" "$library" "$host" "$port"
 done
 
-cp "$here/node_client.mjs" "$work/"
-(cd "$work" && npm install --silent --no-audit --no-fund --prefix "$work" redis ioredis >/dev/null)
+"$work/python/bin/python" "$here/grpc_python.py" "$here/../../proto" "$host" "$grpc_port" "$grpc_socket"
+
+cp "$here/node_client.mjs" "$here/grpc_node.mjs" "$work/"
+(cd "$work" && npm install --silent --no-audit --no-fund --prefix "$work" redis ioredis @grpc/grpc-js @grpc/proto-loader >/dev/null)
 for library in redis ioredis; do
     (cd "$work" && node node_client.mjs "$library" "$host" "$port")
 done
+(cd "$work" && node grpc_node.mjs "$here/../../proto" "$host" "$grpc_port")

@@ -9,16 +9,22 @@ use crate::support::{
     command::printed,
     redis::RedisServer,
     setting_from_environment,
-    terrace::{Terrace, config_embedded, config_patient},
+    terrace::{Terrace, config, config_embedded, config_patient},
 };
 
-fn run_clients(config: Config) {
-    let terrace = Terrace::start(config);
+fn run_clients(tested: Config) {
+    let terrace = Terrace::start(tested);
     let (host, port) = terrace.resp().rsplit_once(':').unwrap();
+    let (_, grpc_port) = terrace.grpc().rsplit_once(':').unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("grpc.sock");
+    let mut on_socket = config();
+    on_socket.grpc.addr = format!("unix:{}", socket.display());
+    let _on_socket = Terrace::start(on_socket);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/run.sh");
-    let output = Command::new(script).args([host, port]).output().unwrap();
+    let output = Command::new(script).args([host, port, grpc_port]).arg(&socket).output().unwrap();
     let text = printed(&output);
-    assert!(output.status.success() && text.matches(": ok").count() == 4, "{text}");
+    assert!(output.status.success() && text.matches(": ok").count() == 6, "{text}");
     print!("{text}");
 }
 

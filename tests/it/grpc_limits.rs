@@ -30,11 +30,11 @@ fn malformed_messages_are_named_and_disturb_nobody() {
         let mut other = CacheClient::new(connect(server.grpc()).await);
         for path in [GET, SET] {
             for (body, code, naming) in [
-                (&b""[..], Code::InvalidArgument, "before its message was whole"),
-                (b"\0\0\0", Code::InvalidArgument, "before its message was whole"),
-                (b"\0\0\0\0\x09ab", Code::InvalidArgument, "before its message was whole"),
+                (&b""[..], Code::InvalidArgument, "before its message was complete"),
+                (b"\0\0\0", Code::InvalidArgument, "before its message was complete"),
+                (b"\0\0\0\0\x09ab", Code::InvalidArgument, "before its message was complete"),
                 (b"\0\0\0\0\0x", Code::InvalidArgument, "more than one message"),
-                (b"\x07\0\0\0\0", Code::InvalidArgument, "neither 0 nor 1"),
+                (b"\x07\0\0\0\0", Code::InvalidArgument, "compressed flag of a message is 7; expected 0 or 1"),
                 (b"\x01\0\0\0\0", Code::InvalidArgument, "grpc-encoding"),
                 (b"\0\xff\xff\xff\xff", Code::ResourceExhausted, "grpc.max_message"),
                 (b"\0\0\0\0\x04\xff\xff\xff\xff", Code::InvalidArgument, "is not a terrace.v1."),

@@ -23,6 +23,7 @@ mod explain;
 mod glob;
 mod grpc_cache;
 mod grpc_deadline;
+mod grpc_isolation;
 mod grpc_limits;
 mod grpc_pipeline;
 mod grpc_services;

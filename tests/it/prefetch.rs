@@ -122,7 +122,8 @@ fn the_gain_is_measured_by_keys_that_are_left_out() {
     let control = |set: &str, outcome: &str| {
         metric(&terrace, &format!("terrace_prefetch_control_total{{set=\"{set}\",outcome=\"{outcome}\"}}"))
     };
-    let left_out = NEW.filter(|&user| predicted(&terrace, user).is_some_and(|it| it.why.contains("excluded, to measure the gain")));
+    let left_out = NEW
+        .filter(|&user| predicted(&terrace, user).is_some_and(|it| it.why.contains("excluded, to measure the gain")));
     let left_out: Vec<u32> = left_out.collect();
     let expected = NEW.len() / 16;
     assert!((expected / 2..expected * 2).contains(&left_out.len()), "{} of {}", left_out.len(), NEW.len());

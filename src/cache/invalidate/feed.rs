@@ -139,8 +139,9 @@ pub struct Feed {
 
 impl Default for Feed {
     fn default() -> Self {
-        // Far from both limits: the number cannot overflow, and is unlikely to match a number of another run.
-        let next = fastrand::u64(1 << 32..1 << 62);
+        // Below 2^53 for centuries of events: clients whose numbers are doubles (JavaScript) resume at the right one. A number of
+        // another run is unlikely to match.
+        let next = fastrand::u64(1 << 32..1 << 40);
         let ring = Ring { kept: VecDeque::new(), bytes: 0, next, followers: 0, left_at: next };
         Self { ring: Mutex::new(ring), grown: Notify::new(), delivered: AtomicU64::new(0), gaps: AtomicU64::new(0) }
     }
