@@ -70,7 +70,7 @@ pub use crate::{
     learn::recorder::Caller,
 };
 pub use invalidate::{
-    patterns::{Invalidation, SweepProgress},
+    pattern_bans::{Invalidation, SweepProgress},
     tags::{TagNames, tags_of},
 };
 pub use multi_key::{
@@ -90,7 +90,7 @@ pub struct Core {
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
-    pub(crate) ban_sweeps: invalidate::patterns::BanSweeps,
+    pub(crate) ban_sweeps: invalidate::pattern_bans::BanSweeps,
     pub(crate) tags_in_use: invalidate::tags::TagsInUse,
     pub(crate) hit_samples: coherence::self_check::HitSamples,
     pub(crate) events: invalidate::events::Events,
@@ -141,7 +141,7 @@ impl Core {
             clock,
             flavor,
             stats: stats::Stats::default(),
-            ban_sweeps: invalidate::patterns::BanSweeps::default(),
+            ban_sweeps: invalidate::pattern_bans::BanSweeps::default(),
             tags_in_use: invalidate::tags::TagsInUse::new(flavor),
             hit_samples: coherence::self_check::HitSamples::default(),
             events: invalidate::events::Events::default(),

@@ -12,7 +12,7 @@ use super::{
     unary::Call,
 };
 use crate::{
-    cache::{ScanPage, ScanRequest, TierChoice, invalidate::patterns::check_pattern},
+    cache::{ScanPage, ScanRequest, TierChoice, invalidate::pattern_bans::check_pattern},
     error::Result,
     glob::Glob,
     proto::{

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -36,10 +36,14 @@ impl Deadline {
             if let Poll::Ready(output) = part.as_mut().poll(context) {
                 return Poll::Ready(Some(output));
             }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-            timer.as_mut().poll(context).map(|()| None)
+            self.poll_exceeded(context).map(|()| None)
         })
         .await
+    }
+
+    /// Returns `Ready` when the deadline is exceeded. The time starts with the first call.
+    pub(super) fn poll_exceeded(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout))).as_mut().poll(context)
     }
 
     /// Returns the error of a call that has had no effect.

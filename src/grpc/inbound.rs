@@ -120,6 +120,11 @@ impl Inbound {
         Poll::Ready(self.finish())
     }
 
+    /// Returns whether a part of the message was received.
+    pub(super) fn is_partial(&self) -> bool {
+        self.len() > 0
+    }
+
     fn len(&self) -> usize {
         self.first.len() + self.joined.len()
     }

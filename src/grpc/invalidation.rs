@@ -14,7 +14,7 @@ use super::{
     unary::Call,
 };
 use crate::{
-    cache::{Invalidation, SweepProgress, invalidate::patterns::check_pattern},
+    cache::{Invalidation, SweepProgress, invalidate::pattern_bans::check_pattern},
     error::Result,
     glob::Glob,
     proto::{

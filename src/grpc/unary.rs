@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -66,7 +66,14 @@ impl Future for Call {
             // The window of the stream limits the received bytes; `wait` counts them if the call has to wait.
             *self = match get.inbound.poll_message(context, &mut |_| Ok(())) {
                 Poll::Ready(message) => get.begin(message),
-                Poll::Pending => get.wait(),
+                Poll::Pending if get.inbound.is_partial() => get.wait(),
+                Poll::Pending => match get.poll_deadline(context) {
+                    Poll::Ready(response) => Self::ready(response),
+                    Poll::Pending => {
+                        *waiting = Some(get);
+                        return Poll::Pending;
+                    }
+                },
             };
         }
         match &mut *self {
@@ -82,10 +89,29 @@ impl Future for Call {
 pub(super) struct Get {
     edge: Arc<Edge>,
     inbound: Inbound,
+    /// Set while the call waits for the first byte of its message.
+    deadline: Option<Deadline>,
 }
 
 impl Get {
-    /// Waits for the message under the deadline of the call, because the client may never complete the message.
+    /// Returns the response of a call whose message did not arrive in time. A client may send the headers of a call and nothing else.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Response<Answer>> {
+        // The first poll, where the call arrives, has a waker that wakes nobody; the task polls again at once. The message has
+        // often arrived by then, which saves the timer.
+        if context.waker().will_wake(Waker::noop()) {
+            return Poll::Pending;
+        }
+        let deadline = match &mut self.deadline {
+            Some(deadline) => deadline,
+            none => match Deadline::new(self.edge.settings.load().timeout, &self.inbound.headers) {
+                Ok(deadline) => none.insert(deadline),
+                Err(error) => return Poll::Ready(answer::failed(&error)),
+            },
+        };
+        deadline.poll_exceeded(context).map(|()| answer::failed(&deadline.exceeded()))
+    }
+
+    /// Waits for the rest of a message under the deadline of the call, and counts its bytes.
     fn wait(self) -> Call {
         let later = |edge: Arc<Edge>, request: GetRequest| async move { edge.get(request).await };
         Call::Pending(Box::pin(answered(self.edge, self.inbound, Effect::Reads, later)))
@@ -128,8 +154,8 @@ pub(super) fn get(edge: &Arc<Edge>, request: Request<Incoming>) -> Call {
     let inbound = Inbound::new(request, edge.settings.load().message_max);
     let edge = edge.for_request(&inbound.headers);
     match edge.cache.time_request(Port::Grpc) {
-        None => Call::Get(Some(Get { edge, inbound })),
-        Some(stopwatch) => timed(stopwatch, Call::Get(Some(Get { edge, inbound }))),
+        None => Call::Get(Some(Get { edge, inbound, deadline: None })),
+        Some(stopwatch) => timed(stopwatch, Call::Get(Some(Get { edge, inbound, deadline: None }))),
     }
 }
 

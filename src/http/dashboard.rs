@@ -35,7 +35,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/app.css", "text/css; charset=utf-8", include_str!("assets/app.css")),
     ("/format.js", "text/javascript; charset=utf-8", include_str!("assets/format.js")),
     ("/charts.js", "text/javascript; charset=utf-8", include_str!("assets/charts.js")),
-    ("/learned.js", "text/javascript; charset=utf-8", include_str!("assets/learned.js")),
+    ("/graph.js", "text/javascript; charset=utf-8", include_str!("assets/graph.js")),
     ("/app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("assets/favicon.svg")),
     ("/vendor/uplot.js", "text/javascript; charset=utf-8", include_str!("assets/vendor/uPlot-1.6.32.min.js")),

@@ -6,7 +6,7 @@ use super::{KEYS_PER_CALL_MAX, integer, is};
 use crate::{
     cache::{
         Resident,
-        invalidate::patterns::check_pattern,
+        invalidate::pattern_bans::check_pattern,
         stats::{Snapshot, top::By},
     },
     clock::{Tick, millis},

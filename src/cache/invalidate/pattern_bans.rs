@@ -291,6 +291,10 @@ impl Cache {
             match self.l2.claim_sweep(ban.number, sweeps.token).await {
                 Ok(true) => self.sweep_ban(ban).await,
                 Ok(false) => {}
+                // Only the operator of Redis can mend it; the keys stay hidden meanwhile.
+                Err(error) if error.kind() == Kind::NoAccess => {
+                    tracing::warn!(%error, ban = ban.number, "Redis denied the sweep of a ban; retrying");
+                }
                 Err(error) => tracing::debug!(%error, ban = ban.number, "could not claim the sweep of a ban"),
             }
         }

@@ -1,4 +1,4 @@
-// Learned state: the graph of associations (layout by d3-force), prefetch by key group, TTL advice.
+// The graph of associations (layout by d3-force), prefetch by key group, TTL advice.
 "use strict";
 
 const GRAPH_PX = { height: 320, wide: 640 };
