@@ -77,9 +77,10 @@ pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bo
 
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let edge = Arc::new(edge.for_connection());
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(Tally::new(edge.cache.core().clock().clone()));
+    let in_flight = edge.node.in_flight.clone();
     let router = Router { edge, stop: stop.clone(), tally: Arc::clone(&tally) };
-    let (transport, writer) = transport::split(stream);
+    let (transport, writer) = transport::split(stream, in_flight);
     let mut connection = Box::pin(builder().serve_connection(TokioIo::new(transport), router));
     let end = tokio::select! {
         ended = Turns::new(connection.as_mut(), &writer, &tally) => Some(ended),

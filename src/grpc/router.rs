@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -25,6 +25,7 @@ use super::{
     },
     warm_stream, watch_stream,
 };
+use crate::clock::Tick;
 
 /// Maximum size of the metadata of a call, counted as in HTTP/2: names, values and 32 bytes per header. A traceparent
 /// and credentials fit.
@@ -44,24 +45,30 @@ pub(super) struct Tallied {
     call: Call,
     /// `None` once the call was counted.
     tally: Option<Arc<Tally>>,
+    /// When the call began to wait.
+    since: Option<Tick>,
 }
 
 impl Future for Tallied {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(Pin::new(&mut self.call).poll(context));
-        if let Some(tally) = self.tally.take() {
+        let polled = Pin::new(&mut self.call).poll(context);
+        if polled.is_pending() {
+            if self.since.is_none() {
+                self.since = self.tally.as_ref().map(|tally| tally.now());
+            }
+        } else if let Some(tally) = self.tally.take() {
             tally.answer();
         }
-        Poll::Ready(response)
+        polled
     }
 }
 
 impl Drop for Tallied {
     fn drop(&mut self) {
         if let Some(tally) = self.tally.take() {
-            tally.cancel();
+            tally.cancel(self.since);
         }
     }
 }
@@ -72,7 +79,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     type Future = Tallied;
 
     fn call(&self, request: Request<Incoming>) -> Tallied {
-        Tallied { call: self.accept(request), tally: Some(Arc::clone(&self.tally)) }
+        Tallied { call: self.accept(request), tally: Some(Arc::clone(&self.tally)), since: None }
     }
 }
 

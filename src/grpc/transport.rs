@@ -23,8 +23,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{preface::PREFACE, tally::Tally};
-use crate::socket::Socket;
+use super::{in_flight_bytes, preface::PREFACE, tally::Tally};
+use crate::{
+    node::{Held, InFlight},
+    socket::Socket,
+};
 
 /// Maximum size of the responses of a connection that wait for the end of a poll.
 const BUFFER_MAX_BYTES: usize = 64 * 1024;
@@ -49,11 +52,21 @@ struct Shared {
     buffer: Buffer,
     /// The error that broke the socket, if any.
     failure: Option<io::ErrorKind>,
+    in_flight: InFlight,
+    /// Counts the bytes that the socket did not accept.
+    held: Option<Held>,
 }
 
 /// Splits a connection whose preface has been read: one end for hyper, one end for the task that polls it.
-pub(super) fn split(socket: Socket) -> (Transport, Writer) {
-    let shared = Shared { preface: PREFACE, socket: Some(socket), buffer: Buffer::default(), failure: None };
+pub(super) fn split(socket: Socket, in_flight: InFlight) -> (Transport, Writer) {
+    let shared = Shared {
+        preface: PREFACE,
+        socket: Some(socket),
+        buffer: Buffer::default(),
+        failure: None,
+        in_flight,
+        held: None,
+    };
     let shared = Arc::new(Mutex::new(shared));
     (Transport(Arc::clone(&shared)), Writer(shared))
 }
@@ -62,8 +75,14 @@ impl Shared {
     /// Writes the buffer. Ready when the buffer is empty.
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.buffer.is_empty() {
-            ready!(self.poll_write_with(context, &[]))?;
+            let written = self.poll_write_with(context, &[]);
+            if written.is_pending() {
+                // A client that does not read holds these bytes.
+                self.held = in_flight_bytes::hold(&self.in_flight, self.buffer.len());
+            }
+            ready!(written)?;
         }
+        self.held = None;
         Poll::Ready(Ok(()))
     }
 
@@ -99,6 +118,7 @@ impl Shared {
     fn fail(&mut self, error: io::Error) -> io::Error {
         self.failure = Some(error.kind());
         self.buffer.clear();
+        self.held = None;
         error
     }
 
