@@ -145,12 +145,12 @@ pub fn pages() -> Vec<Page> {
     let mut paths = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path()) {
+            let name = entry.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
             if entry.is_dir() && !SKIPPED.contains(&&*name) {
                 folders.push(entry);
             } else if entry.extension().is_some_and(|extension| extension == "md") {
-                paths.push(entry.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+                paths.push(entry.strip_prefix(root()).ok().and_then(|path| path.to_str()).expect("UTF-8").to_owned());
             }
         }
     }
