@@ -1,6 +1,5 @@
 //! Logging: text or JSON lines on stderr, a reloadable level, and limits for repeated messages.
 
-mod authority;
 mod limit;
 
 use std::io::IsTerminal;
@@ -39,7 +38,7 @@ pub(super) fn start(config: &Config) -> Result<Log> {
             lines.fmt_fields(fmt::format::JsonFields::new()).event_format(Limited::json(format)).boxed()
         }
     };
-    let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(authority::layer());
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
     #[cfg(feature = "otel")]
     let traces = config.trace.otlp.as_deref().map(Traces::start).transpose()?;
     #[cfg(feature = "otel")]
