@@ -39,8 +39,15 @@ impl Dropped {
     }
 
     fn drop_copies(&self) {
-        for key in &self.keys {
-            self.core.l1.invalidate(key);
+        self.core.drop_copies(&self.keys);
+    }
+}
+
+impl Core {
+    /// Drops the L1 copies of these keys. A read that L2 answered before does not create a new copy.
+    pub(in crate::cache) fn drop_copies<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        for key in keys {
+            self.l1.invalidate(key);
         }
     }
 }

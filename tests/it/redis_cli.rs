@@ -47,6 +47,12 @@ fn run(terrace: &Terrace, args: &[&str], wanted: &[&str]) -> String {
     text
 }
 
+/// Returns `true` for text that ends as a prompt does before its `> `: with the port, `[1]`, or `(TX)`; the arrow of a map
+/// ends with `=`.
+fn is_prompt(before: &str) -> bool {
+    before.is_empty() || before.ends_with([']', ')']) || before.ends_with(|last: char| last.is_ascii_digit())
+}
+
 /// A redis-cli that runs until it is interrupted.
 struct Running {
     child: Child,
@@ -78,6 +84,18 @@ impl Running {
     fn until(&self, what: &str, wanted: &str) {
         let seen = std::panic::catch_unwind(|| eventually(what, || self.text().contains(wanted)));
         assert!(seen.is_ok(), "{what}: no {wanted} in {}", self.text().escape_debug());
+    }
+
+    /// Waits until `wanted` and the next prompt are printed after the first `from` bytes. redis-cli discards what is
+    /// typed before the prompt.
+    fn answered(&self, what: &str, from: usize, wanted: &str) {
+        let is_done = || {
+            let text = self.text();
+            let later = text.get(from..).and_then(|text| text.split_once(wanted));
+            later.is_some_and(|(_, rest)| rest.match_indices("> ").any(|(at, _)| is_prompt(&rest[..at])))
+        };
+        let seen = std::panic::catch_unwind(|| eventually(what, is_done));
+        assert!(seen.is_ok(), "{what}: no {wanted} and prompt in {}", self.text().escape_debug());
     }
 
     /// Interrupts it as Ctrl-C does.
@@ -179,31 +197,34 @@ fn interactive(terrace: &Terrace) {
         command
     });
     let mut keys = session.child.stdin.take().unwrap();
-    let mut press = |bytes: &str| keys.write_all(bytes.as_bytes()).unwrap();
+    let mut press = |bytes: &str| {
+        let printed = session.text().len();
+        keys.write_all(bytes.as_bytes()).unwrap();
+        printed
+    };
     session.until("the prompt comes", "> ");
     press("set ");
     session.until("SET is hinted", "key value [NX|XX] [GET]");
-    press("cli v\r");
-    session.until("SET is answered", "OK");
+    let from = press("cli v\r");
+    session.answered("SET is answered", from, "OK");
     press("terrace.top ");
     session.until("TERRACE.TOP is hinted", "[READS|BYTES|MISSES|TIME|HELP] [count]");
-    press("\u{15}help terrace.info\r");
-    session.until("help knows our commands", "Show the tiers that hold a key");
-    press("help getset\r");
-    session.until("help knows Redis's commands", "Set the string value of a key and return its old value");
-    press("multi\r");
-    session.until("the prompt shows the transaction", "(TX)> ");
-    // Input before the prompt is lost.
-    press("incr counter\r");
-    session.until("INCR is queued", "QUEUED");
-    press("exec\r");
-    session.until("EXEC is answered", "(integer) 1");
-    press("select 1\r");
-    session.until("the prompt shows the database", "[1]> ");
-    press("hello 3\r");
-    session.until("RESP3 is spoken", "\"proto\" => (integer) 3");
-    press("terrace.tiers\r");
-    session.until("a map is shown", "\"capacity_bytes\" =>");
+    let from = press("\u{15}help terrace.info\r");
+    session.answered("help knows our commands", from, "Show the tiers that hold a key");
+    let from = press("help getset\r");
+    session.answered("help knows Redis's commands", from, "Set the string value of a key and return its old value");
+    let from = press("multi\r");
+    session.answered("the prompt shows the transaction", from, "(TX)");
+    let from = press("incr counter\r");
+    session.answered("INCR is queued", from, "QUEUED");
+    let from = press("exec\r");
+    session.answered("EXEC is answered", from, "(integer) 1");
+    let from = press("select 1\r");
+    session.answered("the prompt shows the database", from, "[1]");
+    let from = press("hello 3\r");
+    session.answered("RESP3 is spoken", from, "\"proto\" => (integer) 3");
+    let from = press("terrace.tiers\r");
+    session.answered("a map is shown", from, "\"capacity_bytes\" =>");
     press("quit\r");
     eventually("it ends", || session.child.try_wait().unwrap().is_some());
     check("interactive", &session.text());

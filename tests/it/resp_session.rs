@@ -3,6 +3,7 @@
 
 use std::{io::Write, path::Path, thread};
 
+use redis::Commands;
 use terrace::{
     clock::Clock,
     config::{Given, Sources, load},
@@ -11,8 +12,9 @@ use terrace::{
 
 use crate::support::{
     eventually,
+    proxy::{FaultProxy, Faults, Link, Who},
     redis::RedisServer,
-    resp::{Client, ask, info_field},
+    resp::{Client, ask, connection, info_field},
     terrace::{Terrace, config_embedded, config_patient},
 };
 
@@ -122,6 +124,36 @@ fn transactions_over_redis() {
     client.ask("SET w new", "+QUEUED\r\n");
     client.ask("EXEC", "*1\r\n+OK\r\n");
     client.ask("GET w", "$3\r\nnew\r\n");
+}
+
+/// A client writes directly to Redis and the push that announces it is late. A transaction that reads the old copy would
+/// overwrite that write.
+#[test]
+fn a_watched_key_is_read_from_redis_while_the_invalidation_link_is_late() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let terrace = Terrace::start(config_patient(proxy.url()));
+    let mut direct = connection(&format!("127.0.0.1:{}", redis.port()));
+    let mut client = Client::connect(&terrace);
+    for round in 0..3 {
+        direct.set::<_, _, ()>("w", format!("old:{round}")).unwrap();
+        eventually("L1 has a copy", || {
+            client.say("GET w");
+            let _length = client.line();
+            client.line() == format!("old:{round}\r\n")
+                && ask(&terrace, "SELECT 1 | GET w").contains(&format!("old:{round}"))
+        });
+        proxy.set(Who::Link(Link::Invalidation), Faults::held());
+        direct.set::<_, _, ()>("w", "new").unwrap();
+        client.ask("WATCH w", "+OK\r\n");
+        client.ask("GET w", "$3\r\nnew\r\n");
+        direct.set::<_, _, ()>("w", "newer").unwrap();
+        client.ask("MULTI", "+OK\r\n");
+        client.ask("SET w lost", "+QUEUED\r\n");
+        client.ask("EXEC", "*-1\r\n");
+        client.ask("GET w", "$5\r\nnewer\r\n");
+        proxy.heal();
+    }
 }
 
 #[test]

@@ -86,6 +86,12 @@ impl KeyWatch {
     pub fn take_line(&mut self) -> Option<RawConnection> {
         self.line.take()
     }
+
+    /// Drops the L1 copies of the watched keys. Redis reported that one of them changed; the push that invalidates its
+    /// copy may still be on its way.
+    pub fn drop_copies(&self) {
+        self.core.drop_copies(self.keys.iter().map(|(key, _)| key));
+    }
 }
 
 impl Drop for KeyWatch {
@@ -127,6 +133,10 @@ impl Cache {
             self.bury_dead(&keys).await?;
             let words = std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(|key| &**key)).collect::<Vec<_>>();
             line.ask(&passthrough::request(&words), 1).await?;
+            // Another client may have written a key directly to Redis just before. Redis then does not report that
+            // write to EXEC, and the push that invalidates the copy may arrive later than the reply to WATCH. A read of
+            // the old copy would lose the update.
+            self.core.drop_copies(&keys);
             // EXEC resets the state of the connection.
             line.taint();
             watch.keys.extend(keys.into_iter().map(|key| (key, false)));

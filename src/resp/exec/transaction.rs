@@ -122,6 +122,9 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     let reply = cx.edge.cache.pass_transaction(line, &plan.requests, plan.count, passing).await?;
     let Some(replies) = elements(&reply) else {
         // Nil, or the error of Redis.
+        if let Some(watch) = &watch {
+            watch.drop_copies();
+        }
         cx.reply.whole(&reply);
         return Ok(());
     };
