@@ -1,18 +1,12 @@
 //! Serves one HTTP/2 connection with its limits, from the first byte to the last response. The listener sets
 //! TCP_NODELAY and TCP keepalive.
 
-use std::{
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Waker},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use hyper::{rt::Executor, server::conn::http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::watch,
-    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
@@ -20,7 +14,8 @@ use super::{
     Edge, preface,
     router::Router,
     tally::Tally,
-    transport::{self, Turns},
+    transport,
+    turns::{Calls, Turns},
 };
 use crate::socket::Socket;
 
@@ -81,9 +76,11 @@ async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let in_flight = edge.node.in_flight.clone();
     let router = Router { edge, stop: stop.clone(), tally: Arc::clone(&tally) };
     let (transport, writer) = transport::split(stream, in_flight);
-    let mut connection = Box::pin(builder().serve_connection(TokioIo::new(transport), router));
+    let calls = Calls::default();
+    let connection = Box::pin(builder(calls.clone()).serve_connection(TokioIo::new(transport), router));
+    let mut turns = Turns::new(connection, calls, &writer, &tally);
     let end = tokio::select! {
-        ended = Turns::new(connection.as_mut(), &writer, &tally) => Some(ended),
+        ended = &mut turns => Some(ended),
         // Ends the connection also if the sender was dropped: no later stop signal could arrive.
         _ = stop.wait_for(|stop| *stop) => None,
         () = sleep(age()) => None,
@@ -91,11 +88,11 @@ async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let ended = match end {
         Some(ended) => ended,
         None => {
-            connection.as_mut().graceful_shutdown();
-            Turns::new(connection.as_mut(), &writer, &tally).await
+            turns.connection().graceful_shutdown();
+            (&mut turns).await
         }
     };
-    drop(connection);
+    drop(turns);
     // Also after an error: the last frame reports the reason to the client.
     let socket = writer.finish().await;
     match ended {
@@ -115,8 +112,8 @@ async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-fn builder() -> http2::Builder<Inline> {
-    let mut builder = http2::Builder::new(Inline);
+fn builder(calls: Calls) -> http2::Builder<Calls> {
+    let mut builder = http2::Builder::new(calls);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -135,22 +132,4 @@ fn builder() -> http2::Builder<Inline> {
 
 fn age() -> Duration {
     AGE_MAX + AGE_JITTER.mul_f64(fastrand::f64())
-}
-
-/// Polls each call once in the task of the connection and spawns a task only for calls that have to wait. Most calls
-/// are answered from memory.
-///
-/// The first poll uses a no-op waker; the spawned task polls again at its start, which registers the correct waker.
-/// Each call consumes cooperative budget, so that a busy connection does not block the other connections of its worker.
-#[derive(Debug, Clone, Copy)]
-struct Inline;
-
-impl<F: Future<Output = ()> + Send + Unpin + 'static> Executor<F> for Inline {
-    fn execute(&self, mut call: F) {
-        let mut context = Context::from_waker(Waker::noop());
-        let has_turn = pin!(consume_budget()).poll(&mut context).is_ready();
-        if !has_turn || Pin::new(&mut call).poll(&mut context).is_pending() {
-            tokio::spawn(call);
-        }
-    }
 }

@@ -29,6 +29,11 @@ impl Deadline {
         Ok(Self { timeout: requested.map_or(timeout, |requested| requested.min(timeout)), timer: None })
     }
 
+    /// Returns the deadline that already runs, or a new one as [`Deadline::new`].
+    pub(super) fn begun(begun: Option<Self>, timeout: Duration, headers: &HeaderMap) -> Result<Self> {
+        begun.map_or_else(|| Self::new(timeout, headers), Ok)
+    }
+
     /// Runs a part of the call. Returns `None` if the deadline is exceeded.
     pub(super) async fn limit<F: Future>(&mut self, part: F) -> Option<F::Output> {
         let mut part = pin!(part);

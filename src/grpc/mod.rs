@@ -40,6 +40,7 @@ mod tally;
 mod trace;
 mod transport;
 mod ttl_insight;
+mod turns;
 mod unary;
 mod warm_stream;
 mod watch_stream;

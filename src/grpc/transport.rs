@@ -1,7 +1,7 @@
 //! Wraps the socket of a gRPC connection for hyper: replays the preface, which was already read, and coalesces writes.
 //!
 //! hyper flushes once for each accepted call, which costs one `writev` per answer. Here `poll_write` appends to a
-//! buffer and `poll_flush` does nothing; [`Turns`] writes the buffer once after each poll of the connection. Bytes
+//! buffer and `poll_flush` does nothing; [`Turns`](super::turns::Turns) writes the buffer once after each poll of the connection. Bytes
 //! never remain in the buffer unnoticed: after each poll the buffer is empty, or the task is woken when the socket
 //! accepts more.
 //!
@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{in_flight_bytes, preface::PREFACE, tally::Tally};
+use super::{in_flight_bytes, preface::PREFACE};
 use crate::{
     node::{Held, InFlight},
     socket::Socket,
@@ -183,7 +183,7 @@ impl AsyncWrite for Transport {
         true
     }
 
-    /// Does nothing: [`Turns`] writes after each poll of the connection.
+    /// Does nothing: [`Turns`](super::turns::Turns) writes after each poll of the connection.
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -200,7 +200,7 @@ impl AsyncWrite for Transport {
 
 impl Writer {
     /// Writes the buffer. Pending until the socket has accepted all of it.
-    fn poll_drain(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_drain(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().poll_drain(context)
     }
 
@@ -210,37 +210,6 @@ impl Writer {
         let drained = timeout(LAST_WRITE_TIMEOUT, drained).await;
         let socket = self.0.lock().socket.take();
         socket.filter(|_| matches!(drained, Ok(Ok(()))))
-    }
-}
-
-/// A connection that writes once after each poll. Resolves to `None` when its client has canceled too many calls.
-pub(super) struct Turns<'a, C> {
-    connection: Pin<&'a mut C>,
-    writer: &'a Writer,
-    tally: &'a Tally,
-}
-
-impl<'a, C> Turns<'a, C> {
-    pub(super) fn new(connection: Pin<&'a mut C>, writer: &'a Writer, tally: &'a Tally) -> Self {
-        Self { connection, writer, tally }
-    }
-}
-
-impl<C: Future> Future for Turns<'_, C> {
-    type Output = Option<C::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = self.connection.as_mut().poll(context);
-        if let Poll::Ready(Err(_broken)) = self.writer.poll_drain(context)
-            && ended.is_pending()
-        {
-            // hyper gets the error from its next read.
-            context.waker().wake_by_ref();
-        }
-        if ended.is_pending() && self.tally.is_over() {
-            return Poll::Ready(None);
-        }
-        ended.map(Some)
     }
 }
 

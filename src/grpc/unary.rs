@@ -114,7 +114,7 @@ impl Get {
     /// Waits for the rest of a message under the deadline of the call, and counts its bytes.
     fn wait(self) -> Call {
         let later = |edge: Arc<Edge>, request: GetRequest| async move { edge.get(request).await };
-        Call::Pending(Box::pin(answered(self.edge, self.inbound, Effect::Reads, later)))
+        Call::Pending(Box::pin(answered(self.edge, self.inbound, self.deadline, Effect::Reads, later)))
     }
 
     fn begin(self, message: Result<Bytes, Status>) -> Call {
@@ -138,7 +138,7 @@ impl Get {
         let settings = self.edge.settings.load_full();
         let _held = in_flight_bytes::hold(&self.edge.node.in_flight, bytes);
         let run = async {
-            let mut deadline = Deadline::new(settings.timeout, &self.inbound.headers)?;
+            let mut deadline = Deadline::begun(self.deadline, settings.timeout, &self.inbound.headers)?;
             let read = self.edge.get_missed(missed?);
             deadline.limit(read).await.unwrap_or_else(|| Err(deadline.exceeded()))
         };
@@ -174,7 +174,7 @@ where
     let inbound = Inbound::new(request, edge.settings.load().message_max);
     let edge = edge.for_request(&inbound.headers);
     let stopwatch = edge.cache.time_request(Port::Grpc);
-    let call = Call::Pending(Box::pin(answered(edge, inbound, effect, method)));
+    let call = Call::Pending(Box::pin(answered(edge, inbound, None, effect, method)));
     match stopwatch {
         None => call,
         Some(stopwatch) => timed(stopwatch, call),
@@ -196,6 +196,7 @@ fn timed(stopwatch: Stopwatch, call: Call) -> Call {
 async fn answered<M, R, F>(
     edge: Arc<Edge>,
     mut inbound: Inbound,
+    begun: Option<Deadline>,
     effect: Effect,
     method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
 ) -> Response<Answer>
@@ -205,7 +206,10 @@ where
     F: Future<Output = Result<R>> + Send,
 {
     let settings = edge.settings.load_full();
-    let result = run(&edge, &settings, &mut inbound, effect, method).await;
+    let result = match Deadline::begun(begun, settings.timeout, &inbound.headers) {
+        Ok(deadline) => run(&edge, &settings, &mut inbound, deadline, effect, method).await,
+        Err(error) => Err(convert::status(&error)),
+    };
     match (result, effect) {
         (Ok(response), Effect::Reads) => shed_or_send(&edge, &settings, &response),
         (Ok(response), Effect::Writes) => send(&edge, &settings, &response),
@@ -217,6 +221,7 @@ async fn run<M, R, F>(
     edge: &Arc<Edge>,
     settings: &GrpcSettings,
     inbound: &mut Inbound,
+    mut deadline: Deadline,
     effect: Effect,
     method: impl FnOnce(Arc<Edge>, M) -> F + Send + 'static,
 ) -> Result<R, Status>
@@ -224,7 +229,6 @@ where
     M: Message + Default,
     F: Future<Output = Result<R>> + Send,
 {
-    let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
     let message = inbound.message(&edge.node.in_flight, settings.in_flight_max);
     let Some(received) = deadline.limit(message).await else {
         return Err(convert::status(&deadline.exceeded()));

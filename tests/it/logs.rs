@@ -1,5 +1,7 @@
 //! The log: text or JSON, sampled requests, repeated messages.
 
+use std::io::Write;
+
 use redis::Commands;
 use serde_json::Value;
 use terrace::{
@@ -111,4 +113,24 @@ fn a_message_that_repeats_is_written_a_few_times() {
     eventually("the last message is there", || server.log().contains("grpc.timeout"));
     let repeated = server.log().lines().filter(|line| line.contains("server.max_value")).count();
     assert_eq!(repeated, 5, "{}", server.log());
+}
+
+/// grpcio sends such an authority for `unix:` targets. HTTP/2 rejects the call before any service sees it.
+#[test]
+fn an_invalid_authority_is_logged_with_its_remedy() {
+    let (server, _data) = server(&[]);
+    let mut stream = std::net::TcpStream::connect(&server.grpc).unwrap();
+    let mut headers = vec![0x83, 0x86]; // POST, http
+    for (name, value) in [(4, "/terrace.v1.Cache/Get"), (1, "tmp%2Fterrace%2Fgrpc.sock")] {
+        headers.extend([name, u8::try_from(value.len()).unwrap()]);
+        headers.extend(value.bytes());
+    }
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]); // SETTINGS
+    bytes.extend([0, 0, u8::try_from(headers.len()).unwrap(), 1, 5, 0, 0, 0, 1]); // HEADERS, all of stream 1
+    bytes.extend(headers);
+    stream.write_all(&bytes).unwrap();
+    eventually("the warning is logged", || {
+        server.log().lines().any(|line| line.contains("WARN") && line.contains("grpc.default_authority"))
+    });
 }

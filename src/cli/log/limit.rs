@@ -9,13 +9,16 @@ use std::{
     collections::HashMap,
     fmt::{self, Debug, Write},
     hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
-    level_filters::LevelFilter,
 };
 use tracing_subscriber::{
     fmt::{
@@ -42,18 +45,20 @@ const EXEMPT: &str = "terrace::request";
 pub(super) struct Limited<F> {
     format: F,
     is_json: bool,
+    /// True while debug logs are enabled: a user who enabled them needs all lines.
+    detailed: Arc<AtomicBool>,
     seen: Mutex<Seen>,
 }
 
 impl Limited<Format<Full>> {
-    pub(super) fn text() -> Self {
-        Self { format: Format::default(), is_json: false, seen: Mutex::default() }
+    pub(super) fn text(detailed: Arc<AtomicBool>) -> Self {
+        Self { format: Format::default(), is_json: false, detailed, seen: Mutex::default() }
     }
 }
 
 impl Limited<Format<Json>> {
-    pub(super) fn json(format: Format<Json>) -> Self {
-        Self { format, is_json: true, seen: Mutex::default() }
+    pub(super) fn json(format: Format<Json>, detailed: Arc<AtomicBool>) -> Self {
+        Self { format, is_json: true, detailed, seen: Mutex::default() }
     }
 }
 
@@ -65,8 +70,7 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let target = event.metadata().target();
-        // A user who enabled debug logs needs all of them.
-        if target == EXEMPT || *event.metadata().level() > Level::INFO || LevelFilter::current() > LevelFilter::INFO {
+        if target == EXEMPT || *event.metadata().level() > Level::INFO || self.detailed.load(Relaxed) {
             return self.format.format_event(context, writer, event);
         }
         let (place, words) = identity(event);
