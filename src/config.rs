@@ -94,6 +94,14 @@ pub enum Coherence {
     Ttl,
 }
 
+impl Config {
+    /// Returns whether L2 is the embedded store.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.l2.url.split(':').next() == Some("embedded")
+    }
+}
+
 /// Names of [`Coherence`].
 const COHERENCE: &[(&str, Coherence)] = &[("tracking", Coherence::Tracking), ("ttl", Coherence::Ttl)];
 /// Names of `resp.flush`.
@@ -171,9 +179,9 @@ settings! {
     l2: L2 {
         /// L2 store and its address.
         url: String = "embedded".into(), L2Url;
-        /// Deadline of L2 reads.
+        /// Deadline of reads from Redis. The embedded store has `data.read_timeout`.
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
-        /// Deadline of L2 writes.
+        /// Deadline of writes to Redis. The embedded store has `data.write_timeout`.
         write_timeout: Duration = Duration::from_millis(200), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Time past the coherence bound during which reads may return L1 copies, flagged as stale, while L2 is unavailable; 0s = never.
         serve_stale_for: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(86_400)), reloadable;
@@ -221,6 +229,10 @@ settings! {
         sync: Sync = Sync::Interval, Choice(SYNC);
         /// Interval between disk synchronizations with `data.sync = "interval"`; a power failure loses at most the writes of one interval.
         sync_interval: Duration = Duration::from_millis(100), Span(Duration::from_millis(1), Duration::from_secs(60));
+        /// Deadline of reads from the embedded store. A local disk under load needs longer than a network, and no other node can answer.
+        read_timeout: Duration = Duration::from_secs(2), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+        /// Deadline of writes to the embedded store.
+        write_timeout: Duration = Duration::from_secs(3), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
     }
     /// `[trace]`: OpenTelemetry.
     trace: Trace {

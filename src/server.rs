@@ -186,6 +186,7 @@ impl Server {
         let plan = self.plan(stopped, changes)?;
         let (begun, mut beginnings) = mpsc::channel::<()>(self.workers);
         let learned = Arc::new(self.learned());
+        jobs::start_clean_up::clean_up(&self.config.data.dir);
         learned.restore();
         let workers = self.start_workers(&plan, &begun)?;
         drop(begun);
@@ -427,8 +428,12 @@ fn rules(config: &Config) -> Rules {
     }
 }
 
+/// Returns the deadlines of the store in use.
 fn deadlines(config: &Config) -> Deadlines {
-    Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout }
+    match config.is_embedded() {
+        true => Deadlines { read: config.data.read_timeout, write: config.data.write_timeout },
+        false => Deadlines { read: config.l2.read_timeout, write: config.l2.write_timeout },
+    }
 }
 
 fn warm_settings(config: &Config) -> jobs::warm_start::WarmStartSettings {

@@ -173,9 +173,24 @@ impl Loading {
         if !self.faults.is_empty() {
             return Err(Faults(self.faults));
         }
+        self.warn_of_unused();
         let mut settings: Vec<_> = Row::all().iter().map(|row| self.shown(row)).collect();
         settings.extend(policies);
         Ok(Loaded { config: self.config, settings, warnings: self.warnings })
+    }
+
+    /// Warns of deadlines that were set for a store that is not in use.
+    fn warn_of_unused(&mut self) {
+        if !self.config.is_embedded() {
+            return;
+        }
+        for (unused, used) in [("l2.read_timeout", "data.read_timeout"), ("l2.write_timeout", "data.write_timeout")] {
+            if let Some(source) = self.sources.get(unused) {
+                self.warnings.push(format!(
+                    "{unused} ({source}) applies to Redis and is ignored with the embedded store; set {used} instead"
+                ));
+            }
+        }
     }
 
     /// Checks that the password can be read, before any port is bound.

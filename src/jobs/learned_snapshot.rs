@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Name of the file in the data directory.
-const NAME: &str = "learned";
+pub(super) const NAME: &str = "learned";
 
 /// Saves and restores the learned state of one server.
 pub struct LearnedSnapshot {

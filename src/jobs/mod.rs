@@ -8,6 +8,7 @@ pub mod learned_snapshot;
 pub mod learning;
 mod periodic_save;
 pub mod prefetch;
+pub mod start_clean_up;
 pub mod stats_windows;
 pub mod touch_on_read;
 pub mod warm_start;

@@ -166,7 +166,8 @@ impl OpenBans {
     pub fn replace(&self, mut bans: Vec<Arc<Ban>>) -> Vec<Arc<Ban>> {
         bans.sort_unstable_by_key(|ban| ban.number);
         let before = self.list.load_full();
-        let is_new = |ban: &&Arc<Ban>| !before.iter().any(|known| known.number == ban.number);
+        // The pattern counts, too: numbers restart if Redis lost the log while no node knew it.
+        let is_new = |ban: &&Arc<Ban>| !before.contains(ban);
         let new = bans.iter().filter(is_new).cloned().collect();
         let any = !bans.is_empty();
         self.list.store(Arc::new(bans));

@@ -1,5 +1,7 @@
 //! Health of L2: the result of the last contact, and current figures.
 
+use super::Deadlines;
+
 /// Current figures of L2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Health {
@@ -9,6 +11,8 @@ pub struct Health {
     pub breakers_open: usize,
     /// Number of times that a circuit breaker of a known primary has opened.
     pub breaker_opened: u64,
+    /// Deadlines of calls; `None` without an L2.
+    pub deadlines: Option<Deadlines>,
 }
 
 /// Result of the last contact with L2.

@@ -39,12 +39,15 @@ pub fn save<T>(folder: &Path, name: &str, write: impl FnOnce(&mut dyn Write) -> 
     // The process id keeps nodes that share the folder from writing to the same temporary file.
     let temporary = folder.join(format!("{name}.{}", std::process::id()));
     let written = File::create(&temporary).and_then(|file| {
+        // Other processes recognize by the lock that the file is in use. Without lock support, they remove no file.
+        let _locked = file.try_lock();
         let mut file = BufWriter::new(file);
         let written = write(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(written)
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok((written, file))
     });
-    let kept = written.and_then(|written| {
+    let kept = written.and_then(|(written, _locked_until_renamed)| {
         fs::rename(&temporary, folder.join(name))?;
         // Without this, a power failure may restore the previous name.
         File::open(folder)?.sync_all()?;
@@ -55,6 +58,23 @@ pub fn save<T>(folder: &Path, name: &str, write: impl FnOnce(&mut dyn Write) -> 
         let _removed = fs::remove_file(&temporary);
     }
     kept
+}
+
+/// Removes the temporary files that killed processes left in `folder`: `name` with the process id of a [`save`] that did
+/// not end. The files of a running process are locked and remain. Returns how many were removed.
+pub fn remove_partial(folder: &Path, name: &str) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let is_partial = |path: &Path| {
+        let suffix = path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('.')?;
+        (!suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit())).then_some(())
+    };
+    let remove = |path: &Path| {
+        let file = File::open(path).ok()?;
+        file.try_lock().ok()?;
+        fs::remove_file(path).ok()
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| is_partial(path).is_some() && remove(path).is_some()).count()
 }
 
 /// Reads a file that [`save`] wrote. An unusable file is renamed, so that the next save does not overwrite it.
@@ -241,6 +261,33 @@ mod tests {
         let [first, second] = [written(&[b"one"]), written(&[b"two"])].map(|file| file[17..28].to_vec());
         let swapped = [&file[..17], &second[..], &first[..]].concat();
         assert_eq!(read(FORM, &swapped, max), Err("a block has a wrong checksum".to_owned()), "a misplaced block");
+    }
+
+    #[test]
+    fn partial_files_of_killed_processes_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["it.1", "it.4294967295", "it", "it.damaged", "it.1.bak", "other.1", "it."] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let used = File::create(folder.path().join("it.77")).unwrap();
+        used.try_lock().unwrap();
+        assert_eq!(remove_partial(folder.path(), "it"), 2);
+        let left = || {
+            let mut names: Vec<_> =
+                fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(), ["it", "it.", "it.1.bak", "it.77", "it.damaged", "other.1"]);
+        // A save locks its file until it has renamed it.
+        save(folder.path(), "it", |_| {
+            assert_eq!(remove_partial(folder.path(), "it"), 0);
+            Ok(())
+        })
+        .unwrap();
+        drop(used);
+        assert_eq!(remove_partial(folder.path(), "it"), 1);
+        assert_eq!(remove_partial(&folder.path().join("missing"), "it"), 0);
     }
 
     #[test]

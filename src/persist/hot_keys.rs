@@ -13,7 +13,7 @@ use super::file::{self, CHECKSUM};
 use crate::model::Key;
 
 /// Name of the file in the data directory.
-const NAME: &str = "hot-keys";
+pub const NAME: &str = "hot-keys";
 /// First bytes of the file; the number is the version.
 const MAGIC: &[u8; 16] = b"terrace-hot v01\n";
 /// Size of the magic bytes, the number of keys, and the checksum of the remaining bytes.

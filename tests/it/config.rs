@@ -316,3 +316,24 @@ fn a_reload_takes_over_what_may_change_and_names_the_rest() {
     assert!(shown(&effective, "grpc.timeout").1.starts_with("file "));
     assert_eq!(effective.config.policies.len(), 1);
 }
+
+#[test]
+fn deadlines_of_redis_are_reported_where_they_are_ignored() {
+    let load_with = |url: &str| {
+        let variables = [("TERRACE_L2_READ_TIMEOUT".to_owned(), "75ms".to_owned())];
+        let flags = vec![flag("l2.url", url), flag("l2.write_timeout", "1s")];
+        load(&Sources { file: None, environment: variables.into(), flags }).expect("valid").warnings
+    };
+    for url in ["embedded", "embedded:/tmp/elsewhere"] {
+        assert_eq!(
+            load_with(url),
+            [
+                "l2.read_timeout (env TERRACE_L2_READ_TIMEOUT) applies to Redis and is ignored with the embedded store; \
+                 set data.read_timeout instead",
+                "l2.write_timeout (flag --l2-write-timeout) applies to Redis and is ignored with the embedded store; \
+                 set data.write_timeout instead",
+            ]
+        );
+    }
+    assert_eq!(load_with("redis://127.0.0.1:6379"), [""; 0]);
+}

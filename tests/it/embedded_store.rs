@@ -22,6 +22,10 @@ use terrace::{
 use crate::support::{
     backend::{Deaf, key, open_embedded, tunables},
     eventually,
+    http::{metric, samples},
+    redis::RedisServer,
+    resp::connection,
+    terrace::{Terrace, config_over},
 };
 
 fn set(value: &[u8], expiry: SetExpiry) -> Op {
@@ -362,8 +366,9 @@ async fn a_start_that_was_killed_is_begun_anew() {
     fs::create_dir(dir.path().join("table-2")).unwrap();
     let store = open_embedded(dir.path(), Clock::real()).unwrap();
     put(&store, "key", b"value").await;
-    assert!(!table.join("UNFINISHED").exists() && !dir.path().join("table-2").exists());
+    assert!(!table.join("UNFINISHED").exists());
     drop(store);
+    assert!(!dir.path().join("table-2").exists());
     let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(get(&store, "key").await, Some(Bytes::from("value")));
 }
@@ -377,11 +382,10 @@ async fn a_clear_gives_the_space_back() {
     }
     store.clear().await.unwrap();
     put(&store, "after", b"value").await;
-    eventually("the old generation is deleted", || {
-        let tables = fs::read_dir(dir.path()).unwrap();
-        tables.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("table-")).count() == 1
-    });
+    eventually("the old generation is deleted", || !dir.path().join("table-1").exists());
+    eventually("the next generation is prepared", || dir.path().join("table-3/version").exists());
     drop(store);
+    assert!(dir.path().join("table-2").exists() && !dir.path().join("table-3").exists());
     let store = open_embedded(dir.path(), Clock::real()).unwrap();
     assert_eq!(store.count().await, Ok(1));
     assert_eq!(get(&store, "after").await, Some(Bytes::from("value")));
@@ -445,4 +449,28 @@ async fn late_reads_are_deadline_exceeded() {
         late += usize::from(page.is_err());
     }
     assert!(late > 0, "5,000 rows are not read in no time");
+}
+
+#[test]
+fn the_store_has_deadlines_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config_over("embedded");
+    config.data.dir = dir.path().into();
+    let node = Terrace::start(config);
+    let mut client = connection(node.resp());
+    let deadlines = || {
+        let samples = samples(node.http());
+        ["read", "write"].map(|call| samples[&format!("terrace_l2_deadline_seconds{{call=\"{call}\"}}")])
+    };
+    assert_eq!(deadlines(), [2.0, 3.0]);
+    let mut set = |setting: &str, value: &str| {
+        redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).exec(&mut client).unwrap();
+    };
+    set("data.read_timeout", "4s");
+    set("data.write_timeout", "5s");
+    set("l2.read_timeout", "75ms");
+    assert_eq!(deadlines(), [4.0, 5.0]);
+    let redis = RedisServer::start();
+    let node = Terrace::start(config_over(redis.url()));
+    assert_eq!(metric(node.http(), "terrace_l2_deadline_seconds{call=\"read\"}"), Some(0.05));
 }

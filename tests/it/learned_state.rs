@@ -125,3 +125,15 @@ fn a_folder_that_cannot_be_written_is_told_of_and_no_more() {
     assert_eq!(file_metric(&node.http, "written"), 0.0);
     node.stop();
 }
+
+#[test]
+fn partial_files_of_a_killed_process_are_removed_at_start() {
+    let (redis, folder) = (RedisServer::start(), tempfile::tempdir().expect("a folder"));
+    for name in ["learned.4000001", "hot-keys.4000001", "learned.damaged", "other.4000001"] {
+        fs::write(folder.path().join(name), "partial").expect("a file");
+    }
+    drop(node(&redis, folder.path()));
+    let exists = |name: &str| folder.path().join(name).exists();
+    assert!(!exists("learned.4000001") && !exists("hot-keys.4000001"));
+    assert!(exists("learned.damaged") && exists("other.4000001"));
+}

@@ -20,6 +20,7 @@ mod drain;
 mod embedded_crash;
 mod embedded_store;
 mod explain;
+mod flush_bans;
 mod glob;
 mod grpc_cache;
 mod grpc_deadline;

@@ -13,8 +13,8 @@ use super::{
     terrace::{Terrace, config, config_embedded, config_patient},
 };
 
-/// Flags for deadlines of L2 that only a hang exceeds.
-pub const PATIENT: [&str; 4] = ["--l2-read-timeout", "30s", "--l2-write-timeout", "30s"];
+/// Flags for deadlines of the embedded store that only a hang exceeds.
+pub const PATIENT: [&str; 4] = ["--data-read-timeout", "30s", "--data-write-timeout", "30s"];
 
 /// A running node and the store that it uses.
 pub struct World {

@@ -45,6 +45,8 @@ pub fn config_patient(url: impl Into<String>) -> Config {
     let mut config = config_over(url);
     config.l2.read_timeout = PATIENCE;
     config.l2.write_timeout = PATIENCE;
+    config.data.read_timeout = PATIENCE;
+    config.data.write_timeout = PATIENCE;
     config
 }
 

@@ -233,7 +233,7 @@ impl ChangeSink for Core {
     }
 
     fn banned(&self, ban: &Arc<Ban>) {
-        self.ban_sweeps.note(ban.number, self.clock.now());
+        self.ban_sweeps.note(ban, self.clock.now());
         self.ban_sweeps.remember(ban.glob.clone(), self.clock.now());
         match self.l1.ban(ban.glob.clone(), self.clock.now()) {
             Some(purge) => self.ban_sweeps.purge(ban.number, purge),

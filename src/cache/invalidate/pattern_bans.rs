@@ -88,6 +88,9 @@ pub(crate) struct BanSweeps {
 
 struct KnownBan {
     ban: u64,
+    /// The pattern. If Redis lost the log while no node knew it, numbers restart; a ban is then not taken for an
+    /// earlier one with the same number.
+    glob: Glob,
     since: Tick,
     /// True if this node received the invalidation.
     is_own: bool,
@@ -121,27 +124,38 @@ impl BanSweeps {
     }
 
     /// Adds a ban, unless it is known.
-    pub(crate) fn note(&self, ban: u64, now: Tick) {
+    pub(crate) fn note(&self, ban: &Ban, now: Tick) {
         Self::known(&mut self.known_bans.lock(), ban, now);
     }
 
     /// Adds a ban that this node created, and that this node sweeps first.
-    fn own(&self, ban: u64, now: Tick) -> watch::Receiver<SweepProgress> {
+    fn own(&self, ban: &Ban, now: Tick) -> watch::Receiver<SweepProgress> {
         let mut known_bans = self.known_bans.lock();
         let known = Self::known(&mut known_bans, ban, now);
         known.is_own = true;
         known.progress.subscribe()
     }
 
-    fn known(known_bans: &mut Vec<KnownBan>, ban: u64, now: Tick) -> &mut KnownBan {
-        let at = known_bans.iter().position(|known_bans| known_bans.ban == ban).unwrap_or_else(|| {
+    fn known<'a>(known_bans: &'a mut Vec<KnownBan>, ban: &Ban, now: Tick) -> &'a mut KnownBan {
+        let fresh = || KnownBan {
+            ban: ban.number,
+            glob: ban.glob.clone(),
+            since: now,
+            is_own: false,
+            progress: watch::Sender::default(),
+        };
+        let at = known_bans.iter().position(|known| known.ban == ban.number).unwrap_or_else(|| {
             if known_bans.len() >= KNOWN_BANS_MAX {
                 // The oldest ban is most likely done.
                 known_bans.remove(0);
             }
-            known_bans.push(KnownBan { ban, since: now, is_own: false, progress: watch::Sender::default() });
+            known_bans.push(fresh());
             known_bans.len() - 1
         });
+        if known_bans[at].glob != ban.glob {
+            known_bans[at].progress.send_modify(|progress| progress.done = true);
+            known_bans[at] = fresh();
+        }
         &mut known_bans[at]
     }
 
@@ -200,16 +214,16 @@ impl Cache {
     /// Invalidates all matching keys, at once and on every node. Returns when the invalidation has taken effect on this
     /// node. A value written later is kept, whichever node wrote it.
     ///
-    /// `Overloaded` if too many bans are active; otherwise as [`Backend::ban`](crate::l2::Backend::ban).
-    /// `Overloaded` if too many bans are active; as [`Backend::ban`](crate::l2::Backend::ban).
+    /// # Errors
+    /// `Overloaded` if too many bans are active; otherwise as [`BanStore::ban`](crate::l2::BanStore::ban).
     pub async fn invalidate_pattern(&self, glob: Glob) -> Result<Invalidation> {
         if self.core.flavor == Flavor::None {
             return self.purge_store(glob).await;
         }
-        let ban = self.l2.ban(glob).await?;
-        let progress = self.core.ban_sweeps.own(ban, self.now());
+        let ban = Ban { number: self.l2.ban(glob.clone()).await?, glob };
+        let progress = self.core.ban_sweeps.own(&ban, self.now());
         self.core.ban_sweeps.wake();
-        Ok(Invalidation { ban, progress })
+        Ok(Invalidation { ban: ban.number, progress })
     }
 
     /// Invalidates a pattern if L1 is the store.
@@ -273,7 +287,7 @@ impl Cache {
         let open = self.l2.open_bans();
         sweeps.settle(&open);
         for ban in open.iter().rev() {
-            sweeps.note(ban.number, self.now());
+            sweeps.note(ban, self.now());
             // A later ban of the same pattern that is being swept covers every key of this ban.
             let is_later = |other: &&Arc<Ban>| other.number > ban.number && other.glob == ban.glob;
             if open.iter().find(is_later).is_some_and(|later| sweeps.swept_since(later.number).is_some()) {

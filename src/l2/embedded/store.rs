@@ -29,14 +29,14 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l2::{
-        Applied, Backend, Ban, BanStore, Batch, ChangeSink, Described, Effort, Flavor, Op, ScanPage, ScanRequest,
-        State, Stored, SweepPage, Tunables, bans::OpenBans,
+        Applied, Backend, Ban, BanStore, Batch, ChangeSink, Described, Effort, Flavor, Health, Op, ScanPage,
+        ScanRequest, State, Stored, SweepPage, Tunables, bans::OpenBans,
     },
     model::Key,
 };
 
 /// Maximum number of calls that wait for the writer. Further writes are rejected as overloaded. At 50,000 writes per second
-/// the last of them waits 80 ms, less than the default write deadline.
+/// the last of them waits 80 ms, much less than the default write deadline.
 const WRITES_WAITING_MAX: usize = 4096;
 /// Deadline of an operation that clears the store.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
@@ -239,6 +239,10 @@ impl Backend for Embedded {
 
     fn state(&self) -> State {
         self.shared.state.lock().clone()
+    }
+
+    fn health(&self) -> Health {
+        Health { deadlines: Some(self.shared.tunables.deadlines()), ..Health::default() }
     }
 }
 

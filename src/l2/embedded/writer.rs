@@ -52,6 +52,8 @@ const EVICT_MAX: usize = 1_000;
 const COLLECT_SWEEPS: u64 = 50;
 /// Maximum number of collections in one idle time: each may trigger a compaction that leaves garbage for the next.
 const COLLECT_ATTEMPTS: u64 = 6;
+/// Time between two attempts to prepare the next generation.
+const PREPARE_AGAIN: Duration = Duration::from_secs(10);
 /// Length of one pause while the table is behind with flushing.
 const THROTTLE_STEP: Duration = Duration::from_millis(2);
 /// Maximum number of pauses per group.
@@ -90,6 +92,8 @@ pub(super) struct Writer {
     sweep_at_ns: u64,
     /// Number of sweeps since the last commit.
     idle_sweeps: u64,
+    /// [`stopwatch_ns`] before which no further generation is prepared, after a failure.
+    prepare_at_ns: u64,
 }
 
 /// Progress of the sweeps, stored in the writer when their group is committed.
@@ -113,6 +117,7 @@ impl Writer {
             soonest: UnixMs(0),
             sweep_at_ns: 0,
             idle_sweeps: 0,
+            prepare_at_ns: 0,
         };
         writer.adopt(table)?;
         Ok(writer)
@@ -298,6 +303,18 @@ impl Writer {
             }
         }
         self.collect(&table);
+        self.prepare_clear();
+    }
+
+    /// Prepares the next generation, so that a clear takes one rename.
+    fn prepare_clear(&mut self) {
+        if self.tally.entries == 0 || stopwatch_ns() < self.prepare_at_ns {
+            return;
+        }
+        if let Err(error) = self.generations.prepare_next() {
+            self.prepare_at_ns = stopwatch_ns() + PREPARE_AGAIN.as_nanos() as u64;
+            tracing::debug!(%error, "cannot prepare the next generation of the embedded store; retrying");
+        }
     }
 
     /// Reclaims disk space while no writes arrive: see [`Table::collect`].
@@ -326,19 +343,24 @@ impl Writer {
         }
     }
 
-    /// Starts a new, empty generation.
+    /// Starts a new, empty generation, whose numbers follow those of the previous one.
     fn clear(&mut self) -> Result<()> {
         if self.table.is_none() {
             return Err(unavailable());
         }
-        let table = self.generations.begin_next().map_err(|error| {
+        if self.tally.entries == 0 {
+            // There is nothing to remove. Open bans hide nothing; their sweeps end by themselves.
+            self.shared.sink.flushed(Source::ONLY);
+            return Ok(());
+        }
+        let table = self.generations.begin_next(self.tally.cleared(), self.shared.sync_always).map_err(|error| {
             CacheError::new(Kind::Unavailable, format!("the embedded store cannot be cleared: {error}"))
         })?;
         let old = self.table.take();
-        self.adopt(table)?;
+        self.adopt(Arc::clone(&table))?;
         self.shared.sink.flushed(Source::ONLY);
         if let Some(old) = old {
-            self.generations.retire(old);
+            self.generations.retire(old, &table);
         }
         Ok(())
     }
@@ -350,7 +372,7 @@ impl Writer {
             None => Tally::EMPTY,
         };
         self.load_bans(&table)?;
-        self.oldest = 0;
+        self.oldest = first_written(&table, &self.tally)?;
         self.soonest = UnixMs(0);
         self.shared.table.store(Some(Arc::clone(&table)));
         self.table = Some(table);
@@ -407,6 +429,12 @@ impl Writer {
             self.generations.release(failed);
         }
     }
+}
+
+/// Returns the smallest write number in the table; the next one if the table is empty.
+fn first_written(table: &Table, tally: &Tally) -> Result<u64> {
+    let first = table.view().range(Bound::Included(ORDER.0), ORDER.1).next().transpose()?;
+    first.map_or(Ok(tally.next_written), |(row, _)| written_of(&row))
 }
 
 fn size(ops: &[(Key, Op)]) -> usize {

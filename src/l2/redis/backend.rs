@@ -139,13 +139,17 @@ impl Backend for RedisBackend {
         Box::pin(async move {
             // ASYNC replaces the database with an empty one immediately and frees the previous one in the background:
             // readers see the same result, and Redis is not blocked while memory is freed. Terrace's own records are
-            // removed, too, which never makes a value valid again.
+            // removed, too, which never makes a value valid again. The ban log is restored, because its numbers go on.
             let mut command = word("FLUSHDB");
             command.arg("ASYNC");
             let deadline = after(CLEAR_DEADLINE);
+            // Fails if Redis is unavailable, which the flush reports, or if no ban can exist.
+            let _known = self.look().await;
             let groups = self.all_groups()?;
             let asked = groups.iter().map(|group| group.ask_one(command.clone(), Access::Write, deadline));
-            join_all(asked).await.into_iter().try_for_each(|reply| reply.map(drop))
+            let flushed = join_all(asked).await.into_iter().try_for_each(|reply| reply.map(drop));
+            self.keep_log_after_flush().await;
+            flushed
         })
     }
 
@@ -189,6 +193,7 @@ impl Backend for RedisBackend {
             primaries: map.primaries.len(),
             breakers_open: breakers().filter(|breaker| breaker.is_open()).count(),
             breaker_opened: breakers().map(CircuitBreaker::times_opened).sum(),
+            deadlines: Some(self.tunables().deadlines()),
         }
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! LOCK          locked while a server has the store open
 //! FORMAT        "terrace-store 1" and the number of the current generation; replaced by rename
+//! FORMAT.new    the next FORMAT
 //! table-7/      the current generation
+//! table-8/      the next generation: empty, prepared in advance
 //! aside-v0-7/   a generation in an older, unreadable format, kept for the operator
 //! ```
-//! A clear creates the next generation next to the current one and then writes its number to FORMAT. Generations that
-//! are neither current nor set aside are removed when the store is opened.
+//! The next generation is prepared next to the current one, with its FORMAT file; a clear renames that file. Generations
+//! that are neither current nor set aside are removed when the store is opened.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -37,6 +39,22 @@ pub(crate) struct Directory {
     generation: u64,
 }
 
+/// A FORMAT file that is not in effect.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    path: PathBuf,
+    generation: u64,
+}
+
+impl Draft {
+    /// Writes and syncs the draft.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let mut file = File::create(&self.path)?;
+        writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION} {}", self.generation)?;
+        file.sync_all()
+    }
+}
+
 impl Directory {
     /// Creates the directory if it is missing, locks it, reads its format version and removes leftovers.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
@@ -64,11 +82,23 @@ impl Directory {
         self.table_of(self.generation + 1)
     }
 
-    /// Makes the next generation, which must exist on disk, the current one.
+    /// Makes the next generation, which must exist on disk, the current one. Its draft must have been written
+    /// ([`draft_of_next`](Self::draft_of_next)). Takes one rename; [`sync`](Self::sync) makes it survive a power failure.
     pub(crate) fn advance(&mut self) -> io::Result<()> {
-        self.write_format(self.generation + 1)?;
+        fs::rename(self.path.join(FORMAT_DRAFT), self.path.join(FORMAT_FILE))?;
         self.generation += 1;
         Ok(())
+    }
+
+    /// Returns the draft of FORMAT for the next generation.
+    pub(crate) fn draft_of_next(&self) -> Draft {
+        Draft { path: self.path.join(FORMAT_DRAFT), generation: self.generation + 1 }
+    }
+
+    /// Returns a function that makes the last [`advance`](Self::advance) survive a power failure.
+    pub(crate) fn sync(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        let path = self.path.clone();
+        move || File::open(path)?.sync_all()
     }
 
     /// Returns the path of the directory.
@@ -130,12 +160,10 @@ impl Directory {
     }
 
     fn write_format(&self, generation: u64) -> io::Result<()> {
-        let draft = self.path.join(FORMAT_DRAFT);
-        let mut file = File::create(&draft)?;
-        writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION} {generation}")?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path.join(FORMAT_FILE))?;
-        File::open(&self.path)?.sync_all()
+        let path = self.path.join(FORMAT_DRAFT);
+        Draft { path: path.clone(), generation }.write()?;
+        fs::rename(path, self.path.join(FORMAT_FILE))?;
+        self.sync()()
     }
 
     /// Removes generations that are not current: leftovers of a clear or of an interrupted start.

@@ -110,6 +110,12 @@ impl Tally {
     /// Tally of an empty store.
     pub(crate) const EMPTY: Self = Self { next_written: 1, entries: 0, bytes: 0 };
 
+    /// Returns the tally after the removal of all records. Numbers continue: a node that remembers the ban or the record
+    /// with a number would otherwise take a later one for it.
+    pub(crate) fn cleared(&self) -> Self {
+        Self { next_written: self.next_written, ..Self::EMPTY }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(25);
         bytes.put_u8(VERSION);

@@ -91,12 +91,31 @@ impl RedisBackend {
         if let Some(sink) = &*log.sink.read() {
             self.redis.topology().map().primaries.iter().for_each(|primary| sink.flushed(primary.source));
         }
+        self.restore_log().await
+    }
+
+    /// Writes the known log again if Redis has an older one or none: numbers never restart.
+    async fn restore_log(&self) -> Result<()> {
+        let log = self.log();
         let mut command = RESTORE_BANS.call(By::Text, LOG);
         command.arg(log.greatest_seen());
         for ban in log.open.all().iter().flat_map(|open| open.iter()) {
             command.arg(ban.number).arg(&ban.glob.pattern()[..]);
         }
         self.ask_log(command, Access::Write).await.map(drop)
+    }
+
+    /// Keeps the log over a flush, so that the numbers of later bans are greater than those of earlier bans even if this
+    /// node stops. Open bans stay open: a node that reads the log before it restores it would otherwise stop noting keys
+    /// while another node still sweeps.
+    pub(in crate::l2::redis) async fn keep_log_after_flush(&self) {
+        if self.log().greatest_seen() == 0 {
+            return;
+        }
+        if let Err(error) = self.restore_log().await {
+            tracing::debug!(%error, "could not restore the ban log after a flush; retrying at the next use");
+            self.log().changed();
+        }
     }
 
     pub(in crate::l2::redis) async fn ask_log(&self, command: Cmd, access: Access) -> Result<Reply> {
