@@ -73,6 +73,7 @@ metrics! {
     L2_ERRORS = "terrace_l2_errors_total", Counter, [], "Keys and operations that L2 failed to serve.";
     L2_SECONDS = "terrace_l2_call_seconds", Histogram, ["call"], "Duration in seconds of calls to L2, by call: read, write. A call may carry many keys.";
     L2_DEADLINE_SECONDS = "terrace_l2_deadline_seconds", Gauge, ["call"], "Deadline in seconds of calls to L2, by call: read, write. Absent without an L2.";
+    L2_DAMAGE = "terrace_l2_damage_total", Counter, [], "Damaged pieces of the embedded store that were found and removed: blocks of tables, ranges of journals, unreadable tables.";
     L2_PRIMARIES = "terrace_l2_primaries", Gauge, [], "Known Redis primaries.";
     L2_BREAKERS_OPEN = "terrace_l2_breakers_open", Gauge, [], "Redis primaries whose circuit breaker is open. Calls to these primaries fail immediately.";
     L2_BREAKER_OPENED = "terrace_l2_breaker_opened_total", Counter, [], "Circuit breaker openings, for the known Redis primaries.";

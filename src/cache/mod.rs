@@ -259,6 +259,12 @@ impl Cache {
         self.core.flavor
     }
 
+    /// Returns current figures of L2.
+    #[must_use]
+    pub fn l2_health(&self) -> Health {
+        self.l2.health()
+    }
+
     /// Returns the state of L2 by its last contact, including the heartbeats of the invalidation links.
     #[must_use]
     pub fn l2_state(&self) -> State {

@@ -204,7 +204,13 @@ fn readiness(edge: &Edge) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
     match edge.cache.l2_state() {
-        L2State::Up => (StatusCode::OK, "ready\n".into()),
+        L2State::Up => match edge.cache.l2_health().damage {
+            0 => (StatusCode::OK, "ready\n".into()),
+            damage => (
+                StatusCode::OK,
+                format!("degraded: found {damage} damaged pieces of the embedded store since the start; see the log\n"),
+            ),
+        },
         L2State::Connecting => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first contact with L2\n".into()),
         L2State::Down(why) if !edge.cache.l2_reached() => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the first contact with L2: {why}\n"))

@@ -161,6 +161,7 @@ fn l2(metrics: &Metrics, snapshot: &Snapshot) {
         metrics.set(&m::L2_DEADLINE_SECONDS, &["read"], deadlines.read.as_secs_f64());
         metrics.set(&m::L2_DEADLINE_SECONDS, &["write"], deadlines.write.as_secs_f64());
     }
+    metrics.count(&m::L2_DAMAGE, &[], snapshot.health.damage);
     metrics.set(&m::L2_PRIMARIES, &[], float(snapshot.health.primaries as u64));
     metrics.set(&m::L2_BREAKERS_OPEN, &[], float(snapshot.health.breakers_open as u64));
     metrics.count(&m::L2_BREAKER_OPENED, &[], snapshot.health.breaker_opened);

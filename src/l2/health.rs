@@ -11,6 +11,8 @@ pub struct Health {
     pub breakers_open: usize,
     /// Number of times that a circuit breaker of a known primary has opened.
     pub breaker_opened: u64,
+    /// Number of damaged pieces of the embedded store that were found since the start. Their keys are lost.
+    pub damage: u64,
     /// Deadlines of calls; `None` without an L2.
     pub deadlines: Option<Deadlines>,
 }

@@ -64,9 +64,10 @@ const EXCEPTIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// External crates and the folders that may use each: replacing a crate affects only these folders.
-const HOMES: [(&str, &[&str]); 26] = [
+const HOMES: [(&str, &[&str]); 27] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
+    ("xxhash_rust", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
     ("bincode", &["l2/codec", "learn/snapshot"]),
     ("tonic", &["grpc", "cli", "lib.rs"]),

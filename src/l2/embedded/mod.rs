@@ -16,8 +16,13 @@
 //! # Guarantees
 //! * An acknowledged write has been handed to the operating system, so a killed process loses none. With
 //!   [`Sync::Interval`], a thread syncs the journal each interval, so a power failure loses at most the writes of one
-//!   interval; with [`Sync::Always`], it loses none. `journal_repair` truncates a journal before pages that a power
-//!   failure damaged.
+//!   interval; with [`Sync::Always`], it loses none.
+//! * Damage of the files costs the damaged parts, which [`Backend::health`](super::Backend::health) counts. fjall stops
+//!   all writes at a damaged block and truncates a journal at a damaged byte. Therefore, `journal_repair` removes damaged
+//!   batches from journals before fjall reads them. When a read finds a damaged block, or a background thread of fjall
+//!   failed, the writer copies all readable blocks to the next generation; `reconcile` then removes the rows that
+//!   contradict one another, so that no overwritten value comes back. A table that fjall cannot open, because its
+//!   manifest or an index is damaged, is set aside, and the next generation starts with its journals.
 //! * [`Stats::bytes`] counts the live data: keys, values and their metadata. It is within
 //!   [`EmbeddedSettings::size_max_bytes`] after every commit (a store that is opened with a smaller limit shrinks to it
 //!   in the background); the entries written longest ago are evicted first. The files need more space: see "Resources".
@@ -61,6 +66,8 @@
 
 mod bans;
 mod cursors;
+#[cfg(test)]
+mod damage_tests;
 mod disk;
 mod errors;
 mod read_pool;

@@ -45,6 +45,10 @@ pub(super) struct Counters {
     pub(super) slow_score: AtomicU64,
     /// Time in [`stopwatch_ns`](crate::clock::stopwatch_ns) until which reads use the pool.
     pub(super) slow_until_ns: AtomicU64,
+    /// Number of damaged pieces of the files that were found and removed.
+    pub(super) damage: AtomicU64,
+    /// True while the writer's thread rebuilds the table.
+    pub(super) rebuilding: AtomicBool,
     /// True if a commit happened since the last sync.
     pub(super) dirty: AtomicBool,
 }

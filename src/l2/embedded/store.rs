@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     disk::generation::Generations,
-    errors::{OpenError, overloaded, stopped},
+    errors::{OpenError, overloaded, stopped, unavailable},
     read_pool::ReadPool,
     settings::{EmbeddedSettings, SIZE_MAX_LEAST, Sync},
     state::{Counters, StoreState},
@@ -82,7 +82,7 @@ impl Embedded {
         tunables: Arc<Tunables>,
         sink: Arc<dyn ChangeSink>,
     ) -> Result<Arc<Self>, OpenError> {
-        let (generations, table) = Generations::open(&settings.dir)?;
+        let (generations, opened) = Generations::open(&settings.dir)?;
         let shared = Arc::new(StoreState {
             clock,
             tunables,
@@ -95,7 +95,7 @@ impl Embedded {
             size_max: settings.size_max_bytes.max(SIZE_MAX_LEAST),
             sync_always: settings.sync == Sync::Always,
         });
-        let writer = Writer::new(Arc::clone(&shared), generations, table)
+        let writer = Writer::new(Arc::clone(&shared), generations, opened)
             .map_err(|error| OpenError::Damaged { dir: settings.dir.clone(), reason: error.to_string() })?;
         Self::start(shared, writer, settings.sync)
             .map(Arc::new)
@@ -138,6 +138,9 @@ impl Embedded {
 
     /// Hands a job to the writer and waits for the answer for at most `deadline`.
     async fn write<T>(&self, job: Job, answered: oneshot::Receiver<T>, deadline: Duration) -> Result<T> {
+        if self.shared.counters.rebuilding.load(Relaxed) {
+            return Err(unavailable());
+        }
         match self.writes.as_ref().map(|writes| writes.try_send(job)) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => return Err(overloaded()),
@@ -242,7 +245,8 @@ impl Backend for Embedded {
     }
 
     fn health(&self) -> Health {
-        Health { deadlines: Some(self.shared.tunables.deadlines()), ..Health::default() }
+        let damage = self.shared.counters.damage.load(Relaxed);
+        Health { deadlines: Some(self.shared.tunables.deadlines()), damage, ..Health::default() }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::{
     disk::{
-        generation::Generations,
+        generation::{Generations, Opened, Rebuild},
         rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
         table::Table,
     },
@@ -52,6 +52,8 @@ const EVICT_MAX: usize = 1_000;
 const COLLECT_SWEEPS: u64 = 50;
 /// Maximum number of collections in one idle time: each may trigger a compaction that leaves garbage for the next.
 const COLLECT_ATTEMPTS: u64 = 6;
+/// Time between two attempts to rebuild a damaged table.
+const REBUILD_EVERY: Duration = Duration::from_secs(10);
 /// Time between two attempts to prepare the next generation.
 const PREPARE_AGAIN: Duration = Duration::from_secs(10);
 /// Length of one pause while the table is behind with flushing.
@@ -83,6 +85,8 @@ pub(super) struct Writer {
     pub(super) table: Option<Arc<Table>>,
     /// The failed table, until it is closed.
     failed: Option<Arc<Table>>,
+    /// Whether the failed table has to be rebuilt.
+    rebuild: Rebuild,
     pub(super) tally: Tally,
     /// Lower bound of the numbers in order rows: eviction starts here and skips the rows that it removed before.
     oldest: u64,
@@ -106,12 +110,13 @@ pub(super) struct Swept {
 
 impl Writer {
     /// Creates a writer for the current generation, which must be open.
-    pub(super) fn new(shared: Arc<StoreState>, generations: Generations, table: Arc<Table>) -> Result<Self> {
+    pub(super) fn new(shared: Arc<StoreState>, generations: Generations, opened: Opened) -> Result<Self> {
         let mut writer = Self {
             shared,
             generations,
             table: None,
             failed: None,
+            rebuild: Rebuild::No,
             tally: Tally::EMPTY,
             oldest: 0,
             soonest: UnixMs(0),
@@ -119,7 +124,7 @@ impl Writer {
             idle_sweeps: 0,
             prepare_at_ns: 0,
         };
-        writer.adopt(table)?;
+        writer.adopt_or_rebuild(opened)?;
         Ok(writer)
     }
 
@@ -282,6 +287,11 @@ impl Writer {
     fn tick(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
         let Some(table) = self.table.clone() else { return self.reopen() };
+        if table.is_damaged() {
+            drop(table);
+            self.fail(&CacheError::new(Kind::Unavailable, "the embedded store has damaged data"));
+            return self.reopen();
+        }
         let now = self.shared.clock.unix();
         let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let swept = self.expire(&mut group, now).and_then(|expired| {
@@ -365,6 +375,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Makes a table that was just opened the current one; rebuilds it if its first rows are damaged.
+    fn adopt_or_rebuild(&mut self, opened: Opened) -> Result<()> {
+        self.shared.counters.damage.fetch_add(opened.damage, Relaxed);
+        let adopted = self.adopt(Arc::clone(&opened.table));
+        if adopted.is_ok() || !opened.table.is_damaged() {
+            return adopted;
+        }
+        self.generations.release(opened.table);
+        let rebuilt = self.generations.open_current(Rebuild::Always);
+        let rebuilt = rebuilt.map_err(|reason| CacheError::new(Kind::Unavailable, reason))?;
+        self.shared.counters.damage.fetch_add(rebuilt.damage, Relaxed);
+        self.adopt(rebuilt.table)
+    }
+
     /// Makes this table the current table for reads and writes.
     fn adopt(&mut self, table: Arc<Table>) -> Result<()> {
         self.tally = match table.get(TALLY_ROW)? {
@@ -396,6 +420,12 @@ impl Writer {
         self.shared.table.store(None);
         // The table is closed later, because the caller still uses it.
         self.failed = self.table.take();
+        self.rebuild = match &self.failed {
+            Some(table) if table.is_damaged() => Rebuild::Always,
+            // fjall rejected the write before it began: a background thread has failed.
+            _ if error.kind() == Kind::Unavailable => Rebuild::IfDamaged,
+            _ => self.rebuild,
+        };
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
     }
 
@@ -404,12 +434,22 @@ impl Writer {
         if let Some(failed) = self.failed.take() {
             self.generations.release(failed);
         }
-        let opened =
-            self.generations.open_current().and_then(|table| self.adopt(table).map_err(|error| error.to_string()));
+        if self.rebuild != Rebuild::No {
+            self.sweep_at_ns = stopwatch_ns() + REBUILD_EVERY.as_nanos() as u64;
+        }
+        // Rebuilding may take minutes; calls are rejected meanwhile instead of waiting.
+        self.shared.counters.rebuilding.store(self.rebuild != Rebuild::No, Relaxed);
+        let opened = self.generations.open_current(self.rebuild);
+        self.shared.counters.rebuilding.store(false, Relaxed);
+        let opened = opened.and_then(|opened| self.adopt_or_rebuild(opened).map_err(|error| error.to_string()));
         // The last writes before the failure may have taken effect.
         self.shared.sink.flushed(Source::ONLY);
         match opened {
-            Ok(()) => tracing::info!("the embedded store is reopened and serves calls"),
+            Ok(()) => {
+                self.rebuild = Rebuild::No;
+                self.sweep_at_ns = 0;
+                tracing::info!("the embedded store is reopened and serves calls");
+            }
             Err(error) => {
                 tracing::error!(error, "the embedded store cannot be reopened; retrying");
                 *self.shared.state.lock() = State::Down(error);

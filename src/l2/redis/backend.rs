@@ -193,6 +193,7 @@ impl Backend for RedisBackend {
             primaries: map.primaries.len(),
             breakers_open: breakers().filter(|breaker| breaker.is_open()).count(),
             breaker_opened: breakers().map(CircuitBreaker::times_opened).sum(),
+            damage: 0,
             deadlines: Some(self.tunables().deadlines()),
         }
     }

@@ -356,6 +356,7 @@ impl Report<'_> {
             "l2_flights": self.snapshot.flights,
             "l2_primaries": self.snapshot.health.primaries,
             "l2_breakers_open": self.snapshot.health.breakers_open,
+            "l2_damage": self.snapshot.health.damage,
         );
     }
 

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! LOCK          locked while a server has the store open
-//! FORMAT        "terrace-store 1" and the number of the current generation; replaced by rename
+//! FORMAT        "terrace-store 1", the number of the current generation, and a checksum; replaced by rename
 //! FORMAT.new    the next FORMAT
 //! table-7/      the current generation
 //! table-8/      the next generation: empty, prepared in advance
 //! aside-v0-7/   a generation in an older, unreadable format, kept for the operator
+//! aside-damaged-7/   a generation that could not be opened, kept for the operator
 //! ```
 //! The next generation is prepared next to the current one, with its FORMAT file; a clear renames that file. Generations
 //! that are neither current nor set aside are removed when the store is opened.
@@ -16,6 +17,8 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::l2::embedded::errors::OpenError;
 
@@ -50,7 +53,8 @@ impl Draft {
     /// Writes and syncs the draft.
     pub(crate) fn write(&self) -> io::Result<()> {
         let mut file = File::create(&self.path)?;
-        writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION} {}", self.generation)?;
+        let text = format!("{FORMAT_NAME} {FORMAT_VERSION} {}", self.generation);
+        writeln!(file, "{text} {:016x}", xxh3_64(text.as_bytes()))?;
         file.sync_all()
     }
 }
@@ -95,6 +99,11 @@ impl Directory {
         Draft { path: self.path.join(FORMAT_DRAFT), generation: self.generation + 1 }
     }
 
+    /// Returns the path to which the current generation is renamed if it is unreadable.
+    pub(crate) fn aside_damaged(&self) -> PathBuf {
+        self.path.join(format!("{ASIDE_PREFIX}damaged-{}", self.generation))
+    }
+
     /// Returns a function that makes the last [`advance`](Self::advance) survive a power failure.
     pub(crate) fn sync(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let path = self.path.clone();
@@ -120,6 +129,13 @@ impl Directory {
             }
             Err(error) => return Err(self.unusable(error)),
         };
+        if let Some((contents, sum)) = text.trim_end().rsplit_once(' ')
+            && contents.split(' ').count() == 3
+            && u64::from_str_radix(sum, 16) != Ok(xxh3_64(contents.as_bytes()))
+        {
+            // A different number would name another generation, and the current one would be removed.
+            return Err(self.damaged("the FORMAT file has a wrong checksum"));
+        }
         let mut words = text.split_ascii_whitespace();
         let name = words.next();
         let version = words.next().and_then(|word| word.parse().ok());

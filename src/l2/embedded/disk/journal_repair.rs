@@ -1,84 +1,76 @@
-//! Repairs a journal whose last writes were torn by a power failure.
+//! Repairs damaged journals before fjall reads them: after a power failure whose last pages did not reach the disk, or
+//! after bit rot.
 //!
-//! Pages that were not synced reach the disk in any order, so a page in the middle of the last batches may be missing
-//! while their end is present. fjall discards a batch without an end, but refuses a journal that contains a batch with
-//! a wrong checksum. Writes since the last sync may be lost (see the module), so the journal is truncated before the
-//! first such batch. If more data follows than one sync interval can have written, the journal counts as damaged.
-//!
-//! Only fjall can locate the start of that batch. A journal that is truncated anywhere inside the batch opens; a
-//! journal that contains the whole batch does not. Therefore, a binary search finds the position: about 26 attempts,
-//! which take seconds, only after a power failure.
+//! A damaged batch is removed and the later ones are kept. The repaired journal is a copy that replaces the original with
+//! one rename, so a kill at any time leaves the original or the complete copy. The original keeps the extension `torn`,
+//! for inspection. The mark [`RECONCILE`] is created before: the rows of a lost batch may contradict the remaining rows,
+//! which [`reconcile`](super::reconcile) corrects after the start, also after a start that was killed.
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::table::Table;
+use super::journal::{self, Scan};
 
-/// Maximum size of a damaged journal end that the store discards at start: more than a disk writes within a sync interval of
-/// 100 ms. Larger damage is an error.
-const TORN_MAX_BYTES: u64 = 16 << 20;
+/// File that marks a table whose rows may contradict one another.
+pub(super) const RECONCILE: &str = "RECONCILE";
 
-/// Opens the table. If its journal is torn, the writes after the damage are discarded.
-pub(crate) fn open(path: &Path) -> Result<Arc<Table>, fjall::Error> {
-    let opened = Table::open(path);
-    if let Err(fjall::Error::JournalRecovery(reason)) = opened { repair(path, reason) } else { opened }
-}
-
-fn repair(path: &Path, reason: fjall::JournalRecoveryError) -> Result<Arc<Table>, fjall::Error> {
-    let Some(journal) = active_journal(path)? else { return Err(fjall::Error::JournalRecovery(reason)) };
-    // fjall does not treat this name as a journal; the file keeps the removed bytes for inspection.
-    let whole = journal.with_extension("torn");
-    fs::copy(&journal, &whole)?;
-    let written = written_bytes(&whole)?;
-    let (mut opens, mut fails) = (0, written);
-    while fails - opens > 1 {
-        let middle = opens + (fails - opens) / 2;
-        match open_cut(path, &whole, &journal, middle) {
-            Ok(_) => opens = middle,
-            Err(fjall::Error::JournalRecovery(_)) => fails = middle,
-            Err(error) => return Err(error),
+/// Repairs the journals of the table in `path`. Returns the number of damaged ranges.
+///
+/// # Errors
+/// I/O errors. No journal is changed in part.
+pub(super) fn repair(path: &Path) -> io::Result<u64> {
+    let mut damage = 0;
+    for journal in journals(path)? {
+        let bytes = fs::read(&journal)?;
+        let scan = journal::scan(&bytes);
+        if scan.damaged.is_empty() {
+            continue;
         }
+        File::create(path.join(RECONCILE))?.sync_all()?;
+        replace(path, &journal, &bytes, &scan)?;
+        damage += scan.damaged.len() as u64;
+        tracing::error!(
+            journal = %journal.display(),
+            lost_bytes = scan.damaged.iter().map(ExactSizeIterator::len).sum::<usize>(),
+            lost_ranges = scan.damaged.len(),
+            kept_batches = scan.batches.len(),
+            "a journal of the embedded store is damaged; its damaged writes are lost, and the original is kept as a \
+             .torn file"
+        );
     }
-    if written - opens > TORN_MAX_BYTES {
-        fs::copy(&whole, &journal)?;
-        return Err(fjall::Error::JournalRecovery(reason));
-    }
-    tracing::warn!(
-        journal = %journal.display(),
-        bytes = written - opens,
-        "discarded the last writes before a power failure because the journal is torn; \
-         the original journal is kept as a .torn file"
-    );
-    open_cut(path, &whole, &journal, opens)
+    Ok(damage)
 }
 
-fn open_cut(path: &Path, whole: &Path, journal: &Path, length: u64) -> Result<Arc<Table>, fjall::Error> {
-    fs::copy(whole, journal)?;
-    File::options().write(true).open(journal)?.set_len(length)?;
-    Table::open(path)
+fn replace(path: &Path, journal: &Path, bytes: &[u8], scan: &Scan) -> io::Result<()> {
+    let (copy, whole) = (journal.with_extension("repaired"), journal.with_extension("torn"));
+    let mut file = File::create(&copy)?;
+    for batch in &scan.batches {
+        file.write_all(&bytes[batch.clone()])?;
+    }
+    file.sync_all()?;
+    match fs::remove_file(&whole) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::hard_link(journal, &whole)?;
+    fs::rename(&copy, journal)?;
+    File::open(path)?.sync_all()
 }
 
-/// Returns the journal with the highest number. The other journals were synced when they were sealed.
-fn active_journal(path: &Path) -> io::Result<Option<PathBuf>> {
-    let mut newest: Option<(u64, PathBuf)> = None;
+/// Returns the journals of a table, oldest first.
+pub(super) fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
         let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         if let (true, Some(number)) = (is_journal, number) {
-            newest = newest.into_iter().chain([(number, path)]).max();
+            found.push((number, path));
         }
     }
-    Ok(newest.map(|(_, path)| path))
-}
-
-/// Returns the number of bytes up to the last nonzero byte, because journals are preallocated.
-fn written_bytes(path: &Path) -> io::Result<u64> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1))
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod directory;
 pub(crate) mod generation;
-pub(crate) mod journal_repair;
+mod journal;
+mod journal_repair;
+mod reconcile;
 pub(crate) mod rows;
 pub(crate) mod table;

@@ -51,6 +51,8 @@ pub(crate) const ORDER: (&[u8], &[u8]) = (b"s", b"t");
 pub(crate) const BANS: (&[u8], &[u8]) = (b"b", b"c");
 /// First byte of expiry rows.
 pub(crate) const EXPIRIES: &[u8] = b"x";
+/// The byte value after the first byte of expiry rows.
+pub(crate) const EXPIRIES_END: &[u8] = b"y";
 
 /// A record as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,14 @@ use std::{
     fs, io,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, compaction::Leveled};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, compaction::Leveled};
 
 use crate::error::{CacheError, Kind, Result};
 
@@ -30,6 +33,8 @@ const JOURNALS_BYTES: u64 = 128 << 20;
 const GARBAGE_BYTES: u64 = 32 << 20;
 /// Number of background threads: one flushes, the other compacts.
 const BACKGROUND_THREADS: usize = 2;
+/// Maximum number of damaged blocks in a row after which the rest of a file is skipped: its index is damaged.
+const DAMAGED_BLOCKS_MAX: u64 = 10_000;
 /// Name of the keyspace.
 const NAME: &str = "rows";
 
@@ -38,6 +43,8 @@ pub(crate) struct Table {
     path: PathBuf,
     database: Database,
     rows: Keyspace,
+    /// True once a read has found damage, or a background thread has failed.
+    damaged: AtomicBool,
 }
 
 /// Row changes that are committed together.
@@ -52,10 +59,19 @@ impl Table {
     /// # Errors
     /// The error of fjall; a table that fjall cannot read may also make it panic.
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, fjall::Error> {
+        Self::open_with(path, BACKGROUND_THREADS)
+    }
+
+    /// Opens the table in `path` without compaction, which ends at the first damaged block and then rejects all writes.
+    pub(crate) fn open_still(path: &Path) -> Result<Arc<Self>, fjall::Error> {
+        Self::open_with(path, 0)
+    }
+
+    fn open_with(path: &Path, threads: usize) -> Result<Arc<Self>, fjall::Error> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNALS_BYTES)
-            .worker_threads(BACKGROUND_THREADS)
+            .worker_threads_unchecked(threads)
             .manual_journal_persist(true)
             .open()?;
         let compaction = Leveled::default().with_table_target_size(FILE_BYTES);
@@ -66,7 +82,7 @@ impl Table {
                 .compaction_strategy(Arc::new(compaction))
         };
         let rows = database.keyspace(NAME, options)?;
-        Ok(Arc::new(Self { path: path.to_owned(), database, rows }))
+        Ok(Arc::new(Self { path: path.to_owned(), database, rows, damaged: AtomicBool::new(false) }))
     }
 
     /// Returns the path of the table.
@@ -76,7 +92,58 @@ impl Table {
 
     /// Returns the newest value of a row. Only for the writer: other threads could see half of a commit.
     pub(crate) fn get(&self, row: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.rows.get(row).map_err(|error| failed("read", &error))?.map(Bytes::from))
+        Ok(self.rows.get(row).map_err(|error| self.read_failed(&error))?.map(Bytes::from))
+    }
+
+    /// Returns true once a read has found damaged data.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Relaxed)
+    }
+
+    fn read_failed(&self, error: &fjall::Error) -> CacheError {
+        if is_damage(error) {
+            self.damaged.store(true, Relaxed);
+        }
+        failed("read", error)
+    }
+
+    /// Passes all readable rows to `take`, older writes of a row before newer ones; `None` is a removal. Returns the number
+    /// of damaged blocks, whose rows are skipped: 4 KiB of rows each, before compression. The table must be opened with
+    /// [`open_still`](Self::open_still).
+    pub(crate) fn each_readable(&self, mut take: impl FnMut(Bytes, Option<Bytes>) -> Result<()>) -> Result<u64> {
+        let tree = &self.rows.tree;
+        // The rows of the journal are in memory only: they become the newest file.
+        tree.rotate_memtable();
+        let flushed = tree.flush(&tree.get_flush_lock(), 0);
+        flushed.map_err(|error| failed("flush", &fjall::Error::Storage(error)))?;
+        let version = tree.current_version();
+        // The newest files come first.
+        let files: Vec<_> = version.iter_tables().collect();
+        let mut damaged = 0;
+        for file in files.into_iter().rev() {
+            let (mut last, mut in_a_row) = (None, 0);
+            for item in file.iter() {
+                let Ok(item) = item else {
+                    (damaged, in_a_row) = (damaged + 1, in_a_row + 1);
+                    if in_a_row < DAMAGED_BLOCKS_MAX { continue } else { break }
+                };
+                in_a_row = 0;
+                let row = Bytes::from(item.key.user_key.clone());
+                // Versions of a row follow one another, newest first.
+                if last.as_ref() == Some(&row) {
+                    continue;
+                }
+                last = Some(row.clone());
+                take(row, (!item.is_tombstone()).then(|| Bytes::from(item.value)))?;
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Writes the rows in memory to a file and waits for it.
+    #[cfg(test)]
+    pub(crate) fn flush(&self) {
+        self.rows.rotate_memtable_and_wait().expect("a flush");
     }
 
     /// Returns a consistent view of all rows, between two commits.
@@ -130,6 +197,22 @@ fn disk_bytes(dir: &Path) -> u64 {
     entries.map(|entry| of(entry).unwrap_or(0)).sum()
 }
 
+/// Returns true for an error that does not go away: the data is damaged. Errors of the operating system may go away,
+/// except for failed sectors.
+pub(crate) fn is_damage(error: &fjall::Error) -> bool {
+    let of_io = |error: &io::Error| {
+        const EIO: i32 = 5;
+        const EINVAL: i32 = 22;
+        // Errors without a number are of the decoder. A wrong position in a file is invalid.
+        matches!(error.raw_os_error(), None | Some(EIO | EINVAL)) || error.kind() == io::ErrorKind::NotFound
+    };
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => of_io(error),
+        fjall::Error::Poisoned | fjall::Error::Locked => false,
+        _ => true,
+    }
+}
+
 fn failed(what: &str, error: &fjall::Error) -> CacheError {
     CacheError::new(Kind::Unavailable, format!("the embedded store cannot {what}: {error}"))
 }
@@ -172,13 +255,13 @@ pub(crate) struct View<'a> {
 impl View<'_> {
     /// Returns the value of a row.
     pub(crate) fn get(&self, row: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.snapshot.get(&self.table.rows, row).map_err(|error| failed("read", &error))?.map(Bytes::from))
+        Ok(self.snapshot.get(&self.table.rows, row).map_err(|error| self.table.read_failed(&error))?.map(Bytes::from))
     }
 
     /// Returns rows in ascending order.
     pub(crate) fn range(&self, from: Bound<&[u8]>, to: &[u8]) -> impl Iterator<Item = Result<(Bytes, Bytes)>> {
         self.snapshot.range::<&[u8], _>(&self.table.rows, (from, Bound::Excluded(to))).map(|row| {
-            let (key, value) = row.into_inner().map_err(|error| failed("read", &error))?;
+            let (key, value) = row.into_inner().map_err(|error| self.table.read_failed(&error))?;
             Ok((Bytes::from(key), Bytes::from(value)))
         })
     }
