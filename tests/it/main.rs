@@ -18,6 +18,7 @@ mod docker;
 mod docs;
 mod drain;
 mod embedded_crash;
+mod embedded_full;
 mod embedded_store;
 mod explain;
 mod flush_bans;

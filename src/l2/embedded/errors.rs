@@ -68,6 +68,12 @@ pub(super) fn stopped() -> CacheError {
     CacheError::new(Kind::Unavailable, "the embedded store is closed")
 }
 
+/// Returns the error of a write that needs space while the disk is full.
+pub(super) fn disk_full() -> CacheError {
+    let message = "the disk of the embedded store is full; only reads and removals are accepted";
+    CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
+}
+
 /// Returns the error of a call while a failed store is being reopened.
 pub(super) fn unavailable() -> CacheError {
     let message = "the embedded store has failed and is being reopened";

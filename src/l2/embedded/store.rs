@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    disk::generation::Generations,
+    disk::{generation::Generations, reserve::Reserve},
     errors::{OpenError, overloaded, stopped, unavailable},
     read_pool::ReadPool,
     settings::{EmbeddedSettings, SIZE_MAX_LEAST, Sync},
@@ -95,7 +95,8 @@ impl Embedded {
             size_max: settings.size_max_bytes.max(SIZE_MAX_LEAST),
             sync_always: settings.sync == Sync::Always,
         });
-        let writer = Writer::new(Arc::clone(&shared), generations, opened)
+        let reserve = Reserve::new(&settings.dir, shared.size_max);
+        let writer = Writer::new(Arc::clone(&shared), generations, opened, reserve)
             .map_err(|error| OpenError::Damaged { dir: settings.dir.clone(), reason: error.to_string() })?;
         Self::start(shared, writer, settings.sync)
             .map(Arc::new)

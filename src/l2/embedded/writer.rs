@@ -21,10 +21,11 @@ use tokio::sync::oneshot;
 use super::{
     disk::{
         generation::{Generations, Opened, Rebuild},
+        reserve::Reserve,
         rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
         table::Table,
     },
-    errors::{REOPEN_EVERY, unavailable},
+    errors::{REOPEN_EVERY, disk_full, unavailable},
     state::StoreState,
     write_group::WriteGroup,
 };
@@ -79,12 +80,16 @@ type Answer = oneshot::Sender<Vec<Result<Applied>>>;
 
 /// State of the writer's thread.
 pub(super) struct Writer {
+    /// Disk space for removals. The first field, because it is dropped while the directory is locked.
+    reserve: Reserve,
     pub(super) shared: Arc<StoreState>,
     generations: Generations,
     /// `None` while a failed table is not open again.
     pub(super) table: Option<Arc<Table>>,
     /// The failed table, until it is closed.
     failed: Option<Arc<Table>>,
+    /// True while the disk is full: the store accepts removals only, which use the reserve.
+    is_full: bool,
     /// Whether the failed table has to be rebuilt.
     rebuild: Rebuild,
     pub(super) tally: Tally,
@@ -110,12 +115,19 @@ pub(super) struct Swept {
 
 impl Writer {
     /// Creates a writer for the current generation, which must be open.
-    pub(super) fn new(shared: Arc<StoreState>, generations: Generations, opened: Opened) -> Result<Self> {
+    pub(super) fn new(
+        shared: Arc<StoreState>,
+        generations: Generations,
+        opened: Opened,
+        reserve: Reserve,
+    ) -> Result<Self> {
         let mut writer = Self {
             shared,
             generations,
             table: None,
             failed: None,
+            is_full: false,
+            reserve,
             rebuild: Rebuild::No,
             tally: Tally::EMPTY,
             oldest: 0,
@@ -125,6 +137,10 @@ impl Writer {
             prepare_at_ns: 0,
         };
         writer.adopt_or_rebuild(opened)?;
+        if let Err(error) = writer.reserve.allocate() {
+            writer.is_full = is_full(&error);
+            tracing::warn!(%error, "cannot reserve disk space for removals from the embedded store");
+        }
         Ok(writer)
     }
 
@@ -203,7 +219,12 @@ impl Writer {
         let weight_max = self.shared.size_max;
         let results = batches
             .iter()
-            .map(|ops| ops.iter().map(|(key, op)| group.apply(key, op, now, weight_max)).collect())
+            .map(|ops| {
+                if self.is_full && !ops.iter().all(|(_, op)| is_removal(op)) {
+                    return ops.iter().map(|_| Err(disk_full())).collect();
+                }
+                ops.iter().map(|(key, op)| group.apply(key, op, now, weight_max)).collect()
+            })
             .collect();
         match self.evict(&mut group, now).and_then(|swept| self.commit(group, swept)) {
             Ok(()) => results,
@@ -287,6 +308,7 @@ impl Writer {
     fn tick(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + SWEEP_EVERY.as_nanos() as u64;
         let Some(table) = self.table.clone() else { return self.reopen() };
+        self.leave_full();
         if table.is_damaged() {
             drop(table);
             self.fail(&CacheError::new(Kind::Unavailable, "the embedded store has damaged data"));
@@ -400,7 +422,7 @@ impl Writer {
         self.soonest = UnixMs(0);
         self.shared.table.store(Some(Arc::clone(&table)));
         self.table = Some(table);
-        *self.shared.state.lock() = State::Up;
+        *self.shared.state.lock() = if self.is_full { State::Down(disk_full().to_string()) } else { State::Up };
         self.publish();
         Ok(())
     }
@@ -417,8 +439,7 @@ impl Writer {
     pub(super) fn fail(&mut self, error: &CacheError) {
         tracing::error!(%error, "the embedded store failed; rejecting calls until it is reopened");
         *self.shared.state.lock() = State::Down(error.to_string());
-        self.shared.table.store(None);
-        // The table is closed later, because the caller still uses it.
+        // Reads go on: the table rejects writes only. It is closed when the disk accepts writes again.
         self.failed = self.table.take();
         self.rebuild = match &self.failed {
             Some(table) if table.is_damaged() => Rebuild::Always,
@@ -431,6 +452,10 @@ impl Writer {
 
     fn reopen(&mut self) {
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
+        if !self.is_writable() {
+            return;
+        }
+        self.shared.table.store(None);
         if let Some(failed) = self.failed.take() {
             self.generations.release(failed);
         }
@@ -457,6 +482,28 @@ impl Writer {
         }
     }
 
+    /// Returns whether the disk accepts writes, after freeing the reserve if the disk is full.
+    fn is_writable(&mut self) -> bool {
+        let Err(error) = self.generations.probe() else { return true };
+        if is_full(&error) && self.reserve.release() && self.generations.probe().is_ok() {
+            self.is_full = true;
+            tracing::error!(%error, "the disk of the embedded store is full; accepting removals only");
+            return true;
+        }
+        tracing::error!(%error, "the disk of the embedded store rejects writes; serving reads and retrying");
+        *self.shared.state.lock() = State::Down(format!("the disk rejects writes: {error}"));
+        false
+    }
+
+    /// Accepts all writes again once the disk has space for the reserve and for writes.
+    fn leave_full(&mut self) {
+        if self.is_full && self.reserve.refill().is_ok() {
+            self.is_full = false;
+            *self.shared.state.lock() = State::Up;
+            tracing::info!("the disk of the embedded store has space again; accepting all writes");
+        }
+    }
+
     fn close(mut self) {
         self.shared.table.store(None);
         if let Some(table) = self.table.take() {
@@ -469,6 +516,16 @@ impl Writer {
             self.generations.release(failed);
         }
     }
+}
+
+/// Returns whether an operation needs no space for a value.
+fn is_removal(op: &Op) -> bool {
+    matches!(op, Op::Delete { .. } | Op::Bury { .. })
+}
+
+/// Returns whether the error reports that the disk is full.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Returns the smallest write number in the table; the next one if the table is empty.

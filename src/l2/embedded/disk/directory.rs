@@ -29,6 +29,10 @@ const FORMAT_NAME: &str = "terrace-store";
 const LOCK_FILE: &str = "LOCK";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_DRAFT: &str = "FORMAT.new";
+/// File that [`Directory::probe`] writes.
+const PROBE_FILE: &str = "PROBE";
+/// Size in bytes of the probe: a few groups of writes.
+const PROBE_BYTES: usize = 1 << 20;
 const TABLE_PREFIX: &str = "table-";
 const ASIDE_PREFIX: &str = "aside-";
 
@@ -108,6 +112,17 @@ impl Directory {
     pub(crate) fn sync(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let path = self.path.clone();
         move || File::open(path)?.sync_all()
+    }
+
+    /// Checks that the disk accepts writes.
+    pub(crate) fn probe(&self) -> io::Result<()> {
+        let path = self.path.join(PROBE_FILE);
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&vec![0; PROBE_BYTES])?;
+            file.sync_all()
+        });
+        let removed = fs::remove_file(&path);
+        written.and(removed)
     }
 
     /// Returns the path of the directory.

@@ -192,6 +192,11 @@ impl Generations {
         Ok(())
     }
 
+    /// Checks that the disk accepts writes.
+    pub(crate) fn probe(&self) -> io::Result<()> {
+        self.directory.probe()
+    }
+
     /// Waits for the preparation; `None` if there is none.
     fn prepared(&mut self) -> Option<io::Result<Arc<Table>>> {
         let joined = self.preparing.take()?.join();

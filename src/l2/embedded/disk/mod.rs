@@ -5,5 +5,6 @@ pub(crate) mod generation;
 mod journal;
 mod journal_repair;
 mod reconcile;
+pub(crate) mod reserve;
 pub(crate) mod rows;
 pub(crate) mod table;
