@@ -23,7 +23,7 @@ use std::{path::PathBuf, time::Duration};
 pub use self::{
     address::Address,
     fault::{Fault, Faults},
-    load::{Given, Loaded, Sources, Unchanged, change, environment, load, reload},
+    load::{By, Given, Loaded, Sources, Unchanged, change, environment, load, reload},
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };
@@ -31,7 +31,7 @@ use self::{
     form::{Addr, Choice, Count, Factor, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
-use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis};
+use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis, secret::Secret};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -106,6 +106,20 @@ impl Config {
 const COHERENCE: &[(&str, Coherence)] = &[("tracking", Coherence::Tracking), ("ttl", Coherence::Ttl)];
 /// Names of `resp.flush`.
 const FLUSH: &[(&str, Option<bool>)] = &[("auto", None), ("allow", Some(true)), ("refuse", Some(false))];
+/// Clients whose CONFIG SET may change protected settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtectedConfigs {
+    /// None.
+    No,
+    /// Clients on this machine.
+    Local,
+    /// All.
+    Yes,
+}
+
+/// Names of [`ProtectedConfigs`].
+const PROTECTED_CONFIGS: &[(&str, ProtectedConfigs)] =
+    &[("no", ProtectedConfigs::No), ("local", ProtectedConfigs::Local), ("yes", ProtectedConfigs::Yes)];
 /// Names of [`PolicyKind`].
 const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
@@ -150,6 +164,8 @@ settings! {
         password_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
         /// Refuse non-loopback clients of the RESP port while no password is set.
         protected_mode: bool = true, Flag, reloadable;
+        /// Clients whose CONFIG SET may change protected settings (files with secrets, `resp.protected_mode`, `resp.flush`): none, those on this machine, or all.
+        protected_configs: ProtectedConfigs = ProtectedConfigs::No, Choice(PROTECTED_CONFIGS);
         /// Permission for FLUSHDB and FLUSHALL; auto allows both commands unless L2 is Redis, which other applications may share.
         flush: Option<bool> = None, Choice(FLUSH), reloadable;
         /// Permission to answer RESP reads with stale copies while L2 is unavailable (see `l2.serve_stale_for`); RESP replies cannot carry the stale flag.
@@ -178,7 +194,7 @@ settings! {
     /// `[l2]`: the L2 tier.
     l2: L2 {
         /// L2 store and its address.
-        url: String = "embedded".into(), L2Url;
+        url: Secret<String> = "embedded".into(), L2Url;
         /// Deadline of reads from Redis. The embedded store has `data.read_timeout`.
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Deadline of writes to Redis. The embedded store has `data.write_timeout`.

@@ -9,8 +9,8 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`]: the basic types. [`node`]: state of this process. [`persist`]: its
-//!    files.
+//! 1. [`model`], [`error`], [`clock`], [`glob`], [`secret`]: the basic types. [`node`]: state of this process.
+//!    [`persist`]: its files. [`files`]: files that an operator names.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
 //! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
 //!    from traffic.
@@ -40,6 +40,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod files;
 pub mod glob;
 pub mod grpc;
 pub mod http;
@@ -52,6 +53,7 @@ pub mod model;
 pub mod node;
 pub mod persist;
 pub mod resp;
+pub mod secret;
 pub mod server;
 pub mod socket;
 

@@ -33,7 +33,7 @@ use self::{l2_tier::Tier, listen::Port, worker::WorkerPlan};
 use crate::{
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
-    config::{self, Coherence, Config},
+    config::{self, By, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
     learn::{prefetch::PrefetchSettings, ttl::TtlSettings},
@@ -141,7 +141,7 @@ impl Server {
             node.traced.on.store(config.trace.otlp.is_some(), Ordering::Relaxed);
             node.traced.others.set(config.trace.requests);
         }
-        let flavor = l2_tier::flavor(&config.l2.url)?;
+        let flavor = l2_tier::flavor(config.l2.url.expose())?;
         let core = Core::with_learning(l1_settings(&config), flavor, rules(&config), clock, learn_settings(&config));
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
         let tier = Tier::open(&config, &core, &tunables)?;
@@ -341,15 +341,16 @@ impl Live {
                 },
                 Some(change) = asked.recv() => {
                     // Fails only when the client has disconnected.
-                    let _told = change.done.send(self.change(&change.settings));
+                    let _told = change.done.send(self.change(&change.settings, change.is_local));
                 }
             }
         }
     }
 
     /// Executes CONFIG SET. The change is effective until the next reload, which restores the value of the file.
-    fn change(&mut self, changes: &[(String, String)]) -> Result<(), (String, String)> {
-        let (config, settings) = config::change(&self.config, &self.node.settings.load(), changes, "CONFIG SET")
+    fn change(&mut self, changes: &[(String, String)], is_local: bool) -> Result<(), (String, String)> {
+        let by = By { name: "CONFIG SET", is_local };
+        let (config, settings) = config::change(&self.config, &self.node.settings.load(), changes, by)
             .map_err(|unchanged| (unchanged.key, unchanged.why))?;
         let keys: Vec<&str> = changes.iter().map(|(key, _)| key.as_str()).collect();
         self.take(config, settings).map_err(|error| (keys.join(", "), error.to_string()))?;

@@ -1,7 +1,6 @@
 //! Parses a TOML file into entries with their line numbers. The entries are interpreted elsewhere.
 
 use std::{
-    io::Read,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,6 +12,7 @@ use super::{
     fault::{Fault, ValueSource},
     form::Raw,
 };
+use crate::files::read_any;
 
 /// Maximum size of the configuration file.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -54,14 +54,8 @@ pub(super) fn read(path: &Path) -> Contents {
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read the file: {error}"))?;
-    let mut text = String::new();
-    let read = file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| format!("cannot read the file: {error}"))?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(format!("the file is larger than {FILE_MAX_BYTES} bytes"));
-    }
-    Ok(text)
+    let contents = read_any(path, FILE_MAX_BYTES).map_err(|why| format!("cannot read the file: {why}"))?;
+    String::from_utf8(contents).map_err(|error| format!("cannot read the file: {error}"))
 }
 
 /// Maps byte offsets of the text to line numbers.

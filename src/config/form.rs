@@ -5,7 +5,7 @@ use std::{fmt::Debug, path::PathBuf, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::Address;
-use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX};
+use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX, secret::Secret};
 
 /// A value as written, before it is parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -470,8 +470,8 @@ pub(super) struct L2Url;
 
 const L2_WANTED: &str = "redis://[user:password@]host[:port][/db], embedded, embedded:DIR or none";
 
-impl Form<String> for L2Url {
-    fn read(&self, raw: &Raw) -> Result<String, String> {
+impl Form<Secret<String>> for L2Url {
+    fn read(&self, raw: &Raw) -> Result<Secret<String>, String> {
         let url = raw.text(L2_WANTED)?;
         match url.split_once(':') {
             None if url == "none" || url == "embedded" => Ok(url.into()),
@@ -479,12 +479,21 @@ impl Form<String> for L2Url {
             Some((_, rest)) if rest.starts_with("//") => {
                 RedisUrl::parse(url).map(|_| url.into()).map_err(|error| error.to_string())
             }
-            Some(_) | None => Err(format!("{} is not {L2_WANTED}", quoted(masked(url)))),
+            // Without ://, the text may still be a URL with a password.
+            Some((scheme, rest)) if rest.contains(['@', '=']) => {
+                let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+');
+                Err(format!("\"{}:***\" is not {L2_WANTED}", if is_scheme { scheme } else { "***" }))
+            }
+            Some(_) | None => Err(format!("{} is not {L2_WANTED}", quoted(url))),
         }
     }
 
-    fn show(&self, value: &String) -> String {
-        quoted(masked(value))
+    fn show(&self, value: &Secret<String>) -> String {
+        let url = value.expose();
+        match RedisUrl::parse(url) {
+            Ok(parsed) if parsed.has_password() => quoted(parsed.masked()),
+            Ok(_) | Err(_) => quoted(url),
+        }
     }
 
     fn describe(&self) -> String {
@@ -494,13 +503,4 @@ impl Form<String> for L2Url {
     fn unit(&self) -> &'static str {
         "URL"
     }
-}
-
-/// Returns a URL with its password masked.
-pub(super) fn masked(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
-    // The last @ ends the credentials, because a password may contain @.
-    let Some((credentials, rest)) = rest.rsplit_once('@') else { return url.into() };
-    let Some((user, _)) = credentials.split_once(':') else { return url.into() };
-    format!("{scheme}://{user}:***@{rest}")
 }

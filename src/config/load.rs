@@ -3,13 +3,13 @@
 use std::{collections::HashMap, fmt, path::PathBuf};
 
 use super::{
-    Config, Row, constraints,
+    Config, ProtectedConfigs, Row, constraints,
     fault::{Fault, Faults, ValueSource, nearest},
     file,
     form::Raw,
     policy,
 };
-use crate::node::Setting;
+use crate::{l2::redis::url::RedisUrl, node::Setting};
 
 /// A flag on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +100,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     };
     loading.set_variables(&sources.environment);
     for flag in &sources.flags {
+        if flag.key == "l2.url" && RedisUrl::parse(&flag.value).is_ok_and(|url| url.has_password()) {
+            let shown = "contains a password, which every user of this machine can read in the process list";
+            let instead = "set TERRACE_L2_URL, or l2.url in the configuration file";
+            loading.warnings.push(format!("--{}: the URL {shown}; {instead}", flag.flag));
+        }
         loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), ValueSource::Flag(flag.flag.clone()));
     }
     loading.finish(policies)
@@ -217,7 +222,7 @@ impl Loading {
 pub fn reload(running: &Loaded, mut fresh: Loaded) -> (Loaded, Vec<&'static str>) {
     let mut restart = Vec::new();
     for (index, row) in Row::all().iter().enumerate().filter(|(_, row)| !row.reloadable) {
-        if (row.show)(&running.config) != (row.show)(&fresh.config) {
+        if !(row.same)(&running.config, &fresh.config) {
             restart.push(row.key);
         }
         (row.copy)(&mut fresh.config, &running.config);
@@ -235,16 +240,36 @@ pub struct Unchanged {
     pub why: String,
 }
 
-/// Changes reloadable settings, given as keys and texts: either all of them or none. `by` is shown as the source of the
-/// values. Returns the effective configuration and its printable settings.
+/// Author of a change at run time.
+#[derive(Debug, Clone, Copy)]
+pub struct By {
+    /// Name that is shown as the source of the values.
+    pub name: &'static str,
+    /// The author runs on this machine.
+    pub is_local: bool,
+}
+
+impl By {
+    fn may_change_protected(self, protected_configs: ProtectedConfigs) -> bool {
+        match protected_configs {
+            ProtectedConfigs::No => false,
+            ProtectedConfigs::Local => self.is_local,
+            ProtectedConfigs::Yes => true,
+        }
+    }
+}
+
+/// Changes reloadable settings, given as keys and texts: either all of them or none. A setting may always be set to its
+/// current value. Returns the effective configuration and its printable settings.
 ///
 /// # Errors
-/// The first setting that is unknown, requires a restart, or has an invalid value or an invalid combination of values.
+/// The first setting that is unknown, requires a restart, is protected, or has an invalid value or an invalid
+/// combination of values.
 pub fn change(
     running: &Config,
     shown: &[Setting],
     changes: &[(String, String)],
-    by: &str,
+    by: By,
 ) -> Result<(Config, Vec<Setting>), Unchanged> {
     let (mut config, mut settings) = (running.clone(), shown.to_vec());
     let refused = |key: &str, why: String| Err(Unchanged { key: key.to_owned(), why });
@@ -253,14 +278,24 @@ pub fn change(
             let hint = nearest(key, Row::all().iter().map(|row| row.key.to_owned()));
             return refused(key, format!("unknown setting{hint}"));
         };
+        let mut changed = config.clone();
+        let set = (row.set)(&mut changed, &Raw::Word(text.clone()));
+        // For a secret, the answer would tell whether a guess is right.
+        if set.is_ok() && row.key != "l2.url" && (row.same)(&config, &changed) {
+            continue;
+        }
         if !row.reloadable {
             return refused(key, format!("changing {key} requires a restart"));
         }
-        if let Err(why) = (row.set)(&mut config, &Raw::Word(text.clone())) {
+        if row.is_protected() && !by.may_change_protected(running.resp.protected_configs) {
+            return refused(key, "can't set a protected setting; resp.protected_configs permits it".to_owned());
+        }
+        if let Err(why) = set {
             return refused(key, why);
         }
+        config = changed;
         if let Some(setting) = settings.iter_mut().find(|setting| setting.key == row.key) {
-            (setting.value, setting.source) = ((row.show)(&config), by.to_owned());
+            (setting.value, setting.source) = ((row.show)(&config), by.name.to_owned());
         }
     }
     let fault = |key: &str, message| Fault { at: key.to_owned(), message, line: 0 };

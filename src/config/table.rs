@@ -19,6 +19,8 @@ pub struct Row {
     pub(super) set: fn(&mut Config, &Raw) -> Result<(), String>,
     /// Returns the value in the notation of the file, with secrets masked.
     pub show: fn(&Config) -> String,
+    /// Returns true if both configurations have the same value, which `show` does not tell for secrets.
+    pub(super) same: fn(&Config, &Config) -> bool,
     /// Copies this setting from another configuration.
     pub(super) copy: fn(&mut Config, &Config),
 }
@@ -44,6 +46,16 @@ impl Row {
     #[must_use]
     pub fn find(key: &str) -> Option<&'static Self> {
         Self::all().iter().find(|row| row.key == key)
+    }
+
+    /// Returns true if the setting decides who may use the server or reads a file with a secret. CONFIG SET changes it
+    /// only with `resp.protected_configs`.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        let sections = ["auth.", "tls."];
+        self.key.ends_with("_file")
+            || sections.iter().any(|section| self.key.starts_with(section))
+            || ["resp.protected_mode", "resp.protected_configs", "resp.flush"].contains(&self.key)
     }
 
     /// Returns the flag, for example `l1-max-entries`.
@@ -113,6 +125,7 @@ macro_rules! settings {
                         Ok(())
                     },
                     show: |config| form::Form::show(&$form, &config.$section.$field),
+                    same: |config, other| config.$section.$field == other.$section.$field,
                     copy: |config, from| config.$section.$field = from.$section.$field.clone(),
                 },
             )+)+

@@ -112,6 +112,7 @@ impl Connection {
         let now = edge.cache.now();
         let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), now);
         session.authenticated = edge.settings.load().password.is_none();
+        session.is_local = ends.is_here;
         let auth_deadline = (!session.authenticated).then(|| Instant::now() + AUTH_TIME);
         Self {
             stream,
@@ -355,7 +356,7 @@ fn is_refused(settings: &RespSettings, is_here: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::Secret;
+    use crate::secret::Secret;
 
     /// Returns the size in bytes of the result of a function with three arguments.
     fn size_of_returned<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
@@ -381,7 +382,7 @@ mod tests {
         };
         assert!(!is_refused(&settings, true));
         assert!(is_refused(&settings, false));
-        let with_password = RespSettings { password: Some(Secret(b"x".to_vec())), ..settings.clone() };
+        let with_password = RespSettings { password: Some(Secret::new(b"x".to_vec())), ..settings.clone() };
         assert!(!is_refused(&with_password, false));
         assert!(!is_refused(&RespSettings { protected_mode: false, ..settings }, false));
     }

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{cache::Cache, node::Node};
+use crate::{cache::Cache, node::Node, secret::Secret};
 pub use connection::serve;
 use lookup::Commands;
 pub use port_state::PortState;
@@ -50,7 +50,7 @@ pub use reply::error_text;
 #[derive(Debug, Clone)]
 pub struct RespSettings {
     /// The password, if one is set.
-    pub password: Option<Secret>,
+    pub password: Option<Secret<Vec<u8>>>,
     /// Reject clients from other machines while no password is set.
     pub protected_mode: bool,
     /// Answer reads with copies past the coherence bound while L2 is unavailable.
@@ -65,21 +65,13 @@ pub struct RespSettings {
     pub in_flight_max: u64,
 }
 
-/// A secret that `Debug` does not print.
-#[derive(Clone)]
-pub struct Secret(pub Vec<u8>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
 /// Settings that a client changes with CONFIG SET, all of them or none.
 #[derive(Debug)]
 pub struct SettingsChange {
     /// Setting keys and the text of their new values.
     pub settings: Vec<(String, String)>,
+    /// The client runs on this machine.
+    pub is_local: bool,
     /// Receives the result: settings in effect, or the rejected key and the reason.
     pub done: oneshot::Sender<Result<(), (String, String)>>,
 }

@@ -30,6 +30,8 @@ pub(super) struct Session {
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) db: u8,
     pub(super) authenticated: bool,
+    /// The client runs on this machine.
+    pub(super) is_local: bool,
     /// Reads of the client are inspection (CLIENT NO-TOUCH).
     pub(super) no_touch: bool,
     /// The connection closes after the reply.
@@ -56,6 +58,7 @@ impl Session {
             counters,
             db: 0,
             authenticated: false,
+            is_local: false,
             no_touch: false,
             closing: false,
             replies: Replies::On,

@@ -41,7 +41,7 @@ fn parse(url: &str) -> Result<RedisUrl, StartError> {
 
 /// Opens the embedded store: in DIR for `embedded:DIR`, otherwise in `store` under the data directory.
 fn open_embedded(config: &Config, core: &Arc<Core>, tunables: &Arc<Tunables>) -> Result<Tier, StartError> {
-    let dir = match config.l2.url.strip_prefix("embedded:") {
+    let dir = match config.l2.url.expose().strip_prefix("embedded:") {
         Some(dir) => dir.into(),
         None => config.data.dir.join("store"),
     };
@@ -75,7 +75,8 @@ impl Tier {
             Flavor::Embedded => open_embedded(config, core, tunables),
             Flavor::Redis => {
                 let files = tls_files(config)?;
-                let mut settings = RedisSettings::new(parse(&config.l2.url)?, files).map_err(StartError::Config)?;
+                let mut settings =
+                    RedisSettings::new(parse(config.l2.url.expose())?, files).map_err(StartError::Config)?;
                 settings.connections = config.l2.connections;
                 settings.failures_max = config.l2.breaker_failures;
                 Ok(Self::Redis(Redis::new(&settings, Arc::clone(tunables))))

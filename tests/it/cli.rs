@@ -141,7 +141,7 @@ fn the_configuration_is_printed_with_its_sources_and_without_secrets() {
     let text = stdout(&terrace(&args));
     let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
     assert!(line("l1.size ").contains("= \"1GiB\" ") && line("l1.size ").ends_with("# flag --l1-size"), "{text}");
-    assert!(line("l2.url ").contains("\"redis://u:***@localhost\""), "{text}");
+    assert!(line("l2.url ").contains("\"redis://u:***@localhost:6379/0\""), "{text}");
     assert!(line("server.log ").ends_with("# default, reloadable"), "{text}");
     assert!(line("server.expose ").contains("true"), "{text}");
     assert!(!text.contains("hunter2"));

@@ -278,12 +278,21 @@ fn settings_that_do_not_go_together_are_refused() {
 fn secrets_are_shown_nowhere() {
     let url = "redis://service:hunter2@localhost:6379/3";
     let loaded = from_flags(vec![flag("l2.url", url)]).expect("valid");
-    assert_eq!(loaded.config.l2.url, url);
+    assert_eq!(loaded.config.l2.url.expose(), url);
     assert_eq!(shown(&loaded, "l2.url").0, "\"redis://service:***@localhost:6379/3\"");
-    for wrong in ["redis://service:hunter2@localhost:nope", "redis://service:hunter2@a?x=1", "what://a:hunter2@b"] {
+    assert!(!format!("{:?}", loaded.config).contains("hunter2"));
+    let wrong = "redis://service:hunter2@localhost:nope | redis://service:hunter2@a?x=1 | what://a:hunter2@b | \
+                 redis:service:hunter2@host | redis:/:hunter2@host | redis+sentinel:h/m?sentinel_pass=hunter2 | redis://hunter2@h";
+    for wrong in wrong.split(" | ") {
         let faults = from_flags(vec![flag("l2.url", wrong)]).expect_err(wrong);
         assert!(!faults[0].contains("hunter2"), "{}", faults[0]);
     }
+    // A flag is in the process list; a variable and a file are not.
+    let warned = "--l2-url: the URL contains a password, which every user of this machine can read in the process list";
+    assert!(loaded.warnings[0].starts_with(warned), "{:?}", loaded.warnings);
+    let environment = vec![("TERRACE_L2_URL".to_owned(), url.to_owned())];
+    let loaded = load(&Sources { environment, ..Sources::default() }).expect("valid");
+    assert!(loaded.warnings.is_empty() && shown(&loaded, "l2.url").0.contains(":***@"));
 }
 
 #[test]
@@ -293,7 +302,7 @@ fn the_password_is_the_first_line_of_its_file() {
     let password = |text: &[u8]| {
         fs::write(&path, text).expect("written");
         let loaded = from_flags(vec![flag("resp.password_file", path.to_str().expect("UTF-8"))]);
-        loaded.map(|loaded| loaded.config.resp.password().expect("readable").expect("there").0)
+        loaded.map(|loaded| loaded.config.resp.password().expect("readable").expect("there").expose().clone())
     };
     assert_eq!(password(b"hunter2\r\nnotes\n").expect("valid"), b"hunter2");
     assert_eq!(password(b"no newline").expect("valid"), b"no newline");
@@ -310,6 +319,9 @@ fn a_reload_takes_over_what_may_change_and_names_the_rest() {
         from_file("[l1]\nsize = \"2GiB\"\n[grpc]\ntimeout = \"2s\"\n[[policy]]\nmatch = \"a*\"\n").expect("valid");
     let (effective, restart) = config::reload(&running, fresh);
     assert_eq!(restart, ["l1.size"]);
+    // The same text is shown for both, because a password is masked.
+    let url = |password: &str| from_flags(vec![flag("l2.url", &format!("redis://:{password}@h"))]).expect("valid");
+    assert_eq!(config::reload(&url("one"), url("two")).1, ["l2.url"]);
     assert_eq!(effective.config.l1.size, 1 << 30);
     assert_eq!(shown(&effective, "l1.size"), ("\"1GiB\"", "flag --l1-size"));
     assert_eq!(effective.config.grpc.timeout, Duration::from_secs(2));

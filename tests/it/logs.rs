@@ -57,7 +57,7 @@ fn the_first_line_names_version_l2_and_configuration_without_secrets() {
     let line = line().unwrap();
     for wanted in [
         &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
-        "l2=\"redis://user:***@127.0.0.1:1\"",
+        "l2=\"redis://user:***@127.0.0.1:1/0\"",
         &format!("configuration=\"file {}, ", file.display()),
         "flags ",
         " --l2",

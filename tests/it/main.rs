@@ -14,6 +14,7 @@ mod coherence_failover;
 mod coherence_model;
 mod coherence_stale;
 mod config;
+mod config_set;
 mod docker;
 mod docs;
 mod drain;

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Permitted imports, from higher to lower modules. Types of `config` reach constructors through `server`.
-const MAY_IMPORT: [(&str, &[&str]); 22] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["server", "config", "node", "grpc", "proto", "persist", "model", "error", "clock", "glob"]),
@@ -25,19 +25,21 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
         ],
     ),
     // Imports for the types of the settings.
-    ("config", &["cache", "l1", "l2", "resp", "node", "model", "error", "glob"]),
+    ("config", &["cache", "l1", "l2", "node", "model", "error", "glob", "secret", "files"]),
     ("grpc", &["cache", "node", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
-    ("resp", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
+    ("resp", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob", "secret"]),
     ("http", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
     ("jobs", &["cache", "node", "persist", "metrics", "model", "error", "clock", "glob"]),
     ("cache", &["l1", "l2", "learn", "persist", "metrics", "model", "error", "clock", "glob"]),
     ("l1", &["metrics", "model", "error", "clock", "glob"]),
-    ("l2", &["metrics", "model", "error", "clock", "glob"]),
+    ("l2", &["metrics", "model", "error", "clock", "glob", "secret", "files"]),
     ("learn", &["persist", "metrics", "model", "error", "clock", "glob"]),
     ("node", &["model", "error", "clock"]),
     ("model", &["error", "clock"]),
     ("glob", &["error"]),
     ("error", &[]),
+    ("secret", &[]),
+    ("files", &[]),
     ("clock", &[]),
     ("metrics", &[]),
     ("socket", &[]),

@@ -36,7 +36,7 @@ pub fn config() -> Config {
 /// The configuration of a node over the L2 at `url`, with the default deadlines.
 pub fn config_over(url: impl Into<String>) -> Config {
     let mut config = config();
-    config.l2.url = url.into();
+    config.l2.url = url.into().into();
     config
 }
 

@@ -6,7 +6,10 @@ use std::{fmt, path::PathBuf};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
-use crate::error::{CacheError, Kind, Result};
+use crate::{
+    error::{CacheError, Kind, Result},
+    secret::Secret,
+};
 
 /// Address of a Redis server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,7 +50,29 @@ pub enum Target {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Login {
     pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret<String>>,
+}
+
+impl Login {
+    /// Refuses a user without a password: no login would be sent, and the text may be a password without its colon.
+    fn checked(self) -> Result<Self> {
+        if self.username.is_some() && self.password.is_none() {
+            return Err(invalid("a user has no password; expected user:password@, or :password@ for the default user"));
+        }
+        Ok(self)
+    }
+
+    /// Returns `user:***@`, or an empty text without credentials.
+    fn masked(&self) -> String {
+        let user = self.username.as_deref().unwrap_or_default();
+        if self.password.is_some() { format!("{}:***@", plain(user)) } else { String::new() }
+    }
+}
+
+/// Returns the name of a user, or `***` if the name has characters that a URL must encode.
+fn plain(user: &str) -> &str {
+    let is_plain = user.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if is_plain { user } else { "***" }
 }
 
 /// A valid URL in one of the forms of [`FORMS`].
@@ -108,17 +133,20 @@ impl RedisUrl {
         if name.is_empty() || name.contains('/') {
             return Err(invalid("the path /master-name is missing or has several parts"));
         }
+        if name.contains('@') {
+            return Err(invalid("the path contains an @ (write a / in a password as %2F)"));
+        }
         let (mut database, mut sentinel_login) = (0, Login::default());
         for (option, value) in parts.options()? {
             match option {
                 "db" => database = number_of_database(value)?,
                 "sentinel_user" => sentinel_login.username = Some(value.to_owned()),
-                "sentinel_pass" => sentinel_login.password = Some(value.to_owned()),
+                "sentinel_pass" => sentinel_login.password = Some(value.into()),
                 other => return Err(invalid(&format!("unknown option {other:?}"))),
             }
         }
         let sentinels = parts.endpoints(26_379)?;
-        let login = parts.login()?;
+        let (login, sentinel_login) = (parts.login()?, sentinel_login.checked()?);
         Ok(Self { target: Target::Sentinel { sentinels, name }, tls, database, login, sentinel_login })
     }
 
@@ -150,6 +178,33 @@ impl RedisUrl {
     #[must_use]
     pub fn database(&self) -> i64 {
         self.database
+    }
+
+    /// Returns true if the URL contains a password.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.login.password.is_some() || self.sentinel_login.password.is_some()
+    }
+
+    /// Returns the URL with `***` in place of each password. It is written anew from the parts that are no secrets, so
+    /// that no notation of a password can remain in it.
+    #[must_use]
+    pub fn masked(&self) -> String {
+        let text = self.to_string();
+        let Some((scheme, rest)) = text.split_once("://") else { return text };
+        if matches!(self.target, Target::Server(Endpoint::Unix(_))) {
+            let Some(_) = &self.login.password else { return text };
+            let user = self.login.username.as_deref().map(|user| format!("&user={}", plain(user)));
+            return format!("{text}{}&pass=***", user.unwrap_or_default());
+        }
+        let mut masked = format!("{scheme}://{}{rest}", self.login.masked());
+        if let Some(user) = &self.sentinel_login.username {
+            masked += &format!("&sentinel_user={}", plain(user));
+        }
+        if self.sentinel_login.password.is_some() {
+            masked += "&sentinel_pass=***";
+        }
+        masked
     }
 
     /// Returns the credentials for data servers.
@@ -213,8 +268,13 @@ impl<'a> Parts<'a> {
 
 /// Parses the URL of one server with the redis crate.
 fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
+    check_port(text)?;
     let url = ::redis::parse_redis_url(text).ok_or_else(|| invalid("it cannot be parsed"))?;
     refuse_unknown_parts(options, url.query(), url.fragment())?;
+    let database = url.path().trim_matches('/');
+    if url.scheme().starts_with("redis") && url.has_host() && !database.is_empty() && number(database).is_none() {
+        return Err(invalid("the path is not a database number of 0 or more, such as /0"));
+    }
     let info = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
     let endpoint = if let ConnectionAddr::Tcp(host, port) = info.addr() {
         Endpoint::Tcp(host.clone(), *port)
@@ -228,15 +288,29 @@ fn single(text: &str, options: &[&str]) -> Result<(Endpoint, Login, i64)> {
         return Err(invalid("the database number is negative; expected 0 or more"));
     }
     let login =
-        Login { username: settings.username().map(str::to_owned), password: settings.password().map(str::to_owned) };
-    Ok((endpoint, login, settings.db()))
+        Login { username: settings.username().map(str::to_owned), password: settings.password().map(Into::into) };
+    Ok((endpoint, login.checked()?, settings.db()))
+}
+
+fn number(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|number| *number >= 0)
 }
 
 fn number_of_database(text: &str) -> Result<i64> {
-    text.parse()
-        .ok()
-        .filter(|number| *number >= 0)
-        .ok_or_else(|| invalid("the option db is not a database number of 0 or more"))
+    number(text).ok_or_else(|| invalid("the option db is not a database number of 0 or more"))
+}
+
+/// Checks the port, because the parser does not name the faulty part. The message has no port, which may be the start
+/// of a password without its @.
+fn check_port(text: &str) -> Result<()> {
+    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.ends_with(':') && !port.ends_with(']') && port.parse::<u16>().is_err() => {
+            Err(invalid("the port is not a number from 0 to 65535"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Rejects unknown options by name instead of ignoring them.
@@ -310,7 +384,7 @@ mod tests {
     }
 
     fn login_of(url: &RedisUrl) -> (Option<&str>, Option<&str>) {
-        (url.login.username.as_deref(), url.login.password.as_deref())
+        (url.login.username.as_deref(), url.login.password.as_ref().map(|password| &**password.expose()))
     }
 
     #[test]
@@ -333,7 +407,7 @@ mod tests {
         let sentinels = vec![tcp("a", 26_379), tcp("::1", 1), tcp("b", 26_379)];
         assert_eq!(url.target(), &Target::Sentinel { sentinels, name: "mymaster".to_owned() });
         assert_eq!((url.database(), login_of(&url)), (2, (Some("u"), Some("p@"))));
-        assert_eq!(url.sentinel_login().password.as_deref(), Some("s"));
+        assert_eq!(url.sentinel_login().password, Some("s".into()));
         assert_eq!(url.to_string(), "redis+sentinel://a:26379,[::1]:1,b:26379/mymaster?db=2");
     }
 
@@ -351,10 +425,18 @@ mod tests {
             ("http://:hunter2@h", "scheme"),
             ("localhost:6379", "scheme"),
             ("redis://:hunter2@h/zero", "database"),
-            ("redis://:hunter2@h/-1", "negative"),
+            ("redis://:hunter2@h/-1", "0 or more"),
             ("redis://:hunter2@h?protocol=resp3", "\"protocol\""),
             ("redis://:hunter2@h/1#insecure", "fragment"),
-            ("redis://:hunter2@h:99999/1", "parse"),
+            ("redis://:hunter2@h:99999/1", "the port is not a number from 0 to 65535"),
+            ("redis://h:hunter2", "the port is not a number"),
+            ("redis+cluster://:pw@a:1,b:99999", "the port is not a number"),
+            ("redis://:pw@h/hunter2", "the path is not a database number"),
+            ("redis://hunter2@h", "a user has no password"),
+            ("redis+cluster://hunter2@h", "a user has no password"),
+            ("redis+unix:///s?user=hunter2", "a user has no password"),
+            ("redis+sentinel://h/m?sentinel_user=hunter2", "a user has no password"),
+            ("redis+sentinel://u:1/hunter2@h", "the path contains an @"),
             ("redis://:hunter2@0.0.0.0", "wildcard"),
             ("redis://:hunter2@a:1,b:2", "several hosts"),
             ("redis://", "host"),
@@ -372,5 +454,29 @@ mod tests {
         }
         let url = RedisUrl::parse("redis://u:hunter2@h").unwrap();
         assert!(!format!("{url:?} {url} {:?}", url.login()).contains("hunter2"));
+    }
+
+    #[test]
+    fn each_notation_of_a_password_is_masked() {
+        for (text, masked) in [
+            ("redis://h", "redis://h:6379/0"),
+            ("redis://u:hunter2@h:1/2", "redis://u:***@h:1/2"),
+            ("rediss://:hun@ter2@h", "rediss://:***@h:6379/0"),
+            ("redis://u%40:hun%40ter2@h", "redis://***:***@h:6379/0"),
+            ("redis+unix:///s?user=u&pass=hunter2", "redis+unix:///s?db=0&user=u&pass=***"),
+            ("unix:///s?pass=hun@ter2&db=1", "redis+unix:///s?db=1&pass=***"),
+            ("redis+sentinel://a/m?sentinel_pass=hun@ter2", "redis+sentinel://a:26379/m?db=0&sentinel_pass=***"),
+            (
+                "redis+sentinel://u:hunter2@a,b/m?sentinel_user=s&sentinel_pass=hunter2&db=1",
+                "redis+sentinel://u:***@a:26379,b:26379/m?db=1&sentinel_user=s&sentinel_pass=***",
+            ),
+            ("rediss+cluster://:hunt@er2@a:1,b:2", "rediss+cluster://:***@a:1,b:2"),
+        ] {
+            let url = RedisUrl::parse(text).unwrap();
+            assert_eq!(
+                (url.masked(), url.has_password()),
+                (masked.to_owned(), text.contains("ter2") || text.contains("er2"))
+            );
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! CONFIG: parameters of Redis that tools read and set, and the settings of Terrace.
 //!
 //! Only parameters with an effect at run time can be set: the logs of slow commands, keyspace events, the reloadable
-//! settings of Terrace (by key, until SIGHUP rereads the file) and, with Redis as L2, its encoding limits. All other
-//! parameters are rejected by name.
+//! settings of Terrace (by key, until SIGHUP rereads the file) and, with Redis as L2, its encoding limits and the time
+//! limit of its scripts. Settings that decide who may use the server are protected (`resp.protected_configs`). All other
+//! parameters are rejected by name and never passed on; the current value of a parameter can always be set.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -31,8 +32,8 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
             found.push((pattern.literal.clone().unwrap_or(name.into_bytes()), value.into_bytes()));
         }
     }
-    if patterns.iter().any(|pattern| pattern.may_name_encodings()) {
-        found.extend(l2_encodings(cx, args).await);
+    if patterns.iter().any(|pattern| pattern.may_name_l2()) {
+        found.extend(l2_parameters(cx, args).await);
     }
     cx.reply.map(found.len());
     for (name, value) in &found {
@@ -54,23 +55,42 @@ impl Pattern {
         Ok(Self { glob: Glob::new(&text.to_ascii_lowercase())?, literal: is_literal.then(|| text.to_vec()) })
     }
 
-    /// Returns `true` if the pattern may match an encoding limit.
-    fn may_name_encodings(&self) -> bool {
-        self.literal.as_ref().is_none_or(|name| is_encoding(&name.to_ascii_lowercase()))
+    /// Returns `true` if the pattern may match a parameter of the L2 Redis.
+    fn may_name_l2(&self) -> bool {
+        self.literal.as_ref().is_none_or(|name| is_of_l2(&name.to_ascii_lowercase()))
     }
 }
 
-/// Returns `true` for a Redis parameter that limits compact encodings, which operators tune in the L2 Redis.
-fn is_encoding(name: &[u8]) -> bool {
-    let name = String::from_utf8_lossy(name);
-    let limits = ["-max-listpack-", "-max-ziplist-", "-max-intset-"];
-    limits.iter().any(|limit| name.contains(limit))
-        || ["list-compress-depth", "stream-node-max-bytes", "stream-node-max-entries", "hll-sparse-max-bytes"]
-            .contains(&&*name)
+/// Parameters of the L2 Redis that operators tune: the limits of compact encodings and the time limit of scripts.
+const OF_L2: &[&[u8]] = &[
+    b"busy-reply-threshold",
+    b"hash-max-listpack-entries",
+    b"hash-max-listpack-value",
+    b"hash-max-ziplist-entries",
+    b"hash-max-ziplist-value",
+    b"hll-sparse-max-bytes",
+    b"list-compress-depth",
+    b"list-max-listpack-size",
+    b"list-max-ziplist-size",
+    b"lua-time-limit",
+    b"set-max-intset-entries",
+    b"set-max-listpack-entries",
+    b"set-max-listpack-value",
+    b"stream-node-max-bytes",
+    b"stream-node-max-entries",
+    b"zset-max-listpack-entries",
+    b"zset-max-listpack-value",
+    b"zset-max-ziplist-entries",
+    b"zset-max-ziplist-value",
+];
+
+/// Returns `true` for a parameter that CONFIG passes to the L2 Redis.
+fn is_of_l2(name: &[u8]) -> bool {
+    OF_L2.contains(&name)
 }
 
-/// Reads the encoding parameters from the L2 Redis. Empty if L2 is not Redis or does not respond.
-async fn l2_encodings(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Reads the parameters of the L2 Redis that CONFIG passes on. Empty if L2 is not Redis or does not respond.
+async fn l2_parameters(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     if cx.edge.cache.flavor() != Flavor::Redis {
         return Vec::new();
     }
@@ -80,7 +100,7 @@ async fn l2_encodings(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>
     let Ok(reply) = cx.edge.cache.pass(&request, passing).await else { return Vec::new() };
     let parts = elements(&reply).unwrap_or_default();
     let pairs = parts.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?.to_vec(), text(&pair[1])?.to_vec())));
-    pairs.filter(|(name, _)| is_encoding(&name.to_ascii_lowercase())).collect()
+    pairs.filter(|(name, _)| is_of_l2(&name.to_ascii_lowercase())).collect()
 }
 
 fn parameters(cx: &Context<'_>) -> Vec<(String, String)> {
@@ -142,8 +162,36 @@ fn own_text(lower: &str, value: &[u8]) -> String {
     match (lower, text.to_ascii_lowercase().as_str()) {
         ("protected-mode", "yes") => "true".to_owned(),
         ("protected-mode", "no") => "false".to_owned(),
+        ("maxmemory" | "proto-max-bulk-len", size) => {
+            memory_bytes(size).map_or_else(|| text.into_owned(), |bytes| bytes.to_string())
+        }
         _ => text.into_owned(),
     }
+}
+
+/// Parses a size in the syntax of Redis, in lower case: `100`, `100k` (thousand bytes), `100kb` (KiB).
+fn memory_bytes(size: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 8] = [
+        ("kb", 1 << 10),
+        ("mb", 1 << 20),
+        ("gb", 1 << 30),
+        ("k", 1_000),
+        ("m", 1_000_000),
+        ("g", 1_000_000_000),
+        ("b", 1),
+        ("", 1),
+    ];
+    let (digits, unit) = size.split_at(size.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(size.len()));
+    let (_, bytes) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(*bytes)
+}
+
+/// Returns `true` if a parameter has this value. Redis reads yes and no, and the units of sizes, in any case.
+fn is_current(current: &str, value: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(value);
+    let word = text.to_ascii_lowercase();
+    let is_size = memory_bytes(&word).is_some_and(|bytes| current.parse() == Ok(bytes));
+    current == text || (["yes", "no"].contains(&current) && current == word) || is_size
 }
 
 /// CONFIG SET parameter value [parameter value ...]: sets all of them, or none.
@@ -154,15 +202,18 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let mut changes = Vec::new();
     let mut passed: Vec<&[u8]> = vec![b"CONFIG", b"SET"];
     let mut own = Vec::new();
+    let parameters = parameters(cx);
     for at in (2..args.len()).step_by(2) {
         let (name, value) = (args.at(at), args.at(at + 1));
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-        if is_encoding(lower.as_bytes()) {
+        if is_of_l2(lower.as_bytes()) {
             passed.extend([name, value]);
+        } else if parameters.iter().any(|(known, current)| *known == lower && is_current(current, value)) {
+            // The current value of any parameter can be set.
         } else if let Some(key) = own_key(&lower) {
             own.push((key.to_owned(), own_text(&lower, value)));
         } else {
-            changes.push(Parameter::parse(cx, &lower, name, value)?);
+            changes.push(Parameter::parse(&parameters, &lower, name, value)?);
         }
     }
     if passed.len() > 2 && !own.is_empty() {
@@ -185,7 +236,8 @@ pub(in crate::resp) async fn set(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 async fn set_own(cx: &Context<'_>, settings: Vec<(String, String)>) -> Done {
     let stopping = || Refusal::text("ERR CONFIG SET failed - the server is stopping");
     let (done, is_done) = oneshot::channel();
-    cx.edge.changes.send(SettingsChange { settings, done }).await.map_err(|_closed| stopping())?;
+    let is_local = cx.session.is_local;
+    cx.edge.changes.send(SettingsChange { settings, is_local, done }).await.map_err(|_closed| stopping())?;
     is_done.await.map_err(|_closed| stopping())?.map_err(|(key, why)| failed(&key, &why))
 }
 
@@ -194,7 +246,7 @@ fn failed(name: &str, why: &str) -> Refusal {
     Refusal::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
 }
 
-/// Sets encoding parameters of the L2 Redis. Returns `false` if Redis rejected them; its error is the reply then.
+/// Sets parameters of the L2 Redis. Returns `false` if Redis rejected them; its error is the reply then.
 async fn set_in_l2(cx: &mut Context<'_>, words: &[&[u8]]) -> Result<bool, Refusal> {
     if let Some(flavor) = cx.edge.cache.refuses_other_types() {
         let name = String::from_utf8_lossy(words[2]);
@@ -221,7 +273,7 @@ enum Parameter {
 }
 
 impl Parameter {
-    fn parse(cx: &Context<'_>, lower: &str, name: &[u8], value: &[u8]) -> Result<Self, Refusal> {
+    fn parse(parameters: &[(String, String)], lower: &str, name: &[u8], value: &[u8]) -> Result<Self, Refusal> {
         let name = readable(name, 128);
         let failed = |why: &str| failed(&name, why);
         let number = |min: i64, max: i64| {
@@ -241,7 +293,7 @@ impl Parameter {
                     .then(|| Self::Events(value.to_vec()))
                     .ok_or_else(|| failed("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."))
             }
-            _ if parameters(cx).iter().any(|(known, _)| *known == lower) => Err(failed("can't set immutable config")),
+            _ if parameters.iter().any(|(known, _)| *known == lower) => Err(failed("can't set immutable config")),
             _ => Err(Refusal::text(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"))),
         }
     }

@@ -97,7 +97,7 @@ pub(in crate::resp) fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 /// Authenticates a client. As in Redis, any password is valid for the default user while none is set.
 fn authenticate(cx: &mut Context<'_>, user: &[u8], password: &[u8]) -> Done {
     let settings = cx.edge.settings.load();
-    let right = settings.password.as_ref().is_none_or(|secret| same(&secret.0, password));
+    let right = settings.password.as_ref().is_none_or(|secret| same(secret.expose(), password));
     if user == b"default" && right {
         cx.session.authenticated = true;
         return Ok(());

@@ -109,7 +109,7 @@ pub(crate) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) 
             info = info.set_username(username);
         }
         if let Some(password) = &dialer.login.password {
-            info = info.set_password(password);
+            info = info.set_password(password.expose());
         }
         let config = config().set_push_sender(move |push: PushInfo| {
             on_push(push);
@@ -191,7 +191,7 @@ fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
     let mut commands = Vec::new();
     if let Some(password) = &dialer.login.password {
         let mut auth = command(&["AUTH"]);
-        auth.arg(&dialer.login.username).arg(password);
+        auth.arg(&dialer.login.username).arg(password.expose());
         commands.push(auth);
     }
     commands.push(command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]));
@@ -313,7 +313,7 @@ async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
     let mut pipeline = Pipeline::new();
     match &dialer.login.password {
         None => pipeline.cmd("PING"),
-        Some(password) => pipeline.cmd("AUTH").arg(&dialer.login.username).arg(password),
+        Some(password) => pipeline.cmd("AUTH").arg(&dialer.login.username).arg(password.expose()),
     };
     let replies = ask(opened, &pipeline).await?;
     match &replies[..] {

@@ -13,6 +13,13 @@ use tokio_rustls::{
     },
 };
 
+use crate::files::read_regular;
+
+/// Maximum size of the file of a private key.
+const KEY_FILE_MAX_BYTES: u64 = 64 * 1024;
+/// Maximum size of a file of certificates. The bundle of all public authorities has about 220 KiB.
+const CERTIFICATES_FILE_MAX_BYTES: u64 = 4 << 20;
+
 /// Files for TLS, all in PEM format.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TlsFiles<'a> {
@@ -49,8 +56,9 @@ impl Tls {
         let config = match files.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| format!("{}: cannot read a PEM private key: {error}", key.display()))?;
+                let wrong = |why: String| format!("{}: cannot read a PEM private key: {why}", key.display());
+                let text = read_regular(key, KEY_FILE_MAX_BYTES).map_err(wrong)?;
+                let key_der = PrivateKeyDer::from_pem_slice(&text).map_err(|error| wrong(error.to_string()))?;
                 builder.with_client_auth_cert(certificates_in(certificate)?, key_der).map_err(|error| {
                     format!(
                         "certificate {} and private key {} cannot be used: {error}",
@@ -72,7 +80,8 @@ impl Tls {
 
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |error: &dyn fmt::Display| format!("{}: cannot read PEM certificates: {error}", path.display());
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
+    let text = read_regular(path, CERTIFICATES_FILE_MAX_BYTES).map_err(|why| wrong(&why))?;
+    let found = CertificateDer::pem_slice_iter(&text);
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
     if found.is_empty() { Err(wrong(&"the file contains no certificate")) } else { Ok(found) }
 }
