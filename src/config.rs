@@ -175,6 +175,10 @@ settings! {
     http: Http {
         /// Listen address of the HTTP port.
         addr: String = "127.0.0.1:7402".into(), Addr;
+        /// Listen address of a port that serves only `/healthz` and `/readyz`, without `server.expose`; none = no such port.
+        health_addr: Option<String> = None, Maybe("none", Addr);
+        /// Host names of the page, in addition to IP addresses, names without a dot, Kubernetes service names and the host of `http.addr`. `/metrics` and the probes accept any host.
+        hosts: Vec<String> = Vec::new(), List(64, form::HostName), reloadable;
         /// Respond with status 503 on `/readyz` whenever L2 is unavailable; false = only before the first contact with L2.
         ready_requires_l2: bool = false, Flag, reloadable;
     }

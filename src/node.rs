@@ -50,6 +50,8 @@ pub struct Addresses {
     pub resp: String,
     /// HTTP.
     pub http: String,
+    /// The probes, if they have a port of their own.
+    pub health: Option<String>,
 }
 
 /// One effective setting.

@@ -33,7 +33,7 @@ use self::{l2_tier::Tier, listen::Port, worker::WorkerPlan};
 use crate::{
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
-    config::{self, By, Coherence, Config},
+    config::{self, Address, By, Coherence, Config},
     grpc, http, jobs, l1,
     l2::{Deadlines, Flavor, Tunables},
     learn::{prefetch::PrefetchSettings, ttl::TtlSettings},
@@ -88,6 +88,7 @@ pub struct Server {
     grpc: Port,
     resp: Port,
     http: Port,
+    health: Option<Port>,
     workers: usize,
     connections_max: u64,
     config: Config,
@@ -122,11 +123,13 @@ impl Server {
         };
         let port = |name, address: &str, passed: &Option<OwnedFd>, sockets| match passed {
             Some(listener) => Port::shared(name, listener, sockets),
-            None => Port::bind(name, address, sockets, config.server.expose),
+            None => Port::bind(&format!("{name}.addr"), address, sockets, config.server.expose),
         };
         let grpc = port("grpc", &config.grpc.addr, &passed.grpc, workers)?;
         let resp = port("resp", &config.resp.addr, &passed.resp, workers)?;
         let http = port("http", &config.http.addr, &passed.http, 1)?;
+        let health = config.http.health_addr.as_ref();
+        let health = health.map(|address| Port::bind("http.health_addr", address, 1, true)).transpose()?;
 
         let node = Arc::new(Node::new(&clock, settings));
         // Cannot fail: the node was created above.
@@ -134,6 +137,7 @@ impl Server {
             grpc: grpc.address.clone(),
             resp: resp.address.clone(),
             http: http.address.clone(),
+            health: health.as_ref().map(|port| port.address.clone()),
         });
         node.sampled.set(config.server.log_requests);
         #[cfg(feature = "otel")]
@@ -155,6 +159,7 @@ impl Server {
             grpc,
             resp,
             http,
+            health,
             workers,
             connections_max,
             config,
@@ -235,7 +240,7 @@ impl Server {
             tokio::time::sleep(self.config.server.drain_wait).await;
         });
 
-        for port in [&mut self.grpc, &mut self.resp, &mut self.http] {
+        for port in [&mut self.grpc, &mut self.resp, &mut self.http].into_iter().chain(&mut self.health) {
             port.remove_path();
         }
         // Fails only when all workers have ended already.
@@ -297,15 +302,19 @@ impl Server {
 
     fn start_http(&mut self, background: &Runtime, plan: &WorkerPlan) -> Result<Arc<http::Edge>, StartError> {
         let _inside = background.enter();
-        let socket = self.http.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
-        let listener =
-            Listener::adopt(socket).map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))?;
+        let listen = |port: &mut Port| {
+            let socket = port.take().ok_or_else(|| StartError::Port("no HTTP socket".to_owned()))?;
+            Listener::adopt(socket).map_err(|error| StartError::Port(format!("cannot listen for HTTP: {error}")))
+        };
+        let health = self.health.as_mut().map(listen).transpose()?;
+        let listeners = http::Listeners { all: listen(&mut self.http)?, health };
         let edge = Arc::new(http::Edge {
             cache: Cache::new(Arc::clone(&self.core), plan.tier.backend()),
             node: Arc::clone(&self.node),
             ready_requires_l2: AtomicBool::new(self.config.http.ready_requires_l2),
+            hosts: ArcSwap::from_pointee(http_hosts(&self.config)),
         });
-        background.spawn(http::serve(listener, Arc::clone(&edge)));
+        background.spawn(http::serve(listeners, Arc::clone(&edge)));
         Ok(edge)
     }
 }
@@ -366,6 +375,7 @@ impl Live {
         self.grpc.store(Arc::new(grpc_settings(&config)));
         self.tunables.set(deadlines(&config), config.server.max_value);
         self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
+        self.http.hosts.store(Arc::new(http_hosts(&config)));
         self.core.set_rules(rules(&config));
         self.node.sampled.set(config.server.log_requests);
         self.node.settings.store(Arc::new(settings));
@@ -398,6 +408,11 @@ fn join(workers: Vec<thread::JoinHandle<()>>, deadline: Duration) {
     if left > 0 {
         tracing::warn!(workers = left, "drain deadline exceeded; aborting the remaining connections");
     }
+}
+
+fn http_hosts(config: &Config) -> Vec<String> {
+    let own = Address::parse(&config.http.addr).ok().and_then(|address| address.name().map(str::to_owned));
+    config.http.hosts.iter().cloned().chain(own).collect()
 }
 
 fn l1_settings(config: &Config) -> l1::Settings {

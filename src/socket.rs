@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -105,6 +106,15 @@ impl Socket {
         let until_closed = async { while matches!(self.read(&mut rest).await, Ok(1..)) {} };
         // A client that does not close in time had enough time to read.
         let _closed = timeout(within, until_closed).await;
+    }
+
+    /// Returns the IP address of the client; `None` for a Unix socket and for a closed connection.
+    #[must_use]
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|peer| peer.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
     }
 
     /// Returns the two endpoints.

@@ -49,6 +49,9 @@ pub(super) fn run(args: Args) -> Result {
     let bound = server.node.addresses.get().cloned();
     if let Some(bound) = &bound {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
+        if let Some(health) = &bound.health {
+            say(format_args!("health {health}"));
+        }
     }
     // An error means that the signal listener ended; no other event could stop the server then.
     let stopped = async {

@@ -47,6 +47,15 @@ impl Address {
         Ok(Self { host: Host::Unix(path.into()), port: 0 })
     }
 
+    /// Returns the host, if it is a name.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.host {
+            Host::Name(name) => Some(name),
+            Host::All | Host::Ip(_) | Host::Unix(_) => None,
+        }
+    }
+
     /// Returns true if only this machine can reach the address. Host names other than localhost count as reachable from
     /// other machines.
     #[must_use]

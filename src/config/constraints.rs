@@ -13,9 +13,12 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
     let addresses =
         [("grpc.addr", &config.grpc.addr), ("resp.addr", &config.resp.addr), ("http.addr", &config.http.addr)];
     let addresses = addresses.map(|(key, text)| (key, text, Address::parse(text)));
+    let health = config.http.health_addr.as_ref().map(|text| ("http.health_addr", text, Address::parse(text)));
+    let addresses: Vec<_> = addresses.into_iter().chain(health).collect();
     for (index, (key, text, address)) in addresses.iter().enumerate() {
         let Ok(address) = address else { continue };
-        if !config.server.expose && !address.is_loopback() {
+        // The health port shows no keys.
+        if !config.server.expose && !address.is_loopback() && *key != "http.health_addr" {
             let message = format!(
                 "{key}: {text} is not a loopback address; every client that can reach it can read and write all keys; "
             );

@@ -408,6 +408,31 @@ impl Form<String> for Addr {
     }
 }
 
+/// A host name without a port.
+pub(super) struct HostName;
+
+impl Form<String> for HostName {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        const WANTED: &str = "a host name without a port, such as cache.example.com";
+        let text = raw.text(WANTED)?;
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let valid = (1..=253).contains(&text.len()) && text.bytes().all(is_letter) && !text.starts_with('.');
+        if valid { Ok(text.into()) } else { Err(raw.not(WANTED)) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "host name".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "HOST"
+    }
+}
+
 /// The URL of a trace collector.
 pub(super) struct Collector;
 

@@ -1,9 +1,11 @@
 //! The HTTP port: the page at `/`, `/metrics`, `/healthz`, `/readyz`.
 //!
 //! The port has tight limits, because it shares the process with the cache: few connections, small request heads, no
-//! bodies, deadlines.
+//! bodies, deadlines ([`connections`]). Probes are answered whatever other clients do. [`guard`] checks each request.
 
+mod connections;
 mod dashboard;
+mod guard;
 mod history;
 mod json;
 mod learned_api;
@@ -12,54 +14,27 @@ mod page;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{MissedTickBehavior, interval, sleep, timeout},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
-use self::history::History;
-use crate::{
-    cache::Cache,
-    cache::State as L2State,
-    metrics::Metrics,
-    node::Node,
-    socket::{Listener, Socket},
-};
+use self::{connections::Served, guard::Guard, history::History};
+use crate::{cache::Cache, cache::State as L2State, metrics::Metrics, node::Node, socket::Listener};
 
-/// Maximum number of HTTP connections. Further connections wait in the queue of the operating system.
-const CONNECTIONS_MAX: usize = 256;
-/// Maximum size of a request head.
-const HEAD_MAX_BYTES: usize = 16 * 1024;
-/// Maximum number of header lines of a request.
-const HEADERS_MAX: usize = 64;
-/// Deadline for a complete request head. The deadline also limits idle keep-alive connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum lifetime of a connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Maximum size of a request body. No path accepts a body.
 const BODY_MAX_BYTES: usize = 0;
-/// First pause after a failed accept; each further failure doubles it. Without pauses, a full file table keeps one core
-/// busy.
-const BACKOFF_MIN: Duration = Duration::from_millis(5);
-/// Maximum pause after a failed accept.
-const BACKOFF_MAX: Duration = Duration::from_millis(1000);
 /// Age of a heartbeat above which a worker counts as stalled. Workers send a heartbeat every second, and no task takes
 /// this long.
 const STALL: Duration = Duration::from_secs(10);
@@ -70,6 +45,10 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const PATHS: &str = "available paths:\n/         page with live statistics\n/metrics  metrics for Prometheus\n/healthz  200 while the process makes progress\n\
                      /readyz   200 from the first contact with L2 until the drain\n";
 
+/// Body of a 503 response on a connection beyond the limits.
+const TOO_MANY: &str =
+    "too many HTTP connections from this address, or in total; only /healthz and /readyz are served\n";
+
 /// Shared state of the HTTP port.
 pub struct Edge {
     /// The cache.
@@ -78,6 +57,8 @@ pub struct Edge {
     pub node: Arc<Node>,
     /// `/readyz` returns 503 while L2 is unavailable. Reloadable.
     pub ready_requires_l2: AtomicBool,
+    /// Names that a request may have as its host, in addition to IP literals and names without a dot. Reloadable.
+    pub hosts: ArcSwap<Vec<String>>,
 }
 
 /// State of the request handlers.
@@ -90,88 +71,72 @@ struct HttpState {
     learned: Arc<json::Seen>,
 }
 
+/// The listeners of HTTP.
+pub struct Listeners {
+    /// The listener of `http.addr`.
+    pub all: Listener,
+    /// The listener of `http.health_addr`, which serves only the two probes.
+    pub health: Option<Listener>,
+}
+
 /// Serves until the future is dropped. Continues during the drain, because probes and scrapers need the state then.
-pub async fn serve(listener: Listener, edge: Arc<Edge>) {
-    let metrics = Arc::new(Metrics::default());
-    let history = Arc::new(History::default());
-    let router = router(HttpState {
+pub async fn serve(listeners: Listeners, edge: Arc<Edge>) {
+    let state = HttpState {
         edge: Arc::clone(&edge),
-        metrics: Arc::clone(&metrics),
-        history: Arc::clone(&history),
+        metrics: Arc::default(),
+        history: Arc::default(),
         top: Arc::default(),
         learned: Arc::default(),
-    });
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let (mut upkeep, mut points, mut backoff) = (interval(UPKEEP_EVERY), interval(history::EVERY), BACKOFF_MIN);
+    };
+    let checks_hosts = matches!(listeners.all, Listener::Tcp(_));
+    let all = Served { all: router(state.clone(), checks_hosts), surplus: surplus(state.clone()) };
+    let health = async {
+        if let Some(listener) = listeners.health {
+            let served = Served { all: probes_only(state.clone()), surplus: probes_only(state.clone()) };
+            connections::accept(listener, served, Arc::clone(&edge.node)).await;
+        }
+    };
+    tokio::join!(maintain(&state), connections::accept(listeners.all, all, Arc::clone(&edge.node)), health);
+}
+
+/// Maintains the metrics exporter and the history of the page.
+async fn maintain(state: &HttpState) {
+    let (mut upkeep, mut points) = (interval(UPKEEP_EVERY), interval(history::EVERY));
     points.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = upkeep.tick() => metrics.upkeep(),
-            _ = points.tick() => history.add(&edge.cache),
-            accepted = accept(&listener, &permits) => match accepted {
-                Ok((stream, permit)) => {
-                    backoff = BACKOFF_MIN;
-                    tokio::spawn(connection(stream, router.clone(), Arc::clone(&edge), permit));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, backoff_ms = backoff.as_millis(), "cannot accept on the HTTP port");
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
-                }
-            },
+            _ = upkeep.tick() => state.metrics.upkeep(),
+            _ = points.tick() => state.history.add(&state.edge.cache),
         }
     }
 }
 
-/// Waits for a free connection permit, then for a client. Cancel-safe: an accepted stream is returned immediately.
-async fn accept(
-    listener: &Listener,
-    permits: &Arc<Semaphore>,
-) -> std::io::Result<(Socket, Option<OwnedSemaphorePermit>)> {
-    // The semaphore is never closed, so acquiring a permit cannot fail.
-    let permit = Arc::clone(permits).acquire_owned().await.ok();
-    let stream = listener.accept().await?;
-    Ok((stream, permit))
+fn probes() -> Router<HttpState> {
+    Router::new().route("/healthz", get(alive)).route("/readyz", get(ready))
 }
 
-/// Serves one connection, for a limited time.
-async fn connection(stream: Socket, router: Router, edge: Arc<Edge>, permit: Option<OwnedSemaphorePermit>) {
-    let counted = Counted::new(&edge.node.connections.http);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_MAX_BYTES)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // Clients may close, time out or send malformed requests; no result requires an action.
-    let _ended = timeout(CONNECTION_TIMEOUT, served).await;
-    drop((counted, permit));
-}
-
-/// Counts an open connection until it is dropped.
-struct Counted(Arc<AtomicU64>);
-
-impl Counted {
-    fn new(open: &Arc<AtomicU64>) -> Self {
-        open.fetch_add(1, Relaxed);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-fn router(shared: HttpState) -> Router {
-    dashboard::routes(Router::new())
+fn router(state: HttpState, checks_hosts: bool) -> Router {
+    let guard = Guard::new(Arc::clone(&state.edge), checks_hosts);
+    dashboard::routes(probes())
         .route("/metrics", get(metrics))
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
         .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(shared)
+        .layer(from_fn_with_state(guard, guard::guard))
+        .with_state(state)
+}
+
+/// Returns the routes of a connection beyond the limits.
+fn surplus(state: HttpState) -> Router {
+    let refuse = |State(state): State<HttpState>| async move {
+        state.edge.node.connections.rejected.fetch_add(1, Relaxed);
+        (StatusCode::SERVICE_UNAVAILABLE, TOO_MANY)
+    };
+    probes().fallback(refuse).layer(DefaultBodyLimit::max(BODY_MAX_BYTES)).with_state(state)
+}
+
+fn probes_only(state: HttpState) -> Router {
+    let other = || async { (StatusCode::NOT_FOUND, "available paths: /healthz and /readyz\n") };
+    probes().fallback(other).layer(DefaultBodyLimit::max(BODY_MAX_BYTES)).with_state(state)
 }
 
 async fn metrics(State(shared): State<HttpState>) -> Response {

@@ -48,20 +48,21 @@ pub(super) struct Port {
 
 impl Port {
     /// Binds `address` (`host:port`, `:port` for all interfaces, or `unix:/path`) with one socket per worker.
-    pub(super) fn bind(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
+    /// `key` is the setting of the address.
+    pub(super) fn bind(key: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
         match address.strip_prefix("unix:") {
-            Some(path) => Self::bind_path(name, Path::new(path), workers),
-            None => Self::bind_tcp(name, address, workers, expose),
+            Some(path) => Self::bind_path(key.trim_end_matches(".addr"), Path::new(path), workers),
+            None => Self::bind_tcp(key, address, workers, expose),
         }
     }
 
     /// Binds the address once without `SO_REUSEPORT` first. That bind detects a port in use, which sockets with
     /// `SO_REUSEPORT` never report, and with port 0 the kernel chooses only one port.
-    fn bind_tcp(name: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
-        let wanted = resolve(name, address)?;
+    fn bind_tcp(key: &str, address: &str, workers: usize, expose: bool) -> Result<Self, StartError> {
+        let (name, wanted) = (key.trim_end_matches(".addr"), resolve(key, address)?);
         if !wanted.ip().is_loopback() && !expose {
             return Err(StartError::Config(format!(
-                "{name}.addr = {address:?} is reachable from other machines; set server.expose = true \
+                "{key} = {address:?} is reachable from other machines; set server.expose = true \
                  (--expose) to permit this, or use 127.0.0.1"
             )));
         }
@@ -169,10 +170,10 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
     }
 }
 
-fn resolve(name: &str, address: &str) -> Result<SocketAddr, StartError> {
+fn resolve(key: &str, address: &str) -> Result<SocketAddr, StartError> {
     let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
     let fault = |why: String| {
-        StartError::Config(format!("{name}.addr = {address:?}: {why}; expected host:port, [::1]:port or :port"))
+        StartError::Config(format!("{key} = {address:?}: {why}; expected host:port, [::1]:port or :port"))
     };
     let mut found = full.to_socket_addrs().map_err(|error| fault(error.to_string()))?;
     found.next().ok_or_else(|| fault("the host name resolves to no address".to_owned()))

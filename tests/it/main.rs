@@ -31,6 +31,7 @@ mod grpc_limits;
 mod grpc_pipeline;
 mod grpc_services;
 mod http;
+mod http_limits;
 mod image;
 mod l2_away;
 mod l2_behavior;

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn steps(resp: &str, http: &str, has_password: bool) -> String {
-        next_steps(&Addresses { grpc: String::new(), resp: resp.into(), http: http.into() }, has_password)
+        next_steps(&Addresses { grpc: String::new(), resp: resp.into(), http: http.into(), health: None }, has_password)
     }
 
     #[test]

@@ -1,0 +1,118 @@
+//! Checks of each request before its handler: the host, and the number of handlers that run at a time.
+//!
+//! A browser sends the name in the address bar as the host. Without the check, the owner of any name could let it resolve
+//! to this server and read keys through the browser of somebody who can reach the server (DNS rebinding).
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::sync::Semaphore;
+
+use super::Edge;
+
+/// Paths without secrets of their own, which probes and scrapers request by any name.
+const EXEMPT: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+/// Domains that only the DNS of a Kubernetes cluster serves, so that nobody else can register a name in them.
+const CLUSTER_DOMAINS: [&str; 2] = [".svc", ".svc.cluster.local"];
+/// Maximum number of handlers other than probes that run at a time. More would delay probes, and the jobs that share
+/// their threads.
+const HANDLERS_MAX: usize = 2;
+/// Maximum number of characters of a host that a response repeats.
+const SHOWN_HOST_MAX_CHARS: usize = 253;
+
+/// State of the checks.
+pub(super) struct Guard {
+    edge: Arc<Edge>,
+    handlers: Semaphore,
+    /// False for a Unix socket, which no browser reaches.
+    checks_hosts: bool,
+}
+
+impl Guard {
+    pub(super) fn new(edge: Arc<Edge>, checks_hosts: bool) -> Arc<Self> {
+        Arc::new(Self { edge, handlers: Semaphore::new(HANDLERS_MAX), checks_hosts })
+    }
+
+    /// Returns the first host of the request that is not accepted. A request without a host has the host "".
+    fn refused_host(&self, request: &Request) -> Option<String> {
+        let listed = self.edge.hosts.load();
+        let headers = request.headers().get_all(header::HOST).iter();
+        let mut hosts: Vec<String> =
+            headers.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).collect();
+        hosts.extend(request.uri().authority().map(|authority| authority.as_str().to_owned()));
+        if hosts.is_empty() {
+            hosts.push(String::new());
+        }
+        hosts.into_iter().find(|host| !is_accepted(host, &listed))
+    }
+}
+
+/// Checks a request, runs its handler and completes the response.
+pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let mut response = if EXEMPT[1..].contains(&path) {
+        next.run(request).await
+    } else {
+        let checks = guard.checks_hosts && !EXEMPT.contains(&path);
+        match checks.then(|| guard.refused_host(&request)).flatten() {
+            Some(host) => misdirected(&host),
+            None => {
+                // The semaphore is never closed.
+                let _permit = guard.handlers.acquire().await;
+                next.run(request).await
+            }
+        }
+    };
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn misdirected(host: &str) -> Response {
+    let shown: String = host.chars().take(SHOWN_HOST_MAX_CHARS).collect();
+    let text = format!("host {shown:?} is not accepted; add it to http.hosts\n");
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+}
+
+/// Returns true for a host that a request may name: an IP literal, a name without a dot, a name of a Kubernetes service,
+/// or a listed name.
+fn is_accepted(host: &str, listed: &[String]) -> bool {
+    if let Some(literal) = host.strip_prefix('[') {
+        let address = literal.split_once(']').map(|(address, _)| address);
+        return address.is_some_and(|address| address.parse::<IpAddr>().is_ok());
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    is_name(name)
+        && (!name.contains('.')
+            || name.parse::<IpAddr>().is_ok()
+            || CLUSTER_DOMAINS.iter().any(|domain| name.ends_with(domain))
+            || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_else_can_register_and_listed_names() {
+        let listed = ["cache.example.com".to_owned()];
+        let accepted = "localhost localhost:7402 127.0.0.1:7402 10.0.0.7 [::1]:7402 [::1] terrace-a:7402 Terrace TERRACE. \
+                        terrace.prod.svc:7402 terrace.prod.svc.cluster.local cache.example.com Cache.Example.com.:80";
+        for host in accepted.split_whitespace() {
+            assert!(is_accepted(host, &listed), "{host}");
+        }
+        let refused = "evil.com evil.com:7402 evil.com. 127.0.0.1.nip.io [evil.com] a@localhost localhost/x cluster.local \
+                       x.cache.example.com svc.evil.com 0x7f.1 example.com [::1";
+        for host in refused.split_whitespace().chain([""]) {
+            assert!(!is_accepted(host, &listed), "{host}");
+        }
+    }
+}
