@@ -44,6 +44,8 @@ use crate::{
 
 /// Number of threads of the background runtime. HTTP, jobs and the invalidation links together need little CPU time.
 const BACKGROUND_THREADS: usize = 2;
+/// Number of tasks that a background thread polls before it looks for new connections and data.
+const EVENT_INTERVAL: u32 = 4;
 /// Number of file descriptors reserved for L2 connections, the files of the embedded store and listeners.
 const RESERVED_FILES: u64 = 1000;
 
@@ -390,6 +392,8 @@ impl Live {
 fn background_runtime() -> Result<Runtime, StartError> {
     Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
+        // Busy HTTP connections must not delay a new one, which may be a probe: the default is 61 polls of tasks.
+        .event_interval(EVENT_INTERVAL)
         .thread_name("background")
         .enable_all()
         .build()

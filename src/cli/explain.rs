@@ -80,7 +80,7 @@ fn ttl(ms: Option<i64>) -> String {
 
 fn in_l1(of: &ExplainResponse) -> String {
     let Some(copy) = &of.l1 else {
-        let closed = if of.l1_open { "" } else { "; L1 is closed" };
+        let closed = if of.l1_open { "" } else { "; L1 is bypassed" };
         return format!("no copy: {}{closed}", because(of.l1_absent()));
     };
     let L1Copy { age_ms, idle_ms, hits, size_bytes, .. } = *copy;
@@ -155,7 +155,7 @@ fn because(why: Why) -> &'static str {
         Why::Banned => "a pattern that matches the key was invalidated",
         Why::Tag => "a tag of the entry was invalidated",
         Why::Ended => "all L1 copies were discarded: a flush, a failover or a lost connection",
-        Why::Closed => "L1 was closed: the connection to Redis was lost or a heartbeat was late",
+        Why::Closed => "L1 was bypassed: the connection to Redis was lost or a heartbeat was late",
         Why::NotAllowed => "excluded from L1 by a policy or by l2.prefixes",
     }
 }

@@ -79,6 +79,11 @@ impl Failure {
     pub fn new(message: impl fmt::Display) -> Self {
         Self { code: 1, message: message.to_string() }
     }
+
+    /// Returns a failure with exit code 64: the command line is incomplete or invalid.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self { code: EXIT_USAGE, message: message.to_string() }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -133,7 +138,7 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("terrace: {failure}");
+            eprintln!("terrace: {}", printable(&failure.to_string()));
             ExitCode::from(failure.code)
         }
     }
@@ -155,9 +160,31 @@ fn refused(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
 }
 
+/// Replaces control characters other than tab and newline by `?`. Names of keys, groups and errors come from clients and
+/// servers; an escape sequence in them must not reach the terminal.
+fn printable(text: &str) -> String {
+    let is_control = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+    text.chars().map(|letter| if is_control(letter) { '?' } else { letter }).collect()
+}
+
+/// Clears the terminal.
+fn clear_screen() {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _written = out.write_all(b"\x1b[2J\x1b[H").and_then(|()| out.flush());
+}
+
 /// Prints a line on stdout. A closed stdout is not a failure.
 fn say(line: impl fmt::Display) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    let _written = writeln!(out, "{line}").and_then(|()| out.flush());
+    let _written = writeln!(out, "{}", printable(&line.to_string())).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_escape_sequence_reaches_the_terminal() {
+        assert_eq!(super::printable("a\u{1b}[2Jb\u{9b}\u{7f}\r\tc\n"), "a?[2Jb???\tc\n");
+    }
 }

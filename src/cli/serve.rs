@@ -2,8 +2,9 @@
 
 mod next_steps;
 
-use std::{io::IsTerminal, thread};
+use std::{io::IsTerminal, os::unix::fs::PermissionsExt, path::PathBuf, thread};
 
+use rustix::{fs::Mode, process::umask};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -13,7 +14,7 @@ use self::next_steps::next_steps;
 use super::{Failure, Result, log, say, settings::SettingArgs, systemd};
 use crate::{
     clock::Clock,
-    config::{self, Loaded, Sources},
+    config::{self, Config, Loaded, Sources},
     node::VERSION,
     server::{Reload, Server},
 };
@@ -30,12 +31,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result {
+    // Before any thread starts: files of the server contain cached values. Unix sockets get their mode separately.
+    umask(Mode::RWXG | Mode::RWXO);
     let sources = args.settings.sources();
     let loaded = config::load(&sources)?;
     let log = log::start(&loaded.config)?;
     let level = log.level.clone();
     log_start(&loaded, &sources);
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&readable_folders(&loaded.config)) {
         tracing::warn!("{warning}");
     }
     // One pending reload is enough, because a later one would replace it.
@@ -69,6 +72,19 @@ pub(super) fn run(args: Args) -> Result {
     tracing::info!("drained");
     log.finish();
     Ok(())
+}
+
+/// Returns a warning for each existing data directory that other users can enter.
+fn readable_folders(config: &Config) -> Vec<String> {
+    let own = config.l2.url.expose().strip_prefix("embedded:").map(PathBuf::from);
+    let folders = [Some(config.data.dir.clone()), own].into_iter().flatten();
+    let mode = |folder: &PathBuf| std::fs::metadata(folder).ok().map(|there| there.permissions().mode() & 0o777);
+    let open = folders.filter_map(|folder| mode(&folder).filter(|mode| mode & 0o005 != 0).map(|mode| (folder, mode)));
+    open.map(|(folder, mode)| {
+        let shown = folder.display();
+        format!("other users can read {shown} (mode {mode:03o}), which has cached values; run chmod o-rwx {shown}")
+    })
+    .collect()
 }
 
 /// Logs the version, the L2 URL without its password, and the sources of the configuration.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
-use super::{Failure, Format, Result, say};
+use super::{Failure, Format, Result, clear_screen, say};
 use crate::{
     grpc::client::{self, InsightClient},
     proto::{
@@ -76,7 +76,10 @@ async fn show(args: &Args) -> Result {
             return Ok(());
         };
         // Clear the screen for text; programs need consecutive JSON objects.
-        say(if is_json(args) { text } else { format!("\x1b[2J\x1b[H{text}") });
+        if !is_json(args) {
+            clear_screen();
+        }
+        say(text);
         tokio::time::sleep(interval).await;
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(args: Args) -> Result {
     let done = runtime.block_on(warm(&args, calls))?;
     print(&done, args.format);
     if done.failed > 0 {
-        let message = format_args!("{} keys could not be loaded: L2 does not respond, or L1 is closed", done.failed);
+        let message = format_args!("{} keys could not be loaded: L2 does not respond, or L1 is bypassed", done.failed);
         return Err(Failure::new(message));
     }
     Ok(())

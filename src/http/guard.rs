@@ -19,9 +19,11 @@ use super::Edge;
 const EXEMPT: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 /// Domains that only the DNS of a Kubernetes cluster serves, so that nobody else can register a name in them.
 const CLUSTER_DOMAINS: [&str; 2] = [".svc", ".svc.cluster.local"];
-/// Maximum number of handlers other than probes that run at a time. More would delay probes, and the jobs that share
-/// their threads.
-const HANDLERS_MAX: usize = 2;
+/// Path whose handler yields often and bounds its work itself. It must not keep a scraper waiting.
+const SELF_BOUNDED: &str = "/api/top";
+/// Maximum number of other handlers that run at a time. Probes and jobs share their two threads, and one thread stays
+/// free for them.
+const HANDLERS_MAX: usize = 1;
 /// Maximum number of characters of a host that a response repeats.
 const SHOWN_HOST_MAX_CHARS: usize = 253;
 
@@ -63,7 +65,7 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
             Some(host) => misdirected(&host),
             None => {
                 // The semaphore is never closed.
-                let _permit = guard.handlers.acquire().await;
+                let _permit = if path == SELF_BOUNDED { None } else { guard.handlers.acquire().await.ok() };
                 next.run(request).await
             }
         }

@@ -173,3 +173,35 @@ fn a_file_that_blocks_stops_nobody() {
     assert!(server.log().contains("no end of the file within 2 s"), "{}", server.log());
     server.stop();
 }
+
+#[test]
+fn new_files_belong_to_the_user_of_the_server() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (fresh, open) = (folder.path().join("fresh"), folder.path().join("open"));
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    for (data, warns) in [(&fresh, false), (&open, true)] {
+        let server = Process::start(data, &["--l2", "embedded"]);
+        if warns {
+            eventually("the folder is named", || server.log().contains("other users can read"));
+        }
+        let mut client = connection(&server.resp);
+        client.set::<_, _, ()>("k", "v").unwrap();
+        server.stop();
+        let mut folders = vec![data.clone()];
+        let mut seen = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let (path, mode) =
+                    entry.map(|entry| (entry.path(), entry.metadata().unwrap().permissions().mode())).unwrap();
+                assert_eq!(mode & 0o077, 0, "{}", path.display());
+                seen += 1;
+                folders.extend(path.is_dir().then_some(path));
+            }
+        }
+        assert!(seen > 3, "{seen} files");
+    }
+    assert_eq!(fs::metadata(&fresh).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(&open).unwrap().permissions().mode() & 0o777, 0o755, "an existing folder stays");
+}

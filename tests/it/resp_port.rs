@@ -85,6 +85,13 @@ fn a_protocol_error_ends_its_connection_and_no_other() {
     let mut client = Client::connect(&terrace);
     client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client.expect_end();
+    // HTTP/1.0 needs no Host line; the body is not executed.
+    for line in ["PUT / HTTP/1.0", "DELETE /x HTTP/1.0", "patch / HTTP/1.1", "OPTIONS * HTTP/1.1"] {
+        let mut client = Client::connect(&terrace);
+        client.send(format!("{line}\r\n\r\nSET forged 1\r\n").as_bytes());
+        client.expect_end();
+    }
+    other.ask("GET forged", "$-1\r\n");
     other.ask("PING", "+PONG\r\n");
 }
 

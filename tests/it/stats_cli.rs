@@ -174,3 +174,16 @@ fn ttl_advice_and_the_hottest_keys_are_told_with_their_evidence() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
 }
+
+#[test]
+fn no_name_writes_to_the_terminal() {
+    let node = Terrace::start(config());
+    let mut client = connection(node.resp());
+    for number in 0..200 {
+        let key = format!("\u{1b}]0;owned\u{7}:{number}");
+        client.set::<_, _, ()>(&key, "v").unwrap();
+        (0..20).for_each(|_| drop(client.get::<_, String>(&key).unwrap()));
+    }
+    let printed = told(&node, &[]);
+    assert!(printed.contains("owned") && !printed.contains(['\u{1b}', '\u{7}']), "{printed:?}");
+}

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    super::figures::{bytes, count, cut, key, micros, percent, span},
+    super::figures::{bytes, count, key, micros, percent, span},
     Seen,
 };
 use crate::proto::{
@@ -145,7 +145,7 @@ fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
     groups.sort_by_key(|(held, reads, _)| std::cmp::Reverse((total(reads), held.bytes)));
     for (held, reads, gone) in groups.iter().take(top as usize) {
         rows.push(vec![
-            cut(&held.name, NAME),
+            key(held.name.as_bytes(), NAME),
             count(per_second(total(reads), window.over_ms)),
             percent(reads.l1_hit_rate),
             percent(reads.l2_hit_rate),
@@ -165,7 +165,7 @@ fn groups(stats: &GetStatsResponse, name: &str, top: u32) -> String {
 fn prefetch(of: &GetAssociationsResponse, top: u32) -> String {
     let line = |name: &str, of: PrefetchCounts| {
         let numbers = [of.issued, of.used, of.late, of.wasted, of.shadow].map(|number| count(number as f64));
-        std::iter::once(cut(name, NAME)).chain(numbers).collect::<Vec<_>>()
+        std::iter::once(key(name.as_bytes(), NAME)).chain(numbers).collect::<Vec<_>>()
     };
     let total = of.total.unwrap_or_default();
     if total.issued + total.shadow == 0 {
@@ -271,7 +271,7 @@ fn templates(advice: &[TtlAdvice]) -> String {
             format!("{} > {}", percent(Some(part(&now))), percent(Some(part(&then))))
         };
         rows.push(vec![
-            cut(&of.template, NAME),
+            key(of.template.as_bytes(), NAME),
             span(of.ttl_ms),
             ms(of.tuned_ms),
             ms(of.current_ttl_ms),

@@ -11,7 +11,7 @@ use ratatui::{
 };
 
 use super::super::{
-    figures::{bytes, count, cut, key, micros, percent, span},
+    figures::{bytes, count, key, micros, percent, span},
     stats::tables::{named, per_second, removed, total},
 };
 use crate::proto::{GetStatsResponse, ReadStats, SimulateCapacityResponse, TopBy, TopKeysResponse, WindowStats};
@@ -280,7 +280,7 @@ impl<'s> Screen<'s> {
         let name_width = usize::from(area.width.saturating_sub(63)).max(10);
         let rows = self.shown().into_iter().map(|group| {
             Row::new([
-                cut(group.name, name_width),
+                key(group.name.as_bytes(), name_width),
                 right(&count(per_second(total(&group.reads), over_ms)), 8),
                 right(&percent(group.reads.l1_hit_rate), 8),
                 right(&percent(group.reads.l2_hit_rate), 8),

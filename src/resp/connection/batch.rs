@@ -34,6 +34,9 @@ use crate::{
 const TURN_REQUESTS: usize = 1_000;
 /// Maximum number of pipelined GET commands in one L2 read.
 const GET_RUN_MAX: usize = 256;
+/// Methods of HTTP requests, which may have a body with commands.
+const HTTP_METHODS: [&[u8]; 9] =
+    [b"get", b"put", b"post", b"head", b"delete", b"patch", b"options", b"trace", b"connect"];
 /// Minimum interval between log messages about HTTP requests on the RESP port.
 const HOSTILE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -349,13 +352,15 @@ fn key_of_get(args: Args<'_>) -> Option<&[u8]> {
     (args.len() == 2 && args.at(0).eq_ignore_ascii_case(b"get")).then(|| args.at(1))
 }
 
-/// Returns `true` for an HTTP request, such as a forged request of a browser: `POST ...`, `Host: ...`, `GET /
-/// HTTP/1.1`.
+/// Returns `true` for an HTTP request, such as a forged request of a browser: `POST ...`, `Host: ...`, or a request line
+/// with any method, such as `PUT / HTTP/1.0`.
 fn is_hostile(args: Args<'_>) -> bool {
     let name = args.at(0);
     name.eq_ignore_ascii_case(b"post")
         || name.eq_ignore_ascii_case(b"host:")
-        || args.len() == 3 && name.eq_ignore_ascii_case(b"get") && args.at(2).starts_with(b"HTTP/1")
+        || args.len() == 3
+            && args.at(2).starts_with(b"HTTP/")
+            && HTTP_METHODS.iter().any(|method| name.eq_ignore_ascii_case(method))
 }
 
 #[cold]
