@@ -10,6 +10,7 @@
 
 mod address;
 mod constraints;
+mod coverage;
 mod fault;
 mod file;
 mod form;
@@ -23,7 +24,7 @@ use std::{path::PathBuf, time::Duration};
 pub use self::{
     address::Address,
     fault::{Fault, Faults},
-    load::{By, Given, Loaded, Sources, Unchanged, change, environment, load, reload},
+    load::{By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, reload},
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, builder::ValueParser};
 
-use crate::config::{Faults, Given, Loaded, Row, Sources, environment, load};
+use crate::config::{Faults, Given, Loaded, Row, Sources, default_file, environment, load};
 
 /// Configuration file and flags of `serve` and `config`.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +16,7 @@ pub(super) struct SettingArgs {
 impl SettingArgs {
     /// Returns the sources of the configuration, with the current environment.
     pub(super) fn sources(self) -> Sources {
-        Sources { file: self.file, environment: environment(), flags: self.flags }
+        Sources { file: self.file, default_file: default_file(), environment: environment(), flags: self.flags }
     }
 
     /// Loads and validates the configuration.
@@ -31,7 +31,7 @@ impl clap::Args for SettingArgs {
             .long("config")
             .value_name("FILE")
             .value_parser(ValueParser::path_buf())
-            .help("TOML file with settings and policies; SIGHUP rereads the file [env: TERRACE_CONFIG]");
+            .help("TOML file with settings and policies; SIGHUP rereads the file [default: /etc/terrace/terrace.toml, if it exists] [env: TERRACE_CONFIG]");
         command.arg(file).args(Row::all().iter().map(arg))
     }
 

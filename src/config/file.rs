@@ -38,6 +38,8 @@ pub(super) struct PolicyTable {
 pub(super) struct Contents {
     pub entries: Vec<Entry>,
     pub policies: Vec<PolicyTable>,
+    /// Tables without keys, which may be unknown.
+    pub empty_tables: Vec<Entry>,
     /// Syntax errors and values of an unexpected type.
     pub faults: Vec<Fault>,
 }
@@ -87,6 +89,9 @@ fn parse(text: &str, path: &Path) -> Contents {
             ("policy", _) => contents
                 .faults
                 .push(lines.fault(&value.span(), "policy is not an array of tables; expected [[policy]]")),
+            (section, DeValue::Table(table)) if table.is_empty() => {
+                contents.empty_tables.push(entry(section.into(), value.get_ref(), &key.span(), &lines));
+            }
             (section, DeValue::Table(table)) => flatten(section, table, &lines, &mut contents.entries),
             (key, other) => contents.entries.push(entry(key.into(), other, &value.span(), &lines)),
         }

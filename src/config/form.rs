@@ -118,14 +118,31 @@ impl Form<u64> for Size {
 /// A duration with inclusive bounds: `30s`, `5m`, `100ms`.
 pub(super) struct Span(pub Duration, pub Duration);
 
+/// Formats a duration so that it can be read back. Long ones are days, because months and years have no fixed length.
 fn show_span(span: Duration) -> String {
-    humantime::format_duration(span).to_string()
+    const DAY_S: u64 = 86_400;
+    match span.as_secs() {
+        seconds if seconds >= 30 * DAY_S && seconds.is_multiple_of(DAY_S) && span.subsec_nanos() == 0 => {
+            format!("{}d", seconds / DAY_S)
+        }
+        _ => humantime::format_duration(span).to_string(),
+    }
+}
+
+/// Returns true for the unit `M`, which is too easily written for `m`.
+fn names_months_by_a_letter(text: &str) -> bool {
+    let mut parts = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    parts.any(|unit| unit == "M")
 }
 
 impl Form<Duration> for Span {
     fn read(&self, raw: &Raw) -> Result<Duration, String> {
         const WANTED: &str = "a duration with a unit, such as 100ms, 30s or 5m";
-        let span = humantime::parse_duration(raw.text(WANTED)?.trim()).map_err(|_| raw.not(WANTED))?;
+        let text = raw.text(WANTED)?.trim();
+        if names_months_by_a_letter(text) {
+            return Err(format!("{text:?} has the unit M, which is a month; write m for minutes, or a number of days"));
+        }
+        let span = humantime::parse_duration(text).map_err(|_| raw.not(WANTED))?;
         if span.subsec_nanos() % 1_000_000 != 0 {
             return Err(format!("{} is not a multiple of 1ms", show_span(span)));
         }

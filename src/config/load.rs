@@ -27,6 +27,8 @@ pub struct Given {
 pub struct Sources {
     /// The file that `--config` names.
     pub file: Option<PathBuf>,
+    /// The file to read if neither `--config` nor `TERRACE_CONFIG` names one.
+    pub default_file: Option<PathBuf>,
     /// Names and values of the variables that start with `TERRACE_`.
     pub environment: Vec<(String, String)>,
     /// Flags.
@@ -34,10 +36,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Returns the file to read: `--config`, else `TERRACE_CONFIG`.
+    /// Returns the file to read: `--config`, else `TERRACE_CONFIG`, else the default.
     fn file(&self) -> Option<PathBuf> {
         let named = || self.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
-        self.file.clone().or_else(named)
+        self.file.clone().or_else(named).or_else(|| self.default_file.clone())
     }
 }
 
@@ -68,6 +70,16 @@ pub struct Loaded {
     pub settings: Vec<Setting>,
     /// Warnings for the log.
     pub warnings: Vec<String>,
+}
+
+/// File that is read if no other is named and it exists. The container image has one.
+const DEFAULT_FILE: &str = "/etc/terrace/terrace.toml";
+
+/// Returns the default file of this machine, if it exists.
+#[must_use]
+pub fn default_file() -> Option<PathBuf> {
+    let path = PathBuf::from(DEFAULT_FILE);
+    path.exists().then_some(path)
 }
 
 /// Variable that names the file, used when `--config` is absent.
@@ -122,10 +134,17 @@ impl Loading {
     /// Applies a file and returns the printable settings of its policies. Faults are sorted by line.
     fn set_file(&mut self, contents: file::Contents) -> Vec<Setting> {
         let mut faults = contents.faults;
+        for table in contents.empty_tables {
+            let sections = || Row::all().iter().filter_map(|row| row.key.split('.').next());
+            if !sections().any(|section| section == table.key) {
+                let hint = nearest(&table.key, sections().map(str::to_owned));
+                faults.push(table.source.fault(format!("unknown table [{}]{hint}", table.key)));
+            }
+        }
         for entry in contents.entries {
             self.set_by_key(&entry.key, &entry.raw, entry.source);
         }
-        let (policies, shown) = policy::read(&contents.policies, &mut faults);
+        let (policies, shown) = policy::read(&contents.policies, &mut faults, &mut self.warnings);
         self.config.policies = policies;
         self.faults.append(&mut faults);
         self.faults.sort_by_key(|fault| fault.line);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    coverage::{covers, unclosed_class},
     fault::{Fault, nearest},
     file::{Entry, PolicyTable},
     form::{Choice, Flag, Form, Maybe, Raw, Size, Span},
@@ -116,7 +117,12 @@ impl Form<Glob> for Pattern {
         let wanted = "a pattern such as \"session:*\"";
         match raw.text(wanted)? {
             "" => Err(raw.not(wanted)),
-            text => Glob::new(text.as_bytes()).map_err(|error| error.to_string()),
+            text => match unclosed_class(text.as_bytes()) {
+                Some(at) => {
+                    Err(format!("{text:?}: the class [ at byte {} has no ]; write \\\\[ for a bracket", at + 1))
+                }
+                None => Glob::new(text.as_bytes()).map_err(|error| error.to_string()),
+            },
         }
     }
 
@@ -134,7 +140,13 @@ impl Form<Glob> for Pattern {
 }
 
 /// Reads all policies and returns them with their printable settings.
-pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Policy>, Vec<Setting>) {
+///
+/// A policy that an earlier one hides is a warning.
+pub(super) fn read(
+    tables: &[PolicyTable],
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<String>,
+) -> (Vec<Policy>, Vec<Setting>) {
     let (mut policies, mut settings) = (Vec::new(), Vec::new());
     if let Some(extra) = tables.get(POLICIES_MAX) {
         let message = format!("{} policies are defined; expected at most {POLICIES_MAX}", tables.len());
@@ -142,10 +154,23 @@ pub(super) fn read(tables: &[PolicyTable], faults: &mut Vec<Fault>) -> (Vec<Poli
     }
     for table in tables {
         let policy = read_one(table, faults);
+        let covering =
+            policies.iter().position(|earlier: &Policy| covers(earlier.matches.pattern(), policy.matches.pattern()));
+        if let Some(first) = covering.filter(|_| policies.len() < POLICIES_MAX) {
+            warnings.push(hidden(table, &policy, &tables[first], &policies[first]));
+        }
         settings.extend(shown(&policy, policies.len(), table));
         policies.push(policy);
     }
     (policies, settings)
+}
+
+/// Returns the warning for a policy without effect.
+fn hidden(table: &PolicyTable, policy: &Policy, earlier_table: &PolicyTable, earlier: &Policy) -> String {
+    let (pattern, earlier) = (Pattern.show(&policy.matches), Pattern.show(&earlier.matches));
+    let place = earlier_table.source.place();
+    let why = if pattern == earlier { "has the same pattern" } else { "matches all of its keys" };
+    format!("{}: the policy {pattern} has no effect: the policy {earlier} at {place} {why}", table.source.place())
 }
 
 fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {

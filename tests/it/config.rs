@@ -55,6 +55,7 @@ fn sources_are_named_without_their_values() {
         file: None,
         environment: variables.map(|(name, value)| (name.into(), value.into())).into(),
         flags: vec![flag("l1.size", "1GiB"), flag("resp.addr", ":1")],
+        ..Sources::default()
     };
     assert_eq!(sources.to_string(), "file /etc/terrace.toml, env TERRACE_L2_URL, flags --l1-size --resp-addr");
     let named = Sources { file: Some("here.toml".into()), ..sources };
@@ -69,6 +70,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
         file: Some(file.path.clone()),
         environment: variables.map(|(name, value)| (name.into(), value.into())).into(),
         flags: vec![flag("l2.connections", "5")],
+        ..Sources::default()
     })
     .expect("valid");
     let path = file.path.display();
@@ -171,6 +173,7 @@ fn all_faults_of_all_sources_are_told_at_once_in_the_order_of_the_file() {
         file: Some(file.path.clone()),
         environment: vec![("TERRACE_SERVER_WORKERS".into(), "x".into())],
         flags: vec![flag("grpc.addr", "nope")],
+        ..Sources::default()
     })
     .expect_err("faulty");
     let name = file.path.display().to_string();
@@ -239,6 +242,11 @@ fn policies_that_make_no_sense_are_refused() {
             "[[policy]]\nmatch = \"a*\"\ndefault_ttl = \"2h\"\nmax_ttl = \"1h\"\n",
             "FILE:1: policy: default_ttl \"2h\" exceeds",
         ),
+        ("[[policy]]\nmatch = \"a[b*\"\n", "FILE:2: policy.match: \"a[b*\": the class [ at byte 2 has no ]"),
+        (
+            "[[policy]]\nmatch = \"a*\"\nmax_ttl = \"1M\"\n",
+            "FILE:3: policy.max_ttl: \"1M\" has the unit M, which is a month",
+        ),
         ("[policy]\nmatch = \"a*\"\n", "FILE:1: policy is not an array of tables; expected [[policy]]"),
     ] {
         let faults = faults_of(text);
@@ -248,6 +256,40 @@ fn policies_that_make_no_sense_are_refused() {
     assert!(faults_of(&long)[0].contains("1025 bytes; at most 1024"));
     let many = "[[policy]]\nmatch = \"a\"\n".repeat(257);
     assert_eq!(faults_of(&many), ["FILE:513: 257 policies are defined; expected at most 256"]);
+}
+
+#[test]
+fn what_has_no_effect_is_told_with_its_line() {
+    let warnings = |text: &str| {
+        let file = file(text);
+        let loaded = load(&Sources { file: Some(file.path.clone()), ..Sources::default() }).expect("valid");
+        let name = file.path.display().to_string();
+        loaded.warnings.iter().map(|warning| warning.replace(&name, "FILE")).collect::<Vec<_>>()
+    };
+    let policies = |patterns: &[&str]| {
+        let policy = |pattern: &&str| format!("[[policy]]\nmatch = \"{pattern}\"\n");
+        warnings(&patterns.iter().map(policy).collect::<String>())
+    };
+    assert_eq!(
+        policies(&["user:*", "order:*", "user:*:cart", "order:*"]),
+        [
+            "FILE:5: the policy \"user:*:cart\" has no effect: the policy \"user:*\" at FILE:1 matches all of its keys",
+            "FILE:7: the policy \"order:*\" has no effect: the policy \"order:*\" at FILE:3 has the same pattern",
+        ]
+    );
+    assert!(policies(&["user:*:cart", "user:*", "*"]).is_empty(), "from special to general");
+    assert_eq!(
+        faults_of("[l1]\n[table2]\n[sever]\n"),
+        ["FILE:2: unknown table [table2]", "FILE:3: unknown table [sever]; did you mean server?",]
+    );
+    assert!(faults_of("[grpc]\ntimeout = \"1M\"\n")[0].contains("has the unit M"));
+    assert_eq!(show_and_read("36500d"), "\"36500d\"");
+}
+
+/// Returns the shown value of a policy TTL.
+fn show_and_read(ttl: &str) -> String {
+    let loaded = from_file(&format!("[[policy]]\nmatch = \"a*\"\nmax_ttl = \"{ttl}\"\n")).expect("valid");
+    shown(&loaded, "policy[0].max_ttl").0.to_owned()
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn compose_agrees_with_itself_and_with_the_server() {
     }
     for node in ["terrace-a", "terrace-b"] {
         let flags = given(&words(&services[node]["command"]));
-        load(&Sources { flags, environment: image::environment(), ..Sources::default() }).unwrap();
+        load(&Sources { flags, file: Some(image::file()), ..Sources::default() }).unwrap();
         let target = format!("{node}:7402");
         assert!(yaml("prometheus/prometheus.yml")[0].to_string().contains(&target), "{target} is scraped");
     }
@@ -126,7 +126,7 @@ fn kubernetes_agrees_with_itself_and_with_the_server() {
                 let data = tempfile::tempdir().unwrap();
                 let file = data.path().join("terrace.toml");
                 fs::write(&file, object["data"]["terrace.toml"].as_str().unwrap()).unwrap();
-                let sources = Sources { file: Some(file), environment: image::environment(), ..Sources::default() };
+                let sources = Sources { file: Some(file), ..Sources::default() };
                 let config = load(&sources).unwrap().config;
                 assert!(config.server.drain_wait + config.server.drain < std::time::Duration::from_secs(30));
             }
@@ -213,7 +213,7 @@ fn deployment(object: &Value) {
     let flags: Vec<String> =
         words(&terrace["args"]).into_iter().filter(|word| !word.contains("terrace.toml")).collect();
     let flags = if flags.contains(&"--config".to_owned()) { vec![flags[0].clone()] } else { flags };
-    load(&Sources { flags: given(&flags), environment: image::environment(), ..Sources::default() }).unwrap();
+    load(&Sources { flags: given(&flags), file: Some(image::file()), ..Sources::default() }).unwrap();
     let ports: Vec<&Value> = terrace["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let probe = &terrace[probe];

@@ -23,7 +23,7 @@ use terrace::config::{Sources, load};
 use crate::support::{
     command::{Killed, has, run},
     eventually,
-    image::{Instruction, environment, pairs, said, stages},
+    image::{Instruction, file, pairs, said, stages},
     markdown::Page,
 };
 
@@ -47,7 +47,9 @@ fn its_bases_are_pinned_and_its_environment_valid() {
     let number = |text: &str| text.split('.').take(2).map(|part| part.parse().unwrap()).collect::<Vec<u32>>();
     let rust = toolchain.strip_prefix("rust:").unwrap();
     assert!(number(rust) >= number(env!("CARGO_PKG_RUST_VERSION")), "{rust} builds Terrace");
-    let loaded = load(&Sources { environment: environment(), ..Sources::default() }).unwrap();
+    // A variable of the image would take precedence over a mounted file.
+    assert!(said(stages.last().unwrap(), "ENV").is_empty());
+    let loaded = load(&Sources { file: Some(file()), ..Sources::default() }).unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let config = loaded.config;
     let ports = [config.grpc.addr, config.resp.addr, config.http.addr];
@@ -61,8 +63,9 @@ fn the_deployment_page_describes_the_image() {
     let stages = stages();
     let last = stages.last().unwrap();
     let page = Page::read("docs/operations/deploy.md");
-    let variables = environment().into_iter().map(|(name, _)| name);
-    let facts = variables.chain(said(last, "USER").into_iter().chain(said(last, "VOLUME")).map(str::to_owned));
+    let facts = ["/etc/terrace/terrace.toml".to_owned()]
+        .into_iter()
+        .chain(said(last, "USER").into_iter().chain(said(last, "VOLUME")).map(str::to_owned));
     for fact in facts {
         assert!(page.text.contains(&format!("`{fact}`")), "{} does not name {fact} of the image", page.path);
     }
@@ -86,6 +89,7 @@ fn what_is_copied_into_it_is_what_was_built() {
     let stage = said(build, "FROM")[0].split_once(" AS ").unwrap().1;
     let built = format!("--from={stage} {}/target/image/{binary} ", said(build, "WORKDIR")[0]);
     assert!(said(last, "COPY")[0].starts_with(&built), "{built}");
+    assert_eq!(said(last, "COPY")[1], "docker/terrace.toml /etc/terrace/terrace.toml");
 }
 
 /// An image after the instructions that were followed.
@@ -153,8 +157,14 @@ impl Image {
             "FROM" => {}
             "RUN" => self.do_within(rest),
             "COPY" => {
-                let installed = rest.split_whitespace().last().unwrap();
-                self.bring(Path::new(env!("CARGO_BIN_EXE_terrace")), Path::new(installed));
+                let (from, to) = rest.rsplit_once(' ').unwrap();
+                if from.starts_with("--from=") {
+                    self.bring(Path::new(env!("CARGO_BIN_EXE_terrace")), Path::new(to));
+                } else {
+                    let to = self.at(Path::new(to));
+                    fs::create_dir_all(to.parent().unwrap()).unwrap();
+                    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(from), to).unwrap();
+                }
             }
             "USER" => self.user.clone_from(rest),
             "WORKDIR" => {
@@ -230,8 +240,8 @@ fn its_last_stage_followed_in_an_empty_root_runs_answers_and_stops() {
     assert_eq!(lines.last().map(String::as_str), Some("ready"), "{lines:?}");
     let said = run(image.as_itself(&image.health).args(["--server", lines[0].strip_prefix("grpc ").unwrap()]));
     assert!(said.contains("ready, L2 up"), "{said}");
-    let data = environment().into_iter().find(|(name, _)| name == "TERRACE_DATA_DIR").unwrap().1;
-    let store = fs::metadata(image.at(&Path::new(&data).join("store"))).unwrap();
+    let data = load(&Sources { file: Some(file()), ..Sources::default() }).unwrap().config.data.dir;
+    let store = fs::metadata(image.at(&data.join("store"))).unwrap();
     assert_eq!((store.uid().to_string(), store.gid().to_string()), (user.to_owned(), group.to_owned()));
     kill_process(Pid::from_child(&server.0), image.stop).unwrap();
     let mut ended = None;

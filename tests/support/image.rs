@@ -1,6 +1,9 @@
 //! The Dockerfile as tests read it: its stages, their instructions, and the environment of the image.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// One instruction of the Dockerfile.
 pub struct Instruction {
@@ -35,8 +38,7 @@ pub fn pairs(rest: &str) -> impl Iterator<Item = (String, String)> {
     rest.split_whitespace().map(|pair| pair.split_once('=').expect("name=value")).map(|(k, v)| (k.into(), v.into()))
 }
 
-/// The environment variables that the image sets.
-pub fn environment() -> Vec<(String, String)> {
-    let stages = stages();
-    said(stages.last().expect("a stage"), "ENV").into_iter().flat_map(pairs).collect()
+/// The configuration file of the image.
+pub fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/terrace.toml")
 }
