@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[arg(value_name = "FILE")]
     trace: PathBuf,
     /// L1 capacities in entries: numbers, or percentages of the unique keys in the trace. Each entry has weight 1.
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = entries, required_unless_present = "l1_size")]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = entries, )]
     entries: Vec<Capacity>,
     /// L1 capacities in bytes: sizes, or percentages of the total size of the unique keys. Entries have their real weight.
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = bytes)]
@@ -56,8 +56,8 @@ pub(super) struct Args {
     /// Recorded TTL to assume for requests without one [default: no expiry].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl_none: Option<u64>,
-    /// Minimum TTL of --ttl tune, and TTL of entries without enough evidence; corresponds to learn.ttl_min.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
+    /// Minimum TTL of --ttl tune, and TTL of entries without enough evidence; the default equals the default of learn.ttl_min.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "300")]
     ttl_min: u64,
     /// Number of L1 shards [default: as in a server of the same capacity].
     #[arg(long, value_name = "N")]
@@ -130,6 +130,10 @@ pub(super) fn run(args: Args) -> Result {
 }
 
 fn simulate(args: &Args) -> Result<Vec<Played>> {
+    if args.entries.is_empty() && args.l1_size.is_empty() {
+        let why = "no capacity is specified; set --l1-size (bytes, such as 256MiB) or --entries (a number of entries)";
+        return Err(Failure::usage(why));
+    }
     if args.ttl == Ttl::Tune && args.prefetch.iter().any(|&mode| mode != Mode::Off) {
         return Err(Failure::new("--ttl tune and --prefetch cannot be combined; specify one of them"));
     }
@@ -265,15 +269,16 @@ impl Capacity {
 fn print_table(trace: &str, all: &[Played]) {
     let width = trace.len().max(5);
     say(format_args!(
-        "{:<width$}  {:<7}  {:>7}  {:>14}  {:>12}  {:>12}  {:>10}",
-        "trace", "policy", "unit", "capacity", "requests", "misses", "miss_ratio"
+        "{:<width$}  {:<7}  {:<8}  {:>7}  {:>14}  {:>12}  {:>12}  {:>10}",
+        "trace", "policy", "prefetch", "unit", "capacity", "requests", "misses", "miss_ratio"
     ));
     for Played { run, line } in all {
         let (unit, amount) = run.plan().room.parts();
-        let (policy, ratio) = (policy_name(run), miss_ratio(run));
+        let (policy, ratio, prefetch) = (policy_name(run), miss_ratio(run), run.plan().prefetch.name());
         let Figures { requests, misses, .. } = run.figures();
         say(format_args!(
-            "{trace:<width$}  {policy:<7}  {unit:>7}  {amount:>14}  {requests:>12}  {misses:>12}  {ratio:>10.4}"
+            "{trace:<width$}  {policy:<7}  {prefetch:<8}  {unit:>7}  {amount:>14}  {requests:>12}  {misses:>12}  \
+             {ratio:>10.4}"
         ));
         if run.ledger().is_kept() {
             let (stale, byte_seconds) = (stale_ratio(run), run.ledger().byte_seconds());

@@ -1,4 +1,5 @@
-//! Reads request traces: lines `timestamp_seconds,key,size[,ttl[,caller]]`, one read request per line, no header.
+//! Reads request traces: lines `timestamp_seconds,key,size[,ttl[,caller]]`, one read request per line. The first line may
+//! name the fields.
 //!
 //! A trace is plain text or zstd; its content determines the format. Keys are bytes without commas. TTLs are in
 //! seconds; 0 or an empty field means none. A malformed or truncated trace is an error with file and line.
@@ -102,8 +103,24 @@ impl Trace {
             return Err(format!("line too long; at most {LINE_MAX_BYTES} bytes are accepted"));
         }
         let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-        parse(line.strip_suffix(b"\r").unwrap_or(line)).map(Some)
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if self.line == 1 && is_header(line) {
+            self.line += 1;
+            return self.read();
+        }
+        parse(line).map(Some)
     }
+}
+
+/// Returns true for a line that names the fields: neither its time nor its size is a number.
+fn is_header(line: &[u8]) -> bool {
+    let mut fields = line.split(|byte| *byte == b',');
+    let is_word = |field: Option<&[u8]>| {
+        field.is_some_and(|field| {
+            field.trim_ascii().first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_')
+        })
+    };
+    is_word(fields.next()) && is_word(fields.nth(1))
 }
 
 impl Iterator for Trace {

@@ -2,13 +2,21 @@
 
 use std::fmt::Write;
 
-use super::{Played, miss_ratio, policy_name};
+use super::{Played, engine::Mode, miss_ratio, policy_name};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
 /// Space for the axis labels.
 const MARGIN: f64 = 60.0;
 const COLORS: [&str; 4] = ["#0b6e99", "#d9730d", "#4d6461", "#ad1a72"];
+
+/// Returns a capacity with its unit: `64KiB`, or `1000` entries.
+fn tick(unit: &str, amount: f64) -> String {
+    const UNITS: [(&str, f64); 4] =
+        [("TiB", (1_u64 << 40) as f64), ("GiB", (1 << 30) as f64), ("MiB", (1 << 20) as f64), ("KiB", 1024.0)];
+    let of_bytes = UNITS.iter().find(|(_, bytes)| unit == "bytes" && amount >= *bytes);
+    of_bytes.map_or_else(|| amount.to_string(), |(name, bytes)| format!("{}{name}", amount / bytes))
+}
 
 /// Draws the runs of one trace. Entries and bytes share the axis but have separate lines.
 pub(super) fn draw(trace: &str, all: &[Played]) -> String {
@@ -20,7 +28,10 @@ pub(super) fn draw(trace: &str, all: &[Played]) -> String {
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
     text(&mut svg, WIDTH / 2.0, 24.0, "middle", &format!("{}: miss ratio by capacity", escaped(trace)));
-    axes(&mut svg, &scale);
+    let mut units: Vec<&str> = all.iter().map(|played| played.run.plan().room.parts().0).collect();
+    units.sort_unstable();
+    units.dedup();
+    axes(&mut svg, &scale, &units);
     for (number, line) in lines(all).iter().enumerate() {
         curve(&mut svg, &scale, line, number);
     }
@@ -55,7 +66,10 @@ fn lines(all: &[Played]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for Played { run, .. } in all {
         let (unit, amount) = run.plan().room.parts();
-        let label = format!("{}, {unit}", policy_name(run));
+        let label = match run.plan().prefetch {
+            Mode::Off => format!("{}, {unit}", policy_name(run)),
+            mode => format!("{}, {unit}, prefetch {}", policy_name(run), mode.name()),
+        };
         let point = (amount as f64, miss_ratio(run));
         match lines.iter_mut().find(|line| line.label == label) {
             Some(line) => line.points.push(point),
@@ -68,21 +82,28 @@ fn lines(all: &[Played]) -> Vec<Line> {
     lines
 }
 
-fn axes(svg: &mut String, scale: &Scale) {
+/// Draws the axes; ticks are powers of ten for entries, and powers of two for bytes.
+fn axes(svg: &mut String, scale: &Scale, units: &[&str]) {
+    text(svg, WIDTH / 2.0, HEIGHT - MARGIN + 40.0, "middle", &format!("L1 capacity in {}", units.join(" or ")));
+    text(svg, MARGIN - 44.0, MARGIN - 14.0, "start", "miss ratio (share of requests)");
     for step in 0..=5 {
         let ratio = f64::from(step) / 5.0;
         let y = Scale::y(ratio);
         rule(svg, (MARGIN, y), (WIDTH - MARGIN, y));
         text(svg, MARGIN - 8.0, y + 4.0, "end", &format!("{ratio:.1}"));
     }
-    let mut amount = 10_f64.powf(scale.least.log10().floor());
+    let unit = if units == ["bytes"] { "bytes" } else { "entries" };
+    let span = (scale.most / scale.least).log2();
+    // At most about ten ticks.
+    let step = if unit == "bytes" { 2_f64.powf((span / 10.0).ceil().max(1.0)) } else { 10.0 };
+    let mut amount = step.powf((scale.least.ln() / step.ln()).floor());
     while amount <= scale.most {
         if amount >= scale.least {
             let x = scale.x(amount);
             rule(svg, (x, Scale::y(0.0)), (x, Scale::y(1.0)));
-            text(svg, x, HEIGHT - MARGIN + 18.0, "middle", &format!("{amount}"));
+            text(svg, x, HEIGHT - MARGIN + 18.0, "middle", &tick(unit, amount.round()));
         }
-        amount *= 10.0;
+        amount *= step;
     }
 }
 

@@ -41,6 +41,38 @@ fn lru_over_a_loop_misses_every_time_until_it_fits() {
 }
 
 #[test]
+fn a_capacity_is_required_and_both_options_are_named() {
+    let args = Command::parse_from(["simulate", "trace"]).args;
+    let failure = run(args).expect_err("no capacity");
+    assert_eq!(failure.code, crate::cli::EXIT_USAGE);
+    assert!(["--l1-size", "--entries"].iter().all(|option| failure.to_string().contains(option)), "{failure}");
+    assert_eq!(Command::parse_from(["simulate", "trace", "--entries", "1"]).args.ttl_min, 300_000, "as learn.ttl_min");
+}
+
+#[test]
+fn a_first_line_may_name_the_fields() {
+    assert_eq!(misses("timestamp_seconds,key,size,ttl\n0,a,1\n1,a,1\n", "--entries 1"), [1]);
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"time,key,size\n0,a,1\n1,a,x\n").expect("written");
+    let failed = Trace::open(file.path()).expect("a file").find_map(std::result::Result::err).expect("a fault");
+    assert!(failed.to_string().contains(":3: "), "lines count from the header: {failed}");
+    let headers = Trace::open(file.path()).expect("a file");
+    assert_eq!(headers.filter(std::result::Result::is_ok).count(), 1);
+}
+
+#[test]
+fn the_drawing_names_units_and_modes() {
+    let trace: String = (0..40).map(|n| format!("{n},k{},1\n", n % 4)).collect();
+    let bytes = plot::draw("t", &played(&trace, "--l1-size 64KiB,1MiB --prefetch off,auto"));
+    for part in
+        ["L1 capacity in bytes", "miss ratio (share of requests)", ">64KiB<", ">1MiB<", "learned, bytes, prefetch auto"]
+    {
+        assert!(bytes.contains(part), "{part} in {bytes}");
+    }
+    assert!(plot::draw("t", &played(&trace, "--entries 1,10")).contains("L1 capacity in entries"));
+}
+
+#[test]
 fn entries_expire_as_told() {
     let trace = "0,a,1,5\n4,a,1,5\n5,a,1,5\n9,a,1\n10,a,1\n99,a,1\n";
     assert_eq!(misses(trace, "--entries 1"), [1]);
@@ -78,7 +110,7 @@ fn tuned_ttls_are_for_keys_that_come_back() {
         (_, number) => format!("{}.5,user:{number},100,60\n{}.5,user:{number},100,60\n", at / 4, at / 4),
     };
     let trace: String = (0..8_000).map(request).collect();
-    let tuned = to_json(&played(&trace, "--entries 100% --ttl tune")[0], "t");
+    let tuned = to_json(&played(&trace, "--entries 100% --ttl tune --ttl-min 5")[0], "t");
     let of = |fixed: &serde_json::Value, field: &str| fixed[field].as_f64().expect("a number");
     assert!(of(&tuned, "bytes_over_fixed") < 0.8, "{tuned}");
     assert_eq!(tuned["beaten_by_fixed"], json!(false));
