@@ -57,6 +57,8 @@ pub struct Clock {
 #[derive(Debug)]
 pub struct ManualClock {
     elapsed_ms: AtomicU64,
+    /// Time by which the wall clock was set forward.
+    wall_ahead_ms: AtomicU64,
 }
 
 impl ManualClock {
@@ -66,6 +68,11 @@ impl ManualClock {
     /// Advances both times.
     pub fn advance(&self, span: Duration) {
         self.elapsed_ms.fetch_add(millis(span), Relaxed);
+    }
+
+    /// Sets the wall clock forward, without an effect on monotonic time.
+    pub fn advance_wall(&self, span: Duration) {
+        self.wall_ahead_ms.fetch_add(millis(span), Relaxed);
     }
 }
 
@@ -79,7 +86,7 @@ impl Clock {
     /// Returns a clock for tests and for the replay of traces, and the handle that advances it.
     #[must_use]
     pub fn manual() -> (Self, Arc<ManualClock>) {
-        let manual = Arc::new(ManualClock { elapsed_ms: AtomicU64::new(1) });
+        let manual = Arc::new(ManualClock { elapsed_ms: AtomicU64::new(1), wall_ahead_ms: AtomicU64::new(0) });
         (Self { manual: Some(Arc::clone(&manual)) }, manual)
     }
 
@@ -97,7 +104,10 @@ impl Clock {
     pub fn unix(&self) -> UnixMs {
         match &self.manual {
             None => UnixMs(machine_ms(ClockId::Realtime)),
-            Some(manual) => UnixMs(ManualClock::UNIX_START_MS + manual.elapsed_ms.load(Relaxed)),
+            Some(manual) => {
+                let elapsed_ms = manual.elapsed_ms.load(Relaxed) + manual.wall_ahead_ms.load(Relaxed);
+                UnixMs(ManualClock::UNIX_START_MS + elapsed_ms)
+            }
         }
     }
 }

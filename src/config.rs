@@ -99,7 +99,7 @@ impl Config {
     /// Returns whether L2 is the embedded store.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.l2.url.split(':').next() == Some("embedded")
+        self.l2.url.expose().split(':').next() == Some("embedded")
     }
 }
 

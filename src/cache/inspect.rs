@@ -1,16 +1,19 @@
 //! Inspection that changes and counts nothing: descriptions, scans, sizes. Also clears both tiers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
-    Cache,
+    Cache, Core,
     invalidate::tags::{is_own, names_in, tags_of},
 };
 use crate::{
-    error::Result,
+    clock::stopwatch_ns,
+    error::{CacheError, Kind, Result},
     glob::Glob,
     l1::{Resident, Usage},
-    l2::{Described, Flavor, ScanPage, ScanRequest},
+    l2::{Described, Flavor, ScanPage, ScanRequest, scan::PAGE_TIME_MAX},
     model::Key,
 };
 
@@ -37,6 +40,30 @@ impl KeyInfo {
 
 /// Maximum number of draws of a random key. A key with invalidated tags is drawn again.
 const RANDOM_TRIES: usize = 32;
+/// Number of keys per page of the scan for a random key.
+const RANDOM_PAGE: usize = 2_000;
+/// Maximum time of the scan for a random key: enough for several million records.
+const RANDOM_SCAN_MAX: Duration = Duration::from_secs(5);
+
+/// Number of slots of L1 that a scan visits between two readings of the clock.
+const SCAN_STEP: usize = 64;
+
+impl Core {
+    /// Visits about `count` entries of L1 and returns the cursor of the next page. Stops early after [`PAGE_TIME_MAX`],
+    /// because a page never waits and its callers compare each key with a pattern.
+    pub(super) fn scan_l1(&self, mut cursor: u64, count: usize, mut visit: impl FnMut(&[u8], &Resident)) -> u64 {
+        let (begun, now) = (stopwatch_ns(), self.clock.now());
+        let mut left = count.max(1);
+        loop {
+            let step = left.min(SCAN_STEP);
+            cursor = self.l1.scan(cursor, step, now, &mut visit);
+            left -= step;
+            if cursor == 0 || left == 0 || stopwatch_ns() - begun > PAGE_TIME_MAX.as_nanos() as u64 {
+                return cursor;
+            }
+        }
+    }
+}
 
 impl Cache {
     /// Describes keys, in order. Without an L2, `l2` describes the entry of L1.
@@ -89,11 +116,17 @@ impl Cache {
                 keys.extend(Key::copied(key));
             }
         };
-        let cursor = self.core.l1.scan(cursor, count, now, visit);
+        let cursor = self.core.scan_l1(cursor, count, visit);
         ScanPage { cursor, keys }
     }
 
-    /// Returns the number of keys in L2, or in L1 without an L2.
+    /// Returns the number of keys in L1 of this node.
+    #[must_use]
+    pub fn count_resident(&self) -> u64 {
+        self.core.l1.shown_entries()
+    }
+
+    /// Returns the number of keys in L2, or in L1 without an L2, without Terrace's own records.
     ///
     /// # Errors
     /// Errors of L2.
@@ -101,18 +134,37 @@ impl Cache {
         self.l2.count().await
     }
 
-    /// Returns a random key.
+    /// Returns a random key. There is one whenever a key exists: if the draws find only Terrace's own records and entries
+    /// with invalid tags, a scan follows, and its first page with a key determines the result.
     ///
     /// # Errors
-    /// Errors of L2.
+    /// Errors of L2; `DeadlineExceeded` if the scan takes longer than [`RANDOM_SCAN_MAX`].
     pub async fn random_key(&self) -> Result<Option<Key>> {
         for _ in 0..RANDOM_TRIES {
-            let Some(key) = self.l2.random_key().await? else { return Ok(None) };
+            let Some(key) = self.l2.random_key().await? else { break };
             if let Some(key) = self.living(vec![key]).await?.pop() {
                 return Ok(Some(key));
             }
         }
-        Ok(None)
+        let begun = stopwatch_ns();
+        let mut request = ScanRequest { cursor: 0, pattern: None, count: RANDOM_PAGE, type_name: None };
+        loop {
+            let mut page = self.scan(request.clone()).await?;
+            if !page.keys.is_empty() {
+                let at = fastrand::usize(..page.keys.len());
+                return Ok(Some(page.keys.swap_remove(at)));
+            }
+            request.cursor = page.cursor;
+            if page.cursor == 0 {
+                return Ok(None);
+            }
+            if stopwatch_ns() - begun > RANDOM_SCAN_MAX.as_nanos() as u64 {
+                let message = format!("found no key among the first records within {RANDOM_SCAN_MAX:?}");
+                return Err(CacheError::new(Kind::DeadlineExceeded, message));
+            }
+            // A scan of L1 never waits.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Returns a random key of L1.

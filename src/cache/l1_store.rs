@@ -92,7 +92,7 @@ impl Resident for CoreStore {
     fn scan(&self, cursor: u64, count: usize, keep: &dyn Fn(&[u8]) -> bool) -> ScanPage {
         let Some(core) = self.core.upgrade() else { return ScanPage::default() };
         let mut keys = Vec::new();
-        let cursor = core.l1.scan(cursor, count, core.clock.now(), |key, _| {
+        let cursor = core.scan_l1(cursor, count, |key, _| {
             if keep(key) {
                 keys.extend(Key::copied(key));
             }
@@ -101,7 +101,7 @@ impl Resident for CoreStore {
     }
 
     fn count(&self) -> u64 {
-        self.core.upgrade().map_or(0, |core| core.l1.usage().entries)
+        self.core.upgrade().map_or(0, |core| core.l1.shown_entries())
     }
 
     fn random_key(&self) -> Option<Key> {

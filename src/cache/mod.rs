@@ -99,6 +99,8 @@ pub struct Core {
     pub(crate) prefetcher: prefetch::Prefetcher,
     pub(crate) warm_up: warm_up::WarmUpCounters,
     pub(crate) started_at: Tick,
+    /// Wall clock minus monotonic clock, by which the expiries of the copies in L1 were computed.
+    wall_offset_ms: AtomicU64,
     pub(crate) what_if: stats::whatif::WhatIf,
     pub(crate) tuning: ttl::tuning::Tuning,
     pub(crate) key_history: explain::key_history::KeyHistories,
@@ -132,6 +134,7 @@ impl Core {
             fence: coherence::fence::Fence::new(flavor, &l1),
             l1,
             started_at: clock.now(),
+            wall_offset_ms: AtomicU64::new(ttl::wall_offset_ms(&clock)),
             what_if: stats::whatif::WhatIf::new(settings),
             tuning: ttl::tuning::Tuning::default(),
             key_history: explain::key_history::KeyHistories::default(),

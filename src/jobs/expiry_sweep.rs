@@ -1,4 +1,5 @@
-//! Removes expired entries from L1, so that their memory is freed even if they are never read.
+//! Removes expired entries from L1, so that their memory is freed even if they are never read, and removes copies whose
+//! expiry is wrong because the wall clock was set.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ pub async fn run(core: Arc<Core>) {
     let mut ticks = super::ticks(PERIOD);
     for round in (0..ROUNDS_WHILE_HELD).cycle() {
         ticks.tick().await;
+        core.follow_wall_clock();
         if core.holds_stale() && round > 0 {
             continue;
         }

@@ -10,7 +10,8 @@ use crate::{glob::Glob, model::Key};
 /// into L1.
 pub(super) const LEASES_MAX: usize = 16_384;
 
-/// Maximum number of fill leases compared with an invalidated pattern at a time (about 50 µs).
+/// Maximum number of fill leases whose keys are compared with the prefix of an invalidated pattern at a time (about
+/// 50 µs).
 const LOOKS_MAX: usize = 1_024;
 
 /// The permission to fill one key.
@@ -59,13 +60,13 @@ impl Leases {
         }
     }
 
-    /// Voids the leases whose keys match. Voids all leases if there are too many to compare: their values are returned
-    /// and not inserted.
+    /// Voids the leases whose keys may match: a full comparison takes too long under the lock. Voids all leases if there
+    /// are too many. The values of voided leases are returned and not inserted.
     pub(super) fn void_matching(&mut self, glob: &Glob) {
         if self.0.len() > LOOKS_MAX {
             return self.clear();
         }
-        self.0.retain(|lease| !glob.matches(&lease.key));
+        self.0.retain(|lease| !glob.may_match(&lease.key));
     }
 
     /// Voids all leases.

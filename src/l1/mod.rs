@@ -317,6 +317,12 @@ impl L1 {
         tier!(self, tier => tier.usage())
     }
 
+    /// Returns the number of entries without Terrace's own records. Acquires the lock of each shard for a moment.
+    #[must_use]
+    pub fn shown_entries(&self) -> u64 {
+        tier!(self, tier => tier.shown_entries())
+    }
+
     /// Returns the entries and removals by number of the key group, up to the highest number in use.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupUsage> {

@@ -5,6 +5,10 @@
 //! ([`L1::purge`](super::L1::purge)) removes such entries page by page from the top down, as a scan does, because
 //! entries only move down. After the walk of a shard, the shard forgets the pattern and hits cost nothing extra.
 //!
+//! No pattern is compared under the lock of a shard, because a comparison of long keys takes milliseconds. An operation
+//! on a key compares the key with the patterns of its shard first ([`Verdict`]) and repeats that if the shard has another
+//! pattern once the lock is held.
+//!
 //! The birth of an entry decides whether it is newer. Entries that are inserted after the ban stay: through a lease
 //! that was taken after it, or by a write if L1 is the store. Births have a resolution of one millisecond, so entries
 //! that are inserted in the same millisecond as the ban count as old.
@@ -12,7 +16,7 @@
 use smallvec::SmallVec;
 
 use super::slot::Slot;
-use crate::{clock::Tick, glob::Glob};
+use crate::{clock::Tick, glob::Glob, model::Record};
 
 /// Maximum number of patterns that are purged from L1 at the same time.
 pub(super) const PURGES_MAX: usize = 64;
@@ -57,6 +61,7 @@ impl Purge {
 }
 
 /// One pattern in a shard.
+#[derive(Clone)]
 struct Ban {
     number: u64,
     glob: Glob,
@@ -65,8 +70,26 @@ struct Ban {
 }
 
 /// The active patterns for which a shard was not walked yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Bans(SmallVec<[Ban; 1]>);
+
+/// Patterns that may match a key and were not compared with it yet.
+pub(super) type Unjudged = SmallVec<[(u64, Glob); 1]>;
+
+/// The results of comparing one key with patterns, by their numbers.
+#[derive(Default)]
+pub(super) struct Verdict(SmallVec<[(u64, bool); 1]>);
+
+impl Verdict {
+    /// Compares the key with more patterns.
+    pub(super) fn add(&mut self, key: &[u8], patterns: Unjudged) {
+        self.0.extend(patterns.into_iter().map(|(number, glob)| (number, glob.matches(key))));
+    }
+
+    fn of(&self, number: u64) -> Option<bool> {
+        self.0.iter().find(|(judged, _)| *judged == number).map(|(_, matches)| *matches)
+    }
+}
 
 impl Bans {
     #[inline]
@@ -87,11 +110,30 @@ impl Bans {
         }
     }
 
-    /// Returns whether the entry is hidden. `now` must not be before its birth.
+    /// Returns the patterns that may match the key and that its verdict does not contain.
     #[cold]
-    pub(super) fn hide(&self, slot: &Slot, now: Tick) -> bool {
+    pub(super) fn unjudged(&self, key: &[u8], verdict: &Verdict) -> Unjudged {
+        let open = self.0.iter().filter(|ban| ban.glob.may_match(key) && verdict.of(ban.number).is_none());
+        open.map(|ban| (ban.number, ban.glob.clone())).collect()
+    }
+
+    /// Returns whether the entry is hidden, by the verdict for its key. `now` must not be before its birth.
+    #[cold]
+    pub(super) fn hide(&self, slot: &Slot, now: Tick, verdict: &Verdict) -> bool {
         let Some(record) = slot.record() else { return true };
         let born_at = record.born_at(now);
+        self.0.iter().any(|ban| born_at <= ban.since && verdict.of(ban.number) == Some(true))
+    }
+
+    /// Returns whether a copy of the bans hides an entry. Compares the patterns, so no lock may be held.
+    pub(super) fn compare(&self, record: &Record, now: Tick) -> bool {
+        let born_at = record.born_at(now);
         self.0.iter().any(|ban| born_at <= ban.since && ban.glob.matches(record.key()))
+    }
+
+    /// Returns whether an entry is from before the ban with this number.
+    pub(super) fn is_before(&self, number: u64, slot: &Slot, now: Tick) -> bool {
+        let Some(record) = slot.record() else { return false };
+        self.0.iter().any(|ban| ban.number == number && record.born_at(now) <= ban.since)
     }
 }

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use hashbrown::HashMap;
+
 use super::{
     departures::Departures,
     epochs::{Epoch, Epochs},
@@ -12,14 +14,14 @@ use super::{
     index::{ENTRIES_MAX, Index},
     lease::Leases,
     policy::Policy,
-    purge::Bans,
+    purge::{Bans, Unjudged, Verdict},
     slot::{BLOCK, Slot, Slots, size_class},
     types::{Departure, GroupUsage, Hit, Left, Resident},
 };
 use crate::{
     clock::Tick,
     glob::Glob,
-    model::{Lifetime, Record, RemovalCause, Value},
+    model::{Lifetime, RESERVED_PREFIX, Record, RemovalCause, Value},
 };
 
 /// Bytes of an entry in addition to its allocation and the overhead of the policy: its slot (16), its share of the
@@ -37,6 +39,10 @@ pub(super) struct Shard<P> {
     evicted: u64,
     policy: P,
     bytes: u64,
+    /// Number of Terrace's own records.
+    own: u64,
+    /// Expiries that records cannot store, by the address of the record.
+    beyond: HashMap<usize, Tick, foldhash::fast::RandomState>,
     /// Usage by number of the key group.
     groups: Vec<GroupUsage>,
     hasher: Hasher,
@@ -58,6 +64,8 @@ pub(super) struct Arrival {
     pub(super) hash: u32,
     pub(super) epoch: Epoch,
     pub(super) weight: u64,
+    /// The expiry of the key, which the record may not be able to store.
+    pub(super) expires_at: Tick,
     /// The owner of the entry.
     pub(super) owner: Owner,
 }
@@ -93,6 +101,8 @@ impl<P: Policy> Shard<P> {
             evicted: 0,
             policy,
             bytes: 0,
+            own: 0,
+            beyond: HashMap::default(),
             groups: Vec::new(),
             hasher,
             weights,
@@ -137,6 +147,11 @@ impl<P: Policy> Shard<P> {
         self.bytes
     }
 
+    /// Returns the number of Terrace's own records.
+    pub(super) fn own(&self) -> u64 {
+        self.own
+    }
+
     /// Returns the position of the entry of a key, live or not.
     #[inline]
     pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<usize> {
@@ -146,26 +161,36 @@ impl<P: Policy> Shard<P> {
 
     /// Returns the slot of a key if it may be returned.
     #[inline]
-    pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<&Slot> {
-        self.live_at(self.find(hash, key)?, now, epochs)
+    pub(super) fn live(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs, verdict: &Verdict) -> Option<&Slot> {
+        self.live_at(self.find(hash, key)?, now, epochs, verdict)
     }
 
     /// Returns the slot at `at` if it may be returned.
     #[inline]
-    pub(super) fn live_at(&self, at: usize, now: Tick, epochs: &Epochs) -> Option<&Slot> {
-        self.slots.get(at).filter(|slot| slot.is_live(now, epochs) && !self.hides(slot, now))
+    pub(super) fn live_at(&self, at: usize, now: Tick, epochs: &Epochs, verdict: &Verdict) -> Option<&Slot> {
+        self.slots.get(at).filter(|slot| slot.is_live(now, epochs) && !self.hides(slot, now, verdict))
     }
 
-    /// Returns whether an active pattern ban hides this slot.
+    /// Returns whether an active pattern ban hides this slot, by the verdict for its key.
     #[inline]
-    pub(super) fn hides(&self, slot: &Slot, now: Tick) -> bool {
+    pub(super) fn hides(&self, slot: &Slot, now: Tick, verdict: &Verdict) -> bool {
         // Uses at least the time of the shard: another thread may insert an entry after this thread reads its clock.
-        !self.bans.is_empty() && self.bans.hide(slot, now.max(self.slots.now()))
+        !self.bans.is_empty() && self.bans.hide(slot, now.max(self.slots.now()), verdict)
     }
 
-    /// Returns whether an active pattern ban hides the entry at `at`.
-    pub(super) fn is_hidden(&self, at: usize, now: Tick) -> bool {
-        self.slots.get(at).is_some_and(|slot| self.hides(slot, now))
+    /// Returns whether the entry at `at` is from before an active ban.
+    pub(super) fn is_before_ban(&self, number: u64, at: usize, now: Tick) -> bool {
+        self.slots.get(at).is_some_and(|slot| self.bans.is_before(number, slot, now.max(self.slots.now())))
+    }
+
+    /// Returns the active bans, and the time for comparisons with the entries of this moment.
+    pub(super) fn bans(&self, now: Tick) -> (Bans, Tick) {
+        (self.bans.clone(), now.max(self.slots.now()))
+    }
+
+    /// Returns the patterns that may match the key and that its verdict does not contain.
+    pub(super) fn unjudged(&self, key: &[u8], verdict: &Verdict) -> Unjudged {
+        self.bans.unjudged(key, verdict)
     }
 
     /// Hides the matching entries of this shard and voids the matching leases.
@@ -202,12 +227,39 @@ impl<P: Policy> Shard<P> {
         }
     }
 
+    /// Returns the expiry of the key of a record in this shard.
+    #[inline]
+    pub(super) fn expires_at(&self, record: &Record) -> Tick {
+        if record.expires_beyond() { self.expires_beyond(record) } else { record.expires_at() }
+    }
+
+    #[cold]
+    fn expires_beyond(&self, record: &Record) -> Tick {
+        self.beyond.get(&record.address()).copied().unwrap_or_else(|| record.expires_at())
+    }
+
+    /// Returns the hit for a record of this shard.
+    #[inline]
+    pub(super) fn hit(&self, record: &Record, hash: u32, now: Tick) -> Hit {
+        Hit {
+            value: Value::kept(record.clone()),
+            expires_at: self.expires_at(record),
+            filled_at: record.born_at(now),
+            hits: record.hits(),
+            is_first_use: false,
+            group: record.group(),
+            hash,
+        }
+    }
+
     /// Describes a slot for inspection.
     pub(super) fn resident(&self, slot: &Slot, now: Tick) -> Option<Resident> {
         let record = slot.record()?;
+        let deadline = record.deadline(now);
+        let deadline = if deadline == record.expires_at() { self.expires_at(record) } else { deadline };
         Some(Resident {
-            hit: hit(record, self.hasher.of_slot(slot), now),
-            deadline: record.deadline(now),
+            hit: self.hit(record, self.hasher.of_slot(slot), now),
+            deadline,
             used_at: record.used_at(now),
             weight_bytes: self.weight_of(record),
         })
@@ -249,6 +301,10 @@ impl<P: Policy> Shard<P> {
     fn subtract(&mut self, record: &Record) -> u64 {
         let weight = self.weight_of(record);
         self.bytes -= weight;
+        self.own -= u64::from(record.key().starts_with(RESERVED_PREFIX));
+        if record.expires_beyond() {
+            self.beyond.remove(&record.address());
+        }
         let group = self.group(record.group());
         group.entries -= 1;
         group.bytes -= weight;
@@ -266,7 +322,14 @@ impl<P: Policy> Shard<P> {
 
     /// Returns why a copy of this key is not returned, if it is remembered. `None` if the copy is valid, or if nothing
     /// is known.
-    pub(super) fn departure(&self, hash: u32, key: &[u8], now: Tick, epochs: &Epochs) -> Option<Departure> {
+    pub(super) fn departure(
+        &self,
+        hash: u32,
+        key: &[u8],
+        now: Tick,
+        epochs: &Epochs,
+        verdict: &Verdict,
+    ) -> Option<Departure> {
         let Some(slot) = self.find(hash, key).and_then(|at| self.slots.get(at)) else {
             return self.departures.find(hash);
         };
@@ -274,7 +337,7 @@ impl<P: Policy> Shard<P> {
         let left = match () {
             () if now >= record.expires_at() => Left::Expired,
             () if record.is_over(now) => Left::TooOld,
-            () if self.hides(slot, now) => Left::Banned,
+            () if self.hides(slot, now, verdict) => Left::Banned,
             () if epochs.has_ended(slot.epoch()) => Left::Ended,
             () if !epochs.is_open(slot.epoch(), now) => Left::Closed,
             () => return None,
@@ -305,6 +368,10 @@ impl<P: Policy> Shard<P> {
         let group = self.group(arrival.record.group());
         group.entries += 1;
         group.bytes += arrival.weight;
+        self.own += u64::from(arrival.record.key().starts_with(RESERVED_PREFIX));
+        if arrival.record.expires_beyond() {
+            self.beyond.insert(arrival.record.address(), arrival.expires_at);
+        }
         let mut slot = Slot::new(arrival.record, arrival.epoch, size_class(arrival.weight), self.slots.now());
         if let Owner::Staging(serial) = arrival.owner {
             slot.stage(serial);
@@ -380,7 +447,13 @@ impl<P: Policy> Shard<P> {
 
     /// Changes the lifetime of the entry at `at`.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
+        if let Some(record) = self.slots.get(at).and_then(Slot::record).filter(|record| record.expires_beyond()) {
+            self.beyond.remove(&record.address());
+        }
         self.slots.set_lifetime(at, life);
+        if let Some(record) = self.slots.get(at).and_then(Slot::record).filter(|record| record.expires_beyond()) {
+            self.beyond.insert(record.address(), life.expires_at);
+        }
     }
 
     /// Returns a block below `from` that may contain expired entries.
@@ -428,6 +501,8 @@ impl<P: Policy> Shard<P> {
         self.leases.clear();
         self.index = Index::default();
         self.policy.clear();
+        self.own = 0;
+        self.beyond.clear();
         for group in &mut self.groups {
             group.removals.count(RemovalCause::Invalidated, std::mem::take(&mut group.entries));
             group.bytes = 0;
@@ -441,12 +516,13 @@ impl<P: Policy> Shard<P> {
         if self.index.len() != self.slots.len() {
             return Err(format!("{} entries, {} in the index", self.slots.len(), self.index.len()));
         }
-        let mut bytes = 0;
+        let (mut bytes, mut own) = (0, 0);
         let mut groups = vec![(0, 0); 256];
         for (at, slot) in self.slots.all().iter().enumerate() {
             let Some(record) = slot.record() else { continue };
             let weight = self.weight_of(record);
             bytes += weight;
+            own += u64::from(record.key().starts_with(RESERVED_PREFIX));
             let (entries, held) = &mut groups[usize::from(record.group())];
             (*entries, *held) = (*entries + 1, *held + weight);
             if !is_here(record.key()) || self.find(self.hasher.of_slot(slot), record.key()) != Some(at) {
@@ -455,6 +531,13 @@ impl<P: Policy> Shard<P> {
         }
         if bytes != self.bytes {
             return Err(format!("the sum of weights is {bytes}, the count is {}", self.bytes));
+        }
+        let beyond = self.slots.all().iter().filter_map(Slot::record).filter(|record| record.expires_beyond()).count();
+        if beyond != self.beyond.len() {
+            return Err(format!("{beyond} expiries beyond the field, {} are stored", self.beyond.len()));
+        }
+        if own != self.own {
+            return Err(format!("{own} own records, the count is {}", self.own));
         }
         let counted = self.groups.iter().map(|group| (group.entries, group.bytes)).chain(std::iter::repeat((0, 0)));
         if let Some((number, _)) =
@@ -469,18 +552,4 @@ impl<P: Policy> Shard<P> {
 /// Returns the weight that the value of a simulated entry stores.
 fn weight_in_value(value: &[u8]) -> u64 {
     value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// Returns the hit for a record.
-#[inline]
-pub(super) fn hit(record: &Record, hash: u32, now: Tick) -> Hit {
-    Hit {
-        value: Value::kept(record.clone()),
-        expires_at: record.expires_at(),
-        filled_at: record.born_at(now),
-        hits: record.hits(),
-        is_first_use: false,
-        group: record.group(),
-        hash,
-    }
 }

@@ -5,11 +5,11 @@
 //! the standard library: no schedule changes their meaning.
 
 #[cfg(not(feature = "shuttle"))]
-pub(super) use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+pub(super) use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(feature = "shuttle")]
 pub(super) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 #[cfg(feature = "shuttle")]
-pub(super) use shuttle_parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+pub(super) use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(super) use std::sync::atomic::Ordering;
 #[cfg(not(feature = "shuttle"))]
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};

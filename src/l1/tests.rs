@@ -200,7 +200,7 @@ impl Pair {
         };
         self.purges.push(purge);
         self.known.retain(|&number, _| !glob.matches(&key(number)));
-        self.leases.iter_mut().for_each(|(&number, (_, live))| *live &= !glob.matches(&key(number)));
+        self.leases.iter_mut().for_each(|(&number, (_, live))| *live &= !glob.may_match(&key(number)));
         assert!((0..self.keys).all(|n| !glob.matches(&key(n)) || self.l1.peek(&key(n), self.now).is_none()));
         // Entries inserted in the same millisecond are hidden as well.
         self.now = self.now.plus(Duration::from_millis(1));

@@ -5,6 +5,7 @@
 //! The second lock is only *tried*, so no lock order is needed.
 
 use std::{
+    ops::Deref,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
@@ -16,9 +17,10 @@ use super::{
     epochs::{Epoch, Epochs},
     hash::Hasher,
     policy::{Frame, Policy},
+    purge::Verdict,
     shard::{Arrival, Gone, Owner, Shard, Weights},
     staging::Staging,
-    sync::{AtomicU64, RwLock, RwLockWriteGuard, write_within},
+    sync::{AtomicU64, RwLock, RwLockReadGuard, RwLockWriteGuard, write_within},
     types::{Fill, GroupUsage, Left, Settings, Usage},
 };
 use crate::{
@@ -124,6 +126,42 @@ impl<P: Policy> Tier<P> {
         self.cells[cell].shard.write()
     }
 
+    /// Locks the shard of a key for reads. The verdict covers every pattern of the shard; patterns are compared before the
+    /// lock is acquired, and again if the shard has another one by then.
+    #[inline]
+    fn read_for(&self, place: Place, key: &[u8]) -> (RwLockReadGuard<'_, Shard<P>>, Verdict) {
+        let shard = self.cells[place.cell].shard.read();
+        if !shard.has_bans() {
+            return (shard, Verdict::default());
+        }
+        drop(shard);
+        self.judged(key, || self.cells[place.cell].shard.read())
+    }
+
+    /// Same as [`Tier::read_for`] with an exclusive lock.
+    fn write_for(&self, place: Place, key: &[u8]) -> (RwLockWriteGuard<'_, Shard<P>>, Verdict) {
+        let shard = self.write(place.cell);
+        if !shard.has_bans() {
+            return (shard, Verdict::default());
+        }
+        drop(shard);
+        self.judged(key, || self.write(place.cell))
+    }
+
+    #[cold]
+    fn judged<G: Deref<Target = Shard<P>>>(&self, key: &[u8], lock: impl Fn() -> G) -> (G, Verdict) {
+        let mut verdict = Verdict::default();
+        loop {
+            let shard = lock();
+            let unjudged = shard.unjudged(key, &verdict);
+            if unjudged.is_empty() {
+                return (shard, verdict);
+            }
+            drop(shard);
+            verdict.add(key, unjudged);
+        }
+    }
+
     /// Publishes the sizes of a shard after a change.
     fn note(&self, cell: usize, shard: &Shard<P>) {
         self.cells[cell].bytes.store(shard.bytes(), Relaxed);
@@ -144,13 +182,13 @@ impl<P: Policy> Tier<P> {
 
     /// Makes room and inserts an entry. Returns `false` if the entry is too large, or if no room could be made.
     fn put(&self, place: Place, shard: &mut Shard<P>, incoming: &Incoming<'_>, freed: &mut Freed<'_>) -> bool {
-        let Incoming { key, fill, there, now, epoch, staged } = *incoming;
+        let Incoming { key, fill, there, now, epoch, staged, verdict } = *incoming;
         let weight = shard.weight_for(key, fill.value.stored());
         if weight > self.entry_max_bytes {
             return false;
         }
         shard.advance(now);
-        let carried = there.and_then(|at| self.replace(shard, at, freed));
+        let carried = there.and_then(|at| self.replace(shard, at, verdict, freed));
         let owner = match staged {
             Some(serial) => Owner::Staging(serial),
             None => Owner::Policy(shard.announce(place.hash, carried, &self.shared)),
@@ -158,7 +196,7 @@ impl<P: Policy> Tier<P> {
         let Some(hole) = self.make_room(place.cell, shard, weight, freed) else { return false };
         let life = Lifetime { expires_at: fill.expires_at, deadline: fill.deadline };
         let record = Record::new(key, fill.group, fill.value.stored(), life, now);
-        let arrival = Arrival { record, hash: place.hash, epoch, weight, owner };
+        let arrival = Arrival { record, hash: place.hash, epoch, weight, expires_at: fill.expires_at, owner };
         if staged.is_some() {
             self.staging.inserted(weight);
         }
@@ -172,12 +210,12 @@ impl<P: Policy> Tier<P> {
     }
 
     /// Removes the entry that a new one replaces. Returns its mark of the policy.
-    fn replace(&self, shard: &mut Shard<P>, at: usize, freed: &mut Freed<'_>) -> Option<u32> {
+    fn replace(&self, shard: &mut Shard<P>, at: usize, verdict: &Verdict, freed: &mut Freed<'_>) -> Option<u32> {
         let slot = shard.slot(at)?;
         let mark = (!slot.is_staged()).then(|| slot.mark.load(Relaxed));
         // Entries that were invalid already are found only now, by their replacement.
         let dead = match () {
-            () if shard.is_hidden(at, shard.now()) => Some(Left::Banned),
+            () if shard.hides(slot, shard.now(), verdict) => Some(Left::Banned),
             () if self.epochs.has_ended(slot.epoch()) => Some(Left::Ended),
             () if !self.epochs.is_open(slot.epoch(), shard.now()) => Some(Left::Closed),
             () => None,
@@ -290,6 +328,14 @@ impl<P: Policy> Tier<P> {
         self.budget.usage()
     }
 
+    pub(super) fn shown_entries(&self) -> u64 {
+        let of_shard = |cell: &CachePadded<Cell<P>>| {
+            let shard = cell.shard.read();
+            shard.len() as u64 - shard.own()
+        };
+        self.cells.iter().map(of_shard).sum()
+    }
+
     pub(super) fn groups(&self) -> Vec<GroupUsage> {
         let mut all: Vec<GroupUsage> = Vec::new();
         for cell in &self.cells {
@@ -317,6 +363,7 @@ struct Incoming<'a> {
     epoch: Epoch,
     /// Serial number if the copy was prefetched.
     staged: Option<u32>,
+    verdict: &'a Verdict,
 }
 
 /// Reserved room, and the hole that an eviction left, if any.

@@ -22,7 +22,7 @@ mod health;
 pub mod none;
 pub mod op;
 pub mod redis;
-mod scan;
+pub(crate) mod scan;
 
 pub use self::{
     backend::{Backend, Batch, Flavor},

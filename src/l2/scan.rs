@@ -1,8 +1,14 @@
 //! A scan over all keys: one request and one page.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::model::Key;
+
+/// Maximum time that a page of a scan occupies its thread. A page then ends early, with the keys found so far and a cursor
+/// for the rest. Comparing a pattern with 10,000 keys takes less, unless the keys are long.
+pub(crate) const PAGE_TIME_MAX: Duration = Duration::from_millis(5);
 
 /// One request of a scan.
 #[derive(Debug, Clone)]

@@ -34,7 +34,10 @@ struct Notes {
 }
 
 const EXPIRY_SHIFT: u32 = 22;
+/// The stored expiry of a key that never expires.
 const EXPIRY_MAX: u64 = (1 << 42) - 1;
+/// The stored expiry of a key that expires later than the field can store, after 139 years of uptime.
+const EXPIRY_BEYOND: u64 = EXPIRY_MAX - 1;
 const BIRTH_SHIFT: u32 = 28;
 const BIRTH_MASK: u64 = (1 << 36) - 1;
 const HITS_SHIFT: u32 = 11;
@@ -108,6 +111,18 @@ impl Record {
         if ms == EXPIRY_MAX { Tick::FAR } else { Tick(ms) }
     }
 
+    /// Returns whether the key expires later than the record can store. The owner of the record then stores the expiry,
+    /// and [`Record::expires_at`] is an earlier time that no clock reaches.
+    #[inline]
+    pub(crate) fn expires_beyond(&self) -> bool {
+        self.notes().life.load(Relaxed) >> EXPIRY_SHIFT == EXPIRY_BEYOND
+    }
+
+    /// Returns a number that no other record has while this one or a clone of it exists.
+    pub(crate) fn address(&self) -> usize {
+        self.0.slice.as_ptr().addr()
+    }
+
     /// Returns the limit on the copy's age in ms, if it has one.
     #[inline]
     fn span_ms(&self) -> Option<u64> {
@@ -131,8 +146,10 @@ impl Record {
     /// Sets the time at which the copy ends. Call it only under the exclusive lock of the shard, or before the record
     /// is shared.
     pub(crate) fn set_life(&self, life: Lifetime) {
-        // An expiry that does not fit (after 139 years of uptime) counts as never.
-        let expiry = life.expires_at.0.min(EXPIRY_MAX) << EXPIRY_SHIFT;
+        let expiry = match life.expires_at {
+            Tick::FAR => EXPIRY_MAX,
+            at => at.0.min(EXPIRY_BEYOND),
+        } << EXPIRY_SHIFT;
         let Notes { life: low, uses } = self.notes();
         let (key_length, others) = (low.load(Relaxed) & 0xFFFF, uses.load(Relaxed) & !(0x3F << 22));
         let born = others >> BIRTH_SHIFT;
@@ -301,6 +318,20 @@ mod tests {
         assert_eq!((record.key(), record.value()), (&b"key"[..], &b"value"[..]));
         (0..1_000).for_each(|_| record.note_use(now));
         assert_eq!((record.hits(), record.expires_at()), (1_001, Tick(77_777)));
+    }
+
+    #[test]
+    fn an_expiry_beyond_the_field_is_not_never() {
+        let at = |ms| Lifetime { expires_at: Tick(ms), deadline: Tick(ms) };
+        for (ms, beyond) in
+            [(1, false), ((1 << 42) - 3, false), ((1 << 42) - 2, true), (1 << 42, true), (1 << 63, true)]
+        {
+            let record = Record::new(b"key", 0, b"", at(ms), Tick(1));
+            assert_eq!(record.expires_beyond(), beyond, "{ms}");
+            assert_ne!(record.expires_at(), Tick::FAR, "{ms}");
+            assert!(!record.is_over(Tick(0)), "{ms}");
+        }
+        assert!(!Record::new(b"key", 0, b"", FOREVER, Tick(1)).expires_beyond());
     }
 
     #[test]

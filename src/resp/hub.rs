@@ -1,11 +1,15 @@
 //! Subscriptions of this node's clients to channels and patterns, and the delivery of messages.
 //!
+//! No pattern is compared under a lock, because a long channel name takes up to a millisecond per pattern: a message takes
+//! the patterns in pages.
+//!
 //! Senders never wait: each message is added to the mailbox of each receiver. With Redis as L2, messages arrive on the
 //! receiver's own connection to Redis (`subscriptions`); this registry then serves only the channels that this process
 //! publishes on.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
+    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -17,13 +21,21 @@ use parking_lot::Mutex;
 use super::{client_state::Client, reply::Reply};
 use crate::glob::Glob;
 
+/// Maximum size in bytes of a channel name. The names of channels for keyspace events may have the size of a key in
+/// addition to their prefix.
+pub(super) const CHANNEL_MAX_BYTES: usize = 65_536;
+/// Maximum number of patterns or channels that one hold of a lock visits (about 50 µs).
+const VISITED_MAX: usize = 1_024;
+/// Maximum number of patterns or channels that are compared between two yields to other tasks.
+const COMPARED_MAX: usize = 16;
+
 /// Subscribed clients by client ID.
 type Listeners = BTreeMap<u64, Arc<Client>>;
 
 /// All subscriptions of this process.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
-    channels: Mutex<HashMap<Vec<u8>, Listeners>>,
+    channels: Mutex<BTreeMap<Vec<u8>, Listeners>>,
     patterns: Mutex<BTreeMap<Vec<u8>, (Glob, Listeners)>>,
     /// Number of subscriptions, so that a message without receivers costs one load.
     count: AtomicUsize,
@@ -80,29 +92,89 @@ impl Hub {
         if !self.is_heard() {
             return 0;
         }
-        let mut receivers = 0;
-        let direct: Vec<_> = self.channels.lock().get(channel).into_iter().flatten().map(|(_, c)| c.clone()).collect();
-        for client in &direct {
-            deliver(client, &[b"message", channel, message]);
-            receivers += 1;
-        }
-        for (pattern, client) in self.matching(channel) {
-            deliver(&client, &[b"pmessage", &pattern, channel, message]);
-            receivers += 1;
+        let mut receivers = self.publish_direct(channel, message);
+        let mut next = Some(Bound::Unbounded);
+        while let Some(from) = next.take() {
+            let (candidates, after) = self.candidates(from, channel);
+            receivers += candidates.iter().map(|glob| self.publish_matching(glob, channel, message)).sum::<u64>();
+            next = after;
         }
         receivers
     }
 
-    fn matching(&self, channel: &[u8]) -> Vec<(Vec<u8>, Arc<Client>)> {
+    /// Same as [`Hub::publish`], and yields to other tasks between comparisons.
+    pub(super) async fn publish_and_yield(&self, channel: &[u8], message: &[u8]) -> u64 {
+        if !self.is_heard() {
+            return 0;
+        }
+        let mut receivers = self.publish_direct(channel, message);
+        let mut next = Some(Bound::Unbounded);
+        while let Some(from) = next.take() {
+            let (candidates, after) = self.candidates(from, channel);
+            for few in candidates.chunks(COMPARED_MAX) {
+                receivers += few.iter().map(|glob| self.publish_matching(glob, channel, message)).sum::<u64>();
+                tokio::task::yield_now().await;
+            }
+            next = after;
+        }
+        receivers
+    }
+
+    fn publish_direct(&self, channel: &[u8], message: &[u8]) -> u64 {
+        let direct: Vec<_> = self.channels.lock().get(channel).into_iter().flatten().map(|(_, c)| c.clone()).collect();
+        direct.iter().for_each(|client| deliver(client, &[b"message", channel, message]));
+        direct.len() as u64
+    }
+
+    /// Sends a message to the subscribers of a pattern if the channel matches it.
+    fn publish_matching(&self, glob: &Glob, channel: &[u8], message: &[u8]) -> u64 {
+        if !glob.matches(channel) {
+            return 0;
+        }
+        let clients = |(_, clients): &(Glob, Listeners)| clients.values().cloned().collect();
+        let clients: Vec<_> = self.patterns.lock().get(&glob.pattern()[..]).map(clients).unwrap_or_default();
+        clients.iter().for_each(|client| deliver(client, &[b"pmessage", glob.pattern(), channel, message]));
+        clients.len() as u64
+    }
+
+    /// Returns the next patterns that may match the channel, and where the next page begins, if there is one.
+    fn candidates(&self, from: Bound<Vec<u8>>, channel: &[u8]) -> (Vec<Glob>, Option<Bound<Vec<u8>>>) {
         let patterns = self.patterns.lock();
-        let matching = patterns.iter().filter(|(_, (glob, _))| glob.matches(channel));
-        matching.flat_map(|(text, (_, clients))| clients.values().map(|c| (text.clone(), c.clone()))).collect()
+        let (mut candidates, mut last, mut visited) = (Vec::new(), None, 0);
+        for (text, (glob, _)) in patterns.range((from, Bound::Unbounded)).take(VISITED_MAX) {
+            visited += 1;
+            last = Some(text);
+            if glob.may_match(channel) {
+                candidates.push(glob.clone());
+            }
+        }
+        let after = last.filter(|_| visited == VISITED_MAX).map(|text| Bound::Excluded(text.clone()));
+        (candidates, after)
     }
 
     /// Returns the channels with a subscriber that match the pattern.
-    pub(super) fn channels(&self, pattern: Option<&Glob>) -> Vec<Vec<u8>> {
-        let channels = self.channels.lock();
-        channels.keys().filter(|name| pattern.is_none_or(|pattern| pattern.matches(name))).cloned().collect()
+    pub(super) async fn channels(&self, pattern: Option<&Glob>) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let mut next = Some(Bound::Unbounded);
+        while let Some(from) = next.take() {
+            let page: Vec<Vec<u8>> = self
+                .channels
+                .lock()
+                .range((from, Bound::Unbounded))
+                .take(VISITED_MAX)
+                .map(|(n, _)| n.clone())
+                .collect();
+            next = page.last().filter(|_| page.len() == VISITED_MAX).map(|last| Bound::Excluded(last.clone()));
+            let Some(pattern) = pattern else {
+                found.extend(page);
+                continue;
+            };
+            for few in page.chunks(COMPARED_MAX) {
+                found.extend(few.iter().filter(|name| pattern.matches(name)).cloned());
+                tokio::task::yield_now().await;
+            }
+        }
+        found
     }
 
     /// Returns the number of subscribers of a channel.

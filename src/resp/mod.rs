@@ -40,11 +40,19 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{cache::Cache, node::Node, secret::Secret};
+use crate::{cache::Cache, model::Key, node::Node, secret::Secret};
 pub use connection::serve;
 use lookup::Commands;
 pub use port_state::PortState;
 pub use reply::error_text;
+
+/// Returns the keys of a request that Redis would run, each with `true` if the request writes it. `None` for an unknown
+/// command, and for a request that names a reserved or invalid key. For fuzzing.
+#[must_use]
+pub fn keys_of(request: frame::Args<'_>) -> Option<Vec<(Key, bool)>> {
+    let row = table::COMMANDS.resolve(request).ok()?.row;
+    exec::pass_through::keys(row, request).ok()
+}
 
 /// Settings of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]

@@ -376,7 +376,7 @@ fn deadlines_of_redis_are_reported_where_they_are_ignored() {
     let load_with = |url: &str| {
         let variables = [("TERRACE_L2_READ_TIMEOUT".to_owned(), "75ms".to_owned())];
         let flags = vec![flag("l2.url", url), flag("l2.write_timeout", "1s")];
-        load(&Sources { file: None, environment: variables.into(), flags }).expect("valid").warnings
+        load(&Sources { file: None, default_file: None, environment: variables.into(), flags }).expect("valid").warnings
     };
     for url in ["embedded", "embedded:/tmp/elsewhere"] {
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Patterns match as in Redis: `KEYS` of a real Redis lists exactly the keys that [`Glob`] matches.
+//! Patterns match as in Redis: `KEYS` of a real Redis lists exactly the keys that [`Glob`] matches, and long texts match
+//! as Redis's function says.
 
 use std::collections::BTreeSet;
 
@@ -70,4 +71,117 @@ fn random_patterns_match_what_keys_of_redis_lists() {
     let theirs: BTreeSet<Vec<u8>> = redis::cmd("KEYS").arg(&glob.pattern()[..]).query(&mut redis).unwrap();
     let ours: BTreeSet<Vec<u8>> = keys.into_iter().filter(|key| key.starts_with(&prefix)).collect();
     assert_eq!(ours, theirs, "all that begins with {}", prefix.escape_ascii());
+}
+
+/// Redis's `stringmatchlen` (src/util.c of Redis 7.0), step by step. `skip` is its `skipLongerMatches`.
+fn as_in_redis(mut pattern: &[u8], mut text: &[u8], skip: &mut bool) -> bool {
+    while let (Some(&first), Some(&byte)) = (pattern.first(), text.first()) {
+        match first {
+            b'*' => {
+                while pattern.get(1) == Some(&b'*') {
+                    pattern = &pattern[1..];
+                }
+                if pattern.len() == 1 {
+                    return true;
+                }
+                while !text.is_empty() {
+                    if as_in_redis(&pattern[1..], text, skip) {
+                        return true;
+                    }
+                    if *skip {
+                        return false;
+                    }
+                    text = &text[1..];
+                }
+                *skip = true;
+                return false;
+            }
+            b'?' => {}
+            b'[' => {
+                pattern = &pattern[1..];
+                let negated = pattern.first() == Some(&b'^');
+                pattern = &pattern[usize::from(negated)..];
+                let mut hit = false;
+                let closed = loop {
+                    match pattern {
+                        [b'\\', escaped, ..] => {
+                            hit |= *escaped == byte;
+                            pattern = &pattern[1..];
+                        }
+                        [b']', ..] => break true,
+                        [] => break false,
+                        [from, b'-', to, ..] => {
+                            let (from, to) = (*from as i8, *to as i8);
+                            hit |= (from.min(to)..=from.max(to)).contains(&(byte as i8));
+                            pattern = &pattern[2..];
+                        }
+                        [literal, ..] => hit |= *literal == byte,
+                    }
+                    pattern = &pattern[1..];
+                };
+                if hit == negated {
+                    return false;
+                }
+                if !closed {
+                    return text.len() == 1;
+                }
+            }
+            _ => {
+                if first == b'\\' && pattern.len() >= 2 {
+                    pattern = &pattern[1..];
+                }
+                if pattern[0] != byte {
+                    return false;
+                }
+            }
+        }
+        (pattern, text) = (&pattern[1..], &text[1..]);
+        if text.is_empty() {
+            while pattern.first() == Some(&b'*') {
+                pattern = &pattern[1..];
+            }
+            break;
+        }
+    }
+    pattern.is_empty() && text.is_empty()
+}
+
+/// Texts of up to 600 bytes over few letters, and patterns made of their parts: these use the searches that short texts
+/// never reach.
+#[test]
+fn long_random_patterns_match_as_redis_says() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut rng = Rng::with_seed(seed);
+    let mut matched = 0;
+    for _ in 0..100_000 {
+        let length = if rng.u8(..4) == 0 { rng.usize(..600) } else { rng.usize(..60) };
+        let mut letter = b'a';
+        let text: Vec<u8> = (0..length)
+            .map(|_| {
+                if rng.u8(..12) == 0 {
+                    letter = *rng.choice(b"abc-]").unwrap();
+                }
+                letter
+            })
+            .collect();
+        let mut pattern = Vec::new();
+        for &byte in &text {
+            match rng.u8(..40) {
+                0 => pattern.push(b'*'),
+                1 => pattern.push(b'?'),
+                2 => pattern.extend([b'[', byte, *rng.choice(b"abc^]-\\").unwrap(), b']']),
+                3 => pattern.extend([b'[', b'^', *rng.choice(b"abc").unwrap(), b']']),
+                4 => pattern.push(*rng.choice(b"abc*").unwrap()),
+                // Texts between stars move, so that they are found elsewhere.
+                5 if pattern.last() == Some(&b'*') => {}
+                _ => pattern.push(byte),
+            }
+        }
+        let Ok(glob) = Glob::new(&pattern) else { continue };
+        let theirs = as_in_redis(&pattern, &text, &mut false);
+        assert_eq!(glob.matches(&text), theirs, "{} on {}", pattern.escape_ascii(), text.escape_ascii());
+        matched += usize::from(theirs);
+    }
+    assert!((5_000..95_000).contains(&matched), "{matched} matches of 100,000");
 }

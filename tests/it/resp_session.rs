@@ -157,6 +157,43 @@ fn a_watched_key_is_read_from_redis_while_the_invalidation_link_is_late() {
 }
 
 #[test]
+fn channel_names_are_limited() {
+    let redis = RedisServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    for terrace in [over(&redis), embedded(dir.path())] {
+        let mut client = Client::connect(&terrace);
+        let (longest, longer) = ("c".repeat(65_536), "c".repeat(65_537));
+        client.ask(&format!("PUBLISH {longest} m"), ":0\r\n");
+        let refusal = "-ERR the channel name has 65537 bytes; at most 65536 are allowed\r\n";
+        client.ask(&format!("PUBLISH {longer} m"), refusal);
+        client.ask(&format!("SUBSCRIBE a {longer}"), refusal);
+        // The channel of a key of the maximum size.
+        let own = format!("__keyspace@0__:{}", "k".repeat(65_536));
+        client.ask(&format!("SUBSCRIBE {own}"), &format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{own}\r\n:1\r\n", own.len()));
+    }
+}
+
+/// A message reaches the subscribers of all matching patterns, also of more patterns than one look at the list takes.
+#[test]
+fn many_patterns_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let terrace = embedded(dir.path());
+    let mut subscriber = Client::connect(&terrace);
+    for number in 0..2_500 {
+        let pattern = format!("x{number:04}*[{}]", number % 10);
+        let confirmed = format!("*3\r\n$10\r\npsubscribe\r\n$9\r\n{pattern}\r\n:{}\r\n", number + 1);
+        subscriber.ask(&format!("PSUBSCRIBE {pattern}"), &confirmed);
+    }
+    for number in [0, 1_023, 1_024, 1_025, 2_047, 2_048, 2_499] {
+        let mut publisher = Client::connect(&terrace);
+        let channel = format!("x{number:04}:{}", number % 10);
+        publisher.ask(&format!("PUBLISH {channel} m"), ":1\r\n");
+        let pattern = format!("x{number:04}*[{}]", number % 10);
+        subscriber.expect(&format!("*4\r\n$8\r\npmessage\r\n$9\r\n{pattern}\r\n$7\r\n{channel}\r\n$1\r\nm\r\n"));
+    }
+}
+
+#[test]
 fn policies_hold_within_a_transaction() {
     let redis = RedisServer::start();
     let mut config = config_patient(redis.url());

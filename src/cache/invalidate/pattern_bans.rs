@@ -200,7 +200,8 @@ impl BanSweeps {
     /// Returns the time at which a pattern that matches the key was last invalidated, if it is among the recent
     /// patterns.
     pub(crate) fn last_matching(&self, key: &[u8]) -> Option<Tick> {
-        self.recent.lock().iter().rev().find(|(glob, _)| glob.matches(key)).map(|(_, at)| *at)
+        let recent = self.recent.lock().clone();
+        recent.iter().rev().find(|(glob, _)| glob.matches(key)).map(|(_, at)| *at)
     }
 
     /// Returns the time at which this node learned of a ban, if this node swept it.

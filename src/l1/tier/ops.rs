@@ -11,7 +11,8 @@ use crate::{
     l1::{
         epochs::Epoch,
         policy::Policy,
-        shard::{Shard, hit},
+        purge::Verdict,
+        shard::Shard,
         slot::Slot,
         staging::Waiting,
         types::{Change, Current, Departure, Fill, Filled, Hit, Leased, Residence, Resident, Token},
@@ -25,8 +26,8 @@ impl<P: Policy> Tier<P> {
         #[cfg(test)]
         self.lookups.fetch_add(1, Relaxed);
         let place = self.place(key);
-        let shard = self.cells[place.cell].shard.read();
-        let slot = shard.live(place.hash, key, now, &self.epochs)?;
+        let (shard, verdict) = self.read_for(place, key);
+        let slot = shard.live(place.hash, key, now, &self.epochs, &verdict)?;
         if touch {
             if slot.is_staged() {
                 drop(shard);
@@ -34,14 +35,14 @@ impl<P: Policy> Tier<P> {
             }
             shard.touch(slot, now, &self.shared);
         }
-        slot.record().map(|record| hit(record, place.hash, now))
+        slot.record().map(|record| shard.hit(record, place.hash, now))
     }
 
     /// First use of a prefetched entry. Of two concurrent uses, only one counts as the first.
     #[cold]
     fn get_staged(&self, place: Place, key: &[u8], now: Tick) -> Option<Hit> {
-        let mut shard = self.write(place.cell);
-        shard.live(place.hash, key, now, &self.epochs)?;
+        let (mut shard, verdict) = self.write_for(place, key);
+        shard.live(place.hash, key, now, &self.epochs, &verdict)?;
         self.use_now(place, &mut shard, key, now)
     }
 
@@ -54,13 +55,13 @@ impl<P: Policy> Tier<P> {
         }
         let slot = shard.slot(at)?;
         shard.touch(slot, now, &self.shared);
-        slot.record().map(|record| Hit { is_first_use: staged.is_some(), ..hit(record, place.hash, now) })
+        slot.record().map(|record| Hit { is_first_use: staged.is_some(), ..shard.hit(record, place.hash, now) })
     }
 
     pub(in crate::l1) fn residence(&self, key: &[u8], now: Tick) -> Residence {
         let place = self.place(key);
-        let shard = self.cells[place.cell].shard.read();
-        match shard.live(place.hash, key, now, &self.epochs) {
+        let (shard, verdict) = self.read_for(place, key);
+        match shard.live(place.hash, key, now, &self.epochs, &verdict) {
             Some(slot) if slot.is_staged() => Residence::Staged,
             Some(_) => Residence::Resident,
             None if shard.leases.holder(place.hash, key).is_some() => Residence::InFlight,
@@ -70,36 +71,37 @@ impl<P: Policy> Tier<P> {
 
     pub(in crate::l1) fn get_stale(&self, key: &[u8], now: Tick, grace: Duration) -> Option<Hit> {
         let place = self.place(key);
-        let shard = self.cells[place.cell].shard.read();
+        let (shard, verdict) = self.read_for(place, key);
         let slot = shard.slot(shard.find(place.hash, key)?)?;
-        if !slot.is_stale_allowed(now, grace, &self.epochs) || shard.hides(slot, now) {
+        if !slot.is_stale_allowed(now, grace, &self.epochs) || shard.hides(slot, now, &verdict) {
             return None;
         }
         // The entry stays staged: only a use under an open fence counts as its first use.
         if !slot.is_staged() {
             shard.touch(slot, now, &self.shared);
         }
-        slot.record().map(|record| hit(record, place.hash, now))
+        slot.record().map(|record| shard.hit(record, place.hash, now))
     }
 
     pub(in crate::l1) fn peek(&self, key: &[u8], now: Tick) -> Option<Resident> {
         let place = self.place(key);
-        let shard = self.cells[place.cell].shard.read();
-        shard.resident(shard.live(place.hash, key, now, &self.epochs)?, now)
+        let (shard, verdict) = self.read_for(place, key);
+        shard.resident(shard.live(place.hash, key, now, &self.epochs, &verdict)?, now)
     }
 
     pub(in crate::l1) fn departure(&self, key: &[u8], now: Tick) -> Option<Departure> {
         let place = self.place(key);
-        self.cells[place.cell].shard.read().departure(place.hash, key, now, &self.epochs)
+        let (shard, verdict) = self.read_for(place, key);
+        shard.departure(place.hash, key, now, &self.epochs, &verdict)
     }
 
     pub(in crate::l1) fn lease(&self, key: &Key, token: Token, now: Tick, epoch: Option<Epoch>, look: bool) -> Leased {
         #[cfg(test)]
         self.lookups.fetch_add(usize::from(look), Relaxed);
         let place = self.place(key);
-        let mut shard = self.write(place.cell);
+        let (mut shard, verdict) = self.write_for(place, key);
         if look
-            && shard.live(place.hash, key, now, &self.epochs).is_some()
+            && shard.live(place.hash, key, now, &self.epochs, &verdict).is_some()
             && let Some(hit) = self.use_now(place, &mut shard, key, now)
         {
             return Leased::Hit(hit);
@@ -115,9 +117,9 @@ impl<P: Policy> Tier<P> {
     /// Requests a lease for a prefetch. Returns `false` if the key is in L1 or in flight.
     pub(in crate::l1) fn lease_prefetch(&self, key: &Key, token: Token, now: Tick, epoch: Epoch) -> bool {
         let place = self.place(key);
-        let mut shard = self.write(place.cell);
-        let is_known =
-            shard.live(place.hash, key, now, &self.epochs).is_some() || shard.leases.holder(place.hash, key).is_some();
+        let (mut shard, verdict) = self.write_for(place, key);
+        let is_known = shard.live(place.hash, key, now, &self.epochs, &verdict).is_some()
+            || shard.leases.holder(place.hash, key).is_some();
         if !is_known {
             shard.leases.grant(place.hash, key, token, Some(epoch));
         }
@@ -169,7 +171,7 @@ impl<P: Policy> Tier<P> {
     fn fill_as(&self, key: &Key, token: Token, fill: &Fill, now: Tick, staged: Option<u32>) -> Filled {
         let place = self.place(key);
         let mut freed = Freed::new(&self.budget);
-        let mut shard = self.write(place.cell);
+        let (mut shard, verdict) = self.write_for(place, key);
         let Some(leased_in) = shard.leases.end(place.hash, key, token) else { return Filled::Voided };
         let Some(epoch) = leased_in else { return Filled::Closed };
         if !self.epochs.is_live(epoch) {
@@ -179,7 +181,8 @@ impl<P: Policy> Tier<P> {
             return Filled::Expired;
         }
         let there = shard.find(place.hash, key);
-        let is_in = self.put(place, &mut shard, &Incoming { key, fill, there, now, epoch, staged }, &mut freed);
+        let incoming = Incoming { key, fill, there, now, epoch, staged, verdict: &verdict };
+        let is_in = self.put(place, &mut shard, &incoming, &mut freed);
         self.note(place.cell, &shard);
         if is_in { Filled::Inserted } else { Filled::TooLarge }
     }
@@ -220,12 +223,12 @@ impl<P: Policy> Tier<P> {
     ) -> Result<R> {
         let place = self.place(key);
         let mut freed = Freed::new(&self.budget);
-        let mut shard = self.write(place.cell);
+        let (mut shard, verdict) = self.write_for(place, key);
         let there = shard.find(place.hash, key);
-        let present = there.and_then(|at| shard.live_at(at, now, &self.epochs)).and_then(Slot::record);
-        let current = present.map(|record| Current { value: record.value(), expires_at: record.expires_at() });
+        let present = there.and_then(|at| shard.live_at(at, now, &self.epochs, &verdict)).and_then(Slot::record);
+        let current = present.map(|record| Current { value: record.value(), expires_at: shard.expires_at(record) });
         let (change, answer) = change(current)?;
-        let applied = self.apply(place, &mut shard, there, key, change, now, epoch, group, &mut freed);
+        let applied = self.apply(place, &mut shard, (there, &verdict), key, change, now, epoch, group, &mut freed);
         self.note(place.cell, &shard);
         applied.map(|()| answer)
     }
@@ -235,7 +238,7 @@ impl<P: Policy> Tier<P> {
         &self,
         place: Place,
         shard: &mut Shard<P>,
-        there: Option<usize>,
+        (there, verdict): (Option<usize>, &Verdict),
         key: &Key,
         change: Change,
         now: Tick,
@@ -249,7 +252,7 @@ impl<P: Policy> Tier<P> {
                 self.drop_key(place, shard, key, freed);
             }
             Change::Reexpire(at) => {
-                if let Some(there) = there.filter(|&there| shard.live_at(there, now, &self.epochs).is_some()) {
+                if let Some(there) = there.filter(|&there| shard.live_at(there, now, &self.epochs, verdict).is_some()) {
                     shard.advance(now);
                     shard.set_lifetime(there, Lifetime { expires_at: at, deadline: at });
                 }
@@ -258,7 +261,8 @@ impl<P: Policy> Tier<P> {
                 let fill = Fill { value: value.into(), expires_at: at, deadline: at, group };
                 // A reader that read L2 before this write must not insert the old value.
                 shard.leases.void(place.hash, key);
-                if !self.put(place, shard, &Incoming { key, fill: &fill, there, now, epoch, staged: None }, freed) {
+                let incoming = Incoming { key, fill: &fill, there, now, epoch, staged: None, verdict };
+                if !self.put(place, shard, &incoming, freed) {
                     let max = self.entry_max_bytes;
                     let message =
                         format!("the entry is too large; an entry may use at most {max} bytes, an eighth of L1");

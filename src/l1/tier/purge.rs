@@ -40,7 +40,7 @@ impl<P: Policy> Tier<P> {
             // Keys are compared without a lock, because the time depends on the pattern.
             let matching: SmallVec<[Record; HELD_MAX]> =
                 page.into_iter().filter(|record| purge.glob.matches(record.key())).collect();
-            removed += matching.chunks(REMOVED_MAX).map(|few| self.remove_hidden(purge.cell, few, now)).sum::<usize>();
+            removed += matching.chunks(REMOVED_MAX).map(|few| self.remove_hidden(purge, few, now)).sum::<usize>();
             self.step(purge, seen.start);
         }
         purge.removed += removed as u64;
@@ -58,8 +58,9 @@ impl<P: Policy> Tier<P> {
         (range, page)
     }
 
-    /// Removes those of these entries that are still hidden, in one hold of the lock.
-    fn remove_hidden(&self, cell: usize, few: &[Record], now: Tick) -> usize {
+    /// Removes those of these entries, which match, that are from before the ban, in one hold of the lock.
+    fn remove_hidden(&self, purge: &Purge, few: &[Record], now: Tick) -> usize {
+        let cell = purge.cell;
         let mut freed = Freed::new(&self.budget);
         let mut shard = self.write(cell);
         shard.advance(now);
@@ -67,7 +68,7 @@ impl<P: Policy> Tier<P> {
         for record in few {
             let hash = (self.hasher.of(record.key()) >> 32) as u32;
             let Some(at) = shard.find(hash, record.key()) else { continue };
-            if shard.is_hidden(at, now)
+            if shard.is_before_ban(purge.number, at, now)
                 && let Some(gone) = shard.remove(at, true)
             {
                 self.account_as(Left::Banned, &mut shard, gone, RemovalCause::Invalidated, &mut freed);

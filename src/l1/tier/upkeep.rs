@@ -14,7 +14,7 @@ use crate::{
         slot::{BLOCK, Slot},
         types::{Left, Resident, Staged},
     },
-    model::{Key, Record, RemovalCause},
+    model::{Key, RESERVED_PREFIX, Record, RemovalCause},
 };
 
 /// Maximum number of entries that one hold of a shard's lock copies: about 10 µs.
@@ -156,8 +156,12 @@ impl<P: Policy> Tier<P> {
         let shard = self.cells[cell].shard.read();
         let end = upto.min(shard.len());
         let range = end.saturating_sub(count)..end;
-        let live = range.clone().rev().filter_map(|at| shard.live_at(at, now, &self.epochs));
-        let page = live.filter_map(|slot| Some((slot.record()?.clone(), shard.resident(slot, now)?))).collect();
+        let live = range.clone().rev().filter_map(|at| shard.slot(at).filter(|slot| slot.is_live(now, &self.epochs)));
+        let page = live.filter_map(|slot| Some((slot.record()?.clone(), shard.resident(slot, now)?)));
+        let mut page: Vec<(Record, Resident)> = page.collect();
+        let (bans, now) = shard.bans(now);
+        drop(shard);
+        page.retain(|(record, _)| !bans.compare(record, now));
         (range, page)
     }
 
@@ -167,11 +171,16 @@ impl<P: Policy> Tier<P> {
             let shard = self.cells[first.wrapping_add(step) & (self.cells.len() - 1)].shard.read();
             let length = shard.len();
             let start = (seed >> 16) as usize % length.max(1);
-            let mut places = (0..length.min(DRAWS_MAX)).map(|step| (start + step) % length);
-            places.find_map(|at| {
-                let slot = shard.live_at(at, now, &self.epochs)?;
-                Key::copied(slot.record()?.key()).ok()
-            })
+            let places = (0..length.min(DRAWS_MAX)).map(|step| (start + step) % length);
+            let live = places.filter_map(|at| shard.slot(at).filter(|slot| slot.is_live(now, &self.epochs))?.record());
+            let live = live.filter(|record| !record.key().starts_with(RESERVED_PREFIX));
+            // Without bans, the first live entry is the result.
+            let most = if shard.has_bans() { DRAWS_MAX } else { 1 };
+            let drawn: SmallVec<[Record; 4]> = live.take(most).cloned().collect();
+            let (bans, now) = shard.bans(now);
+            drop(shard);
+            let shown = drawn.iter().find(|record| !bans.compare(record, now))?;
+            Key::copied(shown.key()).ok()
         })
     }
 

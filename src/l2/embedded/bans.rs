@@ -15,11 +15,13 @@ use super::{
     writer::Writer,
 };
 use crate::{
+    clock::stopwatch_ns,
     error::Result,
     glob::Glob,
     l2::{
         Ban, Effort, SweepPage,
         bans::{OPEN_MAX, too_many},
+        scan::PAGE_TIME_MAX,
     },
 };
 
@@ -75,7 +77,8 @@ impl Writer {
         let alone = [Arc::new(ban.clone())];
         let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let (mut page, mut last) = (SweepPage::default(), None);
-        for row in table.view().range(from, RECORDS.1).take(count) {
+        let begun = stopwatch_ns();
+        for row in table.view().range(from, RECORDS.1) {
             let (row, bytes) = row?;
             if !row.starts_with(&prefix) {
                 last = None;
@@ -87,11 +90,14 @@ impl Writer {
                 group.touched.push(record.key);
                 page.removed += 1;
             }
-            last = Some(row);
+            let is_late = stopwatch_ns() - begun > PAGE_TIME_MAX.as_nanos() as u64;
+            last = (is_late || page.scanned as usize >= count).then_some(row);
+            if last.is_some() {
+                break;
+            }
         }
         self.commit(group, self.swept())?;
-        let is_full = page.scanned as usize == count;
-        page.cursor = last.filter(|_| is_full).map_or(0, |row| self.shared.cursors.lock().remember(cursor, row));
+        page.cursor = last.map_or(0, |row| self.shared.cursors.lock().remember(cursor, row));
         Ok(page)
     }
 

@@ -79,3 +79,8 @@ pub(super) fn unavailable() -> CacheError {
     let message = "the embedded store has failed and is being reopened";
     CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
 }
+
+/// Returns the error of a call that reached its deadline.
+pub(super) fn late(deadline: Duration) -> CacheError {
+    CacheError::new(Kind::DeadlineExceeded, format!("the embedded store did not answer within {deadline:?}"))
+}

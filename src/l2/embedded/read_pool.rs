@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::errors::{overloaded, stopped};
+use super::errors::{late, overloaded, stopped};
 use crate::error::{CacheError, Kind, Result};
 
 /// Number of reader threads: one may wait for the disk while the other serves reads from memory.
@@ -66,10 +66,7 @@ impl ReadPool {
         match timeout(deadline, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(CacheError::new(Kind::Internal, "a read of the embedded store ended without a result")),
-            Err(_) => {
-                let message = format!("the embedded store did not answer within {deadline:?}");
-                Err(CacheError::new(Kind::DeadlineExceeded, message))
-            }
+            Err(_) => Err(late(deadline)),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
         rows::{ORDER, RECORDS, Record, is_hidden, order_row, record_row},
         table::View,
     },
-    errors::unavailable,
+    errors::{late, unavailable},
     state::StoreState,
     store::Embedded,
 };
@@ -23,7 +23,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName, codec},
+    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName, codec, scan::PAGE_TIME_MAX},
     model::{Key, Life, Value},
 };
 
@@ -37,6 +37,9 @@ const POOL_SCORE: u64 = 17;
 const POOL_NS: u64 = 100_000_000;
 /// Maximum number of keys of a read that runs on the thread of the caller (about 4 µs per key).
 const INLINE_KEYS_MAX: usize = 16;
+/// Maximum length in bytes of all keys of a read that runs on the thread of the caller while pattern bans are open: the
+/// comparison of a key of this length with the longest pattern takes about 100 µs.
+const INLINE_COMPARED_MAX: usize = 4_096;
 /// Maximum number of rows that one page of a scan visits (about 20 ms).
 const PAGE_ROWS_MAX: usize = 10_000;
 /// Number of random positions that the search for a live key tries.
@@ -51,7 +54,7 @@ impl Embedded {
         keys: &[Key],
         read: impl FnOnce(&StoreState, &[Key]) -> Vec<Result<T>> + Send + 'static,
     ) -> Vec<Result<T>> {
-        if keys.len() <= INLINE_KEYS_MAX && !self.shared.is_slow() {
+        if keys.len() <= INLINE_KEYS_MAX && !self.shared.is_slow() && !self.shared.compares_long(keys) {
             return self.shared.watched(|shared| read(shared, keys));
         }
         let owned: Vec<Key> = keys.to_vec();
@@ -76,6 +79,11 @@ impl StoreState {
     fn is_slow(&self) -> bool {
         let until = self.counters.slow_until_ns.load(Relaxed);
         until != 0 && stopwatch_ns() < until
+    }
+
+    /// Returns whether a read of these keys may compare them with patterns for long.
+    fn compares_long(&self, keys: &[Key]) -> bool {
+        self.bans.all().is_some() && keys.iter().map(|key| key.len()).sum::<usize>() > INLINE_COMPARED_MAX
     }
 
     /// Runs a read on this thread, and moves further reads to the pool if reads are slow. Threads may overwrite one
@@ -131,7 +139,15 @@ impl StoreState {
         // Bans are loaded before the view: a ban that is retired in between still hides records in this view.
         let bans = self.bans.all().unwrap_or_default();
         let view = table.view();
-        keys.iter().map(|key| live(&view, key.bytes(), now, &bans)?.map(&make).transpose()).collect()
+        let (begun, deadline) = (stopwatch_ns(), self.tunables.deadlines().read);
+        let read = |key: &Key| {
+            // Without bans, a read compares no patterns.
+            if !bans.is_empty() && stopwatch_ns() - begun > deadline.as_nanos() as u64 {
+                return Err(late(deadline));
+            }
+            live(&view, key.bytes(), now, &bans)?.map(&make).transpose()
+        };
+        keys.iter().map(read).collect()
     }
 
     /// Returns one page of a scan.
@@ -148,6 +164,7 @@ impl StoreState {
         let Some(table) = table.as_ref() else { return Err(unavailable()) };
         let bans = self.bans.all().unwrap_or_default();
         let (mut keys, mut last, mut rows) = (Vec::new(), None, 0);
+        let begun = stopwatch_ns();
         for row in table.view().range(from, RECORDS.1) {
             let (row, value) = row?;
             if !row.starts_with(&prefix) {
@@ -161,7 +178,8 @@ impl StoreState {
                 keys.extend(Key::new(record.key).ok());
             }
             rows += 1;
-            last = (rows >= request.count.clamp(1, PAGE_ROWS_MAX)).then_some(row);
+            let is_late = glob.is_some() && stopwatch_ns() - begun > PAGE_TIME_MAX.as_nanos() as u64;
+            last = (is_late || rows >= request.count.clamp(1, PAGE_ROWS_MAX)).then_some(row);
             if last.is_some() {
                 break;
             }

@@ -32,6 +32,8 @@ pub(super) struct StoreState {
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) entries: AtomicU64,
+    /// Number of Terrace's own records among the entries.
+    pub(super) own: AtomicU64,
     pub(super) bytes: AtomicU64,
     /// Lower bound of the numbers in order rows.
     pub(super) oldest: AtomicU64,

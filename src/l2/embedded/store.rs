@@ -230,7 +230,9 @@ impl Backend for Embedded {
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
-        std::future::ready(Ok(self.shared.counters.entries.load(Relaxed))).boxed()
+        let counters = &self.shared.counters;
+        let shown = counters.entries.load(Relaxed).saturating_sub(counters.own.load(Relaxed));
+        std::future::ready(Ok(shown)).boxed()
     }
 
     fn random_key(&self) -> BoxFuture<'_, Result<Option<Key>>> {

@@ -19,7 +19,7 @@ use crate::{
         bans::OpenBans,
         op::{self, Applied, EntryChange, Op, Present},
     },
-    model::Key,
+    model::{Key, RESERVED_PREFIX},
 };
 
 /// Writes that take effect together.
@@ -140,6 +140,7 @@ impl<'a> WriteGroup<'a> {
         if let Some(old) = &staged.now {
             self.tally.entries = self.tally.entries.saturating_sub(1);
             self.tally.bytes = self.tally.bytes.saturating_sub(old.weight());
+            self.tally.own = self.tally.own.saturating_sub(u64::from(old.key.starts_with(RESERVED_PREFIX)));
             if next.as_ref().is_some_and(|next| next.key != old.key) {
                 self.touched.push(old.key.clone());
             }
@@ -147,6 +148,7 @@ impl<'a> WriteGroup<'a> {
         if let Some(new) = &next {
             self.tally.entries += 1;
             self.tally.bytes += new.weight();
+            self.tally.own += u64::from(new.key.starts_with(RESERVED_PREFIX));
             self.soonest = self.soonest.min(new.expires_at.unwrap_or(UnixMs(u64::MAX)));
         }
         staged.now = next;

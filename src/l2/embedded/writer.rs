@@ -22,7 +22,7 @@ use super::{
     disk::{
         generation::{Generations, Opened, Rebuild},
         reserve::Reserve,
-        rows::{ORDER, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, written_of},
+        rows::{ORDER, RECORDS, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, record_row, written_of},
         table::Table,
     },
     errors::{REOPEN_EVERY, disk_full, unavailable},
@@ -34,7 +34,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l2::{Applied, Ban, Effort, Op, Source, State, SweepPage},
-    model::Key,
+    model::{Key, RESERVED_PREFIX},
 };
 
 /// Approximate number of operations per group, because their callers wait for one another. At 15 µs per operation, a
@@ -417,6 +417,7 @@ impl Writer {
             Some(bytes) => Tally::decode(&bytes)?,
             None => Tally::EMPTY,
         };
+        self.tally.own = count_own(&table)?;
         self.load_bans(&table)?;
         self.oldest = first_written(&table, &self.tally)?;
         self.soonest = UnixMs(0);
@@ -430,6 +431,7 @@ impl Writer {
     fn publish(&self) {
         let counters = &self.shared.counters;
         counters.entries.store(self.tally.entries, Relaxed);
+        counters.own.store(self.tally.own, Relaxed);
         counters.bytes.store(self.tally.bytes, Relaxed);
         counters.oldest.store(self.oldest, Relaxed);
         counters.next_written.store(self.tally.next_written, Relaxed);
@@ -541,4 +543,17 @@ fn size(ops: &[(Key, Op)]) -> usize {
         Op::Delete { .. } | Op::Bury { .. } | Op::Expire { .. } | Op::Increment { .. } | Op::IncrementFloat { .. } => 0,
     };
     ops.iter().map(|(key, op)| key.len() + of(op)).sum()
+}
+
+/// Returns the number of Terrace's own records in a table (about 1 µs each).
+fn count_own(table: &Table) -> Result<u64> {
+    let prefix = record_row(RESERVED_PREFIX);
+    let mut own = 0;
+    for row in table.view().range(Bound::Included(&prefix[..]), RECORDS.1) {
+        if !row?.0.starts_with(&prefix) {
+            break;
+        }
+        own += 1;
+    }
+    Ok(own)
 }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, try_join_all};
 
 use super::{
     command::{
         batch::{fail_all, word},
-        ops,
         read::{self, Look},
     },
     connection::passthrough::RawConnection,
@@ -114,8 +113,10 @@ impl Backend for RedisBackend {
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let counts = self.inspect_all(word("DBSIZE")).await?;
-            counts.iter().map(|count| ops::unsigned(count, "DBSIZE")).sum()
+            let deadline = after(INSPECTION_DEADLINE);
+            let groups = self.all_groups()?;
+            let counts = try_join_all(groups.iter().map(|group| self.count_shown(group, deadline))).await?;
+            Ok(counts.into_iter().sum())
         })
     }
 

@@ -28,8 +28,13 @@ impl Redis {
     #[must_use]
     pub fn backend(self: &Arc<Self>) -> RedisBackend {
         let raw_pool = RawPool::new(Arc::clone(self.dialer()), Arc::clone(self.topology()));
-        let backend =
-            RedisBackend { redis: Arc::clone(self), groups: Mutex::default(), raw_pool, sweep_until: Mutex::default() };
+        let backend = RedisBackend {
+            redis: Arc::clone(self),
+            groups: Mutex::default(),
+            raw_pool,
+            sweep_until: Mutex::default(),
+            own_counts: Mutex::default(),
+        };
         backend.connect();
         backend
     }
@@ -43,6 +48,15 @@ pub struct RedisBackend {
     pub(super) raw_pool: Arc<RawPool>,
     /// Deadline of sweep pages on each primary, by its own clock, in microseconds.
     pub(super) sweep_until: Mutex<HashMap<Source, u64>>,
+    /// Recent counts of Terrace's own records on primaries where nearly all keys are such records.
+    pub(super) own_counts: Mutex<HashMap<Source, OwnCount>>,
+}
+
+/// A count of Terrace's own records on one primary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnCount {
+    pub(super) at: Instant,
+    pub(super) own: u64,
 }
 
 /// Connections by primary, for one version of the map.

@@ -220,14 +220,30 @@ pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> 
     Ok(())
 }
 
-/// Returns the key flags of a request. SET reads its key only with the GET option.
+/// Returns the key flags of a request. SET reads its key only with the GET option, and BITFIELD writes it unless all
+/// operations are GET.
 fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
     let reads = || request.from(3).iter().any(|word| is(word, "get"));
     match spec.flags {
         "RW access update variable_flags" if is(request.at(0), "set") && !reads() => "OW update",
-        "RW access update variable_flags" if is(request.at(0), "set") => "RW access update",
+        "RW access update variable_flags" if is(request.at(0), "bitfield") && only_gets(request) => "RO access",
+        "RW access update variable_flags" => "RW access update",
         flags => flags,
     }
+}
+
+/// Returns whether BITFIELD only reads, as Redis decides it: every operation is a complete GET or OVERFLOW.
+fn only_gets(request: Args<'_>) -> bool {
+    let mut at = 2;
+    while at < request.len() {
+        let left = request.len() - at - 1;
+        at += match request.at(at) {
+            word if is(word, "get") && left >= 2 => 3,
+            word if is(word, "overflow") && left >= 1 => 2,
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// Returns the positions of the keys of a request, each with its specification.
@@ -246,10 +262,11 @@ fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize,
     for spec in found.row.keys {
         keys.extend(spec.places(request).ok_or_else(invalid)?.into_iter().map(|at| (at, spec)));
     }
-    if let Some(at) = pass_through::stored_by_sort(found.row, request) {
+    if let Some(at) = pass_through::shown_store_of_sort(found.row, request) {
         keys.push((at, &found.row.keys[found.row.keys.len() - 1]));
     }
-    Ok(keys)
+    // Such as XREAD without STREAMS.
+    if keys.is_empty() { Err(invalid()) } else { Ok(keys) }
 }
 
 /// CLIENT HELP, COMMAND HELP, CONFIG HELP

@@ -75,7 +75,7 @@ impl Context<'_> {
 ///
 /// # Errors
 /// A key is reserved or invalid.
-pub(super) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
+pub(in crate::resp) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
     let mut keys = Vec::new();
     for spec in row.keys {
         // Redis rejects malformed arguments itself.
@@ -83,10 +83,38 @@ pub(super) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
             keys.push((Key::copied(args.at(at))?, spec.writes()));
         }
     }
-    if let Some(at) = stored_by_sort(row, args) {
+    for at in stored(row, args) {
         keys.push((Key::copied(args.at(at))?, true));
     }
     Ok(keys)
+}
+
+/// Returns the positions of all destinations of SORT and GEORADIUS, parsed as Redis parses the options when it runs the
+/// command. Redis writes the last destination. The specifications find only the first of them, and COMMAND GETKEYS of
+/// Redis misses the last one after a destination with the name of an option (`SORT k STORE limit STORE dst`).
+fn stored(row: &Row, args: Args<'_>) -> Vec<usize> {
+    let is_sort = row.name == "sort";
+    let mut at = match row.name {
+        "sort" => 2,
+        "georadius" => 6,
+        "georadiusbymember" => 5,
+        _ => return Vec::new(),
+    };
+    let mut found = Vec::new();
+    while at + 1 < args.len() {
+        let word = args.at(at);
+        let is = |names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()));
+        at += match () {
+            () if is(&["store"]) || !is_sort && is(&["storedist"]) => {
+                found.push(at + 1);
+                2
+            }
+            () if is_sort && is(&["by", "get"]) || !is_sort && is(&["count"]) => 2,
+            () if is_sort && is(&["limit"]) => 3,
+            () => 1,
+        };
+    }
+    found
 }
 
 /// Returns `false` for a reply that reports a failure or no change.
@@ -125,10 +153,23 @@ pub(super) fn keys_in_transaction(row: &Row, args: Args<'_>) -> Option<Vec<Named
     keys(row, args).ok().filter(|_| !is_refused)
 }
 
-/// Returns the position of the destination of SORT.
-pub(super) fn stored_by_sort(row: &Row, args: Args<'_>) -> Option<usize> {
-    let store = |at: &usize| args.at(*at).eq_ignore_ascii_case(b"store");
-    (row.name == "sort").then(|| (2..args.len().saturating_sub(1)).find(store)).flatten().map(|at| at + 1)
+/// Returns the position of the destination of SORT that COMMAND GETKEYS of Redis shows: the last one. Unlike the command
+/// itself, it does not skip destinations, so that a destination may count as an option.
+pub(super) fn shown_store_of_sort(row: &Row, args: Args<'_>) -> Option<usize> {
+    let (mut at, mut found) = (2, None);
+    while row.name == "sort" && at < args.len() {
+        let word = args.at(at);
+        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        if is("store") && at + 1 < args.len() {
+            found = Some(at + 1);
+        }
+        at += match () {
+            () if is("limit") => 3,
+            () if is("get") || is("by") => 2,
+            () => 1,
+        };
+    }
+    found
 }
 
 /// Returns `true` if a SORT pattern, in which `*` is replaced by an element, could match a key reserved for Terrace.
@@ -145,6 +186,37 @@ fn may_reach_reserved(pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::{frame::Owned, table::COMMANDS};
+
+    /// Each destination is checked and counts as written, wherever it is.
+    #[test]
+    fn all_destinations_are_written_keys() {
+        for (request, wanted) in [
+            ("sort k by store store d", "d"),
+            ("sort k alpha store a store d", "a d"),
+            ("sort k store limit store d", "limit d"),
+            ("sort k store by store d", "by d"),
+            ("sort k get store", ""),
+            ("sort k limit store 1 asc", ""),
+            ("sort k STORE", ""),
+            ("sort_ro k store d", ""),
+            ("georadius k 1 2 3 m store a store d", "a a d"),
+            ("georadius k 1 2 3 m store a storedist d", "a d a d"),
+            ("georadius k 1 2 3 m count 1 storedist a storedist d", "a a d"),
+            ("georadius k 1 2 3 m store storedist store d", "storedist store storedist d"),
+            ("georadiusbymember k m 3 m store a store d", "a a d"),
+        ] {
+            let request = Owned::new(request.split(' ').map(str::as_bytes));
+            let row = COMMANDS.resolve(request.args()).unwrap().row;
+            let written = keys(row, request.args()).unwrap().into_iter().filter(|(_, is_written)| *is_written);
+            let names: Vec<_> = written.map(|(key, _)| String::from_utf8_lossy(&key).into_owned()).collect();
+            assert_eq!(names.join(" "), wanted, "{request:?}");
+        }
+        for request in ["sort k by store STORE __terrace:x", "sort k ALPHA STORE a STORE __terrace:x"] {
+            let request = Owned::new(request.split(' ').map(str::as_bytes));
+            assert!(keys(COMMANDS.resolve(request.args()).unwrap().row, request.args()).is_err(), "{request:?}");
+        }
+    }
 
     #[test]
     fn patterns_that_reach_reserved_keys() {

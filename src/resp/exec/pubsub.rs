@@ -12,6 +12,7 @@ use crate::{
     resp::{
         command::{Context, Row},
         frame::{Args, write_request},
+        hub::CHANNEL_MAX_BYTES,
         keyspace_events::is_local,
         reply::{Done, Refusal},
         subscriptions::{Bridge, Channels},
@@ -26,6 +27,17 @@ const SUBSCRIPTIONS_MAX: usize = 65_536;
 enum About {
     Channels,
     Patterns,
+}
+
+/// Rejects a channel name that is too long.
+fn check_channel(name: &[u8]) -> Done {
+    // A key has at most this size, and its keyspace channel has a prefix.
+    let most = CHANNEL_MAX_BYTES + if is_local(name) { b"__keyspace@0__:".len() } else { 0 };
+    if name.len() > most {
+        let length = name.len();
+        return Err(Refusal::text(format!("ERR the channel name has {length} bytes; at most {most} are allowed")));
+    }
+    Ok(())
 }
 
 /// SUBSCRIBE channel [channel ...]
@@ -51,7 +63,10 @@ pub(in crate::resp) async fn punsubscribe(cx: &mut Context<'_>, args: Args<'_>) 
 async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
     let names: Vec<&[u8]> = args.from(1).iter().collect();
     let globs = match about {
-        About::Channels => Vec::new(),
+        About::Channels => {
+            names.iter().try_for_each(|name| check_channel(name))?;
+            Vec::new()
+        }
         About::Patterns => names.iter().map(|name| Glob::new(name)).collect::<Result<Vec<_>, _>>()?,
     };
     let mut channels = cx.session.channels.take().unwrap_or_default();
@@ -178,10 +193,11 @@ pub(in crate::resp) fn refused(row: &Row) -> Refusal {
 
 /// PUBLISH channel message
 pub(in crate::resp) async fn publish(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    check_channel(args.at(1))?;
     if cx.edge.cache.flavor() == Flavor::Redis && !is_local(args.at(1)) {
         return cx.pass_on(args).await;
     }
-    let receivers = cx.edge.shared.hub.publish(args.at(1), args.at(2));
+    let receivers = cx.edge.shared.hub.publish_and_yield(args.at(1), args.at(2)).await;
     cx.reply.count(receivers);
     Ok(())
 }
@@ -192,7 +208,7 @@ pub(in crate::resp) async fn channels(cx: &mut Context<'_>, args: Args<'_>) -> D
         return cx.pass_on(args).await;
     }
     let pattern = args.get(2).map(Glob::new).transpose()?;
-    let names = cx.edge.shared.hub.channels(pattern.as_ref());
+    let names = cx.edge.shared.hub.channels(pattern.as_ref()).await;
     cx.reply.array(names.len());
     names.iter().for_each(|name| cx.reply.bulk(name));
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
 /// DBSIZE
 pub(in crate::resp) async fn dbsize(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     let count = match cx.session.db {
-        DB_L1 => cx.edge.cache.l1_usage().entries,
+        DB_L1 => cx.edge.cache.count_resident(),
         DB_LEARNED => cx.edge.cache.count_learned(),
         _ => cx.edge.cache.count().await?,
     };

@@ -106,11 +106,13 @@ pub(crate) struct Tally {
     pub(crate) entries: u64,
     /// Sum of the weights of all records in bytes.
     pub(crate) bytes: u64,
+    /// Number of Terrace's own records among them. Not stored: the writer counts them when it opens a table.
+    pub(crate) own: u64,
 }
 
 impl Tally {
     /// Tally of an empty store.
-    pub(crate) const EMPTY: Self = Self { next_written: 1, entries: 0, bytes: 0 };
+    pub(crate) const EMPTY: Self = Self { next_written: 1, entries: 0, bytes: 0, own: 0 };
 
     /// Returns the tally after the removal of all records. Numbers continue: a node that remembers the ban or the record
     /// with a number would otherwise take a later one for it.
@@ -131,7 +133,7 @@ impl Tally {
         if bytes.len() != 25 || bytes.get_u8() != VERSION {
             return Err(unreadable("the tally"));
         }
-        Ok(Self { next_written: bytes.get_u64(), entries: bytes.get_u64(), bytes: bytes.get_u64() })
+        Ok(Self { next_written: bytes.get_u64(), entries: bytes.get_u64(), bytes: bytes.get_u64(), own: 0 })
     }
 }
 
@@ -306,7 +308,7 @@ mod tests {
         assert!(expiry_row(UnixMs(255), 9) < expiry_row(UnixMs(256), 1));
         assert_eq!(written_of(&order_row(300)).expect("a number"), 300);
         assert_eq!(expiry_of(&expiry_row(UnixMs(5), 6)).expect("both"), (UnixMs(5), 6));
-        let tally = Tally { next_written: 4, entries: 2, bytes: 99 };
+        let tally = Tally { next_written: 4, entries: 2, bytes: 99, own: 0 };
         assert_eq!(Tally::decode(&tally.encode()).expect("a tally"), tally);
     }
 }

@@ -17,7 +17,11 @@ use crate::{
                 errors, ops,
                 scripts::{By, CLEAR_BANNED},
             },
-            requests::{deadline::after, pipelined_connection::Access, route::Unit},
+            requests::{
+                deadline::{Turn, after},
+                pipelined_connection::Access,
+                route::Unit,
+            },
             topology::slots::{TAGS, slot},
             worker::RedisBackend,
         },
@@ -145,8 +149,12 @@ impl RedisBackend {
         keys: Vec<Key>,
         deadline: Instant,
     ) -> Result<Vec<Key>> {
-        let (suspects, mut shown): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|key| matching(open, key).next().is_some());
+        let (mut suspects, mut shown, mut turn) = (Vec::new(), Vec::new(), Turn::begin());
+        for key in keys {
+            let is_suspect = matching(open, &key).next().is_some();
+            if is_suspect { &mut suspects } else { &mut shown }.push(key);
+            turn.pause().await;
+        }
         let units = suspects.iter().map(|key| Unit::new(key, self.note_questions(open, key))).collect();
         let answers = self.ask_units(units, Access::Read, deadline).await;
         for (key, answer) in suspects.into_iter().zip(answers) {

@@ -1,7 +1,8 @@
 //! The sweep of a ban: one node at a time removes hidden keys page by page, each page within a time limit.
 //!
 //! One server finds the keys, compares them with the notes and removes them in one script, so that only counts are
-//! transferred. In a cluster, notes are stored in the slots of their keys, whose names no script can compute. There,
+//! transferred. If Redis could take long to compare the pattern ([`Glob::for_redis`](crate::glob::Glob::for_redis)),
+//! Terrace fetches the keys of a page, compares them, and a script removes those that match. In a cluster, notes are stored in the slots of their keys, whose names no script can compute. There,
 //! the keys of a page are fetched, and each key is removed by a separate script.
 
 use std::{collections::HashMap, time::Duration};
@@ -21,7 +22,7 @@ use crate::{
             command::{
                 batch::word,
                 errors, ops,
-                scripts::{By, KEEP_SWEEP, SWEEP_KEY, SWEEP_PAGE},
+                scripts::{By, KEEP_SWEEP, SWEEP_KEY, SWEEP_LISTED, SWEEP_PAGE},
             },
             requests::{
                 deadline::{INSPECTION_DEADLINE, after},
@@ -52,6 +53,8 @@ const PAGE_FULL: usize = 2_000;
 const COMMANDS_OF_PAGE: u64 = 6;
 /// Number of commands that Redis counts per key in a cluster: the commands of a page except SCAN.
 const COMMANDS_OF_KEY: u64 = 5;
+/// Maximum number of keys that one script of a sweep removes after Terrace has compared them: about 300 µs.
+const LISTED_MAX: usize = 500;
 /// Number of notes whose expiry is set with one request.
 const NOTES_AT_ONCE: usize = 1_024;
 
@@ -90,16 +93,34 @@ impl RedisBackend {
             Effort::Yielding => PAGE_YIELDING,
             Effort::Full => PAGE_FULL,
         };
-        match self.is_spread() {
-            true => self.sweep_keys_of_page(ban, cursor, count).await,
-            false => self.sweep_within_redis(ban, cursor, count).await,
+        match (self.is_spread(), ban.glob.for_redis()) {
+            (true, _) => self.sweep_keys_of_page(ban, cursor, count).await,
+            (false, (pattern, true)) => self.sweep_within_redis(ban, &pattern, cursor, count).await,
+            (false, (_, false)) => self.sweep_listed(ban, cursor, count).await,
         }
     }
 
+    /// Sweeps one page on a server that holds all keys, with a pattern that only Terrace may compare.
+    async fn sweep_listed(&self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
+        let request = ScanRequest { cursor, pattern: Some(ban.glob.pattern().clone()), count, type_name: None };
+        let page = self.scan_all(request).await?;
+        let (mut removed, mut commands) = (0, 1);
+        for keys in page.keys.chunks(LISTED_MAX) {
+            let note = self.note(ban.number, 0);
+            let names = std::iter::once(note.as_bytes()).chain(keys.iter().map(|key| &key[..]));
+            let mut command = SWEEP_LISTED.call_with(By::Text, names);
+            command.arg(self.sweep_ends(0));
+            let reply = self.ask_key(LOG, command, Access::Write, after(INSPECTION_DEADLINE)).await?;
+            removed += u64::try_from(ops::integer(&reply, "a script")?).map_err(|_| too_late())?;
+            commands += COMMANDS_OF_PAGE - 1;
+        }
+        Ok(SweepPage { cursor: page.cursor, scanned: count as u64, removed, commands })
+    }
+
     /// Sweeps one page on a server that holds all keys.
-    async fn sweep_within_redis(&self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
+    async fn sweep_within_redis(&self, ban: &Ban, pattern: &[u8], cursor: u64, count: usize) -> Result<SweepPage> {
         let mut command = SWEEP_PAGE.call(By::Text, self.note(ban.number, 0).as_bytes());
-        command.arg(self.sweep_ends(0)).arg(cursor).arg(&ban.glob.pattern()[..]).arg(count).arg(RESERVED_PREFIX);
+        command.arg(self.sweep_ends(0)).arg(cursor).arg(pattern).arg(count).arg(RESERVED_PREFIX);
         let reply = self.ask_key(LOG, command, Access::Write, after(INSPECTION_DEADLINE)).await?;
         let Reply::Array(parts) = reply else { return Err(too_late()) };
         let [Reply::BulkString(cursor), Reply::Int(removed)] = &parts[..] else {

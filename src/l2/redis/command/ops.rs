@@ -14,7 +14,7 @@ use super::{
     scripts::{APPEND, BURY, By, EXPIRE, INCREMENT, SET, SETRANGE},
 };
 use crate::{
-    clock::millis,
+    clock::{Clock, millis},
     error::Result,
     l2::{
         codec,
@@ -23,8 +23,10 @@ use crate::{
     model::Value,
 };
 
-/// Maximum TTL and maximum expiration time that are sent to Redis.
-const EXPIRY_MAX_MS: u64 = 1 << 62;
+/// Maximum expiration time that Redis accepts.
+const EXPIRY_MAX_MS: u64 = i64::MAX as u64;
+/// TTL above which the sum with the current time may exceed the maximum.
+const LIFE_LONG_MS: u64 = 1 << 62;
 
 /// Decoder of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +155,12 @@ fn px(life: Duration) -> SetOption {
 }
 
 fn life_ms(life: Duration) -> u64 {
-    millis(life).min(EXPIRY_MAX_MS)
+    let ms = millis(life);
+    if ms <= LIFE_LONG_MS {
+        return ms;
+    }
+    // A second is left for the way to Redis.
+    ms.min(EXPIRY_MAX_MS - 1_000 - Clock::real().unix().0)
 }
 
 fn add_options(command: &mut Cmd, option: &SetOption) {

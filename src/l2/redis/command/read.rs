@@ -179,13 +179,19 @@ pub(crate) fn scan_question(request: &ScanRequest) -> Cmd {
 
 /// Decodes the reply of SCAN. Keys that Terrace's clients cannot use are omitted: reserved, empty and overlong keys.
 pub(crate) fn page(reply: Reply) -> Result<ScanPage> {
+    counted_page(reply).map(|(page, _)| page)
+}
+
+/// Same as [`page`], with the number of keys in the reply.
+pub(crate) fn counted_page(reply: Reply) -> Result<(ScanPage, usize)> {
     let Reply::Array(parts) = reply else { return Err(errors::unexpected("SCAN")) };
     let Ok([Reply::BulkString(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
         return Err(errors::unexpected("SCAN"));
     };
     let cursor = std::str::from_utf8(&cursor).ok().and_then(|digits| digits.parse().ok());
+    let count = keys.len();
     let keys = keys.into_iter().filter_map(|key| ops::optional(key, "SCAN").ok()?.and_then(shown));
-    Ok(ScanPage { cursor: cursor.ok_or_else(|| errors::unexpected("SCAN"))?, keys: keys.collect() })
+    Ok((ScanPage { cursor: cursor.ok_or_else(|| errors::unexpected("SCAN"))?, keys: keys.collect() }, count))
 }
 
 /// Returns the key if clients may see it.

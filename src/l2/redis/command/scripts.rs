@@ -282,6 +282,24 @@ return {page[1], removed}",
     )
 });
 
+/// Removes the keys that are not noted, unless the time limit has passed.
+///
+/// KEYS: the note, then the keys; ARGV: time limit by this server's clock in microseconds. Returns the number of removed
+/// keys; -1 after the time limit.
+pub(crate) static SWEEP_LISTED: LazyLock<Lua> = LazyLock::new(|| {
+    Lua::new(
+        r"
+local time = redis.call('TIME')
+if time[1] * 1000000 + time[2] > tonumber(ARGV[1]) then return -1 end
+local old = {}
+for at, noted in ipairs(redis.call('SMISMEMBER', KEYS[1], unpack(KEYS, 2))) do
+  if noted == 0 then old[#old + 1] = KEYS[at + 1] end
+end
+if #old == 0 then return 0 end
+return redis.call('UNLINK', unpack(old))",
+    )
+});
+
 /// Removes a key that is not noted, unless the time limit has passed.
 ///
 /// KEYS: the note, the key; ARGV: time limit by this server's clock in microseconds. Returns the number of removed

@@ -7,13 +7,14 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{
-    deadline::{INSPECTION_DEADLINE, after},
+    deadline::{INSPECTION_DEADLINE, Turn, after},
     group::ConnectionGroup,
     pipelined_connection::Access,
     route::Answered,
 };
 use crate::{
-    error::Result,
+    error::{CacheError, Kind, Result},
+    glob::Glob,
     l2::{
         Ban, Described, ScanPage, ScanRequest,
         redis::{
@@ -45,8 +46,24 @@ impl RedisBackend {
 
     /// Returns one page of keys, including keys that bans hide. Several primaries are scanned one after another; a key
     /// that moves between primaries meanwhile may be missed or returned twice, as with any client of a cluster.
-    pub(in crate::l2::redis) async fn scan_all(&self, request: ScanRequest) -> Result<ScanPage> {
+    ///
+    /// Redis receives only patterns that it compares fast ([`Glob::for_redis`]); the others are compared here.
+    pub(in crate::l2::redis) async fn scan_all(&self, mut request: ScanRequest) -> Result<ScanPage> {
         let deadline = after(INSPECTION_DEADLINE);
+        let glob = request.pattern.as_deref().map(Glob::new).transpose()?;
+        let (sent, is_same) = glob.as_ref().map_or((None, true), |glob| {
+            let (pattern, is_same) = glob.for_redis();
+            (Some(pattern).filter(|pattern| pattern != &b"*"[..]), is_same)
+        });
+        request.pattern = sent;
+        let mut page = self.scan_as_sent(request, deadline).await?;
+        if let Some(glob) = glob.filter(|_| !is_same) {
+            page.keys = matching(page.keys, &glob, deadline).await?;
+        }
+        Ok(page)
+    }
+
+    async fn scan_as_sent(&self, request: ScanRequest, deadline: Instant) -> Result<ScanPage> {
         if !self.is_spread() {
             let group = self.only().ok_or_else(|| self.no_primary())?;
             return read::page(group.ask_one(read::scan_question(&request), Access::Read, deadline).await?);
@@ -110,4 +127,20 @@ impl RedisBackend {
             Err(error) => fail_all(keys.len(), &error),
         }
     }
+}
+
+/// Returns the keys that match.
+async fn matching(keys: Vec<Key>, glob: &Glob, deadline: Instant) -> Result<Vec<Key>> {
+    let (mut found, mut turn) = (Vec::new(), Turn::begin());
+    for key in keys {
+        if glob.matches(&key) {
+            found.push(key);
+        }
+        turn.pause().await;
+        if Instant::now() > deadline {
+            let message = format!("comparing a page of keys with the pattern took longer than {INSPECTION_DEADLINE:?}");
+            return Err(CacheError::new(Kind::DeadlineExceeded, message));
+        }
+    }
+    Ok(found)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod circuit_breaker;
+pub(crate) mod count;
 pub(crate) mod deadline;
 pub(crate) mod group;
 pub(crate) mod inspect;

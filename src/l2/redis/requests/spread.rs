@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    deadline::Turn,
     pipelined_connection::Access,
     route::{Answered, Unit},
 };
@@ -40,12 +41,16 @@ impl RedisBackend {
     ) -> Vec<Result<Option<Answered>>> {
         let each = questions.len() / keys.len().max(1);
         let mut questions = questions.into_iter();
-        let units = keys.iter().map(|key| {
+        let (mut units, mut turn) = (Vec::with_capacity(keys.len()), Turn::begin());
+        for key in keys {
             let mut commands = self.note_questions(open, key);
             commands.extend(questions.by_ref().take(each));
-            Unit::new(key, commands)
-        });
-        let answers = self.ask_units(units.collect(), Access::Read, deadline).await;
+            units.push(Unit::new(key, commands));
+            if !open.is_empty() {
+                turn.pause().await;
+            }
+        }
+        let answers = self.ask_units(units, Access::Read, deadline).await;
         let without_notes = |answer: Result<Answered>| {
             let mut answered = answer?;
             let mut notes = answered.replies.drain(..answered.replies.len() - each);
