@@ -64,7 +64,9 @@ pub(super) fn covers(earlier: &[u8], later: &[u8]) -> bool {
         for at in 0..=later.len() {
             next[at] = match element {
                 Element::Star => reached[at] || (at > 0 && next[at - 1]),
-                _ => at > 0 && reached[at - 1] && covers_one(*element, later[at - 1]),
+                Element::Any | Element::Class(_) | Element::Byte(_) => {
+                    at > 0 && reached[at - 1] && covers_one(*element, later[at - 1])
+                }
             };
         }
         reached = next;

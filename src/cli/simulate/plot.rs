@@ -68,7 +68,7 @@ fn lines(all: &[Played]) -> Vec<Line> {
         let (unit, amount) = run.plan().room.parts();
         let label = match run.plan().prefetch {
             Mode::Off => format!("{}, {unit}", policy_name(run)),
-            mode => format!("{}, {unit}, prefetch {}", policy_name(run), mode.name()),
+            mode @ (Mode::Shadow | Mode::Auto) => format!("{}, {unit}, prefetch {}", policy_name(run), mode.name()),
         };
         let point = (amount as f64, miss_ratio(run));
         match lines.iter_mut().find(|line| line.label == label) {
