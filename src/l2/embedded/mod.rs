@@ -28,8 +28,9 @@
 //!   in the background); the entries written longest ago are evicted first. The files need more space: see "Resources".
 //! * An expired entry is never returned; its space is reclaimed within a second (10,000 entries per second, 1,000 at a
 //!   time).
-//! * When the disk is full or fails, calls fail with `Unavailable`, and the store reopens the table once per second
-//!   until that succeeds.
+//! * When the disk is full or rejects writes, reads go on. A probe checks once per second whether the disk accepts writes;
+//!   the table is then reopened. On a full disk, the `reserve` is freed first, and removals are accepted; other writes fail
+//!   with `Unavailable` until the disk has space for the reserve again.
 //! * Deadlines are those of [`Tunables`](super::Tunables). A read on the caller's thread cannot be interrupted; the
 //!   second slow read moves all further reads to the pool.
 //!

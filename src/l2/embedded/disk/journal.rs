@@ -188,6 +188,6 @@ mod tests {
         bytes[batches[1].start + 3..batches[2].start + 1].fill(0);
         let found = scan(&bytes);
         assert_eq!(found.batches, [batches[0].clone(), batches[3].clone()]);
-        assert_eq!(found.damaged, [batches[1].start..batches[3].start]);
+        assert_eq!(found.damaged, std::slice::from_ref(&(batches[1].start..batches[3].start)));
     }
 }

@@ -9,6 +9,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +18,9 @@ use super::journal::{self, Scan};
 /// File that marks a table whose rows may contradict one another.
 pub(super) const RECONCILE: &str = "RECONCILE";
 
+/// Bytes of a journal that are compared with zeros at a time.
+const CHUNK_BYTES: u64 = 64 << 10;
+
 /// Repairs the journals of the table in `path`. Returns the number of damaged ranges.
 ///
 /// # Errors
@@ -24,7 +28,7 @@ pub(super) const RECONCILE: &str = "RECONCILE";
 pub(super) fn repair(path: &Path) -> io::Result<u64> {
     let mut damage = 0;
     for journal in journals(path)? {
-        let bytes = fs::read(&journal)?;
+        let bytes = written(&journal)?;
         let scan = journal::scan(&bytes);
         if scan.damaged.is_empty() {
             continue;
@@ -58,6 +62,25 @@ fn replace(path: &Path, journal: &Path, bytes: &[u8], scan: &Scan) -> io::Result
     fs::hard_link(journal, &whole)?;
     fs::rename(&copy, journal)?;
     File::open(path)?.sync_all()
+}
+
+/// Reads a journal without most of the zeros at its end: journals are preallocated with 64 MiB.
+fn written(journal: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(journal)?;
+    let (mut end, mut chunk) = (file.metadata()?.len(), Vec::new());
+    let zeros = vec![0; CHUNK_BYTES as usize];
+    while end > 0 {
+        let start = end.saturating_sub(CHUNK_BYTES);
+        chunk.resize((end - start) as usize, 0);
+        file.read_exact_at(&mut chunk, start)?;
+        if chunk != zeros[..chunk.len()] {
+            break;
+        }
+        end = start;
+    }
+    let mut bytes = vec![0; usize::try_from(end).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Returns the journals of a table, oldest first.

@@ -206,11 +206,10 @@ pub(crate) fn is_damage(error: &fjall::Error) -> bool {
         // Errors without a number are of the decoder. A wrong position in a file is invalid.
         matches!(error.raw_os_error(), None | Some(EIO | EINVAL)) || error.kind() == io::ErrorKind::NotFound
     };
-    match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => of_io(error),
-        fjall::Error::Poisoned | fjall::Error::Locked => false,
-        _ => true,
+    if let fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) = error {
+        return of_io(error);
     }
+    !matches!(error, fjall::Error::Poisoned | fjall::Error::Locked)
 }
 
 fn failed(what: &str, error: &fjall::Error) -> CacheError {
