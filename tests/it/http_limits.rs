@@ -5,10 +5,10 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::atomic::Ordering::Relaxed,
-    time::Instant,
 };
 
 use socket2::{Domain, Socket, Type};
+use tokio::time::Instant;
 
 use crate::support::{
     PATIENCE, eventually,
