@@ -38,20 +38,13 @@ fn flush(client: &mut Connection) {
     redis::cmd("FLUSHALL").exec(client).unwrap();
 }
 
-/// A connection to a node, which permits FLUSHALL over Redis, too.
-fn client_that_may_flush(world: &World) -> Connection {
-    let mut client = connection(world.node.resp());
-    redis::cmd("CONFIG").arg("SET").arg("resp.flush").arg("allow").exec(&mut client).unwrap();
-    client
-}
-
 /// Waits until no ban is active.
 fn wait_for_sweeps(node: &Terrace) {
     eventually("no ban is active", || metric(node.http(), "terrace_bans_open") == Some(0.0));
 }
 
 fn finished_sweeps_stay_finished(world: &World) {
-    let mut client = client_that_may_flush(world);
+    let mut client = connection(world.node.resp());
     let mut last = 0;
     for round in 0..3 {
         for prefix in ["a", "b", "c"] {
@@ -123,7 +116,7 @@ fn compare(client: &mut Connection, model: &Model, names: &[String], context: &s
 
 fn walk(world: &World, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut client = client_that_may_flush(world);
+    let mut client = connection(world.node.resp());
     let mut model = Model::new();
     let prefixes = ["a", "b", "c"];
     let names: Vec<String> =

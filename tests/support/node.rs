@@ -3,7 +3,10 @@
 use std::any::Any;
 
 use redis::Commands;
-use terrace::proto::{GetStatsRequest, GetStatsResponse, insight_client::InsightClient};
+use terrace::{
+    config::Config,
+    proto::{GetStatsRequest, GetStatsResponse, insight_client::InsightClient},
+};
 
 use super::{
     eventually,
@@ -24,14 +27,22 @@ pub struct World {
 
 /// A node over the Redis at `url` whose L1 may answer, with deadlines that only a hang exceeds.
 pub fn node(url: &str) -> Terrace {
-    let node = Terrace::start(config_patient(url));
+    open_node(config_patient(url))
+}
+
+fn open_node(config: Config) -> Terrace {
+    let node = Terrace::start(config);
     wait_until_open(&node);
     node
 }
 
 /// A node as [`node`] starts it, once all of its workers reach all of Redis.
 pub fn connected_node(url: &str) -> Terrace {
-    let node = node(url);
+    connected(config_patient(url))
+}
+
+fn connected(config: Config) -> Terrace {
+    let node = open_node(config);
     // Each worker has connections of its own, and a client cannot choose its worker.
     eventually("all workers reach all of Redis", || {
         (0..16).all(|_| {
@@ -42,10 +53,12 @@ pub fn connected_node(url: &str) -> Terrace {
     node
 }
 
-/// A node over a Redis of its own.
+/// A node over a Redis of its own, which clients may flush as the other stores.
 pub fn over_redis() -> World {
     let redis = RedisServer::start();
-    World { node: connected_node(&redis.url()), _keep: Box::new(redis) }
+    let mut config = config_patient(redis.url());
+    config.resp.flush = Some(true);
+    World { node: connected(config), _keep: Box::new(redis) }
 }
 
 /// A node over an embedded store of its own.
