@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[arg(value_name = "FILE")]
     trace: PathBuf,
     /// L1 capacities in entries: numbers, or percentages of the unique keys in the trace. Each entry has weight 1.
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = entries, )]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = entries)]
     entries: Vec<Capacity>,
     /// L1 capacities in bytes: sizes, or percentages of the total size of the unique keys. Entries have their real weight.
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = bytes)]

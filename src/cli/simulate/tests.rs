@@ -125,7 +125,7 @@ fn tuned_ttls_are_for_keys_that_come_back() {
 
 #[test]
 fn bad_flags_say_what_is_right() {
-    for flags in ["--entries 0", "--entries 101%", "--entries x", "--l1-size 0", "--entries 1 --ttl -1", ""] {
+    for flags in ["--entries 0", "--entries 101%", "--entries x", "--l1-size 0", "--entries 1 --ttl -1"] {
         let words = ["simulate", "t"].into_iter().chain(flags.split_terminator(' '));
         assert!(Command::try_parse_from(words).is_err(), "{flags}");
     }
