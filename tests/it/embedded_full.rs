@@ -5,13 +5,14 @@ use std::{fs, io::Write, path::Path, process::Command, sync::Arc, time::Duration
 
 use bytes::Bytes;
 use terrace::{
-    clock::Clock,
+    clock::{Clock, UnixMs},
     error::{CacheError, Kind},
     l2::{
         Applied, Backend, Batch, Op, State,
         embedded::{Embedded, EmbeddedSettings},
-        op::{Condition, SetExpiry},
+        op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
     },
+    model::Key,
 };
 
 use crate::support::backend::{Deaf, key, tunables};
@@ -80,6 +81,58 @@ async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T 
     panic!("{what}: not within a minute");
 }
 
+/// The keys that [`removals_of_all_kinds`] uses in this round.
+fn spare(round: usize) -> std::ops::Range<usize> {
+    let first = 1_000_000 + 10 * round;
+    first..first + 5
+}
+
+/// While the disk is full: an expiry that has passed removes its key, as DEL does; GETEX without an option reads; an
+/// independent batch loses only the writes that need space, an atomic one is refused as a whole.
+async fn removals_of_all_kinds(store: &Embedded, round: usize) {
+    let name = |number: usize| key(&format!("key:{number}"));
+    let expire = |expiry| Op::Expire { expiry, only: ExpireOnly::ALWAYS, want_value: false };
+    let delete = || Op::Delete { want_old: false };
+    let set = || Op::Set {
+        value: Bytes::from_static(b"1"),
+        expiry: SetExpiry::Never,
+        condition: Condition::Always,
+        want_old: false,
+    };
+    let apply = async |ops: Vec<(Key, Op)>, batch| {
+        // A removal may meet the second in which the store examines the disk.
+        until("an answer of the full store", async || {
+            let results = store.apply(ops.clone(), batch).await;
+            let is_final = |result: &Result<Applied, CacheError>| match result {
+                Ok(_) => true,
+                Err(error) => error.message().contains("only reads and removals"),
+            };
+            results.iter().all(is_final).then_some(results)
+        })
+        .await
+    };
+    let [zero, past, kept, long, deleted] = spare(round).collect::<Vec<_>>().try_into().unwrap();
+    for (number, expiry) in [(zero, NewExpiry::In(Duration::ZERO)), (past, NewExpiry::At(UnixMs(1)))] {
+        let results = apply(vec![(name(number), expire(expiry))], Batch::Independent).await;
+        assert!(matches!(results[..], [Ok(Applied::Expired { .. })]), "{results:?}");
+        assert_eq!(get(store, number).await, Ok(None), "key:{number}");
+    }
+    let results = apply(vec![(name(kept), expire(NewExpiry::Keep))], Batch::Independent).await;
+    assert!(matches!(results[..], [Ok(Applied::Expired { found: true, applied: false, .. })]), "{results:?}");
+    for expiry in [NewExpiry::In(Duration::from_secs(60)), NewExpiry::Never] {
+        let results = apply(vec![(name(long), expire(expiry))], Batch::Independent).await;
+        assert!(results[0].is_err(), "{results:?}");
+    }
+    let mixed = || vec![(name(long), set()), (name(deleted), delete())];
+    let results = apply(mixed(), Batch::Atomic).await;
+    assert!(results.iter().all(Result::is_err), "{results:?}");
+    assert_eq!(get(store, deleted).await, Ok(Some(value(deleted))));
+    let results = apply(mixed(), Batch::Independent).await;
+    assert!(results[0].is_err() && matches!(results[1], Ok(Applied::Deleted { .. })), "{results:?}");
+    assert_eq!(get(store, deleted).await, Ok(None));
+    assert_eq!(get(store, long).await, Ok(Some(value(long))));
+}
+
 #[tokio::test]
 async fn a_full_disk_serves_reads_and_removals_and_recovers() {
     let Some(disk) = SmallDisk::mount(200) else { return };
@@ -89,6 +142,9 @@ async fn a_full_disk_serves_reads_and_removals_and_recovers() {
     for number in 0..50 {
         put(&store, number).await.unwrap();
         acknowledged.push(number);
+    }
+    for number in (0..2).flat_map(spare) {
+        put(&store, number).await.unwrap();
     }
     for round in 0..2 {
         disk.fill();
@@ -117,6 +173,7 @@ async fn a_full_disk_serves_reads_and_removals_and_recovers() {
             until("removals go on", async || store.apply(vec![delete()], Batch::Independent).await.remove(0).ok());
         assert!(matches!(done.await, Applied::Deleted { .. }));
         assert_eq!(get(&store, removed).await, Ok(None));
+        removals_of_all_kinds(&store, round).await;
         disk.free();
         let number = 90 + round;
         until("writes are accepted again", async || put(&store, number).await.ok()).await;

@@ -207,13 +207,14 @@ impl Backend for Embedded {
         self.read_each(keys, move |shared, keys| shared.get(keys, with_life)).boxed()
     }
 
-    /// Batches of both kinds are applied atomically.
-    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, _batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
+    /// Batches of both kinds are committed atomically. On a full disk, only the writes of an independent batch that need
+    /// space fail; an atomic batch fails as a whole.
+    fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
         async move {
             let count = ops.len();
             let (answer, answered) = oneshot::channel();
             let deadline = self.shared.tunables.deadlines().write;
-            match self.write(Job::Apply { ops, answer }, answered, deadline).await {
+            match self.write(Job::Apply { ops, batch, answer }, answered, deadline).await {
                 Ok(results) => results,
                 Err(error) => vec![Err(error); count],
             }

@@ -33,7 +33,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Applied, Ban, Effort, Op, Source, State, SweepPage},
+    l2::{Applied, Ban, Batch, Effort, Op, Source, State, SweepPage, op::NewExpiry},
     model::{Key, RESERVED_PREFIX},
 };
 
@@ -65,7 +65,7 @@ const THROTTLE_STEPS: usize = 25;
 /// A job for the writer.
 pub(super) enum Job {
     /// Apply operations in order, without operations of another job between them.
-    Apply { ops: Vec<(Key, Op)>, answer: Answer },
+    Apply { ops: Vec<(Key, Op)>, batch: Batch, answer: Answer },
     /// Remove every key.
     Clear { answer: oneshot::Sender<Result<()>> },
     /// Open a ban; returns its number.
@@ -77,6 +77,8 @@ pub(super) enum Job {
 }
 
 type Answer = oneshot::Sender<Vec<Result<Applied>>>;
+/// The operations of one batch, and their isolation.
+type Ops = (Vec<(Key, Op)>, Batch);
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -153,7 +155,7 @@ impl Writer {
                 None => jobs.recv_timeout(self.until_sweep()),
             };
             match next {
-                Ok(Job::Apply { ops, answer }) => kept = self.serve(ops, answer, jobs),
+                Ok(Job::Apply { ops, batch, answer }) => kept = self.serve((ops, batch), answer, jobs),
                 Ok(Job::Clear { answer }) => {
                     let _ = answer.send(self.clear());
                 }
@@ -183,16 +185,16 @@ impl Writer {
 
     /// Takes queued operations up to the maximum group size, commits them and replies. Returns a job that cannot be
     /// part of a group.
-    fn serve(&mut self, ops: Vec<(Key, Op)>, answer: Answer, jobs: &Receiver<Job>) -> Option<Job> {
-        let (mut count, mut bytes) = (ops.len(), size(&ops));
+    fn serve(&mut self, ops: Ops, answer: Answer, jobs: &Receiver<Job>) -> Option<Job> {
+        let (mut count, mut bytes) = (ops.0.len(), size(&ops.0));
         let mut batches = vec![(ops, answer)];
         let mut kept = None;
         while count < GROUP_OPS && bytes < GROUP_BYTES {
             match jobs.try_recv() {
-                Ok(Job::Apply { ops, answer }) => {
+                Ok(Job::Apply { ops, batch, answer }) => {
                     count += ops.len();
                     bytes += size(&ops);
-                    batches.push((ops, answer));
+                    batches.push(((ops, batch), answer));
                 }
                 Ok(job @ (Job::Clear { .. } | Job::Ban { .. } | Job::Sweep { .. } | Job::Retire { .. })) => {
                     kept = Some(job);
@@ -210,20 +212,26 @@ impl Writer {
         kept
     }
 
-    fn commit_ops(&mut self, batches: &[Vec<(Key, Op)>]) -> Vec<Vec<Result<Applied>>> {
-        let fail_all =
-            |error: &CacheError| batches.iter().map(|ops| ops.iter().map(|_| Err(error.clone())).collect()).collect();
+    fn commit_ops(&mut self, batches: &[Ops]) -> Vec<Vec<Result<Applied>>> {
+        let fail_all = |error: &CacheError| {
+            batches.iter().map(|(ops, _)| ops.iter().map(|_| Err(error.clone())).collect()).collect()
+        };
         let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
         let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let now = self.shared.clock.unix();
         let weight_max = self.shared.size_max;
         let results = batches
             .iter()
-            .map(|ops| {
-                if self.is_full && !ops.iter().all(|(_, op)| is_removal(op)) {
-                    return ops.iter().map(|_| Err(disk_full())).collect();
-                }
-                ops.iter().map(|(key, op)| group.apply(key, op, now, weight_max)).collect()
+            .map(|(ops, batch)| {
+                let is_refused = |op: &Op| self.is_full && !is_removal(op, now);
+                let all_refused = *batch == Batch::Atomic && ops.iter().any(|(_, op)| is_refused(op));
+                let mut apply = |(key, op): &(Key, Op)| {
+                    if all_refused || is_refused(op) {
+                        return Err(disk_full());
+                    }
+                    group.apply(key, op, now, weight_max)
+                };
+                ops.iter().map(&mut apply).collect()
             })
             .collect();
         match self.evict(&mut group, now).and_then(|swept| self.commit(group, swept)) {
@@ -520,9 +528,21 @@ impl Writer {
     }
 }
 
-/// Returns whether an operation needs no space for a value.
-fn is_removal(op: &Op) -> bool {
-    matches!(op, Op::Delete { .. } | Op::Bury { .. })
+/// Returns whether an operation writes no value, whatever the store has: removals, expiries that have passed, and GETEX
+/// without an option. Any other expiry writes the entry again with its value.
+fn is_removal(op: &Op, now: UnixMs) -> bool {
+    match op {
+        Op::Delete { .. } | Op::Bury { .. } => true,
+        Op::Expire { expiry: NewExpiry::In(life), .. } => life.is_zero(),
+        Op::Expire { expiry: NewExpiry::At(at), .. } => *at <= now,
+        Op::Expire { expiry: NewExpiry::Keep, .. } => true,
+        Op::Expire { expiry: NewExpiry::Never, .. }
+        | Op::Set { .. }
+        | Op::Append { .. }
+        | Op::SetRange { .. }
+        | Op::Increment { .. }
+        | Op::IncrementFloat { .. } => false,
+    }
 }
 
 /// Returns whether the error reports that the disk is full.
