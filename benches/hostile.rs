@@ -26,8 +26,8 @@ use tokio::time::Instant;
 
 const LENGTHS: [usize; 4] = [16, 64, 256, 1_024];
 const TEXTS: [usize; 4] = [64, 1_024, 16_384, 65_536];
-/// Pause between two PINGs.
-const THINK: Duration = Duration::from_millis(1);
+/// Pause between two PINGs. With more than 500 commands per second, a sweep yields to the client (`BUSY_RATE`).
+const THINK: Duration = Duration::from_millis(4);
 
 /// A kind of pattern: its name, and the pattern of a given length.
 type Shape = (&'static str, fn(usize) -> Vec<u8>);

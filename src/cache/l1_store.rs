@@ -7,7 +7,11 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::{Core, invalidate::events::ChangeEvent};
+use super::{
+    Caller, Core,
+    invalidate::{events::ChangeEvent, tags::is_own},
+    stats::recording::Recorded,
+};
 use crate::{
     clock::{Tick, UnixMs, millis},
     error::Result,
@@ -58,20 +62,28 @@ impl Resident for CoreStore {
         let unix_at = |at: Tick| (at != Tick::FAR).then(|| UnixMs(unix.0 + at.0.saturating_sub(now.0)));
         let epoch = core.fence.epoch(Source::ONLY).ok_or_else(stopped)?;
         let group = core.group_of(key);
-        core.l1.update(key, now, epoch, group, |current| {
+        let mut written = None;
+        let applied = core.l1.update(key, now, epoch, group, |current| {
             let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
             let (change, applied) = op::apply(op, present, unix)?;
             let change = match change {
                 EntryChange::Keep => l1::Change::Keep,
                 EntryChange::Remove => l1::Change::Remove,
-                EntryChange::Put(value, at) => l1::Change::Put(value, tick_at(at)),
+                EntryChange::Put(value, at) => {
+                    written = Some(Recorded::Written(value.len() as u64, tick_at(at)));
+                    l1::Change::Put(value, tick_at(at))
+                }
                 EntryChange::Reexpire(at) => l1::Change::Reexpire(tick_at(at)),
             };
             if !matches!(change, l1::Change::Keep) {
                 core.watched_keys.changed(key);
             }
             Ok((change, applied))
-        })
+        })?;
+        if let Some(written) = written.filter(|_| core.recordings.any() && !is_own(key)) {
+            core.recordings.note(key, core.l1.hash_of(key), written, Caller::UNKNOWN, now);
+        }
+        Ok(applied)
     }
 
     fn describe(&self, key: &Key) -> Option<Described> {

@@ -102,6 +102,8 @@ pub struct Core {
     /// Wall clock minus monotonic clock, by which the expiries of the copies in L1 were computed.
     wall_offset_ms: AtomicU64,
     pub(crate) what_if: stats::whatif::WhatIf,
+    pub(crate) read_gate: stats::recording::ReadGate,
+    pub(crate) recordings: stats::recording::Recordings,
     pub(crate) tuning: ttl::tuning::Tuning,
     pub(crate) key_history: explain::key_history::KeyHistories,
     pub(crate) touch_queue: ttl::touch_on_read::TouchQueue,
@@ -130,12 +132,15 @@ impl Core {
     ) -> Arc<Self> {
         let l1 = L1::new(settings);
         let recorder = Recorder::default();
+        let what_if = stats::whatif::WhatIf::new(settings);
         let core = Arc::new(Self {
             fence: coherence::fence::Fence::new(flavor, &l1),
             l1,
             started_at: clock.now(),
             wall_offset_ms: AtomicU64::new(ttl::wall_offset_ms(&clock)),
-            what_if: stats::whatif::WhatIf::new(settings),
+            read_gate: stats::recording::ReadGate::new(what_if.threshold()),
+            what_if,
+            recordings: stats::recording::Recordings::default(),
             tuning: ttl::tuning::Tuning::default(),
             key_history: explain::key_history::KeyHistories::default(),
             touch_queue: ttl::touch_on_read::TouchQueue::default(),

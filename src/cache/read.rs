@@ -13,6 +13,7 @@ use super::{
     invalidate::tags::is_own,
     prefetch::Fetch,
     read_types::{Found, Read, ReadOptions, TierChoice},
+    stats::recording::Recorded,
 };
 use crate::{
     clock::{Tick, stopwatch_ns},
@@ -57,8 +58,8 @@ impl Cache {
         let before = self.counters.hit_l1(hit.group);
         self.core.sample_hit(before, key, hit.filled_at, now);
         self.counters.tops.hit(key, hit.value.len(), before, now);
-        if self.core.what_if.wants(hit.hash) {
-            self.core.note_for_ghosts(key, hit.hash, Some((hit.value.len(), hit.expires_at)), now);
+        if self.core.read_gate.admits(hit.hash) {
+            self.core.note_sampled(key, hit.hash, Some((hit.value.len(), hit.expires_at)), self.caller, now);
         }
         self.tap.record_hit(key, self.caller, now);
         if hit.is_first_use {
@@ -354,6 +355,11 @@ impl Cache {
         {
             if reads.is_counted {
                 self.counters.outcome(group, Outcome::Stale, false);
+                if self.core.recordings.any() {
+                    let recorded = Recorded::Found(found.value.len() as u64, found.life.until(l2_read.now));
+                    let hash = self.core.l1.hash_of(key);
+                    self.core.recordings.note(key, hash, recorded, self.caller, l2_read.now);
+                }
             }
             return reads.answer(at, Ok(Read::Found(found)));
         }
@@ -381,14 +387,14 @@ impl Cache {
         reads.answer(at, answer.map(Read::in_l2));
     }
 
-    /// Passes a read that L1 did not answer to the rankings and the size estimate.
+    /// Passes a read that L1 did not answer to the rankings, the size estimate and the recordings.
     fn note_l2_read(&self, key: &[u8], answer: &Answer, l2_read: &L2Read) {
         let now = l2_read.now;
         let bytes = |found: &Option<Stored>| found.as_ref().map(|found| found.value.len());
         self.counters.tops.read_not_in_l1(key, answer.as_ref().ok().map(bytes), l2_read.waited_us, now);
         if let Ok(found) = answer {
             let found = found.as_ref().map(|found| (found.value.len(), found.life.until(now)));
-            self.core.note_for_ghosts(key, self.core.l1.hash_of(key), found, now);
+            self.core.note_sampled(key, self.core.l1.hash_of(key), found, self.caller, now);
         }
     }
 

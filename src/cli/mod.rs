@@ -9,6 +9,7 @@ mod figures;
 mod health;
 mod invalidate;
 mod log;
+mod record;
 mod replay;
 mod serve;
 mod settings;
@@ -48,6 +49,7 @@ enum Command {
     Explain(explain::Args),
     Health(health::Args),
     Invalidate(invalidate::Args),
+    Record(record::Args),
     Replay(replay::Args),
     Simulate(simulate::Args),
     Stats(stats::Args),
@@ -129,6 +131,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Health(args) => health::run(args),
         Command::Invalidate(args) => invalidate::run(args),
+        Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Stats(args) => stats::run(args),

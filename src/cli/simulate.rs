@@ -10,7 +10,9 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::{
-    Failure, Format, Result, say,
+    Failure, Format, Result,
+    record::one_in,
+    say,
     trace::{Trace, TraceError},
 };
 use crate::{
@@ -37,6 +39,12 @@ pub(super) struct Args {
     /// L1 capacities in bytes: sizes, or percentages of the total size of the unique keys. Entries have their real weight.
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = bytes)]
     l1_size: Vec<Capacity>,
+    /// Share of the keys that the trace contains [default: as in the header of the trace, otherwise 1/1].
+    ///
+    /// Capacities are specified for all keys. Each is divided by N, because one key in N needs one N-th of the capacity.
+    /// Percentages refer to the keys in the trace, so they do not depend on N.
+    #[arg(long, value_name = "1/N", value_parser = one_in)]
+    sample: Option<u32>,
     /// Eviction policies to simulate.
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', value_enum, default_value = "learned")]
     l1_policy: Vec<Policy>,
@@ -113,6 +121,16 @@ struct Played {
     run: Run,
     /// Runs with fixed TTLs, in ascending order; empty unless the TTL is tuned.
     line: Vec<Run>,
+    /// The trace contains one key in this many.
+    one_in: u32,
+}
+
+impl Played {
+    /// Returns the unit and amount of the capacity for all keys.
+    fn capacity(&self) -> (&'static str, u64) {
+        let (unit, amount) = self.run.plan().room.parts();
+        (unit, amount.saturating_mul(u64::from(self.one_in)))
+    }
 }
 
 pub(super) fn run(args: Args) -> Result {
@@ -141,11 +159,12 @@ fn simulate(args: &Args) -> Result<Vec<Played>> {
     let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
     let below = if is_relative || is_ahead { below(&args.trace)? } else { Below::default() };
     let fixed_ms: &[u64] = if args.ttl == Ttl::Tune { &line::MULTIPLES } else { &[] };
+    let one_in = args.sample.map_or_else(|| sample(&args.trace), Ok)?;
     let with_line = |plan: Plan| {
         let line = fixed_ms.iter().map(move |times| Run::fixed(plan, times.saturating_mul(args.ttl_min)));
         std::iter::once(Run::new(plan)).chain(line)
     };
-    let mut runs: Vec<Run> = plans(args, &below).into_iter().flat_map(with_line).collect();
+    let mut runs: Vec<Run> = plans(args, &below, one_in).into_iter().flat_map(with_line).collect();
     let mut playback = Playback::new(below, Expiry { ttl: args.ttl, none_ms: args.ttl_none, min_ms: args.ttl_min });
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
         playback.play(&request.map_err(Failure::new)?, &mut runs, |_, _| {});
@@ -154,16 +173,16 @@ fn simulate(args: &Args) -> Result<Vec<Played>> {
     for run in runs {
         match all.last_mut().filter(|_| run.fixed_ms().is_some()) {
             Some(played) => played.line.push(run),
-            None => all.push(Played { run, line: Vec::new() }),
+            None => all.push(Played { run, line: Vec::new(), one_in }),
         }
     }
     Ok(all)
 }
 
 /// Returns one plan per policy, capacity and prefetch mode.
-fn plans(args: &Args, below: &Below) -> Vec<Plan> {
-    let entries = args.entries.iter().map(|capacity| Room::Entries(capacity.of(below.keys())));
-    let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(capacity.of(below.bytes())));
+fn plans(args: &Args, below: &Below, one_in: u32) -> Vec<Plan> {
+    let entries = args.entries.iter().map(|capacity| Room::Entries(capacity.of(below.keys(), one_in)));
+    let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(capacity.of(below.bytes(), one_in)));
     let rooms: Vec<Room> = entries.chain(sizes).collect();
     let mut plans = Vec::new();
     for policy in &args.l1_policy {
@@ -180,6 +199,14 @@ fn plans(args: &Args, below: &Below) -> Vec<Plan> {
         }
     }
     plans
+}
+
+/// Returns N if the header of the trace says that it contains one key in N; else 1.
+fn sample(path: &Path) -> Result<u32> {
+    let mut trace = Trace::open(path).map_err(Failure::new)?;
+    // The header is read with the first request.
+    trace.next().transpose().map_err(Failure::new)?;
+    Ok(trace.one_in())
 }
 
 /// Reads the trace into a simulated L2.
@@ -217,11 +244,14 @@ fn policy_name(run: &Run) -> &'static str {
 
 fn to_json(played: &Played, trace: &str) -> serde_json::Value {
     let run = &played.run;
-    let (unit, amount) = run.plan().room.parts();
+    let (unit, amount) = played.capacity();
     let Figures { requests, misses, l2_reads, counts, learned_bytes, .. } = run.figures();
     let FetchCounts { issued, used, late, wasted, .. } = counts;
     let mut line = json!({ "trace": trace, "policy": policy_name(run) });
     line[unit] = amount.into();
+    if played.one_in > 1 {
+        line["one_in"] = played.one_in.into();
+    }
     line["requests"] = requests.into();
     line["misses"] = misses.into();
     line["miss_ratio"] = miss_ratio(run).into();
@@ -257,10 +287,11 @@ impl Room {
 }
 
 impl Capacity {
-    /// Returns the absolute amount, at least 1. Percentages refer to `whole`.
-    fn of(self, whole: u64) -> u64 {
+    /// Returns the absolute amount to simulate for one key in `one_in`, at least 1. Percentages refer to `whole`, the amount
+    /// in the trace.
+    fn of(self, whole: u64, one_in: u32) -> u64 {
         match self {
-            Self::Exact(amount) => amount,
+            Self::Exact(amount) => (amount / u64::from(one_in)).max(1),
             Self::Percent(percent) => ((whole as f64 * percent / 100.0) as u64).max(1),
         }
     }
@@ -268,12 +299,18 @@ impl Capacity {
 
 fn print_table(trace: &str, all: &[Played]) {
     let width = trace.len().max(5);
+    if let Some(one_in) = all.first().map(|played| played.one_in).filter(|&one_in| one_in > 1) {
+        say(format_args!(
+            "{trace} is a sample of 1/{one_in} of the keys: each capacity was simulated with 1/{one_in} of its size"
+        ));
+    }
     say(format_args!(
         "{:<width$}  {:<7}  {:<8}  {:>7}  {:>14}  {:>12}  {:>12}  {:>10}",
         "trace", "policy", "prefetch", "unit", "capacity", "requests", "misses", "miss_ratio"
     ));
-    for Played { run, line } in all {
-        let (unit, amount) = run.plan().room.parts();
+    for played in all {
+        let Played { run, line, .. } = played;
+        let (unit, amount) = played.capacity();
         let (policy, ratio, prefetch) = (policy_name(run), miss_ratio(run), run.plan().prefetch.name());
         let Figures { requests, misses, .. } = run.figures();
         say(format_args!(

@@ -1,5 +1,5 @@
 //! Reads request traces: lines `timestamp_seconds,key,size[,ttl[,caller]]`, one read request per line. The first line may
-//! name the fields.
+//! name the fields; a field `sample=1/N` in it says that the trace contains all reads of one key in N.
 //!
 //! A trace is plain text or zstd; its content determines the format. Keys are bytes without commas. TTLs are in
 //! seconds; 0 or an empty field means none. A malformed or truncated trace is an error with file and line.
@@ -19,6 +19,14 @@ const LINE_MAX_BYTES: usize = KEY_MAX_BYTES + 4_096;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Latest accepted timestamp and longest accepted TTL in seconds: 100 years.
 const SECONDS_MAX: f64 = 100.0 * 365.25 * 86_400.0;
+
+/// Name of the field in the header that contains the share of the keys.
+const SAMPLE_FIELD: &[u8] = b"sample=1/";
+
+/// Returns the header of a trace that contains all reads of one key in `one_in`.
+pub(super) fn header(one_in: u32) -> String {
+    format!("timestamp_seconds,key,size,ttl,caller,sample=1/{one_in}")
+}
 
 /// One read request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +68,7 @@ pub struct Trace {
     line: u64,
     buffer: Vec<u8>,
     failed: bool,
+    one_in: u32,
 }
 
 impl Trace {
@@ -77,7 +86,14 @@ impl Trace {
         } else {
             Box::new(file)
         };
-        Ok(Self { path: path.to_owned(), lines, line: 0, buffer: Vec::new(), failed: false })
+        Ok(Self { path: path.to_owned(), lines, line: 0, buffer: Vec::new(), failed: false, one_in: 1 })
+    }
+
+    /// Returns N if the header says that the trace contains one key in N; else 1. The header is read together with the first
+    /// request.
+    #[must_use]
+    pub fn one_in(&self) -> u32 {
+        self.one_in
     }
 
     /// Returns the name of the trace in results: the file name up to the first dot.
@@ -105,6 +121,7 @@ impl Trace {
         let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.line == 1 && is_header(line) {
+            self.one_in = one_in(line)?;
             self.line += 1;
             return self.read();
         }
@@ -121,6 +138,14 @@ fn is_header(line: &[u8]) -> bool {
         })
     };
     is_word(fields.next()) && is_word(fields.nth(1))
+}
+
+/// Returns N if a header has the field `sample=1/N`; else 1.
+fn one_in(header: &[u8]) -> Result<u32, String> {
+    let field = header.split(|byte| *byte == b',').find_map(|field| field.trim_ascii().strip_prefix(SAMPLE_FIELD));
+    let Some(number) = field else { return Ok(1) };
+    let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).filter(|&number| number > 0);
+    number.ok_or_else(|| "invalid sample in the header; expected sample=1/N with N of at least 1".to_owned())
 }
 
 impl Iterator for Trace {

@@ -30,6 +30,7 @@ mod messages;
 mod pipeline;
 mod preface;
 mod prefetch_insight;
+mod record_stream;
 mod reflection;
 mod request_log;
 mod router;

@@ -17,7 +17,7 @@ use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
-    health, insight, invalidation, pipeline, reflection, request_log,
+    health, insight, invalidation, pipeline, record_stream, reflection, request_log,
     tally::Tally,
     unary::{
         self, Call,
@@ -163,6 +163,7 @@ impl Router {
             }
             "/terrace.v1.Admin/ScanKeys" => admin::scan_keys(edge, request),
             "/terrace.v1.Admin/Warm" => warm_stream::warm(edge, request),
+            "/terrace.v1.Admin/RecordReads" => record_stream::call(edge, self.stop.clone(), request),
             "/terrace.v1.Admin/Flush" => unary::call(edge, request, Writes, |e, r| async move { e.flush(r).await }),
             "/terrace.v1.Admin/GetConfig" => {
                 unary::call(edge, request, Reads, |e, r| async move { e.get_config(r).await })

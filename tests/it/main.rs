@@ -44,6 +44,7 @@ mod own_records;
 mod page;
 mod prefetch;
 mod prose;
+mod record;
 mod redis_cli;
 mod redis_topology;
 mod replay;

@@ -8,6 +8,7 @@
 //! * [`top`]: the most expensive keys.
 //! * [`windows`]: statistics of the last minute, five minutes and hour.
 //! * [`whatif`]: estimated hit rates of L1 at other sizes.
+//! * [`recording`]: user reads of sampled keys, for traces.
 //!
 //! [`Snapshot`] and [`Window`] are the only source of `GetStats`, `WatchStats`, `INFO`, `/metrics` and the command
 //! line.
@@ -15,6 +16,7 @@
 pub mod groups;
 pub mod histogram;
 mod owner_thread;
+pub mod recording;
 pub mod requests;
 pub mod top;
 pub mod whatif;
@@ -33,6 +35,7 @@ use self::{
     groups::{GROUPS_MAX, Groups},
     histogram::{Histogram, Latency},
     owner_thread::OwnerThread,
+    recording::{Recorded, Sampler},
     requests::{Requests, Timed},
     top::{By, Top, Tops},
     whatif::{Estimates, Touch},
@@ -49,7 +52,7 @@ use crate::{
     clock::Tick,
     l1::{GroupUsage, Removals, Usage},
     l2::Flavor,
-    learn::recorder::{Event, Happened},
+    learn::recorder::{Caller, Event, Happened},
     model::Outcome,
 };
 
@@ -419,16 +422,19 @@ impl Core {
         let mut reads = Reads::default();
         self.stats.reads().iter().for_each(|group| reads.add(group));
         self.what_if.play(self.clock.now(), answered(&reads));
+        self.read_gate.set(Sampler::SizeEstimate, self.what_if.threshold());
     }
 
-    /// Passes a read to the size estimate if its key is in the sample. `found` holds the length of the value and the
-    /// expiry of the key.
-    pub(crate) fn note_for_ghosts(&self, key: &[u8], hash: u32, found: Option<(usize, Tick)>, at: Tick) {
+    /// Passes a read to the size estimate and the recordings if its key is in their samples. `found` holds the length of
+    /// the value and the expiry of the key.
+    pub(crate) fn note_sampled(&self, key: &[u8], hash: u32, found: Option<(usize, Tick)>, caller: Caller, at: Tick) {
         if self.what_if.wants(hash) {
             let weight = found.map(|(bytes, _)| self.l1.weigh(key.len(), bytes));
             let expires_at = found.map_or(Tick::FAR, |(_, expires_at)| expires_at);
             self.what_if.read(Touch { hash, weight, deadline: self.deadline_of(key, expires_at, at), at });
         }
+        let recorded = found.map_or(Recorded::Absent, |(bytes, expires_at)| Recorded::Found(bytes as u64, expires_at));
+        self.recordings.note(key, hash, recorded, caller, at);
     }
 
     /// Records the counters for the windows, if a record is due.

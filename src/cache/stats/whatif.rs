@@ -174,6 +174,12 @@ impl WhatIf {
         hash < self.threshold.load(Relaxed)
     }
 
+    /// Returns the threshold of the sample: a key with a lower hash is in the sample.
+    #[must_use]
+    pub fn threshold(&self) -> u32 {
+        self.threshold.load(Relaxed)
+    }
+
     /// Adds a read of a sampled key.
     pub fn read(&self, touch: Touch) {
         self.wait(Waiting::Read(touch));
@@ -350,7 +356,7 @@ impl Ghost {
 }
 
 /// Returns the threshold for a sample of one key in `one_in`: keys with a lower hash are in the sample.
-fn threshold(one_in: u32) -> u32 {
+pub(super) fn threshold(one_in: u32) -> u32 {
     u32::MAX / one_in
 }
 

@@ -20,7 +20,7 @@ fn tick(unit: &str, amount: f64) -> String {
 
 /// Draws the runs of one trace. Entries and bytes share the axis but have separate lines.
 pub(super) fn draw(trace: &str, all: &[Played]) -> String {
-    let amounts = || all.iter().map(|played| played.run.plan().room.parts().1 as f64);
+    let amounts = || all.iter().map(|played| played.capacity().1 as f64);
     let (least, most) = amounts().fold((f64::MAX, 1.0_f64), |(least, most), a| (least.min(a), most.max(a)));
     let scale = Scale { least: least.min(most), most };
     let mut svg = format!(
@@ -28,7 +28,7 @@ pub(super) fn draw(trace: &str, all: &[Played]) -> String {
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
     text(&mut svg, WIDTH / 2.0, 24.0, "middle", &format!("{}: miss ratio by capacity", escaped(trace)));
-    let mut units: Vec<&str> = all.iter().map(|played| played.run.plan().room.parts().0).collect();
+    let mut units: Vec<&str> = all.iter().map(|played| played.capacity().0).collect();
     units.sort_unstable();
     units.dedup();
     axes(&mut svg, &scale, &units);
@@ -64,8 +64,8 @@ struct Line {
 
 fn lines(all: &[Played]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
-    for Played { run, .. } in all {
-        let (unit, amount) = run.plan().room.parts();
+    for played in all {
+        let (run, (unit, amount)) = (&played.run, played.capacity());
         let label = match run.plan().prefetch {
             Mode::Off => format!("{}, {unit}", policy_name(run)),
             mode @ (Mode::Shadow | Mode::Auto) => format!("{}, {unit}, prefetch {}", policy_name(run), mode.name()),

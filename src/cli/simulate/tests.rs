@@ -41,6 +41,21 @@ fn lru_over_a_loop_misses_every_time_until_it_fits() {
 }
 
 #[test]
+fn capacities_are_those_of_all_keys_when_the_trace_is_a_sample() {
+    let lines: String = (0..40).map(|n| format!("{n},k{},1\n", n % 4)).collect();
+    let sampled = format!("{}\n{lines}", crate::cli::trace::header(8));
+    assert_eq!(misses(&sampled, "--entries 24,32,50%,100% --l1-policy lru"), [40, 4, 40, 4]);
+    assert_eq!(misses(&sampled, "--entries 3,4 --l1-policy lru --sample 1/1"), [40, 4], "the flag wins");
+    assert_eq!(misses(&lines, "--entries 24,32 --l1-policy lru --sample 1/8"), [40, 4]);
+    let shown = to_json(&played(&sampled, "--entries 24")[0], "t");
+    assert_eq!((&shown["entries"], &shown["one_in"]), (&json!(24), &json!(8)), "{shown}");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"time,key,size,sample=1/0\n0,a,1\n").expect("written");
+    let fault = Trace::open(file.path()).expect("a file").find_map(std::result::Result::err).expect("a fault");
+    assert!(fault.to_string().ends_with(":1: invalid sample in the header; expected sample=1/N with N of at least 1"));
+}
+
+#[test]
 fn a_capacity_is_required_and_both_options_are_named() {
     let args = Command::parse_from(["simulate", "trace"]).args;
     let failure = run(args).expect_err("no capacity");
