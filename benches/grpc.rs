@@ -115,8 +115,7 @@ async fn serve_terrace(listener: TcpListener) {
     let rules = Rules::new(8 << 20, Duration::from_secs(60));
     let core = Core::new(settings, Flavor::None, rules, clock.clone());
     let backend = NoneBackend::new(CoreStore::new(&core));
-    let settings =
-        GrpcSettings { message_max: 16 << 20, timeout: Duration::from_secs(5), in_flight_max: 256 << 20, warm_rate: 1 };
+    let settings = GrpcSettings { message_max: 16 << 20, timeout: Duration::from_secs(5), warm_rate: 1 };
     let edge = Arc::new(Edge {
         cache: Cache::new(core, backend),
         node: Arc::new(Node::new(&clock, Vec::new())),

@@ -143,9 +143,9 @@ settings! {
         expose: bool = false, Flag;
         /// Maximum value size in bytes.
         max_value: u64 = 8 * MIB, Size(1, 512 * MIB), reloadable;
-        /// Maximum number of connections on each port.
+        /// Maximum number of connections on each port. The limit of open files bounds their sum.
         max_connections: usize = 10_000, Count(1, 1_000_000);
-        /// Maximum bytes of requests and responses in flight on all ports; further requests are rejected with `RESOURCE_EXHAUSTED`.
+        /// Maximum bytes of requests and responses in flight on all ports; further requests wait, and are then rejected with `RESOURCE_EXHAUSTED`.
         max_in_flight: u64 = 256 * MIB, Size(MIB, TIB);
     }
     /// `[grpc]`: the gRPC port.

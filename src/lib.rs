@@ -9,8 +9,8 @@
 //!
 //! In reading order:
 //!
-//! 1. [`model`], [`error`], [`clock`], [`glob`], [`secret`]: the basic types. [`node`]: state of this process.
-//!    [`persist`]: its files. [`files`]: files that an operator names.
+//! 1. [`model`], [`error`], [`clock`], [`glob`], [`secret`]: the basic types. [`budget`]: memory that clients can make
+//!    grow. [`node`]: state of this process. [`persist`]: its files. [`files`]: files that an operator names.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
 //! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
 //!    from traffic.
@@ -35,6 +35,7 @@
 extern crate self as terrace;
 
 pub mod allocator;
+pub mod budget;
 pub mod cache;
 pub mod cli;
 pub mod clock;

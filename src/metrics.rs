@@ -109,6 +109,10 @@ metrics! {
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Open client connections, by port: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Client connections refused because a limit was reached.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Bytes of requests and responses in flight on all ports.";
+    IN_FLIGHT_HOLDERS = "terrace_in_flight_holders", Gauge, [], "Connections that hold at least 64 KiB of requests and responses in flight.";
+    IN_FLIGHT_LARGEST = "terrace_in_flight_largest_bytes", Gauge, [], "Bytes in flight of the connection that holds the most.";
+    IN_FLIGHT_SHED = "terrace_in_flight_shed_total", Counter, [], "Requests rejected because server.max_in_flight had no room for them in time.";
+    IN_FLIGHT_RESETS = "terrace_in_flight_resets_total", Counter, ["cause"], "Connections reset to free bytes in flight, by cause: full (server.max_in_flight was reached and the connection held the most bytes without progress), stalled (the client did not read its answers for 10 s).";
 }
 
 /// The metrics of one server.

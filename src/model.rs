@@ -126,6 +126,17 @@ impl Value {
         Self { head_bytes, ..self }
     }
 
+    /// Replaces the stored bytes by `change` of them, which must show the same bytes. A view into an L1 entry is
+    /// unchanged.
+    #[must_use]
+    pub(crate) fn map_loose(self, change: impl FnOnce(Bytes) -> Bytes) -> Self {
+        let stored = match self.stored {
+            Payload::Loose(bytes) => Payload::Loose(change(bytes)),
+            kept @ Payload::Kept(_) => kept,
+        };
+        Self { stored, ..self }
+    }
+
     /// Returns all stored bytes, including the header.
     #[inline]
     #[must_use]

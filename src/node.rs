@@ -10,7 +10,10 @@ use std::sync::{
 use arc_swap::ArcSwap;
 
 pub use self::worker_heartbeat::{Heartbeat, Heartbeats};
-use crate::clock::{Clock, Tick};
+use crate::{
+    budget::Budget,
+    clock::{Clock, Tick},
+};
 
 /// The version of Terrace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -29,7 +32,7 @@ pub struct Node {
     /// Client connections of each port.
     pub connections: Connections,
     /// Bytes of requests and responses in flight on all ports.
-    pub in_flight: InFlight,
+    pub in_flight: Budget,
     /// Sampling of the requests that are logged.
     pub sampled: Sampled,
     /// Sampling of the requests that are traced.
@@ -76,6 +79,8 @@ pub struct Connections {
     pub resp: Arc<AtomicU64>,
     /// Open HTTP connections.
     pub http: Arc<AtomicU64>,
+    /// Open connections of all ports.
+    pub all: Arc<AtomicU64>,
     /// RESP connections accepted since start.
     pub resp_accepted: Arc<AtomicU64>,
     /// Connections refused since start because a limit was reached, on any port.
@@ -111,47 +116,6 @@ pub struct Traced {
     pub others: Sampled,
 }
 
-/// Bytes of requests and responses in flight, shared by both protocols.
-#[derive(Debug, Clone, Default)]
-pub struct InFlight(Arc<AtomicU64>);
-
-/// Bytes that count as in flight until this guard is dropped.
-#[derive(Debug)]
-pub struct Held {
-    in_flight: InFlight,
-    bytes: u64,
-}
-
-impl InFlight {
-    /// Counts `bytes` as in flight. Returns `None` if the total would exceed `max`; the caller then sheds the request.
-    #[must_use]
-    pub fn admit(&self, bytes: u64, max: u64) -> Option<Held> {
-        let before = self.0.fetch_add(bytes, Relaxed);
-        let held = Held { in_flight: self.clone(), bytes };
-        (before.saturating_add(bytes) <= max).then_some(held)
-    }
-
-    /// Returns the bytes in flight.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-impl Held {
-    /// Counts further bytes without a limit: the response of a request that was admitted.
-    pub fn grow(&mut self, bytes: u64) {
-        self.in_flight.0.fetch_add(bytes, Relaxed);
-        self.bytes += bytes;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.in_flight.0.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 impl Node {
     /// Creates the state of a server that starts now.
     #[must_use]
@@ -163,7 +127,7 @@ impl Node {
             addresses: OnceLock::new(),
             settings: ArcSwap::from_pointee(settings),
             connections: Connections::default(),
-            in_flight: InFlight::default(),
+            in_flight: Budget::default(),
             sampled: Sampled::default(),
             #[cfg(feature = "otel")]
             traced: Traced::default(),

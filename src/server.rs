@@ -35,7 +35,7 @@ use crate::{
     clock::{Clock, stopwatch_ns},
     config::{self, Address, By, Coherence, Config},
     grpc, http, jobs, l1,
-    l2::{Deadlines, Flavor, Tunables},
+    l2::{Deadlines, Flavor, RawConnection, Tunables, embedded},
     learn::{prefetch::PrefetchSettings, ttl::TtlSettings},
     node::{Addresses, Node, Setting},
     resp,
@@ -46,8 +46,13 @@ use crate::{
 const BACKGROUND_THREADS: usize = 2;
 /// Number of tasks that a background thread polls before it looks for new connections and data.
 const EVENT_INTERVAL: u32 = 4;
-/// Number of file descriptors reserved for L2 connections, the files of the embedded store and listeners.
-const RESERVED_FILES: u64 = 1000;
+/// Number of file descriptors reserved for listeners, runtimes, files and logs.
+const OWN_FILES: u64 = 64;
+/// Number of file descriptors reserved for probes of the HTTP port.
+const PROBE_FILES: u64 = 32;
+/// Number of file descriptors reserved for connections to Redis in addition to those of the workers: invalidation links,
+/// Sentinel, connection changes.
+const LINK_FILES: u64 = 64;
 
 /// Maximum number of CONFIG SET requests in the queue; further requests wait in their connections.
 const CHANGES_WAITING: usize = 16;
@@ -93,6 +98,7 @@ pub struct Server {
     health: Option<Port>,
     workers: usize,
     connections_max: u64,
+    all_connections_max: u64,
     config: Config,
     log: LogLevel,
 }
@@ -133,7 +139,13 @@ impl Server {
         let health = config.http.health_addr.as_ref();
         let health = health.map(|address| Port::bind("http.health_addr", address, 1, true)).transpose()?;
 
-        let node = Arc::new(Node::new(&clock, settings));
+        // Created first: nothing has run for longer than the node.
+        let node = Node::new(&clock, settings);
+        let flavor = l2_tier::flavor(config.l2.url.expose())?;
+        let core =
+            Core::with_learning(l1_settings(&config), flavor, rules(&config), clock.clone(), learn_settings(&config));
+        core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);
+        let node = Arc::new(Node { in_flight: core.budget().clone(), ..node });
         // Cannot fail: the node was created above.
         let _first = node.addresses.set(Addresses {
             grpc: grpc.address.clone(),
@@ -147,12 +159,10 @@ impl Server {
             node.traced.on.store(config.trace.otlp.is_some(), Ordering::Relaxed);
             node.traced.others.set(config.trace.requests);
         }
-        let flavor = l2_tier::flavor(config.l2.url.expose())?;
-        let core = Core::with_learning(l1_settings(&config), flavor, rules(&config), clock, learn_settings(&config));
         let tunables = Tunables::new(deadlines(&config), config.server.max_value);
         let tier = Tier::open(&config, &core, &tunables)?;
-        let files = listen::raise_file_limit().saturating_sub(RESERVED_FILES).max(1);
-        let connections_max = (config.server.max_connections as u64).min(files);
+        let all_connections_max = all_connections_max(&config, flavor, workers, listen::raise_file_limit());
+        let connections_max = (config.server.max_connections as u64).min(all_connections_max);
         Ok(Self {
             node,
             core,
@@ -164,6 +174,7 @@ impl Server {
             health,
             workers,
             connections_max,
+            all_connections_max,
             config,
             log: Box::new(|_level| {}),
         })
@@ -213,6 +224,7 @@ impl Server {
         background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::expiry_sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::byte_budget::run(self.core.budget().clone()));
         background.spawn(jobs::prefetch::run(live.http.cache.clone()));
         background.spawn(jobs::stats_windows::run(Arc::clone(&self.core)));
         background.spawn(jobs::learning::run(Arc::clone(&self.core)));
@@ -264,7 +276,7 @@ impl Server {
         stop: watch::Receiver<bool>,
         changes: mpsc::Sender<resp::SettingsChange>,
     ) -> Result<WorkerPlan, StartError> {
-        let resp_shared = Arc::new(resp::PortState::default());
+        let resp_shared = Arc::new(resp::PortState::new(self.core.budget()));
         let hears = Arc::clone(&resp_shared);
         self.core.events().set_listener(move |event| hears.hear(event));
         Ok(WorkerPlan {
@@ -280,6 +292,9 @@ impl Server {
             resp_shared,
             changes,
             connections_max: self.connections_max,
+            all_connections_max: self.all_connections_max,
+            grpc_peers: listen::Peers::default(),
+            resp_peers: listen::Peers::default(),
             stop,
         })
     }
@@ -375,6 +390,7 @@ impl Live {
         let resp = resp_settings(&config, self.core.flavor(), clients_max)?;
         self.resp.store(Arc::new(resp));
         self.grpc.store(Arc::new(grpc_settings(&config)));
+        self.core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);
         self.tunables.set(deadlines(&config), config.server.max_value);
         self.http.ready_requires_l2.store(config.http.ready_requires_l2, Ordering::Relaxed);
         self.http.hosts.store(Arc::new(http_hosts(&config)));
@@ -387,6 +403,19 @@ impl Live {
         self.config = config;
         Ok(())
     }
+}
+
+/// Returns the maximum number of connections on all ports: the limit of open files without the files that the server
+/// itself needs, so that a node with all connections in use still reaches its L2 and answers probes.
+fn all_connections_max(config: &Config, flavor: Flavor, workers: usize, files: u64) -> u64 {
+    let of_l2 = match flavor {
+        Flavor::None => 0,
+        Flavor::Embedded => embedded::FILES_MAX,
+        Flavor::Redis => workers as u64 * (config.l2.connections as u64 + RawConnection::PER_WORKER_MAX) + LINK_FILES,
+    };
+    let reserved = OWN_FILES + PROBE_FILES + of_l2;
+    // A small limit is divided between clients and the server.
+    files.saturating_sub(reserved.min(files / 2)).max(1)
 }
 
 fn background_runtime() -> Result<Runtime, StartError> {
@@ -469,7 +498,6 @@ fn grpc_settings(config: &Config) -> grpc::GrpcSettings {
     grpc::GrpcSettings {
         message_max: usize::try_from(config.grpc.max_message).unwrap_or(usize::MAX),
         timeout: config.grpc.timeout,
-        in_flight_max: config.server.max_in_flight,
         warm_rate: config.data.warm_rate,
     }
 }
@@ -482,6 +510,5 @@ fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> Result<re
         flush: config.resp.flush.unwrap_or(flavor != Flavor::Redis),
         clients_max,
         value_max: config.server.max_value,
-        in_flight_max: config.server.max_in_flight,
     })
 }

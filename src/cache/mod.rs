@@ -4,6 +4,7 @@
 //!
 //! * [`read`]: L1, then the single flight of the key, then L2; one outcome per key. [`read_types`]: its options and
 //!   results.
+//! * `l2_reads`: reads of L2 within the byte budget.
 //! * [`mod@write`]: policies and limits, then the coherent write to L2.
 //! * [`flight`]: single flight: the leader of a key's L2 read and its waiters.
 //! * [`inspect`]: descriptions, scans and sizes. Inspection changes and counts nothing.
@@ -30,6 +31,7 @@ pub mod flight;
 pub mod inspect;
 pub mod invalidate;
 pub mod l1_store;
+mod l2_reads;
 pub mod learning;
 pub mod multi_key;
 pub mod policy;
@@ -52,6 +54,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    budget::{Account, Budget},
     clock::{Clock, Tick},
     l1::{self, L1, Token},
     l2::Backend,
@@ -108,6 +111,9 @@ pub struct Core {
     pub(crate) key_history: explain::key_history::KeyHistories,
     pub(crate) touch_queue: ttl::touch_on_read::TouchQueue,
     recorder: Recorder,
+    budget: Budget,
+    /// Number of L2 reads that continue although their callers have left.
+    abandoned_reads: AtomicU64,
     /// Records the changes that Redis announces.
     announcements: Arc<Tap>,
     tokens: AtomicU64,
@@ -159,6 +165,8 @@ impl Core {
             announcements: recorder.tap(),
             prefetcher: prefetch::Prefetcher::new(learning, stats::groups::GROUPS_MAX),
             recorder,
+            budget: Budget::default(),
+            abandoned_reads: AtomicU64::new(0),
             tokens: AtomicU64::new(1),
             callers: AtomicU64::new(1),
         });
@@ -170,6 +178,12 @@ impl Core {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Returns the byte budget of this server.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Returns the listeners for changes of keys.
@@ -224,6 +238,8 @@ pub struct Cache {
     tap: Arc<Tap>,
     /// The caller whose requests use this handle.
     caller: Caller,
+    /// The account that is charged for the memory of these requests.
+    account: Arc<Account>,
     /// True if this handle holds the exclusive lock.
     is_exclusive: bool,
 }
@@ -234,7 +250,8 @@ impl Cache {
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();
         let tap = core.recorder.tap();
-        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, is_exclusive: false }
+        let account = core.budget.system_account();
+        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, is_exclusive: false }
     }
 
     /// Returns this handle for the requests of one caller.
@@ -243,10 +260,18 @@ impl Cache {
         Self { caller, ..self.clone() }
     }
 
-    /// Returns this handle for the requests of a new caller: a connection.
+    /// Returns this handle for the requests of a new caller: a connection, with an account of its own.
     #[must_use]
     pub fn for_new_caller(&self) -> Self {
-        self.for_caller(Caller(self.core.callers.fetch_add(1, Relaxed)))
+        let caller = Caller(self.core.callers.fetch_add(1, Relaxed));
+        Self { caller, account: self.core.budget.account(), ..self.clone() }
+    }
+
+    /// Returns the account that is charged for the requests of this handle.
+    #[inline]
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Returns the state that all workers share.

@@ -11,6 +11,7 @@ use super::{
     Cache, Core,
     flight::{Answer, Leader},
     invalidate::tags::is_own,
+    l2_reads::CompleteOnDrop,
     prefetch::Fetch,
     read_types::{Found, Read, ReadOptions, TierChoice},
     stats::recording::Recorded,
@@ -27,6 +28,8 @@ use crate::{
 /// Maximum number of times that a reader joins the L2 read of another reader. Afterwards the reader sends its own L2
 /// read. Each round means that another reader made progress, so readers rarely reach this value.
 const JOIN_ROUNDS_MAX: usize = 8;
+/// Maximum size of the values of a batch, unless the caller has a lower limit.
+const RESULTS_MAX_BYTES: usize = 64 << 20;
 
 impl Cache {
     /// Answers a user read from L1 if L1 has the key. This is the hot path and never waits. Counts a hit, but not a
@@ -101,12 +104,29 @@ impl Cache {
     /// Like [`Cache::get_many`], after [`Cache::get_from_l1`] did not answer the first `missed` keys. A user read looks
     /// up these keys again only inside their flights.
     pub async fn read_many_missed(&self, keys: Vec<Key>, missed: usize, options: ReadOptions) -> Vec<Result<Read>> {
+        let reads = self.read_some_missed(keys, missed, options, RESULTS_MAX_BYTES).await;
+        let too_large = || {
+            let message = format!("the values of the batch exceed {RESULTS_MAX_BYTES} bytes; request fewer keys");
+            Err(CacheError::new(Kind::TooLarge, message))
+        };
+        reads.into_iter().map(|read| read.unwrap_or_else(too_large)).collect()
+    }
+
+    /// Like [`Cache::read_many_missed`], until the values have about `bytes_max`; `None` for the other keys, but never
+    /// for the first one.
+    pub async fn read_some_missed(
+        &self,
+        keys: Vec<Key>,
+        missed: usize,
+        options: ReadOptions,
+        bytes_max: usize,
+    ) -> Vec<Option<Result<Read>>> {
         let _access = self.shared_access().await;
         match options.tier {
-            TierChoice::L1Only => keys.iter().map(|key| Ok(self.inspect_l1(key))).collect(),
-            TierChoice::L2Only => self.inspect_l2(&keys).await,
-            TierChoice::Any if options.no_touch => self.inspect_both(keys).await,
-            TierChoice::Any => self.read_many(keys, missed, options.stale_ok).await,
+            TierChoice::L1Only => keys.iter().map(|key| Some(Ok(self.inspect_l1(key)))).collect(),
+            TierChoice::L2Only => self.inspect_l2(&keys, bytes_max).await,
+            TierChoice::Any if options.no_touch => self.inspect_both(keys, bytes_max).await,
+            TierChoice::Any => self.read_many(keys, missed, options.stale_ok, bytes_max).await,
         }
     }
 
@@ -117,37 +137,43 @@ impl Cache {
     }
 
     /// Inspects L2 only.
-    async fn inspect_l2(&self, keys: &[Key]) -> Vec<Result<Read>> {
+    async fn inspect_l2(&self, keys: &[Key], bytes_max: usize) -> Vec<Option<Result<Read>>> {
         if self.core.flavor == Flavor::None {
             let error = CacheError::new(
                 Kind::InvalidArgument,
                 "tier L2_ONLY is not available: this server has no L2 (l2 = \"none\")",
             );
-            return keys.iter().map(|_| Err(error.clone())).collect();
+            return keys.iter().map(|_| Some(Err(error.clone()))).collect();
         }
-        let (answers, _) = self.ask(keys).await;
-        answers.into_iter().map(|answer| answer.map(Read::in_l2)).collect()
+        let (answers, _) = self.ask(keys, bytes_max).await;
+        answers.into_iter().map(|answer| Some(answer?.map(Read::in_l2))).collect()
     }
 
     /// Inspects L1, then L2.
-    async fn inspect_both(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
-        let mut results: Vec<Result<Read>> = keys.iter().map(|key| Ok(self.inspect_l1(key))).collect();
+    async fn inspect_both(&self, keys: Vec<Key>, bytes_max: usize) -> Vec<Option<Result<Read>>> {
+        let mut results: Vec<Option<Result<Read>>> = keys.iter().map(|key| Some(Ok(self.inspect_l1(key)))).collect();
         let absent: Vec<usize> =
-            (0..keys.len()).filter(|&at| matches!(results.get(at), Some(Ok(Read::Missing)))).collect();
+            (0..keys.len()).filter(|&at| matches!(results.get(at), Some(Some(Ok(Read::Missing))))).collect();
         if absent.is_empty() || self.core.flavor == Flavor::None {
             return results;
         }
         let missed: Vec<Key> = absent.iter().map(|&at| keys[at].clone()).collect();
-        for (at, answer) in absent.into_iter().zip(self.inspect_l2(&missed).await) {
+        for (at, answer) in absent.into_iter().zip(self.inspect_l2(&missed, bytes_max).await) {
             results[at] = answer;
         }
         results
     }
 
     /// Executes user reads. The caller knows that L1 does not have the first `missed` keys.
-    async fn read_many(&self, keys: Vec<Key>, missed: usize, stale_ok: bool) -> Vec<Result<Read>> {
+    async fn read_many(
+        &self,
+        keys: Vec<Key>,
+        missed: usize,
+        stale_ok: bool,
+        bytes_max: usize,
+    ) -> Vec<Option<Result<Read>>> {
         let stale_for = if stale_ok { self.core.rules.load().serve_stale_for } else { Duration::ZERO };
-        let mut reads = ReadResults { stale_for, ..ReadResults::new(keys.len()) };
+        let mut reads = ReadResults { stale_for, bytes_max, ..ReadResults::new(keys.len()) };
         let mut pending: Vec<(usize, Key)> = Vec::new();
         let now = self.now();
         for (at, key) in keys.into_iter().enumerate() {
@@ -171,19 +197,25 @@ impl Cache {
                 None => pending.push((at, key)),
             }
         }
-        self.read_in_flights(pending, reads).await
+        let unread = || Err(CacheError::new(Kind::Internal, "bug: a read has no result"));
+        let reads = self.read_in_flights(pending, reads).await;
+        reads.into_iter().map(|read| read.unwrap_or_else(unread)).collect()
     }
 
     /// Reads keys that L1 does not have, each in its flight.
-    async fn read_in_flights(&self, mut pending: Vec<(usize, Key)>, mut reads: ReadResults) -> Vec<Result<Read>> {
+    async fn read_in_flights(
+        &self,
+        mut pending: Vec<(usize, Key)>,
+        mut reads: ReadResults,
+    ) -> Vec<Option<Result<Read>>> {
         for _ in 0..JOIN_ROUNDS_MAX {
             if pending.is_empty() {
-                return reads.results();
+                return reads.results;
             }
             pending = self.fly_once(pending, &mut reads).await;
         }
         self.read_without_flights(pending, &mut reads).await;
-        reads.results()
+        reads.results
     }
 
     /// Joins or leads the flight of each key once. Returns the keys whose leader abandoned the flight.
@@ -256,21 +288,46 @@ impl Cache {
         let mut keys: Vec<Key> = led.iter().map(|(_, leader)| leader.key.clone()).collect();
         let piggybacked = if reads.is_counted { self.piggybacked(&keys, round.sent_at) } else { Vec::new() };
         keys.extend(piggybacked.iter().filter_map(Fetch::key).cloned());
-        let (mut answers, waited_us) = self.ask(&keys).await;
-        for (fetch, answer) in piggybacked.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
-            self.stage(fetch, round.sent_at, &answer);
-        }
-        let now = self.now();
-        for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
-            let l2_read = L2Read { waited_us: Some(waited_us), ..L2Read::new(&self.core, &key, now) };
-            self.promote(&leader, round.sent_at, &answer, l2_read.group);
-            leader.land(&answer);
+        let is_point_read = led.len() == 1;
+        let read = self.clone().read_led(led, piggybacked, keys, round.sent_at, reads.bytes_max);
+        // A batch stops when its caller leaves.
+        let landed = if is_point_read { CompleteOnDrop::new(&self.core, read).await } else { read.await };
+        for Landed { at, key, answer, l2_read } in landed {
             self.answer_from_l2(at, &key, answer, l2_read, reads);
         }
     }
 
-    /// Reads from L2 and counts the call. Also returns the duration per key in microseconds.
-    pub(super) async fn ask(&self, keys: &[Key]) -> (Vec<Answer>, u64) {
+    /// Reads keys from L2, fills L1 and wakes the waiters. `keys` are the keys of `led` and then those of `piggybacked`.
+    async fn read_led(
+        self,
+        led: Vec<(usize, Leader)>,
+        piggybacked: Vec<Fetch>,
+        keys: Vec<Key>,
+        sent_at: Tick,
+        bytes_max: usize,
+    ) -> Vec<Landed> {
+        let (mut answers, waited_us) = self.ask(&keys, bytes_max).await;
+        for (fetch, answer) in piggybacked.into_iter().zip(answers.split_off(led.len().min(answers.len()))) {
+            // A fetch without an answer is dropped, which ends its flight.
+            if let Some(answer) = answer {
+                self.stage(fetch, sent_at, &answer);
+            }
+        }
+        let now = self.now();
+        let mut landed = Vec::with_capacity(led.len());
+        for (((at, leader), key), answer) in led.into_iter().zip(keys).zip(answers) {
+            // Dropping the leader ends the flight of a key that was not read; its waiters read it.
+            let Some(answer) = answer else { continue };
+            let l2_read = L2Read { waited_us: Some(waited_us), ..L2Read::new(&self.core, &key, now) };
+            self.promote(&leader, sent_at, &answer, l2_read.group);
+            leader.land(&answer);
+            landed.push(Landed { at, key, answer, l2_read });
+        }
+        landed
+    }
+
+    /// Reads from L2 as [`Cache::read_l2`] and counts the call. Also returns the duration per key in microseconds.
+    pub(super) async fn ask(&self, keys: &[Key], bytes_max: usize) -> (Vec<Option<Answer>>, u64) {
         let begun = stopwatch_ns();
         #[cfg(feature = "otel")]
         let answers = {
@@ -282,11 +339,11 @@ impl Cache {
             } else {
                 tracing::Span::none()
             };
-            self.l2.get(keys, true).instrument(span).await
+            self.read_l2(keys, bytes_max).instrument(span).await
         };
         #[cfg(not(feature = "otel"))]
-        let answers = self.l2.get(keys, true).await;
-        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        let answers = self.read_l2(keys, bytes_max).await;
+        let failed = answers.iter().flatten().filter(|answer| answer.is_err()).count();
         let us = (stopwatch_ns() - begun) / 1000;
         self.counters.l2_read(keys.len(), failed, us);
         (self.without_dead(keys, answers).await, us / keys.len().max(1) as u64)
@@ -339,9 +396,10 @@ impl Cache {
     /// Reads L2 without leases and fills nothing: the fallback after many abandoned flights.
     async fn read_without_flights(&self, pending: Vec<(usize, Key)>, reads: &mut ReadResults) {
         let keys: Vec<Key> = pending.iter().map(|(_, key)| key.clone()).collect();
-        let (answers, waited_us) = self.ask(&keys).await;
+        let (answers, waited_us) = self.ask(&keys, reads.bytes_max).await;
         let now = self.now();
         for ((at, key), answer) in pending.into_iter().zip(answers) {
+            let Some(answer) = answer else { continue };
             let l2_read = L2Read { waited_us: Some(waited_us), ..L2Read::new(&self.core, &key, now) };
             self.answer_from_l2(at, &key, answer, l2_read, reads);
         }
@@ -443,8 +501,20 @@ impl L2Read {
     }
 }
 
+/// A key that was read from L2.
+struct Landed {
+    at: usize,
+    key: Key,
+    answer: Answer,
+    l2_read: L2Read,
+}
+
 /// Results by position.
 struct ReadResults {
+    /// Size of the values so far.
+    bytes: usize,
+    /// Size of the values above which further values are left out.
+    bytes_max: usize,
     results: Vec<Option<Result<Read>>>,
     /// True for user reads.
     is_counted: bool,
@@ -454,16 +524,26 @@ struct ReadResults {
 
 impl ReadResults {
     fn new(len: usize) -> Self {
-        Self { results: (0..len).map(|_| None).collect(), is_counted: true, stale_for: Duration::ZERO }
+        Self {
+            results: (0..len).map(|_| None).collect(),
+            is_counted: true,
+            stale_for: Duration::ZERO,
+            bytes: 0,
+            bytes_max: usize::MAX,
+        }
     }
 
+    /// Records a result. Leaves out a value for which there is no space; the first key always has a result.
     fn answer(&mut self, at: usize, result: Result<Read>) {
+        let bytes = match &result {
+            Ok(Read::Found(found)) => found.value.len(),
+            Ok(Read::Missing) | Err(_) => 0,
+        };
+        if at > 0 && self.bytes.saturating_add(bytes) > self.bytes_max {
+            return;
+        }
+        self.bytes += bytes;
         self.results[at] = Some(result);
-    }
-
-    fn results(self) -> Vec<Result<Read>> {
-        let unanswered = || Err(CacheError::new(Kind::Internal, "bug: a read has no result"));
-        self.results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 }
 

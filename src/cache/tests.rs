@@ -223,13 +223,42 @@ async fn many_readers_ask_once() {
 async fn a_cancelled_leader_strands_nobody() {
     let bench = bench();
     let leader = spawn_get(&bench, "k");
-    let (_, lost) = bench.held.next().await;
+    let (_, asked) = bench.held.next().await;
     let waiter = spawn_get(&bench, "k");
     tokio::task::yield_now().await;
     leader.abort();
-    drop(lost);
-    bench.held.next().await.1.send(stored("second")).unwrap();
-    assert_eq!(text(waiter.await.unwrap()).0, "second");
+    // The read was sent: it serves the waiter.
+    asked.send(stored("first")).unwrap();
+    assert_eq!(text(waiter.await.unwrap()).0, "first");
+    assert_eq!(bench.held.reads.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_read_whose_callers_have_all_left_fills_l1() {
+    let bench = bench();
+    let leader = spawn_get(&bench, "k");
+    let (_, asked) = bench.held.next().await;
+    leader.abort();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    asked.send(stored("v")).unwrap();
+    while bench.cache.snapshot().flights > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.cache.get_from_l1(b"k", bench.cache.now()).is_some());
+    assert_eq!(bench.held.reads.load(Relaxed), 1);
+    assert_eq!(bench.cache.core().budget().bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_stops_when_its_caller_leaves() {
+    let bench = bench();
+    let cache = bench.cache.clone();
+    let read = tokio::spawn(async move { cache.get_many(vec![key("a"), key("b")], ReadOptions::default()).await });
+    let (_, asked) = bench.held.next().await;
+    read.abort();
+    assert!(read.await.unwrap_err().is_cancelled());
+    assert!(asked.is_closed(), "nobody waits for the answer");
+    assert_eq!(bench.cache.snapshot().flights, 0);
 }
 
 #[tokio::test]

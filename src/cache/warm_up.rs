@@ -12,7 +12,7 @@ use super::{Cache, Core, flight::Leader};
 use crate::{
     clock::Tick,
     l1::{Leased, Resident},
-    l2::Flavor,
+    l2::{Flavor, PARTS_MAX_BYTES},
     model::Key,
     persist::hot_keys::HotKey,
 };
@@ -167,8 +167,13 @@ impl Cache {
             return warmed;
         }
         let wanted: Vec<Key> = led.iter().map(|leader| leader.key.clone()).collect();
-        let (answers, _) = self.ask(&wanted).await;
+        let (answers, _) = self.ask(&wanted, PARTS_MAX_BYTES).await;
         for (leader, answer) in led.into_iter().zip(answers) {
+            // The values of one call have a maximum size; the flights of the others end.
+            let Some(answer) = answer else {
+                warmed.failed += 1;
+                continue;
+            };
             self.promote(&leader, sent_at, &answer, self.core.group_of(&leader.key));
             match &answer {
                 Ok(Some(_)) => warmed.found += 1,

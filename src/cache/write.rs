@@ -18,12 +18,16 @@ use super::{
     },
 };
 use crate::{
+    budget::Held,
     clock::{Tick, UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op, codec},
     learn::recorder::{Happened, Wrote},
     model::{Key, Outcome, RESERVED_PREFIX},
 };
+
+/// Size from which the copies of a written value are charged.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// Keys whose copies are dropped now, and again when this guard is dropped.
 pub(super) struct Dropped {
@@ -207,12 +211,20 @@ impl Cache {
         let pending = PendingEvents::of(&self.core, &ops);
         let (now, unix) = (self.now(), self.core.clock.unix());
         let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
+        let _held = self.hold_payload(&ops);
         let results = self.l2.apply(ops, batch).await;
         self.emit_written(&wrote, &results);
         pending.emit(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();
         self.counters.l2_written(len, failed, (stopwatch_ns() - begun) / 1000);
         results
+    }
+
+    /// Charges the copies of large values that a write makes: the arguments of a RESP request and the commands for L2.
+    /// The request itself is charged by its port.
+    fn hold_payload(&self, ops: &[(Key, Op)]) -> Option<Held> {
+        let bytes: usize = ops.iter().map(|(_, op)| op.payload_bytes()).sum();
+        (bytes >= LARGE_BYTES).then(|| self.account.hold(2 * bytes as u64))
     }
 
     fn emit_written(&self, wrote: &[(Key, Option<Wrote>)], results: &[Result<Applied>]) {

@@ -21,9 +21,14 @@ use crate::{
     },
 };
 
-/// Number of keys that L2 scans for one page of ScanKeys. A page of the longest keys has 64 MiB, so the keys of a page
-/// are distributed over messages of about [`KEYS_BYTES`].
+/// Maximum number of keys that L2 scans for one page of ScanKeys.
 const PAGE_KEYS: usize = 1_000;
+/// Number of keys of the first page of ScanKeys, and minimum number of keys of later pages. Keys of the maximum size
+/// then have 1 MiB.
+const PAGE_KEYS_MIN: usize = 16;
+/// Approximate maximum size in bytes of the keys of one page. The size of the previous page determines the number of
+/// keys of the next one.
+const PAGE_BYTES: u64 = 1 << 20;
 /// Approximate maximum size in bytes of the keys in one message.
 const KEYS_BYTES: usize = 64 * 1024;
 /// Value of `confirm` that permits the removal of every key.
@@ -74,8 +79,13 @@ fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
 }
 
 pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
-        if let Err(status) = scan(&edge, request, &output).await {
+    stream::call(Arc::clone(edge.account()), |output| async move {
+        let ended = tokio::select! {
+            ended = scan(&edge, request, &output) => ended,
+            // A scan may read many pages without a matching key: it ends when its client leaves.
+            () = output.closed() => return,
+        };
+        if let Err(status) = ended {
             // A client that has disconnected needs no status.
             let _disconnected = output.send(Err(status)).await;
         }
@@ -83,15 +93,19 @@ pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
 }
 
 async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let mut scan = Scan::new(edge, stream::received(edge, request).await?).map_err(|error| convert::status(&error))?;
-    while let Some(page) = scan.next().await.map_err(|error| convert::status(&error))? {
+    let (request, _held) = stream::received(edge, request).await?;
+    let mut scan = Scan::new(edge, request).map_err(|error| convert::status(&error))?;
+    loop {
+        // The page waits in memory until the client has read it.
+        edge.account().room(PAGE_BYTES).await;
+        let Some(page) = scan.next().await.map_err(|error| convert::status(&error))? else { return Ok(()) };
+        let _held = edge.account().hold(scan.page_bytes);
         for keys in messages(page) {
             if output.send(Ok(stream::frame(edge, &keys)?)).await.is_err() {
                 return Ok(());
             }
         }
     }
-    Ok(())
 }
 
 /// Distributes the keys of a page over messages of about [`KEYS_BYTES`].
@@ -120,6 +134,10 @@ struct Scan<'a> {
     cursor: Option<u64>,
     /// Remaining number of keys to send, at most.
     left: u64,
+    /// Number of keys of the next page.
+    page_keys: usize,
+    /// Size in bytes of the keys of the last page.
+    page_bytes: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -132,18 +150,22 @@ impl<'a> Scan<'a> {
         };
         let pattern = if request.pattern.is_empty() { None } else { Some(Glob::new(&request.pattern)?) };
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
-        Ok(Self { edge, pattern, resident, cursor: Some(0), left })
+        Ok(Self { edge, pattern, resident, cursor: Some(0), left, page_keys: PAGE_KEYS_MIN, page_bytes: 0 })
     }
 
     /// Returns the next page, which may be empty; `None` after the last page.
     async fn next(&mut self) -> Result<Option<ScanPage>> {
         let Some(cursor) = self.cursor.filter(|_| self.left > 0) else { return Ok(None) };
         let mut page = if self.resident {
-            self.edge.cache.scan_resident(cursor, self.pattern.as_ref(), PAGE_KEYS)
+            self.edge.cache.scan_resident(cursor, self.pattern.as_ref(), self.page_keys)
         } else {
             let pattern = self.pattern.as_ref().map(|pattern| pattern.pattern().clone());
-            self.edge.cache.scan(ScanRequest { cursor, pattern, count: PAGE_KEYS, type_name: None }).await?
+            self.edge.cache.scan(ScanRequest { cursor, pattern, count: self.page_keys, type_name: None }).await?
         };
+        self.page_bytes = page.keys.iter().map(|key| key.len() as u64).sum();
+        let may_grow = self.page_bytes <= PAGE_BYTES / 4;
+        self.page_keys =
+            if may_grow { (self.page_keys * 2).min(PAGE_KEYS) } else { (self.page_keys / 2).max(PAGE_KEYS_MIN) };
         page.keys.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= page.keys.len() as u64;
         self.cursor = (page.cursor != 0).then_some(page.cursor);

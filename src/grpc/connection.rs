@@ -11,11 +11,13 @@ use tokio::{
 };
 
 use super::{
-    Edge, preface,
+    Edge,
+    inbound::WINDOW_BYTES,
+    preface,
     router::Router,
     tally::Tally,
     transport,
-    turns::{Calls, Turns},
+    turns::{Abort, Calls, Turns},
 };
 use crate::socket::Socket;
 
@@ -38,9 +40,6 @@ const PENDING_RESETS_MAX: usize = 4 * STREAMS_MAX as usize;
 /// this size end the connection with all its calls. gRPC metadata has a lower limit
 /// ([`METADATA_MAX_BYTES`](super::router::METADATA_MAX_BYTES)).
 const HEADERS_MAX_BYTES: u32 = 64 * 1024;
-/// Flow-control window of a stream and of a connection. The window is neither smaller nor adaptive, because h2 counts
-/// small DATA frames against the connection's window and closes connections that send many.
-const WINDOW_BYTES: u32 = 1024 * 1024;
 /// Interval between HTTP/2 keepalive pings, which detect peers that disappeared without closing the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Deadline for the response to an HTTP/2 keepalive ping.
@@ -73,12 +72,12 @@ pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bo
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
     let edge = Arc::new(edge.for_connection());
     let tally = Arc::new(Tally::new(edge.cache.core().clock().clone()));
-    let in_flight = edge.node.in_flight.clone();
+    let account = Arc::clone(edge.account());
     let router = Router { edge, stop: stop.clone(), tally: Arc::clone(&tally) };
-    let (transport, writer) = transport::split(stream, in_flight);
+    let (transport, writer) = transport::split(stream, Arc::clone(&account));
     let calls = Calls::default();
     let connection = Box::pin(builder(calls.clone()).serve_connection(TokioIo::new(transport), router));
-    let mut turns = Turns::new(connection, calls, &writer, &tally);
+    let mut turns = Turns::new(connection, calls, &writer, &tally, &account);
     let end = tokio::select! {
         ended = &mut turns => Some(ended),
         // Ends the connection also if the sender was dropped: no later stop signal could arrive.
@@ -93,18 +92,22 @@ async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
         }
     };
     drop(turns);
+    if matches!(ended, Err(Abort::Reset)) {
+        // The budget has logged the reason. A client that does not read would not read the last frame either.
+        return;
+    }
     // Also after an error: the last frame reports the reason to the client.
     let socket = writer.finish().await;
     match ended {
-        Some(Ok(())) => {
+        Ok(Ok(())) => {
             if let Some(socket) = socket {
                 // The client may have sent calls before it read the last GOAWAY, which reports that they were not
                 // started.
                 socket.linger(LINGER).await;
             }
         }
-        Some(Err(error)) => tracing::debug!(%error, "closed a gRPC connection after an error"),
-        None => tracing::warn!(
+        Ok(Err(error)) => tracing::debug!(%error, "closed a gRPC connection after an error"),
+        Err(_canceled) => tracing::warn!(
             canceled = tally.canceled(),
             answered = tally.answered(),
             "closed a gRPC connection that canceled most of its calls"

@@ -5,19 +5,29 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::{Body, Incoming};
+use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::{answer::PREFIX_BYTES, convert, in_flight_bytes};
+use super::{answer::PREFIX_BYTES, convert, deadline::Deadline};
 use crate::{
+    budget::{Account, Held},
     error::{CacheError, Kind},
-    node::{Held, InFlight},
 };
+
+/// Flow-control window of a stream and of a connection. The window is neither smaller nor adaptive, because h2 counts
+/// small DATA frames against the connection's window and closes connections that send many.
+pub(super) const WINDOW_BYTES: u32 = 1024 * 1024;
+/// Maximum time that a partly received message waits for its next bytes.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request message that is being received.
 pub(super) struct Inbound {
@@ -27,7 +37,11 @@ pub(super) struct Inbound {
     first: Bytes,
     /// All received bytes from the second frame on.
     joined: BytesMut,
+    /// Memory in bytes of the received bytes, also after the message was taken.
+    memory: usize,
     prefix: Prefix,
+    /// Set while the byte budget has no room for the rest of the message.
+    room: Option<BoxFuture<'static, ()>>,
 }
 
 /// Parses message prefixes: one byte with the compressed flag and four bytes with the length.
@@ -79,36 +93,67 @@ impl Inbound {
     pub(super) fn new(request: Request<Incoming>, message_max: usize) -> Self {
         let (parts, body) = request.into_parts();
         let prefix = Prefix::new(&parts.headers, message_max);
-        Self { headers: parts.headers, body, first: Bytes::new(), joined: BytesMut::new(), prefix }
+        let headers = parts.headers;
+        Self { headers, body, first: Bytes::new(), joined: BytesMut::new(), memory: 0, prefix, room: None }
     }
 
-    /// Returns the message. Received bytes count as in flight on all connections; over `max`, the call is rejected.
-    pub(super) async fn message(&mut self, in_flight: &InFlight, max: u64) -> Result<(Bytes, Option<Held>), Status> {
-        let mut held = in_flight_bytes::hold(in_flight, self.len());
-        let mut count = |bytes: usize| {
-            if let Some(held) = &mut held {
-                held.grow(bytes as u64);
+    /// Returns the message. Received bytes are charged. While the byte budget has no room, no further bytes are read.
+    pub(super) async fn message(&mut self, account: &Arc<Account>) -> Result<(Bytes, Held), Status> {
+        let mut held = account.hold_for_client(self.len() as u64);
+        let mut stall: Option<Pin<Box<Sleep>>> = None;
+        let message = std::future::poll_fn(|context| {
+            if let Some(room) = &mut self.room {
+                ready!(room.poll_unpin(context));
+                self.room = None;
+                held.set(self.memory());
             }
-            in_flight_bytes::check(in_flight, max).map_err(|error| convert::status(&error))
-        };
-        count(0)?;
-        let message = std::future::poll_fn(|context| self.poll_message(context, &mut count)).await?;
+            let mut received = 0;
+            let polled = self.poll_message(context, &mut |bytes| received += bytes as u64);
+            if received > 0 {
+                account.moved();
+                stall = None;
+                held.set(self.memory());
+            }
+            if polled.is_ready() {
+                return polled;
+            }
+            if !account.may_hold(0) {
+                let account = Arc::clone(account);
+                let room = self.room.insert(async move { account.room(0).await }.boxed());
+                if room.poll_unpin(context).is_ready() {
+                    context.waker().wake_by_ref();
+                }
+                held.set(self.memory());
+                return Poll::Pending;
+            }
+            if !self.is_partial() {
+                return Poll::Pending;
+            }
+            let stall = stall.get_or_insert_with(|| Box::pin(sleep(STALL_TIMEOUT)));
+            stall.as_mut().poll(context).map(|()| Err(stalled()))
+        });
+        let message = message.await?;
+        held.begin_work();
         Ok((message, held))
     }
 
-    /// Returns the message when it is complete. Calls `count` with the size of each frame; `count` may reject the
-    /// frame.
+    /// Returns the error of a call whose message was not received within its deadline.
+    pub(super) fn overdue(&self, deadline: &Deadline, account: &Account) -> CacheError {
+        if self.room.is_some() { account.budget().shed() } else { deadline.exceeded() }
+    }
+
+    /// Returns the message when it is complete. Calls `count` with the size of each frame.
     pub(super) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
-        count: &mut impl FnMut(usize) -> Result<(), Status>,
+        count: &mut impl FnMut(usize),
     ) -> Poll<Result<Bytes, Status>> {
         while !self.body.is_end_stream() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     // Trailers of a request have no meaning.
                     let Ok(data) = frame.into_data() else { continue };
-                    count(data.len())?;
+                    count(data.len());
                     self.take(data)?;
                 }
                 Some(Err(error)) => {
@@ -125,6 +170,13 @@ impl Inbound {
         self.len() > 0
     }
 
+    /// Returns the memory in bytes of the received bytes. While no further bytes are read, HTTP/2 keeps the bytes that it
+    /// has received: at most the window.
+    fn memory(&self) -> u64 {
+        let unread = if self.room.is_some() { WINDOW_BYTES } else { 0 };
+        self.memory as u64 + u64::from(unread)
+    }
+
     fn len(&self) -> usize {
         self.first.len() + self.joined.len()
     }
@@ -137,6 +189,7 @@ impl Inbound {
             self.joined.extend_from_slice(&first);
             self.joined.extend_from_slice(&data);
         }
+        self.memory = self.first.len() + self.joined.capacity();
         match self.expected()? {
             Some(expected) if self.len() > expected => Err(malformed("the request contains more than one message")),
             Some(_) | None => Ok(()),
@@ -156,6 +209,11 @@ impl Inbound {
         message.advance(PREFIX_BYTES);
         Ok(message)
     }
+}
+
+/// Returns the status of a message whose next bytes did not arrive in time.
+pub(super) fn stalled() -> Status {
+    Status::deadline_exceeded(format!("a message was not completed: no bytes were received for {STALL_TIMEOUT:?}"))
 }
 
 /// Returns the status of a request that ended within a message.

@@ -121,7 +121,7 @@ impl Edge {
 }
 
 pub(super) fn watch_stats(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
+    stream::call(Arc::clone(edge.account()), |output| async move {
         if let Err(status) = watch(&edge, stop, request, &output).await {
             // A client that has disconnected needs no status.
             let _disconnected = output.send(Err(status)).await;
@@ -136,7 +136,7 @@ async fn watch(
     request: Request<Incoming>,
     output: &Output,
 ) -> Result<(), Status> {
-    let request: WatchStatsRequest = stream::received(edge, request).await?;
+    let (request, _held): (WatchStatsRequest, _) = stream::received(edge, request).await?;
     let interval_ms = request.interval_ms.unwrap_or(WATCH_EVERY_MS);
     let Some(interval) = u64::try_from(interval_ms).ok().filter(|_| WATCH_MS.contains(&interval_ms)) else {
         let message = format!("interval_ms is {interval_ms}; expected {} to {}", WATCH_MS.start(), WATCH_MS.end());

@@ -34,7 +34,7 @@ impl Edge {
 }
 
 pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
+    stream::call(Arc::clone(edge.account()), |output| async move {
         if let Err(status) = run(&edge, request, &output).await {
             // A client that has disconnected needs no status.
             let _disconnected = output.send(Err(status)).await;
@@ -43,7 +43,7 @@ pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) ->
 }
 
 async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let request: InvalidatePatternRequest = stream::received(edge, request).await?;
+    let (request, _held): (InvalidatePatternRequest, _) = stream::received(edge, request).await?;
     let glob = pattern(&request).map_err(|error| convert::status(&error))?;
     if request.dry_run {
         return count(edge, glob, output).await;

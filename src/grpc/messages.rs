@@ -2,16 +2,16 @@
 //!
 //! A message within one frame is a slice of the frame. A message that spans frames is joined in a buffer that grows
 //! with the bytes received, never by the declared length: a stream of a few bytes costs a few bytes. Received bytes
-//! count toward `server.max_in_flight`, and a message that makes no progress ends the stream.
+//! are charged to the byte budget, and a message that makes no progress ends the stream.
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
 use http::Request;
 use hyper::body::{Body, Incoming};
 use tokio::time::{Sleep, sleep};
@@ -20,13 +20,10 @@ use tonic::Status;
 use super::{
     Edge,
     answer::PREFIX_BYTES,
-    convert, in_flight_bytes,
-    inbound::{self, Prefix},
+    convert,
+    inbound::{self, Prefix, STALL_TIMEOUT, WINDOW_BYTES},
 };
-use crate::node::Held;
-
-/// Maximum time that a partly received message of a stream waits for its next bytes.
-const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::budget::Held;
 
 /// The messages of one stream.
 pub(super) struct Messages {
@@ -37,8 +34,10 @@ pub(super) struct Messages {
     frame: Bytes,
     /// Received bytes from the beginning of a message that spans frames.
     joined: BytesMut,
-    /// Counts the bytes of `frame` and `joined` as in flight.
-    held: Option<Held>,
+    /// Charges the bytes of `frame` and `joined`.
+    held: Held,
+    /// Set while the byte budget has no room for the rest of a message.
+    room: Option<BoxFuture<'static, ()>>,
     /// Runs while a message is incomplete.
     stall: Option<Pin<Box<Sleep>>>,
 }
@@ -46,13 +45,15 @@ pub(super) struct Messages {
 impl Messages {
     pub(super) fn new(edge: Arc<Edge>, request: Request<Incoming>) -> Self {
         let prefix = Prefix::new(request.headers(), edge.settings.load().message_max);
+        let held = edge.account().hold_for_client(0);
         Self {
             edge,
             prefix,
             body: request.into_body(),
             frame: Bytes::new(),
             joined: BytesMut::new(),
-            held: None,
+            held,
+            room: None,
             stall: None,
         }
     }
@@ -74,13 +75,18 @@ impl Messages {
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
+            if self.len() > 0 {
+                match self.poll_room(context) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(status)) => return Poll::Ready(Some(Err(status))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers of a request have no meaning.
                     let Ok(data) = frame.into_data() else { continue };
-                    if let Err(status) = self.append(data) {
-                        return Poll::Ready(Some(Err(status)));
-                    }
+                    self.append(data);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Some(Err(Status::cancelled(format!("the request was aborted: {error}")))));
@@ -90,26 +96,54 @@ impl Messages {
                 Poll::Pending if self.len() == 0 => return Poll::Pending,
                 Poll::Pending => {
                     let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_TIMEOUT)));
-                    return stall.as_mut().poll(context).map(|()| Some(Err(stalled())));
+                    return stall.as_mut().poll(context).map(|()| Some(Err(inbound::stalled())));
                 }
             }
         }
+    }
+
+    /// Returns the memory in bytes of the received bytes. While no further bytes are read, HTTP/2 keeps the bytes that it
+    /// has received: at most the window.
+    fn memory(&self) -> u64 {
+        let unread = if self.room.is_some() { WINDOW_BYTES } else { 0 };
+        (self.frame.len() + self.joined.capacity()) as u64 + u64::from(unread)
     }
 
     fn len(&self) -> usize {
         self.frame.len() + self.joined.len()
     }
 
-    fn append(&mut self, data: Bytes) -> Result<(), Status> {
+    /// Waits until the byte budget has room for the rest of a message, for at most [`STALL_TIMEOUT`].
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if self.room.is_none() && self.edge.account().may_hold(0) {
+            return Poll::Ready(Ok(()));
+        }
+        let account = self.edge.account();
+        let room = self.room.get_or_insert_with(|| {
+            let account = Arc::clone(account);
+            async move { account.room(0).await }.boxed()
+        });
+        let is_ready = room.poll_unpin(context).is_ready();
+        if is_ready {
+            (self.room, self.stall) = (None, None);
+        }
+        self.held.set(self.memory());
+        if is_ready {
+            return Poll::Ready(Ok(()));
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_TIMEOUT)));
+        stall.as_mut().poll(context).map(|()| Err(convert::status(&account.budget().shed())))
+    }
+
+    fn append(&mut self, data: Bytes) {
         self.stall = None;
+        self.edge.account().moved();
         if self.len() == 0 {
             self.frame = data;
-            return Ok(());
+            return;
         }
         self.joined.extend_from_slice(&std::mem::take(&mut self.frame));
         self.joined.extend_from_slice(&data);
-        let max = self.edge.settings.load().in_flight_max;
-        in_flight_bytes::check(&self.edge.node.in_flight, max).map_err(|error| convert::status(&error))
     }
 
     /// Removes and returns the first message, if all of it was received.
@@ -125,15 +159,7 @@ impl Messages {
             message.advance(PREFIX_BYTES);
             message
         });
-        if self.len() == 0 {
-            self.held = None;
-        } else if message.is_none() {
-            self.held = in_flight_bytes::hold(&self.edge.node.in_flight, self.len());
-        }
+        self.held.set(self.memory());
         Ok(message)
     }
-}
-
-fn stalled() -> Status {
-    Status::deadline_exceeded(format!("a message was not completed: no bytes were received for {STALL_TIMEOUT:?}"))
 }

@@ -22,7 +22,6 @@ mod convert;
 mod deadline;
 mod explain;
 mod health;
-mod in_flight_bytes;
 mod inbound;
 mod insight;
 mod invalidation;
@@ -56,6 +55,7 @@ pub use connection::serve;
 pub use convert::code;
 
 use crate::{
+    budget::Account,
     cache::{Cache, Caller},
     node::Node,
 };
@@ -70,8 +70,6 @@ pub struct GrpcSettings {
     pub message_max: usize,
     /// Deadline of unary calls, unless the client sends a shorter grpc-timeout.
     pub timeout: Duration,
-    /// Maximum bytes of requests and responses in flight on all connections.
-    pub in_flight_max: u64,
     /// Maximum number of keys per second that Warm loads from L2, unless the call specifies a rate.
     pub warm_rate: u64,
 }
@@ -87,6 +85,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// Returns the account of the connection.
+    fn account(&self) -> &Arc<Account> {
+        self.cache.account()
+    }
+
     /// Returns the edge for a request. All requests with the same trace id count as one caller, on any connection.
     /// Requests without a traceparent belong to the caller of their connection.
     fn for_request(self: &Arc<Self>, headers: &HeaderMap) -> Arc<Self> {

@@ -2,8 +2,10 @@
 //!
 //! One task per stream reads batches and runs their operations concurrently. All results that are ready at a wake-up go
 //! into one message. The task stops reading while more than [`WINDOW`] operations are running or have results that the
-//! client has not received; HTTP/2 flow control then stops the client. Operations never wait for a client that does not
-//! read its results, because other readers may wait for the same L2 reads.
+//! client has not received, or while the byte budget has no room for the connection; HTTP/2 flow control then stops the
+//! client. Operations of a batch are started while the results that wait have less than [`RESULTS_MAX_BYTES`]. Operations
+//! that were started never wait for a client that does not read its results, because other readers may wait for the same
+//! L2 reads.
 //!
 //! An error of an operation becomes its result. Only an invalid message or the drain ends the stream.
 
@@ -19,8 +21,8 @@ use tonic::Status;
 
 use super::{
     Edge,
-    answer::PREFIX_BYTES,
-    convert, in_flight_bytes,
+    answer::{PREFIX_BYTES, charged},
+    convert,
     messages::Messages,
     service::{self, FirstLook},
     stream::{self, Output},
@@ -28,9 +30,9 @@ use super::{
     wire::{self, OperationReply},
 };
 use crate::{
+    budget::{Account, Held},
     clock::Tick,
     error::{CacheError, Kind, Result},
-    node::{Held, InFlight},
     proto::{
         Operation, OperationResult, PipelineRequest, operation::Operation as Requested,
         operation_result::Result as Answered,
@@ -39,10 +41,13 @@ use crate::{
 
 /// Maximum number of unanswered operations of a Pipeline stream. The server then stops reading from the stream.
 const WINDOW: usize = 1_000;
+/// Size of the results of a Pipeline stream that the client has not received, above which no further operation is
+/// started. One batch may request a thousand large values.
+const RESULTS_MAX_BYTES: usize = 1 << 20;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     let input = Messages::new(Arc::clone(&edge), request);
-    stream::call(move |output| Pump::new(edge, input).run(stop, output))
+    stream::call(Arc::clone(edge.account()), move |output| Pump::new(edge, input).run(stop, output))
 }
 
 /// The result of an operation, and the length of its request.
@@ -59,31 +64,43 @@ struct Pump {
     reading: bool,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     running_bytes: usize,
+    /// Operations that have not been started, with their sizes.
+    queued: VecDeque<(Operation, usize)>,
+    queued_bytes: usize,
     outgoing: Outgoing,
-    /// Counts the requests in progress and the responses under construction.
-    held: Option<Held>,
+    /// Charges the operations and the response under construction.
+    held: Held,
     /// The status that ends the stream, if it is not OK.
     end: Option<Status>,
 }
 
 impl Pump {
     fn new(edge: Arc<Edge>, input: Messages) -> Self {
-        let outgoing = Outgoing::new(edge.node.in_flight.clone());
+        let outgoing = Outgoing::new(Arc::clone(edge.account()));
+        let held = edge.account().hold(0);
         Self {
             edge,
             input,
             reading: true,
             running: FuturesUnordered::new(),
             running_bytes: 0,
+            queued: VecDeque::new(),
+            queued_bytes: 0,
             outgoing,
-            held: None,
+            held,
             end: None,
         }
     }
 
     async fn run(mut self, mut stop: watch::Receiver<bool>, output: Output) {
+        let account = Arc::clone(self.edge.account());
         loop {
-            let may_read = self.reading && self.running.len() + self.outgoing.results() <= WINDOW;
+            self.start_queued();
+            self.hold();
+            let has_room = account.may_hold(0);
+            let is_ready = self.queued.is_empty() && self.running.len() + self.outgoing.results() <= WINDOW;
+            let may_read = self.reading && has_room && is_ready;
+            let waits = !has_room && (self.reading || !self.queued.is_empty());
             if !may_read {
                 self.input.pause();
             }
@@ -99,9 +116,10 @@ impl Pump {
                     // The client has disconnected.
                     (Err(_closed), _) => return,
                 },
+                () = account.room(0), if waits => {}
+                () = output.closed(), if waits => return,
                 else => break,
             }
-            self.hold();
         }
         if let Some(status) = self.end {
             // A client that has disconnected needs no status.
@@ -109,10 +127,9 @@ impl Pump {
         }
     }
 
-    /// Updates the bytes in flight of this stream.
+    /// Updates the charge of this stream.
     fn hold(&mut self) {
-        let bytes = self.running_bytes + self.outgoing.open_bytes();
-        self.held = if bytes == 0 { None } else { in_flight_bytes::hold(&self.edge.node.in_flight, bytes) };
+        self.held.set((self.queued_bytes + self.running_bytes + self.outgoing.open_bytes()) as u64);
     }
 
     fn stop_reading(&mut self, end: Option<Status>) {
@@ -122,35 +139,48 @@ impl Pump {
 
     fn take(&mut self, batch: Option<Result<Bytes, Status>>) {
         match batch.map(|batch| unary::decode::<PipelineRequest>(batch?)) {
-            Some(Ok(batch)) => self.start(batch),
+            Some(Ok(batch)) => self.queue(batch),
             None => self.stop_reading(None),
             Some(Err(status)) => self.stop_reading(Some(status)),
         }
     }
 
-    /// Starts the operations of a batch. Operations that need not wait are completed at once.
-    fn start(&mut self, batch: PipelineRequest) {
-        let settings = self.edge.settings.load();
-        self.outgoing.message_max = settings.message_max;
-        let now = self.edge.cache.now();
-        let fault = service::check_batch(batch.operations.len(), "operations")
-            .and_then(|()| in_flight_bytes::check(&self.edge.node.in_flight, settings.in_flight_max))
-            .err();
-        drop(settings);
+    /// Queues the operations of a batch.
+    fn queue(&mut self, batch: PipelineRequest) {
+        self.outgoing.message_max = self.edge.settings.load().message_max;
+        let fault = service::check_batch(batch.operations.len(), "operations").err();
         for operation in batch.operations {
-            match &fault {
-                Some(fault) => self.outgoing.push(failed(operation.id, fault)),
-                None => self.begin(operation, now),
+            if let Some(fault) = &fault {
+                self.outgoing.push(failed(operation.id, fault));
+                continue;
             }
+            let bytes = match &operation.operation {
+                Some(Requested::Get(request)) => request.key.len(),
+                Some(_) | None => operation.encoded_len(),
+            };
+            self.queued_bytes += bytes;
+            self.queued.push_back((operation, bytes));
         }
     }
 
-    fn begin(&mut self, operation: Operation, now: Tick) {
+    /// Starts queued operations while few results wait. Operations that need not wait are completed at once.
+    fn start_queued(&mut self) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let now = self.edge.cache.now();
+        while !self.queued.is_empty()
+            && self.outgoing.bytes() < RESULTS_MAX_BYTES
+            && self.edge.account().may_hold(self.outgoing.open_bytes() as u64)
+            && let Some((operation, bytes)) = self.queued.pop_front()
+        {
+            self.queued_bytes -= bytes;
+            self.begin(operation, bytes, now);
+        }
+    }
+
+    fn begin(&mut self, operation: Operation, request_bytes: usize, now: Tick) {
         let id = operation.id;
-        let request_bytes = match &operation.operation {
-            Some(Requested::Get(request)) => request.key.len(),
-            Some(_) | None => operation.encoded_len(),
-        };
         match operation.operation {
             Some(Requested::Get(request)) => match self.edge.get_from_l1(request, now) {
                 Ok(FirstLook::Answered(reply)) => self.outgoing.push(OperationReply::Get { id, reply }),
@@ -194,11 +224,12 @@ impl Pump {
 
 /// Results that wait for the client, already in wire form. Each is encoded once.
 struct Outgoing {
-    in_flight: InFlight,
+    account: Arc<Account>,
     /// Maximum size of a message, as of the last batch.
     message_max: usize,
     /// Complete messages, with the number of their results.
     complete: VecDeque<(Bytes, usize)>,
+    complete_bytes: usize,
     /// The message under construction, with room for its prefix; empty while it has no results.
     open: Vec<u8>,
     open_results: usize,
@@ -206,8 +237,16 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(in_flight: InFlight) -> Self {
-        Self { in_flight, message_max: 0, complete: VecDeque::new(), open: Vec::new(), open_results: 0, results: 0 }
+    fn new(account: Arc<Account>) -> Self {
+        Self {
+            account,
+            message_max: 0,
+            complete: VecDeque::new(),
+            complete_bytes: 0,
+            open: Vec::new(),
+            open_results: 0,
+            results: 0,
+        }
     }
 
     /// Returns the number of results that wait for the client.
@@ -215,9 +254,14 @@ impl Outgoing {
         self.results
     }
 
-    /// Returns the size in bytes of the message under construction. Complete messages are counted separately.
+    /// Returns the size in bytes of the results that wait for the client.
+    fn bytes(&self) -> usize {
+        self.complete_bytes + self.open.len()
+    }
+
+    /// Returns the memory in bytes of the message under construction. Complete messages are charged separately.
     fn open_bytes(&self) -> usize {
-        self.open.len()
+        self.open.capacity()
     }
 
     fn push(&mut self, reply: OperationReply) {
@@ -247,8 +291,8 @@ impl Outgoing {
         let len = buffer.len() - PREFIX_BYTES;
         // A message is smaller than `grpc.max_message`, which is less than 4 GiB.
         (&mut buffer[1..PREFIX_BYTES]).put_u32(u32::try_from(len).unwrap_or(u32::MAX));
-        self.complete
-            .push_back((in_flight_bytes::counted(buffer, &self.in_flight), std::mem::take(&mut self.open_results)));
+        self.complete_bytes += buffer.len();
+        self.complete.push_back((charged(buffer, &self.account), std::mem::take(&mut self.open_results)));
     }
 
     /// Removes and returns the next message for the client.
@@ -258,6 +302,7 @@ impl Outgoing {
         }
         let (message, results) = self.complete.pop_front()?;
         self.results -= results;
+        self.complete_bytes -= message.len();
         Some(message)
     }
 }

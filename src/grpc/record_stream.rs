@@ -41,7 +41,7 @@ const READS_BYTES: usize = 64 * 1024;
 const HASH_LEN: usize = 16;
 
 pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
+    stream::call(Arc::clone(edge.account()), |output| async move {
         let status = tokio::select! {
             status = record(&edge, request, &output) => status,
             _ = stop.wait_for(|stop| *stop) => {
@@ -56,7 +56,7 @@ pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Re
 }
 
 async fn record(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let request: RecordReadsRequest = stream::received(edge, request).await?;
+    let (request, _held): (RecordReadsRequest, _) = stream::received(edge, request).await?;
     let started_at = edge.cache.now();
     let recorder = start(edge, &request).map_err(|error| convert::status(&error))?;
     let names = if request.plain_keys { Names::Plain } else { Names::Hashed(RandomState::new()) };

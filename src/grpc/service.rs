@@ -66,16 +66,18 @@ impl Edge {
     pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyReply> {
         check_batch(request.keys.len(), "keys")?;
         let options = convert::read_options(request.options)?;
+        let message_max = self.settings.load().message_max;
         let (mut results, absent) = self.look_up(request.keys, options);
         if !absent.is_empty() {
             let (places, keys): (Vec<usize>, Vec<Key>) = absent.into_iter().unzip();
             let missed = keys.len();
-            let reads = self.cache.read_many_missed(keys, missed, options).await;
+            let reads = self.cache.read_some_missed(keys, missed, options, message_max).await;
             for (at, read) in places.into_iter().zip(reads) {
+                let read = read.unwrap_or_else(|| Err(does_not_fit(message_max)));
                 results[at] = ReadReply::<GetManyResult>::new(read, options.want_meta);
             }
         }
-        fit(&mut results, self.settings.load().message_max);
+        fit(&mut results, message_max);
         Ok(GetManyReply(results))
     }
 
@@ -237,14 +239,18 @@ fn merge<T>(results: Vec<Result<T>>, faults: Vec<(usize, CacheError)>) -> impl I
     })
 }
 
+fn does_not_fit(message_max: usize) -> CacheError {
+    let message = format!("the result does not fit into the response; grpc.max_message is {message_max} bytes");
+    CacheError::new(Kind::TooLarge, message)
+}
+
 /// Replaces results by errors where the response would exceed `message_max`. The first results are kept as long as they
 /// fit.
 fn fit(results: &mut [ReadReply<GetManyResult>], message_max: usize) {
     if results.iter().map(item_len).sum::<usize>() <= message_max {
         return;
     }
-    let message = format!("the result does not fit into the response; grpc.max_message is {message_max} bytes");
-    let full = ReadReply::<GetManyResult>::new(Err(CacheError::new(Kind::TooLarge, message)), false);
+    let full = ReadReply::<GetManyResult>::new(Err(does_not_fit(message_max)), false);
     let mut left = message_max.saturating_sub(results.len() * item_len(&full));
     for result in results {
         let more = item_len(result).saturating_sub(item_len(&full));

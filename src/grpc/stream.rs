@@ -18,6 +18,7 @@ use super::{
     inbound::Inbound,
     unary::{self, Call},
 };
+use crate::budget::{Account, Held};
 
 /// Maximum number of response messages that wait for the client to read. The stream pauses when the queue is full.
 const WAITING_MAX: usize = 1;
@@ -26,29 +27,33 @@ const WAITING_MAX: usize = 1;
 pub(super) type Output = mpsc::Sender<Result<Bytes, Status>>;
 
 /// Responds with a stream that `produce` fills.
-pub(super) fn call<F>(produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
+pub(super) fn call<F>(account: Arc<Account>, produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (output, messages) = mpsc::channel(WAITING_MAX);
     // The task ends after its last message, or with the first message that a disconnected client does not receive.
     tokio::spawn(produce(output));
-    Call::ready(answer::response(Answer::Stream(messages)))
+    Call::ready(answer::response(Answer::Stream(messages, account)))
 }
 
-/// Reads the only message of a request. The message has to arrive within the deadline of a unary call.
-pub(super) async fn received<M: Message + Default>(edge: &Arc<Edge>, request: Request<Incoming>) -> Result<M, Status> {
+/// Reads the only message of a request. The message has to arrive within the deadline of a unary call. Its bytes are
+/// charged until the returned guard is dropped.
+pub(super) async fn received<M: Message + Default>(
+    edge: &Arc<Edge>,
+    request: Request<Incoming>,
+) -> Result<(M, Held), Status> {
     let settings = edge.settings.load_full();
     let mut inbound = Inbound::new(request, settings.message_max);
     let mut deadline = Deadline::new(settings.timeout, &inbound.headers).map_err(|error| convert::status(&error))?;
-    match deadline.limit(inbound.message(&edge.node.in_flight, settings.in_flight_max)).await {
-        Some(received) => unary::decode(received?.0),
-        None => Err(convert::status(&deadline.exceeded())),
-    }
+    let received = deadline.limit(inbound.message(edge.account())).await;
+    let Some(received) = received else { return Err(convert::status(&inbound.overdue(&deadline, edge.account()))) };
+    let (message, held) = received?;
+    Ok((unary::decode(message)?, held))
 }
 
-/// Encodes a message with its prefix, and counts its bytes as in flight until they have been sent.
+/// Encodes a message with its prefix, and charges its bytes until they have been sent.
 pub(super) fn frame(edge: &Arc<Edge>, message: &impl Message) -> Result<Bytes, Status> {
     let max = edge.settings.load().message_max;
-    answer::frame(message, max, &edge.node.in_flight).map_err(|error| convert::status(&error))
+    answer::frame(message, max, edge.account()).map_err(|error| convert::status(&error))
 }

@@ -23,9 +23,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{in_flight_bytes, preface::PREFACE};
+use super::preface::PREFACE;
 use crate::{
-    node::{Held, InFlight},
+    budget::{Account, Held},
     socket::Socket,
 };
 
@@ -52,19 +52,19 @@ struct Shared {
     buffer: Buffer,
     /// The error that broke the socket, if any.
     failure: Option<io::ErrorKind>,
-    in_flight: InFlight,
-    /// Counts the bytes that the socket did not accept.
+    account: Arc<Account>,
+    /// Charges the bytes that the socket did not accept.
     held: Option<Held>,
 }
 
 /// Splits a connection whose preface has been read: one end for hyper, one end for the task that polls it.
-pub(super) fn split(socket: Socket, in_flight: InFlight) -> (Transport, Writer) {
+pub(super) fn split(socket: Socket, account: Arc<Account>) -> (Transport, Writer) {
     let shared = Shared {
         preface: PREFACE,
         socket: Some(socket),
         buffer: Buffer::default(),
         failure: None,
-        in_flight,
+        account,
         held: None,
     };
     let shared = Arc::new(Mutex::new(shared));
@@ -78,7 +78,7 @@ impl Shared {
             let written = self.poll_write_with(context, &[]);
             if written.is_pending() {
                 // A client that does not read holds these bytes.
-                self.held = in_flight_bytes::hold(&self.in_flight, self.buffer.len());
+                self.held = Some(self.account.hold_for_client(self.buffer.len() as u64));
             }
             ready!(written)?;
         }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::{tally::Tally, transport::Writer};
+use crate::budget::Account;
 
 /// The calls of a connection that have to wait, from the time hyper starts them until the turn takes them over.
 #[derive(Clone, Default)]
@@ -38,18 +39,34 @@ impl<F: Future<Output = ()> + Send + Unpin + 'static> Executor<F> for Calls {
     }
 }
 
-/// A connection and its calls. Resolves to `None` when its client has canceled too many calls.
+/// Reason why the server ends a connection at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Abort {
+    /// The client has canceled too many calls.
+    Canceled,
+    /// The connection holds too many bytes without progress.
+    Reset,
+}
+
+/// A connection and its calls. Resolves to an error when the server ends the connection at once.
 pub(super) struct Turns<'a, C> {
     connection: Pin<Box<C>>,
     arrived: Calls,
     calls: FuturesUnordered<BoxFuture<'static, ()>>,
     writer: &'a Writer,
     tally: &'a Tally,
+    account: &'a Account,
 }
 
 impl<'a, C: Future> Turns<'a, C> {
-    pub(super) fn new(connection: Pin<Box<C>>, arrived: Calls, writer: &'a Writer, tally: &'a Tally) -> Self {
-        Self { connection, arrived, calls: FuturesUnordered::new(), writer, tally }
+    pub(super) fn new(
+        connection: Pin<Box<C>>,
+        arrived: Calls,
+        writer: &'a Writer,
+        tally: &'a Tally,
+        account: &'a Account,
+    ) -> Self {
+        Self { connection, arrived, calls: FuturesUnordered::new(), writer, tally, account }
     }
 
     pub(super) fn connection(&mut self) -> Pin<&mut C> {
@@ -76,10 +93,17 @@ impl<C, E> Future for Turns<'_, C>
 where
     C: Future<Output = Result<(), E>>,
 {
-    type Output = Option<C::Output>;
+    type Output = Result<C::Output, Abort>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let turns = &mut *self;
+        // Only a connection that has held many bytes is reset; others save the registration.
+        if turns.account.is_listed() {
+            turns.account.register(context);
+            if turns.account.is_closed() {
+                return Poll::Ready(Err(Abort::Reset));
+            }
+        }
         let ended = loop {
             let ended = turns.connection.as_mut().poll(context);
             if ended.is_ready() || !turns.run_calls(context) || !has_budget_remaining() {
@@ -93,8 +117,8 @@ where
             context.waker().wake_by_ref();
         }
         if ended.is_pending() && turns.tally.is_over() {
-            return Poll::Ready(None);
+            return Poll::Ready(Err(Abort::Canceled));
         }
-        ended.map(Some)
+        ended.map(Ok)
     }
 }

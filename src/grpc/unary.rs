@@ -19,14 +19,13 @@ use super::{
     answer::{self, Answer},
     convert,
     deadline::Deadline,
-    in_flight_bytes,
     inbound::Inbound,
     service::{FirstLook, MissedGet},
     wire::Encode,
 };
 use crate::{
     cache::stats::requests::{Port, Stopwatch},
-    error::Result,
+    error::{CacheError, Result},
     proto::GetRequest,
 };
 
@@ -63,8 +62,8 @@ impl Future for Call {
         if let Self::Get(waiting) = &mut *self
             && let Some(mut get) = waiting.take()
         {
-            // The window of the stream limits the received bytes; `wait` counts them if the call has to wait.
-            *self = match get.inbound.poll_message(context, &mut |_| Ok(())) {
+            // The window of the stream limits the received bytes; `wait` charges them if the call has to wait.
+            *self = match get.inbound.poll_message(context, &mut |_| {}) {
                 Poll::Ready(message) => get.begin(message),
                 Poll::Pending if get.inbound.is_partial() => get.wait(),
                 Poll::Pending => match get.poll_deadline(context) {
@@ -111,7 +110,7 @@ impl Get {
         deadline.poll_exceeded(context).map(|()| answer::failed(&deadline.exceeded()))
     }
 
-    /// Waits for the rest of a message under the deadline of the call, and counts its bytes.
+    /// Waits for the rest of a message under the deadline of the call, and charges its bytes.
     fn wait(self) -> Call {
         let later = |edge: Arc<Edge>, request: GetRequest| async move { edge.get(request).await };
         Call::Pending(Box::pin(answered(self.edge, self.inbound, self.deadline, Effect::Reads, later)))
@@ -123,10 +122,13 @@ impl Get {
             Ok(decoded) => decoded,
             Err(status) => return Call::ready(status.into_http()),
         };
+        let settings = self.edge.settings.load();
+        if !self.edge.account().may_hold(settings.message_max as u64) {
+            drop(settings);
+            return Call::Pending(Box::pin(self.read_in_room(request, bytes)));
+        }
         match self.edge.get_from_l1(request, self.edge.cache.now()) {
-            Ok(FirstLook::Answered(response)) => {
-                Call::ready(shed_or_send(&self.edge, &self.edge.settings.load(), &response))
-            }
+            Ok(FirstLook::Answered(response)) => Call::ready(send(&self.edge, &settings, &response)),
             Ok(FirstLook::Missed(missed)) => Call::Pending(Box::pin(self.read(Ok(missed), bytes))),
             Err(error) => Call::Pending(Box::pin(self.read(Err(error), bytes))),
         }
@@ -136,16 +138,41 @@ impl Get {
     /// over an invalid request.
     async fn read(self, missed: Result<MissedGet>, bytes: usize) -> Response<Answer> {
         let settings = self.edge.settings.load_full();
-        let _held = in_flight_bytes::hold(&self.edge.node.in_flight, bytes);
+        let _held = self.edge.account().hold(bytes as u64);
         let run = async {
             let mut deadline = Deadline::begun(self.deadline, settings.timeout, &self.inbound.headers)?;
             let read = self.edge.get_missed(missed?);
             deadline.limit(read).await.unwrap_or_else(|| Err(deadline.exceeded()))
         };
         match run.await {
-            Ok(response) => shed_or_send(&self.edge, &settings, &response),
+            Ok(response) => send(&self.edge, &settings, &response),
             Err(error) => answer::failed(&error),
         }
+    }
+
+    /// Answers a Get while the byte budget may have no room for the largest answer. The value is not kept while the
+    /// call waits for room, because L1 may evict it meanwhile: the memory would be charged to nobody.
+    async fn read_in_room(self, request: GetRequest, bytes: usize) -> Response<Answer> {
+        let settings = self.edge.settings.load_full();
+        let account = self.edge.account();
+        let _held = account.hold(bytes as u64);
+        let run = async {
+            let mut deadline = Deadline::begun(self.deadline, settings.timeout, &self.inbound.headers)?;
+            let read = deadline.limit(self.edge.get(request.clone())).await;
+            let response = read.unwrap_or_else(|| Err(deadline.exceeded()))?;
+            let len = response.wire_len() as u64;
+            if account.may_hold(len) {
+                return Ok(send(&self.edge, &settings, &response));
+            }
+            drop(response);
+            if deadline.limit(account.room(len)).await.is_none() {
+                return Err(account.budget().shed());
+            }
+            let read = deadline.limit(self.edge.get(request)).await;
+            let response = read.unwrap_or_else(|| Err(deadline.exceeded()))?;
+            Ok(send(&self.edge, &settings, &response))
+        };
+        run.await.unwrap_or_else(|error: CacheError| answer::failed(&error))
     }
 }
 
@@ -210,10 +237,9 @@ where
         Ok(deadline) => run(&edge, &settings, &mut inbound, deadline, effect, method).await,
         Err(error) => Err(convert::status(&error)),
     };
-    match (result, effect) {
-        (Ok(response), Effect::Reads) => shed_or_send(&edge, &settings, &response),
-        (Ok(response), Effect::Writes) => send(&edge, &settings, &response),
-        (Err(status), _) => status.into_http(),
+    match result {
+        Ok(response) => send(&edge, &settings, &response),
+        Err(status) => status.into_http(),
     }
 }
 
@@ -229,11 +255,16 @@ where
     M: Message + Default,
     F: Future<Output = Result<R>> + Send,
 {
-    let message = inbound.message(&edge.node.in_flight, settings.in_flight_max);
-    let Some(received) = deadline.limit(message).await else {
-        return Err(convert::status(&deadline.exceeded()));
+    let account = edge.account();
+    let Some(received) = deadline.limit(inbound.message(account)).await else {
+        return Err(convert::status(&inbound.overdue(&deadline, account)));
     };
     let (message, _held) = received?;
+    // The size of an answer is not known before the call has run. A write has to be answered.
+    let answer_bytes = if effect == Effect::Reads { settings.message_max as u64 } else { 0 };
+    if !account.may_hold(answer_bytes) && deadline.limit(account.room(answer_bytes)).await.is_none() {
+        return Err(convert::status(&account.budget().shed()));
+    }
     let result = deadline.limit(method(Arc::clone(edge), decode(message)?)).await;
     let overdue = || match effect {
         Effect::Reads => Err(deadline.exceeded()),
@@ -253,17 +284,10 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> 
     })
 }
 
-/// Sends the response of a read, or sheds the read if too many bytes are in flight.
-fn shed_or_send(edge: &Edge, settings: &GrpcSettings, message: &impl Encode) -> Response<Answer> {
-    match in_flight_bytes::check(&edge.node.in_flight, settings.in_flight_max) {
-        Ok(()) => send(edge, settings, message),
-        Err(error) => answer::failed(&error),
-    }
-}
-
 fn send(edge: &Edge, settings: &GrpcSettings, message: &impl Encode) -> Response<Answer> {
-    match answer::frame(message, settings.message_max, &edge.node.in_flight) {
-        Ok(data) => answer::succeeded(data),
+    let account = edge.cache.account();
+    match answer::unary_frame(message, settings.message_max, account) {
+        Ok(data) => answer::succeeded(data, account),
         Err(error) => answer::failed(&error),
     }
 }

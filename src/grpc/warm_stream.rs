@@ -29,8 +29,13 @@ const BATCH: usize = 256;
 const PROGRESS_INTERVAL_NS: u64 = 100_000_000;
 
 pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
-        if let Err(status) = run(&edge, request, &output).await {
+    stream::call(Arc::clone(edge.account()), |output| async move {
+        let ended = tokio::select! {
+            ended = run(&edge, request, &output) => ended,
+            // No key is loaded for a client that has left, even if no progress message is due.
+            () = output.closed() => return,
+        };
+        if let Err(status) = ended {
             // A client that has disconnected needs no status.
             let _disconnected = output.send(Err(status)).await;
         }
@@ -38,7 +43,8 @@ pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
 }
 
 async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let request: WarmRequest = stream::received(edge, request).await?;
+    // The keys are charged until they have been processed.
+    let (request, _held): (WarmRequest, _) = stream::received(edge, request).await?;
     let mut work = Work::new(edge, output, request.keys_per_second);
     let done = match source(edge, request) {
         Ok(KeySource::Keys(keys)) => work.keys(keys).await?,
@@ -127,6 +133,8 @@ impl<'a> Work<'a> {
             let pattern = Some(pattern.pattern().clone());
             let request = ScanRequest { cursor, pattern, count: BATCH, type_name: None };
             let page = self.edge.cache.scan(request).await.map_err(|error| convert::status(&error))?;
+            let page_bytes = page.keys.iter().map(|key| key.len() as u64).sum();
+            let _held = self.edge.account().hold(page_bytes);
             let outcome = self.keys(page.keys).await?;
             cursor = page.cursor;
             if cursor == 0 || outcome != Outcome::Completed {

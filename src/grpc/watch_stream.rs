@@ -36,7 +36,7 @@ const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
 const EVENTS_BYTES: usize = 64 * 1024;
 
 pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(|output| async move {
+    stream::call(Arc::clone(edge.account()), |output| async move {
         let status = tokio::select! {
             status = watch(&edge, request, &output) => status,
             _ = stop.wait_for(|stop| *stop) => Err(stopping()),
@@ -53,7 +53,8 @@ fn stopping() -> Status {
 }
 
 async fn watch(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
-    let request: WatchRequest = stream::received(edge, request).await?;
+    // The prefixes are charged for as long as the stream needs them.
+    let (request, _held): (WatchRequest, _) = stream::received(edge, request).await?;
     let heartbeat = heartbeat(request.heartbeat_ms).map_err(|error| convert::status(&error))?;
     let follower = edge.cache.follow(request.prefixes, request.from_sequence);
     let follower = follower.map_err(|error| convert::status(&error))?;

@@ -65,7 +65,13 @@ fn this_node(metrics: &Metrics, node: &Node, snapshot: &Snapshot) {
     metrics.set(&m::CONNECTIONS, &["resp"], load(&connections.resp));
     metrics.set(&m::CONNECTIONS, &["http"], load(&connections.http));
     metrics.count(&m::CONNECTIONS_REJECTED, &[], connections.rejected.load(Relaxed));
-    metrics.set(&m::IN_FLIGHT, &[], float(node.in_flight.bytes()));
+    let in_flight = node.in_flight.figures();
+    metrics.set(&m::IN_FLIGHT, &[], float(in_flight.bytes));
+    metrics.set(&m::IN_FLIGHT_HOLDERS, &[], float(in_flight.holders));
+    metrics.set(&m::IN_FLIGHT_LARGEST, &[], float(in_flight.largest));
+    metrics.count(&m::IN_FLIGHT_SHED, &[], in_flight.shed);
+    metrics.count(&m::IN_FLIGHT_RESETS, &["full"], in_flight.reset_full);
+    metrics.count(&m::IN_FLIGHT_RESETS, &["stalled"], in_flight.reset_stalled);
 }
 
 fn reads(metrics: &Metrics, snapshot: &Snapshot) {

@@ -1,6 +1,7 @@
 //! Background jobs: callers of the cache that serve no client.
 
 pub mod ban_sweep;
+pub mod byte_budget;
 pub mod coherence_check;
 pub mod expiry_sweep;
 pub mod l2_state_log;

@@ -39,6 +39,9 @@ impl Flavor {
     }
 }
 
+/// Maximum size of the values that one call of [`Backend::get_within`] reads; a single value may be larger.
+pub const PARTS_MAX_BYTES: usize = 16 << 20;
+
 /// Isolation of the operations of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
@@ -63,6 +66,20 @@ pub trait Backend: BanStore + Send + Sync + 'static {
     ///
     /// Errors: `WrongType`, `TooLarge` (over `value_max`), `Unavailable`, `DeadlineExceeded`, `NoAccess`, `Overloaded`.
     fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>>;
+
+    /// Reads strings with their remaining TTLs. `None` for a value of at least `part_max` bytes, which is then not
+    /// transferred completely: its caller reads it with [`Backend::get`]. A store that cannot read a part of a value
+    /// returns values of any size, and `None` after about [`PARTS_MAX_BYTES`].
+    ///
+    /// Errors as [`Backend::get`].
+    fn get_within<'a>(
+        &'a self,
+        keys: &'a [Key],
+        part_max: usize,
+    ) -> BoxFuture<'a, Vec<Option<Result<Option<Stored>>>>> {
+        let _any_size = part_max;
+        Box::pin(async move { self.get(keys, true).await.into_iter().map(Some).collect() })
+    }
 
     /// Applies operations, each as [`op::apply`] defines it.
     ///

@@ -25,7 +25,7 @@ pub mod redis;
 pub(crate) mod scan;
 
 pub use self::{
-    backend::{Backend, Batch, Flavor},
+    backend::{Backend, Batch, Flavor, PARTS_MAX_BYTES},
     bans::{Ban, BanStore, Effort, SweepPage},
     changes::{ChangeSink, FENCE_SPAN, InvalidationSink, Source},
     deadlines::{Deadlines, Tunables},

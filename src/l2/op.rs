@@ -91,6 +91,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// Returns the size in bytes of the value that the operation writes.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Set { value: bytes, .. } | Self::Append { suffix: bytes, .. } | Self::SetRange { bytes, .. } => {
+                bytes.len()
+            }
+            Self::Delete { .. }
+            | Self::Bury { .. }
+            | Self::Expire { .. }
+            | Self::Increment { .. }
+            | Self::IncrementFloat { .. } => 0,
+        }
+    }
+
     /// Returns true if the effect or the result depends on the present entry.
     #[must_use]
     pub fn depends_on_present(&self) -> bool {

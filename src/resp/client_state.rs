@@ -2,13 +2,19 @@
 
 use std::{
     fmt::Write as _,
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
 
 use super::mailbox::Mailbox;
-use crate::clock::Tick;
+use crate::{budget::Account, clock::Tick};
+
+/// Maximum size of each name that a client reports about itself (CLIENT SETNAME, CLIENT SETINFO).
+pub(super) const NAME_MAX_BYTES: usize = 256;
 
 /// Client state that other connections access.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ pub(super) struct Names {
 }
 
 impl Client {
-    pub(super) fn new(id: u64, address: String, local_address: String, now: Tick) -> Self {
+    pub(super) fn new(id: u64, address: String, local_address: String, account: Arc<Account>, now: Tick) -> Self {
         Self {
             id,
             address,
@@ -62,7 +68,7 @@ impl Client {
             last_command: AtomicUsize::new(0),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
-            mailbox: Mailbox::default(),
+            mailbox: Mailbox::new(account),
             channels: AtomicUsize::new(0),
             patterns: AtomicUsize::new(0),
             queued: AtomicI64::new(-1),

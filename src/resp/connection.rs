@@ -1,13 +1,15 @@
 //! One RESP connection: receives bytes, runs all complete requests, sends their replies with one write, and repeats.
 //!
-//! * The clock is read once after each read from the socket. Timers are used only before AUTH, and while a client that
-//!   does not read its replies holds more than [`OUTPUT_SOFT_MAX_BYTES`].
+//! * The clock is read once after each read from the socket. Timers are used only before AUTH, while a large request is
+//!   incomplete, and while the byte budget has no room for the connection.
 //! * A GET that L1 answers is parsed, looked up and answered without waiting and without an allocation.
 //! * Consecutive GETs that miss L1 are combined into one L2 read.
 //! * An idle connection holds no buffers.
-//! * Requests of a client that does not read its replies run until the soft limit, as in Redis, because some clients
-//!   send all requests before they read. Above the limit, Terrace stops reading from the client, and closes the
-//!   connection after a timeout.
+//! * Requests of a client that does not read its replies run until [`OUTPUT_PAUSE_BYTES`], as in Redis, because some
+//!   clients send all requests before they read. Above the limit, Terrace stops reading from the client. The byte budget
+//!   ends a connection whose client does not read at all.
+//! * While the byte budget has no room for the connection, no further request is received, and no command is run whose
+//!   reply may be large.
 
 mod batch;
 
@@ -20,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::watch,
@@ -35,25 +38,33 @@ use super::{
     stop::Stop,
 };
 use crate::{
+    budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
-    node::Held,
     socket::{Ends, Socket},
 };
 
 /// Size of unread replies above which no further command of the client runs.
-const OUTPUT_SOFT_MAX_BYTES: usize = 16 << 20;
-/// Maximum time above `OUTPUT_SOFT_MAX_BYTES` before the connection is closed.
-const OUTPUT_SOFT_TIME: Duration = Duration::from_secs(10);
-/// Output per client in bytes above which requests are paused while the port is over its limit.
-const OUTPUT_OVERLOADED_BYTES: usize = 64 * 1024;
+const OUTPUT_PAUSE_BYTES: usize = 16 << 20;
+/// Size of unread replies from which the byte budget is asked before each command.
+const OUTPUT_FREE_BYTES: usize = 64 * 1024;
+/// Room that the byte budget must have before a command runs whose reply may be large.
+const REPLY_ROOM_BYTES: u64 = 64 * 1024;
+/// Size from which a message or an L1 value is asked for room or sent from its shared memory.
+const LARGE_BYTES: usize = 16 * 1024;
+/// Interval at which a connection asks for room while the byte budget has none for it.
+const ROOM_INTERVAL: Duration = Duration::from_millis(10);
+/// Maximum time that a request of at least [`UNCOUNTED_BYTES`] waits for its next bytes.
+const PARTIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time to send the last replies of a connection that closes.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Deadline for authentication, if a password is set.
 const AUTH_TIME: Duration = Duration::from_secs(5);
 /// Maximum number of reads from a connection after the drain started.
 const LAST_READS_MAX: usize = 64;
 /// Time that a drained connection stays open for the client to read the last replies.
 const LINGER: Duration = Duration::from_millis(250);
-/// Buffers up to this size do not count as in-flight bytes, because the connection limit bounds them.
+/// Memory of a connection up to this size is not charged to the byte budget, because the connection limit bounds it.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 
 const PROTECTED: &str = "DENIED Terrace is running in protected mode because no password is set. In this mode connections \
@@ -80,20 +91,27 @@ struct Connection {
     session: Session,
     stop: Stop,
     limits: Limits,
-    /// Size of pending output above which no further request runs.
-    output_pause_bytes: usize,
     /// Time when the current bytes were received.
     now: Tick,
     /// Number of GETs answered from L1 that have not been counted yet.
     hits: u64,
     /// Complete requests wait until the client has read more replies.
     paused: bool,
-    /// Time since which the output has been over the soft limit.
-    output_over_since: Option<Instant>,
+    /// The byte budget has no room for the next reply.
+    starved: bool,
+    /// The byte budget has no room for further requests.
+    over: bool,
+    /// A message from another connection that is being sent from its shared memory, before any reply.
+    sending: Option<Bytes>,
     auth_deadline: Option<Instant>,
-    /// Share of this connection in the in-flight bytes of all ports.
-    in_flight: Option<Held>,
-    counted_bytes: u64,
+    /// Number of bytes received so far.
+    received: u64,
+    /// Value of `received` when a large request began to wait for its next bytes, and its deadline.
+    partial: Option<(u64, Instant)>,
+    /// Charges requests, transaction, watched keys and subscriptions.
+    held_input: Held,
+    /// Charges replies that the client has not read.
+    held_output: Held,
 }
 
 /// Result of waiting.
@@ -110,7 +128,9 @@ enum WaitEnd {
 impl Connection {
     fn new(stream: Socket, edge: Arc<Edge>, stop: watch::Receiver<bool>, ends: &Ends) -> Self {
         let now = edge.cache.now();
-        let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), now);
+        let account = edge.cache.account();
+        let (held_input, held_output) = (account.hold_for_client(0), account.hold_unread(0));
+        let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), Arc::clone(account), now);
         session.authenticated = edge.settings.load().password.is_none();
         session.is_local = ends.is_here;
         let auth_deadline = (!session.authenticated).then(|| Instant::now() + AUTH_TIME);
@@ -122,14 +142,17 @@ impl Connection {
             session,
             stop: Stop::new(stop),
             limits: Limits { bulk_max: KEY_MAX_BYTES, before_auth: true },
-            output_pause_bytes: OUTPUT_SOFT_MAX_BYTES,
             now,
             hits: 0,
             paused: false,
-            output_over_since: None,
+            starved: false,
+            over: false,
+            sending: None,
             auth_deadline,
-            in_flight: None,
-            counted_bytes: 0,
+            received: 0,
+            partial: None,
+            held_input,
+            held_output,
         }
     }
 
@@ -157,14 +180,26 @@ impl Connection {
     /// Waits until there is work, and sends pending replies meanwhile.
     async fn wait(&mut self) -> io::Result<WaitEnd> {
         self.release_idle_buffers();
-        match self.deadline() {
-            None => poll_fn(|task| self.poll(task)).await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, poll_fn(|task| self.poll(task))).await {
-                Ok(event) => event,
-                Err(_elapsed) => {
-                    Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH in time, or replies were not read"))
+        self.count_in_flight();
+        loop {
+            self.over = !self.edge.cache.account().may_hold(0);
+            let deadline = self.deadline();
+            let look = (self.over || self.starved).then(|| Instant::now() + ROOM_INTERVAL);
+            let Some(until) = deadline.into_iter().chain(look).min() else {
+                return poll_fn(|task| self.poll(task)).await;
+            };
+            match tokio::time::timeout_at(until, poll_fn(|task| self.poll(task))).await {
+                Ok(event) => return event,
+                Err(_elapsed) if Some(until) == deadline => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no AUTH, or no rest of a request, in time"));
                 }
-            },
+                Err(_elapsed) => {
+                    self.edge.cache.account().press();
+                    if std::mem::take(&mut self.starved) {
+                        return Ok(WaitEnd::Progress);
+                    }
+                }
+            }
         }
     }
 
@@ -173,12 +208,12 @@ impl Connection {
         if self.session.authenticated {
             self.auth_deadline = None;
         }
-        if self.reply.pending().len() <= OUTPUT_SOFT_MAX_BYTES {
-            self.output_over_since = None;
-            return self.auth_deadline;
+        if self.paused || self.requests.held_bytes() < UNCOUNTED_BYTES {
+            self.partial = None;
+        } else if self.partial.is_none_or(|(received, _)| received != self.received) {
+            self.partial = Some((self.received, Instant::now() + PARTIAL_TIMEOUT));
         }
-        let since = *self.output_over_since.get_or_insert_with(Instant::now);
-        Some(since + OUTPUT_SOFT_TIME)
+        self.auth_deadline.into_iter().chain(self.partial.map(|(_, deadline)| deadline)).min()
     }
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<io::Result<WaitEnd>> {
@@ -187,21 +222,28 @@ impl Connection {
         if mailbox.is_closed() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        // Messages for a client that does not read stay in the mailbox until it overflows.
-        if self.reply.pending().len() <= self.output_pause_bytes
-            && let Some(messages) = mailbox.take()
-        {
-            self.reply.lend_buffer(buffers::lend);
-            self.reply.whole(&messages);
-        }
-        if !self.reply.pending().is_empty() {
+        loop {
+            self.take_messages();
+            if !self.has_output() {
+                break;
+            }
             self.poll_send(task)?;
-            if self.reply.pending().len() > self.output_pause_bytes {
-                return self.stop.poll(task).map(|()| Ok(WaitEnd::Stop));
+            if self.has_output() {
+                break;
             }
         }
-        if self.paused {
+        if self.held_output.bytes() > 0 {
+            self.release_idle_buffers();
+            self.count_in_flight();
+        }
+        if self.starved || self.reply.pending().len() > OUTPUT_PAUSE_BYTES {
+            return self.stop.poll(task).map(|()| Ok(WaitEnd::Stop));
+        }
+        if self.paused && (!self.over || self.reply.pending().len() <= OUTPUT_FREE_BYTES) {
             return Poll::Ready(Ok(WaitEnd::Progress));
+        }
+        if self.over {
+            return self.stop.poll(task).map(|()| Ok(WaitEnd::Stop));
         }
         match self.poll_receive(task) {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(WaitEnd::Ended)),
@@ -210,10 +252,34 @@ impl Connection {
         }
     }
 
+    /// Moves messages of other connections to the output. They stay in the mailbox, where connections share them, while
+    /// the client does not read.
+    #[inline]
+    fn take_messages(&mut self) {
+        while self.sending.is_none() && self.reply.pending().len() <= OUTPUT_FREE_BYTES {
+            let is_free = self.reply.pending().is_empty();
+            let taken = self.session.client.mailbox.take(|bytes| is_free || bytes < LARGE_BYTES);
+            let Some(message) = taken else { return };
+            if message.len() >= LARGE_BYTES {
+                self.edge.cache.account().pin(message.len() as u64);
+                self.sending = Some(message);
+            } else {
+                self.reply.lend_buffer(buffers::lend);
+                self.reply.whole(&message);
+            }
+        }
+    }
+
+    #[inline]
+    fn has_output(&self) -> bool {
+        self.sending.is_some() || !self.reply.pending().is_empty()
+    }
+
     /// Sends as much as the socket accepts, and registers a wakeup for the remaining bytes.
     fn poll_send(&mut self, task: &mut TaskContext<'_>) -> io::Result<()> {
-        while !self.reply.pending().is_empty() {
-            match pin!(&mut self.stream).poll_write(task, self.reply.pending()) {
+        while self.has_output() {
+            let next = self.sending.as_deref().unwrap_or_else(|| self.reply.pending());
+            match pin!(&mut self.stream).poll_write(task, next) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(sent)) => self.count_sent(sent),
                 Poll::Ready(Err(error)) => return Err(error),
@@ -248,15 +314,11 @@ impl Connection {
         self.now = self.edge.cache.now();
         self.session.client.used_at.store(self.now.0, Relaxed);
         self.session.counters.received_bytes.fetch_add(received as u64, Relaxed);
+        self.received += received as u64;
+        self.edge.cache.account().moved();
         self.count_in_flight();
-        let settings = self.edge.settings.load();
-        let overloaded = self.edge.node.in_flight.bytes() > settings.in_flight_max;
-        let value_max = usize::try_from(settings.value_max).unwrap_or(usize::MAX);
-        self.limits = Limits {
-            bulk_max: if overloaded { KEY_MAX_BYTES } else { value_max.max(KEY_MAX_BYTES) },
-            before_auth: !self.session.authenticated,
-        };
-        self.output_pause_bytes = if overloaded { OUTPUT_OVERLOADED_BYTES } else { OUTPUT_SOFT_MAX_BYTES };
+        let value_max = usize::try_from(self.edge.settings.load().value_max).unwrap_or(usize::MAX);
+        self.limits = Limits { bulk_max: value_max.max(KEY_MAX_BYTES), before_auth: !self.session.authenticated };
     }
 
     /// Sends without waiting. [`Connection::wait`] sends the bytes that the socket does not accept.
@@ -264,10 +326,13 @@ impl Connection {
         if self.reply.pending().is_empty() {
             return Ok(());
         }
-        match self.stream.try_write(self.reply.pending()) {
-            Ok(sent) => self.count_sent(sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        // A message that is being sent comes first.
+        if self.sending.is_none() {
+            match self.stream.try_write(self.reply.pending()) {
+                Ok(sent) => self.count_sent(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
         if self.reply.pending().len() > OUTPUT_HARD_MAX_BYTES {
             return Err(io::Error::other("unread replies exceed the hard limit"));
@@ -279,18 +344,39 @@ impl Connection {
     #[inline]
     fn count_sent(&mut self, sent: usize) {
         self.session.counters.sent_bytes.fetch_add(sent as u64, Relaxed);
-        self.reply.advance(sent);
+        self.edge.cache.account().moved();
+        match &mut self.sending {
+            None => self.reply.advance(sent),
+            Some(message) => {
+                message.advance(sent);
+                self.edge.cache.account().unpin(sent as u64);
+                if message.is_empty() {
+                    self.sending = None;
+                }
+            }
+        }
     }
 
-    /// Updates the server's sum of in-flight bytes. Small buffers do not count.
+    /// Returns whether the next command may run: the client reads its replies, or the byte budget has room.
+    #[inline]
+    pub(super) fn may_reply(&mut self) -> bool {
+        let pending = self.reply.pending().len();
+        if pending <= OUTPUT_FREE_BYTES {
+            return true;
+        }
+        self.count_in_flight();
+        pending <= OUTPUT_PAUSE_BYTES && self.edge.cache.account().may_hold(0)
+    }
+
+    /// Updates the charges of this connection. Small buffers are not charged.
     #[inline]
     fn count_in_flight(&mut self) {
-        let bytes = self.requests.capacity_bytes() + self.reply.capacity_bytes();
-        let bytes = if bytes > UNCOUNTED_BYTES { bytes as u64 } else { 0 };
-        if bytes != self.counted_bytes {
-            self.counted_bytes = bytes;
-            // The bytes are counted without a limit: they are bounded by pausing clients, not by failing requests.
-            self.in_flight = (bytes > 0).then(|| self.edge.node.in_flight.admit(bytes, u64::MAX)).flatten();
+        let input = self.requests.capacity_bytes() + self.session.held_bytes();
+        let output = self.reply.capacity_bytes();
+        let (input, output) = if input + output > UNCOUNTED_BYTES { (input as u64, output as u64) } else { (0, 0) };
+        if input != self.held_input.bytes() || output != self.held_output.bytes() {
+            self.held_input.set(input);
+            self.held_output.set(output);
             self.session.client.input_bytes.store(self.requests.capacity_bytes(), Relaxed);
             self.session.client.output_bytes.store(self.reply.capacity_bytes(), Relaxed);
         }
@@ -315,6 +401,10 @@ impl Connection {
                 return Ok(());
             }
             if self.paused {
+                // The budget has no room: the client has received the replies so far.
+                if std::mem::take(&mut self.starved) {
+                    tokio::time::sleep(ROOM_INTERVAL).await;
+                }
                 continue;
             }
             reads += 1;
@@ -329,13 +419,29 @@ impl Connection {
         }
     }
 
+    /// Sends replies until few remain. Ends early if the connection is closed or the server stops.
+    async fn send_most(&mut self) -> io::Result<()> {
+        poll_fn(|task| {
+            self.session.client.mailbox.register(task);
+            if self.session.client.mailbox.is_closed() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            self.poll_send(task)?;
+            if self.reply.pending().len() <= OUTPUT_FREE_BYTES {
+                return Poll::Ready(Ok(()));
+            }
+            self.stop.poll(task).map(Ok)
+        })
+        .await
+    }
+
     /// Sends all pending replies while the client reads.
     async fn flush(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + OUTPUT_SOFT_TIME;
-        while !self.reply.pending().is_empty() {
+        let deadline = Instant::now() + LAST_WRITE_TIMEOUT;
+        while self.has_output() {
             let sending = poll_fn(|task| {
                 self.poll_send(task)?;
-                if self.reply.pending().is_empty() { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+                if self.has_output() { Poll::Pending } else { Poll::Ready(io::Result::Ok(())) }
             });
             tokio::time::timeout_at(deadline, sending).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
         }
@@ -378,7 +484,6 @@ mod tests {
             flush: true,
             clients_max: 1,
             value_max: 1,
-            in_flight_max: 1,
         };
         assert!(!is_refused(&settings, true));
         assert!(is_refused(&settings, false));

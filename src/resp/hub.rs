@@ -3,9 +3,9 @@
 //! No pattern is compared under a lock, because a long channel name takes up to a millisecond per pattern: a message takes
 //! the patterns in pages.
 //!
-//! Senders never wait: each message is added to the mailbox of each receiver. With Redis as L2, messages arrive on the
-//! receiver's own connection to Redis (`subscriptions`); this registry then serves only the channels that this process
-//! publishes on.
+//! Senders never wait: each message is added to the mailbox of each receiver, and all receivers share its memory. With
+//! Redis as L2, messages arrive on the receiver's own connection to Redis (`subscriptions`); this registry then serves
+//! only the channels that this process publishes on.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +16,11 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{client_state::Client, reply::Reply};
-use crate::glob::Glob;
+use crate::{budget::Account, glob::Glob};
 
 /// Maximum size in bytes of a channel name. The names of channels for keyspace events may have the size of a key in
 /// addition to their prefix.
@@ -33,8 +34,10 @@ const COMPARED_MAX: usize = 16;
 type Listeners = BTreeMap<u64, Arc<Client>>;
 
 /// All subscriptions of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Hub {
+    /// Charged for messages until all receivers have received them.
+    account: Arc<Account>,
     channels: Mutex<BTreeMap<Vec<u8>, Listeners>>,
     patterns: Mutex<BTreeMap<Vec<u8>, (Glob, Listeners)>>,
     /// Number of subscriptions, so that a message without receivers costs one load.
@@ -42,6 +45,10 @@ pub(super) struct Hub {
 }
 
 impl Hub {
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { account, channels: Mutex::default(), patterns: Mutex::default(), count: AtomicUsize::new(0) }
+    }
+
     /// Returns `true` if any subscription exists.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
@@ -122,8 +129,7 @@ impl Hub {
 
     fn publish_direct(&self, channel: &[u8], message: &[u8]) -> u64 {
         let direct: Vec<_> = self.channels.lock().get(channel).into_iter().flatten().map(|(_, c)| c.clone()).collect();
-        direct.iter().for_each(|client| deliver(client, &[b"message", channel, message]));
-        direct.len() as u64
+        deliver_all(&self.account, &direct, &[b"message", channel, message])
     }
 
     /// Sends a message to the subscribers of a pattern if the channel matches it.
@@ -133,8 +139,7 @@ impl Hub {
         }
         let clients = |(_, clients): &(Glob, Listeners)| clients.values().cloned().collect();
         let clients: Vec<_> = self.patterns.lock().get(&glob.pattern()[..]).map(clients).unwrap_or_default();
-        clients.iter().for_each(|client| deliver(client, &[b"pmessage", glob.pattern(), channel, message]));
-        clients.len() as u64
+        deliver_all(&self.account, &clients, &[b"pmessage", glob.pattern(), channel, message])
     }
 
     /// Returns the next patterns that may match the channel, and where the next page begins, if there is one.
@@ -193,11 +198,28 @@ impl Hub {
     }
 }
 
-/// Sends one message in the receiver's current protocol.
-pub(super) fn deliver(client: &Client, parts: &[&[u8]]) {
+/// Sends one message to each receiver in its current protocol. Returns the number of receivers. `account` is charged for
+/// the message, once for each protocol.
+fn deliver_all(account: &Arc<Account>, clients: &[Arc<Client>], parts: &[&[u8]]) -> u64 {
+    let mut messages: [Option<Bytes>; 2] = [None, None];
+    for client in clients {
+        let resp3 = client.protocol.load(Relaxed) == 3;
+        let message = messages[usize::from(resp3)].get_or_insert_with(|| account.held_bytes(encoded(resp3, parts)));
+        client.mailbox.post(message.clone());
+    }
+    clients.len() as u64
+}
+
+/// Sends one message in the receiver's current protocol. `account` is charged for it.
+pub(super) fn deliver(account: &Arc<Account>, client: &Client, parts: &[&[u8]]) {
+    let message = encoded(client.protocol.load(Relaxed) == 3, parts);
+    client.mailbox.post(account.held_bytes(message));
+}
+
+fn encoded(resp3: bool, parts: &[&[u8]]) -> Bytes {
     let mut reply = Reply::default();
-    reply.set_resp3(client.protocol.load(Relaxed) == 3);
+    reply.set_resp3(resp3);
     reply.push(parts.len());
     parts.iter().for_each(|part| reply.bulk(part));
-    client.mailbox.post(reply.pending());
+    reply.into_bytes()
 }

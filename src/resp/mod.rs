@@ -40,7 +40,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{cache::Cache, model::Key, node::Node, secret::Secret};
+use crate::{budget::Budget, cache::Cache, model::Key, node::Node, secret::Secret};
 pub use connection::serve;
 use lookup::Commands;
 pub use port_state::PortState;
@@ -69,8 +69,6 @@ pub struct RespSettings {
     pub clients_max: u64,
     /// Maximum value size in bytes.
     pub value_max: u64,
-    /// Maximum size of requests and replies in flight over all connections, in bytes.
-    pub in_flight_max: u64,
 }
 
 /// Settings that a client changes with CONFIG SET, all of them or none.
@@ -131,8 +129,10 @@ impl Edge {
     }
 }
 
-impl Default for PortState {
-    fn default() -> Self {
-        Self::with_rows(table::COMMANDS.numbers().len())
+impl PortState {
+    /// Returns the state of the RESP port of a new server.
+    #[must_use]
+    pub fn new(budget: &Budget) -> Self {
+        Self::with_rows(table::COMMANDS.numbers().len(), budget.system_account())
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{client_state::Client, frame::Args};
-use crate::clock::UnixMs;
+use crate::{budget::Account, clock::UnixMs};
 
 /// All monitoring clients.
 #[derive(Debug, Default)]
@@ -41,11 +41,20 @@ impl Monitors {
     }
 
     /// Sends a request to all clients in MONITOR, without secrets. `name` is the command's name in the table.
-    pub(super) fn show(&self, name: &str, args: Args<'_>, db: u8, client: &Client, now: UnixMs) {
-        let line = line(name, args, db, client, now);
+    pub(super) fn show(
+        &self,
+        name: &str,
+        args: Args<'_>,
+        db: u8,
+        client: &Client,
+        now: UnixMs,
+        account: &Arc<Account>,
+    ) {
+        // All monitoring clients share the line.
+        let line = account.held_bytes(line(name, args, db, client, now).into());
         let watchers = self.watchers.lock().clone();
         for watcher in watchers {
-            watcher.mailbox.post(line.as_bytes());
+            watcher.mailbox.post(line.clone());
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     client_state::Client, counters::Statistics, hub::Hub, keyspace_events::EventSelection, monitors::Monitors,
     slow::Slow,
 };
-use crate::{cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX};
+use crate::{budget::Account, cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX};
 
 /// Channel of changes that Redis announces.
 const INVALIDATED: &[u8] = b"__terrace__:invalidated";
@@ -31,6 +31,7 @@ pub struct PortState {
     pub(super) hostile_logged_at: AtomicU64,
     /// Peak memory use in bytes.
     pub(super) memory_peak_bytes: AtomicU64,
+    account: Arc<Account>,
     pub(super) hub: Hub,
     pub(super) monitors: Monitors,
     pub(super) slow: Slow,
@@ -39,25 +40,38 @@ pub struct PortState {
 }
 
 impl PortState {
-    /// Returns the state of a new server whose command table has `rows` rows.
-    pub(super) fn with_rows(rows: usize) -> Self {
+    /// Returns the state of a new server whose command table has `rows` rows. `account` is charged for messages that
+    /// several connections receive.
+    pub(super) fn with_rows(rows: usize, account: Arc<Account>) -> Self {
         Self {
             next_id: AtomicU64::new(0),
             clients: Mutex::default(),
             statistics: Statistics::new(rows),
             hostile_logged_at: AtomicU64::new(0),
             memory_peak_bytes: AtomicU64::new(0),
-            hub: Hub::default(),
+            hub: Hub::new(Arc::clone(&account)),
+            account,
             monitors: Monitors::default(),
             slow: Slow::default(),
             events: EventSelection::default(),
         }
     }
 
+    /// Returns the account of messages that several connections receive.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// Registers a new client.
-    pub(super) fn register(&self, address: String, local_address: String, now: Tick) -> Arc<Client> {
+    pub(super) fn register(
+        &self,
+        address: String,
+        local_address: String,
+        account: Arc<Account>,
+        now: Tick,
+    ) -> Arc<Client> {
         let id = self.next_id.fetch_add(1, Relaxed) + 1;
-        let client = Arc::new(Client::new(id, address, local_address, now));
+        let client = Arc::new(Client::new(id, address, local_address, account, now));
         self.clients.lock().insert(id, Arc::clone(&client));
         client
     }

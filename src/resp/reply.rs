@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use crate::error::{CacheError, Kind};
 
 /// Maximum size of the unread replies of a client. The connection is closed above this value.
@@ -119,6 +121,11 @@ impl Reply {
             self.out.drain(..self.sent);
             self.sent = 0;
         }
+    }
+
+    /// Returns the written bytes.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.out.into()
     }
 
     /// Returns the position of the next reply, for [`Reply::rewind`]. No byte may be sent in between.

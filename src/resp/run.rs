@@ -18,7 +18,7 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     // As in Redis, MONITOR does not show administrative commands.
     if edge.shared.monitors.any() && !found.row.is_hidden {
         let now = edge.cache.core().clock().unix();
-        edge.shared.monitors.show(found.row.name, args, cx.session.db, &cx.session.client, now);
+        edge.shared.monitors.show(found.row.name, args, cx.session.db, &cx.session.client, now, edge.shared.account());
     }
     let done = match found.row.run {
         Run::Now(run) => run(cx, args),

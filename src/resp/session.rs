@@ -8,7 +8,7 @@ use super::{
     client_state::Client, counters::WorkerCounters, port_state::PortState, subscriptions::Channels,
     transaction_queue::TransactionQueue,
 };
-use crate::{cache::KeyWatch, clock::Tick};
+use crate::{budget::Account, cache::KeyWatch, clock::Tick};
 
 /// Replies that a client receives (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,14 @@ pub(super) struct Session {
 
 impl Session {
     /// Creates a session and registers its client until the session is dropped.
-    pub(super) fn new(shared: &Arc<PortState>, address: String, local_address: String, now: Tick) -> Self {
-        let client = shared.register(address, local_address, now);
+    pub(super) fn new(
+        shared: &Arc<PortState>,
+        address: String,
+        local_address: String,
+        account: Arc<Account>,
+        now: Tick,
+    ) -> Self {
+        let client = shared.register(address, local_address, account, now);
         let counters = shared.statistics.of_this_thread();
         Self {
             shared: Arc::clone(shared),
@@ -87,6 +93,15 @@ impl Session {
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.channels.is_some() && self.client.is_subscribed() && self.client.protocol.load(Relaxed) == 2
+    }
+
+    /// Returns the memory in bytes of the transaction, the watched keys and the subscriptions.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> usize {
+        let transaction = self.transaction.as_ref().map_or(0, |transaction| transaction.bytes());
+        let watch = self.watch.as_ref().map_or(0, |watch| watch.bytes());
+        let channels = self.channels.as_ref().map_or(0, |channels| channels.bytes());
+        transaction + watch + channels
     }
 
     /// Ends the transaction and removes its watched keys.

@@ -14,6 +14,10 @@ use crate::clock::UnixMs;
 const ARGUMENTS_MAX: usize = 32;
 /// Maximum size of an argument in a SLOWLOG entry.
 const ARGUMENT_MAX_BYTES: usize = 128;
+/// Maximum size of a client name in a SLOWLOG entry.
+const NAME_MAX_BYTES: usize = 64;
+/// Maximum memory of all SLOWLOG entries in bytes. The oldest entries are removed first.
+const ENTRIES_MAX_BYTES: usize = 8 << 20;
 /// SLOWLOG: default threshold in µs, as in Redis. Negative thresholds disable the log.
 const SLOWER_THAN_US: i64 = 10_000;
 /// Threshold in µs below which GETs have to be measured one by one. GETs answered from L1 never take this long, so that
@@ -55,6 +59,36 @@ pub(super) struct LatencyEvent {
     pub(super) max_ms: u64,
 }
 
+/// The entries of SLOWLOG, newest first.
+#[derive(Debug, Default)]
+struct Entries {
+    kept: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Entries {
+    fn push(&mut self, entry: Entry, most: usize) {
+        self.bytes += entry.bytes();
+        self.kept.push_front(entry);
+        self.truncate(most);
+    }
+
+    fn truncate(&mut self, most: usize) {
+        while self.kept.len() > most || self.bytes > ENTRIES_MAX_BYTES {
+            let Some(oldest) = self.kept.pop_back() else { return };
+            self.bytes -= oldest.bytes();
+        }
+    }
+}
+
+impl Entry {
+    /// Returns the approximate memory of the entry in bytes.
+    fn bytes(&self) -> usize {
+        let arguments: usize = self.arguments.iter().map(|argument| argument.len() + size_of::<Vec<u8>>()).sum();
+        size_of::<Self>() + arguments + self.address.len() + self.name.len()
+    }
+}
+
 /// All slow commands and latency events.
 #[derive(Debug)]
 pub(super) struct Slow {
@@ -63,7 +97,7 @@ pub(super) struct Slow {
     /// LATENCY: minimum duration of an event in ms; 0 disables events.
     pub(super) latency_ms: AtomicU64,
     next_id: AtomicU64,
-    entries: Mutex<VecDeque<Entry>>,
+    entries: Mutex<Entries>,
     events: Mutex<BTreeMap<&'static str, LatencyEvent>>,
 }
 
@@ -118,12 +152,10 @@ impl Slow {
             us: ran.us,
             arguments: shortened(ran.name, ran.args),
             address: client.address.clone(),
-            name: client.names.lock().name.clone(),
+            name: client.names.lock().name.iter().copied().take(NAME_MAX_BYTES).collect(),
         };
         let most = usize::try_from(self.entries_max.load(Relaxed)).unwrap_or(usize::MAX);
-        let mut entries = self.entries.lock();
-        entries.push_front(entry);
-        entries.truncate(most);
+        self.entries.lock().push(entry, most);
     }
 
     #[cold]
@@ -144,15 +176,15 @@ impl Slow {
 
     /// Returns the newest entries.
     pub(super) fn newest(&self, count: usize) -> Vec<Entry> {
-        self.entries.lock().iter().take(count).cloned().collect()
+        self.entries.lock().kept.iter().take(count).cloned().collect()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.lock().len()
+        self.entries.lock().kept.len()
     }
 
     pub(super) fn clear(&self) {
-        self.entries.lock().clear();
+        *self.entries.lock() = Entries::default();
     }
 
     /// Sets the maximum number of entries and removes excess entries immediately.

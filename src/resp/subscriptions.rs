@@ -17,16 +17,21 @@ use super::{
     keyspace_events::is_local,
     reply::Refusal,
 };
+use crate::budget::Account;
 use crate::cache::{RawConnection, elements, multi_key::passthrough::request, text};
 
 /// Maximum number of subscription changes that wait for the Redis connection of a subscriber.
 const ORDERS_MAX: usize = 16;
+/// Approximate memory of a subscription without its name: entries of two trees and of one table.
+const SUBSCRIPTION_BYTES: usize = 256;
 
 /// Subscriptions of one client.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     pub(super) names: BTreeSet<Vec<u8>>,
     pub(super) patterns: BTreeSet<Vec<u8>>,
+    /// Size of all names and patterns in bytes.
+    name_bytes: usize,
     /// The client's connection to Redis, if it has subscribed to a channel of Redis.
     pub(super) bridge: Option<Bridge>,
 }
@@ -42,6 +47,27 @@ impl Channels {
 
     pub(super) fn count(&self) -> usize {
         self.names.len() + self.patterns.len()
+    }
+
+    /// Returns the approximate memory of the subscriptions in bytes. The hub has a copy of each name.
+    pub(super) fn bytes(&self) -> usize {
+        self.count() * SUBSCRIPTION_BYTES + 2 * self.name_bytes
+    }
+
+    /// Adds a channel or a pattern. Returns `false` if the client is already subscribed to it.
+    pub(super) fn insert(&mut self, name: &[u8], is_pattern: bool) -> bool {
+        let names = if is_pattern { &mut self.patterns } else { &mut self.names };
+        let is_new = names.insert(name.to_vec());
+        self.name_bytes += if is_new { name.len() } else { 0 };
+        is_new
+    }
+
+    /// Removes a channel or a pattern. Returns `false` if the client is not subscribed to it.
+    pub(super) fn remove(&mut self, name: &[u8], is_pattern: bool) -> bool {
+        let names = if is_pattern { &mut self.patterns } else { &mut self.names };
+        let was_there = names.remove(name);
+        self.name_bytes -= if was_there { name.len() } else { 0 };
+        was_there
     }
 
     pub(super) fn show(&self, client: &Client) {
@@ -71,10 +97,10 @@ struct Order {
 }
 
 impl Bridge {
-    pub(super) fn start(line: RawConnection, client: Arc<Client>) -> Self {
+    pub(super) fn start(line: RawConnection, client: Arc<Client>, account: Arc<Account>) -> Self {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let task = tokio::spawn(async move {
-            relay(line, queue, &client).await;
+            relay(line, queue, &client, &account).await;
             // Messages may have been lost; closing the connection makes the client reconnect.
             client.mailbox.close();
         });
@@ -92,13 +118,13 @@ impl Bridge {
 }
 
 /// Sends requests and delivers messages until the connection is lost.
-async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, client: &Client) {
+async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, client: &Client, account: &Arc<Account>) {
     let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
     loop {
         tokio::select! {
             biased;
             frame = line.next() => match frame {
-                Ok(frame) => take(&frame, &mut waiting, client),
+                Ok(frame) => take(&frame, &mut waiting, client, account),
                 Err(_lost) => return,
             },
             order = orders.recv(), if waiting.len() < ORDERS_MAX => {
@@ -113,7 +139,7 @@ async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, clien
 }
 
 /// Handles a message for the client or a confirmation.
-fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client) {
+fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client, account: &Arc<Account>) {
     let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
     let kind = parts.first().map(|kind| &kind[..]);
     let channel = match kind {
@@ -124,7 +150,7 @@ fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, cli
     match channel {
         // This process delivers messages of its own channels itself.
         Some(channel) if is_local(channel) => {}
-        Some(_) => hub::deliver(client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
+        Some(_) => hub::deliver(account, client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
         None => confirm(waiting),
     }
 }

@@ -21,6 +21,11 @@ pub(super) struct TransactionQueue {
 }
 
 impl TransactionQueue {
+    /// Returns the approximate memory of the queued commands in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.commands.capacity() * size_of::<(usize, Owned)>()
+    }
+
     /// Records that a command was rejected.
     pub(super) fn fail(&mut self) {
         self.failed = true;

@@ -1,10 +1,11 @@
 //! Binds ports and accepts connections, with connection limits and back-off.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, Permissions},
     future::Future,
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::{mpsc, watch};
 
@@ -200,6 +202,12 @@ pub(super) struct Caps {
     pub(super) rejected: Arc<AtomicU64>,
     /// Maximum number of open connections.
     pub(super) max: u64,
+    /// Connections open at present on all ports.
+    pub(super) all: Arc<AtomicU64>,
+    /// Maximum of `all`, because each connection takes a file descriptor.
+    pub(super) all_max: u64,
+    /// Connections of each peer address on this port.
+    pub(super) peers: Peers,
     /// Bytes sent to a refused client; empty if the protocol has no error for this case.
     pub(super) refusal: &'static [u8],
 }
@@ -207,10 +215,16 @@ pub(super) struct Caps {
 impl Caps {
     /// Counts a connection, or refuses it if the port has reached its limit.
     fn admit(&self, stream: &Connection) -> Option<Counted> {
-        if self.open.fetch_add(1, Relaxed) < self.max {
-            return Some(Counted(Arc::clone(&self.open)));
+        let (open, all) = (self.open.fetch_add(1, Relaxed), self.all.fetch_add(1, Relaxed));
+        let mut counted = Counted { open: Arc::clone(&self.open), all: Arc::clone(&self.all), peer: None };
+        if open < self.max
+            && all < self.all_max
+            && let Some(peer) = self.peers.admit(stream, (self.max / 4).max(1))
+        {
+            counted.peer = peer;
+            return Some(counted);
         }
-        self.open.fetch_sub(1, Relaxed);
+        drop(counted);
         self.rejected.fetch_add(1, Relaxed);
         // Best effort: the client receives the error only if its socket accepts the bytes immediately.
         let _told = stream.try_write(self.refusal);
@@ -219,11 +233,61 @@ impl Caps {
 }
 
 /// Guard that counts a connection while it is open.
-struct Counted(Arc<AtomicU64>);
+struct Counted {
+    open: Arc<AtomicU64>,
+    all: Arc<AtomicU64>,
+    peer: Option<PeerPlace>,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+        self.all.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Number of connections by peer address. Peers on this machine, and peers of Unix sockets, are not counted: a proxy or a
+/// sidecar may open all connections.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peers(Arc<Mutex<HashMap<IpAddr, u64>>>);
+
+/// Place of one connection in [`Peers`].
+struct PeerPlace {
+    peers: Peers,
+    address: IpAddr,
+}
+
+impl Peers {
+    /// Counts a connection. Returns `None` if its peer has `max` connections, and a guard if the peer is counted.
+    fn admit(&self, stream: &Connection, max: u64) -> Option<Option<PeerPlace>> {
+        let Connection::Tcp(stream) = stream else { return Some(None) };
+        // A connection that has ended is noticed by its first read.
+        let Ok(peer) = stream.peer_addr() else { return Some(None) };
+        self.admit_address(peer.ip().to_canonical(), max)
+    }
+
+    fn admit_address(&self, address: IpAddr, max: u64) -> Option<Option<PeerPlace>> {
+        if address.is_loopback() {
+            return Some(None);
+        }
+        let mut peers = self.0.lock();
+        let count = peers.entry(address).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Some(PeerPlace { peers: self.clone(), address }))
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut peers = self.peers.0.lock();
+        let Some(count) = peers.get_mut(&self.address) else { return };
+        *count -= 1;
+        if *count == 0 {
+            peers.remove(&self.address);
+        }
     }
 }
 
@@ -331,4 +395,22 @@ pub(super) fn raise_file_limit() -> u64 {
         tracing::warn!(%error, "cannot raise the limit of open files; keeping the current limit");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_takes_its_share_and_this_machine_any_number() {
+        let peers = Peers::default();
+        let (here, there): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [10, 0, 0, 1].into());
+        assert!((0..10).all(|_| matches!(peers.admit_address(here, 2), Some(None))));
+        let places: Vec<_> = (0..3).map_while(|_| peers.admit_address(there, 2)).collect();
+        assert_eq!(places.len(), 2);
+        assert!(peers.admit_address([10, 0, 0, 2].into(), 2).is_some(), "another peer");
+        drop(places);
+        assert!(peers.admit_address(there, 2).is_some());
+        assert!(peers.0.lock().is_empty(), "no address is kept");
+    }
 }

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     StartError,
     l2_tier::Tier,
-    listen::{Caps, accept},
+    listen::{Caps, Peers, accept},
 };
 use crate::{
     cache::{Cache, Core},
@@ -36,6 +36,10 @@ pub(super) struct WorkerPlan {
     pub(super) resp_shared: Arc<resp::PortState>,
     pub(super) changes: mpsc::Sender<resp::SettingsChange>,
     pub(super) connections_max: u64,
+    /// Maximum number of connections on all ports.
+    pub(super) all_connections_max: u64,
+    pub(super) grpc_peers: Peers,
+    pub(super) resp_peers: Peers,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -89,6 +93,9 @@ async fn serve_grpc(plan: &WorkerPlan, cache: Cache, listener: Listener) {
         open: Arc::clone(&plan.node.connections.grpc),
         rejected: Arc::clone(&plan.node.connections.rejected),
         max: plan.connections_max,
+        all: Arc::clone(&plan.node.connections.all),
+        all_max: plan.all_connections_max,
+        peers: plan.grpc_peers.clone(),
         refusal: b"",
     };
     let serve = |stream| grpc::serve(stream, Arc::clone(&edge), stop.clone());
@@ -103,6 +110,9 @@ async fn serve_resp(plan: &WorkerPlan, cache: Cache, listener: Listener) {
         open: Arc::clone(&plan.node.connections.resp),
         rejected: Arc::clone(&plan.node.connections.rejected),
         max: plan.connections_max,
+        all: Arc::clone(&plan.node.connections.all),
+        all_max: plan.all_connections_max,
+        peers: plan.resp_peers.clone(),
         refusal: b"-ERR max number of clients reached\r\n",
     };
     let serve = |stream| {

@@ -21,6 +21,7 @@ use crate::support::{
 
 const GET: &str = "/terrace.v1.Cache/Get";
 const SET: &str = "/terrace.v1.Cache/Set";
+const PIPELINE: &str = "/terrace.v1.Cache/Pipeline";
 
 #[test]
 fn malformed_messages_are_named_and_disturb_nobody() {
@@ -92,6 +93,7 @@ fn a_connection_that_does_not_begin_with_http2_is_closed() {
 fn requests_beyond_the_bytes_in_flight_are_shed() {
     let mut config = config();
     config.server.max_in_flight = 64 * 1024;
+    config.grpc.timeout = std::time::Duration::from_millis(500);
     let server = Terrace::start(config);
     block_on(async {
         let mut holding = connect(server.grpc()).await;
@@ -103,11 +105,14 @@ fn requests_beyond_the_bytes_in_flight_are_shed() {
         head[..5].copy_from_slice(b"\0\0\x01\x86\xa0");
         let first = stream::once(async { Ok::<_, std::io::Error>(Frame::data(Bytes::from(head))) });
         let body = StreamBody::new(first.chain(stream::pending()));
-        let held = tokio::spawn(async move { raw_request(&mut holding, SET, "application/grpc", body).await });
+        // A stream has no deadline, so it holds its bytes for longer than the other call waits.
+        let held = tokio::spawn(async move { raw_request(&mut holding, PIPELINE, "application/grpc", body).await });
         while server.node.in_flight.bytes() < 60_000 {
             pause().await;
         }
-        let large = SetRequest { key: "k".into(), value: vec![0; 10_000].into(), ..SetRequest::default() };
+        let large = SetRequest { key: "k".into(), value: vec![0; 30_000].into(), ..SetRequest::default() };
+        // Waits for room until its deadline. Small calls are not affected.
+        client.get(get()).await.unwrap();
         let status = client.set(large.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert!(status.message().contains("server.max_in_flight"), "{status}");

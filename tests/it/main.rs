@@ -31,6 +31,7 @@ mod grpc_isolation;
 mod grpc_limits;
 mod grpc_pipeline;
 mod grpc_services;
+mod hostile;
 mod http;
 mod http_limits;
 mod image;

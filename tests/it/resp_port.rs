@@ -299,39 +299,38 @@ fn who_never_reads_is_closed() {
     client.send(b"\r\n");
     client.expect("+OK\r\n");
     (0..gets).for_each(|_| client.send(&request("GET k")));
-    eventually("the replies wait", || ask(&terrace, "CLIENT LIST").contains("cmd=get "));
-    eventually("the client is closed", || !ask(&terrace, "CLIENT LIST").contains("cmd=get "));
+    eventually("the client is closed", || {
+        let budget = terrace.node.in_flight.figures();
+        budget.reset_full + budget.reset_stalled == 1 && !ask(&terrace, "CLIENT LIST").contains("cmd=get ")
+    });
     let mut rest = Vec::new();
     let _read = client.0.read_to_end(&mut rest);
     assert!(rest.len() < gets * length, "everything came");
 }
 
 #[test]
-fn load_over_the_limit_is_shed() {
+fn over_the_limit_requests_wait_and_the_largest_holder_is_reset() {
     let mut config = config();
-    config.server.max_in_flight = 256 << 10;
+    config.server.max_in_flight = 1 << 20;
     let terrace = Terrace::start(config);
     let mut small = Client::connect(&terrace);
     small.ask("PING", "+PONG\r\n");
     let mut large = Client::connect(&terrace);
     large.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\n");
     large.send(&vec![b'x'; 2_000_000]);
-    let held = || {
-        let list = ask(&terrace, "CLIENT LIST");
-        let bytes = list.split("qbuf=").filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).max();
-        bytes.is_some_and(|bytes| bytes > 256 << 10)
-    };
-    eventually("the large request is under way", held);
+    // On a busy machine, the reset may come before a look at the budget.
+    let budget = &terrace.node.in_flight;
+    eventually("the budget is nearly full", || budget.bytes() > 3 << 18 || budget.figures().reset_full == 1);
+    // The request of the other client is answered after the client that stalls was reset.
     let mut other = Client::connect(&terrace);
     other.send(b"*3\r\n$3\r\nSET\r\n$1\r\no\r\n$100000\r\n");
     other.send(&vec![b'x'; 100_000]);
     other.send(b"\r\n");
-    other.expect("-TRYAGAIN too many bytes of requests and replies in flight\r\n");
+    other.expect("+OK\r\n");
     small.ask("SET s v", "+OK\r\n");
-    large.send(&vec![b'x'; 2_000_000]);
-    large.send(b"\r\n");
-    large.expect("+OK\r\n");
-    other.ask("STRLEN k", ":4000000\r\n");
+    large.expect_end();
+    assert_eq!(terrace.node.in_flight.figures().reset_full, 1);
+    eventually("all is released", || terrace.node.in_flight.bytes() == 0);
 }
 
 #[test]

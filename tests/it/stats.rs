@@ -140,7 +140,8 @@ fn recount(stats: &GetStatsResponse) {
             assert!((0.0..=1.0).contains(&rate), "{rate}");
         }
         // The server has run for less than any window.
-        assert!(window.over_ms <= stats.uptime_ms + 1 && outcomes(&reads) == outcomes(&stats.reads.unwrap()));
+        assert!(window.over_ms <= stats.uptime_ms + 1, "{} of {} ms", window.over_ms, stats.uptime_ms);
+        assert_eq!(outcomes(&reads), outcomes(&stats.reads.unwrap()), "{}", window.name);
     }
     let removed = causes(&stats.windows[3].removed.unwrap());
     assert_eq!(removed, [l1.removed_size, l1.removed_expired, l1.removed_invalidated, l1.removed_replaced]);

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Permitted imports, from higher to lower modules. Types of `config` reach constructors through `server`.
-const MAY_IMPORT: [(&str, &[&str]); 24] = [
+const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["server", "config", "node", "grpc", "proto", "persist", "model", "error", "clock", "glob"]),
@@ -26,15 +26,16 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ),
     // Imports for the types of the settings.
     ("config", &["cache", "l1", "l2", "node", "model", "error", "glob", "secret", "files"]),
-    ("grpc", &["cache", "node", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
-    ("resp", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob", "secret"]),
-    ("http", &["cache", "node", "socket", "metrics", "model", "error", "clock", "glob"]),
-    ("jobs", &["cache", "node", "persist", "metrics", "model", "error", "clock", "glob"]),
-    ("cache", &["l1", "l2", "learn", "persist", "metrics", "model", "error", "clock", "glob"]),
+    ("grpc", &["cache", "node", "budget", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
+    ("resp", &["cache", "node", "budget", "socket", "metrics", "model", "error", "clock", "glob", "secret"]),
+    ("http", &["cache", "node", "budget", "socket", "metrics", "model", "error", "clock", "glob"]),
+    ("jobs", &["cache", "node", "budget", "persist", "metrics", "model", "error", "clock", "glob"]),
+    ("cache", &["l1", "l2", "learn", "persist", "budget", "metrics", "model", "error", "clock", "glob"]),
     ("l1", &["metrics", "model", "error", "clock", "glob"]),
     ("l2", &["metrics", "model", "error", "clock", "glob", "secret", "files"]),
     ("learn", &["persist", "metrics", "model", "error", "clock", "glob"]),
-    ("node", &["model", "error", "clock"]),
+    ("node", &["budget", "model", "error", "clock"]),
+    ("budget", &["error", "clock"]),
     ("model", &["error", "clock"]),
     ("glob", &["error"]),
     ("error", &[]),

@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    budget::{Place, PlaceKind},
     cache::{Cache, Core},
     error::{CacheError, Kind, Result},
     glob::Glob,
@@ -38,6 +39,8 @@ const EVENTS_MAX: usize = 65_536;
 const BYTES_MAX: usize = 8 << 20;
 /// Maximum number of open Watch streams.
 const FOLLOWERS_MAX: usize = 1_024;
+/// Maximum number of open Watch streams of one connection.
+const FOLLOWERS_PER_CONNECTION_MAX: usize = FOLLOWERS_MAX / 4;
 /// Maximum number of key prefixes of one Watch stream.
 pub const PREFIXES_MAX: usize = 64;
 /// Maximum number of changes copied at a time for a Watch stream (about 10 µs).
@@ -232,6 +235,7 @@ pub struct Follower {
     resumed: bool,
     /// A gap to deliver before any change.
     pending_gap: Option<Gap>,
+    _place: Place,
 }
 
 impl Drop for Follower {
@@ -345,10 +349,16 @@ impl Cache {
     /// followers; `Unsupported` if Redis does not announce changes.
     pub fn follow(&self, prefixes: Vec<Bytes>, after: Option<u64>) -> Result<Follower> {
         self.check_followed(&prefixes)?;
+        let place = self.account.place(PlaceKind::Watch, FOLLOWERS_PER_CONNECTION_MAX).ok_or_else(|| {
+            let message = format!(
+                "{FOLLOWERS_PER_CONNECTION_MAX} Watch streams of this connection are open, which is the maximum"
+            );
+            CacheError::new(Kind::Overloaded, message)
+        })?;
         let core = Arc::clone(&self.core);
         let (next, resumed) = core.events.enter(after)?;
         let pending_gap = (after.is_some() && !resumed).then_some(Gap::PlaceUnknown);
-        Ok(Follower { core, prefixes, next, resumed, pending_gap })
+        Ok(Follower { core, prefixes, next, resumed, pending_gap, _place: place })
     }
 
     fn check_followed(&self, prefixes: &[Bytes]) -> Result<()> {

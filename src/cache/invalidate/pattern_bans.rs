@@ -13,12 +13,16 @@ use tokio::{
 
 use super::feed::FeedChange;
 use crate::{
+    budget::{Place, PlaceKind},
     cache::Cache,
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
     l1::Purge,
-    l2::{Ban, Effort, Flavor, ScanRequest, SweepPage, bans::too_many},
+    l2::{
+        Ban, Effort, Flavor, ScanRequest, SweepPage,
+        bans::{OPEN_MAX, too_many},
+    },
 };
 
 /// Keys per page of a dry run: 1 to 2 ms of Redis time.
@@ -45,6 +49,8 @@ const LOOK_FIRST: Duration = Duration::from_millis(50);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Maximum number of pattern bans whose progress this node remembers.
 const KNOWN_BANS_MAX: usize = 1_024;
+/// Maximum number of pattern bans in progress that one connection has created.
+const OPEN_PER_CONNECTION_MAX: usize = OPEN_MAX / 4;
 
 /// Maximum number of recent pattern bans that `Explain` can name as the reason for a miss.
 const RECENT_MAX: usize = 64;
@@ -95,6 +101,8 @@ struct KnownBan {
     /// True if this node received the invalidation.
     is_own: bool,
     progress: watch::Sender<SweepProgress>,
+    /// The place of the connection that created the ban, until the sweep is done.
+    place: Option<Place>,
 }
 
 impl Default for BanSweeps {
@@ -129,10 +137,11 @@ impl BanSweeps {
     }
 
     /// Adds a ban that this node created, and that this node sweeps first.
-    fn own(&self, ban: &Ban, now: Tick) -> watch::Receiver<SweepProgress> {
+    fn own(&self, ban: &Ban, now: Tick, place: Place) -> watch::Receiver<SweepProgress> {
         let mut known_bans = self.known_bans.lock();
         let known = Self::known(&mut known_bans, ban, now);
         known.is_own = true;
+        known.place = Some(place);
         known.progress.subscribe()
     }
 
@@ -143,6 +152,7 @@ impl BanSweeps {
             since: now,
             is_own: false,
             progress: watch::Sender::default(),
+            place: None,
         };
         let at = known_bans.iter().position(|known| known.ban == ban.number).unwrap_or_else(|| {
             if known_bans.len() >= KNOWN_BANS_MAX {
@@ -173,17 +183,21 @@ impl BanSweeps {
     }
 
     fn update(&self, ban: u64, change: impl FnOnce(&mut SweepProgress)) {
-        if let Some(known) = self.known_bans.lock().iter().find(|known_bans| known_bans.ban == ban) {
+        if let Some(known) = self.known_bans.lock().iter_mut().find(|known_bans| known_bans.ban == ban) {
             known.progress.send_modify(change);
+            if known.progress.borrow().done {
+                known.place = None;
+            }
         }
     }
 
     /// Marks the bans that are no longer active as done.
     fn settle(&self, open: &[Arc<Ban>]) {
-        for known_bans in self.known_bans.lock().iter() {
+        for known_bans in self.known_bans.lock().iter_mut() {
             let is_open = open.iter().any(|ban| ban.number == known_bans.ban);
             if !is_open && !known_bans.progress.borrow().done {
                 known_bans.progress.send_modify(|progress| progress.done = true);
+                known_bans.place = None;
             }
         }
     }
@@ -221,8 +235,15 @@ impl Cache {
         if self.core.flavor == Flavor::None {
             return self.purge_store(glob).await;
         }
+        let place = self.account.place(PlaceKind::Ban, OPEN_PER_CONNECTION_MAX).ok_or_else(|| {
+            let message = format!(
+                "{OPEN_PER_CONNECTION_MAX} pattern invalidations of this connection are in progress, which is the maximum; \
+                 retry when one of them has completed"
+            );
+            CacheError::new(Kind::Overloaded, message)
+        })?;
         let ban = Ban { number: self.l2.ban(glob.clone()).await?, glob };
-        let progress = self.core.ban_sweeps.own(&ban, self.now());
+        let progress = self.core.ban_sweeps.own(&ban, self.now(), place);
         self.core.ban_sweeps.wake();
         Ok(Invalidation { ban: ban.number, progress })
     }

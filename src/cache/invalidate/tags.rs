@@ -25,6 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use super::events::ChangeEvent;
@@ -253,30 +254,38 @@ const RECORD_BYTES: usize = 10 + 4 + TAG_MAX_BYTES;
 
 impl Cache {
     /// Replaces entries with invalid tags in L2's answers with misses.
-    pub(in crate::cache) async fn without_dead(&self, keys: &[Key], mut answers: Vec<Answer>) -> Vec<Answer> {
-        let head = |answer: &Answer| match answer {
-            Ok(Some(stored)) => Bytes::copy_from_slice(stored.value.head()),
-            Ok(None) | Err(_) => Bytes::new(),
+    pub(in crate::cache) async fn without_dead(
+        &self,
+        keys: &[Key],
+        mut answers: Vec<Option<Answer>>,
+    ) -> Vec<Option<Answer>> {
+        let head = |answer: &Option<Answer>| match answer {
+            Some(Ok(Some(stored))) => Bytes::copy_from_slice(stored.value.head()),
+            Some(Ok(None) | Err(_)) | None => Bytes::new(),
         };
-        if answers.iter().flatten().flatten().all(|stored| stored.value.head().is_empty()) {
+        if answers.iter().flatten().flatten().flatten().all(|stored| stored.value.head().is_empty()) {
             return answers;
         }
         let heads: Vec<Bytes> = answers.iter().map(head).collect();
-        // Boxed to break the recursion: this function's callers also read the ids.
-        let valid = Box::pin(self.are_valid(&heads)).await;
+        let valid = self.are_valid_boxed(&heads).await;
         for (((answer, key), head), valid) in answers.iter_mut().zip(keys).zip(heads).zip(valid) {
             match valid {
                 _ if head.is_empty() => {}
                 Ok(true) => {}
                 Ok(false) => {
                     self.core.key_history.tag_gone(key, self.now());
-                    *answer = Ok(None);
+                    *answer = Some(Ok(None));
                 }
                 // A failed read is never a miss.
-                Err(error) => *answer = Err(error),
+                Err(error) => *answer = Some(Err(error)),
             }
         }
         answers
+    }
+
+    /// Boxed to break the recursion: the callers of [`Cache::without_dead`] also read the ids.
+    fn are_valid_boxed<'a>(&'a self, heads: &'a [Bytes]) -> BoxFuture<'a, Vec<Result<bool>>> {
+        Box::pin(self.are_valid(heads))
     }
 
     /// Returns the tags in a header, and whether each tag still has the id that the entry was written under.

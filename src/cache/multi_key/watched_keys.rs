@@ -24,6 +24,8 @@ use crate::{
 
 /// Maximum number of keys that one RESP client watches (`WATCH`).
 const KEYS_MAX: usize = 65_536;
+/// Approximate memory of a watched key in addition to its bytes: an entry of the list and one of the registry.
+const KEY_OVERHEAD_BYTES: usize = 192;
 
 /// All watched keys of this process.
 #[derive(Debug, Default)]
@@ -71,6 +73,8 @@ pub struct KeyWatch {
     core: Arc<Core>,
     mark: Arc<Mark>,
     keys: Vec<(Key, bool)>,
+    /// Approximate memory of the keys in bytes.
+    bytes: usize,
     /// With Redis: the connection that watches.
     line: Option<RawConnection>,
 }
@@ -82,6 +86,12 @@ impl std::fmt::Debug for KeyWatch {
 }
 
 impl KeyWatch {
+    /// Returns the approximate memory of the watch in bytes. The registry of all watched keys has a copy of each key.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes the connection that watches, with Redis. The transaction must run on it.
     pub fn take_line(&mut self) -> Option<RawConnection> {
         self.line.take()
@@ -116,7 +126,7 @@ impl Cache {
     /// With Redis as [`Cache::line`].
     pub async fn begin_watch(&self, key: Option<&Key>, resp3: bool) -> Result<KeyWatch> {
         let line = if self.core.flavor == Flavor::Redis { Some(self.line(key, resp3).await?) } else { None };
-        Ok(KeyWatch { core: Arc::clone(&self.core), mark: Arc::default(), keys: Vec::new(), line })
+        Ok(KeyWatch { core: Arc::clone(&self.core), mark: Arc::default(), keys: Vec::new(), bytes: 0, line })
     }
 
     /// Watches further keys.
@@ -128,6 +138,7 @@ impl Cache {
             let message = format!("too many watched keys; a client watches at most {KEYS_MAX}");
             return Err(crate::error::CacheError::new(crate::error::Kind::Overloaded, message));
         }
+        watch.bytes += keys.iter().map(|key| 2 * key.len() + KEY_OVERHEAD_BYTES).sum::<usize>();
         if let Some(line) = &mut watch.line {
             // Without this, the lookup of EXEC would change the watched keys.
             self.bury_dead(&keys).await?;

@@ -81,6 +81,10 @@ mod tests;
 mod write_group;
 mod writer;
 
+/// Maximum number of file descriptors of the store: 512 table files that are kept open, journals and files of
+/// compactions.
+pub const FILES_MAX: u64 = 640;
+
 pub use self::{
     errors::OpenError,
     settings::{EmbeddedSettings, SIZE_MAX_DEFAULT, SIZE_MAX_LEAST, SYNC_INTERVAL_DEFAULT, Sync},

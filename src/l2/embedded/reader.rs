@@ -23,7 +23,7 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Ban, Described, ScanPage, ScanRequest, Stored, TypeName, codec, scan::PAGE_TIME_MAX},
+    l2::{Ban, Described, PARTS_MAX_BYTES, ScanPage, ScanRequest, Stored, TypeName, codec, scan::PAGE_TIME_MAX},
     model::{Key, Life, Value},
 };
 
@@ -116,6 +116,20 @@ impl StoreState {
             let value = codec::opened(Value::from(record.value));
             if value.len() > value_max { Err(too_large(value.len(), value_max)) } else { Ok(Stored { value, life }) }
         })
+    }
+
+    /// Reads values with their remaining TTLs until they have about [`PARTS_MAX_BYTES`]; `None` for the other keys.
+    pub(super) fn get_within(&self, keys: &[Key]) -> Vec<Option<Result<Option<Stored>>>> {
+        let mut bytes = 0;
+        let read = |key: &Key| {
+            if bytes >= PARTS_MAX_BYTES {
+                return None;
+            }
+            let result = self.get(std::slice::from_ref(key), true).pop()?;
+            bytes += result.as_ref().ok().and_then(Option::as_ref).map_or(0, |stored| stored.value.len());
+            Some(result)
+        };
+        keys.iter().map(read).collect()
     }
 
     pub(super) fn describe(&self, keys: &[Key]) -> Vec<Result<Option<Described>>> {

@@ -207,6 +207,18 @@ impl Backend for Embedded {
         self.read_each(keys, move |shared, keys| shared.get(keys, with_life)).boxed()
     }
 
+    fn get_within<'a>(
+        &'a self,
+        keys: &'a [Key],
+        _part_max: usize,
+    ) -> BoxFuture<'a, Vec<Option<Result<Option<Stored>>>>> {
+        async move {
+            let read = self.read_each(keys, |shared, keys| shared.get_within(keys).into_iter().map(Ok).collect());
+            read.await.into_iter().map(|result| result.unwrap_or_else(|error| Some(Err(error)))).collect()
+        }
+        .boxed()
+    }
+
     /// Batches of both kinds are committed atomically. On a full disk, only the writes of an independent batch that need
     /// space fail; an atomic batch fails as a whole.
     fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {

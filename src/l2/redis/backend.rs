@@ -59,6 +59,37 @@ impl Backend for RedisBackend {
         })
     }
 
+    fn get_within<'a>(
+        &'a self,
+        keys: &'a [Key],
+        part_max: usize,
+    ) -> BoxFuture<'a, Vec<Option<Result<Option<Stored>>>>> {
+        Box::pin(async move {
+            if keys.is_empty() {
+                return Vec::new();
+            }
+            let deadline = after(self.tunables().deadlines().read);
+            let known = match self.bans().await {
+                Ok(known) => known,
+                Err(error) => return fail_all(keys.len(), &error).into_iter().map(Some).collect(),
+            };
+            let (questions, value_max) = (read::part_questions(keys, part_max), self.tunables().value_max());
+            if self.is_spread() || known.open.is_some() {
+                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
+                let read = |answer: Result<Option<Answered>>| match answer {
+                    Ok(Some(answered)) => spread::read_part(answered, part_max, value_max),
+                    Ok(None) => Some(Ok(None)),
+                    Err(error) => Some(Err(error)),
+                };
+                return answers.into_iter().map(read).collect();
+            }
+            match self.ask(questions, Access::Read, deadline).await {
+                Ok(replies) => read::parts(replies, part_max, value_max),
+                Err(error) => fail_all(keys.len(), &error).into_iter().map(Some).collect(),
+            }
+        })
+    }
+
     fn apply<'a>(&'a self, ops: Vec<(Key, Op)>, batch: Batch) -> BoxFuture<'a, Vec<Result<Applied>>> {
         Box::pin(async move {
             // One command is atomic by itself.

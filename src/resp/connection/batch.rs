@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::Connection;
+use super::{Connection, LARGE_BYTES, OUTPUT_FREE_BYTES, REPLY_ROOM_BYTES};
 use crate::{
     cache::stats::requests::Port,
     clock::{Tick, stopwatch_ns},
@@ -47,7 +47,7 @@ impl Connection {
         self.reply.lend_buffer(buffers::lend);
         self.paused = true;
         let mut turn = 0;
-        while !self.session.closing && self.reply.pending().len() <= self.output_pause_bytes {
+        while !self.session.closing && self.may_reply() {
             if turn >= TURN_REQUESTS {
                 turn = 0;
                 if self.send().is_err() {
@@ -57,9 +57,16 @@ impl Connection {
                 tokio::task::yield_now().await;
             }
             turn += self.answer_hits(TURN_REQUESTS - turn);
+            if self.starved {
+                break;
+            }
             match self.requests.next(self.limits) {
                 Ok(Next::More) => {
                     self.paused = false;
+                    break;
+                }
+                Ok(Next::Command) if !self.edge.cache.account().may_hold(REPLY_ROOM_BYTES) => {
+                    self.starved = true;
                     break;
                 }
                 Ok(Next::Command) => self.run_one().await,
@@ -79,13 +86,19 @@ impl Connection {
             return 0;
         }
         let mut hits = 0;
+        // The caller asks the byte budget for more.
+        let free_until = self.reply.pending().len() + OUTPUT_FREE_BYTES;
         while hits < most && matches!(self.requests.next(self.limits), Ok(Next::Command)) {
             let Some(key) = key_of_get(self.requests.args()) else { break };
             let Some(hit) = self.edge.cache.get_from_l1(key, self.now) else { break };
+            if hit.value.len() >= LARGE_BYTES && !self.edge.cache.account().may_hold(hit.value.len() as u64) {
+                self.starved = true;
+                break;
+            }
             self.reply.bulk(&hit.value);
             self.requests.consume();
             hits += 1;
-            if self.reply.pending().len() > self.output_pause_bytes {
+            if self.reply.pending().len() > free_until {
                 break;
             }
         }
@@ -244,9 +257,20 @@ impl Connection {
         }
         let calls = (keys.len() as u64).max(1);
         let noted = keys.clone();
-        let (edge, now, row) = (&*self.edge, self.now, &COMMANDS.rows[GET]);
-        let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row };
-        let failed = get_pipelined(&mut cx, keys).await;
+        let (mut failed, mut missed) = (0, 1);
+        while !keys.is_empty() {
+            let (edge, now, row) = (&*self.edge, self.now, &COMMANDS.rows[GET]);
+            let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row };
+            let (answered, faults) = get_pipelined(&mut cx, keys.clone(), missed).await;
+            failed += faults;
+            missed = 0;
+            keys.drain(..answered);
+            // Large values: the client reads some before the next are read from L2.
+            if !keys.is_empty() && (self.send().is_err() || self.send_most().await.is_err()) {
+                self.session.closing = true;
+                break;
+            }
+        }
         let counters = self.session.counters.of(GET);
         let took_ns = stopwatch_ns().saturating_sub(begun_ns);
         counters.record(took_ns, calls);
@@ -288,10 +312,7 @@ impl Connection {
         let max = settings.value_max;
         let text = match why {
             TooLong::Request => format!("ERR the request exceeds {REQUEST_MAX_BYTES} bytes"),
-            TooLong::Bulk(length) if length > max => {
-                format!("ERR value of {length} bytes exceeds max_value ({max} bytes)")
-            }
-            TooLong::Bulk(_) => "TRYAGAIN too many bytes of requests and replies in flight".to_owned(),
+            TooLong::Bulk(length) => format!("ERR value of {length} bytes exceeds max_value ({max} bytes)"),
         };
         self.reply.error(&text);
         self.requests.consume();

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{connection::check_name, integer, is};
+use super::{
+    connection::{check_name, check_name_length},
+    integer, is,
+};
 use crate::resp::{
     client_state::Client,
     command::{Context, readable},
@@ -41,6 +44,7 @@ pub(in crate::resp) fn setinfo(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         let attribute = readable(attribute, 128);
         return Err(Refusal::text(format!("ERR Unrecognized option '{attribute}'")));
     }
+    check_name_length(value)?;
     if !value.iter().all(u8::is_ascii_graphic) {
         let attribute = if is_name { "lib-name" } else { "lib-ver" };
         let message = format!("ERR {attribute} cannot contain spaces, newlines or special characters.");

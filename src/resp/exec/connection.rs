@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{DATABASES, integer, is};
 use crate::resp::{
+    client_state::NAME_MAX_BYTES,
     command::{Context, readable},
     frame::Args,
     reply::{Done, Refusal},
@@ -166,10 +167,19 @@ fn protocol_version(text: &[u8]) -> Result<u8, Refusal> {
 
 /// Checks a client name. As in Redis, it has only printable bytes without spaces, so that CLIENT LIST stays parseable.
 pub(in crate::resp) fn check_name(name: &[u8]) -> Done {
+    check_name_length(name)?;
     if name.iter().all(u8::is_ascii_graphic) {
         return Ok(());
     }
     Err(Refusal::text("ERR Client names cannot contain spaces, newlines or special characters."))
+}
+
+/// Checks the length of a name that a client reports about itself.
+pub(in crate::resp) fn check_name_length(name: &[u8]) -> Done {
+    if name.len() <= NAME_MAX_BYTES {
+        return Ok(());
+    }
+    Err(Refusal::text(format!("ERR a client name has {} bytes; at most {NAME_MAX_BYTES} are accepted", name.len())))
 }
 
 fn introduce(cx: &mut Context<'_>) {

@@ -90,13 +90,13 @@ fn enter(cx: &mut Context<'_>, channels: &mut Channels, names: &[&[u8]], globs: 
         let glob = globs.next();
         let word = match (about, glob) {
             (About::Patterns, Some(glob)) => {
-                if channels.patterns.insert(name.to_vec()) {
+                if channels.insert(name, true) {
                     hub.subscribe_pattern(&client, glob);
                 }
                 "psubscribe"
             }
             (_, _) => {
-                if channels.names.insert(name.to_vec()) {
+                if channels.insert(name, false) {
                     hub.subscribe(&client, name);
                 }
                 "subscribe"
@@ -122,10 +122,10 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
     let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
     for name in &names {
         match about {
-            About::Channels if channels.names.remove(*name) => {
+            About::Channels if channels.remove(name, false) => {
                 cx.edge.shared.hub.unsubscribe(cx.session.client.id, name)
             }
-            About::Patterns if channels.patterns.remove(*name) => {
+            About::Patterns if channels.remove(name, true) => {
                 cx.edge.shared.hub.unsubscribe_pattern(cx.session.client.id, name);
             }
             About::Channels | About::Patterns => {}
@@ -165,7 +165,7 @@ async fn order_in_redis(
         (None, false) => return Ok(()),
         (empty @ None, true) => {
             let line = cx.edge.cache.line(None, false).await?;
-            empty.insert(Bridge::start(line, Arc::clone(&cx.session.client)))
+            empty.insert(Bridge::start(line, Arc::clone(&cx.session.client), Arc::clone(cx.edge.shared.account())))
         }
     };
     let word: &[u8] = match (about, begins) {

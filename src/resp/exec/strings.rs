@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Maximum size of the values that one read of pipelined GETs returns; a single value may be larger.
+const PIPELINED_MAX_BYTES: usize = 4 << 20;
+
 impl Context<'_> {
     /// Returns the read options of this client in the selected database.
     pub(in crate::resp) fn read_options(&self) -> ReadOptions {
@@ -51,11 +54,14 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// Runs consecutive GETs of a pipeline with one call of the cache. The caller has looked up the first key in L1.
-/// Returns the number of failed GETs.
-pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>) -> u64 {
-    let mut failed = 0;
-    for read in cx.edge.cache.read_many_missed(keys, 1, cx.read_options()).await {
+/// Runs consecutive GETs of a pipeline with one call of the cache. The caller has looked up the first `missed` keys in
+/// L1. Returns how many GETs were answered, at least one, and how many of them failed. Large values are left for the
+/// next call.
+pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>, missed: usize) -> (usize, u64) {
+    let (mut answered, mut failed) = (0, 0);
+    let reads = cx.edge.cache.read_some_missed(keys, missed, cx.read_options(), PIPELINED_MAX_BYTES).await;
+    for read in reads.into_iter().map_while(|read| read) {
+        answered += 1;
         match read {
             Ok(read) => cx.reply.bulk_or_null(value_of(read).as_deref()),
             Err(error) => {
@@ -65,7 +71,7 @@ pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>)
             }
         }
     }
-    failed
+    (answered, failed)
 }
 
 /// MGET key [key ...]: returns nil for a key of another type, as in Redis.

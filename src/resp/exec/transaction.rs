@@ -20,7 +20,7 @@ use crate::{
         command::{Context, Found, Row, Run},
         frame::{Args, Owned, write_request},
         keyspace_events::event_of,
-        reply::{Done, Refusal},
+        reply::{Done, OUTPUT_HARD_MAX_BYTES, Refusal},
         run::run,
         transaction_queue::TransactionQueue,
     },
@@ -159,6 +159,10 @@ async fn run_all(
         let mut inner = Context { edge: &edge, session: cx.session, reply: cx.reply, now: cx.now, row: found.row };
         run(&mut inner, *found, request.args()).await;
         cx.session.in_exec = false;
+        if cx.reply.pending().len() > OUTPUT_HARD_MAX_BYTES {
+            // The connection closes: the replies exceed the hard limit.
+            break;
+        }
     }
     Ok(())
 }

@@ -60,8 +60,7 @@ const NO_LIMITS: [&str; 21] = [
 ];
 
 /// Limits whose names do not contain such a word.
-const ALSO_LIMITS: [&str; 7] =
-    ["AUTH_TIME", "BACKLOG", "FENCE_SPAN", "HEARTBEAT", "ID_LIFE", "OUTPUT_SOFT_TIME", "WINDOW"];
+const ALSO_LIMITS: [&str; 6] = ["AUTH_TIME", "BACKLOG", "FENCE_SPAN", "HEARTBEAT", "ID_LIFE", "WINDOW"];
 
 /// Returns whether a constant of this name is a limit.
 fn is_limit(name: &str) -> bool {

@@ -19,6 +19,8 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 
 use crate::error::{CacheError, Kind, Result};
 
+/// Maximum number of table files that are kept open.
+const CACHED_FILES_MAX: usize = 512;
 /// Size in bytes of the cache for blocks of the tree. Other blocks may be in the page cache of the operating system.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Size in bytes at which a write buffer is flushed to disk; at most five write buffers are in memory.
@@ -71,6 +73,7 @@ impl Table {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNALS_BYTES)
+            .max_cached_files(Some(CACHED_FILES_MAX))
             .worker_threads_unchecked(threads)
             .manual_journal_persist(true)
             .open()?;

@@ -28,6 +28,42 @@ pub(crate) fn questions(keys: &[Key], with_life: bool) -> Commands {
     commands
 }
 
+/// Returns PTTL and GETRANGE for the first `part_max` bytes of each key.
+pub(crate) fn part_questions(keys: &[Key], part_max: usize) -> Commands {
+    let mut commands = Commands::with_capacity(keys.len() * 2);
+    for key in keys {
+        commands.push(small("PTTL", key));
+        let mut part = small("GETRANGE", key);
+        part.arg(0).arg(part_max.saturating_sub(1));
+        commands.push(part);
+    }
+    commands
+}
+
+/// Decodes the replies to [`part_questions`], one result per key; `None` for a value that has to be read as a whole.
+pub(crate) fn parts(replies: Replies, part_max: usize, value_max: usize) -> Vec<Option<Result<Option<Stored>>>> {
+    let mut results = Vec::with_capacity(replies.len() / 2);
+    let mut replies = replies.into_iter();
+    while let (Some(ttl), Some(part)) = (replies.next(), replies.next()) {
+        results.push(part_of(ttl, part, part_max, value_max));
+    }
+    results
+}
+
+fn part_of(ttl: Reply, part: Reply, part_max: usize, value_max: usize) -> Option<Result<Option<Stored>>> {
+    let Reply::BulkString(bytes) = &part else {
+        // An error reply.
+        return Some(stored(part, life(ttl), value_max));
+    };
+    let len = bytes.len();
+    // GETRANGE answers a missing key like an empty value; PTTL distinguishes them. A key that was removed in between
+    // looks like an empty value, too: GET decides.
+    if len == 0 && matches!(ttl, Reply::Int(-2)) {
+        return Some(Ok(None));
+    }
+    (len > 0 && len < part_max).then(|| stored(part, life(ttl), value_max))
+}
+
 fn small(name: &str, key: &[u8]) -> Cmd {
     let mut command = Cmd::with_capacity(2, name.len() + key.len());
     command.arg(name).arg(key);

@@ -133,6 +133,9 @@ impl Drop for RawConnection {
 }
 
 impl RawConnection {
+    /// Maximum number of pass-through connections of a worker.
+    pub const PER_WORKER_MAX: u64 = CONNECTIONS_MAX as u64;
+
     /// Sends requests and returns this number of replies, byte for byte.
     ///
     /// # Errors

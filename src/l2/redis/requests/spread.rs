@@ -119,12 +119,22 @@ impl RedisBackend {
     }
 }
 
+/// Decodes the replies to a unit of [`read::part_questions`], as [`read_one`].
+pub(crate) fn read_part(answered: Answered, part_max: usize, value_max: usize) -> Option<Result<Option<Stored>>> {
+    let read = read::parts(answered.replies, part_max, value_max).pop().unwrap_or(Some(Ok(None)))?;
+    Some(read.map(|stored| kept_briefly(stored, answered.by_ask)))
+}
+
 /// Decodes the replies to a unit of [`read::questions`]. A value read through ASK gets the TTL 0, so that no caller
 /// keeps it.
 pub(crate) fn read_one(answered: Answered, with_life: bool, value_max: usize) -> Result<Option<Stored>> {
-    let mut stored = read::answers(answered.replies, with_life, value_max).pop().unwrap_or(Ok(None))?;
-    if let Some(stored) = stored.as_mut().filter(|_| answered.by_ask) {
+    let stored = read::answers(answered.replies, with_life, value_max).pop().unwrap_or(Ok(None))?;
+    Ok(kept_briefly(stored, answered.by_ask))
+}
+
+fn kept_briefly(mut stored: Option<Stored>, by_ask: bool) -> Option<Stored> {
+    if let Some(stored) = stored.as_mut().filter(|_| by_ask) {
         stored.life = Life::For(Duration::ZERO);
     }
-    Ok(stored)
+    stored
 }
