@@ -430,8 +430,7 @@ impl Account {
     /// Returns `bytes`, charged until the last slice is dropped.
     #[must_use]
     pub fn held_bytes(self: &Arc<Self>, bytes: Bytes) -> Bytes {
-        let held = self.hold(bytes.len() as u64);
-        Bytes::from_owner(HeldBytes { bytes, _held: held })
+        self.hold(bytes.len() as u64).keep(bytes)
     }
 
     /// Returns whether the connection may hold this many more bytes now.
@@ -621,6 +620,12 @@ impl Held {
         self.reason = Reason::Work;
     }
 
+    /// Returns the bytes of `buffer`, which this guard charges until the last slice is dropped.
+    #[must_use]
+    pub fn keep(self, buffer: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        Bytes::from_owner(Kept { buffer, _held: self })
+    }
+
     /// Charges further bytes.
     #[inline]
     pub fn grow(&mut self, bytes: u64) {
@@ -637,14 +642,14 @@ impl Drop for Held {
     }
 }
 
-struct HeldBytes {
-    bytes: Bytes,
+struct Kept<T> {
+    buffer: T,
     _held: Held,
 }
 
-impl AsRef<[u8]> for HeldBytes {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Kept<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.buffer.as_ref()
     }
 }
 

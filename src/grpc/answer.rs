@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::{convert, wire::Encode};
 use crate::{
-    budget::{Account, Held},
+    budget::Account,
     error::{CacheError, Kind, Result},
 };
 
@@ -114,22 +114,9 @@ pub(super) fn succeeded(data: Bytes, account: &Arc<Account>) -> Response<Answer>
     response(Answer::Unary { data: Some(data), trailers: Some(trailers), account })
 }
 
-/// A buffer that is charged until its last slice has been sent or dropped.
-struct Charged {
-    buffer: Vec<u8>,
-    _held: Held,
-}
-
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
 /// Charges a buffer until it has been sent.
 pub(super) fn charged(buffer: Vec<u8>, account: &Arc<Account>) -> Bytes {
-    let held = account.hold_for_client(buffer.capacity() as u64);
-    Bytes::from_owner(Charged { buffer, _held: held })
+    account.hold_for_client(buffer.capacity() as u64).keep(buffer)
 }
 
 /// Encodes a message of a stream with its prefix, and charges its bytes until they have been sent.
@@ -146,8 +133,7 @@ pub(super) fn frame(message: &impl Encode, max: usize, account: &Arc<Account>) -
 /// As [`frame`].
 pub(super) fn unary_frame(message: &impl Encode, max: usize, account: &Arc<Account>) -> Result<Bytes> {
     let buffer = encoded(message, max)?;
-    let held = account.hold_unread(buffer.len() as u64);
-    Ok(Bytes::from_owner(Charged { buffer, _held: held }))
+    Ok(account.hold_unread(buffer.len() as u64).keep(buffer))
 }
 
 fn encoded(message: &impl Encode, max: usize) -> Result<Vec<u8>> {
