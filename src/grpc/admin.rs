@@ -80,15 +80,8 @@ fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
 
 pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(Arc::clone(edge.account()), |output| async move {
-        let ended = tokio::select! {
-            ended = scan(&edge, request, &output) => ended,
-            // A scan may read many pages without a matching key: it ends when its client leaves.
-            () = output.closed() => return,
-        };
-        if let Err(status) = ended {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
+        // A scan may read many pages without a matching key.
+        stream::while_connected(&output, scan(&edge, request, &output)).await
     })
 }
 

@@ -121,12 +121,7 @@ impl Edge {
 }
 
 pub(super) fn watch_stats(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move {
-        if let Err(status) = watch(&edge, stop, request, &output).await {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
-    })
+    stream::call(Arc::clone(edge.account()), |output| async move { watch(&edge, stop, request, &output).await })
 }
 
 /// Sends statistics until the client disconnects or the drain begins.

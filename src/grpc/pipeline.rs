@@ -92,7 +92,7 @@ impl Pump {
         }
     }
 
-    async fn run(mut self, mut stop: watch::Receiver<bool>, output: Output) {
+    async fn run(mut self, mut stop: watch::Receiver<bool>, output: Output) -> Result<(), Status> {
         let account = Arc::clone(self.edge.account());
         loop {
             self.start_queued();
@@ -114,17 +114,14 @@ impl Pump {
                     (Ok(permit), Some(message)) => permit.send(Ok(message)),
                     (Ok(_), None) => {}
                     // The client has disconnected.
-                    (Err(_closed), _) => return,
+                    (Err(_closed), _) => return Ok(()),
                 },
                 () = account.room(0), if waits => {}
-                () = output.closed(), if waits => return,
+                () = output.closed(), if waits => return Ok(()),
                 else => break,
             }
         }
-        if let Some(status) = self.end {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
+        self.end.map_or(Ok(()), Err)
     }
 
     /// Updates the charge of this stream.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cache::stats::recording::{ReadRecorder, Recorded, RecordedRead},
     clock::{Tick, millis},
-    error::{CacheError, Kind, Result},
+    error::Result,
     proto::{self, RecordReadsRequest, RecordReadsResponse, RecordedOutcome},
 };
 
@@ -40,18 +40,9 @@ const READS_BYTES: usize = 64 * 1024;
 /// Minimum length of the hash of a key.
 const HASH_LEN: usize = 16;
 
-pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
+pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     stream::call(Arc::clone(edge.account()), |output| async move {
-        let status = tokio::select! {
-            status = record(&edge, request, &output) => status,
-            _ = stop.wait_for(|stop| *stop) => {
-                Err(convert::status(&CacheError::new(Kind::Unavailable, "the server is stopping")))
-            }
-        };
-        if let Err(status) = status {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
+        stream::until_stopped(stop, record(&edge, request, &output)).await
     })
 }
 

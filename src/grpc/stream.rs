@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::{
@@ -18,7 +18,10 @@ use super::{
     inbound::Inbound,
     unary::{self, Call},
 };
-use crate::budget::{Account, Held};
+use crate::{
+    budget::{Account, Held},
+    error::{CacheError, Kind},
+};
 
 /// Maximum number of response messages that wait for the client to read. The stream pauses when the queue is full.
 const WAITING_MAX: usize = 1;
@@ -26,15 +29,47 @@ const WAITING_MAX: usize = 1;
 /// Sender of the messages of a stream.
 pub(super) type Output = mpsc::Sender<Result<Bytes, Status>>;
 
-/// Responds with a stream that `produce` fills.
+/// Responds with a stream that `produce` fills. Its error is the status of the call.
 pub(super) fn call<F>(account: Arc<Account>, produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let (output, messages) = mpsc::channel(WAITING_MAX);
     // The task ends after its last message, or with the first message that a disconnected client does not receive.
-    tokio::spawn(produce(output));
+    tokio::spawn(async move {
+        if let Err(status) = produce(output.clone()).await {
+            // A client that has disconnected needs no status.
+            let _disconnected = output.send(Err(status)).await;
+        }
+    });
     Call::ready(answer::response(Answer::Stream(messages, account)))
+}
+
+/// Runs `work` until the client disconnects: it may go on for long without a message.
+pub(super) async fn while_connected(
+    output: &Output,
+    work: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    tokio::select! {
+        ended = work => ended,
+        () = output.closed() => Ok(()),
+    }
+}
+
+/// Runs `work` until the drain begins, which ends the call with UNAVAILABLE.
+pub(super) async fn until_stopped(
+    mut stop: watch::Receiver<bool>,
+    work: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    tokio::select! {
+        ended = work => ended,
+        _ = stop.wait_for(|stop| *stop) => Err(stopping()),
+    }
+}
+
+/// Returns the status of a stream that the drain ends.
+fn stopping() -> Status {
+    convert::status(&CacheError::new(Kind::Unavailable, "the server is stopping"))
 }
 
 /// Reads the only message of a request. The message has to arrive within the deadline of a unary call. Its bytes are

@@ -30,15 +30,8 @@ const PROGRESS_INTERVAL_NS: u64 = 100_000_000;
 
 pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
     stream::call(Arc::clone(edge.account()), |output| async move {
-        let ended = tokio::select! {
-            ended = run(&edge, request, &output) => ended,
-            // No key is loaded for a client that has left, even if no progress message is due.
-            () = output.closed() => return,
-        };
-        if let Err(status) = ended {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
+        // No key is loaded for a client that has left, even if no progress message is due.
+        stream::while_connected(&output, run(&edge, request, &output)).await
     })
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cache::invalidate::feed::{Cause, FeedChange, Follower, Gap, Taken},
-    error::{CacheError, Kind, Result},
+    error::Result,
     proto::{
         WatchCause, WatchDiscontinuity, WatchEvent, WatchEvents, WatchEverything, WatchGap, WatchHeartbeat,
         WatchRequest, WatchResponse, WatchStarted, watch_event::Subject, watch_response::News,
@@ -35,21 +35,10 @@ const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
 /// Approximate maximum size in bytes of the events in one message.
 const EVENTS_BYTES: usize = 64 * 1024;
 
-pub(super) fn call(edge: Arc<Edge>, mut stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
+pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     stream::call(Arc::clone(edge.account()), |output| async move {
-        let status = tokio::select! {
-            status = watch(&edge, request, &output) => status,
-            _ = stop.wait_for(|stop| *stop) => Err(stopping()),
-        };
-        if let Err(status) = status {
-            // A client that has disconnected needs no status.
-            let _disconnected = output.send(Err(status)).await;
-        }
+        stream::until_stopped(stop, watch(&edge, request, &output)).await
     })
-}
-
-fn stopping() -> Status {
-    convert::status(&CacheError::new(Kind::Unavailable, "the server is stopping"))
 }
 
 async fn watch(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
