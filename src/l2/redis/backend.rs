@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, join_all, try_join_all};
 
 use super::{
     command::{
-        batch::{fail_all, word},
+        batch::{Commands, Replies, fail_all, word},
         read::{self, Look},
     },
     connection::passthrough::RawConnection,
@@ -28,6 +28,38 @@ use crate::{
 /// Deadline of FLUSHDB ASYNC.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(10);
 
+impl RedisBackend {
+    /// Reads the values of keys. `one` decodes the replies for a key that was asked alone, `all` those of one pipeline for all
+    /// keys.
+    async fn read_values<T: From<Result<Option<Stored>>>>(
+        &self,
+        keys: &[Key],
+        questions: Commands,
+        one: impl Fn(Answered) -> T,
+        all: impl FnOnce(Replies) -> Vec<T>,
+    ) -> Vec<T> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        let fail = |error| fail_all(keys.len(), &error).into_iter().map(T::from).collect();
+        let deadline = after(self.tunables().deadlines().read);
+        let known = match self.bans().await {
+            Ok(known) => known,
+            Err(error) => return fail(error),
+        };
+        if self.is_spread() || known.open.is_some() {
+            let answers = self.ask_each(keys, questions, known.open(), deadline).await;
+            let read = |answer: Result<Option<Answered>>| match answer {
+                Ok(Some(answered)) => one(answered),
+                Ok(None) => T::from(Ok(None)),
+                Err(error) => T::from(Err(error)),
+            };
+            return answers.into_iter().map(read).collect();
+        }
+        self.ask(questions, Access::Read, deadline).await.map_or_else(fail, all)
+    }
+}
+
 impl Backend for RedisBackend {
     fn flavor(&self) -> Flavor {
         Flavor::Redis
@@ -35,27 +67,10 @@ impl Backend for RedisBackend {
 
     fn get<'a>(&'a self, keys: &'a [Key], with_life: bool) -> BoxFuture<'a, Vec<Result<Option<Stored>>>> {
         Box::pin(async move {
-            if keys.is_empty() {
-                return Vec::new();
-            }
-            let deadline = after(self.tunables().deadlines().read);
-            let known = match self.bans().await {
-                Ok(known) => known,
-                Err(error) => return fail_all(keys.len(), &error),
-            };
-            let (questions, value_max) = (read::questions(keys, with_life), self.tunables().value_max());
-            if self.is_spread() || known.open.is_some() {
-                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
-                let read = |answer: Result<Option<Answered>>| match answer? {
-                    Some(answered) => spread::read_one(answered, with_life, value_max),
-                    None => Ok(None),
-                };
-                return answers.into_iter().map(read).collect();
-            }
-            match self.ask(questions, Access::Read, deadline).await {
-                Ok(replies) => read::answers(replies, with_life, value_max),
-                Err(error) => fail_all(keys.len(), &error),
-            }
+            let value_max = self.tunables().value_max();
+            let one = |answered: Answered| spread::read_one(answered, with_life, value_max);
+            let all = |replies| read::answers(replies, with_life, value_max);
+            self.read_values(keys, read::questions(keys, with_life), one, all).await
         })
     }
 
@@ -65,28 +80,10 @@ impl Backend for RedisBackend {
         part_max: usize,
     ) -> BoxFuture<'a, Vec<Option<Result<Option<Stored>>>>> {
         Box::pin(async move {
-            if keys.is_empty() {
-                return Vec::new();
-            }
-            let deadline = after(self.tunables().deadlines().read);
-            let known = match self.bans().await {
-                Ok(known) => known,
-                Err(error) => return fail_all(keys.len(), &error).into_iter().map(Some).collect(),
-            };
-            let (questions, value_max) = (read::part_questions(keys, part_max), self.tunables().value_max());
-            if self.is_spread() || known.open.is_some() {
-                let answers = self.ask_each(keys, questions, known.open(), deadline).await;
-                let read = |answer: Result<Option<Answered>>| match answer {
-                    Ok(Some(answered)) => spread::read_part(answered, part_max, value_max),
-                    Ok(None) => Some(Ok(None)),
-                    Err(error) => Some(Err(error)),
-                };
-                return answers.into_iter().map(read).collect();
-            }
-            match self.ask(questions, Access::Read, deadline).await {
-                Ok(replies) => read::parts(replies, part_max, value_max),
-                Err(error) => fail_all(keys.len(), &error).into_iter().map(Some).collect(),
-            }
+            let value_max = self.tunables().value_max();
+            let one = |answered: Answered| spread::read_part(answered, part_max, value_max);
+            let all = |replies| read::parts(replies, part_max, value_max);
+            self.read_values(keys, read::part_questions(keys, part_max), one, all).await
         })
     }
 
