@@ -1,6 +1,7 @@
 //! Listeners and connections over TCP or a Unix socket, with one interface for all protocols.
 
 use std::{
+    collections::HashMap,
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
@@ -245,5 +246,34 @@ impl AsyncWrite for Socket {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(task),
         }
+    }
+}
+/// Number of connections by peer address. An address without connections has no entry.
+#[derive(Debug, Default)]
+pub struct PeerCounts(HashMap<IpAddr, u64>);
+
+impl PeerCounts {
+    /// Counts a connection, unless the peer has `max`. Returns whether it is counted.
+    pub fn add(&mut self, peer: IpAddr, max: u64) -> bool {
+        let count = self.0.entry(peer).or_default();
+        let is_below = *count < max;
+        *count += u64::from(is_below);
+        is_below
+    }
+
+    /// Ends a counted connection.
+    pub fn remove(&mut self, peer: IpAddr) {
+        if let Some(count) = self.0.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&peer);
+            }
+        }
+    }
+
+    /// Returns whether no connection is counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }

@@ -4,7 +4,7 @@
 //! head, gets an answer to a probe and 503 to anything else, and makes room for the next one when there are too many.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
@@ -28,14 +28,14 @@ use tokio::{
 
 use crate::{
     node::Node,
-    socket::{Listener, Socket},
+    socket::{Listener, PeerCounts, Socket},
 };
 
 /// Maximum number of HTTP connections with a place; further connections are surplus.
 const CONNECTIONS_MAX: usize = 256;
 /// Maximum number of HTTP connections with a place from one address; further connections of the address are surplus.
 /// Unix sockets have no such limit.
-const PEER_CONNECTIONS_MAX: usize = 32;
+const PEER_CONNECTIONS_MAX: u64 = 32;
 /// Maximum number of surplus connections; a further connection closes the oldest one.
 const SURPLUS_MAX: usize = 32;
 /// Maximum size of a request head.
@@ -112,7 +112,7 @@ struct Places(Mutex<InUse>);
 struct InUse {
     total: usize,
     /// By address; at most one entry for each place.
-    peers: HashMap<IpAddr, usize>,
+    peers: PeerCounts,
 }
 
 /// A place, until it is dropped.
@@ -128,12 +128,8 @@ impl Places {
         if in_use.total >= CONNECTIONS_MAX {
             return None;
         }
-        if let Some(peer) = peer {
-            let of_peer = in_use.peers.entry(peer).or_default();
-            if *of_peer >= PEER_CONNECTIONS_MAX {
-                return None;
-            }
-            *of_peer += 1;
+        if peer.is_some_and(|peer| !in_use.peers.add(peer, PEER_CONNECTIONS_MAX)) {
+            return None;
         }
         in_use.total += 1;
         drop(in_use);
@@ -145,13 +141,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut in_use = self.places.0.lock();
         in_use.total -= 1;
-        if let Some(peer) = self.peer
-            && let Some(of_peer) = in_use.peers.get_mut(&peer)
-        {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                in_use.peers.remove(&peer);
-            }
+        if let Some(peer) = self.peer {
+            in_use.peers.remove(peer);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Binds ports and accepts connections, with connection limits and back-off.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, Permissions},
     future::Future,
     io,
@@ -23,7 +22,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::{mpsc, watch};
 
 use super::StartError;
-use crate::socket::{Listener, Socket as Connection};
+use crate::socket::{Listener, PeerCounts, Socket as Connection};
 
 /// Maximum number of connections that wait in the accept queue of a port.
 const BACKLOG: u16 = 1024;
@@ -249,7 +248,7 @@ impl Drop for Counted {
 /// Number of connections by peer address. Peers on this machine, and peers of Unix sockets, are not counted: a proxy or a
 /// sidecar may open all connections.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Peers(Arc<Mutex<HashMap<IpAddr, u64>>>);
+pub(super) struct Peers(Arc<Mutex<PeerCounts>>);
 
 /// Place of one connection in [`Peers`].
 struct PeerPlace {
@@ -260,34 +259,22 @@ struct PeerPlace {
 impl Peers {
     /// Counts a connection. Returns `None` if its peer has `max` connections, and a guard if the peer is counted.
     fn admit(&self, stream: &Connection, max: u64) -> Option<Option<PeerPlace>> {
-        let Connection::Tcp(stream) = stream else { return Some(None) };
         // A connection that has ended is noticed by its first read.
-        let Ok(peer) = stream.peer_addr() else { return Some(None) };
-        self.admit_address(peer.ip().to_canonical(), max)
+        let Some(peer) = stream.peer_ip() else { return Some(None) };
+        self.admit_address(peer, max)
     }
 
     fn admit_address(&self, address: IpAddr, max: u64) -> Option<Option<PeerPlace>> {
         if address.is_loopback() {
             return Some(None);
         }
-        let mut peers = self.0.lock();
-        let count = peers.entry(address).or_default();
-        if *count >= max {
-            return None;
-        }
-        *count += 1;
-        Some(Some(PeerPlace { peers: self.clone(), address }))
+        self.0.lock().add(address, max).then(|| Some(PeerPlace { peers: self.clone(), address }))
     }
 }
 
 impl Drop for PeerPlace {
     fn drop(&mut self) {
-        let mut peers = self.peers.0.lock();
-        let Some(count) = peers.get_mut(&self.address) else { return };
-        *count -= 1;
-        if *count == 0 {
-            peers.remove(&self.address);
-        }
+        self.peers.0.lock().remove(self.address);
     }
 }
 
