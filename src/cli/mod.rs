@@ -22,7 +22,7 @@ pub mod trace;
 mod traces;
 mod warm;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, ops::RangeBounds, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -86,6 +86,12 @@ impl Failure {
     pub fn usage(message: impl fmt::Display) -> Self {
         Self { code: EXIT_USAGE, message: message.to_string() }
     }
+}
+
+/// Parses a duration in `range`, which `expected` describes.
+fn duration_in(range: impl RangeBounds<Duration>, expected: &str, text: &str) -> std::result::Result<Duration, String> {
+    let duration = humantime::parse_duration(text).ok().filter(|duration| range.contains(duration));
+    duration.ok_or_else(|| format!("invalid duration {text:?}; expected {expected}"))
 }
 
 impl fmt::Display for Failure {

@@ -11,6 +11,7 @@ use std::{
     fs::OpenOptions,
     hash::{BuildHasher, RandomState},
     io::{self, BufWriter, Write},
+    ops::Bound,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -321,12 +322,8 @@ fn print(args: &Args, counts: &Counts) {
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if !time.is_zero() && time <= DURATION_MAX => Ok(time),
-        Ok(_) | Err(_) => {
-            Err(format!("invalid duration {text:?}; expected more than 0 and at most 7days, such as 10m"))
-        }
-    }
+    let range = (Bound::Excluded(Duration::ZERO), Bound::Included(DURATION_MAX));
+    super::duration_in(range, "more than 0 and at most 7days, such as 10m", text)
 }
 
 /// Parses `1/N` and returns N.

@@ -128,8 +128,5 @@ pub(super) fn refused(status: tonic::Status) -> Failure {
 }
 
 fn interval(text: &str) -> std::result::Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
-        Ok(_) | Err(_) => Err(format!("invalid duration {text:?}; expected at least 100ms, such as 2s")),
-    }
+    super::duration_in(Duration::from_millis(100).., "at least 100ms, such as 2s", text)
 }

@@ -112,8 +112,5 @@ fn presses() -> mpsc::Receiver<Event> {
 }
 
 fn interval(text: &str) -> std::result::Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(interval) if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) => Ok(interval),
-        Ok(_) | Err(_) => Err(format!("invalid duration {text:?}; expected 100ms to 1h, such as 1s")),
-    }
+    super::duration_in(Duration::from_millis(100)..=Duration::from_secs(3_600), "100ms to 1h, such as 1s", text)
 }
