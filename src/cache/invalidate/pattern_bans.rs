@@ -105,6 +105,15 @@ struct KnownBan {
     place: Option<Place>,
 }
 
+impl KnownBan {
+    fn update(&mut self, change: impl FnOnce(&mut SweepProgress)) {
+        self.progress.send_modify(change);
+        if self.progress.borrow().done {
+            self.place = None;
+        }
+    }
+}
+
 impl Default for BanSweeps {
     fn default() -> Self {
         // Redis's Lua compares the token as text.
@@ -184,10 +193,7 @@ impl BanSweeps {
 
     fn update(&self, ban: u64, change: impl FnOnce(&mut SweepProgress)) {
         if let Some(known) = self.known_bans.lock().iter_mut().find(|known_bans| known_bans.ban == ban) {
-            known.progress.send_modify(change);
-            if known.progress.borrow().done {
-                known.place = None;
-            }
+            known.update(change);
         }
     }
 
@@ -196,8 +202,7 @@ impl BanSweeps {
         for known_bans in self.known_bans.lock().iter_mut() {
             let is_open = open.iter().any(|ban| ban.number == known_bans.ban);
             if !is_open && !known_bans.progress.borrow().done {
-                known_bans.progress.send_modify(|progress| progress.done = true);
-                known_bans.place = None;
+                known_bans.update(|progress| progress.done = true);
             }
         }
     }
