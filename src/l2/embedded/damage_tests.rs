@@ -220,6 +220,67 @@ fn a_flipped_byte_costs_its_block_only_and_is_reported() {
     println!("file: flips, most keys lost: {worst:#?}");
 }
 
+/// Returns the lists of table files, and the files with their ids and checksums.
+fn lists(dir: &Path) -> Vec<PathBuf> {
+    let mut found = files(dir);
+    found.retain(|file| {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name == "current" || name.strip_prefix('v').is_some_and(|id| id.parse::<u64>().is_ok())
+    });
+    found
+}
+
+#[test]
+fn a_damaged_byte_in_a_list_of_table_files_is_corrected() {
+    let base = tempfile::tempdir().expect("a directory");
+    let contents = block_on(create(base.path()));
+    let lists = lists(base.path());
+    assert_eq!(lists.len(), 4, "two trees, each with a list: {lists:?}");
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let step = if flips() == FLIPS_FULL { 1 } else { 8 };
+    for list in lists {
+        let name = list.strip_prefix(base.path()).expect("a path below");
+        let bytes = fs::read(&list).expect("a list");
+        for at in (random.usize(..step)..bytes.len()).step_by(step) {
+            let dir = tempfile::tempdir().expect("a directory");
+            copy(base.path(), dir.path());
+            let mut damaged = bytes.clone();
+            damaged[at] ^= random.u8(1..);
+            fs::write(dir.path().join(name), damaged).expect("a list");
+            let context = format!("seed {seed}, byte {at} of {}", name.display());
+            let store = open(dir.path()).unwrap_or_else(|error| panic!("{error}, {context}"));
+            assert_eq!(block_on(check(&store, &contents, false, &context)), 0, "{context}");
+            assert_eq!(store.health().damage, 0, "{context}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_list_of_table_files_costs_the_tables_and_is_reported() {
+    let base = tempfile::tempdir().expect("a directory");
+    let contents = block_on(create(base.path()));
+    for list in lists(base.path()) {
+        let name = list.strip_prefix(base.path()).expect("a path below");
+        let bytes = fs::read(&list).expect("a list");
+        let mut zeroed = bytes.clone();
+        zeroed[2..20].fill(0);
+        for damaged in [None, Some(Vec::new()), Some(bytes[..bytes.len() / 2].to_vec()), Some(zeroed)] {
+            let dir = tempfile::tempdir().expect("a directory");
+            copy(base.path(), dir.path());
+            let file = dir.path().join(name);
+            match &damaged {
+                None => fs::remove_file(file).expect("a list"),
+                Some(bytes) => fs::write(file, bytes).expect("a list"),
+            }
+            let context = format!("{} with {:?} bytes", name.display(), damaged.map(|bytes| bytes.len()));
+            let store = open(dir.path()).unwrap_or_else(|error| panic!("{error}, {context}"));
+            block_on(check(&store, &contents, false, &context));
+        }
+    }
+}
+
 #[test]
 fn a_kill_during_a_repair_is_repaired_at_the_next_start() {
     let base = tempfile::tempdir().expect("a directory");

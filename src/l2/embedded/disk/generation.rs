@@ -16,6 +16,7 @@ use super::{
     reconcile::reconcile,
     rows::{TALLY_ROW, Tally},
     table::{Table, is_damage},
+    table_lists,
 };
 use crate::{error::CacheError, l2::embedded::errors::OpenError};
 
@@ -310,6 +311,10 @@ fn build(path: &Path) -> io::Result<Arc<Table>> {
 
 /// Opens a table. Returns an error for an unreadable table, also if fjall panics.
 fn open_table(path: &Path, open: fn(&Path) -> Result<Arc<Table>, fjall::Error>) -> Result<Arc<Table>, Failure> {
+    table_lists::mend(path).map_err(|error| match error.kind() == io::ErrorKind::InvalidData {
+        true => Failure::Damaged(error.to_string()),
+        false => Failure::Other(error.to_string()),
+    })?;
     match catch_unwind(AssertUnwindSafe(|| open(path))) {
         Ok(Ok(table)) => Ok(table),
         Ok(Err(error)) if is_damage(&error) => Err(Failure::Damaged(error.to_string())),

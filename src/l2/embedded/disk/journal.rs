@@ -16,11 +16,16 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::batch_numbers::corrected;
+
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
-const START_BYTES: usize = 1 + 4 + 8;
+/// Position of the sequence number in a batch.
+const NUMBER_AT: usize = 1 + 4;
+const NUMBER_BYTES: usize = 8;
+const START_BYTES: usize = NUMBER_AT + NUMBER_BYTES;
 /// Bytes of an item before its key.
 const ITEM_HEAD_BYTES: usize = 1 + 1 + 1 + 8 + 2 + 4 + 4;
 const CLEAR_BYTES: usize = 1 + 8;
@@ -36,6 +41,8 @@ pub(super) struct Scan {
     /// Positions of bytes that are no valid batch. A batch at the end that was not written completely is not damaged: it
     /// was never acknowledged.
     pub(super) damaged: Vec<Range<usize>>,
+    /// Positions of damaged sequence numbers of valid batches, and their corrected bytes.
+    pub(super) corrected: Vec<(usize, [u8; NUMBER_BYTES])>,
 }
 
 /// Reason why there is no valid batch at a position.
@@ -67,7 +74,17 @@ pub(super) fn scan(bytes: &[u8]) -> Scan {
         }
         at = next.unwrap_or(written.len());
     }
+    scan.corrected = corrections(written, &scan.batches);
     scan
+}
+
+/// Returns the positions of the damaged sequence numbers, and their corrected bytes.
+fn corrections(bytes: &[u8], batches: &[Range<usize>]) -> Vec<(usize, [u8; NUMBER_BYTES])> {
+    let places: Vec<usize> = batches.iter().map(|batch| batch.start + NUMBER_AT).collect();
+    let number_at = |at: &usize| u64::from_le_bytes(bytes[*at..].first_chunk().copied().unwrap_or_default());
+    let numbers: Vec<u64> = places.iter().map(number_at).collect();
+    let all = places.into_iter().zip(&numbers).zip(corrected(&numbers));
+    all.filter(|((_, found), right)| *found != right).map(|((at, _), right)| (at, right.to_le_bytes())).collect()
 }
 
 /// Returns the position behind the batch at `start`.
@@ -107,7 +124,7 @@ fn number(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn batch(entries: &[(&[u8], &[u8])]) -> Vec<u8> {
+    fn batch(number: u64, entries: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut items = Vec::new();
         for (key, value) in entries {
             items.extend([ITEM, 0, 0]);
@@ -121,7 +138,7 @@ mod tests {
         }
         let mut bytes = vec![START];
         bytes.extend(u32::try_from(entries.len()).unwrap().to_le_bytes());
-        bytes.extend(7_u64.to_le_bytes());
+        bytes.extend(number.to_le_bytes());
         let sum = xxh3_64(&items).to_le_bytes();
         bytes.extend(items);
         bytes.push(END);
@@ -136,7 +153,7 @@ mod tests {
             let start = bytes.len();
             let value = vec![1; number * 10];
             let entries: [(&[u8], &[u8]); 3] = [(b"k1", &value), (b"k22", b"\x01\x01"), (b"m", b"")];
-            bytes.extend(batch(&entries[..number.min(3)]));
+            bytes.extend(batch(1_000 + number as u64, &entries[..number.min(3)]));
             batches.push(start..bytes.len());
         }
         (bytes, batches)
@@ -145,7 +162,7 @@ mod tests {
     #[test]
     fn a_whole_journal_has_no_damage() {
         let (mut bytes, batches) = journal();
-        let expected = Scan { batches, damaged: Vec::new() };
+        let expected = Scan { batches, ..Scan::default() };
         assert_eq!(scan(&bytes), expected);
         bytes.extend([0; 1_000]);
         assert_eq!(scan(&bytes), expected);
@@ -176,8 +193,12 @@ mod tests {
                 let is_number = batches.iter().any(|batch| (5..13).contains(&(at - batch.start.min(at))));
                 let lost: Vec<_> = batches.iter().filter(|batch| !found.batches.contains(batch)).collect();
                 assert!(lost.len() <= 1 && lost.iter().all(|batch| batch.contains(&at)), "byte {at}: {found:?}");
-                // The sequence number has no checksum.
-                assert!(!found.damaged.is_empty() || is_number, "byte {at}: {found:?}");
+                assert_eq!(found.damaged.is_empty(), is_number, "byte {at}: {found:?}");
+                let mut mended = changed.clone();
+                for (at, number) in &found.corrected {
+                    mended[*at..at + NUMBER_BYTES].copy_from_slice(number);
+                }
+                assert_eq!(scan(&mended), Scan { corrected: Vec::new(), ..found }, "byte {at}");
             }
         }
     }

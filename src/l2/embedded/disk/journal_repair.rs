@@ -1,7 +1,7 @@
 //! Repairs damaged journals before fjall reads them: after a power failure whose last pages did not reach the disk, or
 //! after bit rot.
 //!
-//! A damaged batch is removed and the later ones are kept. The repaired journal is a copy that replaces the original with
+//! A damaged batch is removed and the later ones are kept. A damaged sequence number is corrected. The repaired journal is a copy that replaces the original with
 //! one rename, so a kill at any time leaves the original or the complete copy. The original keeps the extension `torn`,
 //! for inspection. The mark [`RECONCILE`] is created before: the rows of a lost batch may contradict the remaining rows,
 //! which [`reconcile`](super::reconcile) corrects after the start, also after a start that was killed.
@@ -30,12 +30,22 @@ pub(super) fn repair(path: &Path) -> io::Result<u64> {
     for journal in journals(path)? {
         let bytes = written(&journal)?;
         let scan = journal::scan(&bytes);
-        if scan.damaged.is_empty() {
+        if scan.damaged.is_empty() && scan.corrected.is_empty() {
             continue;
         }
         File::create(path.join(RECONCILE))?.sync_all()?;
         replace(path, &journal, &bytes, &scan)?;
         damage += scan.damaged.len() as u64;
+        if !scan.corrected.is_empty() {
+            tracing::error!(
+                journal = %journal.display(),
+                batches = scan.corrected.len(),
+                "corrected damaged sequence numbers in a journal of the embedded store; nothing is lost by them"
+            );
+        }
+        if scan.damaged.is_empty() {
+            continue;
+        }
         tracing::error!(
             journal = %journal.display(),
             lost_bytes = scan.damaged.iter().map(ExactSizeIterator::len).sum::<usize>(),
@@ -50,6 +60,10 @@ pub(super) fn repair(path: &Path) -> io::Result<u64> {
 
 fn replace(path: &Path, journal: &Path, bytes: &[u8], scan: &Scan) -> io::Result<()> {
     let (copy, whole) = (journal.with_extension("repaired"), journal.with_extension("torn"));
+    let mut bytes = bytes.to_vec();
+    for (at, number) in &scan.corrected {
+        bytes[*at..at + number.len()].copy_from_slice(number);
+    }
     let mut file = File::create(&copy)?;
     for batch in &scan.batches {
         file.write_all(&bytes[batch.clone()])?;

@@ -1,5 +1,6 @@
 //! Files of the store: its directory, the generations in it, and the table of rows of each generation.
 
+mod batch_numbers;
 pub(crate) mod directory;
 pub(crate) mod generation;
 mod journal;
@@ -8,3 +9,4 @@ mod reconcile;
 pub(crate) mod reserve;
 pub(crate) mod rows;
 pub(crate) mod table;
+mod table_lists;
