@@ -11,7 +11,7 @@ use crate::support::{node::over_none, redis::RedisServer, resp::connection, sett
 
 /// Options of all commands, numbers of keys, and names: each may stand anywhere.
 const WORDS: &str = "store STORE storedist store by get limit asc alpha count block streams STREAMS group nx xx ex px \
-                     keepttl get GET set incrby overflow wrap 0 1 2 3 -1 10 u8 i5 k a b # * weights aggregate max \
+                     keepttl get GET set incrby overflow wrap 0 1 2 3 2x -1 10 u8 i5 k a b # * weights aggregate max \
                      withscores left right ANY replace db keys auth auth2 migrate copy";
 const AT_ONCE: usize = 200;
 

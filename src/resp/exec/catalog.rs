@@ -6,7 +6,7 @@ use crate::{
     resp::{
         command::{Context, Row},
         frame::Args,
-        key_spec::{Begin, Find, KeySpec},
+        key_spec::{Begin, Find, KeySpec, places_without_specs},
         lookup::{Commands, find_subcommand},
         reply::{Done, Refusal, Reply},
     },
@@ -210,8 +210,8 @@ pub(in crate::resp) fn getkeys(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let keys = keys_of_request(cx.edge.commands, args.from(2))?;
     cx.reply.array(keys.len());
-    for (at, spec) in keys {
-        let flags = flags_of(spec, args.from(2));
+    for (at, flags) in keys {
+        let flags = flags_of(flags, args.from(2));
         cx.reply.array(2);
         cx.reply.bulk(args.at(2 + at));
         cx.reply.set(words(flags).count());
@@ -222,9 +222,9 @@ pub(in crate::resp) fn getkeysandflags(cx: &mut Context<'_>, args: Args<'_>) -> 
 
 /// Returns the key flags of a request. SET reads its key only with the GET option, and BITFIELD writes it unless all
 /// operations are GET.
-fn flags_of(spec: &KeySpec, request: Args<'_>) -> &'static str {
+fn flags_of(flags: &'static str, request: Args<'_>) -> &'static str {
     let reads = || request.from(3).iter().any(|word| is(word, "get"));
-    match spec.flags {
+    match flags {
         "RW access update variable_flags" if is(request.at(0), "set") && !reads() => "OW update",
         "RW access update variable_flags" if is(request.at(0), "bitfield") && only_gets(request) => "RO access",
         "RW access update variable_flags" => "RW access update",
@@ -246,8 +246,8 @@ fn only_gets(request: Args<'_>) -> bool {
     true
 }
 
-/// Returns the positions of the keys of a request, each with its specification.
-fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize, &'static KeySpec)>, Refusal> {
+/// Returns the positions of the keys of a request, each with its flags.
+fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize, &'static str)>, Refusal> {
     let Ok(found) = commands.resolve(request) else {
         return Err(Refusal::text("ERR Invalid command specified"));
     };
@@ -257,16 +257,20 @@ fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize,
     if !found.row.accepts(request.len()) {
         return Err(Refusal::text("ERR Invalid number of arguments specified for command"));
     }
-    let invalid = || Refusal::text("ERR Invalid arguments specified for command");
-    let mut keys = Vec::new();
-    for spec in found.row.keys {
-        keys.extend(spec.places(request).ok_or_else(invalid)?.into_iter().map(|at| (at, spec)));
-    }
+    let specs = found.row.keys;
+    let of_spec = |spec: &KeySpec| Some(spec.places(request)?.into_iter().map(|at| (at, spec.flags)).collect());
+    let mut keys = match specs.iter().map(of_spec).collect::<Option<Vec<Vec<_>>>>() {
+        Some(keys) => keys.concat(),
+        None => places_without_specs(specs, request).into_iter().map(|at| (at, "")).collect(),
+    };
     if let Some(at) = pass_through::shown_store_of_sort(found.row, request) {
-        keys.push((at, &found.row.keys[found.row.keys.len() - 1]));
+        keys.push((at, specs[specs.len() - 1].flags));
     }
     // Such as XREAD without STREAMS.
-    if keys.is_empty() { Err(invalid()) } else { Ok(keys) }
+    if keys.is_empty() {
+        return Err(Refusal::text("ERR Invalid arguments specified for command"));
+    }
+    Ok(keys)
 }
 
 /// CLIENT HELP, COMMAND HELP, CONFIG HELP

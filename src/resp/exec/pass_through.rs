@@ -11,6 +11,7 @@ use crate::{
     resp::{
         command::{Context, Row},
         frame::{Args, write_request},
+        key_spec::places_of_streams,
         keyspace_events::event_of,
         reply::{Done, Refusal},
     },
@@ -77,6 +78,11 @@ impl Context<'_> {
 /// A key is reserved or invalid.
 pub(in crate::resp) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
     let mut keys = Vec::new();
+    if matches!(row.name, "xread" | "xreadgroup") {
+        // The specification of Redis finds the first word STREAMS, which may be the name of a group or consumer.
+        let named = |at| Ok((Key::copied(args.at(at))?, false));
+        return places_of_streams(args).into_iter().map(named).collect();
+    }
     for spec in row.keys {
         // Redis rejects malformed arguments itself.
         for at in spec.places(args).unwrap_or_default() {
@@ -213,6 +219,19 @@ mod tests {
             assert_eq!(names.join(" "), wanted, "{request:?}");
         }
         for request in ["sort k by store STORE __terrace:x", "sort k ALPHA STORE a STORE __terrace:x"] {
+            let request = Owned::new(request.split(' ').map(str::as_bytes));
+            assert!(keys(COMMANDS.resolve(request.args()).unwrap().row, request.args()).is_err(), "{request:?}");
+        }
+    }
+
+    /// A group or consumer with the name of an option hides no stream.
+    #[test]
+    fn streams_are_found_as_the_command_finds_them() {
+        for request in [
+            "xreadgroup count 1 group streams c streams __terrace:x >",
+            "xreadgroup group g streams streams __terrace:x >",
+            "xread block 0 streams __terrace:x $",
+        ] {
             let request = Owned::new(request.split(' ').map(str::as_bytes));
             assert!(keys(COMMANDS.resolve(request.args()).unwrap().row, request.args()).is_err(), "{request:?}");
         }
