@@ -112,11 +112,22 @@ impl Glob {
     /// its literal prefix and a star.
     #[must_use]
     pub fn for_redis(&self) -> (Bytes, bool) {
-        let runs = &self.program.runs;
-        if runs.len() == 1 || (runs.len() == 2 && runs[1].range.is_empty()) {
+        if self.ends_after_first_run() {
             return (self.pattern.clone(), true);
         }
         (pattern_of_prefix(self.literal_prefix()).into(), false)
+    }
+
+    /// Returns whether the pattern is a literal text, with or without a star at its end.
+    #[must_use]
+    pub fn is_prefix(&self) -> bool {
+        self.ends_after_first_run() && self.program.runs[0].is_literal
+    }
+
+    /// Returns whether the pattern has no star, or stars at its end only.
+    fn ends_after_first_run(&self) -> bool {
+        let runs = &self.program.runs;
+        runs.len() == 1 || (runs.len() == 2 && runs[1].range.is_empty())
     }
 }
 
@@ -332,6 +343,15 @@ mod tests {
         ] {
             let glob = Glob::new(pattern.as_bytes()).unwrap();
             assert_eq!(glob.for_redis(), (sent.as_bytes().into(), is_same), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn literal_texts_and_prefixes() {
+        for (pattern, is_prefix) in
+            [("", true), ("a", true), ("a*", true), ("[a]\\***", true), ("*", true), ("a?", false), ("*a", false)]
+        {
+            assert_eq!(Glob::new(pattern.as_bytes()).unwrap().is_prefix(), is_prefix, "{pattern}");
         }
     }
 

@@ -66,7 +66,8 @@ use crate::{
 pub use crate::{
     l1::{Removals, Resident, Usage},
     l2::{
-        Applied, Batch, Described, Flavor, Health, Op, RawConnection, ScanPage, ScanRequest, State, TypeName, elements,
+        Applied, Batch, Described, Flavor, Health, Op, RawConnection, ScanPage, ScanRequest, State, Turn, TypeName,
+        each_element, elements,
         op::{self, Condition, ExpireOnly, NewExpiry, SetExpiry},
         text,
     },

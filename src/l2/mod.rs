@@ -32,6 +32,6 @@ pub use self::{
     entry::{Described, Stored, TypeName},
     health::{Health, State},
     op::{Applied, Op},
-    redis::{RawConnection, elements, text},
-    scan::{ScanPage, ScanRequest},
+    redis::{RawConnection, each_element, elements, text},
+    scan::{ScanPage, ScanRequest, Turn},
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::Key;
+use crate::{clock::stopwatch_ns, model::Key};
 
 /// Maximum time that a page of a scan occupies its thread. A page then ends early, with the keys found so far and a cursor
 /// for the rest. Comparing a pattern with 10,000 keys takes less, unless the keys are long.
@@ -30,4 +30,25 @@ pub struct ScanPage {
     pub cursor: u64,
     /// Matching keys, without Terrace's own records.
     pub keys: Vec<Key>,
+}
+
+/// The time for which a task has run since it last yielded. A task that compares many texts with patterns yields each
+/// time it has run for [`PAGE_TIME_MAX`].
+#[derive(Debug)]
+pub struct Turn(u64);
+
+impl Turn {
+    /// Starts a turn.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(stopwatch_ns())
+    }
+
+    /// Yields to other tasks if the turn was long enough, and then starts the next one.
+    pub async fn pause(&mut self) {
+        if stopwatch_ns() - self.0 > PAGE_TIME_MAX.as_nanos() as u64 {
+            tokio::task::yield_now().await;
+            *self = Self::begin();
+        }
+    }
 }

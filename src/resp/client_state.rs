@@ -3,14 +3,14 @@
 use std::{
     fmt::Write as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use parking_lot::Mutex;
 
-use super::mailbox::Mailbox;
+use super::{lane::Lane, mailbox::Mailbox};
 use crate::{budget::Account, clock::Tick};
 
 /// Maximum size of each name that a client reports about itself (CLIENT SETNAME, CLIENT SETINFO).
@@ -35,6 +35,8 @@ pub(super) struct Client {
     pub(super) output_bytes: AtomicUsize,
     /// Messages from other connections.
     pub(super) mailbox: Mailbox,
+    /// Patterns that may take long to compare, after the client has subscribed to one.
+    pub(super) lane: OnceLock<Lane>,
     /// Number of subscribed channels.
     pub(super) channels: AtomicUsize,
     pub(super) patterns: AtomicUsize,
@@ -69,6 +71,7 @@ impl Client {
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
             mailbox: Mailbox::new(account),
+            lane: OnceLock::new(),
             channels: AtomicUsize::new(0),
             patterns: AtomicUsize::new(0),
             queued: AtomicI64::new(-1),

@@ -54,6 +54,11 @@ impl Mailbox {
         Self { account, unblock: AtomicU8::new(0), filled: AtomicBool::new(false), waiting: Mutex::default() }
     }
 
+    /// Returns the account of the connection.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// Appends a message to the next output of the connection. Closes the connection if too many bytes are pending.
     pub(super) fn post(&self, message: Bytes) {
         let bytes = message.len() + ENTRY_BYTES;

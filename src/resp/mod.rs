@@ -6,7 +6,8 @@
 //!
 //! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`]
 //! is the part that other connections access; [`port_state`] is the state shared by all connections: [`counters`],
-//! channels ([`hub`]), [`monitors`] and [`slow`] commands. They reach a connection through its [`mailbox`].
+//! channels ([`hub`]), [`monitors`] and [`slow`] commands. They reach a connection through its [`mailbox`]. A [`lane`]
+//! compares messages with a [`pattern_set`] first; [`pattern_filter`] compares replies of Redis.
 //!
 //! [`exec`] does not import [`table`], because the rows of [`table`] name the functions of [`exec`]. Commands about
 //! commands access the rows through their [`Edge`].
@@ -21,9 +22,12 @@ pub mod frame;
 mod hub;
 mod key_spec;
 mod keyspace_events;
+mod lane;
 mod lookup;
 mod mailbox;
 mod monitors;
+mod pattern_filter;
+mod pattern_set;
 mod port_state;
 mod process;
 mod reply;

@@ -1,11 +1,12 @@
 //! Subscriptions of one client, and its connection to Redis for messages.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -15,15 +16,19 @@ use super::{
     client_state::Client,
     hub::{self, Hub},
     keyspace_events::is_local,
+    pattern_set::{Comparison, PatternSet},
     reply::Refusal,
 };
-use crate::budget::Account;
-use crate::cache::{RawConnection, elements, multi_key::passthrough::request, text};
+use crate::{
+    budget::Account,
+    cache::{RawConnection, elements, multi_key::passthrough::request, text},
+    glob::Glob,
+};
 
 /// Maximum number of subscription changes that wait for the Redis connection of a subscriber.
 const ORDERS_MAX: usize = 16;
-/// Approximate memory of a subscription without its name: entries of two trees and of one table.
-const SUBSCRIPTION_BYTES: usize = 256;
+/// Approximate memory of a subscription without its name: entries of three trees and of one table.
+const SUBSCRIPTION_BYTES: usize = 320;
 
 /// Subscriptions of one client.
 #[derive(Debug, Default)]
@@ -49,9 +54,9 @@ impl Channels {
         self.names.len() + self.patterns.len()
     }
 
-    /// Returns the approximate memory of the subscriptions in bytes. The hub has a copy of each name.
+    /// Returns the approximate memory of the subscriptions in bytes. The hub and the connection to Redis have a copy of each name.
     pub(super) fn bytes(&self) -> usize {
-        self.count() * SUBSCRIPTION_BYTES + 2 * self.name_bytes
+        self.count() * SUBSCRIPTION_BYTES + 3 * self.name_bytes
     }
 
     /// Adds a channel or a pattern. Returns `false` if the client is already subscribed to it.
@@ -80,7 +85,38 @@ impl Channels {
 #[derive(Debug)]
 pub(super) struct Bridge {
     orders: mpsc::Sender<Order>,
+    patterns: Arc<RedisPatterns>,
     task: JoinHandle<()>,
+}
+
+/// The patterns of a client by the pattern that its connection is subscribed to. Redis compares each message with the
+/// patterns of all clients, so that it receives only patterns that it compares fast ([`Glob::for_redis`]). Other patterns
+/// are compared here.
+#[derive(Debug, Default)]
+struct RedisPatterns(Mutex<BTreeMap<Bytes, Arc<PatternSet>>>);
+
+impl RedisPatterns {
+    /// Adds a pattern. Returns the pattern to subscribe to, unless the connection is subscribed to it.
+    fn add(&self, glob: &Glob) -> Option<Bytes> {
+        let (sent, _) = glob.for_redis();
+        let mut all = self.0.lock();
+        let is_new = !all.contains_key(&sent);
+        all.entry(sent.clone()).or_default().insert(glob.clone());
+        is_new.then_some(sent)
+    }
+
+    /// Removes a pattern. Returns the pattern to unsubscribe from, if no other pattern of the client needs it.
+    fn remove(&self, glob: &Glob) -> Option<Bytes> {
+        let (sent, _) = glob.for_redis();
+        let mut all = self.0.lock();
+        let patterns = all.get(&sent)?;
+        let is_last = patterns.remove(glob.pattern()) && patterns.is_empty();
+        is_last.then(|| all.remove(&sent)).flatten().map(|_| sent)
+    }
+
+    fn of(&self, sent: &[u8]) -> Option<Arc<PatternSet>> {
+        self.0.lock().get(sent).cloned()
+    }
 }
 
 impl Drop for Bridge {
@@ -99,12 +135,24 @@ struct Order {
 impl Bridge {
     pub(super) fn start(line: RawConnection, client: Arc<Client>, account: Arc<Account>) -> Self {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let patterns = Arc::new(RedisPatterns::default());
+        let receiver = Receiver { client, account, patterns: Arc::clone(&patterns) };
         let task = tokio::spawn(async move {
-            relay(line, queue, &client, &account).await;
+            relay(line, queue, &receiver).await;
             // Messages may have been lost; closing the connection makes the client reconnect.
-            client.mailbox.close();
+            receiver.client.mailbox.close();
         });
-        Self { orders, task }
+        Self { orders, patterns, task }
+    }
+
+    /// Adds patterns of the client. Returns the patterns to subscribe to in Redis.
+    pub(super) fn add_patterns(&self, globs: &[Glob]) -> Vec<Bytes> {
+        globs.iter().filter_map(|glob| self.patterns.add(glob)).collect()
+    }
+
+    /// Removes patterns of the client. Returns the patterns to unsubscribe from in Redis.
+    pub(super) fn remove_patterns(&self, globs: &[Glob]) -> Vec<Bytes> {
+        globs.iter().filter_map(|glob| self.patterns.remove(glob)).collect()
     }
 
     /// Sends a request and waits for the confirmation of Redis.
@@ -118,13 +166,13 @@ impl Bridge {
 }
 
 /// Sends requests and delivers messages until the connection is lost.
-async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, client: &Client, account: &Arc<Account>) {
+async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, receiver: &Receiver) {
     let mut waiting: VecDeque<(usize, oneshot::Sender<()>)> = VecDeque::new();
     loop {
         tokio::select! {
             biased;
             frame = line.next() => match frame {
-                Ok(frame) => take(&frame, &mut waiting, client, account),
+                Ok(frame) => take(&frame, &mut waiting, receiver).await,
                 Err(_lost) => return,
             },
             order = orders.recv(), if waiting.len() < ORDERS_MAX => {
@@ -138,20 +186,38 @@ async fn relay(mut line: RawConnection, mut orders: mpsc::Receiver<Order>, clien
     }
 }
 
+/// The client of a connection to Redis.
+struct Receiver {
+    client: Arc<Client>,
+    account: Arc<Account>,
+    patterns: Arc<RedisPatterns>,
+}
+
 /// Handles a message for the client or a confirmation.
-fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, client: &Client, account: &Arc<Account>) {
+async fn take(frame: &Bytes, waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>, receiver: &Receiver) {
     let parts: Vec<Bytes> = elements(frame).unwrap_or_default().iter().filter_map(text).collect();
-    let kind = parts.first().map(|kind| &kind[..]);
-    let channel = match kind {
-        Some(b"message") => parts.get(1),
-        Some(b"pmessage") => parts.get(2),
-        Some(_) | None => None,
-    };
-    match channel {
+    match &parts[..] {
         // This process delivers messages of its own channels itself.
-        Some(channel) if is_local(channel) => {}
-        Some(_) => hub::deliver(account, client, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()),
-        None => confirm(waiting),
+        [kind, channel, _] if kind == "message" && is_local(channel) => {}
+        [kind, _, channel, _] if kind == "pmessage" && is_local(channel) => {}
+        [kind, channel, message] if kind == "message" => receiver.deliver(&[kind, channel, message]),
+        [kind, sent, channel, message] if kind == "pmessage" => receiver.deliver_matching(sent, channel, message).await,
+        _ => confirm(waiting),
+    }
+}
+
+impl Receiver {
+    fn deliver(&self, parts: &[&[u8]]) {
+        hub::deliver(&self.account, &self.client, parts);
+    }
+
+    /// Delivers a message once for each pattern of the client that matches. The next message waits, so that their order
+    /// is preserved.
+    async fn deliver_matching(&self, sent: &[u8], channel: &[u8], message: &[u8]) {
+        // The client may have just unsubscribed.
+        let Some(patterns) = self.patterns.of(sent) else { return };
+        let found = |glob: &Glob| self.deliver(&[b"pmessage", glob.pattern(), channel, message]);
+        patterns.each_match(&mut Comparison::default(), channel, found).await;
     }
 }
 

@@ -56,6 +56,7 @@ mod resp_session;
 mod server;
 mod server_kill;
 mod shared_redis;
+mod slow_patterns;
 mod stats;
 mod stats_cli;
 mod support_tests;

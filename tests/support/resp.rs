@@ -24,7 +24,11 @@ pub struct Client(pub TcpStream);
 
 impl Client {
     pub fn connect(terrace: &Terrace) -> Self {
-        let stream = TcpStream::connect(terrace.resp()).expect("the server accepts");
+        Self::connect_to(terrace.resp())
+    }
+
+    pub fn connect_to(address: impl std::net::ToSocketAddrs) -> Self {
+        let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
         stream.set_nodelay(true).expect("it is TCP");
         Self(stream)

@@ -42,7 +42,7 @@ mod worker;
 pub use self::{
     client::Redis,
     connection::{
-        passthrough::{RawConnection, elements, text},
+        passthrough::{RawConnection, each_element, elements, text},
         tls::TlsFiles,
     },
     settings::{CONNECTIONS_DEFAULT, FAILURES_DEFAULT, QUEUE_LIMIT_DEFAULT, RedisSettings},

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{DATABASES, integer};
 use crate::{
-    cache::{Flavor, Passing, elements, text},
+    cache::{Flavor, Passing, elements, multi_key::passthrough::request, text},
     glob::Glob,
     resp::{
         SettingsChange,
@@ -33,7 +33,11 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         }
     }
     if patterns.iter().any(|pattern| pattern.may_name_l2()) {
-        found.extend(l2_parameters(cx, args).await);
+        for (name, value) in l2_parameters(cx).await {
+            if let Some(pattern) = patterns.iter().find(|pattern| pattern.glob.matches(&name)) {
+                found.push((pattern.literal.clone().unwrap_or(name), value));
+            }
+        }
     }
     cx.reply.map(found.len());
     for (name, value) in &found {
@@ -89,13 +93,13 @@ fn is_of_l2(name: &[u8]) -> bool {
     OF_L2.contains(&name)
 }
 
-/// Reads the parameters of the L2 Redis that CONFIG passes on. Empty if L2 is not Redis or does not respond.
-async fn l2_parameters(cx: &Context<'_>, args: Args<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Reads the parameters of the L2 Redis that CONFIG passes on. Empty if L2 is not Redis or does not respond. Redis
+/// receives no pattern of the client, because it could take long to compare it.
+async fn l2_parameters(cx: &Context<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     if cx.edge.cache.flavor() != Flavor::Redis {
         return Vec::new();
     }
-    let mut request = Vec::new();
-    write_request(&mut request, args.iter());
+    let request = request(&[b"CONFIG", b"GET", b"*"]);
     let passing = Passing::question(None, false);
     let Ok(reply) = cx.edge.cache.pass(&request, passing).await else { return Vec::new() };
     let parts = elements(&reply).unwrap_or_default();

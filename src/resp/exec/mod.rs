@@ -7,6 +7,7 @@ pub(super) mod client;
 pub(super) mod config;
 pub(super) mod connection;
 pub(super) mod docs;
+pub(super) mod element_scan;
 pub(super) mod expiry;
 pub(super) mod explain;
 pub(super) mod info;

@@ -3,7 +3,9 @@
 //!
 //! Available in db 0 only, with Redis as L2. No argument may be a key reserved for Terrace.
 
-use super::{DB_L1, DB_LEARNED};
+use bytes::Bytes;
+
+use super::{DB_L1, DB_LEARNED, element_scan};
 use crate::{
     cache::Passing,
     error::Result,
@@ -50,6 +52,13 @@ impl Context<'_> {
 
     /// Forwards a request and publishes the events of its writes.
     pub(super) async fn pass(&mut self, args: Args<'_>, keys: Vec<Named>) -> Done {
+        let reply = self.forward(args, keys).await?;
+        self.reply.whole(&reply);
+        Ok(())
+    }
+
+    /// Like [`Context::pass`], and returns the reply in place of writing it.
+    pub(super) async fn forward(&self, args: Args<'_>, keys: Vec<Named>) -> std::result::Result<Bytes, Refusal> {
         let key = keys.first().map(|(key, _)| key.clone());
         let named = keys.iter().map(|(key, _)| key.clone()).collect();
         let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
@@ -64,11 +73,10 @@ impl Context<'_> {
             blocking: self.row.is_blocking && !self.session.in_exec,
         };
         let reply = self.edge.cache.pass(&request, passing).await?;
-        self.reply.whole(&reply);
         if took_effect(&reply) {
             written.iter().for_each(|key| self.edge.cache.tell_wrote(event_of(self.row.name), key));
         }
-        Ok(())
+        Ok(reply)
     }
 }
 
@@ -154,6 +162,7 @@ pub(super) fn keys_in_transaction(row: &Row, args: Args<'_>) -> Option<Vec<Named
     let is_refused = match row.name {
         "sort" | "sort_ro" => check_patterns(args).is_err(),
         "copy" => names_database(),
+        "hscan" | "sscan" | "zscan" => element_scan::rewritten(row, args).is_err(),
         _ => false,
     };
     keys(row, args).ok().filter(|_| !is_refused)

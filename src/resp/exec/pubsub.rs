@@ -4,16 +4,19 @@
 //! PUBLISH and PUBSUB are forwarded. The hub serves the channels that only this process publishes on (keyspace events,
 //! `__terrace__:*`), and all channels if L2 is not Redis. A pattern can match both kinds and is registered at both.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use crate::{
-    cache::{Flavor, Passing},
+    cache::{Flavor, Passing, multi_key::passthrough::request},
     glob::Glob,
     resp::{
         command::{Context, Row},
         frame::{Args, write_request},
-        hub::CHANNEL_MAX_BYTES,
+        hub::{CHANNEL_MAX_BYTES, COUNTED_WITHIN},
         keyspace_events::is_local,
+        pattern_filter::matching,
         reply::{Done, Refusal},
         subscriptions::{Bridge, Channels},
     },
@@ -74,7 +77,10 @@ async fn begin(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         cx.session.channels = Some(channels);
         return Err(Refusal::text(format!("ERR too many subscriptions; at most {SUBSCRIPTIONS_MAX} per client")));
     }
-    let ordered = order_in_redis(cx, &mut channels, &names, about, true).await;
+    let ordered = match about {
+        About::Channels => order_in_redis(cx, &mut channels, &names, b"SUBSCRIBE").await,
+        About::Patterns => subscribe_in_redis(cx, &mut channels, &globs).await,
+    };
     if ordered.is_ok() {
         enter(cx, &mut channels, &names, globs, about);
         cx.edge.cache.core().events().set_listening(true);
@@ -118,7 +124,10 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
         1 => all.iter().map(Vec::as_slice).collect(),
         _ => args.from(1).iter().collect(),
     };
-    let ordered = order_in_redis(cx, &mut channels, &names, about, false).await;
+    let ordered = match about {
+        About::Channels => order_in_redis(cx, &mut channels, &names, b"UNSUBSCRIBE").await,
+        About::Patterns => unsubscribe_in_redis(cx, &mut channels, &names).await,
+    };
     let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
     for name in &names {
         match about {
@@ -148,34 +157,58 @@ fn answer(cx: &mut Context<'_>, word: &str, name: Option<&[u8]>, count: usize) {
     cx.reply.count(count as u64);
 }
 
+/// Subscribes to patterns in Redis. Redis receives only patterns that it compares fast.
+async fn subscribe_in_redis(cx: &Context<'_>, channels: &mut Channels, globs: &[Glob]) -> Result<(), Refusal> {
+    let globs: Vec<Glob> = globs.iter().filter(|glob| !is_local(glob.pattern())).cloned().collect();
+    if cx.edge.cache.flavor() != Flavor::Redis || globs.is_empty() {
+        return Ok(());
+    }
+    let sent = bridge(cx, channels).await?.add_patterns(&globs);
+    order_in_redis(cx, channels, &words(&sent), b"PSUBSCRIBE").await
+}
+
+/// Ends subscriptions to patterns in Redis that no other pattern of the client needs.
+async fn unsubscribe_in_redis(cx: &Context<'_>, channels: &mut Channels, names: &[&[u8]]) -> Result<(), Refusal> {
+    let Some(bridge) = &channels.bridge else { return Ok(()) };
+    // The client is not subscribed to a pattern that is too long.
+    let globs: Vec<Glob> = names.iter().filter_map(|name| Glob::new(name).ok()).collect();
+    let sent = bridge.remove_patterns(&globs);
+    order_in_redis(cx, channels, &words(&sent), b"PUNSUBSCRIBE").await
+}
+
+fn words(names: &[Bytes]) -> Vec<&[u8]> {
+    names.iter().map(|name| &name[..]).collect()
+}
+
 /// Forwards a subscription command to Redis and waits for the confirmation. Does nothing if L2 is not Redis.
 async fn order_in_redis(
     cx: &Context<'_>,
     channels: &mut Channels,
     names: &[&[u8]],
-    about: About,
-    begins: bool,
+    word: &'static [u8],
 ) -> Result<(), Refusal> {
     let names: Vec<&[u8]> = names.iter().copied().filter(|name| !is_local(name)).collect();
     if cx.edge.cache.flavor() != Flavor::Redis || names.is_empty() {
         return Ok(());
     }
-    let bridge = match (&mut channels.bridge, begins) {
-        (Some(bridge), _) => bridge,
-        (None, false) => return Ok(()),
-        (empty @ None, true) => {
-            let line = cx.edge.cache.line(None, false).await?;
-            empty.insert(Bridge::start(line, Arc::clone(&cx.session.client), Arc::clone(cx.edge.shared.account())))
-        }
-    };
-    let word: &[u8] = match (about, begins) {
-        (About::Channels, true) => b"SUBSCRIBE",
-        (About::Channels, false) => b"UNSUBSCRIBE",
-        (About::Patterns, true) => b"PSUBSCRIBE",
-        (About::Patterns, false) => b"PUNSUBSCRIBE",
-    };
+    let has_nothing_to_end = channels.bridge.is_none() && word == b"UNSUBSCRIBE";
+    if has_nothing_to_end {
+        return Ok(());
+    }
     let words: Vec<&[u8]> = std::iter::once(word).chain(names.iter().copied()).collect();
-    bridge.order(&words, names.len()).await
+    bridge(cx, channels).await?.order(&words, names.len()).await
+}
+
+/// Returns the client's connection to Redis for messages.
+async fn bridge<'c>(cx: &Context<'_>, channels: &'c mut Channels) -> Result<&'c Bridge, Refusal> {
+    match &mut channels.bridge {
+        Some(bridge) => Ok(bridge),
+        empty @ None => {
+            let line = cx.edge.cache.line(None, false).await?;
+            let account = Arc::clone(cx.edge.shared.account());
+            Ok(empty.insert(Bridge::start(line, Arc::clone(&cx.session.client), account)))
+        }
+    }
 }
 
 /// Returns `true` for a command that a RESP2 subscriber may run.
@@ -197,20 +230,36 @@ pub(in crate::resp) async fn publish(cx: &mut Context<'_>, args: Args<'_>) -> Do
     if cx.edge.cache.flavor() == Flavor::Redis && !is_local(args.at(1)) {
         return cx.pass_on(args).await;
     }
-    let receivers = cx.edge.shared.hub.publish_and_yield(args.at(1), args.at(2)).await;
+    // A transaction has exclusive access to the cache, so that it must not wait.
+    let within = if cx.session.in_exec { Duration::ZERO } else { COUNTED_WITHIN };
+    let receivers = cx.edge.shared.hub.publish_and_count(args.at(1), args.at(2), within).await;
     cx.reply.count(receivers);
     Ok(())
 }
 
 /// PUBSUB CHANNELS [pattern]
 pub(in crate::resp) async fn channels(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    if cx.edge.cache.flavor() == Flavor::Redis {
-        return cx.pass_on(args).await;
-    }
     let pattern = args.get(2).map(Glob::new).transpose()?;
+    // Redis rejects a request with more arguments.
+    let has_more = args.len() > 3;
+    if cx.edge.cache.flavor() == Flavor::Redis {
+        return channels_of_redis(cx, args, pattern.filter(|_| !has_more)).await;
+    }
     let names = cx.edge.shared.hub.channels(pattern.as_ref()).await;
     cx.reply.array(names.len());
     names.iter().for_each(|name| cx.reply.bulk(name));
+    Ok(())
+}
+
+async fn channels_of_redis(cx: &mut Context<'_>, args: Args<'_>, pattern: Option<Glob>) -> Done {
+    let Some((glob, (sent, false))) = pattern.map(|glob| (glob.clone(), glob.for_redis())) else {
+        return cx.pass_on(args).await;
+    };
+    let reply = cx.ask_server(request(&[b"PUBSUB", b"CHANNELS", &sent])).await?;
+    match matching(&reply, 1, &glob).await {
+        Some(kept) => cx.reply.whole(&kept),
+        None => cx.reply.whole(&reply),
+    }
     Ok(())
 }
 
@@ -242,9 +291,13 @@ impl Context<'_> {
     async fn pass_on(&mut self, args: Args<'_>) -> Done {
         let mut request = Vec::new();
         write_request(&mut request, args.iter());
-        let passing = Passing::question(None, self.reply.resp3());
-        let reply = self.edge.cache.pass(&request, passing).await?;
+        let reply = self.ask_server(request).await?;
         self.reply.whole(&reply);
         Ok(())
+    }
+
+    /// Returns the reply of the L2 Redis to a request without keys.
+    async fn ask_server(&self, request: Vec<u8>) -> Result<Bytes, Refusal> {
+        Ok(self.edge.cache.pass(&request, Passing::question(None, self.reply.resp3())).await?)
     }
 }

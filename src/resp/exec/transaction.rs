@@ -7,11 +7,14 @@
 //!
 //! As in Redis, a failing command does not undo the others. EXEC replies nil after a change of a watched key.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
 
-use super::{integer, keys_of, mismatched, pass_through};
+use super::{
+    element_scan::{self, ElementFilter, filtered},
+    integer, keys_of, mismatched, pass_through,
+};
 use crate::{
     cache::{Flavor, Passing, append_within, elements, invalidate::tags::is_marked},
     clock::millis,
@@ -129,12 +132,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
         return Ok(());
     };
     plan.publish_events(cx, &queued);
-    let mut answers: Vec<Option<Bytes>> = vec![None; queued.len()];
-    for (at, reply) in
-        plan.in_redis.iter().zip(replies.iter().zip(&plan.is_answer).filter_map(|(r, is)| is.then_some(r)))
-    {
-        answers[*at] = Some(reply.clone());
-    }
+    let answers = plan.answers(replies, queued.len()).await;
     let (cache, _) = cx.edge.cache.exclusive().await;
     run_all(cx, cache, &queued, answers).await
 }
@@ -180,6 +178,8 @@ struct ExecPlan {
     key: Option<Key>,
     named: Vec<Key>,
     written: Vec<Key>,
+    /// Filters of the replies to scans of elements, by the position of the command.
+    filters: BTreeMap<usize, ElementFilter>,
 }
 
 impl ExecPlan {
@@ -216,6 +216,9 @@ impl ExecPlan {
         if row.name == "append" {
             let length_max = cx.edge.cache.core().rules().value_max_of(args.at(1)).to_string();
             self.request(append_within(args.at(1), args.at(2), &length_max).into_iter(), true);
+        } else if let Ok(Some((request, filter))) = element_scan::rewritten(row, args) {
+            self.request(request.args().iter(), true);
+            self.filters.extend(filter.map(|filter| (at, filter)));
         } else {
             self.request(args.iter(), true);
         }
@@ -240,6 +243,16 @@ impl ExecPlan {
         write_request(&mut self.requests, words);
         self.is_answer.push(is_answer);
         self.count += 1;
+    }
+
+    /// Returns the replies of Redis by the position of their commands among all `count` commands.
+    async fn answers(&mut self, replies: Vec<Bytes>, count: usize) -> Vec<Option<Bytes>> {
+        let mut answers = vec![None; count];
+        let replies = replies.into_iter().zip(&self.is_answer).filter_map(|(reply, is)| is.then_some(reply));
+        for (at, reply) in self.in_redis.iter().zip(replies) {
+            answers[*at] = Some(filtered(reply, self.filters.remove(at)).await);
+        }
+        answers
     }
 
     /// Publishes the events of the writes.

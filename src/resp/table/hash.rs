@@ -1,9 +1,10 @@
 //! Rows of the hash commands, forwarded to Redis.
 
 use crate::resp::{
-    command::Row,
+    command::{Row, Run},
+    exec::element_scan,
     key_spec::{Begin, Find, KeySpec},
-    table::PASS,
+    table::{PASS, later},
 };
 
 /// In alphabetical order.
@@ -78,7 +79,7 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO access")])
         .doc("hash", "6.2.0", "O(N) where N is the number of fields returned", "Get one or multiple random fields from a hash")
         .arguments("key:key#0 options?:block(count:integer withvalues?:token='WITHVALUES')"),
-    Row::new("hscan", -3, PASS)
+    Row::new("hscan", -3, later!(element_scan::scan))
         .flags("readonly")
         .categories("read hash slow")
         .tips("nondeterministic_output")

@@ -1,9 +1,10 @@
 //! Rows of the set commands, forwarded to Redis.
 
 use crate::resp::{
-    command::Row,
+    command::{Row, Run},
+    exec::element_scan,
     key_spec::{Begin, Find, KeySpec},
-    table::PASS,
+    table::{PASS, later},
 };
 
 /// In alphabetical order.
@@ -97,7 +98,7 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RW delete")])
         .doc("set", "1.0.0", "O(N) where N is the number of members to be removed.", "Remove one or more members from a set")
         .arguments("key:key#0 member*"),
-    Row::new("sscan", -3, PASS)
+    Row::new("sscan", -3, later!(element_scan::scan))
         .flags("readonly")
         .categories("read set slow")
         .tips("nondeterministic_output")

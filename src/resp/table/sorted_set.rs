@@ -1,9 +1,10 @@
 //! Rows of the sorted set commands, forwarded to Redis.
 
 use crate::resp::{
-    command::Row,
+    command::{Row, Run},
+    exec::element_scan,
     key_spec::{Begin, Find, KeySpec},
-    table::PASS,
+    table::{PASS, later},
 };
 
 /// In alphabetical order.
@@ -200,7 +201,7 @@ pub(super) const ROWS: &[Row] = &[
         .keys(&[KeySpec::new(Begin::At(1), Find::Range(0, 1, 0), "RO access")])
         .doc("sorted-set", "2.0.0", "O(log(N))", "Determine the index of a member in a sorted set, with scores ordered from high to low")
         .arguments("key:key#0 member"),
-    Row::new("zscan", -3, PASS)
+    Row::new("zscan", -3, later!(element_scan::scan))
         .flags("readonly")
         .categories("read sortedset slow")
         .tips("nondeterministic_output")

@@ -9,7 +9,7 @@ use super::records::{greatest_question, number};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::{
-        Applied, Ban, Batch, Op,
+        Applied, Ban, Batch, Op, Turn,
         bans::{matching, overtaken},
         redis::{
             command::{
@@ -17,11 +17,7 @@ use crate::{
                 errors, ops,
                 scripts::{By, CLEAR_BANNED},
             },
-            requests::{
-                deadline::{Turn, after},
-                pipelined_connection::Access,
-                route::Unit,
-            },
+            requests::{deadline::after, pipelined_connection::Access, route::Unit},
             topology::slots::{TAGS, slot},
             worker::RedisBackend,
         },

@@ -268,6 +268,15 @@ impl Measure {
 /// Returns the elements of an array, set, map (as pairs) or push, byte for byte; `None` for other types.
 #[must_use]
 pub fn elements(frame: &Bytes) -> Option<Vec<Bytes>> {
+    let each = each_element(frame)?;
+    let count = each.left;
+    let all: Vec<Bytes> = each.collect();
+    (all.len() == count).then_some(all)
+}
+
+/// Like [`elements`], one at a time: a reply may have millions of elements.
+#[must_use]
+pub fn each_element(frame: &Bytes) -> Option<Elements> {
     let end = memchr::memchr(b'\n', frame)? + 1;
     let number: usize = std::str::from_utf8(frame.get(1..end - 2)?).ok()?.parse().ok()?;
     let count = match frame[0] {
@@ -275,13 +284,24 @@ pub fn elements(frame: &Bytes) -> Option<Vec<Bytes>> {
         b'%' => number * 2,
         _ => return None,
     };
-    let mut rest = frame.slice(end..);
-    let mut elements = Vec::new();
-    for _ in 0..count {
-        let length = Measure::default().whole(&rest)?;
-        elements.push(rest.split_to(length));
+    Some(Elements { rest: frame.slice(end..), left: count })
+}
+
+/// The elements of a reply, byte for byte.
+#[derive(Debug)]
+pub struct Elements {
+    rest: Bytes,
+    left: usize,
+}
+
+impl Iterator for Elements {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.left = self.left.checked_sub(1)?;
+        let length = Measure::default().whole(&self.rest)?;
+        Some(self.rest.split_to(length))
     }
-    Some(elements)
 }
 
 /// Returns the bytes of a bulk or verbatim string, or the text of a simple string or integer; `None` for nil and other

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{
-    deadline::{INSPECTION_DEADLINE, Turn, after},
+    deadline::{INSPECTION_DEADLINE, after},
     group::ConnectionGroup,
     pipelined_connection::Access,
     route::Answered,
@@ -16,7 +16,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l2::{
-        Ban, Described, ScanPage, ScanRequest,
+        Ban, Described, ScanPage, ScanRequest, Turn,
         redis::{
             command::{
                 batch::{fail_all, word},

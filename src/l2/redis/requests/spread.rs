@@ -6,14 +6,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    deadline::Turn,
     pipelined_connection::Access,
     route::{Answered, Unit},
 };
 use crate::{
     error::Result,
     l2::{
-        Applied, Ban, Op, Stored,
+        Applied, Ban, Op, Stored, Turn,
         redis::{
             bans::notes::is_noted,
             command::{
