@@ -18,6 +18,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use terrace::{
+    access::{Access, AccessSettings},
     cache::{Cache, Core, Flavor, Rules, l1_store::CoreStore},
     clock::{Clock, stopwatch_ns},
     grpc::{self, Edge, GrpcSettings},
@@ -116,11 +117,10 @@ async fn serve_terrace(listener: TcpListener) {
     let core = Core::new(settings, Flavor::None, rules, clock.clone());
     let backend = NoneBackend::new(CoreStore::new(&core));
     let settings = GrpcSettings { message_max: 16 << 20, timeout: Duration::from_secs(5), warm_rate: 1 };
-    let edge = Arc::new(Edge {
-        cache: Cache::new(core, backend),
-        node: Arc::new(Node::new(&clock, Vec::new())),
-        settings: Arc::new(ArcSwap::from_pointee(settings)),
-    });
+    let access = Access::new(AccessSettings::default(), clock.clone()).expect("the default settings");
+    let node = Arc::new(Node::new(&clock, Vec::new()));
+    let settings = Arc::new(ArcSwap::from_pointee(settings));
+    let edge = Arc::new(Edge::new(Cache::new(core, backend), node, settings, access));
     let (_stopper, stop) = watch::channel(false);
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");

@@ -32,7 +32,13 @@ use self::{
     form::{Addr, Choice, Count, Factor, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
-use crate::{cache::policy::Policy, l1::PolicyKind, l2::redis, secret::Secret};
+use crate::{
+    access::{AccessSettings, GuestRole},
+    cache::policy::Policy,
+    l1::PolicyKind,
+    l2::redis,
+    secret::Secret,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -56,6 +62,8 @@ pub struct Config {
     pub l2: L2,
     /// The data directory.
     pub data: Data,
+    /// Access control.
+    pub auth: Auth,
     /// OpenTelemetry traces.
     pub trace: Trace,
     /// The learner.
@@ -96,6 +104,20 @@ pub enum Coherence {
 }
 
 impl Config {
+    /// Reads the password file and returns the settings of access control.
+    ///
+    /// # Errors
+    /// The reason why the password file cannot be used.
+    pub fn access(&self) -> Result<AccessSettings, String> {
+        Ok(AccessSettings {
+            file: self.auth.file.clone(),
+            local: self.auth.local.clone(),
+            anonymous: self.auth.anonymous.clone(),
+            accepts_plaintext: self.auth.plaintext == Plaintext::Allow,
+            password: self.resp.password()?,
+        })
+    }
+
     /// Returns whether L2 is the embedded store.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
@@ -121,6 +143,17 @@ pub enum ProtectedConfigs {
 /// Names of [`ProtectedConfigs`].
 const PROTECTED_CONFIGS: &[(&str, ProtectedConfigs)] =
     &[("no", ProtectedConfigs::No), ("local", ProtectedConfigs::Local), ("yes", ProtectedConfigs::Yes)];
+/// Treatment of secrets on connections that others can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plaintext {
+    /// Refuse them.
+    Refuse,
+    /// Accept them.
+    Allow,
+}
+
+/// Names of [`Plaintext`].
+const PLAINTEXT: &[(&str, Plaintext)] = &[("refuse", Plaintext::Refuse), ("allow", Plaintext::Allow)];
 /// Names of [`PolicyKind`].
 const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
@@ -139,7 +172,7 @@ settings! {
         drain_wait: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(600));
         /// Maximum duration of a drain after `server.drain_wait`; requests that are still running are then aborted.
         drain: Duration = Duration::from_secs(10), Span(Duration::ZERO, Duration::from_secs(600));
-        /// Permission to listen on non-loopback addresses. Every client that can reach a port can read and write all keys.
+        /// Permission to listen on non-loopback addresses without `auth.file`. Requires `auth.anonymous`, the role of every client that can reach a port.
         expose: bool = false, Flag;
         /// Maximum value size in bytes.
         max_value: u64 = 8 * MIB, Size(1, 512 * MIB), reloadable;
@@ -163,7 +196,7 @@ settings! {
         addr: String = "127.0.0.1:7401".into(), Addr;
         /// File whose first line is the password of the RESP port; none = no password is required.
         password_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
-        /// Refuse non-loopback clients of the RESP port while no password is set.
+        /// Refuse non-loopback clients of the RESP port while `resp.password_file`, `auth.file` and `auth.anonymous` are unset.
         protected_mode: bool = true, Flag, reloadable;
         /// Clients whose CONFIG SET may change protected settings (files with secrets, `resp.protected_mode`, `resp.flush`): none, those on this machine, or all.
         protected_configs: ProtectedConfigs = ProtectedConfigs::No, Choice(PROTECTED_CONFIGS);
@@ -254,6 +287,17 @@ settings! {
         read_timeout: Duration = Duration::from_secs(2), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Deadline of writes to the embedded store.
         write_timeout: Duration = Duration::from_secs(3), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+    }
+    /// `[auth]`: access control.
+    auth: Auth {
+        /// File of users, roles and the hashes of their secrets; none = no users. Changes take effect within 2s.
+        file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// Role of clients on this machine that send no credentials; auto = admin without `auth.file`, none with it.
+        local: GuestRole = GuestRole::Auto, form::Guest, reloadable;
+        /// Role of other clients that send no credentials; auto = none. A reachable port without `auth.file` requires an explicit role.
+        anonymous: GuestRole = GuestRole::Auto, form::Guest, reloadable;
+        /// Treatment of secrets from other machines on connections without TLS.
+        plaintext: Plaintext = Plaintext::Refuse, Choice(PLAINTEXT), reloadable;
     }
     /// `[trace]`: OpenTelemetry.
     trace: Trace {

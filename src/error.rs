@@ -31,6 +31,8 @@ pub enum Kind {
     Overflow,
     /// L2 rejects the credentials or permissions of Terrace.
     NoAccess,
+    /// The client does not have the permission.
+    Denied,
     /// The L2 backend or the configuration does not support the operation.
     Unsupported,
     /// A bug in Terrace, or damaged data in the store.
@@ -96,6 +98,7 @@ impl CacheError {
             | Kind::NotANumber
             | Kind::Overflow
             | Kind::NoAccess
+            | Kind::Denied
             | Kind::Unsupported
             | Kind::Internal => false,
         }
@@ -115,6 +118,7 @@ impl CacheError {
             | Kind::NotANumber
             | Kind::Overflow
             | Kind::NoAccess
+            | Kind::Denied
             | Kind::Unsupported
             | Kind::Internal => false,
         }

@@ -6,8 +6,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::{
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc,
@@ -26,6 +26,20 @@ const READS_MAX: usize = 32;
 
 /// Number of reads that have not returned.
 static READS: AtomicUsize = AtomicUsize::new(0);
+
+/// State of a file, by which a poll notices a replacement: also one by renaming, and the switch of a symbolic link
+/// (Kubernetes mounts secrets behind one).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(Option<(PathBuf, u64, i64, i64, u64)>);
+
+impl Stamp {
+    /// Returns the state of the file at `path`.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let found = std::fs::canonicalize(path).and_then(|path| std::fs::metadata(&path).map(|file| (path, file)));
+        Self(found.ok().map(|(path, file)| (path, file.ino(), file.mtime(), file.mtime_nsec(), file.len())))
+    }
+}
 
 /// Reads a regular file of at most `most_bytes`. Symbolic links are followed; devices, FIFOs and sockets are not opened.
 ///

@@ -11,6 +11,7 @@
 //!
 //! 1. [`model`], [`error`], [`clock`], [`glob`], [`secret`]: the basic types. [`budget`]: memory that clients can make
 //!    grow. [`node`]: state of this process. [`persist`]: its files. [`files`]: files that an operator names.
+//!    [`access`]: users, roles and their permissions.
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
 //! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
 //!    from traffic.
@@ -34,6 +35,7 @@
 // Tests use `benches/support`, which refers to this crate by name, as benches do.
 extern crate self as terrace;
 
+pub mod access;
 pub mod allocator;
 pub mod budget;
 pub mod cache;

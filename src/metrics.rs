@@ -106,6 +106,9 @@ metrics! {
     WARM_KEYS = "terrace_warm_keys_total", Counter, ["result"], "Keys processed by warm-up, by result: found (loaded from L2), absent (not in L2), resident (already in L1), failed.";
     WARM_LEFT = "terrace_warm_left", Gauge, [], "Hot keys of the previous run that warm-up has not processed yet.";
     WARMING = "terrace_warming", Gauge, [], "1 while a warm start is in progress, otherwise 0.";
+    AUTH = "terrace_auth_total", Counter, ["port", "result"], "Logins with a token or password, by port and result: accepted, failed.";
+    DENIED = "terrace_denied_total", Counter, ["user", "verb"], "Operations rejected because the user lacks a permission, by user and verb. At most 256 users are distinguished, further users are counted as other.";
+    AUTH_FILES_REJECTED = "terrace_auth_files_rejected_total", Counter, [], "Faulty users files (auth.file) that were not put into effect.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Open client connections, by port: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Client connections refused because a limit was reached.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Bytes of requests and responses in flight on all ports.";

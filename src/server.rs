@@ -31,6 +31,7 @@ use tokio::{
 
 use self::{l2_tier::Tier, listen::Port, worker::WorkerPlan};
 use crate::{
+    access::Access,
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
     config::{self, Address, By, Coherence, Config},
@@ -96,6 +97,7 @@ pub struct Server {
     resp: Port,
     http: Port,
     health: Option<Port>,
+    access: Arc<Access>,
     workers: usize,
     connections_max: u64,
     all_connections_max: u64,
@@ -131,7 +133,12 @@ impl Server {
         };
         let port = |name, address: &str, passed: &Option<OwnedFd>, sockets| match passed {
             Some(listener) => Port::shared(name, listener, sockets),
-            None => Port::bind(&format!("{name}.addr"), address, sockets, config.server.expose),
+            None => Port::bind(
+                &format!("{name}.addr"),
+                address,
+                sockets,
+                config.server.expose || config.auth.file.is_some(),
+            ),
         };
         let grpc = port("grpc", &config.grpc.addr, &passed.grpc, workers)?;
         let resp = port("resp", &config.resp.addr, &passed.resp, workers)?;
@@ -142,6 +149,8 @@ impl Server {
         // Created first: nothing has run for longer than the node.
         let node = Node::new(&clock, settings);
         let flavor = l2_tier::flavor(config.l2.url.expose())?;
+        let access = config.access().map_err(StartError::Config)?;
+        let access = Access::new(access, clock.clone()).map_err(|faults| StartError::Config(faults.join("\n")))?;
         let core =
             Core::with_learning(l1_settings(&config), flavor, rules(&config), clock.clone(), learn_settings(&config));
         core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);
@@ -172,6 +181,7 @@ impl Server {
             resp,
             http,
             health,
+            access,
             workers,
             connections_max,
             all_connections_max,
@@ -216,6 +226,7 @@ impl Server {
             grpc: Arc::clone(&plan.grpc),
             resp: Arc::clone(&plan.resp),
             http: self.start_http(&background, &plan)?,
+            access: Arc::clone(&self.access),
             config: self.config.clone(),
             log: self.log,
         };
@@ -225,6 +236,9 @@ impl Server {
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::expiry_sweep::run(Arc::clone(&self.core)));
         background.spawn(jobs::byte_budget::run(self.core.budget().clone()));
+        let ports = Arc::clone(&plan.resp_shared);
+        let access = Arc::clone(&self.access);
+        background.spawn(jobs::access::run(Arc::clone(&self.access), move || ports.end_revoked(&access)));
         background.spawn(jobs::prefetch::run(live.http.cache.clone()));
         background.spawn(jobs::stats_windows::run(Arc::clone(&self.core)));
         background.spawn(jobs::learning::run(Arc::clone(&self.core)));
@@ -288,8 +302,9 @@ impl Server {
                 &self.config,
                 self.core.flavor(),
                 self.connections_max,
-            )?)),
+            ))),
             resp_shared,
+            access: Arc::clone(&self.access),
             changes,
             connections_max: self.connections_max,
             all_connections_max: self.all_connections_max,
@@ -328,6 +343,7 @@ impl Server {
         let edge = Arc::new(http::Edge {
             cache: Cache::new(Arc::clone(&self.core), plan.tier.backend()),
             node: Arc::clone(&self.node),
+            access: Arc::clone(&self.access),
             ready_requires_l2: AtomicBool::new(self.config.http.ready_requires_l2),
             hosts: ArcSwap::from_pointee(http_hosts(&self.config)),
         });
@@ -344,6 +360,7 @@ struct Live {
     grpc: Arc<ArcSwap<grpc::GrpcSettings>>,
     resp: Arc<ArcSwap<resp::RespSettings>>,
     http: Arc<http::Edge>,
+    access: Arc<Access>,
     /// The effective configuration.
     config: Config,
     log: LogLevel,
@@ -387,7 +404,9 @@ impl Live {
     /// Applies a configuration completely, or not at all.
     fn take(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
         let clients_max = self.resp.load().clients_max;
-        let resp = resp_settings(&config, self.core.flavor(), clients_max)?;
+        let resp = resp_settings(&config, self.core.flavor(), clients_max);
+        let access = config.access().map_err(StartError::Config)?;
+        self.access.reload(access).map_err(|faults| StartError::Config(faults.join("\n")))?;
         self.resp.store(Arc::new(resp));
         self.grpc.store(Arc::new(grpc_settings(&config)));
         self.core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);
@@ -502,13 +521,12 @@ fn grpc_settings(config: &Config) -> grpc::GrpcSettings {
     }
 }
 
-fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> Result<resp::RespSettings, StartError> {
-    Ok(resp::RespSettings {
-        password: config.resp.password().map_err(StartError::Config)?,
+fn resp_settings(config: &Config, flavor: Flavor, clients_max: u64) -> resp::RespSettings {
+    resp::RespSettings {
         protected_mode: config.resp.protected_mode,
         serve_stale: config.resp.serve_stale,
         flush: config.resp.flush.unwrap_or(flavor != Flavor::Redis),
         clients_max,
         value_max: config.server.max_value,
-    })
+    }
 }

@@ -49,6 +49,14 @@ pub struct Ends {
     pub is_here: bool,
 }
 
+impl Ends {
+    /// Returns whether only the two ends can read the data: a connection on this machine.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.is_here
+    }
+}
+
 impl Listener {
     /// Takes over a socket that is listening and non-blocking. Call it inside a runtime.
     ///

@@ -9,6 +9,7 @@ use super::{
     invalidate::tags::{is_own, names_in, tags_of},
 };
 use crate::{
+    access::Verbs,
     clock::stopwatch_ns,
     error::{CacheError, Kind, Result},
     glob::Glob,
@@ -82,25 +83,30 @@ impl Cache {
             }
         }
         let infos = keys.iter().zip(l2);
-        infos.map(|(key, l2)| KeyInfo { l2, resident: self.resident(key) }).collect()
+        let describe = |(key, l2): (&Key, _)| match self.principal.sees(key) {
+            true => KeyInfo { l2, resident: self.resident(key) },
+            false => KeyInfo { l2: Err(self.principal.denied(Verbs::READ)), resident: None },
+        };
+        infos.map(describe).collect()
     }
 
     /// Returns the copy in L1 that would answer a read.
     #[must_use]
     pub fn resident(&self, key: &[u8]) -> Option<Resident> {
-        if is_own(key) {
+        if is_own(key) || !self.principal.sees(key) {
             return None;
         }
         let now = self.now();
         self.core.resident_with_valid_tags(self.core.l1.peek(key, now)?, now)
     }
 
-    /// Returns one page of the keys of L2, or of L1 without an L2.
+    /// Returns one page of the keys of L2, or of L1 without an L2, that the client may know about.
     ///
     /// # Errors
     /// Errors of L2.
     pub async fn scan(&self, request: ScanRequest) -> Result<ScanPage> {
         let mut page = self.l2.scan(request).await?;
+        page.keys.retain(|key| self.principal.sees(key));
         page.keys = self.living(page.keys).await?;
         Ok(page)
     }
@@ -111,7 +117,7 @@ impl Cache {
         let mut keys = Vec::new();
         let now = self.now();
         let visit = |key: &[u8], resident: &Resident| {
-            let is_wanted = pattern.is_none_or(|pattern| pattern.matches(key));
+            let is_wanted = self.principal.sees(key) && pattern.is_none_or(|pattern| pattern.matches(key));
             if is_wanted && self.core.resident_with_valid_tags(resident.clone(), now).is_some() {
                 keys.extend(Key::copied(key));
             }
@@ -120,27 +126,35 @@ impl Cache {
         ScanPage { cursor, keys }
     }
 
-    /// Returns the number of keys in L1 of this node.
+    /// Returns the number of keys in L1 of this node; 0 for a client that may not know about all keys.
     #[must_use]
     pub fn count_resident(&self) -> u64 {
+        if !self.principal.sees_all() {
+            return 0;
+        }
         self.core.l1.shown_entries()
     }
 
-    /// Returns the number of keys in L2, or in L1 without an L2, without Terrace's own records.
+    /// Returns the number of keys in L2, or in L1 without an L2, without Terrace's own records; 0 for a client that
+    /// may not know about all keys.
     ///
     /// # Errors
     /// Errors of L2.
     pub async fn count(&self) -> Result<u64> {
+        if !self.principal.sees_all() {
+            return Ok(0);
+        }
         self.l2.count().await
     }
 
-    /// Returns a random key. There is one whenever a key exists: if the draws find only Terrace's own records and entries
+    /// Returns a random key that the client may know about. There is one whenever a key exists: if the draws find only Terrace's own records and entries
     /// with invalid tags, a scan follows, and its first page with a key determines the result.
     ///
     /// # Errors
     /// Errors of L2; `DeadlineExceeded` if the scan takes longer than [`RANDOM_SCAN_MAX`].
     pub async fn random_key(&self) -> Result<Option<Key>> {
-        for _ in 0..RANDOM_TRIES {
+        let tries = if self.principal.sees_all() { RANDOM_TRIES } else { 0 };
+        for _ in 0..tries {
             let Some(key) = self.l2.random_key().await? else { break };
             if let Some(key) = self.living(vec![key]).await?.pop() {
                 return Ok(Some(key));
@@ -167,9 +181,13 @@ impl Cache {
         }
     }
 
-    /// Returns a random key of L1.
+    /// Returns a random key of L1 that the client may know about. A client that may not know about all keys receives one of
+    /// the first keys.
     #[must_use]
     pub fn random_resident(&self) -> Option<Key> {
+        if !self.principal.sees_all() {
+            return self.scan_resident(0, None, RANDOM_PAGE).keys.pop();
+        }
         self.core.l1.random_key(fastrand::u64(..), self.now())
     }
 
@@ -182,10 +200,10 @@ impl Cache {
     /// Drops one copy from L1 of this node only. Returns whether there was one. If L1 is the store, nothing is dropped.
     #[must_use]
     pub fn drop_resident(&self, key: &[u8]) -> bool {
-        self.core.flavor != Flavor::None && self.core.l1.invalidate(key)
+        self.core.flavor != Flavor::None && self.principal.may(Verbs::DELETE, key) && self.core.l1.invalidate(key)
     }
 
-    /// Empties L1 of this node only. If L1 is the store, nothing is dropped.
+    /// Empties L1 of this node only. If L1 is the store, nothing is dropped. The caller checks the permission.
     pub fn clear_resident(&self) {
         if self.core.flavor != Flavor::None {
             self.core.l1.clear();
@@ -195,8 +213,9 @@ impl Cache {
     /// Removes every key from both tiers.
     ///
     /// # Errors
-    /// Errors of L2. L1 is empty even if L2 fails.
+    /// `Denied` without the permission to administrate; errors of L2. L1 is empty even if L2 fails.
     pub async fn clear(&self) -> Result<()> {
+        self.principal.check_everywhere(Verbs::ADMIN)?;
         self.clear_resident();
         let cleared = self.l2.clear().await;
         // Clears L1 again, because reads may have filled copies of the previous values in the meantime.

@@ -54,6 +54,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    access::Principal,
     budget::{Account, Budget},
     clock::{Clock, Tick},
     l1::{self, L1, Token},
@@ -241,18 +242,21 @@ pub struct Cache {
     caller: Caller,
     /// The account that is charged for the memory of these requests.
     account: Arc<Account>,
+    /// The permissions of the client whose requests use this handle.
+    principal: Arc<Principal>,
     /// True if this handle holds the exclusive lock.
     is_exclusive: bool,
 }
 
 impl Cache {
-    /// Creates a handle over `l2` with its own counters.
+    /// Creates a handle over `l2` with its own counters and all permissions.
     #[must_use]
     pub fn new(core: Arc<Core>, l2: Arc<dyn Backend>) -> Self {
         let counters = core.stats.register();
         let tap = core.recorder.tap();
         let account = core.budget.system_account();
-        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, is_exclusive: false }
+        let principal = Principal::system();
+        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, principal, is_exclusive: false }
     }
 
     /// Returns this handle for the requests of one caller.
@@ -261,11 +265,24 @@ impl Cache {
         Self { caller, ..self.clone() }
     }
 
-    /// Returns this handle for the requests of a new caller: a connection, with an account of its own.
+    /// Returns this handle for the requests of a new caller: a connection, with an account and permissions of its own.
     #[must_use]
-    pub fn for_new_caller(&self) -> Self {
+    pub fn for_new_caller(&self, principal: Arc<Principal>) -> Self {
         let caller = Caller(self.core.callers.fetch_add(1, Relaxed));
-        Self { caller, account: self.core.budget.account(), ..self.clone() }
+        Self { caller, account: self.core.budget.account(), principal, ..self.clone() }
+    }
+
+    /// Returns this handle with other permissions.
+    #[must_use]
+    pub fn for_principal(&self, principal: Arc<Principal>) -> Self {
+        Self { principal, ..self.clone() }
+    }
+
+    /// Returns the permissions of the client whose requests use this handle.
+    #[inline]
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
     }
 
     /// Returns the account that is charged for the requests of this handle.

@@ -17,6 +17,7 @@ use super::{
     stats::recording::Recorded,
 };
 use crate::{
+    access::Verbs,
     clock::{Tick, stopwatch_ns},
     error::{CacheError, Kind, Result},
     l1::{Epoch, Fill, Filled, Hit, Leased, Token},
@@ -32,11 +33,14 @@ const JOIN_ROUNDS_MAX: usize = 8;
 const RESULTS_MAX_BYTES: usize = 64 << 20;
 
 impl Cache {
-    /// Answers a user read from L1 if L1 has the key. This is the hot path and never waits. Counts a hit, but not a
+    /// Answers a user read from L1 if L1 has the key and the client may read it. This is the hot path and never waits. Counts a hit, but not a
     /// miss.
     #[inline]
     #[must_use]
     pub fn get_from_l1(&self, key: &[u8], now: Tick) -> Option<Hit> {
+        if !self.principal.may(Verbs::READ, key) {
+            return None;
+        }
         let hit = self.lookup(key, now)?;
         self.observe_hit(key, &hit, now);
         Some(hit)
@@ -115,6 +119,38 @@ impl Cache {
     /// Like [`Cache::read_many_missed`], until the values have about `bytes_max`; `None` for the other keys, but never
     /// for the first one.
     pub async fn read_some_missed(
+        &self,
+        keys: Vec<Key>,
+        missed: usize,
+        options: ReadOptions,
+        bytes_max: usize,
+    ) -> Vec<Option<Result<Read>>> {
+        if self.principal.may_everywhere(Verbs::READ) {
+            return self.read_permitted(keys, missed, options, bytes_max).await;
+        }
+        let (permitted, mut results) = self.split_by_permission(keys);
+        let missed = permitted.iter().filter(|(at, _)| *at < missed).count();
+        let (places, keys): (Vec<usize>, Vec<Key>) = permitted.into_iter().unzip();
+        for (at, read) in places.into_iter().zip(self.read_permitted(keys, missed, options, bytes_max).await) {
+            results[at] = read;
+        }
+        results
+    }
+
+    /// Returns the keys that the client may read, with their positions, and the errors of the other keys.
+    #[expect(clippy::type_complexity, reason = "two lists that are made and taken apart in one place")]
+    fn split_by_permission(&self, keys: Vec<Key>) -> (Vec<(usize, Key)>, Vec<Option<Result<Read>>>) {
+        let (mut permitted, mut results) = (Vec::new(), Vec::with_capacity(keys.len()));
+        for (at, key) in keys.into_iter().enumerate() {
+            results.push(self.principal.check(Verbs::READ, &key).err().map(Err));
+            if results[at].is_none() {
+                permitted.push((at, key));
+            }
+        }
+        (permitted, results)
+    }
+
+    async fn read_permitted(
         &self,
         keys: Vec<Key>,
         missed: usize,

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
+    access::Principal,
     clock::ManualClock,
     error::{CacheError, Kind, Result},
     l1::PolicyKind,
@@ -599,7 +600,7 @@ async fn policies_give_and_cap_lives_and_sizes() {
 async fn user_reads_and_writes_are_told_with_their_caller_inspection_is_not() {
     use crate::learn::recorder::{Happened, Wrote};
     let mut bench = bench();
-    bench.cache = bench.cache.for_new_caller();
+    bench.cache = bench.cache.for_new_caller(Principal::system());
     let caller = bench.cache.caller;
     let inspection = ReadOptions { no_touch: true, ..ReadOptions::default() };
     for (name, options) in [("a", ReadOptions::default()), ("b", inspection)] {

@@ -10,6 +10,7 @@ use std::{
 
 use super::{Cache, Core, flight::Leader};
 use crate::{
+    access::Verbs,
     clock::Tick,
     l1::{Leased, Resident},
     l2::{Flavor, PARTS_MAX_BYTES},
@@ -141,9 +142,13 @@ fn keep_hottest(keys: &mut Vec<HotKey>, most: usize) {
 }
 
 impl Cache {
-    /// Loads keys from L2 into L1, in one call.
-    pub async fn warm(&self, keys: Vec<Key>) -> WarmedKeys {
-        let warmed = self.load_keys(keys).await;
+    /// Loads keys from L2 into L1, in one call. Keys without the permission count as failed.
+    pub async fn warm(&self, mut keys: Vec<Key>) -> WarmedKeys {
+        let requested = keys.len();
+        keys.retain(|key| self.principal.check(Verbs::INVALIDATE, key).is_ok());
+        let denied = (requested - keys.len()) as u64;
+        let mut warmed = self.load_keys(keys).await;
+        warmed.failed += denied;
         let counters = &self.core.warm_up;
         counters.found.fetch_add(warmed.found, Relaxed);
         counters.absent.fetch_add(warmed.absent, Relaxed);

@@ -18,6 +18,7 @@ use super::{
     },
 };
 use crate::{
+    access::Verbs,
     budget::Held,
     clock::{Tick, UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
@@ -81,6 +82,17 @@ fn what(op: &Op, now: Tick, unix: UnixMs) -> Option<Wrote> {
     })
 }
 
+/// Returns the verbs that an operation requires: as the key specifications of Redis, an operation that returns the value
+/// is also a read.
+fn verbs_of(op: &Op) -> Verbs {
+    let write = match op {
+        Op::Delete { .. } | Op::Bury { .. } => Verbs::DELETE,
+        Op::Increment { .. } | Op::IncrementFloat { .. } => Verbs::READ.with(Verbs::WRITE),
+        Op::Set { .. } | Op::Expire { .. } | Op::Append { .. } | Op::SetRange { .. } => Verbs::WRITE,
+    };
+    if op.returns_value() { write.with(Verbs::READ) } else { write }
+}
+
 /// Returns whether a value could be mistaken for a header.
 fn needs_heads(ops: &[(Key, Op)]) -> bool {
     ops.iter().any(|(_, op)| matches!(op, Op::Set { value, .. } if codec::is_marked(value)))
@@ -125,7 +137,7 @@ impl Cache {
     /// Like [`Cache::write_many`]. A Set stores its entry with the tags at its index. `tags` may be shorter than `ops`.
     pub async fn write_tagged(&self, ops: Vec<(Key, Op)>, tags: &[TagNames], batch: Batch) -> Vec<Result<Applied>> {
         let len = ops.len();
-        let (accepted, mut results) = self.accept(ops);
+        let (accepted, mut results) = self.accept(ops, tags);
         if batch == Batch::Atomic
             && let Some(fault) = results.iter().flatten().find_map(|result| result.as_ref().err().cloned())
         {
@@ -147,16 +159,21 @@ impl Cache {
         results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 
-    /// Applies policies. Returns the accepted operations with their indexes, and the errors at their indexes.
+    /// Checks permissions and applies policies. Returns the accepted operations with their indexes, and the errors at their indexes.
     #[expect(clippy::type_complexity, reason = "two lists that are made and taken apart in one place")]
-    fn accept(&self, ops: Vec<(Key, Op)>) -> (Vec<(usize, (Key, Op))>, Vec<Option<Result<Applied>>>) {
+    fn accept(
+        &self,
+        ops: Vec<(Key, Op)>,
+        tags: &[TagNames],
+    ) -> (Vec<(usize, (Key, Op))>, Vec<Option<Result<Applied>>>) {
         let rules = self.core.rules.load();
         let now = self.core.clock.unix();
         let mut results = Vec::with_capacity(ops.len());
         let mut accepted = Vec::with_capacity(ops.len());
         for (at, (key, mut op)) in ops.into_iter().enumerate() {
+            let permitted = self.check_write(&key, &op, tags.get(at));
             let tuned = self.core.tuned_ttl(&rules, &key, &op);
-            match rules.resolve(&key, &mut op, now, tuned) {
+            match permitted.and_then(|()| rules.resolve(&key, &mut op, now, tuned)) {
                 Ok(()) => {
                     self.core.note_set(&key, &op);
                     accepted.push((at, (key, op)));
@@ -166,6 +183,15 @@ impl Cache {
             }
         }
         (accepted, results)
+    }
+
+    /// Checks the permissions for a write.
+    fn check_write(&self, key: &[u8], op: &Op, tags: Option<&TagNames>) -> Result<()> {
+        if self.principal.may_everywhere(Verbs::ALL) {
+            return Ok(());
+        }
+        self.principal.check(verbs_of(op), key)?;
+        tags.into_iter().flat_map(TagNames::iter).try_for_each(|tag| self.principal.check_tag(tag))
     }
 
     /// Adds headers to values with tags, and removes invalid entries that the operations depend on. Removes the

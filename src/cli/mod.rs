@@ -16,6 +16,7 @@ mod settings;
 pub mod simulate;
 mod stats;
 mod systemd;
+mod token;
 mod top;
 pub mod trace;
 #[cfg(feature = "otel")]
@@ -53,6 +54,7 @@ enum Command {
     Replay(replay::Args),
     Simulate(simulate::Args),
     Stats(stats::Args),
+    Token(token::Args),
     Top(top::Args),
     Warm(warm::Args),
 }
@@ -141,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Stats(args) => stats::run(args),
+        Command::Token(args) => token::run(args),
         Command::Top(args) => top::run(args),
         Command::Warm(args) => warm::run(args),
     };

@@ -1,7 +1,7 @@
 //! Checks the constraints between settings.
 
 use super::{Address, Config, fault::Fault, form::show_size};
-use crate::model::KEY_MAX_BYTES;
+use crate::{access::GuestRole, model::KEY_MAX_BYTES};
 
 /// Bytes that a message needs for the key and framing, in addition to the value.
 const FRAMING_BYTES: u64 = KEY_MAX_BYTES as u64 + 1024;
@@ -18,11 +18,15 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
     for (index, (key, text, address)) in addresses.iter().enumerate() {
         let Ok(address) = address else { continue };
         // The health port shows no keys.
-        if !config.server.expose && !address.is_loopback() && *key != "http.health_addr" {
-            let message = format!(
-                "{key}: {text} is not a loopback address; every client that can reach it can read and write all keys; "
-            );
-            fault(key, message + "to permit this, set server.expose = true (--expose)");
+        let is_reachable = !address.is_loopback() && *key != "http.health_addr" && config.auth.file.is_none();
+        // The password covers the RESP port only.
+        let has_password = *key == "resp.addr" && config.resp.password_file.is_some();
+        if is_reachable && !config.server.expose {
+            let message = format!("{key}: {text} is not a loopback address; ");
+            fault(key, message + "set auth.file, or server.expose = true (--expose) and auth.anonymous");
+        } else if is_reachable && config.auth.anonymous == GuestRole::Auto && !has_password {
+            let roles = "set auth.file, or auth.anonymous = \"none\" | \"scraper\" | \"reader\" | \"admin\"";
+            fault(key, format!("{key}: {text} is reachable by others and auth.anonymous is not set; {roles}"));
         }
         for (other_key, other_text, other) in &addresses[..index] {
             if other.as_ref().is_ok_and(|other| address.clashes(other)) {
@@ -35,6 +39,10 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
         let room = show_size(FRAMING_BYTES);
         let sizes = format!("server.max_value {} and {room} for key and framing", show_size(value));
         fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
+    }
+    if config.auth.file.is_some() && config.resp.password_file.is_some() {
+        let message = "auth.file and resp.password_file are both set; add the user to auth.file instead";
+        fault("resp.password_file", message.to_owned());
     }
     if config.learn.ttl_min > config.learn.ttl_max {
         fault("learn.ttl_min", "learn.ttl_min exceeds learn.ttl_max".to_owned());

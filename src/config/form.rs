@@ -5,7 +5,12 @@ use std::{fmt::Debug, path::PathBuf, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::Address;
-use crate::{l2::redis::url::RedisUrl, model::RESERVED_PREFIX, secret::Secret};
+use crate::{
+    access::{BUILT_IN_ROLES, GuestRole},
+    l2::redis::url::RedisUrl,
+    model::RESERVED_PREFIX,
+    secret::Secret,
+};
 
 /// A value as written, before it is parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -422,6 +427,36 @@ impl Form<String> for Addr {
 
     fn unit(&self) -> &'static str {
         "ADDR"
+    }
+}
+
+/// The role of clients without credentials.
+pub(super) struct Guest;
+
+impl Form<GuestRole> for Guest {
+    fn read(&self, raw: &Raw) -> Result<GuestRole, String> {
+        match raw.text("the name of a role")? {
+            "" => Err(raw.not("the name of a role")),
+            "auto" => Ok(GuestRole::Auto),
+            "none" => Ok(GuestRole::None),
+            role => Ok(GuestRole::Role(role.into())),
+        }
+    }
+
+    fn show(&self, value: &GuestRole) -> String {
+        quoted(match value {
+            GuestRole::Auto => "auto",
+            GuestRole::None => "none",
+            GuestRole::Role(role) => role,
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!("auto, none, {} or a role of auth.file", BUILT_IN_ROLES.join(", "))
+    }
+
+    fn unit(&self) -> &'static str {
+        "ROLE"
     }
 }
 

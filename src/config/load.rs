@@ -9,7 +9,7 @@ use super::{
     form::Raw,
     policy,
 };
-use crate::{l2::redis::url::RedisUrl, node::Setting};
+use crate::{access::Access, clock::Clock, l2::redis::url::RedisUrl, node::Setting};
 
 /// A flag on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,11 +217,16 @@ impl Loading {
         }
     }
 
-    /// Checks that the password can be read, before any port is bound.
+    /// Checks that the password and the users can be read, before any port is bound.
     fn try_password(&mut self) {
         if let Err(message) = self.config.resp.password() {
             let source = self.sources.get("resp.password_file").unwrap_or(&ValueSource::Default);
             self.faults.push(source.fault(message));
+        }
+        let Ok(settings) = self.config.access() else { return };
+        if let Err(faults) = Access::new(settings, Clock::real()) {
+            let source = self.sources.get("auth.file").unwrap_or(&ValueSource::Default);
+            self.faults.extend(faults.into_iter().map(|fault| source.fault(fault)));
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
     unary::Call,
 };
 use crate::{
+    access::Verbs,
     cache::{ScanPage, ScanRequest, TierChoice, invalidate::pattern_bans::check_pattern},
     error::Result,
     glob::Glob,
@@ -36,6 +37,7 @@ const CONFIRM_ALL: &[u8] = b"flush all";
 
 impl Edge {
     pub(super) async fn get_config(&self, _request: GetConfigRequest) -> Result<GetConfigResponse> {
+        self.must(Verbs::ADMIN)?;
         let settings = self.node.settings.load();
         let entries = settings.iter().map(|setting| ConfigEntry {
             key: setting.key.clone(),
@@ -79,7 +81,7 @@ fn confirmed(request: &FlushRequest, wanted: &[u8]) -> Result<()> {
 }
 
 pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move {
+    stream::call(&Arc::clone(&edge), |output| async move {
         // A scan may read many pages without a matching key.
         stream::while_connected(&output, scan(&edge, request, &output)).await
     })
@@ -87,6 +89,10 @@ pub(super) fn scan_keys(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
 
 async fn scan(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
     let (request, _held) = stream::received(edge, request).await?;
+    let may_list = edge.principal().may_somewhere(Verbs::READ) || edge.principal().may_somewhere(Verbs::INSPECT);
+    if !may_list {
+        return Err(convert::status(&edge.principal().denied(Verbs::READ)));
+    }
     let mut scan = Scan::new(edge, request).map_err(|error| convert::status(&error))?;
     loop {
         // The page waits in memory until the client has read it.

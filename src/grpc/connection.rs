@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Edge,
+    credentials::Credentials,
     inbound::WINDOW_BYTES,
     preface,
     router::Router,
@@ -70,10 +71,12 @@ pub async fn serve(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bo
 }
 
 async fn run(stream: Socket, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let Ok(ends) = stream.ends() else { return };
     let edge = Arc::new(edge.for_connection());
     let tally = Arc::new(Tally::new(edge.cache.core().clock().clone()));
     let account = Arc::clone(edge.account());
-    let router = Router { edge, stop: stop.clone(), tally: Arc::clone(&tally) };
+    let credentials = Credentials::new(Arc::clone(&edge), ends);
+    let router = Router { edge, credentials, stop: stop.clone(), tally: Arc::clone(&tally) };
     let (transport, writer) = transport::split(stream, Arc::clone(&account));
     let calls = Calls::default();
     let connection = Box::pin(builder(calls.clone()).serve_connection(TokioIo::new(transport), router));

@@ -35,6 +35,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::DeadlineExceeded => Code::DeadlineExceeded,
         Kind::Unknown => Code::Unknown,
         Kind::WrongType | Kind::NotANumber | Kind::Overflow | Kind::NoAccess => Code::FailedPrecondition,
+        Kind::Denied => Code::PermissionDenied,
         Kind::Unsupported => Code::Unimplemented,
         Kind::Internal => Code::Internal,
     }
@@ -55,6 +56,7 @@ pub(super) fn status(error: &CacheError) -> Status {
         | Kind::NotANumber
         | Kind::Overflow
         | Kind::NoAccess
+        | Kind::Denied
         | Kind::Unsupported
         | Kind::Internal => error.retry_delay(),
     };

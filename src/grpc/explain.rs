@@ -25,6 +25,7 @@ use crate::{
 impl Edge {
     pub(super) async fn explain(&self, request: ExplainRequest) -> Result<ExplainResponse> {
         let key = Key::new(request.key)?;
+        self.principal().check_sees(&key)?;
         Ok(response(self.cache.explain(&key).await))
     }
 }

@@ -17,6 +17,7 @@ use super::{
     unary::Call,
 };
 use crate::{
+    access::Principal,
     cache::{
         Flavor, Removals, State,
         stats::histogram::Latency,
@@ -57,6 +58,7 @@ impl Edge {
                 )));
             }
         };
+        self.principal().check_inspects()?;
         let count = if request.count == 0 { TOP_KEYS } else { request.count.min(TOP_KEYS_MAX) };
         let top = self.cache.top(by, count as usize);
         let keys = top.keys.into_iter().map(|(key, number)| TopKey { key: key.bytes().clone(), number });
@@ -65,6 +67,7 @@ impl Edge {
     }
 
     pub(super) async fn get_stats(&self, _request: GetStatsRequest) -> Result<GetStatsResponse> {
+        self.principal().check_inspects()?;
         Ok(self.stats())
     }
 
@@ -72,6 +75,7 @@ impl Edge {
         &self,
         _request: SimulateCapacityRequest,
     ) -> Result<SimulateCapacityResponse> {
+        self.principal().check_inspects()?;
         let what_if = self.cache.snapshot().what_if;
         let sizes = what_if.sizes.iter().map(|size| CapacityEstimate {
             scale: size.scale,
@@ -97,8 +101,13 @@ impl Edge {
             l2: Some(l2(&snapshot)),
             coherence: Some(coherence(&snapshot)),
             connections: Some(self.connections()),
-            windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
-            groups: snapshot.groups.iter().map(group).collect(),
+            windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups, self.principal())).collect(),
+            groups: snapshot
+                .groups
+                .iter()
+                .filter(|group| self.principal().sees_group(&group.name))
+                .map(group)
+                .collect(),
             learning: Some(learning(&snapshot.learning)),
             warm: Some(warm(&self.cache.core().warm_up_progress())),
         }
@@ -121,7 +130,7 @@ impl Edge {
 }
 
 pub(super) fn watch_stats(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move { watch(&edge, stop, request, &output).await })
+    stream::call(&Arc::clone(&edge), |output| async move { watch(&edge, stop, request, &output).await })
 }
 
 /// Sends statistics until the client disconnects or the drain begins.
@@ -137,6 +146,7 @@ async fn watch(
         let message = format!("interval_ms is {interval_ms}; expected {} to {}", WATCH_MS.start(), WATCH_MS.end());
         return Err(convert::status(&convert::invalid(message)));
     };
+    edge.principal().check_inspects().map_err(|error| convert::status(&error))?;
     loop {
         let stats = Some(edge.stats());
         if output.send(Ok(stream::frame(edge, &WatchStatsResponse { stats })?)).await.is_err() {
@@ -150,8 +160,8 @@ async fn watch(
     }
 }
 
-fn window(window: &Window, groups: &[Group]) -> WindowStats {
-    let moved = |(_, tally): &(&Group, &Tally)| **tally != Tally::default();
+fn window(window: &Window, groups: &[Group], principal: &Principal) -> WindowStats {
+    let moved = |(group, tally): &(&Group, &Tally)| **tally != Tally::default() && principal.sees_group(&group.name);
     let groups = groups.iter().zip(&window.groups).filter(moved).map(|(group, tally)| GroupWindow {
         name: group.name.to_string(),
         reads: Some(reads(&tally.reads)),

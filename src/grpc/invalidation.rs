@@ -34,7 +34,7 @@ impl Edge {
 }
 
 pub(super) fn invalidate_pattern(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move { run(&edge, request, &output).await })
+    stream::call(&Arc::clone(&edge), |output| async move { run(&edge, request, &output).await })
 }
 
 async fn run(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {

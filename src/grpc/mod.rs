@@ -19,6 +19,7 @@ mod admin;
 mod answer;
 mod connection;
 mod convert;
+mod credentials;
 mod deadline;
 mod explain;
 mod health;
@@ -55,8 +56,10 @@ pub use connection::serve;
 pub use convert::code;
 
 use crate::{
+    access::{Access, Identity, Principal, Verbs},
     budget::Account,
     cache::{Cache, Caller},
+    error::Result,
     node::Node,
 };
 
@@ -75,6 +78,7 @@ pub struct GrpcSettings {
 }
 
 /// State that the gRPC methods of one worker share.
+#[derive(Clone)]
 pub struct Edge {
     /// Facade of the cache.
     pub cache: Cache,
@@ -82,9 +86,43 @@ pub struct Edge {
     pub node: Arc<Node>,
     /// Current limits.
     pub settings: Arc<ArcSwap<GrpcSettings>>,
+    access: Arc<Access>,
+    /// Identity of the client; `None` before a call is authenticated.
+    identity: Option<Arc<Identity>>,
 }
 
 impl Edge {
+    /// Returns the state of one worker.
+    #[must_use]
+    pub fn new(cache: Cache, node: Arc<Node>, settings: Arc<ArcSwap<GrpcSettings>>, access: Arc<Access>) -> Self {
+        Self { cache, node, settings, access, identity: None }
+    }
+
+    /// Returns the permissions of the client.
+    fn principal(&self) -> &Principal {
+        self.cache.principal()
+    }
+
+    /// Checks a permission on the node or on all keys.
+    fn must(&self, verbs: Verbs) -> Result<()> {
+        self.principal().check_everywhere(verbs)
+    }
+
+    /// Waits until the client has other permissions than at the start of its call.
+    async fn until_revoked(&self) {
+        let Some(identity) = &self.identity else { return std::future::pending().await };
+        let mut changes = self.access.changes();
+        loop {
+            let now = self.access.current(identity);
+            if !now.is_some_and(|now| now.principal().is_same(identity.principal())) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Returns the account of the connection.
     fn account(&self) -> &Arc<Account> {
         self.cache.account()
@@ -95,16 +133,18 @@ impl Edge {
     fn for_request(self: &Arc<Self>, headers: &HeaderMap) -> Arc<Self> {
         match headers.get("traceparent").and_then(|value| Caller::of_trace(value.as_bytes())) {
             None => Arc::clone(self),
-            Some(caller) => Arc::new(Self {
-                cache: self.cache.for_caller(caller),
-                node: Arc::clone(&self.node),
-                settings: Arc::clone(&self.settings),
-            }),
+            Some(caller) => Arc::new(Self { cache: self.cache.for_caller(caller), ..Self::clone(self) }),
         }
     }
 
-    /// Returns the edge for a new connection, whose requests count as one caller.
+    /// Returns the edge for a new connection, whose requests count as one caller. It has no permissions.
     fn for_connection(&self) -> Self {
-        Self { cache: self.cache.for_new_caller(), node: Arc::clone(&self.node), settings: Arc::clone(&self.settings) }
+        Self { cache: self.cache.for_new_caller(Principal::none()), ..self.clone() }
+    }
+
+    /// Returns the edge for the calls of an authenticated client.
+    fn for_identity(&self, identity: Arc<Identity>) -> Self {
+        let cache = self.cache.for_principal(Arc::clone(identity.principal()));
+        Self { cache, identity: Some(identity), ..self.clone() }
     }
 }

@@ -47,7 +47,7 @@ const RESULTS_MAX_BYTES: usize = 1 << 20;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     let input = Messages::new(Arc::clone(&edge), request);
-    stream::call(Arc::clone(edge.account()), move |output| Pump::new(edge, input).run(stop, output))
+    stream::call(&Arc::clone(&edge), move |output| Pump::new(edge, input).run(stop, output))
 }
 
 /// The result of an operation, and the length of its request.

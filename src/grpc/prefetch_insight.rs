@@ -16,13 +16,16 @@ const RULES_MAX: usize = 1_000;
 
 impl Edge {
     pub(super) async fn get_associations(&self, request: GetAssociationsRequest) -> Result<GetAssociationsResponse> {
+        self.principal().check_inspects()?;
         let core = self.cache.core();
         let mut associations = Vec::new();
         if !request.key.is_empty() {
             let key = Key::new(request.key)?;
+            self.principal().check_sees(&key)?;
             let message = "no associations are known for this key; it had no recent L1 miss";
             let found = core.successors(&key).ok_or_else(|| CacheError::new(Kind::InvalidArgument, message))?;
-            associations.extend(found.into_iter().map(|successor| Association {
+            let found = found.into_iter().filter(|successor| self.principal().sees(&successor.key));
+            associations.extend(found.map(|successor| Association {
                 key: successor.key.into(),
                 tried: successor.tried.into(),
                 right: successor.right.into(),
@@ -30,7 +33,8 @@ impl Edge {
                 probability: successor.p,
             }));
         }
-        let rules = core.template_rules().into_iter().flat_map(|(template, rules)| {
+        let rules = core.template_rules().into_iter().filter(|(template, _)| self.principal().sees_group(template));
+        let rules = rules.flat_map(|(template, rules)| {
             rules.into_iter().map(move |rule| TemplateRule {
                 template: template.clone(),
                 makes: rule.makes,
@@ -47,7 +51,9 @@ impl Edge {
 
     pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {
         let key = Key::new(request.key)?;
-        let predictions = self.cache.core().predict(&key).into_iter().map(prediction);
+        self.principal().check_sees(&key)?;
+        let predictions = self.cache.core().predict(&key).into_iter();
+        let predictions = predictions.filter(|predicted| self.principal().sees(&predicted.key)).map(prediction);
         Ok(PredictResponse { predictions: predictions.collect() })
     }
 }

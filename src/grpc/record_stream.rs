@@ -21,6 +21,7 @@ use super::{
     unary::Call,
 };
 use crate::{
+    access::Principal,
     cache::stats::recording::{ReadRecorder, Recorded, RecordedRead},
     clock::{Tick, millis},
     error::Result,
@@ -41,7 +42,7 @@ const READS_BYTES: usize = 64 * 1024;
 const HASH_LEN: usize = 16;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move {
+    stream::call(&Arc::clone(&edge), |output| async move {
         stream::until_stopped(stop, record(&edge, request, &output)).await
     })
 }
@@ -51,10 +52,12 @@ async fn record(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -
     let started_at = edge.cache.now();
     let recorder = start(edge, &request).map_err(|error| convert::status(&error))?;
     let names = if request.plain_keys { Names::Plain } else { Names::Hashed(RandomState::new()) };
-    send_all(edge, recorder, &Shown { names, started_at }, output).await
+    let principal = Arc::clone(edge.cache.principal());
+    send_all(edge, recorder, &Shown { principal, names, started_at }, output).await
 }
 
 fn start(edge: &Edge, request: &RecordReadsRequest) -> Result<ReadRecorder> {
+    edge.principal().check_inspects()?;
     match request.one_in {
         0 => edge.cache.record_reads(1),
         one_in @ 1..=ONE_IN_MAX => edge.cache.record_reads(one_in),
@@ -121,6 +124,7 @@ fn hashed(secret: &RandomState, key: &[u8]) -> Bytes {
 
 /// How recorded reads are shown to a client.
 struct Shown {
+    principal: Arc<Principal>,
     names: Names,
     started_at: Tick,
 }
@@ -130,7 +134,7 @@ impl Shown {
     fn messages(&self, reads: &[RecordedRead]) -> Vec<RecordReadsResponse> {
         let mut messages: Vec<RecordReadsResponse> = Vec::new();
         let mut bytes = 0;
-        for read in reads.iter().map(|read| self.read(read)) {
+        for read in reads.iter().filter(|read| self.principal.sees(&read.key)).map(|read| self.read(read)) {
             let read_bytes = prost::Message::encoded_len(&read);
             if messages.is_empty() || bytes + read_bytes > READS_BYTES {
                 messages.push(RecordReadsResponse::default());

@@ -17,6 +17,7 @@ use super::trace;
 use super::{
     Edge, admin,
     answer::Answer,
+    credentials::Credentials,
     health, insight, invalidation, pipeline, record_stream, reflection, request_log,
     tally::Tally,
     unary::{
@@ -35,7 +36,9 @@ const HEADER_OVERHEAD_BYTES: usize = 32;
 
 /// The services of one connection.
 pub(super) struct Router {
+    /// The edge of the connection, without permissions.
     pub(super) edge: Arc<Edge>,
+    pub(super) credentials: Credentials,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) tally: Arc<Tally>,
 }
@@ -110,17 +113,24 @@ impl Router {
     }
 
     fn route(&self, request: Request<Incoming>) -> Call {
+        // Load balancers have no credentials.
+        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            return health::call(&self.edge, self.stop.clone(), request);
+        }
+        let edge = match self.credentials.edge_for(request.headers()) {
+            Ok(edge) => edge,
+            Err(refused) => return refused.into_call(),
+        };
         match request.uri().path() {
-            "/terrace.v1.Cache/Get" => unary::get(&self.edge, request),
-            path if path.starts_with("/terrace.v1.") => self.route_terrace(request),
-            path if path.starts_with("/grpc.health.v1.Health/") => health::call(&self.edge, self.stop.clone(), request),
+            "/terrace.v1.Cache/Get" => unary::get(&edge, request),
+            path if path.starts_with("/terrace.v1.") => self.route_terrace(edge, request),
             path if path.starts_with("/grpc.reflection.") => reflection::call(request),
             path => unimplemented(path),
         }
     }
 
-    fn route_terrace(&self, request: Request<Incoming>) -> Call {
-        let edge = Arc::clone(&self.edge);
+    /// The facade checks the permissions for keys, and each method those for the node.
+    fn route_terrace(&self, edge: Arc<Edge>, request: Request<Incoming>) -> Call {
         match request.uri().path() {
             "/terrace.v1.Cache/GetMany" => unary::call(edge, request, Reads, |e, r| async move { e.get_many(r).await }),
             "/terrace.v1.Cache/Set" => unary::call(edge, request, Writes, |e, r| async move { e.set(r).await }),

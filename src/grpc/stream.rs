@@ -19,7 +19,7 @@ use super::{
     unary::{self, Call},
 };
 use crate::{
-    budget::{Account, Held},
+    budget::Held,
     error::{CacheError, Kind},
 };
 
@@ -29,15 +29,21 @@ const WAITING_MAX: usize = 1;
 /// Sender of the messages of a stream.
 pub(super) type Output = mpsc::Sender<Result<Bytes, Status>>;
 
-/// Responds with a stream that `produce` fills. Its error is the status of the call.
-pub(super) fn call<F>(account: Arc<Account>, produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
+/// Responds with a stream that `produce` fills. Its error is the status of the call. The stream ends when the permissions of
+/// the client change.
+pub(super) fn call<F>(edge: &Arc<Edge>, produce: impl FnOnce(Output) -> F + Send + 'static) -> Call
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let (output, messages) = mpsc::channel(WAITING_MAX);
+    let (account, edge) = (Arc::clone(edge.account()), Arc::clone(edge));
     // The task ends after its last message, or with the first message that a disconnected client does not receive.
     tokio::spawn(async move {
-        if let Err(status) = produce(output.clone()).await {
+        let ended = tokio::select! {
+            ended = produce(output.clone()) => ended,
+            () = edge.until_revoked() => Err(Status::unauthenticated("the permissions of the client have changed; call again")),
+        };
+        if let Err(status) = ended {
             // A client that has disconnected needs no status.
             let _disconnected = output.send(Err(status)).await;
         }

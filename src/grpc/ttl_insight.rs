@@ -9,10 +9,16 @@ use crate::{
 
 impl Edge {
     pub(super) async fn get_ttl_advice(&self, request: GetTtlAdviceRequest) -> Result<GetTtlAdviceResponse> {
+        self.principal().check_inspects()?;
         let all = self.cache.ttl_advice();
-        let matching = all.iter().filter(|advised| advised.advice.name.starts_with(&request.prefix));
+        let matching = all.iter().filter(|advised| {
+            advised.advice.name.starts_with(&request.prefix) && self.principal().sees_group(&advised.advice.name)
+        });
         let hottest = self.cache.hottest();
-        let hot_keys = hottest.iter().filter(|hot| hot.key.starts_with(request.prefix.as_bytes())).map(hot_key);
+        let hot_keys = hottest
+            .iter()
+            .filter(|hot| hot.key.starts_with(request.prefix.as_bytes()) && self.principal().sees(&hot.key))
+            .map(hot_key);
         Ok(GetTtlAdviceResponse { advice: matching.map(advice).collect(), hot_keys: hot_keys.collect() })
     }
 }

@@ -6,12 +6,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
+use tokio::time::sleep;
 use tonic::Status;
 
 use super::{
@@ -52,6 +54,14 @@ pub(super) enum Call {
 impl Call {
     pub(super) fn ready(response: Response<Answer>) -> Self {
         Self::Ready(Some(response))
+    }
+
+    /// Responds after a delay.
+    pub(super) fn after(delay: Duration, response: Response<Answer>) -> Self {
+        Self::Pending(Box::pin(async move {
+            sleep(delay).await;
+            response
+        }))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     unary::Call,
 };
 use crate::{
+    access::Verbs,
     cache::{ScanRequest, warm_up::WarmedKeys},
     clock::stopwatch_ns,
     error::Result,
@@ -29,7 +30,7 @@ const BATCH: usize = 256;
 const PROGRESS_INTERVAL_NS: u64 = 100_000_000;
 
 pub(super) fn warm(edge: Arc<Edge>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move {
+    stream::call(&Arc::clone(&edge), |output| async move {
         // No key is loaded for a client that has left, even if no progress message is due.
         stream::while_connected(&output, run(&edge, request, &output)).await
     })
@@ -65,8 +66,16 @@ fn source(edge: &Edge, request: WarmRequest) -> Result<KeySource> {
         return Err(convert::invalid(message));
     }
     match (request.keys.is_empty(), request.pattern.is_empty()) {
-        (false, true) => request.keys.into_iter().map(Key::new).collect::<Result<_>>().map(KeySource::Keys),
-        (true, false) => Glob::new(&request.pattern).map(KeySource::Pattern),
+        (false, true) => {
+            let keys = request.keys.into_iter().map(Key::new).collect::<Result<Vec<_>>>()?;
+            keys.iter().try_for_each(|key| edge.principal().check(Verbs::INVALIDATE, key))?;
+            Ok(KeySource::Keys(keys))
+        }
+        (true, false) => {
+            let glob = Glob::new(&request.pattern)?;
+            edge.principal().check(Verbs::INVALIDATE, glob.literal_prefix())?;
+            Ok(KeySource::Pattern(glob))
+        }
         (true, true) => Err(convert::invalid("neither keys nor pattern is set; set one of them".to_owned())),
         (false, false) => Err(convert::invalid("keys and pattern are both set; set one of them".to_owned())),
     }

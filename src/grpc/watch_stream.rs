@@ -36,7 +36,7 @@ const HEARTBEAT_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
 const EVENTS_BYTES: usize = 64 * 1024;
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
-    stream::call(Arc::clone(edge.account()), |output| async move {
+    stream::call(&Arc::clone(&edge), |output| async move {
         stream::until_stopped(stop, watch(&edge, request, &output)).await
     })
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -149,7 +149,10 @@ impl Drop for Place {
 
 /// Serves a connection with a place, for a limited time.
 async fn serve(stream: Socket, router: Router, node: Arc<Node>, place: Place) {
+    let Ok(ends) = stream.ends() else { return };
     let counted = Counted::new(node);
+    // The checks of a request depend on its connection.
+    let router = router.layer(Extension(Arc::new(ends)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

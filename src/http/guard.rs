@@ -1,4 +1,4 @@
-//! Checks of each request before its handler: the host, and the number of handlers that run at a time.
+//! Checks of each request before its handler: the host, the permissions, and the number of handlers that run at a time.
 //!
 //! A browser sends the name in the address bar as the host. Without the check, the owner of any name could let it resolve
 //! to this server and read keys through the browser of somebody who can reach the server (DNS rebinding).
@@ -11,12 +11,18 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 
 use super::Edge;
+use crate::{
+    access::{Access, Credentials, Door, Identity, Peer, Verbs},
+    socket::Ends,
+};
 
 /// Paths without secrets of their own, which probes and scrapers request by any name.
-const EXEMPT: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+const EXEMPT: [&str; 3] = [METRICS, "/healthz", "/readyz"];
+/// Path of the metrics.
+const METRICS: &str = "/metrics";
 /// Domains that only the DNS of a Kubernetes cluster serves, so that nobody else can register a name in them.
 const CLUSTER_DOMAINS: [&str; 2] = [".svc", ".svc.cluster.local"];
 /// Path whose handler yields often and bounds its work itself. It must not keep a scraper waiting.
@@ -54,23 +60,104 @@ impl Guard {
     }
 }
 
+/// The parts of a request that determine its permissions.
+struct Asked {
+    is_metrics: bool,
+    authorization: Option<HeaderValue>,
+    ends: Option<Arc<Ends>>,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        Self {
+            is_metrics: request.uri().path() == METRICS,
+            authorization: request.headers().get(header::AUTHORIZATION).cloned(),
+            ends: request.extensions().get().cloned(),
+        }
+    }
+}
+
 /// Checks a request, runs its handler and completes the response.
 pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let mut response = if EXEMPT[1..].contains(&path) {
         next.run(request).await
     } else {
-        let checks = guard.checks_hosts && !EXEMPT.contains(&path);
-        match checks.then(|| guard.refused_host(&request)).flatten() {
-            Some(host) => misdirected(&host),
+        let asked = Asked::of(&request);
+        let misdirected = guard.misdirected(&request);
+        let refused = if misdirected.is_some() { misdirected } else { guard.denied(asked).await };
+        match refused {
+            Some(refused) => refused,
             None => {
                 // The semaphore is never closed.
-                let _permit = if path == SELF_BOUNDED { None } else { guard.handlers.acquire().await.ok() };
+                let is_bounded = request.uri().path() == SELF_BOUNDED;
+                let _permit = if is_bounded { None } else { guard.handlers.acquire().await.ok() };
                 next.run(request).await
             }
         }
     };
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl Guard {
+    /// Returns the response to a request for a host that is not accepted.
+    fn misdirected(&self, request: &Request) -> Option<Response> {
+        let is_checked = self.checks_hosts && request.uri().path() != METRICS;
+        is_checked.then(|| self.refused_host(request)).flatten().map(|host| misdirected(&host))
+    }
+
+    /// Returns the response to a request without the permission.
+    async fn denied(&self, asked: Asked) -> Option<Response> {
+        let needs = if asked.is_metrics { Verbs::METRICS } else { Verbs::INSPECT };
+        let identity = match self.identity(asked).await {
+            Ok(identity) => identity,
+            Err(refused) => return Some(*refused),
+        };
+        // The page shows the keys of all users.
+        let denied = identity.principal().check_everywhere(needs).err()?;
+        Some((StatusCode::FORBIDDEN, format!("{denied}\n")).into_response())
+    }
+
+    /// Authenticates a request.
+    async fn identity(&self, asked: Asked) -> Result<Identity, Box<Response>> {
+        let access = &self.edge.access;
+        let ends = asked.ends.as_deref();
+        let is_local = ends.is_some_and(|ends| ends.is_here);
+        let missing = || Box::new(unauthorized("this server requires credentials", None));
+        let given = asked.authorization.as_ref().filter(|_| access.has_users());
+        let Some(given) = given else { return access.without_credentials(is_local).ok_or_else(missing) };
+        let Some(given) = Credentials::parse(given.as_bytes()) else {
+            return Err(Box::new(unauthorized("the authorization header is neither Basic nor Bearer", None)));
+        };
+        let peer = Peer {
+            address: ends.map_or("", |ends| &ends.peer),
+            is_local,
+            is_private: ends.is_some_and(|ends| ends.is_private()),
+        };
+        match access.log_in(given.user.as_deref(), &given.secret, Door::Http, peer) {
+            Ok(identity) => Ok(identity),
+            Err(failure) => {
+                sleep(Access::delay(1)).await;
+                Err(Box::new(unauthorized(failure.reason(), Some("invalid_token"))))
+            }
+        }
+    }
+}
+
+fn unauthorized(reason: &str, error: Option<&str>) -> Response {
+    let error = error.map_or_else(String::new, |error| format!(", error=\"{error}\""));
+    let challenges = [
+        (header::WWW_AUTHENTICATE, "Basic realm=\"Terrace\", charset=\"UTF-8\"".to_owned()),
+        (header::WWW_AUTHENTICATE, format!("Bearer realm=\"Terrace\"{error}")),
+    ];
+    let mut response = (StatusCode::UNAUTHORIZED, format!("{reason}\n")).into_response();
+    for (name, value) in challenges {
+        // The texts are ASCII.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().append(name, value);
+        }
+    }
     response
 }
 

@@ -31,7 +31,7 @@ use axum::{
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::{connections::Served, guard::Guard, history::History};
-use crate::{cache::Cache, cache::State as L2State, metrics::Metrics, node::Node, socket::Listener};
+use crate::{access::Access, cache::Cache, cache::State as L2State, metrics::Metrics, node::Node, socket::Listener};
 
 /// Maximum size of a request body. No path accepts a body.
 const BODY_MAX_BYTES: usize = 0;
@@ -55,6 +55,8 @@ pub struct Edge {
     pub cache: Cache,
     /// This process.
     pub node: Arc<Node>,
+    /// Users and roles.
+    pub access: Arc<Access>,
     /// `/readyz` returns 503 while L2 is unavailable. Reloadable.
     pub ready_requires_l2: AtomicBool,
     /// Names that a request may have as its host, in addition to IP literals and names without a dot. Reloadable.
@@ -141,7 +143,7 @@ fn probes_only(state: HttpState) -> Router {
 
 async fn metrics(State(shared): State<HttpState>) -> Response {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-    let page = page::render(&shared.metrics, &shared.edge.cache, &shared.edge.node);
+    let page = page::render(&shared.metrics, &shared.edge.cache, &shared.edge.node, &shared.edge.access);
     ([(header::CONTENT_TYPE, TEXT)], page).into_response()
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
+    access::{Access, Door},
     cache::{
         Cache, Removals, State,
         invalidate::feed::FeedReport,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Renders the current metrics.
-pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
+pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node, access: &Access) -> String {
     let snapshot = cache.snapshot();
     metrics.set(&m::UPTIME, &[], cache.now().since(node.started_at).as_secs_f64());
     this_node(metrics, node, &snapshot);
@@ -33,7 +34,20 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node) -> String {
     prefetch(metrics, &snapshot.learning.prefetch);
     feed(metrics, &cache.feed_report());
     warming(metrics, &cache.core().warm_up_progress());
+    users(metrics, access);
     metrics.render()
+}
+
+fn users(metrics: &Metrics, access: &Access) {
+    for door in Door::ALL {
+        let (accepted, failed) = access.logins(door);
+        metrics.count(&m::AUTH, &[door.name(), "accepted"], accepted);
+        metrics.count(&m::AUTH, &[door.name(), "failed"], failed);
+    }
+    for (user, verb, count) in access.denials() {
+        metrics.count(&m::DENIED, &[&user, verb], count);
+    }
+    metrics.count(&m::AUTH_FILES_REJECTED, &[], access.rejected_files());
 }
 
 fn warming(metrics: &Metrics, progress: &WarmUpProgress) {

@@ -1,5 +1,6 @@
 //! Background jobs: callers of the cache that serve no client.
 
+pub mod access;
 pub mod ban_sweep;
 pub mod byte_budget;
 pub mod coherence_check;

@@ -91,6 +91,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// Returns true if the result contains the previous value.
+    #[must_use]
+    pub fn returns_value(&self) -> bool {
+        match self {
+            Self::Set { want_old, .. } | Self::Delete { want_old } | Self::Expire { want_value: want_old, .. } => {
+                *want_old
+            }
+            Self::Bury { .. }
+            | Self::Increment { .. }
+            | Self::IncrementFloat { .. }
+            | Self::Append { .. }
+            | Self::SetRange { .. } => false,
+        }
+    }
+
     /// Returns the size in bytes of the value that the operation writes.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {

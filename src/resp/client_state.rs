@@ -11,7 +11,11 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{lane::Lane, mailbox::Mailbox};
-use crate::{budget::Account, clock::Tick};
+use crate::{
+    access::{Access, DEFAULT_USER, Identity},
+    budget::Account,
+    clock::Tick,
+};
 
 /// Maximum size of each name that a client reports about itself (CLIENT SETNAME, CLIENT SETINFO).
 pub(super) const NAME_MAX_BYTES: usize = 256;
@@ -24,6 +28,8 @@ pub(super) struct Client {
     pub(super) local_address: String,
     connected_at: Tick,
     pub(super) names: Mutex<Names>,
+    /// The authenticated client; `None` before AUTH.
+    pub(super) identity: Mutex<Option<Arc<Identity>>>,
     /// Time of the last request.
     pub(super) used_at: AtomicU64,
     pub(super) db: AtomicU8,
@@ -48,6 +54,14 @@ pub(super) struct Client {
     pub(super) monitors: AtomicBool,
 }
 
+/// Returns the name of a user as Redis would show it: clients without credentials are its user `default`.
+pub(super) fn shown_user(name: &Arc<str>) -> Arc<str> {
+    match &**name {
+        "local" | "anonymous" => DEFAULT_USER.into(),
+        _ => Arc::clone(name),
+    }
+}
+
 /// Names that the client reports about itself.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Names {
@@ -64,6 +78,7 @@ impl Client {
             local_address,
             connected_at: now,
             names: Mutex::default(),
+            identity: Mutex::default(),
             used_at: AtomicU64::new(now.0),
             db: AtomicU8::new(0),
             protocol: AtomicU8::new(2),
@@ -88,6 +103,26 @@ impl Client {
     /// Returns `true` if the client is subscribed to a channel or pattern.
     pub(super) fn is_subscribed(&self) -> bool {
         self.channels.load(Relaxed) + self.patterns.load(Relaxed) > 0
+    }
+
+    /// Returns the name of the user, as ACL WHOAMI shows it.
+    pub(super) fn user(&self) -> Arc<str> {
+        let identity = self.identity.lock();
+        identity.as_ref().map_or_else(|| DEFAULT_USER.into(), |identity| shown_user(identity.principal().name()))
+    }
+
+    /// Returns `true` if the client has lost its access, or may no longer receive what it has requested.
+    pub(super) fn is_revoked(&self, access: &Access) -> bool {
+        let Some(identity) = self.identity.lock().clone() else { return false };
+        match access.current(&identity) {
+            None => true,
+            // The next command of the client has the new permissions.
+            Some(now) => self.receives_events() && !now.principal().is_same(identity.principal()),
+        }
+    }
+
+    fn receives_events(&self) -> bool {
+        self.is_subscribed() || self.monitors.load(Relaxed) || self.blocked.load(Relaxed)
     }
 
     fn flags(&self) -> String {
@@ -121,7 +156,7 @@ impl Client {
         let _ok = write!(
             tail,
             " age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
-             rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir=-1 resp={}",
+             rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={command} user={} redir=-1 resp={}",
             now.since(self.connected_at).as_secs(),
             now.since(Tick(self.used_at.load(Relaxed))).as_secs(),
             self.flags(),
@@ -132,6 +167,7 @@ impl Client {
             self.input_bytes.load(Relaxed),
             self.output_bytes.load(Relaxed),
             self.buffer_bytes(),
+            self.user(),
             self.protocol.load(Relaxed),
         );
         let parts: [&[u8]; 7] = [

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    Edge, RespSettings,
+    Edge,
     buffers::{self, BUFFER_BYTES},
     frame::{Limits, Requests},
     reply::{OUTPUT_HARD_MAX_BYTES, Reply},
@@ -38,6 +38,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
+    access::{Access, Identity, Principal},
     budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
@@ -131,10 +132,11 @@ impl Connection {
         let account = edge.cache.account();
         let (held_input, held_output) = (account.hold_for_client(0), account.hold_unread(0));
         let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), Arc::clone(account), now);
-        session.authenticated = edge.settings.load().password.is_none();
         session.is_local = ends.is_here;
-        let auth_deadline = (!session.authenticated).then(|| Instant::now() + AUTH_TIME);
-        Self {
+        session.is_private = ends.is_private();
+        session.set_identity(first_identity(&edge.access, ends.is_here));
+        let auth_deadline = (!session.is_authenticated()).then(|| Instant::now() + AUTH_TIME);
+        let mut connection = Self {
             stream,
             edge,
             requests: Requests::default(),
@@ -153,11 +155,29 @@ impl Connection {
             partial: None,
             held_input,
             held_output,
+        };
+        connection.use_permissions();
+        connection
+    }
+
+    /// Uses the current permissions of the client. Closes the connection of a client that has lost its access.
+    fn use_permissions(&mut self) {
+        if let Some(identity) = &self.session.identity
+            && !self.edge.access.is_current(identity)
+        {
+            let now = self.edge.access.current(identity);
+            self.session.closing |= now.is_none();
+            self.session.set_identity(now);
+        }
+        let principal =
+            self.session.identity.as_ref().map_or_else(Principal::none, |identity| Arc::clone(identity.principal()));
+        if !Arc::ptr_eq(&principal, self.edge.cache.principal()) {
+            self.edge = Arc::new(self.edge.with_cache(self.edge.cache.for_principal(principal)));
         }
     }
 
     async fn run(&mut self, is_here: bool) -> io::Result<()> {
-        if is_refused(&self.edge.settings.load(), is_here) {
+        if is_refused(&self.edge, is_here) {
             self.reply.error(PROTECTED);
             return self.flush_and_close().await;
         }
@@ -205,7 +225,7 @@ impl Connection {
 
     /// Returns the deadline that closes the connection, if any.
     fn deadline(&mut self) -> Option<Instant> {
-        if self.session.authenticated {
+        if self.session.is_authenticated() {
             self.auth_deadline = None;
         }
         if self.paused || self.requests.held_bytes() < UNCOUNTED_BYTES {
@@ -318,7 +338,7 @@ impl Connection {
         self.edge.cache.account().moved();
         self.count_in_flight();
         let value_max = usize::try_from(self.edge.settings.load().value_max).unwrap_or(usize::MAX);
-        self.limits = Limits { bulk_max: value_max.max(KEY_MAX_BYTES), before_auth: !self.session.authenticated };
+        self.limits = Limits { bulk_max: value_max.max(KEY_MAX_BYTES), before_auth: !self.session.is_authenticated() };
     }
 
     /// Sends without waiting. [`Connection::wait`] sends the bytes that the socket does not accept.
@@ -454,15 +474,21 @@ impl Connection {
     }
 }
 
-/// Returns `true` if protected mode rejects the client: without a password, only local clients are accepted.
-fn is_refused(settings: &RespSettings, is_here: bool) -> bool {
-    settings.protected_mode && settings.password.is_none() && !is_here
+/// Returns `true` if protected mode rejects the client: while nothing decides about access, only local clients are accepted.
+fn is_refused(edge: &Edge, is_here: bool) -> bool {
+    let access = &edge.access;
+    let is_decided = access.has_password() || access.has_users() || access.decides_about_guests();
+    edge.settings.load().protected_mode && !is_decided && !is_here
+}
+
+/// Returns the identity of a client that has sent no credentials. With a password, as in Redis, there is none.
+fn first_identity(access: &Access, is_here: bool) -> Option<Identity> {
+    if access.has_password() { None } else { access.without_credentials(is_here) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     /// Returns the size in bytes of the result of a function with three arguments.
     fn size_of_returned<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
@@ -473,22 +499,5 @@ mod tests {
     fn an_idle_connection_is_small() {
         let size = size_of_returned(serve);
         assert!(size <= 3 << 10, "{size} bytes, {} of them the connection", size_of::<Connection>());
-    }
-
-    #[test]
-    fn protected_mode_serves_this_machine_only() {
-        let settings = RespSettings {
-            password: None,
-            protected_mode: true,
-            serve_stale: false,
-            flush: true,
-            clients_max: 1,
-            value_max: 1,
-        };
-        assert!(!is_refused(&settings, true));
-        assert!(is_refused(&settings, false));
-        let with_password = RespSettings { password: Some(Secret::new(b"x".to_vec())), ..settings.clone() };
-        assert!(!is_refused(&with_password, false));
-        assert!(!is_refused(&RespSettings { protected_mode: false, ..settings }, false));
     }
 }

@@ -28,6 +28,7 @@ mod mailbox;
 mod monitors;
 mod pattern_filter;
 mod pattern_set;
+mod permission;
 mod port_state;
 mod process;
 mod reply;
@@ -44,7 +45,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{budget::Budget, cache::Cache, model::Key, node::Node, secret::Secret};
+use crate::{
+    access::{Access, Principal},
+    budget::Budget,
+    cache::Cache,
+    model::Key,
+    node::Node,
+};
 pub use connection::serve;
 use lookup::Commands;
 pub use port_state::PortState;
@@ -61,8 +68,6 @@ pub fn keys_of(request: frame::Args<'_>) -> Option<Vec<(Key, bool)>> {
 /// Settings of the RESP port. A reload replaces them.
 #[derive(Debug, Clone)]
 pub struct RespSettings {
-    /// The password, if one is set.
-    pub password: Option<Secret<Vec<u8>>>,
     /// Reject clients from other machines while no password is set.
     pub protected_mode: bool,
     /// Answer reads with copies past the coherence bound while L2 is unavailable.
@@ -96,6 +101,8 @@ pub struct Edge {
     pub settings: Arc<ArcSwap<RespSettings>>,
     /// State shared by the connections of all workers.
     pub shared: Arc<PortState>,
+    /// Users and roles.
+    pub access: Arc<Access>,
     /// Queue of settings changes; the server applies them.
     pub changes: mpsc::Sender<SettingsChange>,
     /// The command table.
@@ -110,14 +117,15 @@ impl Edge {
         node: Arc<Node>,
         settings: Arc<ArcSwap<RespSettings>>,
         shared: Arc<PortState>,
+        access: Arc<Access>,
         changes: mpsc::Sender<SettingsChange>,
     ) -> Self {
-        Self { cache, node, settings, shared, changes, commands: &table::COMMANDS }
+        Self { cache, node, settings, shared, access, changes, commands: &table::COMMANDS }
     }
 
-    /// Returns the state of a new connection, whose requests count as one caller.
+    /// Returns the state of a new connection, whose requests count as one caller. It has no permissions.
     fn for_connection(&self) -> Self {
-        self.with_cache(self.cache.for_new_caller())
+        self.with_cache(self.cache.for_new_caller(Principal::none()))
     }
 
     /// Returns the same state with another handle of the cache.
@@ -127,6 +135,7 @@ impl Edge {
             node: Arc::clone(&self.node),
             settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
+            access: Arc::clone(&self.access),
             changes: self.changes.clone(),
             commands: self.commands,
         }

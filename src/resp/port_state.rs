@@ -14,7 +14,9 @@ use super::{
     client_state::Client, counters::Statistics, hub::Hub, keyspace_events::EventSelection, monitors::Monitors,
     slow::Slow,
 };
-use crate::{budget::Account, cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX};
+use crate::{
+    access::Access, budget::Account, cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX,
+};
 
 /// Channel of changes that Redis announces.
 const INVALIDATED: &[u8] = b"__terrace__:invalidated";
@@ -84,6 +86,16 @@ impl PortState {
     /// Returns all clients, oldest first. Clients that were closed are excluded, even if their task has not ended yet.
     pub(super) fn clients(&self) -> Vec<Arc<Client>> {
         self.clients.lock().values().filter(|client| !client.mailbox.is_closed()).cloned().collect()
+    }
+
+    /// Ends the connections of clients that have lost their access or, for subscribers, have other permissions now.
+    pub fn end_revoked(&self, access: &Access) {
+        for client in self.clients() {
+            if client.is_revoked(access) {
+                tracing::info!(peer = client.address, user = %client.user(), "closed a RESP connection: its permissions have changed");
+                client.mailbox.close();
+            }
+        }
     }
 
     /// Updates and returns the peak memory use in bytes.

@@ -60,12 +60,16 @@ impl Refusal {
     }
 }
 
+/// Error of Redis for a key without permission.
+pub(super) const DENIED_KEY: &str = "NOPERM this user has no permissions to access one of the keys used as arguments";
+
 /// Returns the reply text of an error of the cache: error code and message.
 #[must_use]
 pub fn error_text(error: &CacheError) -> Cow<'_, str> {
     let code = match error.kind() {
         Kind::WrongType => return "WRONGTYPE Operation against a key holding the wrong kind of value".into(),
         Kind::OutOfMemory => return "OOM command not allowed when used memory > 'maxmemory'.".into(),
+        Kind::Denied => return DENIED_KEY.into(),
         Kind::Unavailable => "UNAVAILABLE",
         Kind::DeadlineExceeded => "TIMEOUT",
         Kind::Unknown => "UNKNOWN",

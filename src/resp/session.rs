@@ -8,7 +8,7 @@ use super::{
     client_state::Client, counters::WorkerCounters, port_state::PortState, subscriptions::Channels,
     transaction_queue::TransactionQueue,
 };
-use crate::{budget::Account, cache::KeyWatch, clock::Tick};
+use crate::{access::Identity, budget::Account, cache::KeyWatch, clock::Tick};
 
 /// Replies that a client receives (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +29,14 @@ pub(super) struct Session {
     pub(super) client: Arc<Client>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) db: u8,
-    pub(super) authenticated: bool,
+    /// The authenticated client; `None` before AUTH.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// Number of failed logins since the last successful one.
+    pub(super) failed_logins: u32,
     /// The client runs on this machine.
     pub(super) is_local: bool,
+    /// Nobody else can read the connection.
+    pub(super) is_private: bool,
     /// Reads of the client are inspection (CLIENT NO-TOUCH).
     pub(super) no_touch: bool,
     /// The connection closes after the reply.
@@ -63,8 +68,10 @@ impl Session {
             client,
             counters,
             db: 0,
-            authenticated: false,
+            identity: None,
+            failed_logins: 0,
             is_local: false,
+            is_private: false,
             no_touch: false,
             closing: false,
             replies: Replies::On,
@@ -79,13 +86,25 @@ impl Session {
     #[inline]
     pub(super) fn reads_plainly(&self) -> bool {
         self.db == 0
-            && self.authenticated
+            && self.is_authenticated()
             && !self.no_touch
             && self.transaction.is_none()
             && self.replies == Replies::On
             && !self.is_limited()
             && !self.shared.monitors.any()
             && !self.shared.slow.is_fine()
+    }
+
+    /// Returns `true` if the client is authenticated, or needs no credentials.
+    #[inline]
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Changes the identity of the client.
+    pub(super) fn set_identity(&mut self, identity: Option<Identity>) {
+        self.identity = identity.map(Arc::new);
+        self.client.identity.lock().clone_from(&self.identity);
     }
 
     /// Returns `true` for a RESP2 subscriber, which cannot distinguish replies from messages and may only manage its

@@ -26,6 +26,7 @@ mod transactions;
 use super::{
     command::{Row, Run},
     lookup::{Commands, number_of},
+    permission,
 };
 
 /// A command that may wait for L2.
@@ -76,6 +77,8 @@ const fn count() -> usize {
     }
     count
 }
+
+const _: () = permission::all_are_decided(&NUMBERED.0);
 
 /// The rows and their number including subcommands.
 const NUMBERED: ([Row; COUNT], usize) = numbered();

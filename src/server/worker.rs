@@ -15,6 +15,7 @@ use super::{
     listen::{Caps, Peers, accept},
 };
 use crate::{
+    access::Access,
     cache::{Cache, Core},
     grpc,
     node::{Heartbeat, Node},
@@ -34,6 +35,7 @@ pub(super) struct WorkerPlan {
     pub(super) grpc: Arc<ArcSwap<grpc::GrpcSettings>>,
     pub(super) resp: Arc<ArcSwap<resp::RespSettings>>,
     pub(super) resp_shared: Arc<resp::PortState>,
+    pub(super) access: Arc<Access>,
     pub(super) changes: mpsc::Sender<resp::SettingsChange>,
     pub(super) connections_max: u64,
     /// Maximum number of connections on all ports.
@@ -87,7 +89,8 @@ async fn beat(heartbeat: Heartbeat, cache: Cache) {
 }
 
 async fn serve_grpc(plan: &WorkerPlan, cache: Cache, listener: Listener) {
-    let edge = Arc::new(grpc::Edge { cache, node: Arc::clone(&plan.node), settings: Arc::clone(&plan.grpc) });
+    let (node, settings, access) = (Arc::clone(&plan.node), Arc::clone(&plan.grpc), Arc::clone(&plan.access));
+    let edge = Arc::new(grpc::Edge::new(cache, node, settings, access));
     let stop = plan.stop.clone();
     let caps = Caps {
         open: Arc::clone(&plan.node.connections.grpc),
@@ -104,7 +107,8 @@ async fn serve_grpc(plan: &WorkerPlan, cache: Cache, listener: Listener) {
 
 async fn serve_resp(plan: &WorkerPlan, cache: Cache, listener: Listener) {
     let (node, settings, shared) = (Arc::clone(&plan.node), Arc::clone(&plan.resp), Arc::clone(&plan.resp_shared));
-    let edge = Arc::new(resp::Edge::new(cache, node, settings, shared, plan.changes.clone()));
+    let access = Arc::clone(&plan.access);
+    let edge = Arc::new(resp::Edge::new(cache, node, settings, shared, access, plan.changes.clone()));
     let stop = plan.stop.clone();
     let caps = Caps {
         open: Arc::clone(&plan.node.connections.resp),

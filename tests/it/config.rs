@@ -296,14 +296,22 @@ fn show_and_read(ttl: &str) -> String {
 fn settings_that_do_not_go_together_are_refused() {
     for (flags, part) in [
         (vec![flag("resp.addr", ":7401")], "--resp-addr: resp.addr: :7401 is not a loopback address"),
-        (vec![flag("http.addr", "0.0.0.0:0")], "set server.expose = true (--expose)"),
-        (vec![flag("http.addr", "cache.example.com:0")], "set server.expose = true (--expose)"),
-        (vec![flag("http.addr", "[::]:0")], "set server.expose = true (--expose)"),
+        (vec![flag("http.addr", "0.0.0.0:0")], "or server.expose = true (--expose) and auth.anonymous"),
+        (vec![flag("http.addr", "cache.example.com:0")], "or server.expose = true (--expose) and auth.anonymous"),
+        (vec![flag("http.addr", "[::]:0")], "or server.expose = true (--expose) and auth.anonymous"),
+        (
+            vec![flag("http.addr", "0.0.0.0:7402"), flag("server.expose", "true")],
+            "http.addr: 0.0.0.0:7402 is reachable by others and auth.anonymous is not set; set auth.file, or \
+             auth.anonymous = \"none\" | \"scraper\" | \"reader\" | \"admin\"",
+        ),
         (
             vec![flag("resp.addr", "127.0.0.1:7400")],
             "resp.addr: 127.0.0.1:7400 and grpc.addr: 127.0.0.1:7400 use the same port",
         ),
-        (vec![flag("resp.addr", ":7400"), flag("server.expose", "true")], "use the same port"),
+        (
+            vec![flag("resp.addr", ":7400"), flag("server.expose", "true"), flag("auth.anonymous", "admin")],
+            "use the same port",
+        ),
         (vec![flag("server.max_value", "16MiB")], "do not fit in grpc.max_message 16MiB"),
         (vec![flag("grpc.max_message", "1GiB")], "grpc.max_message 1GiB exceeds server.max_in_flight 256MiB"),
     ] {
@@ -313,7 +321,8 @@ fn settings_that_do_not_go_together_are_refused() {
     for fine in ["127.0.0.1:0", "[::1]:0", "localhost:0", "127.8.8.8:0"] {
         from_flags(vec![flag("grpc.addr", fine)]).expect(fine);
     }
-    from_flags(vec![flag("grpc.addr", ":0"), flag("server.expose", "true")]).expect("said");
+    let exposed = vec![flag("grpc.addr", ":0"), flag("server.expose", "true"), flag("auth.anonymous", "none")];
+    from_flags(exposed).expect("decided");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     serde::{Serialize, de::DeserializeOwned},
@@ -133,7 +134,9 @@ fn kubernetes_agrees_with_itself_and_with_the_server() {
         }
     }
     let kinds: Vec<_> = yaml("kubernetes/terrace.yaml").iter().map(|object| object["kind"].clone()).collect();
-    for kind in ["ConfigMap", "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"] {
+    for kind in
+        ["ConfigMap", "Deployment", "NetworkPolicy", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"]
+    {
         assert!(kinds.contains(&kind.into()), "{kind}");
     }
 }
@@ -167,6 +170,7 @@ fn kubernetes_knows_every_field() {
         let kept = match kind {
             "ConfigMap" => known_to_kubernetes::<ConfigMap>(&object),
             "Deployment" => known_to_kubernetes::<Deployment>(&object),
+            "NetworkPolicy" => known_to_kubernetes::<NetworkPolicy>(&object),
             "HorizontalPodAutoscaler" => known_to_kubernetes::<HorizontalPodAutoscaler>(&object),
             "PodDisruptionBudget" => known_to_kubernetes::<PodDisruptionBudget>(&object),
             "Service" => known_to_kubernetes::<Service>(&object),
@@ -186,6 +190,7 @@ fn kubernetes_objects_find_each_other() {
         selector.as_object().unwrap().iter().all(|(name, value)| pod["metadata"]["labels"][name] == *value)
     };
     assert!(has_labels(&service["spec"]["selector"]));
+    assert!(has_labels(&of("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]));
     assert!(has_labels(&of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"]));
     let scaled = &of("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"];
     assert_eq!((&scaled["kind"], &scaled["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
@@ -212,8 +217,10 @@ fn deployment(object: &Value) {
     let terrace = containers.iter().find(|container| container["name"] == "terrace").unwrap();
     let flags: Vec<String> =
         words(&terrace["args"]).into_iter().filter(|word| !word.contains("terrace.toml")).collect();
-    let flags = if flags.contains(&"--config".to_owned()) { vec![flags[0].clone()] } else { flags };
-    load(&Sources { flags: given(&flags), file: Some(image::file()), ..Sources::default() }).unwrap();
+    // A mounted file replaces that of the image.
+    let is_replaced = flags.contains(&"--config".to_owned());
+    let (flags, file) = if is_replaced { (vec![flags[0].clone()], None) } else { (flags, Some(image::file())) };
+    load(&Sources { flags: given(&flags), file, ..Sources::default() }).unwrap();
     let ports: Vec<&Value> = terrace["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let probe = &terrace[probe];

@@ -49,7 +49,11 @@ fn its_bases_are_pinned_and_its_environment_valid() {
     assert!(number(rust) >= number(env!("CARGO_PKG_RUST_VERSION")), "{rust} builds Terrace");
     // A variable of the image would take precedence over a mounted file.
     assert!(said(stages.last().unwrap(), "ENV").is_empty());
-    let loaded = load(&Sources { file: Some(file()), ..Sources::default() }).unwrap();
+    // The image decides nothing about access.
+    let undecided = load(&Sources { file: Some(file()), ..Sources::default() }).unwrap_err().to_string();
+    assert!(undecided.contains("auth.anonymous is not set"), "{undecided}");
+    let environment = vec![("TERRACE_AUTH_ANONYMOUS".to_owned(), "admin".to_owned())];
+    let loaded = load(&Sources { file: Some(file()), environment, ..Sources::default() }).unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let config = loaded.config;
     let ports = [config.grpc.addr, config.resp.addr, config.http.addr];
@@ -240,7 +244,9 @@ fn its_last_stage_followed_in_an_empty_root_runs_answers_and_stops() {
     assert_eq!(lines.last().map(String::as_str), Some("ready"), "{lines:?}");
     let said = run(image.as_itself(&image.health).args(["--server", lines[0].strip_prefix("grpc ").unwrap()]));
     assert!(said.contains("ready, L2 up"), "{said}");
-    let data = load(&Sources { file: Some(file()), ..Sources::default() }).unwrap().config.data.dir;
+    let environment = vec![("TERRACE_AUTH_ANONYMOUS".to_owned(), "none".to_owned())];
+    let loaded = load(&Sources { file: Some(file()), environment, ..Sources::default() }).unwrap();
+    let data = loaded.config.data.dir;
     let store = fs::metadata(image.at(&data.join("store"))).unwrap();
     assert_eq!((store.uid().to_string(), store.gid().to_string()), (user.to_owned(), group.to_owned()));
     kill_process(Pid::from_child(&server.0), image.stop).unwrap();

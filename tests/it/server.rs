@@ -65,6 +65,7 @@ fn other_machines_are_let_in_only_when_that_is_said() {
         other => panic!("{:?}", other.map(|_| ())),
     }
     wanted.server.expose = true;
+    wanted.auth.anonymous = terrace::access::GuestRole::None;
     assert!(Server::bind(wanted, Vec::new(), Clock::real()).is_ok());
 }
 

@@ -171,7 +171,11 @@ impl Cache {
         Explained {
             is_staged: core.l1.residence(key, now) == Residence::Staged,
             l1_available: core.fence.is_valid(now),
-            predictions: core.predict(key),
+            predictions: core
+                .predict(key)
+                .into_iter()
+                .filter(|predicted| self.principal.sees(&predicted.key))
+                .collect(),
             write: history.write,
             now,
             resident,

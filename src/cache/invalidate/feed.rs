@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    access::{Principal, Verbs},
     budget::{Place, PlaceKind},
     cache::{Cache, Core},
     error::{CacheError, Kind, Result},
@@ -228,6 +229,7 @@ pub struct Taken {
 /// A follower of the feed, until it is dropped.
 pub struct Follower {
     core: Arc<Core>,
+    principal: Arc<Principal>,
     prefixes: Vec<Bytes>,
     /// Number of the first event that was not read.
     next: u64,
@@ -297,7 +299,8 @@ impl Follower {
             return Taken { changes: Vec::new(), gap: Some(gap) };
         }
         let mut taken = self.copied();
-        taken.changes.retain(|(_, change)| concerns(&self.prefixes, change));
+        let is_permitted = |change: &FeedChange| permits(&self.principal, change);
+        taken.changes.retain(|(_, change)| concerns(&self.prefixes, change) && is_permitted(change));
         self.core.events.feed().delivered.fetch_add(taken.changes.len() as u64, Relaxed);
         if taken.gap.is_some() {
             self.note_gap();
@@ -339,15 +342,29 @@ fn concerns(prefixes: &[Bytes], change: &FeedChange) -> bool {
     }
 }
 
+/// Returns whether the client may learn about a change. A pattern is reported if it may match a permitted key.
+fn permits(principal: &Principal, change: &FeedChange) -> bool {
+    match change {
+        FeedChange::Key(key, _) => principal.may(Verbs::WATCH, key),
+        FeedChange::Pattern(glob) => principal.may_within(Verbs::WATCH, glob.literal_prefix()),
+        FeedChange::Tag(tag) => principal.may_use_tag(tag),
+        FeedChange::All => true,
+    }
+}
+
 impl Cache {
     /// Follows the changes of keys with one of these prefixes, or of all keys if there are no prefixes. The follower
     /// starts after event number `after` if that is still kept; otherwise it starts at the newest event, with a gap
     /// first.
     ///
     /// # Errors
-    /// `InvalidArgument` for too many prefixes, or for prefixes outside of `l2.prefixes`; `Overloaded` for too many
+    /// `Denied` without the permission to watch; `InvalidArgument` for too many prefixes, or for prefixes outside of `l2.prefixes`; `Overloaded` for too many
     /// followers; `Unsupported` if Redis does not announce changes.
     pub fn follow(&self, prefixes: Vec<Bytes>, after: Option<u64>) -> Result<Follower> {
+        if !self.principal.may_somewhere(Verbs::WATCH) {
+            return Err(self.principal.denied(Verbs::WATCH));
+        }
+        prefixes.iter().try_for_each(|prefix| self.principal.check(Verbs::WATCH, prefix))?;
         self.check_followed(&prefixes)?;
         let place = self.account.place(PlaceKind::Watch, FOLLOWERS_PER_CONNECTION_MAX).ok_or_else(|| {
             let message = format!(
@@ -358,7 +375,8 @@ impl Cache {
         let core = Arc::clone(&self.core);
         let (next, resumed) = core.events.enter(after)?;
         let pending_gap = (after.is_some() && !resumed).then_some(Gap::PlaceUnknown);
-        Ok(Follower { core, prefixes, next, resumed, pending_gap, _place: place })
+        let principal = Arc::clone(&self.principal);
+        Ok(Follower { core, principal, prefixes, next, resumed, pending_gap, _place: place })
     }
 
     fn check_followed(&self, prefixes: &[Bytes]) -> Result<()> {

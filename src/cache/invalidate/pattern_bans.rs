@@ -13,6 +13,7 @@ use tokio::{
 
 use super::feed::FeedChange;
 use crate::{
+    access::Verbs,
     budget::{Place, PlaceKind},
     cache::Cache,
     clock::{Tick, stopwatch_ns},
@@ -235,8 +236,10 @@ impl Cache {
     /// node. A value written later is kept, whichever node wrote it.
     ///
     /// # Errors
-    /// `Overloaded` if too many bans are active; otherwise as [`BanStore::ban`](crate::l2::BanStore::ban).
+    /// `Denied` unless the literal prefix of the pattern is within a permitted prefix; `Overloaded` if too many bans are
+    /// active; otherwise as [`BanStore::ban`](crate::l2::BanStore::ban).
     pub async fn invalidate_pattern(&self, glob: Glob) -> Result<Invalidation> {
+        self.principal.check(Verbs::INVALIDATE, glob.literal_prefix())?;
         if self.core.flavor == Flavor::None {
             return self.purge_store(glob).await;
         }
@@ -291,6 +294,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::count`].
     pub async fn count_matching(&self, glob: Glob) -> Result<MatchCount<'_>> {
+        self.principal.check(Verbs::INVALIDATE, glob.literal_prefix())?;
         let progress = SweepProgress { total: self.count().await?, ..SweepProgress::default() };
         Ok(MatchCount { cache: self, glob, cursor: 0, progress })
     }

@@ -30,6 +30,7 @@ use smallvec::SmallVec;
 
 use super::events::ChangeEvent;
 use crate::{
+    access::Verbs,
     cache::{
         Batch, Cache, Core, Read,
         flight::Answer,
@@ -76,6 +77,11 @@ impl TagNames {
         }
         names.iter().try_for_each(|name| check_tag(name))?;
         Ok(Self(names))
+    }
+
+    /// Returns the names, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.iter()
     }
 
     /// Returns whether there are no tags.
@@ -545,6 +551,10 @@ impl Cache {
     /// retry is safe.
     pub async fn invalidate_tags(&self, mut names: Vec<Bytes>) -> Result<u64> {
         names.iter().try_for_each(|name| check_tag(name))?;
+        if !self.principal.may_somewhere(Verbs::INVALIDATE) {
+            return Err(self.principal.denied(Verbs::INVALIDATE));
+        }
+        names.iter().try_for_each(|name| self.principal.check_tag(name))?;
         names.sort_unstable();
         names.dedup();
         let ops = names.iter().map(|name| (record_of(name), Op::Delete { want_old: false })).collect();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
+    access::Verbs,
     cache::{Cache, invalidate::events::ChangeEvent, write::Dropped},
     error::{CacheError, Kind, Result},
     l2::{Flavor, RawConnection, bans::overtaken, text},
@@ -70,9 +71,10 @@ impl Cache {
     /// Sends one request in Redis's protocol to Redis and returns the reply, which may be an error reply.
     ///
     /// # Errors
-    /// `Unsupported` if L2 is not Redis; `Unavailable` and `DeadlineExceeded` (nothing was written); `Unknown` (the
+    /// `Denied`; `Unsupported` if L2 is not Redis; `Unavailable` and `DeadlineExceeded` (nothing was written); `Unknown` (the
     /// command may have been executed); `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
+        self.check_passing(&passing)?;
         self.clear_dead(&passing).await?;
         let known = self.l2.clear_banned(&passing.named).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
@@ -94,6 +96,21 @@ impl Cache {
             .pop()
             .ok_or_else(|| CacheError::new(Kind::Internal, "bug: a request to Redis has no reply"))
             .and_then(kept_here)
+    }
+
+    /// Checks the permissions for the keys of a request. The RESP port checks the verbs of each key more exactly.
+    fn check_passing(&self, passing: &Passing) -> Result<()> {
+        if self.principal.may_everywhere(Verbs::ALL) {
+            return Ok(());
+        }
+        for key in &passing.named {
+            match passing.written.contains(key) {
+                true if self.principal.may_change(key) => {}
+                true => return Err(self.principal.denied(Verbs::WRITE)),
+                false => self.principal.check(Verbs::READ, key)?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns the effect of a newly received ban on a request that was executed.
@@ -139,6 +156,7 @@ impl Cache {
         count: usize,
         passing: Passing,
     ) -> Result<Bytes> {
+        self.check_passing(&passing)?;
         self.clear_dead(&passing).await?;
         let known = self.l2.clear_banned(&passing.named).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::passthrough;
 use crate::{
+    access::Verbs,
     cache::{
         Batch, Cache, Passing, Read, ReadOptions, TagNames,
         op::{Condition, Op, SetExpiry},
@@ -60,6 +61,8 @@ impl Cache {
     /// # Errors
     /// As for reads and writes.
     pub async fn rename(&self, from: Key, to: Key, target: Target) -> Result<Renamed> {
+        self.principal.check(Verbs::READ.with(Verbs::WRITE).with(Verbs::DELETE), &from)?;
+        self.principal.check(Verbs::WRITE, &to)?;
         if self.core.flavor == Flavor::Redis {
             return self.rename_in_redis(from, to, target).await;
         }
@@ -99,6 +102,8 @@ impl Cache {
     /// # Errors
     /// As for reads and writes.
     pub async fn copy(&self, from: Key, to: Key, target: Target) -> Result<bool> {
+        self.principal.check(Verbs::READ, &from)?;
+        self.principal.check(Verbs::WRITE, &to)?;
         if self.core.flavor == Flavor::Redis {
             let mut words: Vec<&[u8]> = vec![b"COPY", &from, &to];
             if target == Target::Replace {
@@ -127,6 +132,7 @@ impl Cache {
     /// # Errors
     /// As for writes.
     pub async fn set_all_if_absent(&self, pairs: Vec<(Key, Bytes)>) -> Result<bool> {
+        pairs.iter().try_for_each(|(key, _)| self.principal.check(Verbs::WRITE, key))?;
         if self.core.flavor == Flavor::Redis {
             return self.set_all_in_redis(pairs).await;
         }

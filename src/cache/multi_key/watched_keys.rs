@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::passthrough;
 use crate::{
+    access::Verbs,
     cache::{Cache, Core},
     error::Result,
     l2::{Flavor, RawConnection},
@@ -134,6 +135,7 @@ impl Cache {
     /// # Errors
     /// Errors of L2; `Overloaded` for too many keys.
     pub async fn watch(&self, watch: &mut KeyWatch, keys: Vec<Key>) -> Result<()> {
+        keys.iter().try_for_each(|key| self.principal.check(Verbs::READ, key))?;
         if watch.keys.len() + keys.len() > KEYS_MAX {
             let message = format!("too many watched keys; a client watches at most {KEYS_MAX}");
             return Err(crate::error::CacheError::new(crate::error::Kind::Overloaded, message));

@@ -465,11 +465,19 @@ impl Core {
 }
 
 impl Cache {
-    /// Returns the most expensive keys of the last five to ten minutes.
+    /// Returns the most expensive keys of the last five to ten minutes that the client may know about.
     #[must_use]
     pub fn top(&self, by: By, count: usize) -> Top {
         let workers = self.core.stats.workers.lock().clone();
-        top::top(workers.iter().map(|worker| &worker.tops), by, count, self.now())
+        let sees_all = self.principal.sees_all();
+        // All counted keys are candidates if keys of others have to be left out.
+        let candidates = if sees_all { count } else { usize::MAX };
+        let mut top = top::top(workers.iter().map(|worker| &worker.tops), by, candidates, self.now());
+        if !sees_all {
+            top.keys.retain(|(key, _)| self.principal.sees(key));
+            top.keys.truncate(count);
+        }
+        top
     }
 
     /// Returns all statistics.

@@ -20,6 +20,7 @@ use crate::{
         exec::{pubsub, strings::get_pipelined, transaction},
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
+        permission,
         reply::Refusal,
         run::{log_request, run},
         session::Replies,
@@ -44,6 +45,7 @@ impl Connection {
     /// Runs all complete requests, until the client has too many unread replies.
     pub(super) async fn run_requests(&mut self) {
         let begun_ns = stopwatch_ns();
+        self.use_permissions();
         self.reply.lend_buffer(buffers::lend);
         self.paused = true;
         let mut turn = 0;
@@ -170,10 +172,14 @@ impl Connection {
         let found = COMMANDS.resolve(args)?;
         let refusal = if !found.row.accepts(args.len()) {
             Refusal::Arity(found.row.name)
-        } else if !self.session.authenticated && !found.row.has("no_auth") {
+        } else if !self.session.is_authenticated() && !found.row.has("no_auth") {
             Refusal::text("NOAUTH Authentication required.")
         } else if self.session.is_limited() && !pubsub::is_allowed(found.row) {
             pubsub::refused(found.row)
+        } else if self.session.is_authenticated()
+            && let Err(refusal) = permission::check(self.edge.cache.principal(), found.row, args)
+        {
+            refusal
         } else {
             return Ok(found);
         };
@@ -198,7 +204,10 @@ impl Connection {
         }
         let mut cx = Context { edge, session: &mut self.session, reply: &mut self.reply, now, row: found.row };
         run(&mut cx, found, args).await;
-        self.limits.before_auth = !self.session.authenticated;
+        if found.row.has("no_auth") {
+            self.use_permissions();
+            self.limits.before_auth = !self.session.is_authenticated();
+        }
         if matches!(found.row.run, Run::Later(_)) {
             self.now = self.edge.cache.now();
         }

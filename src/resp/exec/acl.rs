@@ -1,11 +1,20 @@
-//! ACL: the only user is `default`, with permission for all supported commands.
+//! ACL: the users of the users file, in the notation of Redis.
 
-use super::catalog::words;
+use std::sync::Arc;
+
+use super::{catalog::words, integer};
+use crate::access::{DEFAULT_USER, Principal, random_digits};
 use crate::resp::{
     command::{Context, readable},
     frame::Args,
+    permission,
     reply::{Done, Refusal},
 };
+
+/// Default size of a generated password in bits, as in Redis.
+const GENPASS_BITS: i64 = 256;
+/// Maximum size of a generated password in bits, as in Redis.
+const GENPASS_BITS_MAX: usize = 4096;
 
 /// The ACL categories of Redis, in its order.
 const CATEGORIES: &[&str] = &[
@@ -34,24 +43,128 @@ const CATEGORIES: &[&str] = &[
 
 /// ACL WHOAMI
 pub(in crate::resp) fn whoami(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.bulk(b"default");
+    let user = cx.session.client.user();
+    cx.reply.bulk(user.as_bytes());
     Ok(())
+}
+
+/// Returns the users, sorted. Without users, clients are the user `default`.
+fn user_names(cx: &Context<'_>) -> Vec<Arc<str>> {
+    let names = cx.edge.access.user_names();
+    if names.is_empty() { vec![DEFAULT_USER.into()] } else { names }
 }
 
 /// ACL USERS
 pub(in crate::resp) fn users(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.array(1);
-    cx.reply.bulk(b"default");
+    let names = user_names(cx);
+    cx.reply.array(names.len());
+    names.iter().for_each(|name| cx.reply.bulk(name.as_bytes()));
     Ok(())
 }
 
-/// ACL LIST: as in Redis, but without the hash of the password.
+/// ACL LIST: as in Redis, but without the hashes of the secrets.
 pub(in crate::resp) fn list(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    let has_password = cx.edge.settings.load().password.is_some();
-    cx.reply.array(1);
-    let password = if has_password { "" } else { "nopass " };
-    cx.reply.bulk(format!("user default on {password}~* &* +@all").as_bytes());
+    let access = &cx.edge.access;
+    let line = |name: &Arc<str>| match access.user(name) {
+        Some((principal, _)) => format!("user {name} on {}", principal.in_redis_notation()),
+        None if access.has_password() => format!("user {name} on ~* &* +@all"),
+        None => format!("user {name} on nopass ~* &* +@all"),
+    };
+    let lines: Vec<String> = user_names(cx).iter().map(line).collect();
+    cx.reply.array(lines.len());
+    lines.iter().for_each(|line| cx.reply.bulk(line.as_bytes()));
     Ok(())
+}
+
+/// ACL GETUSER username
+pub(in crate::resp) fn getuser(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let Some((principal, secrets)) = described(cx, args.at(2)) else {
+        cx.reply.null_array();
+        return Ok(());
+    };
+    let words =
+        |words: &str, of: fn(&str) -> bool| words.split(' ').filter(|word| of(word)).collect::<Vec<_>>().join(" ");
+    let notation = principal.in_redis_notation();
+    let keys = words(&notation, |word| word.starts_with(['~', '%']));
+    let (channels, commands) =
+        (words(&notation, |word| word.starts_with('&')), words(&notation, |word| word.starts_with(['+', '-'])));
+    cx.reply.map(6);
+    cx.reply.bulk(b"flags");
+    let flags: &[&[u8]] = if secrets == Some(0) { &[b"on", b"nopass"] } else { &[b"on"] };
+    cx.reply.array(flags.len());
+    flags.iter().for_each(|flag| cx.reply.bulk(flag));
+    // The hashes are not shown.
+    cx.reply.bulk(b"passwords");
+    cx.reply.array(0);
+    for (name, value) in [("commands", commands), ("keys", keys), ("channels", channels)] {
+        cx.reply.bulk(name.as_bytes());
+        cx.reply.bulk(value.as_bytes());
+    }
+    cx.reply.bulk(b"selectors");
+    cx.reply.array(0);
+    Ok(())
+}
+
+/// Returns the permissions of a user; 0 secrets for the user `default` without a password.
+fn described(cx: &Context<'_>, name: &[u8]) -> Option<(Arc<Principal>, Option<usize>)> {
+    let access = &cx.edge.access;
+    let name = std::str::from_utf8(name).ok()?;
+    if let Some((principal, secrets)) = access.user(name) {
+        return Some((principal, Some(secrets).filter(|secrets| *secrets > 0)));
+    }
+    let is_default = name == DEFAULT_USER && !access.has_users();
+    is_default.then(|| (Principal::system(), (!access.has_password()).then_some(0)))
+}
+
+/// ACL DRYRUN username command [arg ...]
+pub(in crate::resp) fn dryrun(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let Some((principal, _)) = described(cx, args.at(2)) else {
+        return Err(Refusal::text(format!("ERR User '{}' not found", readable(args.at(2), 128))));
+    };
+    let request = args.from(3);
+    let Ok(found) = cx.edge.commands.resolve(request) else {
+        return Err(Refusal::text(format!("ERR Command '{}' not found", readable(request.at(0), 128))));
+    };
+    if !found.row.accepts(request.len()) {
+        return Err(Refusal::Arity(found.row.name));
+    }
+    match permission::check(&principal, found.row, request) {
+        Ok(()) => cx.reply.ok(),
+        // As in Redis, the reply is not an error.
+        Err(denied) => {
+            let reason = denied.message();
+            let reason = reason.trim_start_matches("NOPERM t");
+            cx.reply.bulk(format!("T{reason}").as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// ACL GENPASS [bits]
+pub(in crate::resp) fn genpass(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let bits = args.get(2).map_or(Ok(GENPASS_BITS), integer)?;
+    if args.len() > 3 {
+        return Err(Refusal::Syntax);
+    }
+    let Some(bits) = usize::try_from(bits).ok().filter(|bits| (1..=GENPASS_BITS_MAX).contains(bits)) else {
+        return Err(Refusal::text(
+            "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096",
+        ));
+    };
+    let digits = bits.div_ceil(4);
+    let text = random_digits(digits).map_err(|error| Refusal::text(format!("ERR {error}")))?;
+    cx.reply.bulk(text.as_bytes());
+    Ok(())
+}
+
+/// ACL SETUSER, DELUSER, SAVE, LOAD: users are defined in a file.
+pub(in crate::resp) fn refused(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
+    Err(Refusal::text(match cx.edge.access.file() {
+        Some(file) => {
+            format!("ERR users are defined in {}; changes of the file take effect within 2 seconds", file.display())
+        }
+        None => "ERR users are defined in the file of the setting auth.file, which is not set".to_owned(),
+    }))
 }
 
 /// ACL CAT [category]

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{DATABASES, integer, is};
+use super::{DATABASES, DB_LEARNED, integer, is};
+use crate::access::{Access, DEFAULT_USER, Door, LoginFailure, Peer, Verbs};
 use crate::resp::{
     client_state::NAME_MAX_BYTES,
     command::{Context, readable},
@@ -10,6 +11,9 @@ use crate::resp::{
     reply::{Done, Refusal},
     session::Replies,
 };
+
+/// Number of failed logins after which a connection is closed.
+const FAILED_LOGINS_MAX: u32 = 10;
 
 /// Redis version that HELLO and INFO report: the version whose commands and replies Terrace implements.
 pub(in crate::resp) const REDIS_VERSION: &str = "7.0.15";
@@ -50,6 +54,13 @@ pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         return Err(Refusal::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
     }
     match u8::try_from(index) {
+        // The learned state names keys of all clients.
+        Ok(DB_LEARNED) => {
+            if let Err(denied) = cx.edge.cache.principal().check_everywhere(Verbs::INSPECT) {
+                return Err(Refusal::text(format!("NOPERM {denied}")));
+            }
+            cx.session.select(DB_LEARNED);
+        }
         Ok(db) if index < DATABASES => cx.session.select(db),
         Ok(_) | Err(_) => return Err(Refusal::text("ERR DB index is out of range")),
     }
@@ -60,7 +71,9 @@ pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 /// RESET
 pub(in crate::resp) fn reset(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.session.select(0);
-    cx.session.authenticated = cx.edge.settings.load().password.is_none();
+    let access = &cx.edge.access;
+    let guest = if access.has_password() { None } else { access.without_credentials(cx.session.is_local) };
+    cx.session.set_identity(guest);
     cx.session.no_touch = false;
     cx.session.replies = Replies::On;
     let _ended = cx.session.end_transaction();
@@ -78,44 +91,53 @@ fn set_protocol(cx: &mut Context<'_>, protocol: u8) {
 }
 
 /// AUTH [username] password
-pub(in crate::resp) fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let (user, password) = match args.len() {
-        2 => (&b"default"[..], args.at(1)),
-        3 => (args.at(1), args.at(2)),
+pub(in crate::resp) async fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let (user, secret) = match args.len() {
+        2 => (None, args.at(1)),
+        3 => (Some(args.at(1)), args.at(2)),
         _ => return Err(Refusal::Syntax),
     };
-    if args.len() == 2 && cx.edge.settings.load().password.is_none() {
+    let access = &cx.edge.access;
+    if user.is_none() && !access.has_password() && !access.has_users() {
         return Err(Refusal::text(
             "ERR AUTH <password> called without any password configured for the default user. \
              Are you sure your configuration is correct?",
         ));
     }
-    authenticate(cx, user, password)?;
+    authenticate(cx, user, secret).await?;
     cx.reply.ok();
     Ok(())
 }
 
-/// Authenticates a client. As in Redis, any password is valid for the default user while none is set.
-fn authenticate(cx: &mut Context<'_>, user: &[u8], password: &[u8]) -> Done {
-    let settings = cx.edge.settings.load();
-    let right = settings.password.as_ref().is_none_or(|secret| same(secret.expose(), password));
-    if user == b"default" && right {
-        cx.session.authenticated = true;
+/// Authenticates a client. As in Redis, any password is valid for the default user while neither a password nor users are
+/// configured. The reply to a wrong secret is delayed, and too many of them end the connection.
+async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) -> Done {
+    let access = &cx.edge.access;
+    let is_default = user.is_none_or(|user| user == DEFAULT_USER.as_bytes());
+    if is_default && !access.has_password() && !access.has_users() {
+        cx.session.set_identity(access.without_credentials(cx.session.is_local));
         return Ok(());
     }
-    Err(Refusal::text("WRONGPASS invalid username-password pair or user is disabled."))
-}
-
-/// Compares two strings in a time that does not depend on the number of equal bytes.
-fn same(secret: &[u8], given: &[u8]) -> bool {
-    let difference = secret.iter().enumerate().fold(secret.len() ^ given.len(), |difference, (at, byte)| {
-        difference | usize::from(byte ^ given.get(at).copied().unwrap_or(!byte))
-    });
-    difference == 0
+    let client = &cx.session.client;
+    let peer = Peer { address: &client.address, is_local: cx.session.is_local, is_private: cx.session.is_private };
+    match access.log_in(user, secret, Door::Resp, peer) {
+        Ok(identity) => {
+            cx.session.failed_logins = 0;
+            cx.session.set_identity(Some(identity));
+            Ok(())
+        }
+        Err(LoginFailure::Plaintext) => Err(Refusal::text(format!("NOPERM {}", LoginFailure::Plaintext.reason()))),
+        Err(LoginFailure::Wrong) => {
+            cx.session.failed_logins += 1;
+            tokio::time::sleep(Access::delay(cx.session.failed_logins)).await;
+            cx.session.closing |= cx.session.failed_logins >= FAILED_LOGINS_MAX;
+            Err(Refusal::text("WRONGPASS invalid username-password pair or user is disabled."))
+        }
+    }
 }
 
 /// HELLO [protover [AUTH username password] [SETNAME clientname]]
-pub(in crate::resp) fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+pub(in crate::resp) async fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let protocol = match args.get(1) {
         None => None,
         Some(text) => Some(protocol_version(text)?),
@@ -125,7 +147,7 @@ pub(in crate::resp) fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     while let Some(option) = args.get(at) {
         match (args.get(at + 1), args.get(at + 2)) {
             (Some(user), Some(password)) if is(option, "auth") => {
-                authenticate(cx, user, password)?;
+                authenticate(cx, Some(user), password).await?;
                 at += 3;
             }
             (Some(asked), _) if is(option, "setname") => {
@@ -139,7 +161,7 @@ pub(in crate::resp) fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done {
             }
         }
     }
-    if !cx.session.authenticated {
+    if !cx.session.is_authenticated() {
         return Err(Refusal::text(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
              <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \

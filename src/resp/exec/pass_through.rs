@@ -106,7 +106,7 @@ pub(in crate::resp) fn keys(row: &Row, args: Args<'_>) -> Result<Vec<Named>> {
 /// Returns the positions of all destinations of SORT and GEORADIUS, parsed as Redis parses the options when it runs the
 /// command. Redis writes the last destination. The specifications find only the first of them, and COMMAND GETKEYS of
 /// Redis misses the last one after a destination with the name of an option (`SORT k STORE limit STORE dst`).
-fn stored(row: &Row, args: Args<'_>) -> Vec<usize> {
+pub(in crate::resp) fn stored(row: &Row, args: Args<'_>) -> Vec<usize> {
     let is_sort = row.name == "sort";
     let mut at = match row.name {
         "sort" => 2,
@@ -129,6 +129,15 @@ fn stored(row: &Row, args: Args<'_>) -> Vec<usize> {
         };
     }
     found
+}
+
+/// Returns the positions of the patterns of SORT, whose keys the command reads.
+pub(in crate::resp) fn read_patterns(row: &Row, args: Args<'_>) -> Vec<usize> {
+    if !matches!(row.name, "sort" | "sort_ro") {
+        return Vec::new();
+    }
+    let is_option = |at: &usize| [&b"by"[..], b"get"].iter().any(|option| args.at(*at).eq_ignore_ascii_case(option));
+    (2..args.len().saturating_sub(1)).filter(is_option).map(|at| at + 1).collect()
 }
 
 /// Returns `false` for a reply that reports a failure or no change.

@@ -3,11 +3,12 @@
 use crate::resp::{
     command::{Row, Run},
     exec::{catalog, client, connection},
+    table::later,
 };
 
 /// In alphabetical order.
 pub(super) const ROWS: &[Row] = &[
-    Row::new("auth", -2, Run::Now(connection::auth))
+    Row::new("auth", -2, later!(connection::auth))
         .flags("noscript loading stale fast no_auth allow_busy")
         .categories("fast connection")
         .doc("connection", "1.0.0", "O(N) where N is the number of passwords defined for the user", "Authenticate to the server")
@@ -21,7 +22,7 @@ pub(super) const ROWS: &[Row] = &[
         .categories("fast connection")
         .doc("connection", "1.0.0", "O(1)", "Echo the given string")
         .arguments("message"),
-    Row::new("hello", -1, Run::Now(connection::hello))
+    Row::new("hello", -1, later!(connection::hello))
         .flags("noscript loading stale fast no_auth allow_busy")
         .categories("fast connection")
         .doc("connection", "6.0.0", "O(1)", "Handshake with Redis")

@@ -114,6 +114,41 @@ const ACL: &[Row] = &[
             "List the ACL categories or the commands inside a category",
         )
         .arguments("categoryname?"),
+    Row::new("acl|deluser", -3, Run::Now(acl::refused))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(1) amortized time considering the typical user.",
+            "Remove the specified ACL users and the associated rules",
+        )
+        .arguments("username+:string"),
+    Row::new("acl|dryrun", -4, Run::Now(acl::dryrun))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "7.0.0",
+            "O(1).",
+            "Returns whether the user can execute the given command without executing the command.",
+        )
+        .arguments("username:string command:string arg?+:string"),
+    Row::new("acl|genpass", -2, Run::Now(acl::genpass))
+        .flags("noscript loading stale")
+        .categories("slow")
+        .doc("server", "6.0.0", "O(1)", "Generate a pseudorandom secure password to use for ACL users")
+        .arguments("bits?:integer"),
+    Row::new("acl|getuser", 3, Run::Now(acl::getuser))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(N). Where N is the number of password, command and pattern rules that the user has.",
+            "Get the rules for a specific ACL user",
+        )
+        .arguments("username:string"),
     Row::new("acl|help", 2, Run::Now(catalog::help)).flags("loading stale").categories("slow").doc(
         "server",
         "6.0.0",
@@ -129,6 +164,34 @@ const ACL: &[Row] = &[
             "O(N). Where N is the number of configured users.",
             "List the current ACL rules in ACL config file format",
         ),
+    Row::new("acl|load", 2, Run::Now(acl::refused))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(N). Where N is the number of configured users.",
+            "Reload the ACLs from the configured ACL file",
+        ),
+    Row::new("acl|save", 2, Run::Now(acl::refused))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(N). Where N is the number of configured users.",
+            "Save the current ACL rules in the configured ACL file",
+        ),
+    Row::new("acl|setuser", -3, Run::Now(acl::refused))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(N). Where N is the number of rules provided.",
+            "Modify or create the rules for a specific ACL user",
+        )
+        .arguments("username:string rule?+:string"),
     Row::new("acl|users", 2, Run::Now(acl::users))
         .flags("admin noscript loading stale")
         .categories("admin slow dangerous")

@@ -11,7 +11,7 @@ use super::{assert_generated, cell};
 use crate::support::markdown::{Page, root};
 
 /// All error kinds. [`is_listed`] does not compile if one is added.
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::InvalidArgument,
     Kind::ReservedPrefix,
     Kind::TooLarge,
@@ -24,6 +24,7 @@ const KINDS: [Kind; 14] = [
     Kind::NotANumber,
     Kind::Overflow,
     Kind::NoAccess,
+    Kind::Denied,
     Kind::Unsupported,
     Kind::Internal,
 ];
@@ -42,6 +43,7 @@ fn is_listed(kind: Kind) -> bool {
         | Kind::NotANumber
         | Kind::Overflow
         | Kind::NoAccess
+        | Kind::Denied
         | Kind::Unsupported
         | Kind::Internal => KINDS.contains(&kind),
     }

@@ -166,6 +166,7 @@ fn is_late(error: &CacheError) -> bool {
         | Kind::NotANumber
         | Kind::Overflow
         | Kind::NoAccess
+        | Kind::Denied
         | Kind::Unsupported
         | Kind::Internal => false,
     }

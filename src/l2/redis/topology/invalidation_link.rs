@@ -155,6 +155,7 @@ impl From<CacheError> for End {
             | Kind::WrongType
             | Kind::NotANumber
             | Kind::Overflow
+            | Kind::Denied
             | Kind::Internal => Self::Lost(error),
         }
     }

@@ -1,0 +1,499 @@
+//! Access control: who may do what.
+//!
+//! A port authenticates ([`Access::log_in`], [`Access::without_credentials`]) and receives an [`Identity`]: the user and its
+//! [`Principal`], the permissions. The facade authorizes: each handle of the cache carries the principal of its client, so
+//! that all ports use the same checks. Each change of the users file, the configuration or the clock (expiry) starts a new
+//! generation; a port then asks for the [current](Access::current) identity, and ends what the client may no longer do.
+
+mod authorization;
+mod principal;
+mod secret_hash;
+mod users_file;
+mod verbs;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub use self::{
+    authorization::Credentials,
+    principal::{Denials, Prefixes, Principal},
+    secret_hash::{SecretHash, is_same, new_token, random_digits},
+    users_file::{BUILT_IN_ROLES, User, Users},
+    verbs::Verbs,
+};
+use crate::{clock::Clock, files::Stamp, secret::Secret};
+
+/// Delay of the response to the first failed login of a connection. Each further failure doubles the delay.
+const FAILED_LOGIN_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay of the response to a failed login.
+const FAILED_LOGIN_DELAY_MAX: Duration = Duration::from_secs(3);
+/// Number of users with metrics of their own; further users share the name `other`.
+const COUNTED_USERS_MAX: usize = 256;
+/// Name of the user of `resp.password_file`, as in Redis.
+pub const DEFAULT_USER: &str = "default";
+/// Name of clients on this machine without credentials.
+const LOCAL: &str = "local";
+/// Name of other clients without credentials.
+const ANONYMOUS: &str = "anonymous";
+
+/// Role of clients without credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum GuestRole {
+    /// The default.
+    #[default]
+    Auto,
+    /// No access.
+    None,
+    /// This role.
+    Role(String),
+}
+
+/// Settings of access control.
+#[derive(Debug, Clone, Default)]
+pub struct AccessSettings {
+    /// The users file.
+    pub file: Option<PathBuf>,
+    /// Role of clients on this machine without credentials.
+    pub local: GuestRole,
+    /// Role of other clients without credentials.
+    pub anonymous: GuestRole,
+    /// Accept secrets on connections from other machines without TLS.
+    pub accepts_plaintext: bool,
+    /// The password of the RESP port.
+    pub password: Option<Secret<Vec<u8>>>,
+}
+
+/// A port, for metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// gRPC.
+    Grpc,
+    /// RESP.
+    Resp,
+    /// HTTP.
+    Http,
+}
+
+impl Door {
+    /// All ports.
+    pub const ALL: [Self; 3] = [Self::Grpc, Self::Resp, Self::Http];
+
+    /// Returns the name of the port in metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Resp => "resp",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// The client's end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'p> {
+    /// Address, for logs.
+    pub address: &'p str,
+    /// The client runs on this machine.
+    pub is_local: bool,
+    /// Nobody else can read the connection: TLS, loopback or a Unix socket.
+    pub is_private: bool,
+}
+
+/// Proof of an identity, kept to check it again.
+#[derive(Debug, Clone)]
+enum Login {
+    Secret(SecretHash),
+    Certificate(String),
+    /// The password of the RESP port.
+    Password(Secret<Vec<u8>>),
+    Guest {
+        is_local: bool,
+    },
+}
+
+/// An authenticated client.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    login: Login,
+    principal: Arc<Principal>,
+    generation: u64,
+}
+
+impl Identity {
+    /// Returns the permissions.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+}
+
+/// Reason why a login failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginFailure {
+    /// The secret is of no user, or of another user than the named one, or the user has expired.
+    Wrong,
+    /// Others can read the connection.
+    Plaintext,
+}
+
+impl LoginFailure {
+    /// Returns the reason, for the client.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Wrong => "the credentials are not valid",
+            Self::Plaintext => {
+                "credentials are accepted over TLS, loopback and Unix sockets only; use TLS, or set auth.plaintext = \"allow\""
+            }
+        }
+    }
+}
+
+/// Users and roles of the server.
+#[derive(Debug)]
+pub struct Access {
+    state: ArcSwap<State>,
+    generation: watch::Sender<u64>,
+    /// The current generation, which each request compares.
+    current: AtomicU64,
+    clock: Clock,
+    /// Held during a reload.
+    loading: Mutex<Option<Stamp>>,
+    denials: DenialCounts,
+    accepted: [AtomicU64; 3],
+    failed: [AtomicU64; 3],
+    rejected_files: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: AccessSettings,
+    users: Users,
+    local: Option<Arc<Principal>>,
+    anonymous: Option<Arc<Principal>>,
+    /// The user of the password of the RESP port.
+    default: Arc<Principal>,
+}
+
+/// Counters of rejected operations by user. They outlive reloads.
+#[derive(Debug, Default)]
+struct DenialCounts(Mutex<HashMap<Arc<str>, Arc<Denials>>>);
+
+impl DenialCounts {
+    /// Returns the principal with the counters of its user.
+    fn counted(&self, principal: Principal) -> Arc<Principal> {
+        let mut counts = self.0.lock();
+        let is_surplus = counts.len() >= COUNTED_USERS_MAX && !counts.contains_key(principal.name());
+        let name = if is_surplus { Arc::from("other") } else { Arc::clone(principal.name()) };
+        Arc::new(principal.counted_by(Arc::clone(counts.entry(name).or_default())))
+    }
+}
+
+impl Access {
+    /// Reads the users file and checks the settings.
+    ///
+    /// # Errors
+    /// The faults, each with its place.
+    pub fn new(settings: AccessSettings, clock: Clock) -> Result<Arc<Self>, Vec<String>> {
+        let stamp = settings.file.as_deref().map(Stamp::of);
+        let denials = DenialCounts::default();
+        let state = State::read(settings, &denials)?;
+        let access = Self {
+            state: ArcSwap::from_pointee(state),
+            generation: watch::Sender::new(1),
+            current: AtomicU64::new(1),
+            clock,
+            loading: Mutex::new(stamp),
+            denials,
+            accepted: Default::default(),
+            failed: Default::default(),
+            rejected_files: AtomicU64::new(0),
+        };
+        Ok(Arc::new(access))
+    }
+
+    /// Replaces the settings and reads the users file again. Faulty settings change nothing.
+    ///
+    /// # Errors
+    /// As [`Access::new`].
+    pub fn reload(&self, settings: AccessSettings) -> Result<(), Vec<String>> {
+        let mut loading = self.loading.lock();
+        let stamp = settings.file.as_deref().map(Stamp::of);
+        let state = State::read(settings, &self.denials).inspect_err(|_| {
+            self.rejected_files.fetch_add(1, Relaxed);
+        })?;
+        *loading = stamp;
+        self.state.store(Arc::new(state));
+        self.begin_generation();
+        Ok(())
+    }
+
+    /// Reads the users file again if it has changed, and ends expired users. A faulty file changes nothing and is logged
+    /// once.
+    pub fn follow_file(&self) {
+        let state = self.state.load_full();
+        let Some(path) = &state.settings.file else { return };
+        let found = Stamp::of(path);
+        let is_changed = {
+            let mut loading = self.loading.lock();
+            loading.replace(found.clone()) != Some(found)
+        };
+        if is_changed {
+            match self.reload(state.settings.clone()) {
+                Ok(()) => tracing::info!(path = %path.display(), "reloaded the users file"),
+                Err(faults) => {
+                    for fault in &faults {
+                        tracing::error!("auth.file: {fault}");
+                    }
+                    tracing::error!("rejected the users file; keeping the current users");
+                }
+            }
+        }
+    }
+
+    /// Starts a new generation if a user expired between `since_ms` and now. Returns the current time.
+    pub fn end_expired(&self, since_ms: u64) -> u64 {
+        let now_ms = self.clock.unix().0;
+        let state = self.state.load();
+        let is_over = |user: &Arc<User>| user.expires_at_ms.is_some_and(|at| since_ms < at && at <= now_ms);
+        if state.users.by_name.values().any(is_over) {
+            self.begin_generation();
+        }
+        now_ms
+    }
+
+    fn begin_generation(&self) {
+        self.generation.send_modify(|generation| {
+            *generation += 1;
+            self.current.store(*generation, Release);
+        });
+    }
+
+    /// Returns a receiver that is notified of each new generation.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Returns whether a users file is in use.
+    #[must_use]
+    pub fn has_users(&self) -> bool {
+        self.state.load().settings.file.is_some()
+    }
+
+    /// Returns the path of the users file.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.state.load().settings.file.clone()
+    }
+
+    /// Returns whether the RESP port has a password.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.state.load().settings.password.is_some()
+    }
+
+    /// Returns whether clients without credentials have a role that was set explicitly.
+    #[must_use]
+    pub fn decides_about_guests(&self) -> bool {
+        self.state.load().settings.anonymous != GuestRole::Auto
+    }
+
+    /// Returns the names of all users, sorted.
+    #[must_use]
+    pub fn user_names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.state.load().users.by_name.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Returns the permissions of a user, and its number of secrets.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<(Arc<Principal>, usize)> {
+        let state = self.state.load();
+        state.users.by_name.get(name).map(|user| (Arc::clone(&user.principal), user.secrets.len()))
+    }
+
+    /// Returns the identity of a client without credentials; `None` if such clients have no access.
+    #[must_use]
+    pub fn without_credentials(&self, is_local: bool) -> Option<Identity> {
+        self.identity(Login::Guest { is_local })
+    }
+
+    /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`.
+    #[must_use]
+    pub fn of_certificate(&self, names: &[String]) -> Option<Identity> {
+        names.iter().find_map(|name| self.identity(Login::Certificate(name.clone())))
+    }
+
+    /// Authenticates a client by a secret, and by the name of its user if it is given.
+    ///
+    /// # Errors
+    /// The failure, which is counted and logged. The port delays its answer by [`Access::delay`].
+    pub fn log_in(
+        &self,
+        user: Option<&[u8]>,
+        secret: &[u8],
+        door: Door,
+        peer: Peer<'_>,
+    ) -> Result<Identity, LoginFailure> {
+        let result = self.try_log_in(user, secret, door, peer);
+        match &result {
+            Ok(_) => self.accepted[door as usize].fetch_add(1, Relaxed),
+            Err(failure) => {
+                let user = user.and_then(|user| std::str::from_utf8(user).ok());
+                // Another text may be a secret that was typed in the wrong place.
+                let known =
+                    user.filter(|user| self.state.load().users.by_name.contains_key(*user) || *user == DEFAULT_USER);
+                tracing::warn!(
+                    port = door.name(),
+                    peer = peer.address,
+                    user = known.unwrap_or("unknown"),
+                    reason = failure.reason(),
+                    "failed login"
+                );
+                self.failed[door as usize].fetch_add(1, Relaxed)
+            }
+        };
+        result
+    }
+
+    fn try_log_in(
+        &self,
+        user: Option<&[u8]>,
+        secret: &[u8],
+        door: Door,
+        peer: Peer<'_>,
+    ) -> Result<Identity, LoginFailure> {
+        let state = self.state.load();
+        if let Some(password) = &state.settings.password
+            && door == Door::Resp
+            && user.is_none_or(|user| user == DEFAULT_USER.as_bytes())
+        {
+            let is_right = is_same(password.expose(), secret);
+            return is_right
+                .then(|| self.identity(Login::Password(password.clone())))
+                .flatten()
+                .ok_or(LoginFailure::Wrong);
+        }
+        if !peer.is_private && !state.settings.accepts_plaintext {
+            return Err(LoginFailure::Plaintext);
+        }
+        let identity = self.identity(Login::Secret(SecretHash::of(secret))).ok_or(LoginFailure::Wrong)?;
+        if user.is_some_and(|user| user != identity.principal.name().as_bytes()) {
+            return Err(LoginFailure::Wrong);
+        }
+        Ok(identity)
+    }
+
+    /// Returns the identity with its current permissions; `None` if it is no longer valid.
+    #[inline]
+    #[must_use]
+    pub fn current(&self, identity: &Identity) -> Option<Identity> {
+        if self.is_current(identity) { Some(identity.clone()) } else { self.identity(identity.login.clone()) }
+    }
+
+    /// Returns whether nothing has changed since the identity was checked.
+    #[inline]
+    #[must_use]
+    pub fn is_current(&self, identity: &Identity) -> bool {
+        identity.generation == self.current.load(Acquire)
+    }
+
+    fn identity(&self, login: Login) -> Option<Identity> {
+        // Read first: a change after this is found by the next check.
+        let generation = self.current.load(Acquire);
+        let state = self.state.load();
+        let now_ms = self.clock.unix().0;
+        let valid = |user: &Arc<User>| {
+            let is_over = user.expires_at_ms.is_some_and(|at| at <= now_ms);
+            (!is_over).then(|| Arc::clone(&user.principal))
+        };
+        let principal = match &login {
+            Login::Secret(secret) => state.users.by_secret.get(secret).and_then(valid)?,
+            Login::Certificate(name) => state.users.by_certificate.get(name).and_then(valid)?,
+            Login::Password(password) => {
+                state.settings.password.as_ref().filter(|current| *current == password)?;
+                Arc::clone(&state.default)
+            }
+            Login::Guest { is_local: true } => state.local.clone()?,
+            Login::Guest { is_local: false } => state.anonymous.clone()?,
+        };
+        Some(Identity { login, principal, generation })
+    }
+
+    /// Returns the delay of the answer to the failed login with this number on its connection, from 1.
+    #[must_use]
+    pub fn delay(failures: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        FAILED_LOGIN_DELAY.saturating_mul(factor).min(FAILED_LOGIN_DELAY_MAX)
+    }
+
+    /// Returns the number of accepted and of failed logins on a port since the start.
+    #[must_use]
+    pub fn logins(&self, door: Door) -> (u64, u64) {
+        (self.accepted[door as usize].load(Relaxed), self.failed[door as usize].load(Relaxed))
+    }
+
+    /// Returns the number of rejected operations by user and verb.
+    #[must_use]
+    pub fn denials(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        let denials = self.denials.0.lock();
+        denials
+            .iter()
+            .flat_map(|(user, counts)| counts.counts().map(|(verb, count)| (Arc::clone(user), verb, count)))
+            .collect()
+    }
+
+    /// Returns the number of users files that were rejected since the start.
+    #[must_use]
+    pub fn rejected_files(&self) -> u64 {
+        self.rejected_files.load(Relaxed)
+    }
+}
+
+impl State {
+    fn read(settings: AccessSettings, denials: &DenialCounts) -> Result<Self, Vec<String>> {
+        let users = match &settings.file {
+            Some(path) => Users::read(path, |principal| denials.counted(principal))?,
+            None => Users::default(),
+        };
+        let mut faults = Vec::new();
+        let has_file = settings.file.is_some();
+        let mut guest = |role: &GuestRole, key: &str, name: &str, default: Option<Principal>| match role {
+            GuestRole::Auto => default,
+            GuestRole::None => None,
+            GuestRole::Role(role) => {
+                let found = users.role(role, name);
+                if found.is_none() {
+                    let known = BUILT_IN_ROLES.join(", ");
+                    faults.push(format!("{key}: unknown role {role:?}; expected none, {known} or a role of auth.file"));
+                }
+                found
+            }
+        };
+        let local = guest(&settings.local, "auth.local", LOCAL, (!has_file).then(|| Principal::admin(LOCAL)));
+        let anonymous = guest(&settings.anonymous, "auth.anonymous", ANONYMOUS, None);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let counted = |principal| denials.counted(principal);
+        let default = counted(Principal::admin(DEFAULT_USER));
+        Ok(Self { users, local: local.map(counted), anonymous: anonymous.map(counted), default, settings })
+    }
+}

@@ -1,0 +1,371 @@
+//! Checks whether a client may run a command.
+//!
+//! The command table says which keys a request reads and writes; the facade checks keys as well. Commands without keys are
+//! listed here: a command that is in no list, and has no keys, fails the build.
+
+use super::{
+    command::Row,
+    exec::pass_through,
+    frame::Args,
+    key_spec::{KeySpec, places_of_streams},
+    reply::{DENIED_KEY, Done, Refusal},
+};
+use crate::{
+    access::{Principal, Verbs},
+    glob::Glob,
+};
+
+/// Commands for every authenticated client. Commands about several keys are filtered or checked by the facade.
+const OPEN: &[&str] = &[
+    "acl",
+    "acl|cat",
+    "acl|genpass",
+    "acl|help",
+    "acl|whoami",
+    "asking",
+    "auth",
+    "client",
+    "client|getname",
+    "client|getredir",
+    "client|help",
+    "client|id",
+    "client|info",
+    "client|maint_notifications",
+    "client|no-evict",
+    "client|no-touch",
+    "client|reply",
+    "client|setinfo",
+    "client|setname",
+    "client|tracking",
+    "client|trackinginfo",
+    "cluster",
+    "command",
+    "command|count",
+    "command|docs",
+    "command|getkeys",
+    "command|getkeysandflags",
+    "command|help",
+    "command|info",
+    "command|list",
+    "config",
+    "config|help",
+    "dbsize",
+    "discard",
+    "echo",
+    "exec",
+    "function",
+    "function|help",
+    "function|list",
+    "hello",
+    "info",
+    "keys",
+    "lastsave",
+    "latency",
+    "latency|help",
+    "lolwut",
+    "memory",
+    "memory|help",
+    "module",
+    "module|help",
+    "module|list",
+    "multi",
+    "object",
+    "object|help",
+    "ping",
+    "pubsub",
+    "pubsub|help",
+    "punsubscribe",
+    "quit",
+    "randomkey",
+    "readonly",
+    "readwrite",
+    "reset",
+    "role",
+    "scan",
+    "select",
+    "slowlog",
+    "slowlog|help",
+    "terrace.help",
+    "terrace.invalidate",
+    "time",
+    "unsubscribe",
+    "unwatch",
+    "wait",
+    "xgroup",
+    "xgroup|help",
+    "xinfo",
+    "xinfo|help",
+];
+/// Commands that require the permission to inspect.
+const INSPECT: &[&str] = &[
+    "latency|doctor",
+    "latency|graph",
+    "latency|histogram",
+    "latency|history",
+    "latency|latest",
+    "memory|doctor",
+    "memory|malloc-stats",
+    "memory|stats",
+    "terrace.tiers",
+    "terrace.top",
+];
+/// Commands that require the permission to administrate.
+const ADMIN: &[&str] = &[
+    "acl|deluser",
+    "acl|dryrun",
+    "acl|getuser",
+    "acl|list",
+    "acl|load",
+    "acl|save",
+    "acl|setuser",
+    "acl|users",
+    "client|kill",
+    "client|list",
+    "client|unblock",
+    "config|get",
+    "config|resetstat",
+    "config|set",
+    "flushall",
+    "flushdb",
+    "function|flush",
+    "latency|reset",
+    "memory|purge",
+    "monitor",
+    "slowlog|get",
+    "slowlog|len",
+    "slowlog|reset",
+];
+/// Commands whose arguments are channels.
+const CHANNELS: &[&str] = &["psubscribe", "publish", "pubsub|channels", "pubsub|numpat", "pubsub|numsub", "subscribe"];
+
+/// Beginnings of the channels of events about keys.
+const EVENT_CHANNELS: [&[u8]; 3] = [b"__keyspace@", b"__keyevent@", b"__terrace__:"];
+/// Beginning of the channels of one key in db 0.
+const KEYSPACE: &[u8] = b"__keyspace@0__:";
+
+const DENIED_CHANNEL: &str = "NOPERM this user has no permissions to access one of the channels used as arguments";
+
+/// Fails the build if a command has no decision about its permissions.
+pub(super) const fn all_are_decided(rows: &[Row]) {
+    let mut at = 0;
+    while at < rows.len() {
+        let row = &rows[at];
+        let is_listed = lists(OPEN, row.name) || lists(INSPECT, row.name) || lists(ADMIN, row.name);
+        let is_decided = is_listed || lists(CHANNELS, row.name) || !row.keys.is_empty();
+        assert!(is_decided, "a command has neither keys nor an entry in resp/permission.rs");
+        all_are_decided(row.subcommands);
+        at += 1;
+    }
+}
+
+const fn lists(list: &[&str], name: &str) -> bool {
+    let mut at = 0;
+    while at < list.len() {
+        if is_same(list[at], name) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+const fn is_same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// Checks the permissions for a request, with the texts of Redis.
+#[inline]
+pub(super) fn check(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+    if principal.may_everywhere(Verbs::ALL) {
+        return Ok(());
+    }
+    check_restricted(principal, row, args)
+}
+
+fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+    if lists(CHANNELS, row.name) {
+        return check_channels(principal, row.name, args);
+    }
+    let is_permitted = match row.name {
+        name if lists(ADMIN, name) => principal.may_everywhere(Verbs::ADMIN),
+        name if lists(INSPECT, name) => principal.may_somewhere(Verbs::INSPECT),
+        _ => true,
+    };
+    if !is_permitted {
+        let _counted = principal.denied(if lists(ADMIN, row.name) { Verbs::ADMIN } else { Verbs::INSPECT });
+        return Err(Refusal::text(format!("NOPERM this user has no permissions to run the '{}' command", row.name)));
+    }
+    check_keys(principal, row, args)
+}
+
+fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+    if matches!(row.name, "xread" | "xreadgroup") {
+        let mut places = places_of_streams(args).into_iter();
+        return places.try_for_each(|at| check_key(principal, Verbs::READ, args.at(at)));
+    }
+    for spec in row.keys {
+        // Redis may find other keys in arguments that do not fit the specification.
+        let Some(places) = spec.places(args) else { return Err(denied(principal, Verbs::READ)) };
+        let verbs = verbs_of(row, spec, args);
+        places.into_iter().try_for_each(|at| check_key(principal, verbs, args.at(at)))?;
+    }
+    pass_through::stored(row, args).into_iter().try_for_each(|at| check_key(principal, Verbs::WRITE, args.at(at)))?;
+    pass_through::read_patterns(row, args).into_iter().try_for_each(|at| {
+        let pattern = args.at(at);
+        let literal = &pattern[..memchr::memchr(b'*', pattern).unwrap_or(0)];
+        if pattern.contains(&b'*') { check_key(principal, Verbs::READ, literal) } else { Ok(()) }
+    })
+}
+
+fn check_key(principal: &Principal, verbs: Verbs, key: &[u8]) -> Done {
+    if principal.may(verbs, key) { Ok(()) } else { Err(denied(principal, verbs)) }
+}
+
+fn denied(principal: &Principal, verbs: Verbs) -> Refusal {
+    let _counted = principal.denied(verbs);
+    Refusal::text(DENIED_KEY)
+}
+
+/// Returns the verbs that a command requires for the keys of a specification.
+fn verbs_of(row: &Row, spec: &KeySpec, args: Args<'_>) -> Verbs {
+    let has = |flag: &str| spec.flags.split(' ').any(|own| own == flag);
+    let write = match () {
+        () if has("RO") => return Verbs::READ,
+        () if has("RM") || row.name == "getdel" => Verbs::DELETE,
+        () if row.name.starts_with("rename") && has("delete") => Verbs::WRITE.with(Verbs::DELETE),
+        () => Verbs::WRITE,
+    };
+    // SET reads only with the option GET.
+    let reads = match row.name {
+        "set" => args.from(3).iter().any(|word| word.eq_ignore_ascii_case(b"get")),
+        _ => has("access"),
+    };
+    if reads { write.with(Verbs::READ) } else { write }
+}
+
+fn check_channels(principal: &Principal, command: &str, args: Args<'_>) -> Done {
+    let is_permitted = match command {
+        "publish" => may_publish(principal, args.at(1)),
+        "subscribe" => args.from(1).iter().all(|channel| may_subscribe(principal, channel)),
+        "psubscribe" => args.from(1).iter().all(|pattern| may_subscribe_pattern(principal, pattern)),
+        "pubsub|numsub" => args.from(2).iter().all(|channel| principal.may_use_channel(channel)),
+        _ => principal.may_use_channel(b""),
+    };
+    if is_permitted { Ok(()) } else { Err(Refusal::text(DENIED_CHANNEL)) }
+}
+
+fn may_publish(principal: &Principal, channel: &[u8]) -> bool {
+    let is_event = EVENT_CHANNELS.iter().any(|event| channel.starts_with(event));
+    principal.may_use_channel(channel) && (!is_event || principal.may_everywhere(Verbs::ADMIN))
+}
+
+fn may_subscribe(principal: &Principal, channel: &[u8]) -> bool {
+    if let Some(key) = channel.strip_prefix(KEYSPACE) {
+        return principal.may(Verbs::WATCH, key);
+    }
+    if EVENT_CHANNELS.iter().any(|event| channel.starts_with(event)) {
+        return principal.may_everywhere(Verbs::WATCH);
+    }
+    principal.may_use_channel(channel)
+}
+
+fn may_subscribe_pattern(principal: &Principal, pattern: &[u8]) -> bool {
+    let Ok(glob) = Glob::new(pattern) else { return false };
+    let literal = glob.literal_prefix();
+    // The pattern may match a channel of events as well.
+    if EVENT_CHANNELS.iter().any(|event| event.starts_with(literal)) {
+        return principal.may_use_channel(literal) && principal.may_everywhere(Verbs::WATCH);
+    }
+    may_subscribe(principal, literal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{frame::Owned, table::COMMANDS};
+
+    fn permits(request: &str) -> bool {
+        let mut tenant = Principal::for_tests("t");
+        tenant.grant(b"t:", Verbs::READ.with(Verbs::WRITE).with(Verbs::WATCH));
+        tenant.grant(b"t:tmp:", Verbs::DELETE);
+        tenant.grant(b"shared:", Verbs::READ);
+        tenant.grant_channels(b"t:");
+        let request = Owned::new(request.split(' ').map(str::as_bytes));
+        check(&tenant, COMMANDS.resolve(request.args()).unwrap().row, request.args()).is_ok()
+    }
+
+    #[test]
+    fn commands_are_limited_to_the_prefixes_of_the_tenant() {
+        for request in [
+            "get t:1",
+            "set t:1 v",
+            "mget t:1 shared:2",
+            "ping",
+            "info",
+            "scan 0",
+            "del t:tmp:1",
+            "getdel t:tmp:1",
+            "rename t:tmp:1 t:2",
+            "sort t:l by t:w_* get # store t:2",
+            "sort t:l by nosort",
+            "publish t:x m",
+            "subscribe t:x",
+            "psubscribe t:*",
+            "psubscribe __keyspace@0__:t:*",
+            "subscribe __keyspace@0__:t:1",
+            "lpop t:l",
+            "zunionstore t:z 2 t:a shared:b",
+            "terrace.invalidate pattern x",
+            "set t:1 v get",
+            "eXists t:1",
+        ] {
+            assert!(permits(request), "{request}");
+        }
+        for request in [
+            "get x",
+            "set shared:1 v",
+            "mget t:1 x",
+            "del t:1",
+            "getdel t:1",
+            "rename t:1 t:2",
+            "rename shared:1 t:1",
+            "sort t:l by w_*",
+            "sort t:l get *",
+            "sort t:l store x",
+            "flushall",
+            "config get maxmemory",
+            "monitor",
+            "slowlog get",
+            "client kill 1",
+            "client list",
+            "acl list",
+            "publish x m",
+            "subscribe x",
+            "psubscribe *",
+            "psubscribe __key*",
+            "subscribe __keyevent@0__:set",
+            "psubscribe __keyspace@0__:*",
+            "pubsub channels",
+            "subscribe __terrace__:invalidated",
+            "publish __keyspace@0__:t:1 set",
+            "zunionstore x 1 t:a",
+            "zunionstore t:z 2 t:a x",
+            "memory stats",
+            "terrace.top",
+            "zunionstore t:z nan x",
+        ] {
+            assert!(!permits(request), "{request}");
+        }
+    }
+}

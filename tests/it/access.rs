@@ -1,0 +1,587 @@
+//! Access control on every port: users, roles, prefixes, reloads.
+
+use std::{fs, path::PathBuf};
+
+use futures_util::StreamExt;
+use terrace::{
+    access::SecretHash,
+    config::Config,
+    proto::{
+        self, DeleteRequest, ExplainRequest, FlushRequest, GetAssociationsRequest, GetConfigRequest, GetManyRequest,
+        GetMetaRequest, GetRequest, GetStatsRequest, GetTtlAdviceRequest, IncrementRequest, InvalidateTagsRequest,
+        Operation, PipelineRequest, PredictRequest, RecordReadsRequest, ScanKeysRequest, SetManyRequest, SetRequest,
+        SimulateCapacityRequest, TopKeysRequest, TouchRequest, WarmRequest, WatchRequest, WatchStatsRequest,
+        admin_client::AdminClient, cache_client::CacheClient, get_many_result, insight_client::InsightClient,
+        invalidation_client::InvalidationClient, operation, set_many_result,
+    },
+    server::Server,
+};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+
+use crate::support::{
+    eventually,
+    grpc::{block_on, connect},
+    http::exchange,
+    kv::by_pattern,
+    redis::RedisServer,
+    resp::{Client, request},
+    terrace::{Terrace, config, config_embedded, config_patient},
+};
+
+/// Users: the name is also the token.
+const USERS: [(&str, &str); 6] = [
+    ("root", "admin"),
+    ("orders", "orders"),
+    ("users", "users"),
+    ("reader", "reader"),
+    ("scraper", "scraper"),
+    ("operator", "operator"),
+];
+
+const ROLES: &str = r#"
+[[role]]
+name = "orders"
+keys = [
+    { prefix = "orders:", allow = ["read", "write", "delete"] },
+    { prefix = "shared:", allow = ["read"] },
+]
+allow = ["invalidate", "watch", "inspect"]
+channels = ["orders:"]
+tags = ["orders:"]
+
+[[role]]
+name = "users"
+keys = [{ prefix = "users:", allow = ["read", "write", "delete"] }]
+allow = ["invalidate", "watch", "inspect"]
+channels = ["users:"]
+tags = ["users:"]
+"#;
+
+fn user(name: &str, role: &str, tokens: &[&str]) -> String {
+    let secrets: Vec<String> =
+        tokens.iter().map(|token| format!("{:?}", SecretHash::of(token.as_bytes()).to_text())).collect();
+    format!("[[user]]\nname = {name:?}\nroles = [{role:?}]\nsecrets = [{}]\n", secrets.join(", "))
+}
+
+fn all_users() -> String {
+    let users: String = USERS.iter().map(|(name, role)| user(name, role, &[name])).collect();
+    format!("{ROLES}{users}")
+}
+
+/// A server with users. Replacing the file changes them.
+struct Guarded {
+    node: Terrace,
+    file: PathBuf,
+    config: Config,
+    _dir: tempfile::TempDir,
+    _store: Option<RedisServer>,
+}
+
+impl Guarded {
+    fn start(mut config: Config, store: Option<RedisServer>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.toml");
+        fs::write(&file, all_users()).unwrap();
+        config.auth.file = Some(file.clone());
+        config.resp.flush = Some(true);
+        Self { node: Terrace::start(config.clone()), file, config, _dir: dir, _store: store }
+    }
+
+    fn over_none() -> Self {
+        Self::start(config(), None)
+    }
+
+    fn over_redis() -> Self {
+        let redis = RedisServer::start();
+        Self::start(config_patient(redis.url()), Some(redis))
+    }
+
+    /// Replaces the users file and waits for the reload.
+    fn replace(&self, users: &str) {
+        fs::write(&self.file, users).unwrap();
+        self.node.reload(self.config.clone());
+    }
+
+    fn resp(&self, user: &str) -> Client {
+        let mut client = Client::connect(&self.node);
+        client.ask(&format!("AUTH {user} {user}"), "+OK\r\n");
+        client
+    }
+}
+
+/// A request with the token of a user; no token for an empty name.
+fn by<M>(user: &str, message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    if !user.is_empty() {
+        let value: MetadataValue<_> = format!("Bearer {user}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+fn key(name: &str) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(name.as_bytes())
+}
+
+fn set(name: &str, value: &str) -> SetRequest {
+    SetRequest { key: key(name), value: key(value), ..SetRequest::default() }
+}
+
+fn get(name: &str) -> GetRequest {
+    GetRequest { key: key(name), options: None }
+}
+
+/// The first message of a stream, or its status.
+async fn first<T>(call: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Result<(), Status> {
+    match call?.into_inner().next().await {
+        Some(Err(status)) => Err(status),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+/// Calls a method on a key with the prefix `orders:`, and returns the code of its status or of the item.
+async fn call(channel: &Channel, method: &str, user: &str) -> Code {
+    let (mut cache, mut insight) = (CacheClient::new(channel.clone()), InsightClient::new(channel.clone()));
+    let (mut invalidation, mut admin) = (InvalidationClient::new(channel.clone()), AdminClient::new(channel.clone()));
+    let name = "orders:1";
+    let item = |error: Option<proto::Error>| match error {
+        None => Ok(()),
+        Some(error) => Err(Status::new(Code::from(error.code), error.message)),
+    };
+    let result: Result<(), Status> = match method {
+        "Cache/Get" => cache.get(by(user, get(name))).await.map(drop),
+        "Cache/GetMany" => {
+            match cache.get_many(by(user, GetManyRequest { keys: vec![key(name)], options: None })).await {
+                Ok(found) => match found.into_inner().results.remove(0).result {
+                    Some(get_many_result::Result::Error(error)) => item(Some(error)),
+                    _ => Ok(()),
+                },
+                Err(status) => Err(status),
+            }
+        }
+        "Cache/Set" => cache.set(by(user, set(name, "v"))).await.map(drop),
+        "Cache/SetMany" => match cache.set_many(by(user, SetManyRequest { entries: vec![set(name, "v")] })).await {
+            Ok(stored) => match stored.into_inner().results.remove(0).result {
+                Some(set_many_result::Result::Error(error)) => item(Some(error)),
+                _ => Ok(()),
+            },
+            Err(status) => Err(status),
+        },
+        "Cache/Delete" => cache.delete(by(user, DeleteRequest { keys: vec![key("orders:gone")] })).await.map(drop),
+        "Cache/Touch" => {
+            let touch = TouchRequest { key: key(name), ttl_ms: Some(60_000), ..TouchRequest::default() };
+            cache.touch(by(user, touch)).await.map(drop)
+        }
+        "Cache/Increment" => {
+            let increment = IncrementRequest { key: key("orders:n"), delta: 1, ..IncrementRequest::default() };
+            cache.increment(by(user, increment)).await.map(drop)
+        }
+        "Cache/GetMeta" => match cache.get_meta(by(user, GetMetaRequest { keys: vec![key(name)] })).await {
+            Ok(meta) => item(meta.into_inner().results.remove(0).error),
+            Err(status) => Err(status),
+        },
+        "Cache/Pipeline" => {
+            let operation = Operation { id: 1, operation: Some(operation::Operation::Get(get(name))) };
+            let batches = futures_util::stream::iter([PipelineRequest { operations: vec![operation] }]);
+            match cache.pipeline(by(user, batches)).await {
+                Ok(stream) => match stream.into_inner().next().await {
+                    Some(Ok(mut results)) => match results.results.remove(0).result {
+                        Some(proto::operation_result::Result::Error(error)) => item(Some(error)),
+                        _ => Ok(()),
+                    },
+                    Some(Err(status)) => Err(status),
+                    None => Ok(()),
+                },
+                Err(status) => Err(status),
+            }
+        }
+        "Invalidation/Watch" => {
+            let watch = WatchRequest { prefixes: vec![key("orders:")], ..WatchRequest::default() };
+            first(invalidation.watch(by(user, watch)).await).await
+        }
+        "Invalidation/InvalidatePattern" => {
+            first(invalidation.invalidate_pattern(by(user, by_pattern("orders:x*"))).await).await
+        }
+        "Invalidation/InvalidateTags" => {
+            let tags = InvalidateTagsRequest { tags: vec![key("orders:t")] };
+            invalidation.invalidate_tags(by(user, tags)).await.map(drop)
+        }
+        "Insight/GetStats" => insight.get_stats(by(user, GetStatsRequest {})).await.map(drop),
+        "Insight/WatchStats" => first(insight.watch_stats(by(user, WatchStatsRequest::default())).await).await,
+        "Insight/TopKeys" => insight.top_keys(by(user, TopKeysRequest::default())).await.map(drop),
+        "Insight/SimulateCapacity" => insight.simulate_capacity(by(user, SimulateCapacityRequest {})).await.map(drop),
+        "Insight/GetTtlAdvice" => insight.get_ttl_advice(by(user, GetTtlAdviceRequest::default())).await.map(drop),
+        "Insight/Explain" => insight.explain(by(user, ExplainRequest { key: key(name) })).await.map(drop),
+        "Insight/GetAssociations" => {
+            insight.get_associations(by(user, GetAssociationsRequest::default())).await.map(drop)
+        }
+        "Insight/Predict" => insight.predict(by(user, PredictRequest { key: key(name) })).await.map(drop),
+        "Admin/ScanKeys" => first(admin.scan_keys(by(user, ScanKeysRequest::default())).await).await,
+        "Admin/Warm" => {
+            let warm = WarmRequest { keys: vec![key(name)], ..WarmRequest::default() };
+            first(admin.warm(by(user, warm)).await).await
+        }
+        "Admin/RecordReads" => first(admin.record_reads(by(user, RecordReadsRequest::default())).await).await,
+        "Admin/Flush" => {
+            let flush = FlushRequest {
+                keys: Some(proto::flush_request::Keys::All(proto::FlushAll {})),
+                confirm: key("flush all"),
+            };
+            admin.flush(by(user, flush)).await.map(drop)
+        }
+        "Admin/GetConfig" => admin.get_config(by(user, GetConfigRequest {})).await.map(drop),
+        other => panic!("{other} has no row in this test"),
+    };
+    result.map_or_else(|status| status.code(), |()| Code::Ok)
+}
+
+/// The users that may call each method on a key with the prefix `orders:`.
+fn permitted(method: &str) -> &'static [&'static str] {
+    match method.split_once('/').unwrap() {
+        (_, "Get" | "GetMany" | "Pipeline") => &["root", "orders", "reader"],
+        (_, "GetMeta" | "Explain" | "Predict") => &["root", "orders", "reader", "operator"],
+        ("Cache", _) => &["root", "orders"],
+        (_, "Watch") => &["root", "orders", "reader"],
+        ("Invalidation", _) | (_, "Warm") => &["root", "orders"],
+        (_, "ScanKeys") => &["root", "orders", "users", "reader", "operator"],
+        ("Insight", _) | (_, "RecordReads") => &["root", "orders", "users", "operator"],
+        ("Admin", "Flush" | "GetConfig") => &["root"],
+        (service, method) => panic!("{service}/{method} has no row in this test"),
+    }
+}
+
+/// All methods of the API, from its descriptors: a new method without a row fails.
+fn methods() -> Vec<String> {
+    use prost::Message;
+    let files = prost_types::FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
+    let services = files.file.into_iter().filter(|file| file.package() == "terrace.v1").flat_map(|file| file.service);
+    let methods = services.flat_map(|service| {
+        let name = service.name().to_owned();
+        service.method.into_iter().map(move |method| format!("{name}/{}", method.name()))
+    });
+    methods.collect()
+}
+
+#[test]
+fn each_method_is_permitted_to_its_roles_only() {
+    let guarded = Guarded::over_redis();
+    let methods = methods();
+    assert!(methods.len() >= 25, "{methods:?}");
+    block_on(async {
+        let channel = connect(guarded.node.grpc()).await;
+        for method in &methods {
+            for user in ["", "wrong"].into_iter().chain(USERS.map(|(name, _)| name)) {
+                let code = call(&channel, method, user).await;
+                let expected = match user {
+                    "" | "wrong" => Code::Unauthenticated,
+                    _ if permitted(method).contains(&user) => Code::Ok,
+                    _ => Code::PermissionDenied,
+                };
+                assert_eq!(code, expected, "{method} by {user:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_denial_names_verb_and_prefix_and_is_counted() {
+    let guarded = Guarded::over_none();
+    let status = block_on(async {
+        let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);
+        cache.set(by("orders", set("shared:secret-key", "v"))).await.unwrap_err()
+    });
+    assert_eq!(
+        status.message(),
+        "user \"orders\" does not have the permission write on this key; permitted prefixes: orders:"
+    );
+    let metrics = http(&guarded, "/metrics", "Bearer root");
+    assert!(metrics.contains("terrace_denied_total{user=\"orders\",verb=\"write\"} 1"), "{metrics}");
+    assert!(!metrics.contains("secret-key"));
+}
+
+fn http(guarded: &Guarded, path: &str, authorization: &str) -> String {
+    let header = if authorization.is_empty() { String::new() } else { format!("Authorization: {authorization}\r\n") };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n");
+    exchange(guarded.node.http(), request.as_bytes())
+}
+
+#[test]
+fn http_requires_credentials_except_for_probes() {
+    let guarded = Guarded::over_none();
+    // user root, token root
+    let basic = "Basic cm9vdDpyb290";
+    for (path, authorization, status) in [
+        ("/healthz", "", "200"),
+        ("/readyz", "", "200"),
+        ("/metrics", "", "401"),
+        ("/metrics", "Bearer wrong", "401"),
+        ("/metrics", "Bearer scraper", "200"),
+        ("/metrics", "Bearer operator", "200"),
+        ("/metrics", "Bearer orders", "403"),
+        ("/metrics", basic, "200"),
+        ("/", "", "401"),
+        ("/", "Bearer operator", "200"),
+        ("/", basic, "200"),
+        ("/api/top", "", "401"),
+        ("/api/top", "Bearer orders", "403"),
+        ("/api/top", "Bearer scraper", "403"),
+        ("/", "Digest x", "401"),
+    ] {
+        let answer = http(&guarded, path, authorization);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} with {authorization}: {answer}");
+        assert_eq!(status == "401", answer.to_lowercase().contains("www-authenticate: basic realm"), "{answer}");
+    }
+}
+
+#[test]
+fn resp_answers_as_redis_does() {
+    let guarded = Guarded::over_none();
+    let mut nobody = Client::connect(&guarded.node);
+    nobody.ask("GET orders:1", "-NOAUTH Authentication required.\r\n");
+    nobody.ask("AUTH orders wrong", "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    nobody.ask("AUTH users orders", "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    nobody.ask("AUTH orders", "+OK\r\n");
+    nobody.ask("ACL WHOAMI", "$6\r\norders\r\n");
+    let mut root = guarded.resp("root");
+    root.ask("MSET orders:1 a users:1 b shared:1 c", "+OK\r\n");
+    root.ask(
+        "ACL USERS",
+        "*6\r\n$8\r\noperator\r\n$6\r\norders\r\n$6\r\nreader\r\n$4\r\nroot\r\n$7\r\nscraper\r\n$5\r\nusers\r\n",
+    );
+    let mut orders = guarded.resp("orders");
+    let key = "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
+    let channel = "-NOPERM this user has no permissions to access one of the channels used as arguments\r\n";
+    for (command, reply) in [
+        ("GET orders:1", "$1\r\na\r\n"),
+        ("GET shared:1", "$1\r\nc\r\n"),
+        ("GET users:1", key),
+        ("GET missing", key),
+        ("SET shared:1 x", key),
+        ("MGET orders:1 users:1", key),
+        ("KEYS *", "*2\r\n$8\r\norders:1\r\n$8\r\nshared:1\r\n"),
+        ("DBSIZE", ":0\r\n"),
+        ("FLUSHALL", "-NOPERM this user has no permissions to run the 'flushall' command\r\n"),
+        ("CONFIG GET port", "-NOPERM this user has no permissions to run the 'config|get' command\r\n"),
+        ("SUBSCRIBE users:x", channel),
+        ("PUBLISH users:x m", channel),
+        ("PUBLISH orders:x m", ":0\r\n"),
+        ("MULTI", "+OK\r\n"),
+        ("GET users:1", key),
+        ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
+        ("SELECT 1", "+OK\r\n"),
+        ("GET users:1", key),
+        ("SELECT 0", "+OK\r\n"),
+        ("RESET", "+RESET\r\n"),
+        ("GET orders:1", "-NOAUTH Authentication required.\r\n"),
+    ] {
+        orders.say(command);
+        if command == "KEYS *" {
+            let mut lines: Vec<String> = (0..5).map(|_| orders.line()).collect();
+            lines.sort();
+            assert_eq!(lines, ["$8\r\n", "$8\r\n", "*2\r\n", "orders:1\r\n", "shared:1\r\n"]);
+            continue;
+        }
+        let mut got = orders.line();
+        if got.starts_with('$') {
+            got += &orders.line();
+        }
+        assert_eq!(got, reply, "{command}");
+    }
+    let scanned: std::collections::HashSet<String> = (0..20)
+        .map(|_| {
+            let mut orders = guarded.resp("orders");
+            orders.say("RANDOMKEY");
+            orders.line();
+            orders.line().trim().to_owned()
+        })
+        .collect();
+    assert!(scanned.iter().all(|key| !key.starts_with("users:")), "{scanned:?}");
+}
+
+/// Redis's own replies to a user with the same permissions.
+#[test]
+fn the_texts_are_those_of_redis() {
+    let redis = RedisServer::start();
+    let mut stream = Client(std::net::TcpStream::connect(("127.0.0.1", redis.port())).unwrap());
+    stream.ask("ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous", "+OK\r\n");
+    stream.ask("AUTH orders orders", "+OK\r\n");
+    let guarded = Guarded::over_none();
+    let mut ours = guarded.resp("orders");
+    for command in [
+        "GET users:1",
+        "SET shared:1 x",
+        "GETDEL shared:1",
+        "SET shared:1 x GET",
+        "RENAME orders:1 users:1",
+        "FLUSHALL",
+        "CONFIG GET x",
+        "SUBSCRIBE users:x",
+        "PSUBSCRIBE *",
+        "PUBLISH users:x m",
+        "ACL WHOAMI",
+        "MSET orders:1 a b c",
+    ] {
+        stream.say(command);
+        ours.say(command);
+        assert_eq!(ours.line(), stream.line(), "{command}");
+        if command == "ACL WHOAMI" {
+            assert_eq!(ours.line(), stream.line());
+        }
+    }
+}
+
+#[test]
+fn a_removed_user_loses_its_connections_and_streams() {
+    let guarded = Guarded::over_none();
+    let mut idle = guarded.resp("orders");
+    let mut other = guarded.resp("users");
+    block_on(async {
+        let channel = connect(guarded.node.grpc()).await;
+        let mut invalidation = InvalidationClient::new(channel.clone());
+        let watch = |user| by(user, WatchRequest::default());
+        let mut revoked = invalidation.watch(watch("orders")).await.unwrap().into_inner();
+        let mut kept = invalidation.watch(watch("users")).await.unwrap().into_inner();
+        revoked.next().await.unwrap().unwrap();
+        kept.next().await.unwrap().unwrap();
+        let without: String =
+            USERS.iter().filter(|(name, _)| *name != "orders").map(|(name, role)| user(name, role, &[name])).collect();
+        // The server notices the change by itself.
+        fs::write(&guarded.file, format!("{ROLES}{without}")).unwrap();
+        loop {
+            match revoked.next().await.expect("a status ends the stream") {
+                Ok(_) => {}
+                Err(status) => break assert_eq!(status.code(), Code::Unauthenticated),
+            }
+        }
+        let mut cache = CacheClient::new(channel);
+        assert_eq!(cache.get(by("orders", get("orders:1"))).await.unwrap_err().code(), Code::Unauthenticated);
+        // The stream of another user goes on.
+        cache.set(by("users", set("users:1", "v"))).await.unwrap();
+        loop {
+            let message = kept.next().await.unwrap().unwrap();
+            if format!("{message:?}").contains("users:1") {
+                break;
+            }
+        }
+    });
+    idle.expect_end();
+    other.ask("GET users:1", "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_rotation_of_a_secret_has_no_gap() {
+    let guarded = Guarded::over_none();
+    let file = |tokens: &[&str]| format!("{ROLES}{}", user("orders", "orders", tokens));
+    let works = |token: &str| {
+        block_on(async {
+            let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);
+            cache.get(by(token, get("orders:1"))).await.is_ok()
+        })
+    };
+    guarded.replace(&file(&["old"]));
+    eventually("the old secret", || works("old"));
+    guarded.replace(&file(&["old", "new"]));
+    eventually("the new secret", || works("new"));
+    assert!(works("old"));
+    let mut old = Client::connect(&guarded.node);
+    old.ask("AUTH orders old", "+OK\r\n");
+    guarded.replace(&file(&["new"]));
+    eventually("the end of the old secret", || !works("old"));
+    assert!(works("new"));
+    old.expect_end();
+}
+
+#[test]
+fn a_faulty_users_file_changes_nothing() {
+    let guarded = Guarded::over_none();
+    let mut root = guarded.resp("root");
+    for faulty in ["[[user]", "[[role]]\nname = \"x\"\nallow = [\"fly\"]", &user("a", "nobody", &["a"])] {
+        fs::write(&guarded.file, faulty).unwrap();
+        guarded.node.reload(guarded.config.clone());
+        root.ask("PING", "+PONG\r\n");
+        guarded.resp("orders").ask("GET orders:1", "$-1\r\n");
+    }
+    eventually("the faulty files are counted", || {
+        let page = http(&guarded, "/metrics", "Bearer root");
+        let counted = page.lines().find_map(|line| line.strip_prefix("terrace_auth_files_rejected_total "));
+        counted.is_some_and(|counted| counted.parse::<u64>().unwrap() >= 3)
+    });
+}
+
+#[test]
+fn an_expired_user_is_refused() {
+    let guarded = Guarded::over_none();
+    let expiring = |at: &str| format!("{ROLES}{}expires = \"{at}\"\n", user("orders", "orders", &["orders"]));
+    guarded.replace(&expiring("2001-01-01T00:00:00Z"));
+    eventually("the user is refused", || {
+        let mut client = Client::connect(&guarded.node);
+        client.say("AUTH orders orders");
+        client.line().starts_with("-WRONGPASS")
+    });
+    guarded.replace(&expiring("2101-01-01T00:00:00Z"));
+    eventually("the user is accepted", || {
+        let mut client = Client::connect(&guarded.node);
+        client.say("AUTH orders orders");
+        client.line() == "+OK\r\n"
+    });
+}
+
+#[test]
+fn a_faulty_configuration_of_access_is_refused_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |change: &dyn Fn(&mut Config)| {
+        let mut config = config();
+        change(&mut config);
+        Server::bind(config, Vec::new(), terrace::clock::Clock::real()).err().map(|error| error.to_string())
+    };
+    let missing = dir.path().join("missing.toml");
+    let error = start(&|config| config.auth.file = Some(missing.clone())).unwrap();
+    assert!(error.contains("missing.toml: cannot read the file"), "{error}");
+    let error = start(&|config| config.auth.anonymous = terrace::access::GuestRole::Role("boss".into())).unwrap();
+    assert!(error.contains("auth.anonymous: unknown role \"boss\"; expected none, admin, operator"), "{error}");
+    assert!(start(&|_| ()).is_none());
+}
+
+#[test]
+fn two_tenants_never_see_each_other() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let world = tempfile::tempdir().unwrap();
+    for guarded in [Guarded::start(config_embedded(world.path()), None), Guarded::over_redis()] {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut clients = [("orders", guarded.resp("orders")), ("users", guarded.resp("users"))];
+        for round in 0..600 {
+            let (name, client) = &mut clients[random.usize(..2)];
+            let own = format!("{name}:{}", random.u8(..20));
+            let foreign = if *name == "orders" { "users" } else { "orders" };
+            let theirs = format!("{foreign}:{}", random.u8(..20));
+            let any = if random.bool() { &own } else { &theirs };
+            let command = match random.u8(..16) {
+                0..3 => format!("SET {own} {name}-{round}"),
+                3 => format!("GET {any}"),
+                4 => format!("MGET {own} {any}"),
+                5 => "KEYS *".to_owned(),
+                6 => "SCAN 0 COUNT 1000".to_owned(),
+                7 => "RANDOMKEY".to_owned(),
+                8 => format!("TYPE {any}"),
+                9 => format!("DEL {any}"),
+                10 => format!("RENAME {any} {own}"),
+                11 => format!("TERRACE.INVALIDATE PATTERN {any}"),
+                12 => format!("TERRACE.EXPLAIN {any}"),
+                13 => "TERRACE.TOP".to_owned(),
+                14 => format!("APPEND {any} {name}"),
+                _ => format!("COPY {any} {own} REPLACE"),
+            };
+            client.say(&command);
+            client.send(&request(&format!("ECHO end-{round}")));
+            let mut reply = String::new();
+            while !reply.ends_with(&format!("end-{round}\r\n")) {
+                reply += &client.line();
+            }
+            let foreign_value = format!("{foreign}-");
+            assert!(!reply.contains(&foreign_value), "seed {seed}: {name} sent {command} and received {reply}");
+            let lists = !command.contains(&theirs);
+            assert!(!lists || !reply.contains(&format!("{foreign}:")), "seed {seed}: {name}: {command}: {reply}");
+        }
+    }
+}
