@@ -18,13 +18,15 @@ mod load;
 mod password;
 mod policy;
 mod table;
+mod tls;
 
 use std::{path::PathBuf, time::Duration};
 
 pub use self::{
     address::Address,
     fault::{Fault, Faults},
-    load::{By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, reload},
+    load::{By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, reload, token_file},
+    password::read_token,
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };
@@ -38,6 +40,7 @@ use crate::{
     l1::PolicyKind,
     l2::redis,
     secret::Secret,
+    tls::Version as TlsVersion,
 };
 
 const KIB: u64 = 1 << 10;
@@ -66,6 +69,8 @@ pub struct Config {
     pub auth: Auth,
     /// OpenTelemetry traces.
     pub trace: Trace,
+    /// TLS of the three ports.
+    pub tls: Tls,
     /// The learner.
     pub learn: Learn,
     /// Rules for groups of keys; the first match applies.
@@ -157,6 +162,25 @@ const PLAINTEXT: &[(&str, Plaintext)] = &[("refuse", Plaintext::Refuse), ("allow
 /// Names of [`PolicyKind`].
 const L1_POLICY: &[(&str, PolicyKind)] = &[("learned", PolicyKind::Learned), ("lru", PolicyKind::Lru)];
 
+/// TLS of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// No TLS.
+    Off,
+    /// TLS; clients send no certificate.
+    On,
+    /// TLS; clients must send a certificate.
+    Mutual,
+    /// TLS; the certificate of a client that sends one is verified.
+    Optional,
+}
+
+/// Names of [`TlsMode`].
+const TLS_MODE: &[(&str, TlsMode)] =
+    &[("off", TlsMode::Off), ("on", TlsMode::On), ("mutual", TlsMode::Mutual), ("optional", TlsMode::Optional)];
+/// Names of [`TlsVersion`].
+const TLS_VERSION: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
+
 settings! {
     /// `[server]`: the process.
     server: Server {
@@ -189,6 +213,14 @@ settings! {
         max_message: u64 = 16 * MIB, Size(128 * KIB, GIB);
         /// Deadline of unary calls; a shorter `grpc-timeout` of the client takes precedence.
         timeout: Duration = Duration::from_secs(5), Span(Duration::from_millis(1), Duration::from_secs(3600)), reloadable;
+        /// TLS mode of the gRPC port; none = `tls.mode`.
+        tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
+        /// PEM file of the gRPC port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the private key of the gRPC port's certificate; none = `tls.key_file`.
+        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the certificate authorities that verify client certificates on the gRPC port; none = `tls.client_ca_file`.
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
     }
     /// `[resp]`: the port for redis-cli and other Redis clients.
     resp: Resp {
@@ -204,6 +236,14 @@ settings! {
         flush: Option<bool> = None, Choice(FLUSH), reloadable;
         /// Permission to answer RESP reads with stale copies while L2 is unavailable (see `l2.serve_stale_for`); RESP replies cannot carry the stale flag.
         serve_stale: bool = false, Flag, reloadable;
+        /// TLS mode of the RESP port; none = `tls.mode`.
+        tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
+        /// PEM file of the RESP port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the private key of the RESP port's certificate; none = `tls.key_file`.
+        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the certificate authorities that verify client certificates on the RESP port; none = `tls.client_ca_file`.
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
     }
     /// `[http]`: the port for metrics and health.
     http: Http {
@@ -215,6 +255,14 @@ settings! {
         hosts: Vec<String> = Vec::new(), List(64, form::HostName), reloadable;
         /// Respond with status 503 on `/readyz` whenever L2 is unavailable; false = only before the first contact with L2.
         ready_requires_l2: bool = false, Flag, reloadable;
+        /// TLS mode of the HTTP port; none = `tls.mode`.
+        tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
+        /// PEM file of the HTTP port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the private key of the HTTP port's certificate; none = `tls.key_file`.
+        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the certificate authorities that verify client certificates on the HTTP port; none = `tls.client_ca_file`.
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
     }
     /// `[l1]`: this node's memory.
     l1: L1 {
@@ -305,5 +353,18 @@ settings! {
         otlp: Option<String> = None, Maybe("none", form::Collector);
         /// Sampling interval of gRPC calls without a `traceparent` header: one call in N is traced; 0 = none. The header decides for calls that carry one.
         requests: u64 = 0, Count(0, 1_000_000_000);
+    }
+    /// `[tls]`: TLS of the gRPC, RESP and HTTP ports. Unix sockets and `http.health_addr` have no TLS.
+    tls: Tls {
+        /// TLS mode of each port without a mode of its own: off, on (server certificate), mutual (client certificate required), or optional (client certificate verified if sent).
+        mode: TlsMode = TlsMode::Off, Choice(TLS_MODE), reloadable;
+        /// PEM file of the server certificate, followed by its intermediate certificates.
+        cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the private key of `tls.cert_file`.
+        key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// PEM file of the certificate authorities that verify client certificates.
+        client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        /// Minimum TLS version that the ports accept.
+        min_version: TlsVersion = TlsVersion::V13, Choice(TLS_VERSION), reloadable;
     }
 }

@@ -27,17 +27,44 @@ const READS_MAX: usize = 32;
 /// Number of reads that have not returned.
 static READS: AtomicUsize = AtomicUsize::new(0);
 
-/// State of a file, by which a poll notices a replacement: also one by renaming, and the switch of a symbolic link
-/// (Kubernetes mounts secrets behind one).
+/// State of a path. Kubernetes replaces a mounted secret by switching a symbolic link, which changes the resolved path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp(Option<(PathBuf, u64, i64, i64, u64)>);
+pub enum Stamp {
+    /// A file.
+    There {
+        /// Path without symbolic links.
+        resolved: PathBuf,
+        /// Number of the file system.
+        device: u64,
+        /// Number of the file.
+        inode: u64,
+        /// Seconds and nanoseconds of the last change of the contents.
+        modified: (i64, i64),
+        /// Seconds and nanoseconds of the last change of contents, owner or permissions.
+        changed: (i64, i64),
+        /// Length.
+        bytes: u64,
+    },
+    /// No readable file.
+    Missing(io::ErrorKind),
+}
 
 impl Stamp {
-    /// Returns the state of the file at `path`.
+    /// Returns the current state of a path.
     #[must_use]
     pub fn of(path: &Path) -> Self {
-        let found = std::fs::canonicalize(path).and_then(|path| std::fs::metadata(&path).map(|file| (path, file)));
-        Self(found.ok().map(|(path, file)| (path, file.ino(), file.mtime(), file.mtime_nsec(), file.len())))
+        let found = std::fs::canonicalize(path).and_then(|resolved| {
+            let there = std::fs::metadata(&resolved)?;
+            Ok(Self::There {
+                resolved,
+                device: there.dev(),
+                inode: there.ino(),
+                modified: (there.mtime(), there.mtime_nsec()),
+                changed: (there.ctime(), there.ctime_nsec()),
+                bytes: there.len(),
+            })
+        });
+        found.unwrap_or_else(|error| Self::Missing(error.kind()))
     }
 }
 

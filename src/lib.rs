@@ -15,8 +15,8 @@
 //! 2. [`cache`]: the facade. [`cache::read`] and [`mod@cache::write`] are its core.
 //! 3. [`l1`] and [`l2`]: the tiers. [`l2::op`] defines the meaning of each write, for every store. [`learn`]: learning
 //!    from traffic.
-//! 4. [`grpc`], [`resp`], [`http`]: thin protocol layers over a [`socket`]. Each validates and converts a request,
-//!    calls the facade, and converts the result.
+//! 4. [`grpc`], [`resp`], [`http`]: thin protocol layers over a [`socket`], which may have [`tls`]. Each validates and
+//!    converts a request, calls the facade, and converts the result.
 //! 5. [`server`]: ports, workers, background [`jobs`], drain. [`config`]: all settings. `cli`: subcommands.
 //!
 //! Invariants:
@@ -59,6 +59,7 @@ pub mod resp;
 pub mod secret;
 pub mod server;
 pub mod socket;
+pub mod tls;
 
 /// Generated messages and services of `proto/terrace/v1`.
 pub mod proto {

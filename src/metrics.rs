@@ -111,6 +111,9 @@ metrics! {
     AUTH_FILES_REJECTED = "terrace_auth_files_rejected_total", Counter, [], "Faulty users files (auth.file) that were not put into effect.";
     CONNECTIONS = "terrace_connections", Gauge, ["port"], "Open client connections, by port: grpc, resp, http.";
     CONNECTIONS_REJECTED = "terrace_connections_rejected_total", Counter, [], "Client connections refused because a limit was reached.";
+    TLS_NOT_AFTER = "terrace_tls_not_after_seconds", Gauge, ["port"], "End of the validity of the server certificate in seconds since 1970, by port: grpc, resp, http. Absent for a port without TLS.";
+    TLS_HANDSHAKES_FAILED = "terrace_tls_handshakes_failed_total", Counter, ["port"], "Connections closed because the TLS handshake failed, by port: grpc, resp, http.";
+    TLS_RELOADS_REJECTED = "terrace_tls_reloads_rejected_total", Counter, ["port"], "Changes of certificate, key or authority files that were rejected, by port: grpc, resp, http. The previous certificate stays in use.";
     IN_FLIGHT = "terrace_in_flight_bytes", Gauge, [], "Bytes of requests and responses in flight on all ports.";
     IN_FLIGHT_HOLDERS = "terrace_in_flight_holders", Gauge, [], "Connections that hold at least 64 KiB of requests and responses in flight.";
     IN_FLIGHT_LARGEST = "terrace_in_flight_largest_bytes", Gauge, [], "Bytes in flight of the connection that holds the most.";

@@ -13,6 +13,7 @@ pub use self::worker_heartbeat::{Heartbeat, Heartbeats};
 use crate::{
     budget::Budget,
     clock::{Clock, Tick},
+    tls::Endpoints,
 };
 
 /// The version of Terrace.
@@ -31,6 +32,8 @@ pub struct Node {
     pub settings: ArcSwap<Vec<Setting>>,
     /// Client connections of each port.
     pub connections: Connections,
+    /// TLS of the ports.
+    pub tls: Endpoints,
     /// Bytes of requests and responses in flight on all ports.
     pub in_flight: Budget,
     /// Sampling of the requests that are logged.
@@ -127,6 +130,7 @@ impl Node {
             addresses: OnceLock::new(),
             settings: ArcSwap::from_pointee(settings),
             connections: Connections::default(),
+            tls: Endpoints::default(),
             in_flight: Budget::default(),
             sampled: Sampled::default(),
             #[cfg(feature = "otel")]

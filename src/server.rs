@@ -10,6 +10,7 @@
 
 mod l2_tier;
 mod listen;
+mod tls_settings;
 mod worker;
 
 use std::{
@@ -154,6 +155,7 @@ impl Server {
         let core =
             Core::with_learning(l1_settings(&config), flavor, rules(&config), clock.clone(), learn_settings(&config));
         core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);
+        tls_settings::prepare(&config, &node.tls)?.install();
         let node = Arc::new(Node { in_flight: core.budget().clone(), ..node });
         // Cannot fail: the node was created above.
         let _first = node.addresses.set(Addresses {
@@ -235,6 +237,7 @@ impl Server {
         background.spawn(async move { keeps_warm.run().await });
         let _following = self.tier.follow(&background, &self.core);
         background.spawn(jobs::expiry_sweep::run(Arc::clone(&self.core)));
+        background.spawn(jobs::tls_files::run(self.node.tls.clone()));
         background.spawn(jobs::byte_budget::run(self.core.budget().clone()));
         let ports = Arc::clone(&plan.resp_shared);
         let access = Arc::clone(&self.access);
@@ -379,7 +382,10 @@ impl Live {
             tokio::select! {
                 () = &mut stop => return,
                 Some((config, settings)) = reloads.recv() => match self.take(config, settings) {
-                    Ok(()) => tracing::info!("configuration reloaded"),
+                    Ok(()) => {
+                        tracing::info!("configuration reloaded");
+                        self.node.tls.reload_all();
+                    }
                     Err(error) => tracing::error!(%error, "rejected new configuration; keeping the current one"),
                 },
                 Some(change) = asked.recv() => {
@@ -405,8 +411,10 @@ impl Live {
     fn take(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
         let clients_max = self.resp.load().clients_max;
         let resp = resp_settings(&config, self.core.flavor(), clients_max);
+        let tls = tls_settings::prepare(&config, &self.node.tls)?;
         let access = config.access().map_err(StartError::Config)?;
         self.access.reload(access).map_err(|faults| StartError::Config(faults.join("\n")))?;
+        tls.install();
         self.resp.store(Arc::new(resp));
         self.grpc.store(Arc::new(grpc_settings(&config)));
         self.core.budget().set_limits(config.server.max_in_flight, config.grpc.max_message);

@@ -1,10 +1,13 @@
-//! Listeners and connections over TCP or a Unix socket, with one interface for all protocols.
+//! Listeners and connections over TCP, TLS or a Unix socket, with one interface for all protocols.
+
+mod tls_stream;
 
 use std::{
     collections::HashMap,
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +20,10 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::tls_stream::{PeerCertificate, TlsStream};
+
+/// First byte of a TLS connection: a handshake record. No request of another protocol of this server begins with it.
+pub const TLS_FIRST_BYTE: u8 = 0x16;
 /// Size of the buffer for data that is read and discarded.
 const LINGER_BUFFER_BYTES: usize = 512;
 
@@ -36,6 +43,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// A Unix socket connection.
     Unix(UnixStream),
+    /// A TCP connection with TLS.
+    Tls(Box<TlsStream>),
 }
 
 /// The two endpoints of a connection.
@@ -47,13 +56,17 @@ pub struct Ends {
     pub local: String,
     /// True if the client runs on this machine.
     pub is_here: bool,
+    /// True if the connection is encrypted.
+    pub is_encrypted: bool,
+    /// The verified certificate of the client.
+    pub certificate: Option<Arc<PeerCertificate>>,
 }
 
 impl Ends {
-    /// Returns whether only the two ends can read the data: a connection on this machine.
+    /// Returns whether only the two ends can read the data: an encrypted connection, or one on this machine.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        self.is_here
+        self.is_here || self.is_encrypted
     }
 }
 
@@ -110,20 +123,56 @@ impl Socket {
     ///
     /// If the socket were closed while the client's bytes are unread or in flight, the kernel would answer with a
     /// reset. The client's next write would fail, and the client could lose answers that it has not read yet.
-    pub async fn linger(mut self, within: Duration) {
+    pub async fn linger(self, within: Duration) {
+        // Data of TLS needs no decryption to be discarded.
+        let mut socket = match self {
+            Self::Tls(stream) => Self::Tcp(stream.into_tcp()),
+            Self::Tcp(_) | Self::Unix(_) => self,
+        };
         let mut rest = [0; LINGER_BUFFER_BYTES];
-        let until_closed = async { while matches!(self.read(&mut rest).await, Ok(1..)) {} };
+        let until_closed = async { while matches!(socket.read(&mut rest).await, Ok(1..)) {} };
         // A client that does not close in time had enough time to read.
         let _closed = timeout(within, until_closed).await;
+    }
+
+    /// Returns the TCP connection, also below TLS.
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.tcp()),
+            Self::Unix(_) => None,
+        }
     }
 
     /// Returns the IP address of the client; `None` for a Unix socket and for a closed connection.
     #[must_use]
     pub fn peer_ip(&self) -> Option<IpAddr> {
+        self.tcp()?.peer_addr().ok().map(|peer| peer.ip().to_canonical())
+    }
+
+    /// Returns whether the connection is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Returns the verified certificate of the client; `None` if it sent none, and without TLS.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Arc<PeerCertificate>> {
         match self {
-            Self::Tcp(stream) => stream.peer_addr().ok().map(|peer| peer.ip().to_canonical()),
-            Self::Unix(_) => None,
+            Self::Tls(stream) => stream.certificate().cloned(),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
+    }
+
+    /// Logs that a client speaks TLS on `port`, which has no TLS.
+    pub fn warn_of_tls_client(&self, port: &str) {
+        let peer = self.peer_ip().map_or_else(|| "unix".to_owned(), |ip| ip.to_string());
+        tracing::warn!(
+            port,
+            peer,
+            "closed a TLS connection on a port without TLS; set {port}.tls_mode, or connect without TLS"
+        );
     }
 
     /// Returns the two endpoints.
@@ -131,42 +180,49 @@ impl Socket {
     /// # Errors
     /// Fails if the connection is already closed.
     pub fn ends(&self) -> io::Result<Ends> {
+        let of_tcp = |stream: &TcpStream| {
+            let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+            let is_here = peer.ip().to_canonical().is_loopback();
+            let (is_encrypted, certificate) = (self.is_tls(), self.certificate());
+            Ok(Ends { peer: peer.to_string(), local: local.to_string(), is_here, is_encrypted, certificate })
+        };
         match self {
-            Self::Tcp(stream) => {
-                let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-                let is_here = peer.ip().to_canonical().is_loopback();
-                Ok(Ends { peer: peer.to_string(), local: local.to_string(), is_here })
-            }
+            Self::Tcp(stream) => of_tcp(stream),
+            Self::Tls(stream) => of_tcp(stream.tcp()),
             Self::Unix(stream) => {
                 let local = stream.local_addr()?;
                 // The client's end of a Unix socket has no name.
                 let path = local.as_pathname().map(|path| format!("{}:0", path.display())).unwrap_or_default();
-                Ok(Ends { peer: path.clone(), local: path, is_here: true })
+                Ok(Ends { peer: path.clone(), local: path, is_here: true, is_encrypted: false, certificate: None })
             }
         }
     }
 
-    /// Sends as many bytes as the system accepts without blocking.
+    /// Sends as many bytes as the system accepts without blocking. After `WouldBlock`, the next write must begin with
+    /// the same bytes: TLS may have encrypted them.
     ///
     /// # Errors
     /// `WouldBlock`, and errors of the connection.
     #[inline]
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tls(stream) => stream.try_write_vectored(&[IoSlice::new(bytes)]),
         }
     }
 
-    /// Sends as much of `slices` as the system accepts at once.
+    /// Sends as much of `slices` as the system accepts at once. After `WouldBlock`, the next write must begin with the
+    /// same bytes.
     ///
     /// # Errors
     /// `WouldBlock`, and errors of the connection.
     #[inline]
-    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(slices),
             Self::Unix(stream) => stream.try_write_vectored(slices),
+            Self::Tls(stream) => stream.try_write_vectored(slices),
         }
     }
 
@@ -179,6 +235,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(task),
             Self::Unix(stream) => stream.poll_write_ready(task),
+            Self::Tls(stream) => stream.poll_write_ready(task),
         }
     }
 
@@ -187,19 +244,21 @@ impl Socket {
     /// # Errors
     /// `WouldBlock`, and errors of the connection.
     #[inline]
-    pub fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+    pub fn try_read_buf(&mut self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read_buf(buffer),
             Self::Unix(stream) => stream.try_read_buf(buffer),
+            Self::Tls(stream) => stream.try_read_buf(buffer),
         }
     }
 
     /// Returns whether data may be available.
     #[inline]
-    pub fn poll_read_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(task),
             Self::Unix(stream) => stream.poll_read_ready(task),
+            Self::Tls(stream) => stream.poll_read_ready(task),
         }
     }
 }
@@ -210,6 +269,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(task, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => stream.poll_read(task, buffer),
         }
     }
 }
@@ -220,6 +280,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(task, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(task, bytes),
+            Self::Tls(stream) => stream.poll_write_vectored(task, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -232,6 +293,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Self::Tls(stream) => stream.poll_write_vectored(task, slices),
         }
     }
 
@@ -239,6 +301,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(_) => true,
         }
     }
 
@@ -246,6 +309,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(task),
             Self::Unix(stream) => Pin::new(stream).poll_flush(task),
+            Self::Tls(stream) => stream.poll_flush(task),
         }
     }
 
@@ -253,9 +317,11 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(task),
+            Self::Tls(stream) => stream.poll_shutdown(task),
         }
     }
 }
+
 /// Number of connections by peer address. An address without connections has no entry.
 #[derive(Debug, Default)]
 pub struct PeerCounts(HashMap<IpAddr, u64>);

@@ -118,7 +118,8 @@ pub struct Peer<'p> {
 #[derive(Debug, Clone)]
 enum Login {
     Secret(SecretHash),
-    Certificate(String),
+    /// A name in a client certificate, and the end of its validity in milliseconds since 1970.
+    Certificate(String, u64),
     /// The password of the RESP port.
     Password(Secret<Vec<u8>>),
     Guest {
@@ -172,6 +173,8 @@ pub struct Access {
     /// The current generation, which each request compares.
     current: AtomicU64,
     clock: Clock,
+    /// First end of a certificate in use, in milliseconds since 1970.
+    next_end_ms: AtomicU64,
     /// Held during a reload.
     loading: Mutex<Option<Stamp>>,
     denials: DenialCounts,
@@ -218,6 +221,7 @@ impl Access {
             generation: watch::Sender::new(1),
             current: AtomicU64::new(1),
             clock,
+            next_end_ms: AtomicU64::new(u64::MAX),
             loading: Mutex::new(stamp),
             denials,
             accepted: Default::default(),
@@ -266,12 +270,17 @@ impl Access {
         }
     }
 
-    /// Starts a new generation if a user expired between `since_ms` and now. Returns the current time.
+    /// Starts a new generation if a user or a certificate expired between `since_ms` and now. Returns the current time.
     pub fn end_expired(&self, since_ms: u64) -> u64 {
         let now_ms = self.clock.unix().0;
         let state = self.state.load();
         let is_over = |user: &Arc<User>| user.expires_at_ms.is_some_and(|at| since_ms < at && at <= now_ms);
-        if state.users.by_name.values().any(is_over) {
+        let is_certificate_over = self.next_end_ms.load(Relaxed) < now_ms;
+        if is_certificate_over {
+            // Connections that go on set it again.
+            self.next_end_ms.store(u64::MAX, Relaxed);
+        }
+        if is_certificate_over || state.users.by_name.values().any(is_over) {
             self.begin_generation();
         }
         now_ms
@@ -335,10 +344,12 @@ impl Access {
         self.identity(Login::Guest { is_local })
     }
 
-    /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`.
+    /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`. The certificate is valid
+    /// until `not_after_s`, in seconds since 1970.
     #[must_use]
-    pub fn of_certificate(&self, names: &[String]) -> Option<Identity> {
-        names.iter().find_map(|name| self.identity(Login::Certificate(name.clone())))
+    pub fn of_certificate(&self, names: &[String], not_after_s: u64) -> Option<Identity> {
+        let not_after_ms = not_after_s.saturating_mul(1_000);
+        names.iter().find_map(|name| self.identity(Login::Certificate(name.clone(), not_after_ms)))
     }
 
     /// Authenticates a client by a secret, and by the name of its user if it is given.
@@ -424,9 +435,15 @@ impl Access {
             let is_over = user.expires_at_ms.is_some_and(|at| at <= now_ms);
             (!is_over).then(|| Arc::clone(&user.principal))
         };
+        if let Login::Certificate(_, not_after_ms) = &login {
+            self.next_end_ms.fetch_min(*not_after_ms, Relaxed);
+        }
         let principal = match &login {
             Login::Secret(secret) => state.users.by_secret.get(secret).and_then(valid)?,
-            Login::Certificate(name) => state.users.by_certificate.get(name).and_then(valid)?,
+            Login::Certificate(name, not_after_ms) if now_ms <= *not_after_ms => {
+                state.users.by_certificate.get(name).and_then(valid)?
+            }
+            Login::Certificate(..) => return None,
             Login::Password(password) => {
                 state.settings.password.as_ref().filter(|current| *current == password)?;
                 Arc::clone(&state.default)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Format, Result,
+    connection::ServerArgs,
     figures::{bytes, key, percent, span},
     say,
     stats::{connect, refused, text_of},
@@ -25,9 +26,8 @@ const NAME: usize = 60;
 pub(super) struct Args {
     /// Key to explain.
     key: OsString,
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,

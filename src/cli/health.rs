@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Failure, Format, Result, say, unreachable};
-use crate::grpc::client;
+use super::{Failure, Format, Result, connection::ServerArgs, say};
+use crate::{
+    config::{self, Sources},
+    grpc::client::{Connection, Trust, is_local},
+    tls::Port,
+};
 
 /// Check the health of a running server: exit code 0 if healthy, 1 if not.
 ///
@@ -15,9 +19,8 @@ use crate::grpc::client;
 /// from the first contact with L2 until the drain.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Fail while the server does not accept requests.
     #[arg(long)]
     ready: bool,
@@ -52,7 +55,7 @@ pub(super) fn run(args: Args) -> Result {
 fn print(args: &Args, health: &Health) {
     let Health { ready, l2 } = *health;
     match args.format {
-        Format::Json => say(json!({ "server": args.server, "ready": ready, "l2": l2 })),
+        Format::Json => say(json!({ "server": args.server.address, "ready": ready, "l2": l2 })),
         Format::Text => {
             let ready = if ready { "ready" } else { "not ready" };
             let l2 = if l2 { "up" } else { "down" };
@@ -61,15 +64,39 @@ fn print(args: &Args, health: &Health) {
     }
 }
 
-async fn ask(server: &str) -> Result<Health> {
-    let channel = client::connect(server).await.map_err(|error| unreachable(server, &error))?;
+/// Connects as the configuration of this machine requires, if the server is local and no flag specifies otherwise: the
+/// command then works as a probe without flags, inside the server's container.
+async fn connect(server: &ServerArgs) -> Result<Connection> {
+    let mut options = server.options()?;
+    if server.tls_ca.is_none()
+        && is_local(&server.address)
+        && !server.address.starts_with("unix:")
+        && let Some(certificate) = own_certificate()
+    {
+        options.tls = Some(certificate);
+    }
+    server.connect_with(&options).await
+}
+
+/// Returns the certificate of the gRPC port in the configuration of this machine, if the port has TLS and the file can
+/// be read.
+fn own_certificate() -> Option<Trust> {
+    let sources =
+        Sources { default_file: config::default_file(), environment: config::environment(), ..Sources::default() };
+    let config = config::load(&sources).ok()?.config;
+    let certificate = config.tls_of(Port::Grpc).ok()??.certificate.path;
+    std::fs::File::open(&certificate).is_ok().then_some(Trust::Certificate(certificate))
+}
+
+async fn ask(args: &ServerArgs) -> Result<Health> {
+    let (channel, server) = (connect(args).await?, &*args.address);
     let mut client = HealthClient::new(channel);
     let ready = serving(&mut client, "", server).await?;
     let l2 = serving(&mut client, "terrace.l2", server).await?;
     Ok(Health { ready, l2 })
 }
 
-async fn serving(client: &mut HealthClient<Channel>, service: &str, server: &str) -> Result<bool> {
+async fn serving(client: &mut HealthClient<Connection>, service: &str, server: &str) -> Result<bool> {
     match client.check(HealthCheckRequest { service: service.into() }).await {
         Ok(response) => Ok(response.into_inner().status() == ServingStatus::Serving),
         // A server without L2 does not have to know the service.

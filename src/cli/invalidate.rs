@@ -3,9 +3,9 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Failure, Format, Result, say, unreachable};
+use super::{Failure, Format, Result, connection::ServerArgs, say};
 use crate::{
-    grpc::client::{self, InvalidationClient},
+    grpc::client::InvalidationClient,
     proto::{InvalidatePatternRequest, InvalidatePatternResponse, invalidate_pattern_request::Keys},
 };
 
@@ -27,9 +27,8 @@ pub(super) struct Args {
     /// Return without waiting for the removal from L2.
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -53,7 +52,7 @@ pub(super) fn run(args: Args) -> Result {
 /// Sends the request and returns the last message of the response stream.
 async fn invalidate(args: &Args) -> Result<InvalidatePatternResponse> {
     let Args { server, pattern, prefix, .. } = args;
-    let channel = client::connect(server).await.map_err(|error| unreachable(server, &error))?;
+    let channel = server.connect().await?;
     let bytes = |text: &String| text.clone().into_bytes().into();
     let keys =
         prefix.as_ref().map(|text| Keys::Prefix(bytes(text))).or(pattern.as_ref().map(|p| Keys::Pattern(bytes(p))));

@@ -4,6 +4,7 @@
 //! or the data directory is unavailable.
 
 mod config;
+mod connection;
 mod explain;
 mod figures;
 mod health;

@@ -24,9 +24,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Failure, Format, Result, printable, trace::header};
+use super::{Failure, Format, Result, connection::ServerArgs, printable, trace::header};
 use crate::{
-    grpc::client::{self, AdminClient},
+    grpc::client::AdminClient,
     proto::{RecordReadsRequest, RecordedOutcome, RecordedRead},
 };
 
@@ -52,9 +52,8 @@ pub(super) struct Args {
     /// Trace file to create, with mode 600; zstd-compressed if the name ends with .zst. - writes to stdout.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Duration of the recording, up to 7 days.
     #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = duration)]
     time: Duration,
@@ -104,8 +103,7 @@ struct Counts {
 
 /// Records until the end. The second result is a failure if the server ended the recording.
 async fn record(args: &Args) -> Result<(Counts, Result)> {
-    let unreachable = |error: tonic::transport::Error| super::unreachable(&args.server, &error);
-    let mut client = AdminClient::new(client::connect(&args.server).await.map_err(unreachable)?);
+    let mut client = AdminClient::new(args.server.connect().await?);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
     let request = RecordReadsRequest { one_in: args.sample, plain_keys: args.plain_keys };

@@ -15,11 +15,12 @@ use tokio::sync::mpsc;
 
 use super::{
     Failure, Format, Result,
+    connection::ServerArgs,
     trace::{Request, Trace},
 };
 use crate::{
     clock::stopwatch_ns,
-    grpc::client::{self, AdminClient},
+    grpc::client::{AdminClient, Connection},
     proto::GetConfigRequest,
 };
 use lane::{Lane, Limits, Tally};
@@ -48,9 +49,8 @@ pub(super) struct Args {
     /// Trace file with lines timestamp_seconds,key,size[,ttl[,caller]], plain or zstd-compressed.
     #[arg(value_name = "FILE")]
     trace: PathBuf,
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Replay speed: max, or a multiple of the recorded speed (1 = real time).
     #[arg(long, value_name = "max|FACTOR", default_value = "max", value_parser = speed)]
     speed: Speed,
@@ -153,8 +153,7 @@ async fn play(args: &Args, census: Census, connections: u64) -> Result<(Tally, f
 async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
     let mut lanes = Vec::new();
     for _ in 0..connections {
-        let unreachable = |error| Failure::new(format_args!("cannot connect to {}: {error}", args.server));
-        let channel = client::connect(&args.server).await.map_err(unreachable)?;
+        let channel = args.server.connect().await?;
         let limits = match lanes.first() {
             Some(Lane { limits, .. }) => *limits,
             None => Limits { value_max: value_max(AdminClient::new(channel.clone())).await?, ttl: args.ttl },
@@ -165,7 +164,7 @@ async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
 }
 
 /// Reads `server.max_value` from the server.
-async fn value_max(mut admin: AdminClient<tonic::transport::Channel>) -> Result<u64> {
+async fn value_max(mut admin: AdminClient<Connection>) -> Result<u64> {
     let response = admin.get_config(GetConfigRequest {}).await;
     let config = response.map_err(|status| Failure::new(format_args!("GetConfig failed: {status}")))?.into_inner();
     let entry = config.entries.iter().find(|entry| entry.key == "server.max_value");

@@ -10,7 +10,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use self::next_steps::next_steps;
+use self::next_steps::{Needs, next_steps};
 use super::{Failure, Result, log, say, settings::SettingArgs, systemd};
 use crate::{
     clock::Clock,
@@ -49,6 +49,8 @@ pub(super) fn run(args: Args) -> Result {
     let has_password = loaded.config.resp.password_file.is_some();
     let server = Server::bind_with(loaded.config, loaded.settings, Clock::real(), &systemd::passed()?)?
         .with_log_level(move |filter| level.set(filter));
+    let tls = &server.node.tls;
+    let needs = Needs { password: has_password, resp_tls: tls.resp.is_on(), http_tls: tls.http.is_on() };
     let bound = server.node.addresses.get().cloned();
     if let Some(bound) = &bound {
         say(format_args!("grpc {}\nresp {}\nhttp {}", bound.grpc, bound.resp, bound.http));
@@ -64,7 +66,7 @@ pub(super) fn run(args: Args) -> Result {
         say("ready");
         // Programs read stdout too: print the suggestions only on a terminal.
         if let Some(bound) = bound.filter(|_| std::io::stdout().is_terminal()) {
-            say(next_steps(&bound, has_password));
+            say(next_steps(&bound, needs));
         }
         systemd::ready();
     };

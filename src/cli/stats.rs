@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use tonic::transport::Channel;
-
-use super::{Failure, Format, Result, clear_screen, say};
+use super::{Failure, Format, Result, clear_screen, connection::ServerArgs, say};
 use crate::{
-    grpc::client::{self, InsightClient},
+    grpc::client::{Connection, InsightClient},
     proto::{
         GetAssociationsRequest, GetAssociationsResponse, GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest,
         SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse,
@@ -24,9 +22,8 @@ const WATCH: &str = "2s";
 /// Print statistics of a running server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Print the TTL advice for each key template, with the evidence, instead of the statistics.
     #[arg(long)]
     ttl: bool,
@@ -85,31 +82,30 @@ async fn show(args: &Args) -> Result {
 }
 
 /// Connects to the server.
-pub(super) async fn connect(server: &str) -> Result<InsightClient<Channel>> {
-    let unreachable = |error| Failure::new(format_args!("cannot connect to {server}: {error}"));
-    Ok(InsightClient::new(client::connect(server).await.map_err(unreachable)?))
+pub(super) async fn connect(server: &ServerArgs) -> Result<InsightClient<Connection>> {
+    Ok(InsightClient::new(server.connect().await?))
 }
 
 fn is_json(args: &Args) -> bool {
     args.json || args.format == Format::Json
 }
 
-async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
+async fn ttl(client: &mut InsightClient<Connection>, args: &Args) -> Result<String> {
     let response = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
     let advice = response.into_inner();
     Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
-async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
+async fn all(client: &mut InsightClient<Connection>, args: &Args) -> Result<String> {
     let seen = look(client, args.top).await?;
     Ok(if is_json(args) {
         fields::all(&seen).to_string()
     } else {
-        tables::all(&args.server, &seen, &args.window, args.top)
+        tables::all(&args.server.address, &seen, &args.window, args.top)
     })
 }
 
-async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
+async fn look(client: &mut InsightClient<Connection>, count: u32) -> Result<Seen> {
     let stats = client.get_stats(GetStatsRequest {}).await.map_err(refused)?.into_inner();
     let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
     let prefetch = client.get_associations(GetAssociationsRequest::default()).await.map_err(refused)?.into_inner();

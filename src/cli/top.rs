@@ -7,14 +7,14 @@ use std::{io::IsTerminal, time::Duration};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 
 use super::{
     Failure, Result,
+    connection::ServerArgs,
     stats::{connect, refused},
 };
 use crate::{
-    grpc::client::InsightClient,
+    grpc::client::{Connection, InsightClient},
     proto::{SimulateCapacityRequest, TopBy, TopKeysRequest, WatchStatsRequest},
 };
 use screen::{Screen, State};
@@ -32,9 +32,8 @@ const PRESSES_WAITING: usize = 16;
 /// hot keys; w selects the time window; / filters key groups and keys by a part of the name, Esc clears the filter.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Refresh interval.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
@@ -54,12 +53,12 @@ pub(super) fn run(args: Args) -> Result {
     shown
 }
 
-async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ratatui::DefaultTerminal) -> Result {
+async fn show(args: &Args, mut client: InsightClient<Connection>, terminal: &mut ratatui::DefaultTerminal) -> Result {
     let interval_ms = i64::try_from(args.interval.as_millis()).ok();
     let request = WatchStatsRequest { interval_ms };
     let mut messages = client.watch_stats(request).await.map_err(refused)?.into_inner();
     let mut presses = presses();
-    let mut state = State::new(&args.server);
+    let mut state = State::new(&args.server.address);
     loop {
         terminal.draw(|frame| Screen(&state).draw(frame)).map_err(Failure::new)?;
         tokio::select! {
@@ -90,7 +89,7 @@ async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ra
 }
 
 /// Requests the data that WatchStats messages do not contain.
-async fn ask(client: &mut InsightClient<Channel>, state: &mut State) -> Result {
+async fn ask(client: &mut InsightClient<Connection>, state: &mut State) -> Result {
     let by: TopBy = state.by();
     let request = TopKeysRequest { by: by.into(), count: TOP_KEYS };
     let top = client.top_keys(request).await.map_err(refused)?.into_inner();

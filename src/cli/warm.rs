@@ -4,11 +4,10 @@ use std::{fs, path::PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tonic::transport::Channel;
 
-use super::{Failure, Format, Result, say};
+use super::{Failure, Format, Result, connection::ServerArgs, say};
 use crate::{
-    grpc::client::{self, AdminClient},
+    grpc::client::{AdminClient, Connection},
     persist::hot_keys,
     proto::{WarmRequest, WarmResponse},
 };
@@ -33,9 +32,8 @@ pub(super) struct Args {
     /// Maximum number of keys per second [default: data.warm_rate of the server].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
-    /// gRPC address of the server.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    server: String,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -88,8 +86,7 @@ fn keys(bytes: Vec<u8>) -> std::result::Result<Vec<Vec<u8>>, String> {
 
 async fn warm(args: &Args, calls: Vec<WarmRequest>) -> Result<WarmResponse> {
     let fault = |why: &dyn std::fmt::Display| Failure::new(format_args!("{}: {why}", args.server));
-    let channel = client::connect(&args.server).await.map_err(|error| fault(&error))?;
-    let mut client = AdminClient::new(channel);
+    let mut client = AdminClient::new(args.server.connect().await?);
     let bar = bar(args.file.is_some().then(|| calls.iter().map(|call| call.keys.len() as u64).sum()));
     let mut total = WarmResponse::default();
     for call in calls {
@@ -105,7 +102,7 @@ async fn warm(args: &Args, calls: Vec<WarmRequest>) -> Result<WarmResponse> {
 
 /// Follows one call to its end. The progress bar adds the keys of earlier calls.
 async fn follow(
-    client: &mut AdminClient<Channel>,
+    client: &mut AdminClient<Connection>,
     call: WarmRequest,
     before: &WarmResponse,
     bar: &ProgressBar,

@@ -1,6 +1,6 @@
 //! Checks the constraints between settings.
 
-use super::{Address, Config, fault::Fault, form::show_size};
+use super::{Address, Config, fault::Fault, form::show_size, tls};
 use crate::{access::GuestRole, model::KEY_MAX_BYTES};
 
 /// Bytes that a message needs for the key and framing, in addition to the value.
@@ -33,6 +33,9 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
                 fault(key, format!("{key}: {text} and {other_key}: {other_text} use the same port or path"));
             }
         }
+    }
+    for (key, message) in tls::faults(config) {
+        fault(key, message);
     }
     let (value, message) = (config.server.max_value, config.grpc.max_message);
     if value + FRAMING_BYTES > message {

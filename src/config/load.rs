@@ -84,7 +84,16 @@ pub fn default_file() -> Option<PathBuf> {
 
 /// Variable that names the file, used when `--config` is absent.
 const FILE_VARIABLE: &str = "TERRACE_CONFIG";
+/// Variable that names the token file of client commands.
+const TOKEN_FILE_VARIABLE: &str = "TERRACE_TOKEN_FILE";
 const VARIABLE_PREFIX: &str = "TERRACE_";
+
+/// Returns the token file of client commands that the environment names.
+#[must_use]
+pub fn token_file() -> Option<PathBuf> {
+    let found = environment().into_iter().find(|(name, _)| name == TOKEN_FILE_VARIABLE);
+    found.map(|(_, path)| path.into())
+}
 
 /// Returns the variables of this process that start with `TERRACE_`.
 #[must_use]
@@ -173,7 +182,7 @@ impl Loading {
         for (name, value) in environment {
             if let Some(row) = Row::all().iter().find(|row| row.variable() == *name) {
                 self.set(row, &Raw::Word(value.clone()), ValueSource::Variable(name.clone()));
-            } else if name != FILE_VARIABLE {
+            } else if name != FILE_VARIABLE && name != TOKEN_FILE_VARIABLE {
                 unknown.push(format!("{name}{}", nearest(name, Row::all().iter().map(Row::variable))));
             }
         }

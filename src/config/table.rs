@@ -54,6 +54,7 @@ impl Row {
     pub fn is_protected(&self) -> bool {
         let sections = ["auth.", "tls."];
         self.key.ends_with("_file")
+            || self.key.ends_with(".tls_mode")
             || sections.iter().any(|section| self.key.starts_with(section))
             || ["resp.protected_mode", "resp.protected_configs", "resp.flush"].contains(&self.key)
     }

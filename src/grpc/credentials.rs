@@ -76,7 +76,7 @@ impl Credentials {
     }
 
     fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
-        access.without_credentials(self.ends.is_here)
+        of_certificate(access, &self.ends).or_else(|| access.without_credentials(self.ends.is_here))
     }
 
     fn with_header(&self, header: &[u8]) -> Result<Arc<Edge>, Refused> {
@@ -99,7 +99,7 @@ impl Credentials {
         let peer = Peer { address: &self.ends.peer, is_local: self.ends.is_here, is_private: self.ends.is_private() };
         if !access.has_users() {
             // Without users, a header says nothing: some clients and proxies always send one.
-            return access.without_credentials(peer.is_local).ok_or_else(|| refused(MISSING, Duration::ZERO));
+            return self.identity_of_connection(access).ok_or_else(|| refused(MISSING, Duration::ZERO));
         }
         let given = access::Credentials::parse(header);
         let given = given.ok_or_else(|| refused(MALFORMED, Duration::ZERO))?;
@@ -117,6 +117,11 @@ impl Credentials {
         let identity = Arc::new(identity);
         Verified { edge: Arc::new(self.edge.for_identity(Arc::clone(&identity))), identity }
     }
+}
+
+fn of_certificate(access: &Access, ends: &Ends) -> Option<Identity> {
+    let certificate = ends.certificate.as_ref()?;
+    access.of_certificate(&certificate.names, certificate.not_after)
 }
 
 /// A call that is not authenticated.

@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::io::AsyncReadExt;
 
-use crate::socket::Socket;
+use crate::socket::{Socket, TLS_FIRST_BYTE};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,6 +23,9 @@ pub(super) async fn read(mut stream: Socket) -> io::Result<Socket> {
             count => have += count,
         }
         if !PREFACE.starts_with(&preface[..have]) {
+            if preface[0] == TLS_FIRST_BYTE {
+                stream.warn_of_tls_client("grpc");
+            }
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the connection does not start with the HTTP/2 preface",

@@ -92,7 +92,7 @@ impl Shared {
         if let Some(kind) = self.failure {
             return Poll::Ready(Err(kind.into()));
         }
-        let Some(socket) = &self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let mut all = [IoSlice::new(&[]); SLICES_MAX];
         all[0] = IoSlice::new(self.buffer.bytes());
         let count = slices.len().min(SLICES_MAX - 1);

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    future::Future,
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
@@ -28,7 +29,8 @@ use tokio::{
 
 use crate::{
     node::Node,
-    socket::{Listener, PeerCounts, Socket},
+    socket::{Listener, PeerCounts, Socket, TLS_FIRST_BYTE},
+    tls::{self, Endpoint},
 };
 
 /// Maximum number of HTTP connections with a place; further connections are surplus.
@@ -64,6 +66,17 @@ pub(super) struct Served {
     pub(super) all: Router,
     /// Routes of surplus connections.
     pub(super) surplus: Router,
+    /// TLS of the port; `None` for a port that never has TLS.
+    pub(super) tls: Option<Arc<Endpoint>>,
+}
+
+/// Performs the handshake of a connection if the port has TLS. Returns `None` if it fails.
+async fn secured(stream: Socket, tls: Option<Arc<Endpoint>>) -> Option<Socket> {
+    let Some(endpoint) = tls else { return Some(stream) };
+    match (endpoint.config(), stream) {
+        (Some(config), Socket::Tcp(stream)) => tls::handshake(&endpoint, config, stream, std::future::pending()).await,
+        (_, stream) => Some(stream),
+    }
 }
 
 /// Accepts connections until the future is dropped.
@@ -75,8 +88,12 @@ pub(super) async fn accept(listener: Listener, served: Served, node: Arc<Node>) 
                 backoff = BACKOFF_MIN;
                 let peer = stream.peer_ip();
                 match Places::take(&places, peer) {
-                    Some(place) => drop(tokio::spawn(serve(stream, served.all.clone(), Arc::clone(&node), place))),
+                    Some(place) => {
+                        let stream = secured(stream, served.tls.clone());
+                        drop(tokio::spawn(serve(stream, served.all.clone(), Arc::clone(&node), place)));
+                    }
                     None => {
+                        let stream = secured(stream, served.tls.clone());
                         let task = tokio::spawn(serve_surplus(stream, served.surplus.clone(), Arc::clone(&node)));
                         make_room(&mut surplus, &node);
                         surplus.push_back(task.abort_handle());
@@ -148,9 +165,10 @@ impl Drop for Place {
 }
 
 /// Serves a connection with a place, for a limited time.
-async fn serve(stream: Socket, router: Router, node: Arc<Node>, place: Place) {
-    let Ok(ends) = stream.ends() else { return };
+async fn serve(stream: impl Future<Output = Option<Socket>>, router: Router, node: Arc<Node>, place: Place) {
     let counted = Counted::new(node);
+    let Some(stream) = stream.await else { return };
+    let Ok(ends) = stream.ends() else { return };
     // The checks of a request depend on its connection.
     let router = router.layer(Extension(Arc::new(ends)));
     let served = http1::Builder::new()
@@ -165,15 +183,19 @@ async fn serve(stream: Socket, router: Router, node: Arc<Node>, place: Place) {
 }
 
 /// Serves one request of a surplus connection.
-async fn serve_surplus(stream: Socket, router: Router, node: Arc<Node>) {
+async fn serve_surplus(stream: impl Future<Output = Option<Socket>>, router: Router, node: Arc<Node>) {
     let counted = Counted::new(node);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(SURPLUS_HEAD_TIMEOUT)
-        .keep_alive(false)
-        .max_buf_size(HEAD_MAX_BYTES)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let served = async {
+        let Some(stream) = stream.await else { return };
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(SURPLUS_HEAD_TIMEOUT)
+            .keep_alive(false)
+            .max_buf_size(HEAD_MAX_BYTES)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let _ended = served.await;
+    };
     let _ended = timeout(SURPLUS_TIMEOUT, served).await;
     drop(counted);
 }
@@ -199,11 +221,13 @@ struct Paced {
     socket: Socket,
     /// Deadline of the write that waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// No byte was received yet.
+    is_new: bool,
 }
 
 impl Paced {
     fn new(socket: Socket) -> Self {
-        Self { socket, stalled: None }
+        Self { socket, stalled: None, is_new: true }
     }
 
     /// Returns the result of a write, or an error if writes have waited for too long.
@@ -220,7 +244,18 @@ impl Paced {
 
 impl AsyncRead for Paced {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(task, buffer)
+        let paced = self.get_mut();
+        let (before, read) = (buffer.filled().len(), Pin::new(&mut paced.socket).poll_read(task, buffer));
+        if paced.is_new
+            && let Some(first) = buffer.filled().get(before)
+        {
+            paced.is_new = false;
+            // The HTTP parser answers with status 400 and ends the connection.
+            if *first == TLS_FIRST_BYTE {
+                paced.socket.warn_of_tls_client("http");
+            }
+        }
+        read
     }
 }
 

@@ -91,10 +91,14 @@ pub async fn serve(listeners: Listeners, edge: Arc<Edge>) {
         learned: Arc::default(),
     };
     let checks_hosts = matches!(listeners.all, Listener::Tcp(_));
-    let all = Served { all: router(state.clone(), checks_hosts), surplus: surplus(state.clone()) };
+    let all = Served {
+        all: router(state.clone(), checks_hosts),
+        surplus: surplus(state.clone()),
+        tls: Some(Arc::clone(&edge.node.tls.http)),
+    };
     let health = async {
         if let Some(listener) = listeners.health {
-            let served = Served { all: probes_only(state.clone()), surplus: probes_only(state.clone()) };
+            let served = Served { all: probes_only(state.clone()), surplus: probes_only(state.clone()), tls: None };
             connections::accept(listener, served, Arc::clone(&edge.node)).await;
         }
     };

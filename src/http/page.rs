@@ -79,6 +79,7 @@ fn this_node(metrics: &Metrics, node: &Node, snapshot: &Snapshot) {
     metrics.set(&m::CONNECTIONS, &["resp"], load(&connections.resp));
     metrics.set(&m::CONNECTIONS, &["http"], load(&connections.http));
     metrics.count(&m::CONNECTIONS_REJECTED, &[], connections.rejected.load(Relaxed));
+    tls(metrics, node);
     let in_flight = node.in_flight.figures();
     metrics.set(&m::IN_FLIGHT, &[], float(in_flight.bytes));
     metrics.set(&m::IN_FLIGHT_HOLDERS, &[], float(in_flight.holders));
@@ -86,6 +87,18 @@ fn this_node(metrics: &Metrics, node: &Node, snapshot: &Snapshot) {
     metrics.count(&m::IN_FLIGHT_SHED, &[], in_flight.shed);
     metrics.count(&m::IN_FLIGHT_RESETS, &["full"], in_flight.reset_full);
     metrics.count(&m::IN_FLIGHT_RESETS, &["stalled"], in_flight.reset_stalled);
+}
+
+fn tls(metrics: &Metrics, node: &Node) {
+    for endpoint in node.tls.all() {
+        let port = endpoint.port.name();
+        if endpoint.was_on() {
+            // NaN after a reload has turned TLS off: the recorder cannot remove a series.
+            metrics.set(&m::TLS_NOT_AFTER, &[port], endpoint.not_after().map_or(f64::NAN, float));
+        }
+        metrics.count(&m::TLS_HANDSHAKES_FAILED, &[port], endpoint.failed_handshakes.load(Relaxed));
+        metrics.count(&m::TLS_RELOADS_REJECTED, &[port], endpoint.rejected_reloads.load(Relaxed));
+    }
 }
 
 fn reads(metrics: &Metrics, snapshot: &Snapshot) {

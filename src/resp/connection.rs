@@ -42,7 +42,7 @@ use crate::{
     budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
-    socket::{Ends, Socket},
+    socket::{Ends, Socket, TLS_FIRST_BYTE},
 };
 
 /// Size of unread replies above which no further command of the client runs.
@@ -134,7 +134,7 @@ impl Connection {
         let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), Arc::clone(account), now);
         session.is_local = ends.is_here;
         session.is_private = ends.is_private();
-        session.set_identity(first_identity(&edge.access, ends.is_here));
+        session.set_identity(first_identity(&edge.access, ends));
         let auth_deadline = (!session.is_authenticated()).then(|| Instant::now() + AUTH_TIME);
         let mut connection = Self {
             stream,
@@ -324,8 +324,20 @@ impl Connection {
             return Poll::Pending;
         };
         let received = received?;
+        if self.received == 0 && buffer.first() == Some(&TLS_FIRST_BYTE) {
+            self.refuse_tls();
+        }
         self.begin_batch(received);
         Poll::Ready(Ok(received))
+    }
+
+    /// Closes the connection of a client that speaks TLS on a port without TLS. OpenSSL reports the reply as "wrong version
+    /// number".
+    #[cold]
+    fn refuse_tls(&mut self) {
+        self.stream.warn_of_tls_client("resp");
+        self.reply.error("ERR this port has no TLS");
+        self.session.closing = true;
     }
 
     /// Starts a batch of received bytes: reads the clock and the reloadable settings once for all requests of the
@@ -481,9 +493,14 @@ fn is_refused(edge: &Edge, is_here: bool) -> bool {
     edge.settings.load().protected_mode && !is_decided && !is_here
 }
 
-/// Returns the identity of a client that has sent no credentials. With a password, as in Redis, there is none.
-fn first_identity(access: &Access, is_here: bool) -> Option<Identity> {
-    if access.has_password() { None } else { access.without_credentials(is_here) }
+/// Returns the identity of a client that has sent no credentials: the user of its certificate, or else the role of such
+/// clients. With a password, as in Redis, such clients have no access.
+fn first_identity(access: &Access, ends: &Ends) -> Option<Identity> {
+    let certificate = ends.certificate.as_ref();
+    let of_certificate =
+        certificate.and_then(|certificate| access.of_certificate(&certificate.names, certificate.not_after));
+    let guest = || if access.has_password() { None } else { access.without_credentials(ends.is_here) };
+    of_certificate.or_else(guest)
 }
 
 #[cfg(test)]

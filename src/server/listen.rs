@@ -22,7 +22,10 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::{mpsc, watch};
 
 use super::StartError;
-use crate::socket::{Listener, PeerCounts, Socket as Connection};
+use crate::{
+    socket::{Listener, PeerCounts, Socket as Connection},
+    tls::{self, Endpoint},
+};
 
 /// Maximum number of connections that wait in the accept queue of a port.
 const BACKLOG: u16 = 1024;
@@ -207,13 +210,13 @@ pub(super) struct Caps {
     pub(super) all_max: u64,
     /// Connections of each peer address on this port.
     pub(super) peers: Peers,
-    /// Bytes sent to a refused client; empty if the protocol has no error for this case.
+    /// Bytes sent to a refused client without TLS; empty if the protocol has no error for this case.
     pub(super) refusal: &'static [u8],
 }
 
 impl Caps {
     /// Counts a connection, or refuses it if the port has reached its limit.
-    fn admit(&self, stream: &Connection) -> Option<Counted> {
+    fn admit(&self, stream: &mut Connection, has_tls: bool) -> Option<Counted> {
         let (open, all) = (self.open.fetch_add(1, Relaxed), self.all.fetch_add(1, Relaxed));
         let mut counted = Counted { open: Arc::clone(&self.open), all: Arc::clone(&self.all), peer: None };
         if open < self.max
@@ -225,8 +228,10 @@ impl Caps {
         }
         drop(counted);
         self.rejected.fetch_add(1, Relaxed);
-        // Best effort: the client receives the error only if its socket accepts the bytes immediately.
-        let _told = stream.try_write(self.refusal);
+        if !has_tls {
+            // Best effort: the client receives the error only if its socket accepts the bytes immediately.
+            let _told = stream.try_write(self.refusal);
+        }
         None
     }
 }
@@ -279,28 +284,51 @@ impl Drop for PeerPlace {
 }
 
 /// Accepts connections until `stop` becomes true, then waits until all connections have ended. `serve` returns the task
-/// of one connection.
+/// of one connection. With TLS, the task begins after the handshake.
 ///
 /// Connections in the kernel's accept queue at that time are served as well: their clients are connected, may have sent
 /// a request, and would otherwise only see a reset. Later connections are refused.
 pub(super) async fn accept<F>(
     listener: Listener,
     caps: Caps,
+    endpoint: Arc<Endpoint>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(Connection) -> F,
+    serve: impl Fn(Connection) -> F + Clone + Send + 'static,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     // Each connection holds a sender; the channel closes when the last connection has ended.
     let (alive, mut ended) = mpsc::channel::<()>(1);
-    let begin = |stream: Connection, alive: &mpsc::Sender<()>| {
-        let Some(counted) = caps.admit(&stream) else { return };
+    let stopping = stop.clone();
+    let begin = |mut stream: Connection, alive: &mpsc::Sender<()>| {
+        let config = endpoint.config();
+        let Some(counted) = caps.admit(&mut stream, config.is_some()) else { return };
         prepare(&stream);
-        let (task, alive) = (serve(stream), alive.clone());
-        tokio::spawn(async move {
-            task.await;
-            drop((counted, alive));
-        });
+        let guard = (counted, alive.clone());
+        match (config, stream) {
+            (Some(config), Connection::Tcp(stream)) => {
+                let (endpoint, mut stopping, serve) = (Arc::clone(&endpoint), stopping.clone(), serve.clone());
+                tokio::spawn(async move {
+                    let draining = async {
+                        // An error means that no stop signal can arrive any more.
+                        let _stopping = stopping.wait_for(|stop| *stop).await;
+                    };
+                    // Boxed, so that the handshake adds nothing to the size of the connection.
+                    let secured = Box::pin(tls::handshake(&endpoint, config, stream, draining)).await;
+                    if let Some(stream) = secured {
+                        serve(stream).await;
+                    }
+                    drop(guard);
+                });
+            }
+            (_, stream) => {
+                let task = serve(stream);
+                tokio::spawn(async move {
+                    task.await;
+                    drop(guard);
+                });
+            }
+        }
     };
     let mut acceptor = Acceptor::new(listener);
     loop {

@@ -101,8 +101,9 @@ async fn serve_grpc(plan: &WorkerPlan, cache: Cache, listener: Listener) {
         peers: plan.grpc_peers.clone(),
         refusal: b"",
     };
-    let serve = |stream| grpc::serve(stream, Arc::clone(&edge), stop.clone());
-    accept(listener, caps, stop.clone(), serve).await;
+    let serving = stop.clone();
+    let serve = move |stream| grpc::serve(stream, Arc::clone(&edge), serving.clone());
+    accept(listener, caps, Arc::clone(&plan.node.tls.grpc), stop, serve).await;
 }
 
 async fn serve_resp(plan: &WorkerPlan, cache: Cache, listener: Listener) {
@@ -119,9 +120,10 @@ async fn serve_resp(plan: &WorkerPlan, cache: Cache, listener: Listener) {
         peers: plan.resp_peers.clone(),
         refusal: b"-ERR max number of clients reached\r\n",
     };
-    let serve = |stream| {
+    let serving = stop.clone();
+    let serve = move |stream| {
         edge.node.connections.resp_accepted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        resp::serve(stream, Arc::clone(&edge), stop.clone())
+        resp::serve(stream, Arc::clone(&edge), serving.clone())
     };
-    accept(listener, caps, stop.clone(), serve).await;
+    accept(listener, caps, Arc::clone(&plan.node.tls.resp), stop, serve).await;
 }

@@ -154,8 +154,9 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
     });
     let (_, page) = get(server.http(), "/metrics");
-    // Reported only with an L2, or after enough samples of a template, enough reads, or a prefetch.
+    // Reported only with an L2 or TLS, or after enough samples of a template, enough reads, or a prefetch.
     let told_later = [
+        "terrace_tls_not_after_seconds",
         "terrace_l2_deadline_seconds",
         "terrace_ttl_advised_seconds",
         "terrace_ttl_tuned_seconds",

@@ -64,6 +64,7 @@ mod support_tests;
 mod tags;
 mod tidy;
 mod tidy_tests;
+mod tls;
 mod touch_on_read;
 mod traces;
 mod ttl;

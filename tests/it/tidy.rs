@@ -13,29 +13,38 @@ use std::{
 };
 
 /// Permitted imports, from higher to lower modules. Types of `config` reach constructors through `server`.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["access", "server", "config", "node", "grpc", "proto", "persist", "model", "error", "clock", "glob"]),
+    (
+        "cli",
+        &["access", "server", "config", "node", "grpc", "tls", "proto", "persist", "model", "error", "clock", "glob"],
+    ),
     (
         "server",
         &[
-            "access", "grpc", "resp", "http", "jobs", "cache", "l1", "l2", "learn", "config", "node", "socket",
+            "access", "grpc", "resp", "http", "jobs", "cache", "l1", "l2", "learn", "config", "node", "tls", "socket",
             "metrics", "model", "error", "clock", "glob",
         ],
     ),
     // Imports for the types of the settings.
-    ("config", &["access", "clock", "cache", "l1", "l2", "node", "model", "error", "glob", "secret", "files"]),
-    ("grpc", &["access", "cache", "node", "budget", "socket", "proto", "metrics", "model", "error", "clock", "glob"]),
+    ("config", &["access", "clock", "cache", "l1", "l2", "node", "tls", "model", "error", "glob", "secret", "files"]),
+    (
+        "grpc",
+        &[
+            "access", "cache", "node", "budget", "tls", "secret", "socket", "proto", "metrics", "model", "error",
+            "clock", "glob",
+        ],
+    ),
     ("resp", &["access", "cache", "node", "budget", "socket", "metrics", "model", "error", "clock", "glob", "secret"]),
-    ("http", &["access", "cache", "node", "budget", "socket", "metrics", "model", "error", "clock", "glob"]),
-    ("jobs", &["access", "cache", "node", "budget", "persist", "metrics", "model", "error", "clock", "glob"]),
+    ("http", &["access", "cache", "node", "budget", "tls", "socket", "metrics", "model", "error", "clock", "glob"]),
+    ("jobs", &["access", "cache", "node", "budget", "tls", "persist", "metrics", "model", "error", "clock", "glob"]),
     ("cache", &["access", "l1", "l2", "learn", "persist", "budget", "metrics", "model", "error", "clock", "glob"]),
     ("access", &["model", "error", "clock", "secret", "files"]),
     ("l1", &["metrics", "model", "error", "clock", "glob"]),
-    ("l2", &["metrics", "model", "error", "clock", "glob", "secret", "files"]),
+    ("l2", &["tls", "metrics", "model", "error", "clock", "glob", "secret", "files"]),
     ("learn", &["persist", "metrics", "model", "error", "clock", "glob"]),
-    ("node", &["budget", "model", "error", "clock"]),
+    ("node", &["budget", "tls", "model", "error", "clock"]),
     ("budget", &["error", "clock"]),
     ("model", &["error", "clock"]),
     ("glob", &["error"]),
@@ -45,6 +54,8 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("clock", &[]),
     ("metrics", &[]),
     ("socket", &[]),
+    // Certificates, handshakes and PEM files of both sides.
+    ("tls", &["socket", "files", "clock"]),
     ("persist", &["model", "error"]),
     ("allocator", &[]),
 ];
@@ -68,12 +79,15 @@ const EXCEPTIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// External crates and the folders that may use each: replacing a crate affects only these folders.
-const HOMES: [(&str, &[&str]); 30] = [
+const HOMES: [(&str, &[&str]); 33] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("xxhash_rust", &["l2/embedded"]),
     ("redb", &["l2/embedded"]),
     ("bincode", &["l2/codec", "learn/snapshot"]),
+    ("tokio_rustls", &["tls", "socket", "grpc/client", "l2/redis/connection"]),
+    ("rustls_native_certs", &["tls"]),
+    ("webpki", &["tls"]),
     ("tonic", &["grpc", "cli", "lib.rs"]),
     ("tonic_health", &["grpc", "cli"]),
     ("tonic_reflection", &["grpc"]),
@@ -93,7 +107,7 @@ const HOMES: [(&str, &[&str]); 30] = [
     ("sd_listen_fds", &["cli"]),
     ("sd_notify", &["cli"]),
     ("toml", &["config", "access"]),
-    ("ring", &["access", "l2/redis"]),
+    ("ring", &["access", "tls", "grpc/client", "l2/redis"]),
     ("subtle", &["access"]),
     ("base64", &["access"]),
     ("bytesize", &["config", "cli"]),

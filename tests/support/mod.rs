@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "each test binary uses its own part of the support")]
 
 pub mod backend;
+pub mod certificates;
 pub mod checker;
 pub mod cluster;
 pub mod command;

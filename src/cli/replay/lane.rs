@@ -7,12 +7,12 @@ use foldhash::quality::FixedState;
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
-use tonic::{Code, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use super::{Request, Ttl};
 use crate::{
     clock::stopwatch_ns,
-    grpc::client::CacheClient,
+    grpc::client::{CacheClient, Connection},
     model::check_key,
     proto::{Found, GetRequest, SetRequest, Tier, get_response::Result as Got},
 };
@@ -96,7 +96,7 @@ impl Tally {
 
 /// One lane, with its connection and results.
 pub(super) struct Lane {
-    client: CacheClient<Channel>,
+    client: CacheClient<Connection>,
     pub(super) limits: Limits,
     /// Source of values, at least as long as the largest value so far.
     filler: Bytes,
@@ -104,7 +104,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Channel, limits: Limits) -> Self {
+    pub(super) fn new(channel: Connection, limits: Limits) -> Self {
         // The server bounds its responses; the client default of 4 MiB is less than the maximum value size.
         let client = CacheClient::new(channel).max_decoding_message_size(usize::MAX);
         Self { client, limits, filler: Bytes::new(), tally: Tally::default() }

@@ -4,13 +4,27 @@ use std::net::SocketAddr;
 
 use crate::node::Addresses;
 
+/// Requirements of the ports that change the commands.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    /// The RESP port requires a password.
+    pub(super) password: bool,
+    /// The RESP port has TLS.
+    pub(super) resp_tls: bool,
+    /// The HTTP port has TLS.
+    pub(super) http_tls: bool,
+}
+
 /// Returns the lines that follow `ready` on a terminal.
-pub(super) fn next_steps(bound: &Addresses, has_password: bool) -> String {
+pub(super) fn next_steps(bound: &Addresses, needs: Needs) -> String {
     let mut redis_cli = format!("redis-cli{}", redis_cli_target(&bound.resp));
-    if has_password {
+    if needs.resp_tls && !bound.resp.starts_with("unix:") {
+        redis_cli += " --tls";
+    }
+    if needs.password {
         redis_cli += " --askpass";
     }
-    let page = page(&bound.http);
+    let page = page(&bound.http, if needs.http_tls { "https" } else { "http" });
     format!(
         "\nTry next:\n  {redis_cli} SET greeting hello\n  {redis_cli} GET greeting\n  {page}\n\nCtrl+C drains and stops."
     )
@@ -29,12 +43,12 @@ fn redis_cli_target(address: &str) -> String {
 }
 
 /// The URL of the page, or the command that fetches it over a Unix socket.
-fn page(address: &str) -> String {
+fn page(address: &str, scheme: &str) -> String {
     if let Some(path) = address.strip_prefix("unix:") {
         return format!("curl --unix-socket {path} http://localhost/");
     }
     let address = reachable(address).map_or_else(|| address.to_owned(), |address| address.to_string());
-    format!("http://{address}/ (live statistics in a browser)")
+    format!("{scheme}://{address}/ (live statistics in a browser)")
 }
 
 /// The address that a client on this machine connects to: loopback, where the port is bound to all interfaces.
@@ -51,8 +65,12 @@ fn reachable(address: &str) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn steps(resp: &str, http: &str, has_password: bool) -> String {
-        next_steps(&Addresses { grpc: String::new(), resp: resp.into(), http: http.into(), health: None }, has_password)
+    fn steps(resp: &str, http: &str, password: bool) -> String {
+        steps_with(resp, http, Needs { password, ..Needs::default() })
+    }
+
+    fn steps_with(resp: &str, http: &str, needs: Needs) -> String {
+        next_steps(&Addresses { grpc: String::new(), resp: resp.into(), http: http.into(), health: None }, needs)
     }
 
     #[test]
@@ -75,5 +93,10 @@ mod tests {
         assert!(steps("127.0.0.1:6379", "[::]:8080", false).contains("http://[::1]:8080/"));
         assert!(steps("127.0.0.1:6379", "unix:/run/http", false).contains("curl --unix-socket /run/http http://"));
         assert!(steps("127.0.0.1:6379", "127.0.0.1:1", true).contains("redis-cli -p 6379 --askpass SET"));
+        let tls = Needs { password: false, resp_tls: true, http_tls: true };
+        let by_tls = steps_with("127.0.0.1:6379", "127.0.0.1:1", tls);
+        assert!(by_tls.contains("redis-cli -p 6379 --tls SET") && by_tls.contains("https://127.0.0.1:1/"), "{by_tls}");
+        let by_path = steps_with("unix:/run/resp", "unix:/run/http", tls);
+        assert!(by_path.contains("redis-cli -s /run/resp SET") && by_path.contains(" http://localhost/"), "{by_path}");
     }
 }

@@ -123,7 +123,7 @@ const ACL: &[Row] = &[
             "O(1) amortized time considering the typical user.",
             "Remove the specified ACL users and the associated rules",
         )
-        .arguments("username+:string"),
+        .arguments("username*:string"),
     Row::new("acl|dryrun", -4, Run::Now(acl::dryrun))
         .flags("admin noscript loading stale")
         .categories("admin slow dangerous")
@@ -133,7 +133,7 @@ const ACL: &[Row] = &[
             "O(1).",
             "Returns whether the user can execute the given command without executing the command.",
         )
-        .arguments("username:string command:string arg?+:string"),
+        .arguments("username:string command:string arg?*:string"),
     Row::new("acl|genpass", -2, Run::Now(acl::genpass))
         .flags("noscript loading stale")
         .categories("slow")
@@ -191,7 +191,7 @@ const ACL: &[Row] = &[
             "O(N). Where N is the number of rules provided.",
             "Modify or create the rules for a specific ACL user",
         )
-        .arguments("username:string rule?+:string"),
+        .arguments("username:string rule?*:string"),
     Row::new("acl|users", 2, Run::Now(acl::users))
         .flags("admin noscript loading stale")
         .categories("admin slow dangerous")

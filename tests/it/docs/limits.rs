@@ -20,11 +20,12 @@ struct Limit {
 }
 
 /// Sections of the page, and the folders or files of `src` that belong to each section. The first match counts.
-const SECTIONS: [(&str, &[&str]); 10] = [
+const SECTIONS: [(&str, &[&str]); 11] = [
     ("Keys and configuration", &["src/model", "src/glob", "src/config", "src/cache/tags", "src/cache/invalidate/tags"]),
     ("gRPC port", &["src/grpc"]),
     ("RESP port", &["src/resp"]),
     ("HTTP port", &["src/http"]),
+    ("TLS", &["src/tls", "src/socket/tls_stream"]),
     ("L2: Redis", &["src/l2/redis"]),
     ("L2: embedded store", &["src/l2/embedded"]),
     ("L1", &["src/l1"]),

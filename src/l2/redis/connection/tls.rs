@@ -6,19 +6,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    },
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-use crate::files::read_regular;
-
-/// Maximum size of the file of a private key.
-const KEY_FILE_MAX_BYTES: u64 = 64 * 1024;
-/// Maximum size of a file of certificates. The bundle of all public authorities has about 220 KiB.
-const CERTIFICATES_FILE_MAX_BYTES: u64 = 4 << 20;
+use crate::tls::pem;
 
 /// Files for TLS, all in PEM format.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +37,7 @@ impl Tls {
     /// The faulty file and the reason, for operators.
     pub(crate) fn new(files: TlsFiles<'_>) -> Result<Self, String> {
         let roots = match files.authorities {
-            Some(path) => authorities_in(path)?,
+            Some(path) => pem::authorities_in(path)?,
             None => authorities_of_this_machine()?,
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -56,10 +47,8 @@ impl Tls {
         let config = match files.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let wrong = |why: String| format!("{}: cannot read a PEM private key: {why}", key.display());
-                let text = read_regular(key, KEY_FILE_MAX_BYTES).map_err(wrong)?;
-                let key_der = PrivateKeyDer::from_pem_slice(&text).map_err(|error| wrong(error.to_string()))?;
-                builder.with_client_auth_cert(certificates_in(certificate)?, key_der).map_err(|error| {
+                let (chain, key_der) = (pem::certificates_in(certificate)?, pem::private_key_in(key)?);
+                builder.with_client_auth_cert(chain, key_der).map_err(|error| {
                     format!(
                         "certificate {} and private key {} cannot be used: {error}",
                         certificate.display(),
@@ -78,27 +67,8 @@ impl Tls {
     }
 }
 
-fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn fmt::Display| format!("{}: cannot read PEM certificates: {error}", path.display());
-    let text = read_regular(path, CERTIFICATES_FILE_MAX_BYTES).map_err(|why| wrong(&why))?;
-    let found = CertificateDer::pem_slice_iter(&text);
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
-    if found.is_empty() { Err(wrong(&"the file contains no certificate")) } else { Ok(found) }
-}
-
-fn authorities_in(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates_in(path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| format!("{}: invalid certificate authority: {error}", path.display()))?;
-    }
-    Ok(roots)
-}
-
 fn authorities_of_this_machine() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let (_added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = pem::authorities_of_this_machine();
     if roots.is_empty() {
         let message =
             "the system has no trusted certificate authorities; set l2.tls_ca_file to a PEM file with those of Redis";
