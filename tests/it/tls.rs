@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use terrace::{
     clock::Clock,
     config::{Config, TlsMode},
-    socket::PeerCertificate,
+    socket::{PeerCertificate, Socket},
     tls::{Clients, Endpoint, Endpoints, NamedFile, Settings, Version},
 };
 use tokio::{
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{ClientConfig, HandshakeKind, pki_types::ServerName},
+    rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned, pki_types::ServerName},
 };
 
 use crate::support::{
@@ -256,31 +256,30 @@ fn endpoint(folder: &Path) -> Arc<Endpoint> {
     endpoint
 }
 
-/// The certificate that the server sees of each of two connections of a client, which resumes its session.
-async fn seen(endpoint: &Endpoint, client: Arc<ClientConfig>) -> [Option<Arc<PeerCertificate>>; 2] {
+/// Both ends of a new connection.
+async fn pair(endpoint: &Endpoint, client: &Arc<ClientConfig>) -> (Socket, TlsStream<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    let accepted = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let config = endpoint.config().unwrap();
+        terrace::tls::handshake(endpoint, config, stream, std::future::pending()).await.unwrap()
+    };
+    let (accepted, connected) = tokio::join!(accepted, grpc_stream(&address, Arc::clone(client)));
+    (accepted, connected.unwrap())
+}
+
+/// The certificate that the server sees of each of two connections of a client, which resumes its session.
+async fn seen(endpoint: &Endpoint, client: Arc<ClientConfig>) -> [Option<Arc<PeerCertificate>>; 2] {
     let mut seen = [None, None];
     for (number, seen) in seen.iter_mut().enumerate() {
-        let (accepted, connected) = tokio::join!(
-            async {
-                let (stream, _) = listener.accept().await.unwrap();
-                let config = endpoint.config().unwrap();
-                let socket = terrace::tls::handshake(endpoint, config, stream, std::future::pending()).await;
-                let mut socket = socket.unwrap();
-                socket.write_all(b"x").await.unwrap();
-                socket
-            },
-            async {
-                let mut stream = grpc_stream(&address, Arc::clone(&client)).await.unwrap();
-                // The tickets of the session precede the first byte.
-                assert_eq!(stream.read_u8().await.unwrap(), b'x');
-                stream
-            }
-        );
-        let is_resumed = connected.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        let (mut server, mut stream) = pair(endpoint, &client).await;
+        server.write_all(b"x").await.unwrap();
+        // The tickets of the session precede the first byte.
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         assert_eq!(is_resumed, number == 1);
-        *seen = accepted.certificate();
+        *seen = server.certificate();
     }
     seen
 }
@@ -330,6 +329,21 @@ fn a_resumed_session_ends_with_the_certificate() {
             }
         }
     });
+}
+
+#[test]
+fn requests_that_arrive_with_the_end_of_the_handshake_are_answered() {
+    let files = Files::new();
+    let server = Terrace::start(files.config(TlsMode::On));
+    let mut session = ClientConnection::new(files.client(), ServerName::try_from("localhost").unwrap()).unwrap();
+    // rustls sends these bytes together with its last message of the handshake.
+    session.writer().write_all(b"PING\r\n").unwrap();
+    let mut tcp = std::net::TcpStream::connect(server.resp()).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = StreamOwned::new(session, &mut tcp);
+    let mut reply = [0; 7];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"+PONG\r\n");
 }
 
 #[test]

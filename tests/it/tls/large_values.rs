@@ -1,7 +1,8 @@
 //! Large values over TLS to clients that read slowly: every byte arrives once and in order.
 
 use std::{
-    io::{Read, Write},
+    future::poll_fn,
+    io::{ErrorKind, IoSlice, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     task::{Context, Poll},
@@ -16,12 +17,14 @@ use terrace::{
     config::TlsMode,
     grpc::client::CacheClient,
     proto::{GetRequest, SetRequest, get_response::Result::Found},
+    socket::Socket as Connection,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{client::TlsStream, rustls::ClientConfig};
 use tonic::transport::{Endpoint, Uri};
 use tower_service::Service;
 
-use super::{Files, grpc_stream};
+use super::{Files, endpoint, grpc_stream, pair};
 use crate::support::{certificates, grpc::block_on, terrace::Terrace};
 
 /// Sizes around the limits of buffers and records.
@@ -30,6 +33,10 @@ const SIZES: [usize; 10] = [1, 1_000, 16_383, 16_384, 16_385, 65_535, 65_537, 30
 const RECEIVE_BYTES: usize = 16 * 1024;
 /// Flow-control window of the gRPC client.
 const WINDOW_BYTES: u32 = 64 << 20;
+/// Size of the first slice of a write.
+const FIRST_BYTES: usize = 100;
+/// Size of the second slice of a write.
+const SECOND_BYTES: usize = 40_000;
 /// Times that each value is read.
 const ROUNDS: usize = 4;
 
@@ -141,5 +148,44 @@ fn responses_to_a_slow_grpc_client_arrive_complete() {
             }
         };
         try_join_all((0..ROUNDS).flat_map(|_| (0..SIZES.len()).map(get))).await.unwrap();
+    });
+}
+
+/// Writes `data` in two slices at a time. After each write that has to wait, only the first slice is repeated.
+async fn write_in_parts(socket: &mut Connection, data: &[u8]) {
+    let mut sent = 0;
+    let mut waits = 0;
+    while sent < data.len() {
+        let (first, rest) = data[sent..].split_at(FIRST_BYTES.min(data.len() - sent));
+        let both = [IoSlice::new(first), IoSlice::new(&rest[..SECOND_BYTES.min(rest.len())])];
+        let slices = if waits % 2 == 0 { &both[..] } else { &both[..1] };
+        match socket.try_write_vectored(slices) {
+            Ok(count) => {
+                assert!(count <= slices.iter().map(|slice| slice.len()).sum(), "more bytes than the caller passed");
+                sent += count;
+                waits += waits % 2;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                waits += 1 - waits % 2;
+                poll_fn(|task| socket.poll_write_ready(task)).await.unwrap();
+            }
+        }
+    }
+    assert!(waits > 0, "no write had to wait");
+    socket.shutdown().await.unwrap();
+}
+
+#[test]
+fn a_write_that_had_to_wait_may_be_repeated_in_parts() {
+    let files = Files::new();
+    let endpoint = endpoint(files.folder.path());
+    let data = value(SIZES.len() - 1);
+    block_on(async {
+        let (mut server, mut client) = pair(&endpoint, &files.client()).await;
+        let mut received = Vec::new();
+        let (_, read) = tokio::join!(write_in_parts(&mut server, &data), client.read_to_end(&mut received));
+        assert_eq!(read.unwrap(), data.len());
+        assert!(received == data, "the bytes differ");
     });
 }

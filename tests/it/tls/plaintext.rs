@@ -60,6 +60,10 @@ fn a_client_without_tls_gets_the_reason_in_its_own_protocol() {
 fn a_client_with_tls_is_closed_by_a_port_without() {
     let files = Files::new();
     let server = Terrace::start(config());
+    // The start of a handshake is enough.
+    let hello = |address: &str| exchange(address, b"\x16\x03\x01");
+    assert_eq!(hello(server.resp()), "-ERR this port has no TLS\r\n");
+    assert!(hello(server.http()).starts_with("HTTP/1.1 400 Bad Request\r\n"));
     for address in [server.grpc(), server.resp(), server.http()] {
         let error = connect(address, &files.client()).err().unwrap();
         // An answer that is no TLS record, or the end of the connection.
