@@ -176,7 +176,7 @@ pub struct Access {
     /// First end of a certificate in use, in milliseconds since 1970.
     next_end_ms: AtomicU64,
     /// Held during a reload.
-    loading: Mutex<Option<Stamp>>,
+    loading: Mutex<FileState>,
     denials: DenialCounts,
     accepted: [AtomicU64; 3],
     failed: [AtomicU64; 3],
@@ -191,6 +191,13 @@ struct State {
     anonymous: Option<Arc<Principal>>,
     /// The user of the password of the RESP port.
     default: Arc<Principal>,
+}
+
+/// The users file as the last check saw it, and as it was read.
+#[derive(Debug)]
+struct FileState {
+    seen: Option<Stamp>,
+    loaded: Option<Stamp>,
 }
 
 /// Counters of rejected operations by user. They outlive reloads.
@@ -222,7 +229,7 @@ impl Access {
             current: AtomicU64::new(1),
             clock,
             next_end_ms: AtomicU64::new(u64::MAX),
-            loading: Mutex::new(stamp),
+            loading: Mutex::new(FileState { seen: stamp.clone(), loaded: stamp }),
             denials,
             accepted: Default::default(),
             failed: Default::default(),
@@ -241,23 +248,28 @@ impl Access {
         let state = State::read(settings, &self.denials).inspect_err(|_| {
             self.rejected_files.fetch_add(1, Relaxed);
         })?;
-        *loading = stamp;
+        *loading = FileState { seen: stamp.clone(), loaded: stamp };
         self.state.store(Arc::new(state));
         self.begin_generation();
         Ok(())
     }
 
-    /// Reads the users file again if it has changed, and ends expired users. A faulty file changes nothing and is logged
-    /// once.
+    /// Reads the users file again if it has changed before the previous call: an editor or a script may truncate the file
+    /// before it writes the new contents, and a part of a file may be valid. A faulty file changes nothing and is logged once.
     pub fn follow_file(&self) {
         let state = self.state.load_full();
         let Some(path) = &state.settings.file else { return };
         let found = Stamp::of(path);
-        let is_changed = {
+        let is_settled = {
             let mut loading = self.loading.lock();
-            loading.replace(found.clone()) != Some(found)
+            let is_settled = loading.seen.as_ref() == Some(&found) && loading.loaded.as_ref() != Some(&found);
+            if is_settled {
+                loading.loaded = Some(found.clone());
+            }
+            loading.seen = Some(found);
+            is_settled
         };
-        if is_changed {
+        if is_settled {
             match self.reload(state.settings.clone()) {
                 Ok(()) => tracing::info!(path = %path.display(), "reloaded the users file"),
                 Err(faults) => {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::ticks;
 use crate::access::Access;
 
-/// Interval at which the users file is checked. A changed secret takes effect within this time.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which the users file is checked. A change takes effect when two checks have seen the same file.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until dropped. Calls `changed` after each change of permissions.
 pub async fn run(access: Arc<Access>, changed: impl Fn()) {

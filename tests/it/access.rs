@@ -96,9 +96,11 @@ impl Guarded {
         Self::start(config_patient(redis.url()), Some(redis))
     }
 
-    /// Replaces the users file and waits for the reload.
+    /// Replaces the users file at once, and sends a reload.
     fn replace(&self, users: &str) {
-        fs::write(&self.file, users).unwrap();
+        let draft = self.file.with_extension("draft");
+        fs::write(&draft, users).unwrap();
+        fs::rename(&draft, &self.file).unwrap();
         self.node.reload(self.config.clone());
     }
 
@@ -496,8 +498,7 @@ fn a_faulty_users_file_changes_nothing() {
     let guarded = Guarded::over_none();
     let mut root = guarded.resp("root");
     for faulty in ["[[user]", "[[role]]\nname = \"x\"\nallow = [\"fly\"]", &user("a", "nobody", &["a"])] {
-        fs::write(&guarded.file, faulty).unwrap();
-        guarded.node.reload(guarded.config.clone());
+        guarded.replace(faulty);
         root.ask("PING", "+PONG\r\n");
         guarded.resp("orders").ask("GET orders:1", "$-1\r\n");
     }
@@ -506,6 +507,20 @@ fn a_faulty_users_file_changes_nothing() {
         let counted = page.lines().find_map(|line| line.strip_prefix("terrace_auth_files_rejected_total "));
         counted.is_some_and(|counted| counted.parse::<u64>().unwrap() >= 3)
     });
+}
+
+/// A script truncates the file before it writes the new contents. An empty file, and a part of one, are valid.
+#[test]
+fn a_file_that_is_being_written_changes_nothing() {
+    let guarded = Guarded::over_none();
+    let mut root = guarded.resp("root");
+    for _ in 0..300 {
+        fs::write(&guarded.file, "").unwrap();
+        fs::write(&guarded.file, all_users()).unwrap();
+        root.ask("PING", "+PONG\r\n");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    guarded.resp("orders");
 }
 
 #[test]
