@@ -194,6 +194,17 @@ mod tests {
         assert_eq!(lane.add(Item::Ready(part.clone())), Added::First);
         assert_eq!(lane.add(Item::Ready(part)), Added::Waits);
         assert_eq!(lane.add(Item::Ready("x".into())), Added::Full);
+        // A processed entry makes space for one of the same size.
+        assert!(lane.take().is_some());
+        let part = |bytes: usize| Bytes::from(vec![0; bytes / 2]);
+        let compare = |bytes| {
+            let published = Published::new(part(bytes), part(bytes), None);
+            lane.add(Item::Compare(Arc::new(published), Comparison::default()))
+        };
+        let most = WAITING_MAX_BYTES / 2 - ENTRY_BYTES;
+        assert_eq!(compare(most + 2), Added::Full);
+        assert_eq!(compare(most), Added::Waits);
+        assert_eq!(compare(0), Added::Full);
     }
 
     #[test]
@@ -204,6 +215,8 @@ mod tests {
         assert_eq!(published.encoded(&"a".into(), false, encode).as_ptr(), first.as_ptr());
         let other = published.encoded(&"a".into(), true, encode);
         assert_ne!(other.as_ptr(), first.as_ptr());
+        // Both have exactly the maximum size.
+        assert_eq!(published.encoded(&"a".into(), true, encode).as_ptr(), other.as_ptr());
         // Over the limit, each receiver has its own.
         let third = published.encoded(&"b".into(), true, encode);
         assert_ne!(published.encoded(&"b".into(), true, encode).as_ptr(), third.as_ptr());

@@ -43,6 +43,10 @@ async fn matches(glob: &Glob, text: Bytes) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
     use super::*;
 
     async fn kept(reply: &'static str, parts: usize) -> Option<String> {
@@ -68,5 +72,23 @@ mod tests {
             let found = matching(&reply.into(), 1, &Glob::new(b"*b").unwrap()).await.unwrap();
             assert!(found.starts_with(format!("*{count}\r\n").as_bytes()));
         }
+    }
+
+    /// Only long texts that may match need another thread. The only other thread is occupied.
+    #[test]
+    fn long_texts_are_compared_on_another_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (release, occupied) = mpsc::channel::<()>();
+        let (any, prefix) = (Glob::new(b"*b").unwrap(), Glob::new(b"x*b").unwrap());
+        let (short, long) = (vec![b'b'; COMPARED_HERE_MAX_BYTES], vec![b'b'; COMPARED_HERE_MAX_BYTES + 1]);
+        runtime.block_on(async {
+            drop(spawn_blocking(move || occupied.recv()));
+            assert_eq!(matches(&any, short.into()).now_or_never(), Some(true));
+            assert_eq!(matches(&prefix, long.clone().into()).now_or_never(), Some(false));
+            let mut waits = Box::pin(matches(&any, long.into()));
+            assert_eq!(waits.as_mut().now_or_never(), None);
+            drop(release);
+            assert!(waits.await);
+        });
     }
 }

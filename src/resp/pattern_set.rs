@@ -112,6 +112,17 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn only_patterns_with_the_prefix_of_the_channel_are_compared() {
+        // Only the last one has it: no earlier hold of the lock finds any.
+        let set = set((0..=2 * VISITED_MAX).map(|number| format!("{number:05}*x")));
+        let last = format!("{:05}x", 2 * VISITED_MAX);
+        let mut comparison = Comparison::default();
+        assert_eq!(comparison.next(&set, last.as_bytes()), Some(Glob::new(b"02048*x").unwrap()));
+        assert_eq!(comparison.next(&set, last.as_bytes()), None);
+        assert_eq!(found(&set, &last).await, 1);
+    }
+
     #[test]
     fn a_comparison_continues_where_it_was_interrupted() {
         let set = set((0..3).map(|number| format!("*{number}")));
