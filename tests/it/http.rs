@@ -16,7 +16,7 @@ use crate::support::{
     http::{exchange, get, samples},
     redis::RedisServer,
     resp::connection,
-    terrace::{Terrace, config, config_over},
+    terrace::{Terrace, config, config_over, config_patient},
 };
 
 /// Figures that the metrics page and `GetStats` both report.
@@ -191,7 +191,7 @@ const BLOCKED: usize = 200;
 #[test]
 fn requests_of_both_ports_are_timed() {
     let redis = RedisServer::start();
-    let server = Terrace::start(config_over(redis.url()));
+    let server = Terrace::start(config_patient(redis.url()));
     let count =
         |port: &str| samples(server.http())[&format!("terrace_request_seconds_count{{port=\"{port}\"}}")] as u64;
     assert_eq!((count("grpc"), count("resp")), (0, 0));
