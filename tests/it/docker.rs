@@ -116,7 +116,12 @@ fn compose_agrees_with_itself_and_with_the_server() {
 
 #[test]
 fn kubernetes_agrees_with_itself_and_with_the_server() {
-    for path in ["kubernetes/terrace.yaml", "kubernetes/servicemonitor.yaml", "kubernetes/sidecar.yaml"] {
+    for path in [
+        "kubernetes/terrace.yaml",
+        "kubernetes/servicemonitor.yaml",
+        "kubernetes/podmonitor.yaml",
+        "kubernetes/sidecar.yaml",
+    ] {
         for object in yaml(path) {
             let kind = object["kind"].as_str().unwrap();
             assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{path}: {kind}");
@@ -203,6 +208,11 @@ fn kubernetes_objects_find_each_other() {
     let labels = monitor["selector"]["matchLabels"].as_object().unwrap();
     assert!(labels.iter().all(|(name, value)| service["metadata"]["labels"][name] == *value));
     assert!(names(&monitor["endpoints"], "port").is_subset(&names(&service["spec"]["ports"], "name")));
+    let sidecar = &yaml("kubernetes/sidecar.yaml")[0]["spec"]["template"];
+    let monitor = &yaml("kubernetes/podmonitor.yaml")[0]["spec"];
+    assert_eq!(monitor["selector"]["matchLabels"], sidecar["metadata"]["labels"]);
+    let ports = names(&sidecar["spec"]["initContainers"][0]["ports"], "name");
+    assert!(names(&monitor["podMetricsEndpoints"], "port").is_subset(&ports));
     let mounted =
         pod["spec"]["volumes"].as_array().unwrap().iter().filter_map(|volume| volume["configMap"]["name"].as_str());
     assert_eq!(mounted.collect::<Vec<_>>(), [of("ConfigMap")["metadata"]["name"].as_str().unwrap()]);
