@@ -6,11 +6,12 @@
 //! the environment, the environment over the file, and the file over the default. All faults are reported before any
 //! port is bound ([`load()`]).
 //!
-//! Only this module reads the environment, the configuration file and the password file.
+//! Only this module reads the environment, the configuration file and the password of the RESP port.
 
 mod address;
 mod constraints;
 mod coverage;
+mod credential;
 mod fault;
 mod file;
 mod form;
@@ -31,7 +32,7 @@ pub use self::{
     table::{Row, SHORT_FLAGS},
 };
 use self::{
-    form::{Addr, Choice, Count, Factor, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
+    form::{Addr, Choice, Count, Factor, File, Flag, L2Url, List, LogFilter, Maybe, Path, Size, Span},
     table::settings,
 };
 use crate::{
@@ -227,7 +228,7 @@ settings! {
         /// Listen address of the RESP port.
         addr: String = "127.0.0.1:7401".into(), Addr;
         /// File whose first line is the password of the RESP port; none = no password is required.
-        password_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        password_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// Refuse non-loopback clients of the RESP port while `resp.password_file`, `auth.file` and `auth.anonymous` are unset.
         protected_mode: bool = true, Flag, reloadable;
         /// Clients whose CONFIG SET may change protected settings (files with secrets, `resp.protected_mode`, `resp.flush`): none, those on this machine, or all.
@@ -281,6 +282,12 @@ settings! {
     l2: L2 {
         /// L2 store and its address.
         url: Secret<String> = "embedded".into(), L2Url;
+        /// User of Redis whose password is in `l2.password_file`; none = the default user of Redis.
+        user: Option<String> = None, Maybe("none", form::UserName);
+        /// File whose first line is the password for Redis; none = the password in `l2.url`. New connections use the password of a changed file.
+        password_file: Option<PathBuf> = None, Maybe("none", File);
+        /// File whose first line is the password for the Sentinels; none = the password in `l2.url`. New connections use the password of a changed file.
+        sentinel_password_file: Option<PathBuf> = None, Maybe("none", File);
         /// Deadline of reads from Redis. The embedded store has `data.read_timeout`.
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Deadline of writes to Redis. The embedded store has `data.write_timeout`.
@@ -292,11 +299,11 @@ settings! {
         /// Number of consecutive unanswered calls to a Redis primary, over at least 100ms, that opens the circuit breaker; further calls then fail immediately.
         breaker_failures: usize = redis::FAILURES_DEFAULT, Count(1, 1_000_000);
         /// PEM file of trusted certificate authorities for TLS to Redis; none = the system's certificate authorities.
-        tls_ca_file: Option<PathBuf> = None, Maybe("none", Path);
+        tls_ca_file: Option<PathBuf> = None, Maybe("none", File);
         /// PEM file of the client certificate for TLS to Redis; none = no client certificate.
-        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path);
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", File);
         /// PEM file of the private key for `l2.tls_cert_file`.
-        tls_key_file: Option<PathBuf> = None, Maybe("none", Path);
+        tls_key_file: Option<PathBuf> = None, Maybe("none", File);
         /// Key prefixes that may be cached in L1; empty = all keys. Redis sends invalidations for these prefixes only.
         prefixes: Vec<String> = Vec::new(), List(64, form::Prefix);
     }
@@ -339,7 +346,7 @@ settings! {
     /// `[auth]`: access control.
     auth: Auth {
         /// File of users, roles and the hashes of their secrets; none = no users. Changes take effect within 2s.
-        file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// Role of clients on this machine that send no credentials; auto = admin without `auth.file`, none with it.
         local: GuestRole = GuestRole::Auto, form::Guest, reloadable;
         /// Role of other clients that send no credentials; auto = none. A reachable port without `auth.file` requires an explicit role.

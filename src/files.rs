@@ -20,6 +20,8 @@ use rustix::fs::OFlags;
 
 /// Deadline for reading a configuration file, password, certificate or private key.
 const FILE_DEADLINE: Duration = Duration::from_secs(2);
+/// Maximum size of a file that contains a password.
+const SECRET_FILE_MAX_BYTES: u64 = 64 * 1024;
 /// Maximum number of files that are read at the same time; further reads are refused. A read that never returns keeps its
 /// thread.
 const READS_MAX: usize = 32;
@@ -74,6 +76,22 @@ impl Stamp {
 /// The reason, without the path.
 pub fn read_regular(path: &Path, most_bytes: u64) -> Result<Vec<u8>, String> {
     within_deadline(path, most_bytes, open_regular)
+}
+
+/// Reads a secret: the first line of a regular file, of at most `most_bytes`. `name` is the kind of secret, for errors.
+///
+/// # Errors
+/// The path and the reason, never a part of the file.
+pub fn read_secret(path: &Path, most_bytes: usize, name: &str) -> Result<Vec<u8>, String> {
+    let shown = path.display();
+    let text = read_regular(path, SECRET_FILE_MAX_BYTES).map_err(|why| format!("cannot read {shown}: {why}"))?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() || line.len() > most_bytes {
+        let seen = if line.is_empty() { "is empty" } else { "is too long" };
+        return Err(format!("the first line of {shown} {seen}; expected a {name} of 1 to {most_bytes} bytes"));
+    }
+    Ok(line.to_vec())
 }
 
 /// Reads a file of any type and of at most `most_bytes`, such as the pipe that a shell substitutes for a command.

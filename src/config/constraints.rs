@@ -1,6 +1,6 @@
 //! Checks the constraints between settings.
 
-use super::{Address, Config, fault::Fault, form::show_size, tls};
+use super::{Address, Config, L2, fault::Fault, form::show_size, tls};
 use crate::{access::GuestRole, model::KEY_MAX_BYTES};
 
 /// Bytes that a message needs for the key and framing, in addition to the value.
@@ -43,6 +43,9 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
         let sizes = format!("server.max_value {} and {room} for key and framing", show_size(value));
         fault("server.max_value", format!("{sizes} do not fit in grpc.max_message {}", show_size(message)));
     }
+    for (key, message) in faults_of_l2_login(&config.l2, &fault_at("l2.url", String::new()).at) {
+        fault(key, message);
+    }
     if config.auth.file.is_some() && config.resp.password_file.is_some() {
         let message = "auth.file and resp.password_file are both set; add the user to auth.file instead";
         fault("resp.password_file", message.to_owned());
@@ -53,6 +56,25 @@ pub(super) fn check(config: &Config, fault_at: impl Fn(&str, String) -> Fault) -
     if message > config.server.max_in_flight {
         let (message, most) = (show_size(message), show_size(config.server.max_in_flight));
         fault("grpc.max_message", format!("grpc.max_message {message} exceeds server.max_in_flight {most}"));
+    }
+    faults
+}
+
+/// Returns the faults of the login for Redis. `place` is the place where `l2.url` was set.
+fn faults_of_l2_login(l2: &L2, place: &str) -> Vec<(&'static str, String)> {
+    let Some(url) = l2.redis() else { return Vec::new() };
+    let mut faults = Vec::new();
+    for (key, is_set, is_in_url) in [
+        ("l2.user", l2.user.is_some(), url.has_login()),
+        ("l2.password_file", l2.password_file.is_some(), url.has_login()),
+        ("l2.sentinel_password_file", l2.sentinel_password_file.is_some(), url.has_sentinel_login()),
+    ] {
+        if is_set && is_in_url {
+            faults.push((key, format!("{key} and the login in l2.url ({place}) are both set; remove one of them")));
+        }
+    }
+    if l2.user.is_some() && l2.password_file.is_none() && faults.is_empty() {
+        faults.push(("l2.user", "l2.user needs a password; set l2.password_file".to_owned()));
     }
     faults
 }

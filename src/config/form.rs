@@ -1,10 +1,11 @@
-//! Forms of settings: each form parses, prints and describes values of one type. Pure functions without I/O.
+//! Forms of settings: each form parses, prints and describes values of one type. Pure functions without
+//! I/O, except that the value `cred:NAME` depends on the environment.
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::Address;
+use super::{Address, credential};
 use crate::{
     access::{BUILT_IN_ROLES, GuestRole},
     l2::redis::url::RedisUrl,
@@ -317,6 +318,57 @@ impl Form<PathBuf> for Path {
 
     fn unit(&self) -> &'static str {
         "PATH"
+    }
+}
+
+/// A file with a secret or a certificate: a path, or `cred:NAME` for a credential of systemd.
+pub(super) struct File;
+
+impl Form<PathBuf> for File {
+    fn read(&self, raw: &Raw) -> Result<PathBuf, String> {
+        match raw.text("a path")?.strip_prefix(credential::SCHEME) {
+            Some(name) => credential::file_of(name),
+            None => Path.read(raw),
+        }
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        credential::name_of(value).map_or_else(|| Path.show(value), quoted)
+    }
+
+    fn describe(&self) -> String {
+        "path, cred:NAME (a credential of systemd)".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "PATH"
+    }
+}
+
+/// The name of a user of Redis.
+pub(super) struct UserName;
+
+/// Maximum size of `l2.user`.
+const USER_MAX_BYTES: usize = 1024;
+
+impl Form<String> for UserName {
+    fn read(&self, raw: &Raw) -> Result<String, String> {
+        const WANTED: &str = "the name of a user of Redis";
+        let text = raw.text(WANTED)?;
+        let valid = (1..=USER_MAX_BYTES).contains(&text.len()) && !text.contains([' ', '\0', '\n', '\r']);
+        if valid { Ok(text.into()) } else { Err(raw.not(WANTED)) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn describe(&self) -> String {
+        "user name".into()
+    }
+
+    fn unit(&self) -> &'static str {
+        "USER"
     }
 }
 

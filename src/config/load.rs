@@ -123,7 +123,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     for flag in &sources.flags {
         if flag.key == "l2.url" && RedisUrl::parse(&flag.value).is_ok_and(|url| url.has_password()) {
             let shown = "contains a password, which every user of this machine can read in the process list";
-            let instead = "set TERRACE_L2_URL, or l2.url in the configuration file";
+            let instead = "set l2.password_file or TERRACE_L2_URL, or l2.url in the configuration file";
             loading.warnings.push(format!("--{}: the URL {shown}; {instead}", flag.flag));
         }
         loading.set_by_key(flag.key, &Raw::Word(flag.value.clone()), ValueSource::Flag(flag.flag.clone()));
@@ -201,7 +201,7 @@ impl Loading {
             self.faults = constraints::check(&self.config, fault);
         }
         if self.faults.is_empty() {
-            self.try_password();
+            self.try_secrets();
         }
         if !self.faults.is_empty() {
             return Err(Faults(self.faults));
@@ -212,8 +212,9 @@ impl Loading {
         Ok(Loaded { config: self.config, settings, warnings: self.warnings })
     }
 
-    /// Warns of deadlines that were set for a store that is not in use.
+    /// Warns of settings for a store that is not in use.
     fn warn_of_unused(&mut self) {
+        self.warn_of_unused_login();
         if !self.config.is_embedded() {
             return;
         }
@@ -226,11 +227,33 @@ impl Loading {
         }
     }
 
-    /// Checks that the password and the users can be read, before any port is bound.
-    fn try_password(&mut self) {
+    /// Warns of logins for Redis or Sentinels that are not in use.
+    fn warn_of_unused_login(&mut self) {
+        let redis = self.config.l2.redis();
+        let has_sentinels = redis.as_ref().is_some_and(RedisUrl::has_sentinels);
+        for (unused, is_set, is_used, store) in [
+            ("l2.user", self.config.l2.user.is_some(), redis.is_some(), "Redis"),
+            ("l2.password_file", self.config.l2.password_file.is_some(), redis.is_some(), "Redis"),
+            ("l2.sentinel_password_file", self.config.l2.sentinel_password_file.is_some(), has_sentinels, "Sentinel"),
+        ] {
+            if is_set && !is_used {
+                let source = self.sources.get(unused).unwrap_or(&ValueSource::Default);
+                self.warnings.push(format!("{unused} ({source}) applies to {store} and is ignored with this l2.url"));
+            }
+        }
+    }
+
+    /// Checks that the passwords and the users can be read, before any port is bound.
+    fn try_secrets(&mut self) {
         if let Err(message) = self.config.resp.password() {
             let source = self.sources.get("resp.password_file").unwrap_or(&ValueSource::Default);
             self.faults.push(source.fault(message));
+        }
+        if let Some(url) = self.config.l2.redis()
+            && let Err((key, why)) = self.config.l2.password_files().check(&url)
+        {
+            let source = self.sources.get(key).unwrap_or(&ValueSource::Default);
+            self.faults.push(source.fault(format!("{key}: {why}")));
         }
         let Ok(settings) = self.config.access() else { return };
         if let Err(faults) = Access::new(settings, Clock::real()) {

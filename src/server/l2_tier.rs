@@ -75,8 +75,9 @@ impl Tier {
             Flavor::Embedded => open_embedded(config, core, tunables),
             Flavor::Redis => {
                 let files = tls_files(config)?;
-                let mut settings =
-                    RedisSettings::new(parse(config.l2.url.expose())?, files).map_err(StartError::Config)?;
+                let mut settings = RedisSettings::new(parse(config.l2.url.expose())?, files)
+                    .and_then(|settings| settings.with_passwords(config.l2.password_files()))
+                    .map_err(StartError::Config)?;
                 settings.connections = config.l2.connections;
                 settings.failures_max = config.l2.breaker_failures;
                 Ok(Self::Redis(Redis::new(&settings, Arc::clone(tunables))))

@@ -54,6 +54,7 @@ mod resp_compat;
 mod resp_keys;
 mod resp_port;
 mod resp_session;
+mod secrets;
 mod server;
 mod server_kill;
 mod shared_redis;

@@ -26,12 +26,15 @@ impl Redis {
     /// Creates the shared state without connecting.
     #[must_use]
     pub fn new(settings: &RedisSettings, tunables: Arc<Tunables>) -> Arc<Self> {
-        let RedisSettings { url, tls, connections, client_name, queue_limit, failures_max } = settings.clone();
+        let RedisSettings { url, tls, login, sentinel_login, connections, client_name, queue_limit, failures_max } =
+            settings.clone();
         let topology = match url.target() {
             Target::Server(endpoint) => Topology::fixed(endpoint.clone()),
             Target::Sentinel { .. } | Target::Cluster(_) => Topology::unknown(),
         };
-        let dialer = Arc::new(Dialer::new(&url, tls, &client_name));
+        let primary_only = !matches!(url.target(), Target::Server(_));
+        let database = url.database();
+        let dialer = Arc::new(Dialer { login, sentinel_login, database, tls, client_name, primary_only });
         let group = GroupSettings { dialer, connections, queue_limit, failures_max };
         Arc::new(Self { url, group, topology: Arc::new(topology), log: Arc::default(), tunables })
     }

@@ -42,6 +42,7 @@ mod worker;
 pub use self::{
     client::Redis,
     connection::{
+        login::PasswordFiles,
         passthrough::{RawConnection, each_element, elements, text},
         tls::TlsFiles,
     },

@@ -1,7 +1,10 @@
 //! [`RedisSettings`]: URL, TLS and connection settings of Redis, with their defaults.
 
 use super::{
-    connection::tls::{Tls, TlsFiles},
+    connection::{
+        login::{LoginSource, PasswordFiles},
+        tls::{Tls, TlsFiles},
+    },
     url::RedisUrl,
 };
 
@@ -19,6 +22,8 @@ pub const FAILURES_DEFAULT: usize = 5;
 pub struct RedisSettings {
     pub(super) url: RedisUrl,
     pub(super) tls: Option<Tls>,
+    pub(super) login: LoginSource,
+    pub(super) sentinel_login: LoginSource,
     /// Number of data connections per worker and primary, at least 1.
     pub connections: usize,
     /// Client name in CLIENT LIST.
@@ -36,7 +41,10 @@ impl RedisSettings {
     /// The faulty file and the reason, for operators.
     pub fn new(url: RedisUrl, files: TlsFiles<'_>) -> Result<Self, String> {
         let tls = if url.tls() { Some(Tls::new(files)?) } else { None };
+        let (login, sentinel_login) = (url.login().clone(), url.sentinel_login().clone());
         Ok(Self {
+            login: LoginSource::Fixed(login),
+            sentinel_login: LoginSource::Fixed(sentinel_login),
             url,
             tls,
             connections: CONNECTIONS_DEFAULT,
@@ -44,5 +52,15 @@ impl RedisSettings {
             queue_limit: QUEUE_LIMIT_DEFAULT,
             failures_max: FAILURES_DEFAULT,
         })
+    }
+
+    /// Reads the files and returns the settings with their passwords.
+    ///
+    /// # Errors
+    /// The setting of the faulty file and the reason, for operators.
+    pub fn with_passwords(mut self, files: PasswordFiles<'_>) -> Result<Self, String> {
+        (self.login, self.sentinel_login) =
+            files.logins(&self.url).map_err(|(setting, why)| format!("{setting}: {why}"))?;
+        Ok(self)
     }
 }

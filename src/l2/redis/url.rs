@@ -186,6 +186,24 @@ impl RedisUrl {
         self.login.password.is_some() || self.sentinel_login.password.is_some()
     }
 
+    /// Returns true if the URL contains credentials for data servers.
+    #[must_use]
+    pub fn has_login(&self) -> bool {
+        self.login != Login::default()
+    }
+
+    /// Returns true if the URL contains credentials for Sentinels.
+    #[must_use]
+    pub fn has_sentinel_login(&self) -> bool {
+        self.sentinel_login != Login::default()
+    }
+
+    /// Returns true if Sentinels know the primary.
+    #[must_use]
+    pub fn has_sentinels(&self) -> bool {
+        matches!(self.target, Target::Sentinel { .. })
+    }
+
     /// Returns the URL with `***` in place of each password. It is written anew from the parts that are no secrets, so
     /// that no notation of a password can remain in it.
     #[must_use]

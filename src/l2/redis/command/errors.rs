@@ -34,7 +34,7 @@ fn passing(code: &str, detail: &str) -> CacheError {
 }
 
 fn no_access(code: &str, detail: &str) -> CacheError {
-    CacheError::new(Kind::NoAccess, format!("Redis denied access to the user of l2.url: {code} {detail}"))
+    CacheError::new(Kind::NoAccess, format!("Redis denied access to the user of l2.url or l2.user: {code} {detail}"))
 }
 
 /// Maps errors that Redis distinguishes only by their text, mostly with the code ERR.
@@ -59,7 +59,7 @@ fn from_text(code: &str, detail: &str) -> CacheError {
         return passing(code, detail);
     }
     if has("AUTH <password> called without any password") {
-        return no_access(code, "l2.url contains a password, but Redis has no password configured");
+        return no_access(code, "l2.url or l2.password_file has a password, but Redis has no password configured");
     }
     if has("unknown command") || has("unknown subcommand") || has("syntax error") {
         let message = format!(

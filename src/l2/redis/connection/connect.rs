@@ -15,12 +15,12 @@ use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
 };
 
-use super::tls::Tls;
+use super::{login::LoginSource, tls::Tls};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::redis::{
         command::errors,
-        url::{Endpoint, Login, RedisUrl, Target},
+        url::{Endpoint, Login},
     },
 };
 
@@ -52,7 +52,8 @@ pub(crate) struct Opened {
 /// Settings for connections to all servers of one Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
-    pub(crate) login: Login,
+    pub(crate) login: LoginSource,
+    pub(crate) sentinel_login: LoginSource,
     pub(crate) database: i64,
     pub(crate) tls: Option<Tls>,
     /// Client name in CLIENT LIST.
@@ -62,17 +63,9 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Creates a dialer for this URL.
-    #[must_use]
-    pub(crate) fn new(url: &RedisUrl, tls: Option<Tls>, client_name: &str) -> Self {
-        let primary_only = !matches!(url.target(), Target::Server(_));
-        let (login, database) = (url.login().clone(), url.database());
-        Self { login, database, tls, client_name: client_name.to_owned(), primary_only }
-    }
-
     /// Returns a dialer for Sentinels, which have separate credentials.
-    pub(crate) fn to_sentinel(&self, url: &RedisUrl) -> Self {
-        Self { login: url.sentinel_login().clone(), database: 0, primary_only: false, ..self.clone() }
+    pub(crate) fn to_sentinel(&self) -> Self {
+        Self { login: self.sentinel_login.clone(), database: 0, primary_only: false, ..self.clone() }
     }
 }
 
@@ -104,11 +97,12 @@ async fn plain(endpoint: &Endpoint, dialer: &Dialer) -> Result<Opened> {
 /// Opens the connection of an invalidation link: RESP3, with pushes to `on_push`.
 pub(crate) async fn link(endpoint: &Endpoint, dialer: &Dialer, on_push: OnPush) -> Result<Opened> {
     within(async {
+        let login = dialer.login.current().await;
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(ProtocolVersion::RESP3);
-        if let Some(username) = &dialer.login.username {
+        if let Some(username) = &login.username {
             info = info.set_username(username);
         }
-        if let Some(password) = &dialer.login.password {
+        if let Some(password) = &login.password {
             info = info.set_password(password.expose());
         }
         let config = config().set_push_sender(move |push: PushInfo| {
@@ -137,7 +131,7 @@ impl std::fmt::Debug for dyn Duplex {
 pub(crate) async fn raw(endpoint: &Endpoint, dialer: &Dialer, resp3: bool) -> Result<RawStream> {
     within(async {
         let mut stream = dial_raw(endpoint, dialer.tls.as_ref()).await?;
-        for command in raw_greeting(dialer, resp3) {
+        for command in raw_greeting(&dialer.login.current().await, dialer, resp3) {
             let lost = |error: std::io::Error| unreachable(endpoint, &error);
             stream.write_all(&command.get_packed_command()).await.map_err(lost)?;
             let reply = raw_reply(&mut stream).await.map_err(lost)?;
@@ -180,7 +174,7 @@ async fn raw_reply(stream: &mut RawStream) -> std::io::Result<Value> {
     }
 }
 
-fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
+fn raw_greeting(login: &Login, dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
     let command = |words: &[&str]| {
         let mut command = Cmd::new();
         for word in words {
@@ -189,9 +183,9 @@ fn raw_greeting(dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
         command
     };
     let mut commands = Vec::new();
-    if let Some(password) = &dialer.login.password {
+    if let Some(password) = &login.password {
         let mut auth = command(&["AUTH"]);
-        auth.arg(&dialer.login.username).arg(password.expose());
+        auth.arg(&login.username).arg(password.expose());
         commands.push(auth);
     }
     commands.push(command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]));
@@ -310,14 +304,15 @@ async fn introduce(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
 /// Sends the first command separately: a server that rejects the connection answers only that command, and then closes
 /// it.
 async fn greet(opened: &mut Opened, dialer: &Dialer) -> Result<()> {
+    let login = dialer.login.current().await;
     let mut pipeline = Pipeline::new();
-    match &dialer.login.password {
+    match &login.password {
         None => pipeline.cmd("PING"),
-        Some(password) => pipeline.cmd("AUTH").arg(&dialer.login.username).arg(password.expose()),
+        Some(password) => pipeline.cmd("AUTH").arg(&login.username).arg(password.expose()),
     };
     let replies = ask(opened, &pipeline).await?;
     match &replies[..] {
-        [Value::ServerError(error)] if dialer.login.password.is_some() || error.code() != "NOPERM" => {
+        [Value::ServerError(error)] if login.password.is_some() || error.code() != "NOPERM" => {
             Err(errors::from_reply(error))
         }
         _ => Ok(()),

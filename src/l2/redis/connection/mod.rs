@@ -2,5 +2,6 @@
 
 pub(crate) mod backoff;
 pub(crate) mod connect;
+pub(crate) mod login;
 pub(crate) mod passthrough;
 pub(crate) mod tls;

@@ -32,7 +32,7 @@ impl Sentinels {
         let Target::Sentinel { sentinels, name } = redis.url().target() else { return None };
         let mut questions = Pipeline::new();
         questions.cmd("SENTINEL").arg("MASTER").arg(name);
-        let controls = ControlConnections::new(dialer.to_sentinel(redis.url()));
+        let controls = ControlConnections::new(dialer.to_sentinel());
         Some(Self { sentinels: sentinels.clone(), name: name.clone(), controls, questions })
     }
 
