@@ -217,11 +217,11 @@ settings! {
         /// TLS mode of the gRPC port; none = `tls.mode`.
         tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
         /// PEM file of the gRPC port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
-        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the private key of the gRPC port's certificate; none = `tls.key_file`.
-        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_key_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the certificate authorities that verify client certificates on the gRPC port; none = `tls.client_ca_file`.
-        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
     }
     /// `[resp]`: the port for redis-cli and other Redis clients.
     resp: Resp {
@@ -240,11 +240,11 @@ settings! {
         /// TLS mode of the RESP port; none = `tls.mode`.
         tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
         /// PEM file of the RESP port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
-        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the private key of the RESP port's certificate; none = `tls.key_file`.
-        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_key_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the certificate authorities that verify client certificates on the RESP port; none = `tls.client_ca_file`.
-        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
     }
     /// `[http]`: the port for metrics and health.
     http: Http {
@@ -259,11 +259,11 @@ settings! {
         /// TLS mode of the HTTP port; none = `tls.mode`.
         tls_mode: Option<TlsMode> = None, Maybe("none", Choice(TLS_MODE)), reloadable;
         /// PEM file of the HTTP port's certificate, followed by its intermediate certificates; none = `tls.cert_file`.
-        tls_cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_cert_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the private key of the HTTP port's certificate; none = `tls.key_file`.
-        tls_key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_key_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the certificate authorities that verify client certificates on the HTTP port; none = `tls.client_ca_file`.
-        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        tls_client_ca_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
     }
     /// `[l1]`: this node's memory.
     l1: L1 {
@@ -366,11 +366,11 @@ settings! {
         /// TLS mode of each port without a mode of its own: off, on (server certificate), mutual (client certificate required), or optional (client certificate verified if sent).
         mode: TlsMode = TlsMode::Off, Choice(TLS_MODE), reloadable;
         /// PEM file of the server certificate, followed by its intermediate certificates.
-        cert_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        cert_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the private key of `tls.cert_file`.
-        key_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        key_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// PEM file of the certificate authorities that verify client certificates.
-        client_ca_file: Option<PathBuf> = None, Maybe("none", Path), reloadable;
+        client_ca_file: Option<PathBuf> = None, Maybe("none", File), reloadable;
         /// Minimum TLS version that the ports accept.
         min_version: TlsVersion = TlsVersion::V13, Choice(TLS_VERSION), reloadable;
     }

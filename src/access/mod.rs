@@ -124,6 +124,7 @@ enum Login {
     Password(Secret<Vec<u8>>),
     Guest {
         is_local: bool,
+        door: Door,
     },
 }
 
@@ -350,10 +351,11 @@ impl Access {
         state.users.by_name.get(name).map(|user| (Arc::clone(&user.principal), user.secrets.len()))
     }
 
-    /// Returns the identity of a client without credentials; `None` if such clients have no access.
+    /// Returns the identity of a client without credentials; `None` if such clients have no access to the port. With a password,
+    /// the RESP port gives them none.
     #[must_use]
-    pub fn without_credentials(&self, is_local: bool) -> Option<Identity> {
-        self.identity(Login::Guest { is_local })
+    pub fn without_credentials(&self, is_local: bool, door: Door) -> Option<Identity> {
+        self.identity(Login::Guest { is_local, door })
     }
 
     /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`. The certificate is valid
@@ -460,8 +462,9 @@ impl Access {
                 state.settings.password.as_ref().filter(|current| *current == password)?;
                 Arc::clone(&state.default)
             }
-            Login::Guest { is_local: true } => state.local.clone()?,
-            Login::Guest { is_local: false } => state.anonymous.clone()?,
+            Login::Guest { door: Door::Resp, .. } if state.settings.password.is_some() => return None,
+            Login::Guest { is_local: true, .. } => state.local.clone()?,
+            Login::Guest { is_local: false, .. } => state.anonymous.clone()?,
         };
         Some(Identity { login, principal, generation })
     }

@@ -296,7 +296,7 @@ impl Principal {
         }
         words.extend(self.channels.0.iter().map(|prefix| format!("&{}*", String::from_utf8_lossy(prefix))));
         let is_admin = self.everywhere.contains(Verbs::ADMIN);
-        words.push(if is_admin { "+@all" } else { "+@all -@admin" }.to_owned());
+        words.push(if is_admin { "+@all" } else { "+@all -@admin -@dangerous" }.to_owned());
         words.join(" ")
     }
 

@@ -105,6 +105,9 @@ impl Users {
         let mut reader = Reader { text, share, faults: Vec::new(), users: Self::default() };
         tables.role.iter().for_each(|role| reader.add_role(role));
         tables.user.iter().for_each(|user| reader.add_user(user));
+        if tables.user.is_empty() {
+            reader.faults.push((1, "the file defines no user; nobody could log in".to_owned()));
+        }
         if reader.users.by_name.len() > USERS_MAX {
             reader.faults.push((
                 1,
@@ -342,6 +345,7 @@ mod tests {
             ("[[user]]\nname = \"local\"\nroles = []", 2, "choose another name"),
             ("[[user]]\nname = \"a b\"\nroles = []", 2, "is no name of a user"),
             ("[[user]\nname", 1, ""),
+            ("", 1, "defines no user"),
             ("[[users]]\nname = \"u\"", 1, "unknown field `users`"),
         ] {
             let faults = Users::parse(text, &Arc::new).unwrap_err();

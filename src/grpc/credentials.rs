@@ -76,7 +76,7 @@ impl Credentials {
     }
 
     fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
-        of_certificate(access, &self.ends).or_else(|| access.without_credentials(self.ends.is_here))
+        of_certificate(access, &self.ends).or_else(|| access.without_credentials(self.ends.is_here, Door::Grpc))
     }
 
     fn with_header(&self, header: &[u8]) -> Result<Arc<Edge>, Refused> {

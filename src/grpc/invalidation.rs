@@ -90,6 +90,8 @@ async fn follow(edge: &Arc<Edge>, invalidation: Invalidation, wait: bool, output
 /// Sends the progress. Returns false if the client has disconnected.
 async fn send_progress(edge: &Arc<Edge>, ban: u64, progress: SweepProgress, output: &Output) -> Result<bool, Status> {
     let SweepProgress { total, scanned, removed, removed_l1, done } = progress;
+    // The numbers of scanned keys are of all clients.
+    let (total, scanned) = if edge.principal().sees_all() { (total, scanned) } else { (removed, removed) };
     let message = InvalidatePatternResponse { ban, total, scanned, removed, done, removed_l1 };
     Ok(output.send(Ok(stream::frame(edge, &message)?)).await.is_ok())
 }

@@ -35,7 +35,8 @@ impl Edge {
         }
         let rules = core.template_rules().into_iter().filter(|(template, _)| self.principal().sees_group(template));
         let rules = rules.flat_map(|(template, rules)| {
-            rules.into_iter().map(move |rule| TemplateRule {
+            let rules = rules.into_iter().filter(|rule| self.principal().sees_group(&rule.makes));
+            rules.map(move |rule| TemplateRule {
                 template: template.clone(),
                 makes: rule.makes,
                 tried: rule.tried.into(),
@@ -46,7 +47,9 @@ impl Edge {
         let mut rules: Vec<TemplateRule> = rules.collect();
         rules.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         rules.truncate(RULES_MAX);
-        Ok(response(core.prefetch(), associations, rules))
+        let mut report = core.prefetch();
+        report.groups.retain(|group| self.principal().sees_group(&group.name));
+        Ok(response(report, associations, rules))
     }
 
     pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {

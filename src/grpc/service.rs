@@ -7,6 +7,7 @@ use super::{
     wire::{GetManyReply, GetReply, ReadReply, item_len},
 };
 use crate::{
+    access::Verbs,
     cache::{Applied, Batch, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
     clock::Tick,
     error::{CacheError, Kind, Result},
@@ -129,6 +130,8 @@ impl Edge {
         check_batch(request.keys.len(), "keys")?;
         let delete = |key| Ok((Key::new(key)?, Op::Delete { want_old: false }));
         let ops = request.keys.into_iter().map(delete).collect::<Result<Vec<_>>>()?;
+        // Before any key is deleted: the response has no results of single keys.
+        ops.iter().try_for_each(|(key, _)| self.principal().check(Verbs::DELETE, key))?;
         let results = self.cache.write_many(ops, Batch::Independent).await;
         Ok(DeleteResponse { deleted: count_deleted(&results)? })
     }

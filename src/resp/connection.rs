@@ -38,7 +38,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    access::{Access, Identity, Principal},
+    access::{Access, Door, Identity, Principal},
     budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
@@ -160,7 +160,8 @@ impl Connection {
         connection
     }
 
-    /// Uses the current permissions of the client. Closes the connection of a client that has lost its access.
+    /// Uses the current permissions of the client, after a change of the users and after a login. Closes the connection of a
+    /// client that has lost its access.
     fn use_permissions(&mut self) {
         if let Some(identity) = &self.session.identity
             && !self.edge.access.is_current(identity)
@@ -172,6 +173,9 @@ impl Connection {
         let principal =
             self.session.identity.as_ref().map_or_else(Principal::none, |identity| Arc::clone(identity.principal()));
         if !Arc::ptr_eq(&principal, self.edge.cache.principal()) {
+            if !principal.is_same(self.edge.cache.principal()) {
+                self.session.give_up_for(&principal);
+            }
             self.edge = Arc::new(self.edge.with_cache(self.edge.cache.for_principal(principal)));
         }
     }
@@ -499,7 +503,7 @@ fn first_identity(access: &Access, ends: &Ends) -> Option<Identity> {
     let certificate = ends.certificate.as_ref();
     let of_certificate =
         certificate.and_then(|certificate| access.of_certificate(&certificate.names, certificate.not_after));
-    let guest = || if access.has_password() { None } else { access.without_credentials(ends.is_here) };
+    let guest = || access.without_credentials(ends.is_here, Door::Resp);
     of_certificate.or_else(guest)
 }
 

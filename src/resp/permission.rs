@@ -212,7 +212,13 @@ fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) ->
 fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
     if matches!(row.name, "xread" | "xreadgroup") {
         let mut places = places_of_streams(args).into_iter();
-        return places.try_for_each(|at| check_key(principal, Verbs::READ, args.at(at)));
+        // A read for a group changes the state of the group.
+        let verbs = if row.name == "xreadgroup" { Verbs::READ.with(Verbs::WRITE) } else { Verbs::READ };
+        return places.try_for_each(|at| check_key(principal, verbs, args.at(at)));
+    }
+    if row.name.starts_with("terrace.") && !row.keys.is_empty() {
+        // They show metadata, which clients may know that may only inspect the key.
+        return if principal.sees(args.at(1)) { Ok(()) } else { Err(denied(principal, Verbs::READ)) };
     }
     for spec in row.keys {
         // Redis may find other keys in arguments that do not fit the specification.

@@ -8,7 +8,15 @@ use super::{
     client_state::Client, counters::WorkerCounters, port_state::PortState, subscriptions::Channels,
     transaction_queue::TransactionQueue,
 };
-use crate::{access::Identity, budget::Account, cache::KeyWatch, clock::Tick};
+use crate::{
+    access::{Identity, Principal, Verbs},
+    budget::Account,
+    cache::KeyWatch,
+    clock::Tick,
+};
+
+/// Database that shows the learned state of all keys.
+const LEARNED: u8 = 2;
 
 /// Replies that a client receives (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +113,22 @@ impl Session {
     pub(super) fn set_identity(&mut self, identity: Option<Identity>) {
         self.identity = identity.map(Arc::new);
         self.client.identity.lock().clone_from(&self.identity);
+    }
+
+    /// Ends everything that the client has begun with other permissions: the commands of a transaction were checked with them,
+    /// and messages of subscriptions and MONITOR are not checked. A subscriber is disconnected, because it would wait for
+    /// messages in vain.
+    pub(super) fn give_up_for(&mut self, principal: &Principal) {
+        if principal.may_everywhere(Verbs::ALL) {
+            return;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.fail();
+        }
+        self.closing |= self.client.is_subscribed() || self.client.monitors.load(Relaxed);
+        if !principal.may_everywhere(Verbs::INSPECT) && self.db == LEARNED {
+            self.select(0);
+        }
     }
 
     /// Returns `true` for a RESP2 subscriber, which cannot distinguish replies from messages and may only manage its

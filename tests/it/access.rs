@@ -523,6 +523,67 @@ fn a_file_that_is_being_written_changes_nothing() {
     guarded.resp("orders");
 }
 
+/// What a client has begun with other permissions does not survive a login as another user, or a narrowed role.
+#[test]
+fn begun_work_ends_with_the_permissions_it_was_begun_with() {
+    let guarded = Guarded::over_none();
+    for (begun, reply_lines) in [("MONITOR", 1), ("PSUBSCRIBE *", 6)] {
+        let mut client = guarded.resp("root");
+        client.send(&request("HELLO 3"));
+        while client.line() != "*0\r\n" {}
+        client.say(begun);
+        (0..reply_lines).for_each(|_| drop(client.line()));
+        client.say("AUTH orders orders");
+        let rest = client.drain();
+        assert!(rest.contains("+OK\r\n") || rest.contains("AUTH"), "{rest}");
+    }
+    let mut queued = guarded.resp("root");
+    queued.ask("MULTI", "+OK\r\n");
+    queued.ask("CLIENT LIST", "+QUEUED\r\n");
+    let mut learned = guarded.resp("root");
+    learned.ask("SELECT 2", "+OK\r\n");
+    let narrowed = all_users().replace("roles = [\"admin\"]", "roles = [\"orders\"]");
+    guarded.replace(&narrowed);
+    eventually("root has become a tenant", || {
+        let mut root = guarded.resp("root");
+        root.say("CONFIG GET port");
+        root.line().starts_with("-NOPERM")
+    });
+    queued.ask("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    learned.say("CLIENT INFO");
+    learned.line();
+    assert!(learned.line().contains(" db=0 "));
+}
+
+#[test]
+fn a_delete_without_the_permission_for_one_key_deletes_none() {
+    let guarded = Guarded::over_none();
+    block_on(async {
+        let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);
+        cache.set(by("orders", set("orders:1", "v"))).await.unwrap();
+        let delete = DeleteRequest { keys: vec![key("orders:1"), key("users:1")] };
+        assert_eq!(cache.delete(by("orders", delete)).await.unwrap_err().code(), Code::PermissionDenied);
+        let found = cache.get(by("orders", get("orders:1"))).await.unwrap().into_inner();
+        assert!(crate::support::kv::found(found).is_some());
+    });
+}
+
+#[test]
+fn a_password_that_a_reload_sets_applies_to_open_connections() {
+    let mut config = config();
+    let node = Terrace::start(config.clone());
+    let mut client = Client::connect(&node);
+    client.ask("PING", "+PONG\r\n");
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("password"), "secret").unwrap();
+    config.resp.password_file = Some(dir.path().join("password"));
+    node.reload(config);
+    client.expect_end();
+    let mut client = Client::connect(&node);
+    client.ask("PING", "-NOAUTH Authentication required.\r\n");
+    client.ask("AUTH secret", "+OK\r\n");
+}
+
 #[test]
 fn an_expired_user_is_refused() {
     let guarded = Guarded::over_none();

@@ -127,6 +127,7 @@ impl Connection {
         if self.session.reads_plainly() && key_of_get(self.requests.args()).is_some() {
             return Box::pin(self.read_gets()).await;
         }
+        self.use_permissions();
         if is_hostile(self.requests.args()) {
             self.session.closing = true;
             return log_hostile(&self.edge, &self.session.client.address, self.now);

@@ -71,8 +71,7 @@ pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 /// RESET
 pub(in crate::resp) fn reset(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.session.select(0);
-    let access = &cx.edge.access;
-    let guest = if access.has_password() { None } else { access.without_credentials(cx.session.is_local) };
+    let guest = cx.edge.access.without_credentials(cx.session.is_local, Door::Resp);
     cx.session.set_identity(guest);
     cx.session.no_touch = false;
     cx.session.replies = Replies::On;
@@ -115,7 +114,7 @@ async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) 
     let access = &cx.edge.access;
     let is_default = user.is_none_or(|user| user == DEFAULT_USER.as_bytes());
     if is_default && !access.has_password() && !access.has_users() {
-        cx.session.set_identity(access.without_credentials(cx.session.is_local));
+        cx.session.set_identity(access.without_credentials(cx.session.is_local, Door::Resp));
         return Ok(());
     }
     let client = &cx.session.client;
@@ -126,7 +125,7 @@ async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) 
             cx.session.set_identity(Some(identity));
             Ok(())
         }
-        Err(LoginFailure::Plaintext) => Err(Refusal::text(format!("NOPERM {}", LoginFailure::Plaintext.reason()))),
+        Err(LoginFailure::Plaintext) => Err(Refusal::text(format!("WRONGPASS {}", LoginFailure::Plaintext.reason()))),
         Err(LoginFailure::Wrong) => {
             cx.session.failed_logins += 1;
             tokio::time::sleep(Access::delay(cx.session.failed_logins)).await;

@@ -307,6 +307,9 @@ impl Report<'_> {
         if let Some(keyspace) = self.keyspace.take() {
             self.line(format_args!("db0:{keyspace}"));
         }
+        if !self.edge.cache.principal().sees_all() {
+            return;
+        }
         let resident = self.snapshot.l1.entries;
         if resident > 0 {
             self.line(format_args!("db1:keys={resident},expires=0,avg_ttl=0"));
