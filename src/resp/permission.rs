@@ -299,7 +299,11 @@ fn may_subscribe_pattern(principal: &Principal, pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::{frame::Owned, table::COMMANDS};
+    use crate::resp::{
+        frame::Owned,
+        key_spec::{Begin, Find},
+        table::COMMANDS,
+    };
 
     fn permits(request: &str) -> bool {
         let mut tenant = Principal::for_tests("t");
@@ -373,5 +377,57 @@ mod tests {
         ] {
             assert!(!permits(request), "{request}");
         }
+    }
+
+    /// A request of a command in which every key is `key`.
+    fn request_with(row: &Row, key: &str) -> Owned {
+        let mut words: Vec<String> = row.name.split('|').map(str::to_owned).collect();
+        // PFMERGE without a source has one key fewer than its specifications.
+        let least = usize::try_from(row.arity.abs()).unwrap().max(words.len() + 2);
+        match row.name {
+            "xread" => words.extend(["STREAMS", key, "0"].map(str::to_owned)),
+            "xreadgroup" => words.extend(["GROUP", "g", "c", "STREAMS", key, ">"].map(str::to_owned)),
+            _ => words.resize(least, key.to_owned()),
+        }
+        for spec in row.keys {
+            let (Begin::At(at), Find::Counted(number, begin, _)) = (spec.begin, spec.find) else { continue };
+            words.resize(words.len().max(at + begin + 1), key.to_owned());
+            words[at + number] = "1".to_owned();
+        }
+        Owned::new(words.iter().map(String::as_bytes))
+    }
+
+    /// Every row of the table, for each kind of client.
+    #[test]
+    fn each_command_is_permitted_to_its_kinds_of_clients_only() {
+        let nobody = Principal::for_tests("nobody");
+        let (mut tenant, mut inspector) = (Principal::for_tests("t"), Principal::for_tests("i"));
+        tenant.grant(b"t:", Verbs::READ.with(Verbs::WRITE).with(Verbs::DELETE));
+        inspector.grant(b"", Verbs::INSPECT);
+        let admin = Principal::admin("root");
+        let mut with_keys = 0;
+        for row in COMMANDS.rows.iter().flat_map(|row| std::iter::once(row).chain(row.subcommands)) {
+            let permits = |principal: &Principal, key: &str| {
+                let request = request_with(row, key);
+                check(principal, row, request.args()).is_ok()
+            };
+            assert!(permits(&admin, "x:1"), "{}", row.name);
+            let (is_open, is_admin, is_inspect) =
+                (lists(OPEN, row.name), lists(ADMIN, row.name), lists(INSPECT, row.name));
+            assert_eq!(permits(&nobody, "x:1"), is_open, "{} by nobody", row.name);
+            assert!(!is_admin || !permits(&tenant, "t:1") && !permits(&inspector, "t:1"), "{}", row.name);
+            assert_eq!(
+                permits(&inspector, "x:1"),
+                is_open || is_inspect || row.name.starts_with("terrace."),
+                "{}",
+                row.name
+            );
+            if !row.keys.is_empty() {
+                with_keys += 1;
+                assert!(permits(&tenant, "t:1"), "{} on an own key", row.name);
+                assert!(!permits(&tenant, "x:1"), "{} on a foreign key", row.name);
+            }
+        }
+        assert!(with_keys > 100, "{with_keys}");
     }
 }
