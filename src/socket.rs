@@ -63,6 +63,12 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Returns the names in the certificate of the client, and the end of its validity in seconds since 1970.
+    #[must_use]
+    pub fn certified(&self) -> Option<(&[String], u64)> {
+        self.certificate.as_deref().map(|certificate| (&certificate.names[..], certificate.not_after))
+    }
+
     /// Returns whether only the two ends can read the data: an encrypted connection, or one on this machine.
     #[must_use]
     pub fn is_private(&self) -> bool {

@@ -358,10 +358,16 @@ impl Access {
         self.identity(Login::Guest { is_local, door })
     }
 
-    /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`. The certificate is valid
-    /// until `not_after_s`, in seconds since 1970.
+    /// Returns the identity of a connection whose client has sent no credentials: the user of its certificate, given as its names
+    /// and the end of its validity in seconds since 1970, or else [that of such clients](Self::without_credentials).
     #[must_use]
-    pub fn of_certificate(&self, names: &[String], not_after_s: u64) -> Option<Identity> {
+    pub fn of_connection(&self, certificate: Option<(&[String], u64)>, is_local: bool, door: Door) -> Option<Identity> {
+        let of_certificate = certificate.and_then(|(names, not_after_s)| self.of_certificate(names, not_after_s));
+        of_certificate.or_else(|| self.without_credentials(is_local, door))
+    }
+
+    /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`.
+    fn of_certificate(&self, names: &[String], not_after_s: u64) -> Option<Identity> {
         let not_after_ms = not_after_s.saturating_mul(1_000);
         names.iter().find_map(|name| self.identity(Login::Certificate(name.clone(), not_after_ms)))
     }

@@ -76,7 +76,7 @@ impl Credentials {
     }
 
     fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
-        of_certificate(access, &self.ends).or_else(|| access.without_credentials(self.ends.is_here, Door::Grpc))
+        access.of_connection(self.ends.certified(), self.ends.is_here, Door::Grpc)
     }
 
     fn with_header(&self, header: &[u8]) -> Result<Arc<Edge>, Refused> {
@@ -117,11 +117,6 @@ impl Credentials {
         let identity = Arc::new(identity);
         Verified { edge: Arc::new(self.edge.for_identity(Arc::clone(&identity))), identity }
     }
-}
-
-fn of_certificate(access: &Access, ends: &Ends) -> Option<Identity> {
-    let certificate = ends.certificate.as_ref()?;
-    access.of_certificate(&certificate.names, certificate.not_after)
 }
 
 /// A call that is not authenticated.

@@ -127,10 +127,7 @@ impl Guard {
         let missing = || Box::new(unauthorized("this server requires credentials", None));
         let given = asked.authorization.as_ref().filter(|_| access.has_users());
         let Some(given) = given else {
-            let certificate = ends.and_then(|ends| ends.certificate.as_ref());
-            let of_certificate =
-                certificate.and_then(|certificate| access.of_certificate(&certificate.names, certificate.not_after));
-            return of_certificate.or_else(|| access.without_credentials(is_local, Door::Http)).ok_or_else(missing);
+            return access.of_connection(ends.and_then(Ends::certified), is_local, Door::Http).ok_or_else(missing);
         };
         let Some(given) = Credentials::parse(given.as_bytes()) else {
             return Err(Box::new(unauthorized("the authorization header is neither Basic nor Bearer", None)));

@@ -38,7 +38,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    access::{Access, Door, Identity, Principal},
+    access::{Door, Principal},
     budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
@@ -134,7 +134,7 @@ impl Connection {
         let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), Arc::clone(account), now);
         session.is_local = ends.is_here;
         session.is_private = ends.is_private();
-        session.set_identity(first_identity(&edge.access, ends));
+        session.set_identity(edge.access.of_connection(ends.certified(), ends.is_here, Door::Resp));
         let auth_deadline = (!session.is_authenticated()).then(|| Instant::now() + AUTH_TIME);
         let mut connection = Self {
             stream,
@@ -495,16 +495,6 @@ fn is_refused(edge: &Edge, is_here: bool) -> bool {
     let access = &edge.access;
     let is_decided = access.has_password() || access.has_users() || access.decides_about_guests();
     edge.settings.load().protected_mode && !is_decided && !is_here
-}
-
-/// Returns the identity of a client that has sent no credentials: the user of its certificate, or else the role of such
-/// clients. With a password, as in Redis, such clients have no access.
-fn first_identity(access: &Access, ends: &Ends) -> Option<Identity> {
-    let certificate = ends.certificate.as_ref();
-    let of_certificate =
-        certificate.and_then(|certificate| access.of_certificate(&certificate.names, certificate.not_after));
-    let guest = || access.without_credentials(ends.is_here, Door::Resp);
-    of_certificate.or_else(guest)
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use crate::{
     clock::Tick,
 };
 
-/// Database that shows the learned state of all keys.
-const LEARNED: u8 = 2;
+/// Database that shows the learned state.
+pub(super) const DB_LEARNED: u8 = 2;
 
 /// Replies that a client receives (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Session {
             transaction.fail();
         }
         self.closing |= self.client.is_subscribed() || self.client.monitors.load(Relaxed);
-        if !principal.may_everywhere(Verbs::INSPECT) && self.db == LEARNED {
+        if !principal.may_everywhere(Verbs::INSPECT) && self.db == DB_LEARNED {
             self.select(0);
         }
     }

@@ -27,7 +27,7 @@ pub(super) mod strings;
 pub(super) mod terrace;
 pub(super) mod transaction;
 
-use super::{command::Context, frame::Args, reply::Refusal};
+use super::{command::Context, frame::Args, reply::Refusal, session::DB_LEARNED};
 use crate::{
     cache::{Applied, Described, Op, op},
     error::{CacheError, Kind, Result},
@@ -39,8 +39,6 @@ const KEYS_PER_CALL_MAX: usize = 1000;
 
 /// Database that shows the L1 of this node.
 const DB_L1: u8 = 1;
-/// Database that shows the learned state.
-const DB_LEARNED: u8 = 2;
 /// Number of databases.
 pub(super) const DATABASES: i64 = 3;
 
