@@ -1,7 +1,7 @@
 //! A full disk below the embedded store: reads and removals go on, no acknowledged write is lost, and the store recovers
-//! without a restart. The disk is a small tmpfs, which only root may mount; elsewhere, the test prints that it is skipped.
+//! without a restart. The disk is a small tmpfs, which only root may mount; elsewhere, the test prints that it is left out.
 
-use std::{fs, io::Write, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use terrace::{
@@ -15,42 +15,10 @@ use terrace::{
     model::Key,
 };
 
-use crate::support::backend::{Deaf, key, tunables};
-
-/// A file system of its own, unmounted on drop.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, with a message, where mounting is not permitted.
-    fn mount(mib: u64) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(dir.path()).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self(dir));
-        }
-        println!("skipped: a small tmpfs cannot be mounted without root");
-        None
-    }
-
-    /// Takes all free space.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.path().join("filler")).unwrap();
-        let bytes = vec![1; 64 << 10];
-        while file.write_all(&bytes).is_ok() {}
-        while file.write_all(&[1]).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
+use crate::support::{
+    backend::{Deaf, key, tunables},
+    disk::SmallDisk,
+};
 
 fn open(dir: &Path) -> Arc<Embedded> {
     Embedded::open(EmbeddedSettings::new(dir), Clock::real(), tunables(), Arc::new(Deaf)).unwrap()
@@ -136,7 +104,7 @@ async fn removals_of_all_kinds(store: &Embedded, round: usize) {
 #[tokio::test]
 async fn a_full_disk_serves_reads_and_removals_and_recovers() {
     let Some(disk) = SmallDisk::mount(200) else { return };
-    let dir = disk.0.path().join("store");
+    let dir = disk.path().join("store");
     let store = open(&dir);
     let mut acknowledged = Vec::new();
     for number in 0..50 {

@@ -20,6 +20,7 @@ mod docker;
 mod docs;
 mod drain;
 mod embedded_crash;
+mod embedded_faults;
 mod embedded_full;
 mod embedded_store;
 mod explain;

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod checker;
 pub mod cluster;
 pub mod command;
+pub mod disk;
 pub mod grpc;
 pub mod http;
 pub mod image;

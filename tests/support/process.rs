@@ -3,12 +3,22 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// The user of a process.
+#[derive(Debug, Clone, Copy)]
+pub enum User {
+    /// The user of the test.
+    Same,
+    /// A user by number, and the group of that number.
+    Id(u32),
+}
 
 /// A `terrace serve` on free ports.
 pub struct Process {
@@ -27,7 +37,16 @@ impl Process {
 
     /// As [`Process::start`], with further environment variables.
     pub fn start_with(data_dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_terrace"))
+        Self::start_as(User::Same, data_dir, args, environment)
+    }
+
+    /// As [`Process::start_with`], as another user.
+    pub fn start_as(user: User, data_dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
+        if let User::Id(number) = user {
+            command.uid(number).gid(number);
+        }
+        let mut child = command
             .args(["serve", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data_dir)

@@ -10,7 +10,6 @@ use super::{
         rows::{BANS, RECORDS, Record, TALLY_ROW, ban_row, decode_ban, encode_ban, is_hidden, record_row},
         table::{Changes, Table},
     },
-    errors::unavailable,
     write_group::WriteGroup,
     writer::Writer,
 };
@@ -43,7 +42,7 @@ impl Writer {
     /// Opens a ban. It replaces an earlier ban of the same pattern, because it hides all records that the earlier ban
     /// hides.
     pub(super) fn ban(&mut self, glob: Glob) -> Result<u64> {
-        let table = self.table.clone().ok_or_else(unavailable)?;
+        let table = self.table.clone().ok_or_else(|| self.rejection())?;
         let open = self.shared.bans.all().unwrap_or_default();
         let (same, mut bans): (Vec<_>, Vec<_>) = open.iter().cloned().partition(|ban| ban.glob == glob);
         if bans.len() >= OPEN_MAX {
@@ -70,7 +69,7 @@ impl Writer {
             Effort::Yielding => PAGE_YIELDING,
             Effort::Full => PAGE_FULL,
         };
-        let table = self.table.clone().ok_or_else(unavailable)?;
+        let table = self.table.clone().ok_or_else(|| self.rejection())?;
         let prefix = record_row(ban.glob.literal_prefix());
         let after = self.shared.cursors.lock().position(cursor).filter(|row| row >= &prefix);
         let from = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
@@ -103,7 +102,7 @@ impl Writer {
 
     /// Removes a ban that hides no record.
     pub(super) fn retire(&mut self, number: u64) -> Result<()> {
-        let table = self.table.clone().ok_or_else(unavailable)?;
+        let table = self.table.clone().ok_or_else(|| self.rejection())?;
         let mut changes = table.changes();
         changes.remove(ban_row(number));
         self.commit_bans(changes)?;

@@ -17,7 +17,10 @@ pub enum OpenError {
         dir: PathBuf,
     },
     /// The directory cannot be created, read or written.
-    #[error("the store directory {dir} cannot be used: {source}; expected a directory that this user can write to")]
+    #[error(
+        "the store directory {dir} cannot be used: {source}; expected a directory that this user can write to, with \
+         free space"
+    )]
     NotUsable {
         /// The directory.
         dir: PathBuf,
@@ -58,6 +61,18 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Returns whether the store cannot be opened because its disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::NotUsable { source, .. } if is_full(source))
+    }
+}
+
+/// Returns whether the error reports that the disk is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Returns the error of a call that finds the queue full.
 pub(super) fn overloaded() -> CacheError {
     CacheError::new(Kind::Overloaded, "the queue of the embedded store is full").retry_after(Duration::from_millis(20))
@@ -71,6 +86,12 @@ pub(super) fn stopped() -> CacheError {
 /// Returns the error of a write that needs space while the disk is full.
 pub(super) fn disk_full() -> CacheError {
     let message = "the disk of the embedded store is full; only reads and removals are accepted";
+    CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
+}
+
+/// Returns the error of a write while the disk rejects writes, for example because its file system became read-only.
+pub(super) fn read_only(reason: &io::Error) -> CacheError {
+    let message = format!("the disk of the embedded store rejects writes ({reason}); only reads are accepted");
     CacheError::new(Kind::Unavailable, message).retry_after(REOPEN_EVERY)
 }
 

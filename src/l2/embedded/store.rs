@@ -82,7 +82,14 @@ impl Embedded {
         tunables: Arc<Tunables>,
         sink: Arc<dyn ChangeSink>,
     ) -> Result<Arc<Self>, OpenError> {
-        let (generations, opened) = Generations::open(&settings.dir)?;
+        let size_max = settings.size_max_bytes.max(SIZE_MAX_LEAST);
+        let reserve = Reserve::new(&settings.dir, size_max);
+        // On a full disk, the store may need the space that a killed process has reserved.
+        let opened = match Generations::open(&settings.dir) {
+            Err(error) if error.is_full() && reserve.release() => Generations::open(&settings.dir),
+            opened => opened,
+        };
+        let (generations, opened) = opened?;
         let shared = Arc::new(StoreState {
             clock,
             tunables,
@@ -92,10 +99,9 @@ impl Embedded {
             bans: OpenBans::default(),
             state: Mutex::new(State::Connecting),
             counters: Counters::default(),
-            size_max: settings.size_max_bytes.max(SIZE_MAX_LEAST),
+            size_max,
             sync_always: settings.sync == Sync::Always,
         });
-        let reserve = Reserve::new(&settings.dir, shared.size_max);
         let writer = Writer::new(Arc::clone(&shared), generations, opened, reserve)
             .map_err(|error| OpenError::Damaged { dir: settings.dir.clone(), reason: error.to_string() })?;
         Self::start(shared, writer, settings.sync)

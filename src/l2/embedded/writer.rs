@@ -25,7 +25,7 @@ use super::{
         rows::{ORDER, RECORDS, TALLY_ROW, Tally, expiry_of, expiry_row, order_row, record_row, written_of},
         table::Table,
     },
-    errors::{REOPEN_EVERY, disk_full, unavailable},
+    errors::{REOPEN_EVERY, disk_full, is_full, read_only, unavailable},
     state::StoreState,
     write_group::WriteGroup,
 };
@@ -95,6 +95,8 @@ pub(super) struct Writer {
     /// Whether the failed table has to be rebuilt.
     rebuild: Rebuild,
     pub(super) tally: Tally,
+    /// Error of writes while the disk rejects them; `None` if the disk accepts writes, or before that is known.
+    rejection: Option<CacheError>,
     /// Lower bound of the numbers in order rows: eviction starts here and skips the rows that it removed before.
     oldest: u64,
     /// Lower bound of the times in expiry rows: the sweep starts here.
@@ -132,6 +134,7 @@ impl Writer {
             reserve,
             rebuild: Rebuild::No,
             tally: Tally::EMPTY,
+            rejection: None,
             oldest: 0,
             soonest: UnixMs(0),
             sweep_at_ns: 0,
@@ -140,11 +143,12 @@ impl Writer {
         };
         writer.adopt_or_rebuild(opened)?;
         if let Err(error) = writer.reserve.allocate() {
-            writer.is_full = is_full(&error);
             tracing::warn!(%error, "cannot reserve disk space for removals from the embedded store");
         }
         Ok(writer)
     }
+            writer.is_full = is_full(&error);
+            writer.publish_state();
 
     /// Runs until the job channel is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
@@ -216,7 +220,7 @@ impl Writer {
         let fail_all = |error: &CacheError| {
             batches.iter().map(|(ops, _)| ops.iter().map(|_| Err(error.clone())).collect()).collect()
         };
-        let Some(table) = self.table.clone() else { return fail_all(&unavailable()) };
+        let Some(table) = self.table.clone() else { return fail_all(&self.rejection()) };
         let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
         let now = self.shared.clock.unix();
         let weight_max = self.shared.size_max;
@@ -386,7 +390,7 @@ impl Writer {
     /// Starts a new, empty generation, whose numbers follow those of the previous one.
     fn clear(&mut self) -> Result<()> {
         if self.table.is_none() {
-            return Err(unavailable());
+            return Err(self.rejection());
         }
         if self.tally.entries == 0 {
             // There is nothing to remove. Open bans hide nothing; their sweeps end by themselves.
@@ -431,7 +435,8 @@ impl Writer {
         self.soonest = UnixMs(0);
         self.shared.table.store(Some(Arc::clone(&table)));
         self.table = Some(table);
-        *self.shared.state.lock() = if self.is_full { State::Down(disk_full().to_string()) } else { State::Up };
+        self.rejection = None;
+        self.publish_state();
         self.publish();
         Ok(())
     }
@@ -461,6 +466,16 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
+    /// Returns the error of writes while no table accepts them.
+    pub(super) fn rejection(&self) -> CacheError {
+        self.rejection.clone().unwrap_or_else(unavailable)
+    }
+
+    /// Publishes the state of an open table.
+    fn publish_state(&self) {
+        *self.shared.state.lock() = if self.is_full { State::Down(disk_full().to_string()) } else { State::Up };
+    }
+
         self.sweep_at_ns = stopwatch_ns() + REOPEN_EVERY.as_nanos() as u64;
         if !self.is_writable() {
             return;
@@ -501,7 +516,9 @@ impl Writer {
             return true;
         }
         tracing::error!(%error, "the disk of the embedded store rejects writes; serving reads and retrying");
-        *self.shared.state.lock() = State::Down(format!("the disk rejects writes: {error}"));
+        let rejection = read_only(&error);
+        *self.shared.state.lock() = State::Down(rejection.to_string());
+        self.rejection = Some(rejection);
         false
     }
 
@@ -509,14 +526,27 @@ impl Writer {
     fn leave_full(&mut self) {
         if self.is_full && self.reserve.refill().is_ok() {
             self.is_full = false;
-            *self.shared.state.lock() = State::Up;
+            self.publish_state();
             tracing::info!("the disk of the embedded store has space again; accepting all writes");
         }
     }
+                self.serve_reads();
 
     fn close(mut self) {
         self.shared.table.store(None);
         if let Some(table) = self.table.take() {
+    /// Publishes the current generation for reads only, because it cannot be opened for writes; for example, a full disk
+    /// has no space for the repair.
+    fn serve_reads(&mut self) {
+        match self.generations.open_for_reads() {
+            Ok(table) => {
+                self.shared.table.store(Some(Arc::clone(&table)));
+                self.failed = Some(table);
+            }
+            Err(error) => tracing::error!(error, "the embedded store cannot be opened for reads either"),
+        }
+    }
+
             if let Err(error) = table.sync() {
                 tracing::error!(%error, "the embedded store cannot sync its last writes; a power failure may lose them");
             }
@@ -543,11 +573,6 @@ fn is_removal(op: &Op, now: UnixMs) -> bool {
         | Op::Increment { .. }
         | Op::IncrementFloat { .. } => false,
     }
-}
-
-/// Returns whether the error reports that the disk is full.
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Returns the smallest write number in the table; the next one if the table is empty.

@@ -68,9 +68,14 @@ impl Generations {
     pub(crate) fn open(path: &Path) -> Result<(Self, Opened), OpenError> {
         let mut generations =
             Self { directory: Directory::open(path)?, next: None, preparing: None, removing: Vec::new() };
-        let opened = generations
-            .open_current(Rebuild::No)
-            .map_err(|reason| OpenError::Damaged { dir: generations.directory.path().to_owned(), reason })?;
+        let opened = generations.open_current(Rebuild::No).map_err(|reason| {
+            let dir = generations.directory.path().to_owned();
+            match generations.probe() {
+                Ok(()) => OpenError::Damaged { dir, reason },
+                // Nothing is damaged: the disk is full or read-only.
+                Err(source) => OpenError::NotUsable { dir, source },
+            }
+        })?;
         Ok((generations, opened))
     }
 
@@ -92,6 +97,13 @@ impl Generations {
             None => self.open_whole(&path)?,
         };
         Ok(Opened { damage: opened.damage + damage, ..opened })
+    }
+
+    /// Opens the current generation without background threads, which needs no disk space. Only for reads.
+    pub(crate) fn open_for_reads(&self) -> Result<Arc<Table>, String> {
+        open_table(&self.directory.table(), Table::open_still).map_err(|failure| match failure {
+            Failure::Damaged(reason) | Failure::Other(reason) => reason,
+        })
     }
 
     fn open_whole(&mut self, path: &Path) -> Result<Opened, String> {
