@@ -135,6 +135,12 @@ impl Cache {
         self.core.l1.shown_entries()
     }
 
+    /// Returns the number of keys in L1 of this node that expire; 0 for a client that may not know about all keys.
+    #[must_use]
+    pub fn count_expiring(&self) -> u64 {
+        if self.principal.sees_all() { self.core.l1.expiring_entries() } else { 0 }
+    }
+
     /// Returns the number of keys in L2, or in L1 without an L2, without Terrace's own records; 0 for a client that
     /// may not know about all keys.
     ///

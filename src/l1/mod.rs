@@ -323,6 +323,12 @@ impl L1 {
         tier!(self, tier => tier.shown_entries())
     }
 
+    /// Returns the number of entries of clients whose keys expire. Acquires the lock of each shard for a moment.
+    #[must_use]
+    pub fn expiring_entries(&self) -> u64 {
+        tier!(self, tier => tier.expiring_entries())
+    }
+
     /// Returns the entries and removals by number of the key group, up to the highest number in use.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupUsage> {

@@ -41,6 +41,8 @@ pub(super) struct Shard<P> {
     bytes: u64,
     /// Number of Terrace's own records.
     own: u64,
+    /// Number of entries of clients whose keys expire.
+    expiring: u64,
     /// Expiries that records cannot store, by the address of the record.
     beyond: HashMap<usize, Tick, foldhash::fast::RandomState>,
     /// Usage by number of the key group.
@@ -102,6 +104,7 @@ impl<P: Policy> Shard<P> {
             policy,
             bytes: 0,
             own: 0,
+            expiring: 0,
             beyond: HashMap::default(),
             groups: Vec::new(),
             hasher,
@@ -150,6 +153,11 @@ impl<P: Policy> Shard<P> {
     /// Returns the number of Terrace's own records.
     pub(super) fn own(&self) -> u64 {
         self.own
+    }
+
+    /// Returns the number of entries of clients whose keys expire.
+    pub(super) fn expiring(&self) -> u64 {
+        self.expiring
     }
 
     /// Returns the position of the entry of a key, live or not.
@@ -301,7 +309,8 @@ impl<P: Policy> Shard<P> {
     fn subtract(&mut self, record: &Record) -> u64 {
         let weight = self.weight_of(record);
         self.bytes -= weight;
-        self.own -= u64::from(record.key().starts_with(RESERVED_PREFIX));
+        self.own -= u64::from(is_own(record));
+        self.expiring -= u64::from(is_expiring(record));
         if record.expires_beyond() {
             self.beyond.remove(&record.address());
         }
@@ -368,7 +377,8 @@ impl<P: Policy> Shard<P> {
         let group = self.group(arrival.record.group());
         group.entries += 1;
         group.bytes += arrival.weight;
-        self.own += u64::from(arrival.record.key().starts_with(RESERVED_PREFIX));
+        self.own += u64::from(is_own(&arrival.record));
+        self.expiring += u64::from(is_expiring(&arrival.record));
         if arrival.record.expires_beyond() {
             self.beyond.insert(arrival.record.address(), arrival.expires_at);
         }
@@ -447,12 +457,18 @@ impl<P: Policy> Shard<P> {
 
     /// Changes the lifetime of the entry at `at`.
     pub(super) fn set_lifetime(&mut self, at: usize, life: Lifetime) {
-        if let Some(record) = self.slots.get(at).and_then(Slot::record).filter(|record| record.expires_beyond()) {
-            self.beyond.remove(&record.address());
+        if let Some(record) = self.slots.get(at).and_then(Slot::record) {
+            self.expiring -= u64::from(is_expiring(record));
+            if record.expires_beyond() {
+                self.beyond.remove(&record.address());
+            }
         }
         self.slots.set_lifetime(at, life);
-        if let Some(record) = self.slots.get(at).and_then(Slot::record).filter(|record| record.expires_beyond()) {
-            self.beyond.insert(record.address(), life.expires_at);
+        if let Some(record) = self.slots.get(at).and_then(Slot::record) {
+            self.expiring += u64::from(is_expiring(record));
+            if record.expires_beyond() {
+                self.beyond.insert(record.address(), life.expires_at);
+            }
         }
     }
 
@@ -502,6 +518,7 @@ impl<P: Policy> Shard<P> {
         self.index = Index::default();
         self.policy.clear();
         self.own = 0;
+        self.expiring = 0;
         self.beyond.clear();
         for group in &mut self.groups {
             group.removals.count(RemovalCause::Invalidated, std::mem::take(&mut group.entries));
@@ -516,13 +533,14 @@ impl<P: Policy> Shard<P> {
         if self.index.len() != self.slots.len() {
             return Err(format!("{} entries, {} in the index", self.slots.len(), self.index.len()));
         }
-        let (mut bytes, mut own) = (0, 0);
+        let (mut bytes, mut own, mut expiring) = (0, 0, 0);
         let mut groups = vec![(0, 0); 256];
         for (at, slot) in self.slots.all().iter().enumerate() {
             let Some(record) = slot.record() else { continue };
             let weight = self.weight_of(record);
             bytes += weight;
-            own += u64::from(record.key().starts_with(RESERVED_PREFIX));
+            own += u64::from(is_own(record));
+            expiring += u64::from(is_expiring(record));
             let (entries, held) = &mut groups[usize::from(record.group())];
             (*entries, *held) = (*entries + 1, *held + weight);
             if !is_here(record.key()) || self.find(self.hasher.of_slot(slot), record.key()) != Some(at) {
@@ -536,8 +554,9 @@ impl<P: Policy> Shard<P> {
         if beyond != self.beyond.len() {
             return Err(format!("{beyond} expiries beyond the field, {} are stored", self.beyond.len()));
         }
-        if own != self.own {
-            return Err(format!("{own} own records, the count is {}", self.own));
+        if (own, expiring) != (self.own, self.expiring) {
+            let counted = (self.own, self.expiring);
+            return Err(format!("{own} own and {expiring} expiring records, the counts are {counted:?}"));
         }
         let counted = self.groups.iter().map(|group| (group.entries, group.bytes)).chain(std::iter::repeat((0, 0)));
         if let Some((number, _)) =
@@ -547,6 +566,16 @@ impl<P: Policy> Shard<P> {
         }
         self.policy.validate(&self.slots)
     }
+}
+
+/// Returns whether this is one of Terrace's own records.
+fn is_own(record: &Record) -> bool {
+    record.key().starts_with(RESERVED_PREFIX)
+}
+
+/// Returns whether this is a record of a client whose key expires.
+fn is_expiring(record: &Record) -> bool {
+    record.expires_at() != Tick::FAR && !is_own(record)
 }
 
 /// Returns the weight that the value of a simulated entry stores.

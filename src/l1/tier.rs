@@ -336,6 +336,10 @@ impl<P: Policy> Tier<P> {
         self.cells.iter().map(of_shard).sum()
     }
 
+    pub(super) fn expiring_entries(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.shard.read().expiring()).sum()
+    }
+
     pub(super) fn groups(&self) -> Vec<GroupUsage> {
         let mut all: Vec<GroupUsage> = Vec::new();
         for cell in &self.cells {

@@ -2,7 +2,8 @@
 //!
 //! It is defined here and not in `l1`, because a [`Value`](super::Value) may be a view into it: a response shares the
 //! entry's memory, and nothing is copied before the socket buffer. The overhead is 33 bytes in addition to key and
-//! value (reference count, length, two words of metadata, the key group), and the rounding of the allocator.
+//! value (reference count, length, two words of metadata, the key group), the rounding of the allocator, and its data about
+//! the allocation.
 //!
 //! The metadata words are atomics with relaxed order: they change under L1's shard lock, or are approximate by design.
 
@@ -68,7 +69,7 @@ impl Record {
         record
     }
 
-    /// Returns the size in bytes of an allocation for this key and value, rounded up as the allocator does.
+    /// Returns the memory in bytes that a record of this key and value takes, with its share of the allocator's data.
     pub(crate) fn weigh(key_bytes: usize, value_bytes: usize) -> u64 {
         allocated_bytes(FIXED_BYTES + (key_bytes + GROUP_BYTES + value_bytes) as u64)
     }
@@ -99,7 +100,7 @@ impl Record {
         self.0.slice[self.key_length()]
     }
 
-    /// Returns the size in bytes of this record's allocation.
+    /// Returns the memory in bytes that this record takes, with its share of the allocator's data.
     pub(crate) fn weight(&self) -> u64 {
         allocated_bytes(FIXED_BYTES + self.0.slice.len() as u64)
     }
@@ -271,9 +272,26 @@ fn expand<const MANTISSA: u32>(float: u64) -> u64 {
     if exponent == 0 { mantissa } else { (mantissa | 1 << MANTISSA) << (exponent - 1) }
 }
 
+/// Size of a page in bytes, as a power of two.
+const PAGE_SHIFT: u32 = 12;
+/// Bytes of jemalloc's data about a run of pages, and about each page of it.
+const RUN_BYTES: u64 = 128;
+const PAGE_ENTRY_BYTES: u64 = 8;
+
+/// Returns the memory in bytes of an allocation: its size class, and its share of the allocator's data about the run of
+/// pages that has only allocations of this class. mimalloc's data are not larger.
+fn allocated_bytes(bytes: u64) -> u64 {
+    let class = size_class(bytes);
+    // A run is the shortest one that the class fills completely.
+    let shift = class.trailing_zeros().min(PAGE_SHIFT);
+    let (pages, allocations_shift) = (class >> shift, PAGE_SHIFT - shift);
+    let run = RUN_BYTES + PAGE_ENTRY_BYTES * pages;
+    class + run.div_ceil(1 << allocations_shift)
+}
+
 /// Returns the size class of an allocation: multiples of 16 up to 128, then four classes per doubling. These are
 /// jemalloc's classes; mimalloc's are not coarser.
-fn allocated_bytes(bytes: u64) -> u64 {
+fn size_class(bytes: u64) -> u64 {
     let step = if bytes <= 128 { 16 } else { 1 << (61 - (bytes - 1).leading_zeros()) };
     bytes.next_multiple_of(step)
 }
@@ -298,7 +316,16 @@ mod tests {
             (16_384, 16_384),
             (16_385, 20_480),
         ] {
-            assert_eq!(allocated_bytes(bytes), class, "{bytes}");
+            assert_eq!(size_class(bytes), class, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn the_data_of_the_allocator_is_shared_by_the_allocations_of_a_run() {
+        for (class, share) in
+            [(16, 1), (64, 3), (112, 1), (128, 5), (1_024, 34), (4_096, 136), (5_120, 42), (20_480, 168)]
+        {
+            assert_eq!(allocated_bytes(class), class + share, "{class}");
         }
     }
 

@@ -9,8 +9,9 @@ use std::{
 
 use crate::support::{
     eventually,
+    node::over_none,
     redis::RedisServer,
-    resp::{Client, ask, converse, info_field, request},
+    resp::{Client, ask, connection, converse, info_field, request},
     terrace::{Terrace, config, config_embedded, config_patient},
 };
 
@@ -418,4 +419,24 @@ fn redis_cli_finds_its_way() {
     assert_eq!(cli(&["--scan", "--pattern", "user:*"]), "user:1\n");
     assert!(cli(&["--bigkeys"]).contains("1 strings with 3 bytes"));
     assert!(cli(&["-n", "1", "--scan"]).contains("user:1"));
+}
+
+#[test]
+fn info_counts_the_keys_that_expire_without_l2() {
+    let world = over_none();
+    let mut client = connection(world.node.resp());
+    let mut shows = |command: &str, expected: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        ::redis::cmd(words[0]).arg(&words[1..]).exec(&mut client).unwrap();
+        for database in ["db0", "db1"] {
+            assert_eq!(info_field(&world.node, database), format!("{expected},avg_ttl=0"), "{command}, {database}");
+        }
+    };
+    shows("SET a 1 EX 1000", "keys=1,expires=1");
+    shows("SET b 1", "keys=2,expires=1");
+    shows("EXPIRE b 1000", "keys=2,expires=2");
+    shows("PERSIST a", "keys=2,expires=1");
+    shows("SET b 2", "keys=2,expires=0");
+    shows("PEXPIREAT b 9223372036854770000", "keys=2,expires=1");
+    shows("DEL b", "keys=1,expires=0");
 }

@@ -87,7 +87,8 @@ async fn l2_keyspace(edge: &Edge) -> Option<String> {
     {
         return Some(line);
     }
-    Some(format!("keys={keys},expires=0,avg_ttl=0"))
+    let expires = if edge.cache.flavor() == Flavor::None { edge.cache.count_expiring() } else { 0 };
+    Some(format!("keys={keys},expires={expires},avg_ttl=0"))
 }
 
 /// Returns the sections that a group name such as `all` includes.
@@ -301,8 +302,8 @@ impl Report<'_> {
         }
     }
 
-    /// Writes the keyspace of L2. Without Redis, the number of keys with a TTL and the mean TTL are unknown and
-    /// reported as 0, as Redis does for an empty sample.
+    /// Writes the keyspace of L2. The mean TTL is unknown without Redis, and over the embedded store also the number of keys
+    /// with a TTL; they are reported as 0, as Redis does for an empty sample.
     fn keyspace(&mut self) {
         if let Some(keyspace) = self.keyspace.take() {
             self.line(format_args!("db0:{keyspace}"));
@@ -312,7 +313,8 @@ impl Report<'_> {
         }
         let resident = self.snapshot.l1.entries;
         if resident > 0 {
-            self.line(format_args!("db1:keys={resident},expires=0,avg_ttl=0"));
+            let expires = self.edge.cache.count_expiring();
+            self.line(format_args!("db1:keys={resident},expires={expires},avg_ttl=0"));
         }
         let learned = self.edge.cache.count_learned();
         if learned > 0 {
