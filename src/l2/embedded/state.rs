@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
 };
 
 use arc_swap::ArcSwapOption;
@@ -49,6 +49,8 @@ pub(super) struct Counters {
     pub(super) slow_until_ns: AtomicU64,
     /// Number of damaged pieces of the files that were found and removed.
     pub(super) damage: AtomicU64,
+    /// Number of clears that wait for the writer.
+    pub(super) clears_waiting: AtomicUsize,
     /// True while the writer's thread rebuilds the table.
     pub(super) rebuilding: AtomicBool,
     /// True if a commit happened since the last sync.

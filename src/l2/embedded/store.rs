@@ -22,7 +22,7 @@ use super::{
     read_pool::ReadPool,
     settings::{EmbeddedSettings, SIZE_MAX_LEAST, Sync},
     state::{Counters, StoreState},
-    writer::{Job, Writer},
+    writer::{Clear, Job, Writer},
 };
 use crate::{
     clock::Clock,
@@ -38,6 +38,8 @@ use crate::{
 /// Maximum number of calls that wait for the writer. Further writes are rejected as overloaded. At 50,000 writes per second
 /// the last of them waits 80 ms, much less than the default write deadline.
 const WRITES_WAITING_MAX: usize = 4096;
+/// Maximum number of clears that wait for the writer.
+const CLEARS_WAITING_MAX: usize = 64;
 /// Deadline of an operation that clears the store.
 const CLEAR_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -67,6 +69,8 @@ pub struct Embedded {
     pub(super) shared: Arc<StoreState>,
     pub(super) pool: Option<ReadPool>,
     writes: Option<SyncSender<Job>>,
+    /// Clears have a queue of their own: they do not wait for the queued writes, which are concurrent to them.
+    clears: Option<SyncSender<Clear>>,
     writer: Option<JoinHandle<()>>,
     syncer: Option<(SyncSender<()>, JoinHandle<()>)>,
 }
@@ -111,12 +115,21 @@ impl Embedded {
 
     fn start(shared: Arc<StoreState>, writer: Writer, sync: Sync) -> io::Result<Self> {
         let (writes, jobs) = sync_channel(WRITES_WAITING_MAX);
-        let writing = std::thread::Builder::new().name("l2-write".into()).spawn(move || writer.run(&jobs))?;
+        let (clears, clearing) = sync_channel(CLEARS_WAITING_MAX);
+        let work = move || writer.run(&jobs, &clearing);
+        let writing = std::thread::Builder::new().name("l2-write".into()).spawn(work)?;
         let syncer = match sync {
             Sync::Always => None,
             Sync::Interval(interval) => Some(start_syncer(Arc::clone(&shared), interval)?),
         };
-        Ok(Self { shared, pool: Some(ReadPool::start()?), writes: Some(writes), writer: Some(writing), syncer })
+        Ok(Self {
+            shared,
+            pool: Some(ReadPool::start()?),
+            writes: Some(writes),
+            clears: Some(clears),
+            writer: Some(writing),
+            syncer,
+        })
     }
 
     /// Returns the current figures. Takes about 1 ms, because it reads the sizes of the files.
@@ -153,6 +166,29 @@ impl Embedded {
             Some(Err(TrySendError::Full(_))) => return Err(overloaded()),
             Some(Err(TrySendError::Disconnected(_))) | None => return Err(stopped()),
         }
+        Self::answer(answered, deadline).await
+    }
+
+    /// Hands a clear to the writer and waits for its result.
+    async fn clear_all(&self) -> Result<()> {
+        if self.shared.counters.rebuilding.load(Relaxed) {
+            return Err(unavailable());
+        }
+        let (answer, answered) = oneshot::channel();
+        let waiting = &self.shared.counters.clears_waiting;
+        waiting.fetch_add(1, Relaxed);
+        if let Some(Err(error)) = self.clears.as_ref().map(|clears| clears.try_send(answer)) {
+            waiting.fetch_sub(1, Relaxed);
+            return Err(if matches!(error, TrySendError::Full(_)) { overloaded() } else { stopped() });
+        }
+        // Wakes the writer. If the queue is full, the writer is awake.
+        let _full = self.writes.as_ref().map(|writes| writes.try_send(Job::Wake));
+        let deadline = self.shared.tunables.deadlines().write.max(CLEAR_DEADLINE);
+        Self::answer(answered, deadline).await?
+    }
+
+    /// Waits for the answer of the writer for at most `deadline`.
+    async fn answer<T>(answered: oneshot::Receiver<T>, deadline: Duration) -> Result<T> {
         match timeout(deadline, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(CacheError::new(
@@ -172,7 +208,7 @@ impl Drop for Embedded {
     /// Completes the queued writes, syncs them to disk and releases the directory. Blocks until that is done.
     fn drop(&mut self) {
         self.pool = None;
-        self.writes = None;
+        (self.writes, self.clears) = (None, None);
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -259,7 +295,7 @@ impl Backend for Embedded {
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
-        self.change(|answer| Job::Clear { answer }).boxed()
+        self.clear_all().boxed()
     }
 
     fn state(&self) -> State {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{future::join_all, poll};
 
 use super::{
     Embedded, EmbeddedSettings, OpenError,
@@ -164,4 +165,26 @@ async fn random_operations_equal_the_model() {
         let (clock, manual) = Clock::manual();
         walk(seed, &manual, &clock).await;
     }
+}
+
+/// Writes that wait for the writer happen after a clear that is requested later.
+#[tokio::test]
+async fn a_clear_does_not_wait_for_queued_writes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path(), &Clock::real()).expect("a store");
+    let set = |number: usize| {
+        let value = Bytes::from_static(b"v");
+        let set = Op::Set { value, expiry: SetExpiry::Never, condition: Condition::Always, want_old: false };
+        (Key::copied(format!("key:{number}").as_bytes()).expect("a key"), set)
+    };
+    let batch = |number: usize| (50 * number..50 * (number + 1)).map(set).collect();
+    let mut writes = join_all((0..500).map(|number| store.apply(batch(number), Batch::Independent)));
+    // The first poll queues all of them, which takes the writer about a second.
+    assert!(poll!(&mut writes).is_pending());
+    store.clear().await.expect("a clear");
+    let written = writes.await.concat();
+    assert!(written.iter().all(Result::is_ok));
+    let entries = recount(&store).entries;
+    assert!(entries > 0, "the clear waited for all writes");
+    println!("{entries} of {} writes after the clear", written.len());
 }
