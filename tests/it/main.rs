@@ -22,6 +22,7 @@ mod drain;
 mod embedded_crash;
 mod embedded_faults;
 mod embedded_full;
+mod embedded_kills;
 mod embedded_store;
 mod explain;
 mod extremes;
