@@ -10,7 +10,8 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use self::search::{ByteSet, Element};
+pub(crate) use self::search::ByteSet;
+use self::search::Element;
 use crate::error::{CacheError, Kind, Result};
 
 mod search;
@@ -118,6 +119,13 @@ impl Glob {
         (pattern_of_prefix(self.literal_prefix()).into(), false)
     }
 
+    /// Returns the memory of the pattern in bytes, which its clones share.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let Program { elements, literals, sets, runs, .. } = &*self.program;
+        let lists = size_of_val(&elements[..]) + literals.len() + size_of_val(&sets[..]) + size_of_val(&runs[..]);
+        self.pattern.len() + size_of::<Program>() + lists
+    }
+
     /// Returns whether the pattern is a literal text, with or without a star at its end.
     #[must_use]
     pub fn is_prefix(&self) -> bool {
@@ -147,25 +155,31 @@ impl Program {
     fn parse(pattern: &[u8]) -> Self {
         let mut program =
             Self { elements: Vec::new(), literals: Vec::new(), sets: Vec::new(), prefix: 0, runs: Vec::new() };
-        let (mut at, mut start) = (0, 0);
-        while at < pattern.len() {
-            if pattern[at] == b'*' {
-                program.close_run(start);
-                start = program.elements.len();
-                while pattern.get(at) == Some(&b'*') {
-                    at += 1;
+        let (mut start, mut is_after_star) = (0, false);
+        for part in Parts::of(pattern) {
+            match part {
+                Part::Star if is_after_star => {}
+                Part::Star => {
+                    program.close_run(start);
+                    start = program.elements.len();
                 }
-                continue;
+                Part::One(set) => program.add(set),
             }
-            let (element, next) = program.element_at(pattern, at);
-            program.literals.push(if let Element::Byte(byte) = element { byte } else { 0 });
-            program.elements.push(element);
-            at = next;
+            is_after_star = part == Part::Star;
         }
         program.close_run(start);
         let first = &program.elements[program.runs[0].range.clone()];
         program.prefix = first.iter().take_while(|element| matches!(element, Element::Byte(_))).count();
+        program.shrink();
         program
+    }
+
+    /// Releases unused memory: a client may have thousands of patterns.
+    fn shrink(&mut self) {
+        self.elements.shrink_to_fit();
+        self.literals.shrink_to_fit();
+        self.sets.shrink_to_fit();
+        self.runs.shrink_to_fit();
     }
 
     fn close_run(&mut self, start: usize) {
@@ -174,28 +188,18 @@ impl Program {
         self.runs.push(Run { range, is_literal });
     }
 
-    /// Parses the element at `at`, which is no star. Returns the element and the offset of the next one.
-    fn element_at(&mut self, pattern: &[u8], at: usize) -> (Element, usize) {
-        match pattern[at] {
-            b'?' => (Element::Any, at + 1),
-            b'[' => {
-                let (set, next) = parse_class(pattern, at + 1);
-                (self.element_of(set), next)
-            }
-            b'\\' if at + 1 < pattern.len() => (Element::Byte(pattern[at + 1]), at + 2),
-            literal => (Element::Byte(literal), at + 1),
-        }
-    }
-
-    fn element_of(&mut self, set: ByteSet) -> Element {
-        match set.len() {
-            1 => Element::Byte(set.bytes().next().unwrap_or_default()),
-            256 => Element::Any,
+    /// Adds the element that matches one byte of a set.
+    fn add(&mut self, set: ByteSet) {
+        let element = match (set.len(), set.first()) {
+            (1, Some(byte)) => Element::Byte(byte),
+            (256, _) => Element::Any,
             _ => {
                 self.sets.push(set);
                 Element::Set(self.sets.len() as u16 - 1)
             }
-        }
+        };
+        self.literals.push(if let Element::Byte(byte) = element { byte } else { 0 });
+        self.elements.push(element);
     }
 
     /// Compares a text that may match.
@@ -239,33 +243,85 @@ impl Program {
     }
 }
 
-/// Parses the class whose content begins at `p`. Returns its bytes, and the offset after it. As in Redis, an unclosed
-/// class ends with the pattern, and the bounds of a range may be in either order. Bytes are compared as C's `char`, which
-/// is signed on most platforms of Redis: 0x80 to 0xFF sort before 0x00.
-fn parse_class(pattern: &[u8], mut p: usize) -> (ByteSet, usize) {
-    let negated = pattern.get(p) == Some(&b'^');
-    p += usize::from(negated);
-    let mut set = ByteSet::default();
-    let next = loop {
-        match pattern.get(p) {
-            Some(b'\\') if p + 1 < pattern.len() => {
-                set.insert(pattern[p + 1]);
-                p += 2;
+/// A part of a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Matches any text.
+    Star,
+    /// Matches one byte of the set: a literal byte, `?` or a class.
+    One(ByteSet),
+}
+
+/// Parses a pattern, part by part.
+pub(crate) struct Parts<'p> {
+    pattern: &'p [u8],
+    at: usize,
+    /// Offset of the class without an end, which the iterator has passed.
+    unclosed: Option<usize>,
+}
+
+impl<'p> Parts<'p> {
+    pub(crate) fn of(pattern: &'p [u8]) -> Self {
+        Self { pattern, at: 0, unclosed: None }
+    }
+
+    /// Returns the offset of a class without an end among the parts so far. Redis matches it, but not as its author meant.
+    pub(crate) fn unclosed_class(&self) -> Option<usize> {
+        self.unclosed
+    }
+
+    /// Parses the class whose `[` is at `start`. As in Redis, an unclosed class ends with the pattern, and the bounds of a
+    /// range may be in either order. Bytes are compared as C's `char`, which is signed on most platforms of Redis: 0x80 to
+    /// 0xFF sort before 0x00.
+    fn class(&mut self, start: usize) -> ByteSet {
+        let pattern = self.pattern;
+        let negated = pattern.get(start + 1) == Some(&b'^');
+        let (mut set, mut p) = (ByteSet::default(), start + 1 + usize::from(negated));
+        self.at = loop {
+            match pattern.get(p) {
+                Some(b'\\') if p + 1 < pattern.len() => {
+                    set.insert(pattern[p + 1]);
+                    p += 2;
+                }
+                Some(b']') => break p + 1,
+                None => {
+                    self.unclosed = Some(start);
+                    break p;
+                }
+                Some(&low) if p + 2 < pattern.len() && pattern[p + 1] == b'-' => {
+                    let (low, high) = (low.cast_signed(), pattern[p + 2].cast_signed());
+                    (low.min(high)..=low.max(high)).for_each(|byte| set.insert(byte.cast_unsigned()));
+                    p += 3;
+                }
+                Some(&literal) => {
+                    set.insert(literal);
+                    p += 1;
+                }
             }
-            Some(b']') => break p + 1,
-            None => break p,
-            Some(&low) if p + 2 < pattern.len() && pattern[p + 1] == b'-' => {
-                let (low, high) = (low.cast_signed(), pattern[p + 2].cast_signed());
-                (low.min(high)..=low.max(high)).for_each(|byte| set.insert(byte.cast_unsigned()));
-                p += 3;
+        };
+        if negated { set.complement() } else { set }
+    }
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Part;
+
+    fn next(&mut self) -> Option<Part> {
+        let start = self.at;
+        let (set, length) = match self.pattern[start..] {
+            [] => return None,
+            [b'*', ..] => {
+                self.at += 1;
+                return Some(Part::Star);
             }
-            Some(&literal) => {
-                set.insert(literal);
-                p += 1;
-            }
-        }
-    };
-    (if negated { set.complement() } else { set }, next)
+            [b'[', ..] => return Some(Part::One(self.class(start))),
+            [b'?', ..] => (ByteSet::ALL, 1),
+            [b'\\', escaped, ..] => (ByteSet::of(escaped), 2),
+            [literal, ..] => (ByteSet::of(literal), 1),
+        };
+        self.at += length;
+        Some(Part::One(set))
+    }
 }
 
 #[cfg(test)]
@@ -373,6 +429,15 @@ mod tests {
         ] {
             assert_eq!(Glob::new(pattern.as_bytes()).unwrap().literal_prefix(), prefix.as_bytes(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_pattern_includes_its_lists() {
+        let bytes = |pattern: &str| Glob::new(pattern.as_bytes()).unwrap().memory_bytes();
+        let empty = bytes("");
+        assert!(bytes(&"a".repeat(1_000)) >= empty + 6 * 1_000);
+        assert!(bytes(&"*a".repeat(500)) >= empty + 12 * 1_000);
+        assert!(bytes(&"[]".repeat(500)) >= empty + 19 * 1_000);
     }
 
     #[test]

@@ -1,72 +1,31 @@
 //! Compares policy patterns: a policy has no effect if an earlier one matches all of its keys.
 
-/// One element of a Redis glob pattern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Element<'p> {
-    /// Any sequence of bytes.
-    Star,
-    /// Any byte.
-    Any,
-    /// One of a class, with its brackets.
-    Class(&'p [u8]),
-    /// One byte.
-    Byte(u8),
-}
+use crate::glob::{Part, Parts};
 
-/// Returns the elements of a pattern, or the offset of a class without an end.
-fn elements(pattern: &[u8]) -> Result<Vec<Element<'_>>, usize> {
-    let (mut found, mut at) = (Vec::new(), 0);
-    while let Some(&byte) = pattern.get(at) {
-        let (element, length) = match byte {
-            b'*' => (Element::Star, 1),
-            b'?' => (Element::Any, 1),
-            b'[' => {
-                let length = class_length(&pattern[at..]).ok_or(at)?;
-                (Element::Class(&pattern[at..at + length]), length)
-            }
-            b'\\' if at + 1 < pattern.len() => (Element::Byte(pattern[at + 1]), 2),
-            byte => (Element::Byte(byte), 1),
-        };
-        found.push(element);
-        at += length;
-    }
-    Ok(found)
-}
-
-/// Returns the length of the class at the start of `text`, as Redis reads it.
-fn class_length(text: &[u8]) -> Option<usize> {
-    let mut at = if text.get(1) == Some(&b'^') { 2 } else { 1 };
-    loop {
-        at += match text.get(at..)? {
-            [] => return None,
-            [b']', ..] => return Some(at + 1),
-            [b'\\', _, ..] => 2,
-            [_, b'-', _, ..] => 3,
-            [_, ..] => 1,
-        };
-    }
+/// Returns the parts of a pattern, or the offset of a class without an end.
+fn parts(pattern: &[u8]) -> Result<Vec<Part>, usize> {
+    let mut parts = Parts::of(pattern);
+    let found = parts.by_ref().collect();
+    parts.unclosed_class().map_or(Ok(found), Err)
 }
 
 /// Returns the offset of a class that has no end. Redis would match it, but not as its author meant.
 pub(super) fn unclosed_class(pattern: &[u8]) -> Option<usize> {
-    elements(pattern).err()
+    parts(pattern).err()
 }
 
-/// Returns true if `earlier` certainly matches every key that `later` matches. False may mean that this is unknown:
-/// classes are only compared with equal classes.
+/// Returns true if `earlier` certainly matches every key that `later` matches. False may mean that this is unknown.
 pub(super) fn covers(earlier: &[u8], later: &[u8]) -> bool {
-    let (Ok(earlier), Ok(later)) = (elements(earlier), elements(later)) else { return false };
-    // reached[n]: the elements of `earlier` so far match the first n elements of `later`.
+    let (Ok(earlier), Ok(later)) = (parts(earlier), parts(later)) else { return false };
+    // reached[n]: the parts of `earlier` so far match the first n parts of `later`.
     let mut reached = vec![false; later.len() + 1];
     reached[0] = true;
-    for element in &earlier {
+    for part in &earlier {
         let mut next = vec![false; later.len() + 1];
         for at in 0..=later.len() {
-            next[at] = match element {
-                Element::Star => reached[at] || (at > 0 && next[at - 1]),
-                Element::Any | Element::Class(_) | Element::Byte(_) => {
-                    at > 0 && reached[at - 1] && covers_one(*element, later[at - 1])
-                }
+            next[at] = match part {
+                Part::Star => reached[at] || (at > 0 && next[at - 1]),
+                Part::One(_) => at > 0 && reached[at - 1] && covers_one(part, &later[at - 1]),
             };
         }
         reached = next;
@@ -74,12 +33,8 @@ pub(super) fn covers(earlier: &[u8], later: &[u8]) -> bool {
     reached[later.len()]
 }
 
-fn covers_one(earlier: Element<'_>, later: Element<'_>) -> bool {
-    match (earlier, later) {
-        (_, Element::Star) | (Element::Star, _) => false,
-        (Element::Any, _) => true,
-        (earlier, later) => earlier == later,
-    }
+fn covers_one(earlier: &Part, later: &Part) -> bool {
+    matches!((earlier, later), (Part::One(earlier), Part::One(later)) if earlier.contains_all(later))
 }
 
 #[cfg(test)]
@@ -99,6 +54,9 @@ mod tests {
             ("a*c", "ab*c"),
             ("**", "*"),
             ("[ab]", "[ab]"),
+            ("[a-c]", "b"),
+            ("[^x]", "[ab]"),
+            ("[a-c]*", "[ab][cd]"),
             ("\\a", "a"),
         ] {
             assert!(covers(earlier.as_bytes(), later.as_bytes()), "{earlier} covers {later}");
@@ -111,6 +69,8 @@ mod tests {
             ("\\*", "*"),
             ("*b]y", "x[ab]y"),
             ("[ab]", "[abc]"),
+            ("[ab]", "?"),
+            ("[^a]", "[ab]"),
             ("a*", "A*"),
             ("a[", "a["),
         ] {

@@ -13,9 +13,30 @@ pub(super) enum Element {
 
 /// A set of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct ByteSet([u64; 4]);
+pub(crate) struct ByteSet([u64; 4]);
 
 impl ByteSet {
+    /// The set of all bytes.
+    pub(super) const ALL: Self = Self([u64::MAX; 4]);
+
+    /// Returns the set of one byte.
+    pub(super) fn of(byte: u8) -> Self {
+        let mut set = Self::default();
+        set.insert(byte);
+        set
+    }
+
+    /// Returns whether the set contains all bytes of `other`.
+    pub(crate) fn contains_all(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0).all(|(own, other)| other & !own == 0)
+    }
+
+    /// Returns the lowest byte.
+    pub(super) fn first(&self) -> Option<u8> {
+        let at = self.0.iter().position(|word| *word != 0)?;
+        Some((at as u32 * 64 + self.0[at].trailing_zeros()) as u8)
+    }
+
     pub(super) fn insert(&mut self, byte: u8) {
         self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
     }

@@ -35,7 +35,7 @@ const SUBSCRIPTION_BYTES: usize = 320;
 pub(super) struct Channels {
     pub(super) names: BTreeSet<Vec<u8>>,
     pub(super) patterns: BTreeSet<Vec<u8>>,
-    /// Size of all names and patterns in bytes.
+    /// Memory of all names and patterns in bytes.
     name_bytes: usize,
     /// The client's connection to Redis, if it has subscribed to a channel of Redis.
     pub(super) bridge: Option<Bridge>,
@@ -54,24 +54,38 @@ impl Channels {
         self.names.len() + self.patterns.len()
     }
 
-    /// Returns the approximate memory of the subscriptions in bytes. The hub and the connection to Redis have a copy of each name.
+    /// Returns the approximate memory of the subscriptions in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.count() * SUBSCRIPTION_BYTES + 3 * self.name_bytes
+        self.count() * SUBSCRIPTION_BYTES + self.name_bytes
     }
 
-    /// Adds a channel or a pattern. Returns `false` if the client is already subscribed to it.
-    pub(super) fn insert(&mut self, name: &[u8], is_pattern: bool) -> bool {
-        let names = if is_pattern { &mut self.patterns } else { &mut self.names };
-        let is_new = names.insert(name.to_vec());
-        self.name_bytes += if is_new { name.len() } else { 0 };
+    /// Adds a channel. Returns `false` if the client is already subscribed to it.
+    pub(super) fn insert(&mut self, name: &[u8]) -> bool {
+        let is_new = self.names.insert(name.to_vec());
+        self.name_bytes += if is_new { name_bytes(name) } else { 0 };
         is_new
     }
 
-    /// Removes a channel or a pattern. Returns `false` if the client is not subscribed to it.
-    pub(super) fn remove(&mut self, name: &[u8], is_pattern: bool) -> bool {
-        let names = if is_pattern { &mut self.patterns } else { &mut self.names };
-        let was_there = names.remove(name);
-        self.name_bytes -= if was_there { name.len() } else { 0 };
+    /// Adds a pattern. Returns `false` if the client is already subscribed to it.
+    pub(super) fn insert_pattern(&mut self, glob: &Glob) -> bool {
+        let is_new = self.patterns.insert(glob.pattern().to_vec());
+        self.name_bytes += if is_new { pattern_bytes(glob) } else { 0 };
+        is_new
+    }
+
+    /// Removes a channel. Returns `false` if the client is not subscribed to it.
+    pub(super) fn remove(&mut self, name: &[u8]) -> bool {
+        let was_there = self.names.remove(name);
+        self.name_bytes -= if was_there { name_bytes(name) } else { 0 };
+        was_there
+    }
+
+    /// Removes a pattern. Returns `false` if the client is not subscribed to it.
+    pub(super) fn remove_pattern(&mut self, name: &[u8]) -> bool {
+        let was_there = self.patterns.remove(name);
+        if let (true, Ok(glob)) = (was_there, Glob::new(name)) {
+            self.name_bytes -= pattern_bytes(&glob);
+        }
         was_there
     }
 
@@ -79,6 +93,16 @@ impl Channels {
         client.channels.store(self.names.len(), Relaxed);
         client.patterns.store(self.patterns.len(), Relaxed);
     }
+}
+
+/// Returns the memory of a name in bytes. The hub and the connection to Redis have a copy each.
+fn name_bytes(name: &[u8]) -> usize {
+    3 * name.len()
+}
+
+/// Returns the memory of a pattern in bytes: its text, and the parsed pattern that the hub and the connection to Redis share.
+fn pattern_bytes(glob: &Glob) -> usize {
+    name_bytes(glob.pattern()) + glob.memory_bytes()
 }
 
 /// A subscriber's connection to Redis.
@@ -229,5 +253,24 @@ fn confirm(waiting: &mut VecDeque<(usize, oneshot::Sender<()>)>) {
     {
         // The receiver may have been dropped.
         let _dropped = done.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscriptions_are_charged_what_their_patterns_use() {
+        let mut channels = Channels::default();
+        assert!(channels.insert(b"channel") && !channels.insert(b"channel"));
+        assert_eq!(channels.bytes(), SUBSCRIPTION_BYTES + 21);
+        // The most expensive pattern: an empty class has two bytes.
+        let glob = Glob::new(&b"[]".repeat(512)).unwrap();
+        assert!(channels.insert_pattern(&glob) && !channels.insert_pattern(&glob));
+        assert!(channels.bytes() > 20 * 1_024, "{}", channels.bytes());
+        assert!(channels.remove_pattern(glob.pattern()) && !channels.remove_pattern(glob.pattern()));
+        assert!(channels.remove(b"channel") && !channels.remove(b"channel"));
+        assert_eq!(channels.bytes(), 0);
     }
 }

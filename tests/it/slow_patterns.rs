@@ -8,6 +8,7 @@ use fastrand::Rng;
 
 use crate::support::{
     eventually,
+    node::{over_embedded, over_none},
     redis::RedisServer,
     resp::{Client, ask, connection, info_field, request},
     terrace::{Terrace, config_patient},
@@ -345,4 +346,41 @@ fn a_client_that_cannot_compare_its_messages_is_closed() {
     let mut rest = Vec::new();
     let _reset = subscriber.0.read_to_end(&mut rest);
     writer.ask("PING", "+PONG\r\n");
+}
+
+/// Number of keys or channels of 60,000 bytes: comparing all of them takes much longer than a transaction may list.
+const LONG_NAMES: usize = 600;
+
+fn long_name(number: usize) -> String {
+    format!("{number:06}{}", "a".repeat(60_000))
+}
+
+/// A listing within a transaction ends before other clients have waited for long; the other commands run.
+fn listings_of_a_transaction_end(terrace: &Terrace) {
+    let (mut client, mut subscriber) = (connection(terrace.resp()), connection(terrace.resp()));
+    let mut subscriber = subscriber.as_pubsub();
+    for number in 0..LONG_NAMES {
+        let _: () = client.set(long_name(number), 1).unwrap();
+        subscriber.subscribe(long_name(number)).unwrap();
+    }
+    let slow = format!("*{}[bc]*", "a?".repeat(400));
+    for listing in ["KEYS", "PUBSUB CHANNELS"] {
+        let mut raw = Client::connect(terrace);
+        for command in ["MULTI", &format!("{listing} {slow}"), "SET other v", "EXEC", "QUIT"] {
+            raw.say(command);
+        }
+        let replies = raw.drain();
+        assert!(replies.contains("*2\r\n-ERR the listing takes longer than 1s"), "{listing}: {replies}");
+        assert!(replies.ends_with("transactions\r\n+OK\r\n+OK\r\n"), "{listing}: {replies}");
+    }
+}
+
+#[test]
+fn listings_of_a_transaction_end_over_the_embedded_store() {
+    listings_of_a_transaction_end(&over_embedded().node);
+}
+
+#[test]
+fn listings_of_a_transaction_end_without_l2() {
+    listings_of_a_transaction_end(&over_none().node);
 }

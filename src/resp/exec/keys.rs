@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{DB_L1, DB_LEARNED, KEYS_PER_CALL_MAX, integer, is, keys_of, mismatched};
+use super::{DB_L1, DB_LEARNED, KEYS_PER_CALL_MAX, integer, is, keys_of, mismatched, within_exec};
 use crate::{
     cache::{Applied, Batch, Flavor, Op, ScanPage, ScanRequest, TypeName},
     glob::Glob,
@@ -22,6 +22,9 @@ const SCAN_COUNT_MAX: usize = 10_000;
 const KEYS_STEP: usize = 1_000;
 /// Maximum number of keys in a reply to KEYS. KEYS fails above this value; use SCAN.
 const KEYS_MAX: usize = 100_000;
+
+/// The keys of a listing, each once.
+type Listed = hashbrown::HashSet<Key, foldhash::fast::RandomState>;
 
 /// DEL key [key ...], UNLINK
 pub(in crate::resp) async fn del(cx: &mut Context<'_>, args: Args<'_>) -> Done {
@@ -147,9 +150,19 @@ async fn page(cx: &Context<'_>, request: ScanRequest) -> Result<ScanPage, Refusa
 
 /// KEYS pattern
 pub(in crate::resp) async fn keys(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let mut request = ScanRequest { cursor: 0, pattern: pattern(args.at(1))?, count: KEYS_STEP, type_name: None };
+    let request = ScanRequest { cursor: 0, pattern: pattern(args.at(1))?, count: KEYS_STEP, type_name: None };
+    let found = within_exec(cx, list(cx, request)).await??;
+    cx.reply.array(found.len());
+    for key in &found {
+        cx.reply.bulk(key);
+    }
+    Ok(())
+}
+
+/// Returns all keys of a scan.
+async fn list(cx: &Context<'_>, mut request: ScanRequest) -> Result<Listed, Refusal> {
     // A scan may return a key twice.
-    let mut found = hashbrown::HashSet::<Key, foldhash::fast::RandomState>::default();
+    let mut found = Listed::default();
     loop {
         let page = page(cx, request.clone()).await?;
         found.extend(page.keys);
@@ -158,16 +171,11 @@ pub(in crate::resp) async fn keys(cx: &mut Context<'_>, args: Args<'_>) -> Done 
         }
         request.cursor = page.cursor;
         if request.cursor == 0 {
-            break;
+            return Ok(found);
         }
         // A long L1 scan never waits, so it has to yield to other connections.
         tokio::task::yield_now().await;
     }
-    cx.reply.array(found.len());
-    for key in &found {
-        cx.reply.bulk(key);
-    }
-    Ok(())
 }
 
 /// RANDOMKEY

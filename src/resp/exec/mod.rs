@@ -27,15 +27,21 @@ pub(super) mod strings;
 pub(super) mod terrace;
 pub(super) mod transaction;
 
+use std::time::Duration;
+
 use super::{command::Context, frame::Args, reply::Refusal, session::DB_LEARNED};
 use crate::{
-    cache::{Applied, Described, Op, op},
+    cache::{Applied, Described, Flavor, Op, op},
     error::{CacheError, Kind, Result},
     model::{Key, Life},
 };
 
 /// Maximum number of keys that a command sends to L2 in one call. Commands with more keys use several calls.
 const KEYS_PER_CALL_MAX: usize = 1000;
+
+/// Maximum time for which KEYS or PUBSUB CHANNELS runs within a transaction over the embedded store or without L2. The
+/// transaction has exclusive access to the cache, so that other clients wait.
+const EXCLUSIVE_LISTING_MAX: Duration = Duration::from_secs(1);
 
 /// Database that shows the L1 of this node.
 const DB_L1: u8 = 1;
@@ -63,6 +69,19 @@ fn keys_of(args: Args<'_>) -> Result<Vec<Key>> {
 /// Returns the error for a result of the wrong kind.
 fn mismatched() -> Refusal {
     CacheError::new(Kind::Internal, "internal error: result of another operation").into()
+}
+
+/// Runs a listing; within a transaction with exclusive access, for at most [`EXCLUSIVE_LISTING_MAX`].
+async fn within_exec<T>(cx: &Context<'_>, listing: impl Future<Output = T>) -> std::result::Result<T, Refusal> {
+    if !cx.session.in_exec || cx.edge.cache.flavor() == Flavor::Redis {
+        return Ok(listing.await);
+    }
+    tokio::time::timeout(EXCLUSIVE_LISTING_MAX, listing).await.map_err(|_| {
+        Refusal::text(format!(
+            "ERR the listing takes longer than {EXCLUSIVE_LISTING_MAX:?}, during which a transaction blocks other clients; \
+             run it outside of transactions"
+        ))
+    })
 }
 
 impl Context<'_> {

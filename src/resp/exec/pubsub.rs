@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::within_exec;
 use crate::{
     cache::{Flavor, Passing, multi_key::passthrough::request},
     glob::Glob,
@@ -96,13 +97,13 @@ fn enter(cx: &mut Context<'_>, channels: &mut Channels, names: &[&[u8]], globs: 
         let glob = globs.next();
         let word = match (about, glob) {
             (About::Patterns, Some(glob)) => {
-                if channels.insert(name, true) {
+                if channels.insert_pattern(&glob) {
                     hub.subscribe_pattern(&client, glob);
                 }
                 "psubscribe"
             }
             (_, _) => {
-                if channels.insert(name, false) {
+                if channels.insert(name) {
                     hub.subscribe(&client, name);
                 }
                 "subscribe"
@@ -131,10 +132,8 @@ async fn end(cx: &mut Context<'_>, args: Args<'_>, about: About) -> Done {
     let word = if about == About::Channels { "unsubscribe" } else { "punsubscribe" };
     for name in &names {
         match about {
-            About::Channels if channels.remove(name, false) => {
-                cx.edge.shared.hub.unsubscribe(cx.session.client.id, name)
-            }
-            About::Patterns if channels.remove(name, true) => {
+            About::Channels if channels.remove(name) => cx.edge.shared.hub.unsubscribe(cx.session.client.id, name),
+            About::Patterns if channels.remove_pattern(name) => {
                 cx.edge.shared.hub.unsubscribe_pattern(cx.session.client.id, name);
             }
             About::Channels | About::Patterns => {}
@@ -245,7 +244,7 @@ pub(in crate::resp) async fn channels(cx: &mut Context<'_>, args: Args<'_>) -> D
     if cx.edge.cache.flavor() == Flavor::Redis {
         return channels_of_redis(cx, args, pattern.filter(|_| !has_more)).await;
     }
-    let names = cx.edge.shared.hub.channels(pattern.as_ref()).await;
+    let names = within_exec(cx, cx.edge.shared.hub.channels(pattern.as_ref())).await?;
     cx.reply.array(names.len());
     names.iter().for_each(|name| cx.reply.bulk(name));
     Ok(())
