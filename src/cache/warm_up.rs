@@ -76,12 +76,18 @@ impl Core {
     /// Returns the hottest keys of L1, hottest first, at most `most`. Heat is the number of reads per second of idle
     /// time: keys that were read often and recently come first.
     pub async fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.hot_keys_among(most, |_| true).await
+    }
+
+    async fn hot_keys_among(&self, most: usize, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<HotKey> {
         let mut keys: Vec<HotKey> = Vec::new();
         let mut cursor = 0;
         loop {
             let now = self.clock.now();
             cursor = self.l1.scan(cursor, SCAN_STEP, now, |key, resident| {
-                keys.extend(Key::copied(key).map(|key| HotKey { key, heat: heat(resident, now) }));
+                if is_wanted(key) {
+                    keys.extend(Key::copied(key).map(|key| HotKey { key, heat: heat(resident, now) }));
+                }
             });
             // The list grows to twice the size before the colder half is dropped, so that the cost per entry is small.
             if keys.len() >= most.saturating_mul(2).max(SCAN_STEP) {
@@ -124,6 +130,13 @@ impl Core {
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.l1.removals().size
+    }
+}
+
+impl Cache {
+    /// Returns the hottest keys of L1 that the client may know about, hottest first, at most `most`.
+    pub async fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.core.hot_keys_among(most, |key| self.principal.sees(key)).await
     }
 }
 

@@ -17,7 +17,6 @@ use super::{
     unary::Call,
 };
 use crate::{
-    access::Principal,
     cache::{
         Flavor, Removals, State,
         stats::histogram::Latency,
@@ -101,13 +100,8 @@ impl Edge {
             l2: Some(l2(&snapshot)),
             coherence: Some(coherence(&snapshot)),
             connections: Some(self.connections()),
-            windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups, self.principal())).collect(),
-            groups: snapshot
-                .groups
-                .iter()
-                .filter(|group| self.principal().sees_group(&group.name))
-                .map(group)
-                .collect(),
+            windows: snapshot.windows.iter().map(|at| window(at, &snapshot.groups)).collect(),
+            groups: snapshot.groups.iter().map(group).collect(),
             learning: Some(learning(&snapshot.learning)),
             warm: Some(warm(&self.cache.core().warm_up_progress())),
         }
@@ -160,8 +154,8 @@ async fn watch(
     }
 }
 
-fn window(window: &Window, groups: &[Group], principal: &Principal) -> WindowStats {
-    let moved = |(group, tally): &(&Group, &Tally)| **tally != Tally::default() && principal.sees_group(&group.name);
+fn window(window: &Window, groups: &[Group]) -> WindowStats {
+    let moved = |(_, tally): &(&Group, &Tally)| **tally != Tally::default();
     let groups = groups.iter().zip(&window.groups).filter(moved).map(|(group, tally)| GroupWindow {
         name: group.name.to_string(),
         reads: Some(reads(&tally.reads)),

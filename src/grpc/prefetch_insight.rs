@@ -47,9 +47,7 @@ impl Edge {
         let mut rules: Vec<TemplateRule> = rules.collect();
         rules.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         rules.truncate(RULES_MAX);
-        let mut report = core.prefetch();
-        report.groups.retain(|group| self.principal().sees_group(&group.name));
-        Ok(response(report, associations, rules))
+        Ok(response(self.cache.prefetch_report(), associations, rules))
     }
 
     pub(super) async fn predict(&self, request: PredictRequest) -> Result<PredictResponse> {

@@ -1,10 +1,11 @@
 //! The page at `/`: its files and data.
 //!
 //! The binary contains all files. The page loads nothing from other hosts, which Content-Security-Policy enforces, and
-//! it is read-only. The values equal those of `GetStats`, `INFO` and `/metrics`.
+//! it is read-only. The values equal those of `GetStats`, `INFO` and `/metrics`. A client that may inspect some keys sees
+//! the values of these keys only.
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::Response,
@@ -13,8 +14,10 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    HttpState, history,
-    json::{SEEN_EVERY, answer, shown, with_headers},
+    HttpState,
+    guard::Viewer,
+    history,
+    json::{answer, shown, with_headers},
     learned_api, readiness,
 };
 use crate::{
@@ -69,19 +72,21 @@ pub(super) fn routes(router: Router<HttpState>) -> Router<HttpState> {
     files.route("/api/top", get(top)).route("/api/learned", get(learned_api::show))
 }
 
-async fn points(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
-    answer(&headers, &shared.history.show())
+async fn points(State(shared): State<HttpState>, viewer: Extension<Viewer>, headers: HeaderMap) -> Response {
+    let sees_all = viewer.cache(&shared.edge).principal().sees_all();
+    answer(&headers, &shared.history.show(sees_all))
 }
 
-async fn stats(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
-    let edge = &shared.edge;
-    let snapshot = edge.cache.snapshot();
+async fn stats(State(shared): State<HttpState>, viewer: Extension<Viewer>, headers: HeaderMap) -> Response {
+    let (edge, cache) = (&shared.edge, viewer.cache(&shared.edge));
+    let snapshot = cache.snapshot();
     let (status, says) = readiness(edge);
     let ready = json!({ "ready": status == StatusCode::OK, "says": says.trim_end() });
+    let bans = bans(&cache);
     let numbers = json!({
-        "node": node(&edge.node, &edge.cache),
+        "node": node(&edge.node, &cache),
         "health": ready,
-        "point": history::point(&edge.cache, &snapshot),
+        "point": history::point(&cache, &snapshot),
         "l1": {
             "entries": snapshot.l1.entries,
             "bytes": snapshot.l1.bytes,
@@ -91,14 +96,21 @@ async fn stats(State(shared): State<HttpState>, headers: HeaderMap) -> Response 
         },
         "l2": l2(&snapshot),
         "coherence": coherence(&snapshot),
-        "bans_open": edge.cache.active_bans().len(),
-        "bans": edge.cache.active_bans().iter().map(|ban| shown(ban.glob.pattern())).take(BANS).collect::<Vec<_>>(),
-        "warming": warming(&edge.cache),
+        "bans_open": bans.len(),
+        "bans": bans.iter().take(BANS).collect::<Vec<_>>(),
+        "warming": warming(&cache),
         "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups(&snapshot),
         "what_if": what_if(&snapshot.what_if),
     });
     answer(&headers, &numbers)
+}
+
+/// Returns the patterns of the active bans that match only keys that the client may know about.
+fn bans(cache: &Cache) -> Vec<String> {
+    let bans = cache.active_bans();
+    let seen = bans.iter().filter(|ban| cache.principal().sees(ban.glob.literal_prefix()));
+    seen.map(|ban| shown(ban.glob.pattern())).collect()
 }
 
 fn node(node: &Node, cache: &Cache) -> Value {
@@ -117,7 +129,7 @@ fn node(node: &Node, cache: &Cache) -> Value {
             "http": connections.http.load(Relaxed),
             "rejected": connections.rejected.load(Relaxed),
         },
-        "in_flight_bytes": node.in_flight.bytes(),
+        "in_flight_bytes": if cache.principal().sees_all() { node.in_flight.bytes() } else { 0 },
     })
 }
 
@@ -155,7 +167,8 @@ fn coherence(snapshot: &Snapshot) -> Value {
 
 fn warming(cache: &Cache) -> Value {
     let progress = cache.core().warm_up_progress();
-    json!({ "at_work": progress.is_running, "left": progress.left, "found": progress.keys.found })
+    let count = |keys: u64| if cache.principal().sees_all() { keys } else { 0 };
+    json!({ "at_work": progress.is_running, "left": count(progress.left), "found": count(progress.keys.found) })
 }
 
 fn window(window: &Window) -> Value {
@@ -220,23 +233,18 @@ fn latency(latency: &Latency) -> Value {
     json!({ "count": latency.count(), "p50_us": latency.quantile_us(0.5), "p99_us": latency.quantile_us(0.99) })
 }
 
-async fn top(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
-    let cache = &shared.edge.cache;
-    // One scan at a time; a request that waited for a scan uses its result.
-    let mut found = shared.top.lock().await;
-    if let Some((at, keys)) = &*found
-        && cache.now().since(*at) < SEEN_EVERY
-    {
-        return answer(&headers, keys);
-    }
-    let hot = cache.core().hot_keys(TOP).await;
+async fn top(State(shared): State<HttpState>, viewer: Extension<Viewer>, headers: HeaderMap) -> Response {
+    let cache = viewer.cache(&shared.edge);
+    answer(&headers, &shared.top.recent(&cache, hottest(&cache)).await)
+}
+
+async fn hottest(cache: &Cache) -> Value {
+    let hot = cache.hot_keys(TOP).await;
     let keys = hot.iter().filter_map(|hot| cache.resident(&hot.key).map(|resident| (hot, resident)));
     let keys = keys.map(
         |(hot, resident)| json!({ "key": shown(&hot.key), "hits": resident.hit.hits, "bytes": resident.weight_bytes }),
     );
-    let keys = json!({ "keys": keys.collect::<Vec<_>>() });
-    *found = Some((cache.now(), keys.clone()));
-    answer(&headers, &keys)
+    json!({ "keys": keys.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use tokio::{sync::Semaphore, time::sleep};
 
 use super::Edge;
 use crate::{
-    access::{Access, Credentials, Door, Identity, Peer, Verbs},
+    access::{Access, Credentials, Door, Identity, Peer, Principal, Verbs},
+    cache::Cache,
     socket::Ends,
 };
 
@@ -60,6 +61,17 @@ impl Guard {
     }
 }
 
+/// The permissions of the client of a request.
+#[derive(Clone)]
+pub(super) struct Viewer(Arc<Principal>);
+
+impl Viewer {
+    /// Returns a handle on the cache with the permissions of the client.
+    pub(super) fn cache(&self, edge: &Edge) -> Cache {
+        edge.cache.for_principal(Arc::clone(&self.0))
+    }
+}
+
 /// The parts of a request that determine its permissions.
 struct Asked {
     is_metrics: bool,
@@ -78,17 +90,20 @@ impl Asked {
 }
 
 /// Checks a request, runs its handler and completes the response.
-pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let mut response = if EXEMPT[1..].contains(&path) {
         next.run(request).await
     } else {
         let asked = Asked::of(&request);
-        let misdirected = guard.misdirected(&request);
-        let refused = if misdirected.is_some() { misdirected } else { guard.denied(asked).await };
-        match refused {
-            Some(refused) => refused,
-            None => {
+        let admitted = match guard.misdirected(&request) {
+            Some(misdirected) => Err(Box::new(misdirected)),
+            None => guard.admit(asked).await,
+        };
+        match admitted {
+            Err(refused) => *refused,
+            Ok(viewer) => {
+                request.extensions_mut().insert(viewer);
                 // The semaphore is never closed.
                 let is_bounded = request.uri().path() == SELF_BOUNDED;
                 let _permit = if is_bounded { None } else { guard.handlers.acquire().await.ok() };
@@ -107,16 +122,20 @@ impl Guard {
         is_checked.then(|| self.refused_host(request)).flatten().map(|host| misdirected(&host))
     }
 
-    /// Returns the response to a request without the permission.
-    async fn denied(&self, asked: Asked) -> Option<Response> {
-        let needs = if asked.is_metrics { Verbs::METRICS } else { Verbs::INSPECT };
-        let identity = match self.identity(asked).await {
-            Ok(identity) => identity,
-            Err(refused) => return Some(*refused),
-        };
-        // The page shows the keys of all users.
-        let denied = identity.principal().check_everywhere(needs).err()?;
-        Some((StatusCode::FORBIDDEN, format!("{denied}\n")).into_response())
+    /// Returns the client of a request that it has the permission for. A client that may inspect some keys sees a page about
+    /// these keys. The metrics are about all keys.
+    ///
+    /// # Errors
+    /// The response to another request.
+    async fn admit(&self, asked: Asked) -> Result<Viewer, Box<Response>> {
+        let is_metrics = asked.is_metrics;
+        let identity = self.identity(asked).await?;
+        let principal = identity.principal();
+        let checked = if is_metrics { principal.check_everywhere(Verbs::METRICS) } else { principal.check_inspects() };
+        match checked {
+            Ok(()) => Ok(Viewer(Arc::clone(principal))),
+            Err(denied) => Err(Box::new((StatusCode::FORBIDDEN, format!("{denied}\n")).into_response())),
+        }
     }
 
     /// Authenticates a request.

@@ -31,9 +31,10 @@ impl History {
         points.push_back(point);
     }
 
-    /// Returns all points.
-    pub(super) fn show(&self) -> Value {
-        let points: Vec<Value> = self.0.lock().iter().cloned().collect();
+    /// Returns all points. The points are about all keys: a client that may know about some keys sees none, and its page
+    /// draws the points that it receives from then on.
+    pub(super) fn show(&self, sees_all: bool) -> Value {
+        let points: Vec<Value> = if sees_all { self.0.lock().iter().cloned().collect() } else { Vec::new() };
         json!({ "every_ms": EVERY.as_millis(), "points_max": POINTS_MAX, "points": points })
     }
 }
@@ -45,7 +46,7 @@ pub(super) fn point(cache: &Cache, snapshot: &Snapshot) -> Value {
     // Percentiles of the last minute, because a percentile since start hardly changes.
     let minute = snapshot.windows.first();
     let quantile = |latency: fn(&Window) -> &Latency, quantile| latency(minute?).quantile_us(quantile);
-    let prefetch = cache.core().prefetch().counts;
+    let prefetch = snapshot.learning.prefetch.counts;
     json!([
         cache.core().clock().unix().0,
         reads.hit_l1,

@@ -6,12 +6,13 @@
 
 use std::cmp::Reverse;
 
-use axum::{extract::State, http::HeaderMap, response::Response};
+use axum::{Extension, extract::State, http::HeaderMap, response::Response};
 use serde_json::{Value, json};
 
 use super::{
     HttpState,
-    json::{SEEN_EVERY, answer, shown},
+    guard::Viewer,
+    json::{answer, shown},
 };
 use crate::cache::{
     Cache,
@@ -32,22 +33,18 @@ const GROUPS: usize = 8;
 /// Number of templates with TTL advice on the page, by sampled keys.
 const TTLS: usize = 10;
 
-pub(super) async fn show(State(shared): State<HttpState>, headers: HeaderMap) -> Response {
-    let cache = &shared.edge.cache;
-    let mut seen = shared.learned.lock().await;
-    if let Some((at, numbers)) = &*seen
-        && cache.now().since(*at) < SEEN_EVERY
-    {
-        return answer(&headers, numbers);
-    }
-    let numbers = json!({
-        "prefetch": prefetch(&cache.core().prefetch()),
+pub(super) async fn show(State(shared): State<HttpState>, viewer: Extension<Viewer>, headers: HeaderMap) -> Response {
+    let cache = viewer.cache(&shared.edge);
+    answer(&headers, &shared.learned.recent(&cache, learned(&cache)).await)
+}
+
+async fn learned(cache: &Cache) -> Value {
+    json!({
+        "prefetch": prefetch(&cache.prefetch_report()),
         "rules": rules(cache),
         "pairs": pairs(cache),
         "ttls": ttls(cache),
-    });
-    *seen = Some((cache.now(), numbers.clone()));
-    answer(&headers, &numbers)
+    })
 }
 
 fn prefetch(report: &PrefetchReport) -> Value {
@@ -76,10 +73,11 @@ fn counts(counts: &FetchCounts) -> Value {
 
 /// Returns the most probable rules between key templates that have been tried.
 fn rules(cache: &Cache) -> Vec<Value> {
-    let all = cache.core().template_rules().into_iter();
+    let is_seen = |template: &str| cache.principal().sees_group(template);
+    let all = cache.core().template_rules().into_iter().filter(|(name, _)| is_seen(name));
     let mut all: Vec<_> =
         all.flat_map(|(name, rules)| rules.into_iter().map(move |rule| (name.clone(), rule))).collect();
-    all.retain(|(_, rule)| rule.p > 0.0);
+    all.retain(|(_, rule)| rule.p > 0.0 && is_seen(&rule.makes));
     all.sort_by(|(_, a), (_, b)| (b.p * f32::from(b.tried)).total_cmp(&(a.p * f32::from(a.tried))));
     all.truncate(RULES);
     let all = all.iter();
@@ -92,7 +90,7 @@ fn pairs(cache: &Cache) -> Vec<Value> {
     let mut all: Vec<_> = keys
         .filter_map(|key| Some((cache.core().successors(&key)?, key)))
         .flat_map(|(successors, key)| successors.into_iter().map(move |successor| (key.clone(), successor)))
-        .filter(|(_, successor)| successor.p > 0.0)
+        .filter(|(_, successor)| successor.p > 0.0 && cache.principal().sees(&successor.key))
         .collect();
     all.sort_by(|(_, a), (_, b)| (b.p, b.right).partial_cmp(&(a.p, a.right)).unwrap_or(std::cmp::Ordering::Equal));
     all.truncate(PAIRS);
@@ -105,6 +103,7 @@ fn pair(from: &[u8], to: &[u8], probability: f32, [right, tried]: [u16; 2]) -> V
 
 fn ttls(cache: &Cache) -> Vec<Value> {
     let mut all = cache.ttl_advice();
+    all.retain(|advised| cache.principal().sees_group(&advised.advice.name));
     all.sort_by_key(|advised| Reverse(advised.advice.keys));
     all.truncate(TTLS);
     all.iter().map(ttl).collect()

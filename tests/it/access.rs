@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use futures_util::StreamExt;
+use serde_json::Value;
 use terrace::{
     access::SecretHash,
     config::Config,
@@ -325,7 +326,9 @@ fn http_requires_credentials_except_for_probes() {
         ("/", "Bearer operator", "200"),
         ("/", basic, "200"),
         ("/api/top", "", "401"),
-        ("/api/top", "Bearer orders", "403"),
+        ("/", "Bearer orders", "200"),
+        ("/api/top", "Bearer orders", "200"),
+        ("/api/top", "Bearer reader", "403"),
         ("/api/top", "Bearer scraper", "403"),
         ("/", "Digest x", "401"),
     ] {
@@ -333,6 +336,125 @@ fn http_requires_credentials_except_for_probes() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} with {authorization}: {answer}");
         assert_eq!(status == "401", answer.to_lowercase().contains("www-authenticate: basic realm"), "{answer}");
     }
+}
+
+/// The values that a path of the page's API returns to a user.
+fn api(guarded: &Guarded, path: &str, user: &str) -> Value {
+    let answer = http(guarded, path, &format!("Bearer {user}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{path} by {user}: {head}");
+    serde_json::from_str(body).unwrap()
+}
+
+/// Reads keys of both tenants as root, in an order from which associations within and between the tenants are learned.
+fn read_of_both(root: &mut Client, ids: std::ops::Range<u32>) {
+    for id in ids {
+        for key in ["orders:cart", "users:name", "orders:total"] {
+            root.ask(&format!("GET {key}:{id}"), "$1\r\nv\r\n");
+        }
+    }
+}
+
+#[test]
+fn the_page_of_a_tenant_is_about_its_own_keys() {
+    let redis = RedisServer::start();
+    let mut all = redis::pipe();
+    for (key, id) in
+        ["orders:cart", "users:name", "orders:total"].iter().flat_map(|key| (0..400).map(move |id| (key, id)))
+    {
+        all.set(format!("{key}:{id}"), "v").ignore();
+    }
+    all.exec(&mut redis.connect()).unwrap();
+    let mut config = config_patient(redis.url());
+    config.server.workers = 1;
+    let guarded = Guarded::start(config, Some(redis));
+    eventually("L1 may answer", || api(&guarded, "/api/stats", "root")["coherence"]["open"] == true);
+    let mut root = guarded.resp("root");
+    read_of_both(&mut root, 0..300);
+    let root_learned = api(&guarded, "/api/learned", "root").to_string();
+    assert!(root_learned.contains("users:name:") && root_learned.contains("orders:cart:"), "{root_learned}");
+    assert!(!api(&guarded, "/api/history", "root")["points"].as_array().unwrap().is_empty());
+    for (own, foreign) in [("orders", "users:"), ("users", "orders:")] {
+        for path in ["/api/stats", "/api/top", "/api/learned", "/api/history"] {
+            let shown = api(&guarded, path, own).to_string();
+            assert!(!shown.contains(foreign), "{path} by {own}: {shown}");
+        }
+        let top = api(&guarded, "/api/top", own);
+        let keys = top["keys"].as_array().unwrap();
+        assert!(keys.len() == 12 && keys.iter().all(|key| key["key"].as_str().unwrap().starts_with(own)), "{top}");
+        assert!(api(&guarded, "/api/history", own)["points"].as_array().unwrap().is_empty());
+    }
+    let learned = api(&guarded, "/api/learned", "orders");
+    let rule = |rule: &Value| rule["from"] == "orders:cart:{d}" && rule["to"] == "orders:total:{1}";
+    assert!(learned["rules"].as_array().unwrap().iter().any(rule), "{learned}");
+    assert!(learned["prefetch"]["total"]["issued"].as_u64() > Some(0), "{learned}");
+    let stats = api(&guarded, "/api/stats", "orders");
+    let (sum, groups) = (
+        |of: &str| stats["groups"].as_array().unwrap().iter().map(|group| group[of].as_u64().unwrap()).sum::<u64>(),
+        &stats["groups"],
+    );
+    assert_eq!(groups.as_array().unwrap().len(), 2, "{groups}");
+    assert_eq!(
+        (sum("entries"), sum("bytes")),
+        (stats["l1"]["entries"].as_u64().unwrap(), stats["l1"]["bytes"].as_u64().unwrap())
+    );
+}
+
+/// What a tenant sees of the node on each port, without times.
+fn totals(guarded: &Guarded, user: &str) -> String {
+    let mut stats = api(guarded, "/api/stats", user);
+    for key in ["node", "health"] {
+        stats.as_object_mut().unwrap().remove(key);
+    }
+    stats["point"][0] = Value::Null;
+    stats["coherence"]["fence_age_ms"] = Value::Null;
+    // Other windows end while the test runs.
+    let mut start = stats["windows"].as_array_mut().unwrap().pop().unwrap();
+    start["over_ms"] = Value::Null;
+    stats["windows"] = start;
+    let of_grpc = block_on(async {
+        let mut insight = InsightClient::new(connect(guarded.node.grpc()).await);
+        let mut stats = insight.get_stats(by(user, GetStatsRequest {})).await.unwrap().into_inner();
+        stats.uptime_ms = 0;
+        stats.connections = None;
+        stats.windows.clear();
+        stats.coherence.as_mut().unwrap().fence_age_ms = None;
+        stats.learning.as_mut().unwrap().floor = 0.0;
+        stats
+    });
+    let mut resp = guarded.resp(user);
+    resp.send(&request("INFO keyspace tier_l1 tier_l2 groups learning"));
+    resp.send(&request("TERRACE.TIERS"));
+    resp.send(&request("QUIT"));
+    let of_resp: Vec<String> = resp
+        .drain()
+        .lines()
+        .filter(|line| !line.contains("_ms") && !line.contains("_floor"))
+        .map(str::to_owned)
+        .collect();
+    format!("{stats}\n{of_grpc:?}\n{}", of_resp.join("\n"))
+}
+
+#[test]
+fn totals_do_not_tell_about_foreign_keys() {
+    let guarded = Guarded::over_redis();
+    eventually("L1 may answer", || api(&guarded, "/api/stats", "root")["coherence"]["open"] == true);
+    let mut users = guarded.resp("users");
+    let touch = |users: &mut Client| {
+        for id in 0..40 {
+            users.ask(&format!("SET users:a:{id} v"), "+OK\r\n");
+            users.ask(&format!("GET users:a:{id}"), "$1\r\nv\r\n");
+            users.ask(&format!("GET users:missing:{id}"), "$-1\r\n");
+        }
+    };
+    touch(&mut users);
+    let (before, of_users, of_root) = (totals(&guarded, "orders"), totals(&guarded, "users"), totals(&guarded, "root"));
+    touch(&mut users);
+    users.say("TERRACE.INVALIDATE PATTERN users:missing:*");
+    assert!(!users.line().starts_with('-'));
+    assert_eq!(totals(&guarded, "orders"), before);
+    assert_ne!(totals(&guarded, "users"), of_users);
+    assert_ne!(totals(&guarded, "root"), of_root);
 }
 
 #[test]

@@ -64,6 +64,9 @@ impl Cache {
     /// Returns the number of keys.
     #[must_use]
     pub fn count_learned(&self) -> u64 {
+        if !self.principal.sees_all() {
+            return 0;
+        }
         self.core.prefetch().keys + self.templates().len() as u64 + self.ttl_advice().len() as u64
     }
 

@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{Evidence, FetchCounts, Learner, Prediction};
 use crate::{
-    cache::Core,
+    access::Principal,
+    cache::{Cache, Core, stats::groups::is_seen_by},
     learn::{
         prefetch::{PrefixGroup, RuleView, Successor},
         snapshot::Cursor,
@@ -53,6 +54,35 @@ pub struct SnapshotFiles {
     pub failed: u64,
     /// Size in bytes of the last snapshot.
     pub bytes: u64,
+}
+
+impl PrefetchReport {
+    /// Returns the part for a client: results by key group, and their sums. Results by key prefix are counted by the hash of
+    /// the prefix, so that one of them may include keys of others.
+    pub(in crate::cache) fn seen_by(self, principal: &Principal) -> Self {
+        if principal.sees_all() {
+            return self;
+        }
+        let key_groups: Vec<_> = self.key_groups.into_iter().filter(|(name, _)| is_seen_by(principal, name)).collect();
+        let mut counts = FetchCounts::default();
+        key_groups.iter().for_each(|(_, group)| counts.add(group));
+        let named = |(name, counts): &(Arc<str>, FetchCounts)| PrefixGroup { name: name.to_string(), counts: *counts };
+        Self {
+            counts,
+            groups: key_groups.iter().map(named).collect(),
+            key_groups,
+            floor: self.floor,
+            ..Self::default()
+        }
+    }
+}
+
+impl Cache {
+    /// Returns the statistics of prefetch, or the part about the key groups that the client may know about.
+    #[must_use]
+    pub fn prefetch_report(&self) -> PrefetchReport {
+        self.core.prefetch().seen_by(&self.principal)
+    }
 }
 
 impl Core {

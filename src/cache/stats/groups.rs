@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::{
+    access::Principal,
     cache::{Core, policy::Rules},
     learn::key_template::{KeyTemplate, KeyTemplates},
 };
@@ -165,6 +166,11 @@ impl Known {
         }
         ripe
     }
+}
+
+/// Returns whether a client may know about a group. The keys of `other` have no common prefix.
+pub(in crate::cache) fn is_seen_by(principal: &Principal, name: &str) -> bool {
+    principal.sees_all() || name != OTHER_NAME && principal.sees_group(name)
 }
 
 /// Returns a name that is safe in a label and on a terminal.

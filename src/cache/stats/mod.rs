@@ -5,6 +5,7 @@
 //! * [`groups`]: the group that a key is counted in. A read is counted in its group only: totals are sums over the
 //!   groups.
 //! * `owner_thread`: the thread that counts hits without an atomic read-modify-write.
+//! * `visible`: the part of the statistics for a client that may not know about all keys.
 //! * [`top`]: the most expensive keys.
 //! * [`windows`]: statistics of the last minute, five minutes and hour.
 //! * [`whatif`]: estimated hit rates of L1 at other sizes.
@@ -19,6 +20,7 @@ mod owner_thread;
 pub mod recording;
 pub mod requests;
 pub mod top;
+mod visible;
 pub mod whatif;
 pub mod windows;
 
@@ -480,9 +482,13 @@ impl Cache {
         top
     }
 
-    /// Returns all statistics.
+    /// Returns all statistics, or the part about the key groups that the client may know about.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        visible::of_snapshot(self.whole_snapshot(), &self.principal)
+    }
+
+    fn whole_snapshot(&self) -> Snapshot {
         let (core, now) = (&self.core, self.now());
         let usage = core.l1.groups();
         let totals = core.totals(&usage);

@@ -18,6 +18,15 @@ pub struct FetchCounts {
 }
 
 impl FetchCounts {
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.issued += other.issued;
+        self.used += other.used;
+        self.late += other.late;
+        self.wasted += other.wasted;
+        self.shadow += other.shadow;
+    }
+
     /// Returns the counts since `before`, an earlier value of the same counts.
     #[must_use]
     pub fn less(&self, before: &Self) -> Self {
