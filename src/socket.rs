@@ -66,7 +66,7 @@ impl Ends {
     /// Returns the names in the certificate of the client, and the end of its validity in seconds since 1970.
     #[must_use]
     pub fn certified(&self) -> Option<(&[String], u64)> {
-        self.certificate.as_deref().map(|certificate| (&certificate.names[..], certificate.not_after))
+        self.certificate.as_deref().map(PeerCertificate::certified)
     }
 
     /// Returns whether only the two ends can read the data: an encrypted connection, or one on this machine.

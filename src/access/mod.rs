@@ -1,6 +1,6 @@
 //! Access control: who may do what.
 //!
-//! A port authenticates ([`Access::log_in`], [`Access::without_credentials`]) and receives an [`Identity`]: the user and its
+//! A port authenticates ([`Access::of_connection`], [`Access::log_in`]) and receives an [`Identity`]: the user and its
 //! [`Principal`], the permissions. The facade authorizes: each handle of the cache carries the principal of its client, so
 //! that all ports use the same checks. Each change of the users file, the configuration or the clock (expiry) starts a new
 //! generation; a port then asks for the [current](Access::current) identity, and ends what the client may no longer do.
@@ -351,19 +351,13 @@ impl Access {
         state.users.by_name.get(name).map(|user| (Arc::clone(&user.principal), user.secrets.len()))
     }
 
-    /// Returns the identity of a client without credentials; `None` if such clients have no access to the port. With a password,
-    /// the RESP port gives them none.
-    #[must_use]
-    pub fn without_credentials(&self, is_local: bool, door: Door) -> Option<Identity> {
-        self.identity(Login::Guest { is_local, door })
-    }
-
     /// Returns the identity of a connection whose client has sent no credentials: the user of its certificate, given as its names
-    /// and the end of its validity in seconds since 1970, or else [that of such clients](Self::without_credentials).
+    /// and the end of its validity in seconds since 1970, or else a guest. `None` if guests have no access to the port. With a
+    /// password, the RESP port gives them none.
     #[must_use]
     pub fn of_connection(&self, certificate: Option<(&[String], u64)>, is_local: bool, door: Door) -> Option<Identity> {
         let of_certificate = certificate.and_then(|(names, not_after_s)| self.of_certificate(names, not_after_s));
-        of_certificate.or_else(|| self.without_credentials(is_local, door))
+        of_certificate.or_else(|| self.identity(Login::Guest { is_local, door }))
     }
 
     /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`.

@@ -38,7 +38,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    access::{Door, Principal},
+    access::Principal,
     budget::Held,
     clock::Tick,
     model::KEY_MAX_BYTES,
@@ -134,7 +134,8 @@ impl Connection {
         let mut session = Session::new(&edge.shared, ends.peer.clone(), ends.local.clone(), Arc::clone(account), now);
         session.is_local = ends.is_here;
         session.is_private = ends.is_private();
-        session.set_identity(edge.access.of_connection(ends.certified(), ends.is_here, Door::Resp));
+        session.certificate.clone_from(&ends.certificate);
+        session.set_identity(session.identity_of_connection(&edge.access));
         let auth_deadline = (!session.is_authenticated()).then(|| Instant::now() + AUTH_TIME);
         let mut connection = Self {
             stream,

@@ -9,10 +9,11 @@ use super::{
     transaction_queue::TransactionQueue,
 };
 use crate::{
-    access::{Identity, Principal, Verbs},
+    access::{Access, Door, Identity, Principal, Verbs},
     budget::Account,
     cache::KeyWatch,
     clock::Tick,
+    socket::PeerCertificate,
 };
 
 /// Database that shows the learned state.
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) is_local: bool,
     /// Nobody else can read the connection.
     pub(super) is_private: bool,
+    /// The verified certificate of the client.
+    pub(super) certificate: Option<Arc<PeerCertificate>>,
     /// Reads of the client are inspection (CLIENT NO-TOUCH).
     pub(super) no_touch: bool,
     /// The connection closes after the reply.
@@ -80,6 +83,7 @@ impl Session {
             failed_logins: 0,
             is_local: false,
             is_private: false,
+            certificate: None,
             no_touch: false,
             closing: false,
             replies: Replies::On,
@@ -107,6 +111,12 @@ impl Session {
     #[inline]
     pub(super) fn is_authenticated(&self) -> bool {
         self.identity.is_some()
+    }
+
+    /// Returns the identity of a client that has sent no credentials on this connection.
+    pub(super) fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
+        let certified = self.certificate.as_deref().map(PeerCertificate::certified);
+        access.of_connection(certified, self.is_local, Door::Resp)
     }
 
     /// Changes the identity of the client.

@@ -37,6 +37,14 @@ pub struct PeerCertificate {
     pub not_after: u64,
 }
 
+impl PeerCertificate {
+    /// Returns the names, and the end of the validity in seconds since 1970.
+    #[must_use]
+    pub fn certified(&self) -> (&[String], u64) {
+        (&self.names, self.not_after)
+    }
+}
+
 /// A TLS connection.
 #[derive(Debug)]
 pub struct TlsStream {

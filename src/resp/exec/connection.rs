@@ -68,11 +68,10 @@ pub(in crate::resp) fn select(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     Ok(())
 }
 
-/// RESET
+/// RESET: the client has again the identity of its connection, which may have a certificate.
 pub(in crate::resp) fn reset(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
     cx.session.select(0);
-    let guest = cx.edge.access.without_credentials(cx.session.is_local, Door::Resp);
-    cx.session.set_identity(guest);
+    cx.session.set_identity(cx.session.identity_of_connection(&cx.edge.access));
     cx.session.no_touch = false;
     cx.session.replies = Replies::On;
     let _ended = cx.session.end_transaction();
@@ -114,7 +113,7 @@ async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) 
     let access = &cx.edge.access;
     let is_default = user.is_none_or(|user| user == DEFAULT_USER.as_bytes());
     if is_default && !access.has_password() && !access.has_users() {
-        cx.session.set_identity(access.without_credentials(cx.session.is_local, Door::Resp));
+        cx.session.set_identity(cx.session.identity_of_connection(access));
         return Ok(());
     }
     let client = &cx.session.client;

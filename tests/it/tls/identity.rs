@@ -6,7 +6,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use terrace::{access::SecretHash, config::TlsMode};
 use tokio_rustls::rustls::ClientConfig;
 
-use super::{Files, grpc_stream};
+use super::{Files, ask, grpc_stream};
 use crate::support::{command::printed, eventually, grpc::block_on, terrace::Terrace};
 
 const URI: &str = "spiffe://prod/ns/orders/sa/api";
@@ -84,6 +84,16 @@ fn a_client_certificate_is_the_identity_of_its_connection() {
         assert_eq!(status(&server, without(), "terrace.v1.Insight/GetStats", None).await, "16");
         assert_eq!(status(&server, without(), "terrace.v1.Insight/GetStats", Some("token")).await, "0");
     });
+
+    // RESET ends the login, not the certificate.
+    let client = files.authority.client(Some(&identity), &[]);
+    let talk = |commands: &str| ask(server.resp(), &client, &format!("{commands}\r\nQUIT\r\n")).unwrap();
+    assert_eq!(
+        talk("AUTH monitor token\r\nACL WHOAMI\r\nRESET\r\nACL WHOAMI"),
+        "+OK\r\n$7\r\nmonitor\r\n+RESET\r\n$6\r\norders\r\n+OK\r\n"
+    );
+    let failed = talk("HELLO 2 AUTH monitor wrong\r\nACL WHOAMI");
+    assert!(failed.starts_with("-WRONGPASS") && failed.contains("orders"), "{failed}");
 
     // Without the name in the file, the certificate is valid but nobody's.
     fs::write(files.path("users.toml"), users().replace(URI, "spiffe://other")).unwrap();
