@@ -10,8 +10,9 @@
 use std::{hint::black_box, sync::atomic::AtomicU64, sync::atomic::Ordering::Acquire};
 
 use terrace::{
-    access::{Access, AccessSettings, Door, Peer, SecretHash, Verbs},
+    access::{Access, AccessSettings, Peer, SecretHash, Verbs},
     clock::{Clock, stopwatch_ns},
+    socket::Protocol,
 };
 
 /// Calls per measurement.
@@ -56,7 +57,7 @@ fn main() {
         std::fs::write(&file, users(prefixes)).expect("a file");
         let settings = AccessSettings { file: Some(file.clone()), ..AccessSettings::default() };
         let access = Access::new(settings, Clock::real()).expect("valid users");
-        let identity = access.log_in(None, TOKEN, Door::Grpc, peer).expect("a user");
+        let identity = access.log_in(None, TOKEN, Protocol::Grpc, peer).expect("a user");
         let key = format!("service-{}:0123456789", prefixes - 1);
         let prefix = format!("service-{}:", prefixes - 1);
         let compared = median(rounds, || {
@@ -83,7 +84,7 @@ fn main() {
                 black_box(SecretHash::of(black_box(TOKEN)));
             });
             let login = median(rounds, || {
-                black_box(access.log_in(None, black_box(TOKEN), Door::Grpc, peer).is_ok());
+                black_box(access.log_in(None, black_box(TOKEN), Protocol::Grpc, peer).is_ok());
             });
             row("login", login, hashed);
         }

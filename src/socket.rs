@@ -1,5 +1,6 @@
 //! Listeners and connections over TCP, TLS or a Unix socket, with one interface for all protocols.
 
+mod protocol;
 mod tls_stream;
 
 use std::{
@@ -20,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::tls_stream::{PeerCertificate, TlsStream};
+pub use self::{
+    protocol::Protocol,
+    tls_stream::{PeerCertificate, TlsStream},
+};
 
 /// First byte of a TLS connection: a handshake record. No request of another protocol of this server begins with it.
 pub const TLS_FIRST_BYTE: u8 = 0x16;

@@ -13,5 +13,5 @@ mod settings;
 pub use self::{
     endpoint::{Endpoint, Endpoints, Prepared},
     handshake::{HANDSHAKE_TIMEOUT, handshake},
-    settings::{Clients, NamedFile, Port, Settings, Version},
+    settings::{Clients, NamedFile, Settings, Version},
 };

@@ -35,7 +35,7 @@ pub use self::{
     users_file::{BUILT_IN_ROLES, User, Users},
     verbs::Verbs,
 };
-use crate::{clock::Clock, files::Stamp, secret::Secret};
+use crate::{clock::Clock, files::Stamp, secret::Secret, socket::Protocol};
 
 /// Delay of the response to the first failed login of a connection. Each further failure doubles the delay.
 const FAILED_LOGIN_DELAY: Duration = Duration::from_millis(100);
@@ -77,32 +77,6 @@ pub struct AccessSettings {
     pub password: Option<Secret<Vec<u8>>>,
 }
 
-/// A port, for metrics and logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// gRPC.
-    Grpc,
-    /// RESP.
-    Resp,
-    /// HTTP.
-    Http,
-}
-
-impl Door {
-    /// All ports.
-    pub const ALL: [Self; 3] = [Self::Grpc, Self::Resp, Self::Http];
-
-    /// Returns the name of the port in metrics and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Grpc => "grpc",
-            Self::Resp => "resp",
-            Self::Http => "http",
-        }
-    }
-}
-
 /// The client's end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer<'p> {
@@ -124,7 +98,7 @@ enum Login {
     Password(Secret<Vec<u8>>),
     Guest {
         is_local: bool,
-        door: Door,
+        port: Protocol,
     },
 }
 
@@ -355,9 +329,14 @@ impl Access {
     /// and the end of its validity in seconds since 1970, or else a guest. `None` if guests have no access to the port. With a
     /// password, the RESP port gives them none.
     #[must_use]
-    pub fn of_connection(&self, certificate: Option<(&[String], u64)>, is_local: bool, door: Door) -> Option<Identity> {
+    pub fn of_connection(
+        &self,
+        certificate: Option<(&[String], u64)>,
+        is_local: bool,
+        port: Protocol,
+    ) -> Option<Identity> {
         let of_certificate = certificate.and_then(|(names, not_after_s)| self.of_certificate(names, not_after_s));
-        of_certificate.or_else(|| self.identity(Login::Guest { is_local, door }))
+        of_certificate.or_else(|| self.identity(Login::Guest { is_local, port }))
     }
 
     /// Returns the identity of the user with a name in a client certificate: `uri:...` or `dns:...`.
@@ -374,25 +353,25 @@ impl Access {
         &self,
         user: Option<&[u8]>,
         secret: &[u8],
-        door: Door,
+        port: Protocol,
         peer: Peer<'_>,
     ) -> Result<Identity, LoginFailure> {
-        let result = self.try_log_in(user, secret, door, peer);
+        let result = self.try_log_in(user, secret, port, peer);
         match &result {
-            Ok(_) => self.accepted[door as usize].fetch_add(1, Relaxed),
+            Ok(_) => self.accepted[port as usize].fetch_add(1, Relaxed),
             Err(failure) => {
                 let user = user.and_then(|user| std::str::from_utf8(user).ok());
                 // Another text may be a secret that was typed in the wrong place.
                 let known =
                     user.filter(|user| self.state.load().users.by_name.contains_key(*user) || *user == DEFAULT_USER);
                 tracing::warn!(
-                    port = door.name(),
+                    port = port.name(),
                     peer = peer.address,
                     user = known.unwrap_or("unknown"),
                     reason = failure.reason(),
                     "failed login"
                 );
-                self.failed[door as usize].fetch_add(1, Relaxed)
+                self.failed[port as usize].fetch_add(1, Relaxed)
             }
         };
         result
@@ -402,12 +381,12 @@ impl Access {
         &self,
         user: Option<&[u8]>,
         secret: &[u8],
-        door: Door,
+        port: Protocol,
         peer: Peer<'_>,
     ) -> Result<Identity, LoginFailure> {
         let state = self.state.load();
         if let Some(password) = &state.settings.password
-            && door == Door::Resp
+            && port == Protocol::Resp
             && user.is_none_or(|user| user == DEFAULT_USER.as_bytes())
         {
             let is_right = is_same(password.expose(), secret);
@@ -462,7 +441,7 @@ impl Access {
                 state.settings.password.as_ref().filter(|current| *current == password)?;
                 Arc::clone(&state.default)
             }
-            Login::Guest { door: Door::Resp, .. } if state.settings.password.is_some() => return None,
+            Login::Guest { port: Protocol::Resp, .. } if state.settings.password.is_some() => return None,
             Login::Guest { is_local: true, .. } => state.local.clone()?,
             Login::Guest { is_local: false, .. } => state.anonymous.clone()?,
         };
@@ -478,8 +457,8 @@ impl Access {
 
     /// Returns the number of accepted and of failed logins on a port since the start.
     #[must_use]
-    pub fn logins(&self, door: Door) -> (u64, u64) {
-        (self.accepted[door as usize].load(Relaxed), self.failed[door as usize].load(Relaxed))
+    pub fn logins(&self, port: Protocol) -> (u64, u64) {
+        (self.accepted[port as usize].load(Relaxed), self.failed[port as usize].load(Relaxed))
     }
 
     /// Returns the number of rejected operations by user and verb.

@@ -10,7 +10,7 @@ use super::{Failure, Format, Result, connection::ServerArgs, say};
 use crate::{
     config::{self, Sources},
     grpc::client::{Connection, Trust, is_local},
-    tls::Port,
+    socket::Protocol,
 };
 
 /// Check the health of a running server: exit code 0 if healthy, 1 if not.
@@ -84,7 +84,7 @@ fn own_certificate() -> Option<Trust> {
     let sources =
         Sources { default_file: config::default_file(), environment: config::environment(), ..Sources::default() };
     let config = config::load(&sources).ok()?.config;
-    let certificate = config.tls_of(Port::Grpc).ok()??.certificate.path;
+    let certificate = config.tls_of(Protocol::Grpc).ok()??.certificate.path;
     std::fs::File::open(&certificate).is_ok().then_some(Trust::Certificate(certificate))
 }
 

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Config, TlsMode};
-use crate::tls::{Clients, NamedFile, Port, Settings};
+use crate::{
+    socket::Protocol,
+    tls::{Clients, NamedFile, Settings},
+};
 
 /// A setting of a port and the setting of `[tls]` that applies without it.
 struct Pair<'a, T> {
@@ -60,11 +63,11 @@ impl Config {
     ///
     /// # Errors
     /// The key of the mode that requires a missing file, and a message.
-    pub fn tls_of(&self, port: Port) -> Result<Option<Settings>, (&'static str, String)> {
+    pub fn tls_of(&self, port: Protocol) -> Result<Option<Settings>, (&'static str, String)> {
         let of = match port {
-            Port::Grpc => of!(self, grpc),
-            Port::Resp => of!(self, resp),
-            Port::Http => of!(self, http),
+            Protocol::Grpc => of!(self, grpc),
+            Protocol::Resp => of!(self, resp),
+            Protocol::Http => of!(self, http),
         };
         let (mode_key, mode) = of.mode.effective().unwrap_or(("tls.mode", &TlsMode::Off));
         let file = |pair: &Pair<'_, PathBuf>| required(mode_key, *mode, pair);
@@ -94,7 +97,7 @@ fn required(mode_key: &'static str, mode: TlsMode, pair: &Pair<'_, PathBuf>) -> 
 
 /// Returns the files that the modes of all ports require and that are not set.
 pub(super) fn faults(config: &Config) -> Vec<Missing> {
-    let mut faults: Vec<Missing> = Port::ALL.iter().filter_map(|port| config.tls_of(*port).err()).collect();
+    let mut faults: Vec<Missing> = Protocol::ALL.iter().filter_map(|port| config.tls_of(*port).err()).collect();
     faults.dedup();
     faults
 }
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn settings_of_a_port_take_precedence() {
         let mut config = Config::default();
-        assert_eq!(config.tls_of(Port::Grpc), Ok(None));
+        assert_eq!(config.tls_of(Protocol::Grpc), Ok(None));
         config.tls.mode = TlsMode::On;
         assert_eq!(faults(&config), [("tls.mode", "tls.mode: \"on\" requires tls.cert_file, which is not set".into())]);
         config.tls.cert_file = Some("shared.crt".into());
@@ -114,15 +117,15 @@ mod tests {
         config.http.tls_mode = Some(TlsMode::Off);
         config.resp.tls_mode = Some(TlsMode::Mutual);
         config.resp.tls_cert_file = Some("resp.crt".into());
-        assert_eq!(config.tls_of(Port::Http), Ok(None));
+        assert_eq!(config.tls_of(Protocol::Http), Ok(None));
         let why = "resp.tls_mode: \"mutual\" requires resp.tls_client_ca_file or tls.client_ca_file, which is not set";
         assert_eq!(faults(&config), [("resp.tls_mode", why.into())]);
         config.tls.client_ca_file = Some("ca.crt".into());
-        let of_resp = config.tls_of(Port::Resp).unwrap().unwrap();
+        let of_resp = config.tls_of(Protocol::Resp).unwrap().unwrap();
         let file = |setting, path: &str| NamedFile { setting, path: path.into() };
         assert_eq!(of_resp.certificate, file("resp.tls_cert_file", "resp.crt"));
         assert_eq!(of_resp.key, file("tls.key_file", "shared.key"));
         assert_eq!(of_resp.clients, Clients::Required(file("tls.client_ca_file", "ca.crt")));
-        assert_eq!(config.tls_of(Port::Grpc).unwrap().unwrap().clients, Clients::Ignored);
+        assert_eq!(config.tls_of(Protocol::Grpc).unwrap().unwrap().clients, Clients::Ignored);
     }
 }

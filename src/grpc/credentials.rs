@@ -19,8 +19,8 @@ use tonic::Status;
 
 use super::{Edge, unary::Call};
 use crate::{
-    access::{self, Access, Door, Identity, LoginFailure, Peer, is_same},
-    socket::Ends,
+    access::{self, Access, Identity, LoginFailure, Peer, is_same},
+    socket::{Ends, Protocol},
 };
 
 /// Message for calls without credentials.
@@ -76,7 +76,7 @@ impl Credentials {
     }
 
     fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
-        access.of_connection(self.ends.certified(), self.ends.is_here, Door::Grpc)
+        access.of_connection(self.ends.certified(), self.ends.is_here, Protocol::Grpc)
     }
 
     fn with_header(&self, header: &[u8]) -> Result<Arc<Edge>, Refused> {
@@ -103,7 +103,7 @@ impl Credentials {
         }
         let given = access::Credentials::parse(header);
         let given = given.ok_or_else(|| refused(MALFORMED, Duration::ZERO))?;
-        access.log_in(given.user.as_deref(), &given.secret, Door::Grpc, peer).map_err(|failure| {
+        access.log_in(given.user.as_deref(), &given.secret, Protocol::Grpc, peer).map_err(|failure| {
             let delay = match failure {
                 LoginFailure::Wrong => Access::delay(self.failures.fetch_add(1, Relaxed) + 1),
                 LoginFailure::Plaintext => Duration::ZERO,

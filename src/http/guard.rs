@@ -15,9 +15,9 @@ use tokio::{sync::Semaphore, time::sleep};
 
 use super::Edge;
 use crate::{
-    access::{Access, Credentials, Door, Identity, Peer, Principal, Verbs},
+    access::{Access, Credentials, Identity, Peer, Principal, Verbs},
     cache::Cache,
-    socket::Ends,
+    socket::{Ends, Protocol},
 };
 
 /// Paths without secrets of their own, which probes and scrapers request by any name.
@@ -146,7 +146,7 @@ impl Guard {
         let missing = || Box::new(unauthorized("this server requires credentials", None));
         let given = asked.authorization.as_ref().filter(|_| access.has_users());
         let Some(given) = given else {
-            return access.of_connection(ends.and_then(Ends::certified), is_local, Door::Http).ok_or_else(missing);
+            return access.of_connection(ends.and_then(Ends::certified), is_local, Protocol::Http).ok_or_else(missing);
         };
         let Some(given) = Credentials::parse(given.as_bytes()) else {
             return Err(Box::new(unauthorized("the authorization header is neither Basic nor Bearer", None)));
@@ -156,7 +156,7 @@ impl Guard {
             is_local,
             is_private: ends.is_some_and(|ends| ends.is_private()),
         };
-        match access.log_in(given.user.as_deref(), &given.secret, Door::Http, peer) {
+        match access.log_in(given.user.as_deref(), &given.secret, Protocol::Http, peer) {
             Ok(identity) => Ok(identity),
             Err(failure) => {
                 sleep(Access::delay(1)).await;

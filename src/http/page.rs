@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    access::{Access, Door},
+    access::Access,
     cache::{
         Cache, Removals, State,
         invalidate::feed::FeedReport,
@@ -15,6 +15,7 @@ use crate::{
     },
     metrics::{self as m, Buckets, Metrics},
     node::{Node, VERSION},
+    socket::Protocol,
 };
 
 /// Renders the current metrics.
@@ -39,10 +40,10 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node, access: &Acc
 }
 
 fn users(metrics: &Metrics, access: &Access) {
-    for door in Door::ALL {
-        let (accepted, failed) = access.logins(door);
-        metrics.count(&m::AUTH, &[door.name(), "accepted"], accepted);
-        metrics.count(&m::AUTH, &[door.name(), "failed"], failed);
+    for port in Protocol::ALL {
+        let (accepted, failed) = access.logins(port);
+        metrics.count(&m::AUTH, &[port.name(), "accepted"], accepted);
+        metrics.count(&m::AUTH, &[port.name(), "failed"], failed);
     }
     for (user, verb, count) in access.denials() {
         metrics.count(&m::DENIED, &[&user, verb], count);

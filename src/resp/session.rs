@@ -9,11 +9,11 @@ use super::{
     transaction_queue::TransactionQueue,
 };
 use crate::{
-    access::{Access, Door, Identity, Principal, Verbs},
+    access::{Access, Identity, Principal, Verbs},
     budget::Account,
     cache::KeyWatch,
     clock::Tick,
-    socket::PeerCertificate,
+    socket::{PeerCertificate, Protocol},
 };
 
 /// Database that shows the learned state.
@@ -116,7 +116,7 @@ impl Session {
     /// Returns the identity of a client that has sent no credentials on this connection.
     pub(super) fn identity_of_connection(&self, access: &Access) -> Option<Identity> {
         let certified = self.certificate.as_deref().map(PeerCertificate::certified);
-        access.of_connection(certified, self.is_local, Door::Resp)
+        access.of_connection(certified, self.is_local, Protocol::Resp)
     }
 
     /// Changes the identity of the client.

@@ -14,9 +14,9 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::{
     load::{Loaded, load},
-    settings::{Port, Settings},
+    settings::Settings,
 };
-use crate::files::Stamp;
+use crate::{files::Stamp, socket::Protocol};
 
 /// TLS of the three ports.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Endpoints {
 /// TLS of one port.
 pub struct Endpoint {
     /// The port.
-    pub port: Port,
+    pub port: Protocol,
     /// Handshakes that failed since start.
     pub failed_handshakes: AtomicU64,
     /// Changes of files that were rejected since start.
@@ -59,12 +59,12 @@ pub struct Prepared(Option<Current>);
 impl Default for Endpoints {
     fn default() -> Self {
         let new = |port| Arc::new(Endpoint::new(port));
-        Self { grpc: new(Port::Grpc), resp: new(Port::Resp), http: new(Port::Http) }
+        Self { grpc: new(Protocol::Grpc), resp: new(Protocol::Resp), http: new(Protocol::Http) }
     }
 }
 
 impl Endpoints {
-    /// Returns the endpoints in the order of [`Port::ALL`].
+    /// Returns the endpoints in the order of [`Protocol::ALL`].
     #[must_use]
     pub fn all(&self) -> [&Arc<Endpoint>; 3] {
         [&self.grpc, &self.resp, &self.http]
@@ -98,7 +98,7 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    fn new(port: Port) -> Self {
+    fn new(port: Protocol) -> Self {
         Self {
             port,
             failed_handshakes: AtomicU64::new(0),

@@ -11,10 +11,10 @@ use std::{
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-use super::{certificate, endpoint::Endpoint, settings::Port};
+use super::{certificate, endpoint::Endpoint};
 use crate::{
     clock::Clock,
-    socket::{Socket, TLS_FIRST_BYTE, TlsStream},
+    socket::{Protocol, Socket, TLS_FIRST_BYTE, TlsStream},
 };
 
 /// Deadline of a TLS handshake.
@@ -79,7 +79,7 @@ pub async fn handshake(
     None
 }
 
-async fn negotiate(port: Port, config: Arc<ServerConfig>, stream: TcpStream) -> Result<Socket, Failure> {
+async fn negotiate(port: Protocol, config: Arc<ServerConfig>, stream: TcpStream) -> Result<Socket, Failure> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Err(Failure::Silent);
@@ -108,13 +108,13 @@ async fn negotiate(port: Port, config: Arc<ServerConfig>, stream: TcpStream) -> 
 }
 
 /// Returns the answer to a client without TLS.
-fn answer(port: Port, first: u8) -> &'static [u8] {
+fn answer(port: Protocol, first: u8) -> &'static [u8] {
     match port {
         // Only a client that starts with the HTTP/2 preface understands the answer.
-        Port::Grpc if first == b'P' => PLAINTEXT_GRPC,
-        Port::Grpc => b"",
-        Port::Resp => PLAINTEXT_RESP,
-        Port::Http => PLAINTEXT_HTTP,
+        Protocol::Grpc if first == b'P' => PLAINTEXT_GRPC,
+        Protocol::Grpc => b"",
+        Protocol::Resp => PLAINTEXT_RESP,
+        Protocol::Http => PLAINTEXT_HTTP,
     }
 }
 

@@ -11,9 +11,9 @@ use tokio_rustls::rustls::{
 
 use super::{
     certificate, pem,
-    settings::{Clients, Port, Settings, Version},
+    settings::{Clients, Settings, Version},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, socket::Protocol};
 
 /// TLS configuration of a port.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ const FROM_13: &[&SupportedProtocolVersion] = &[&TLS13];
 ///
 /// # Errors
 /// The setting of the faulty file, its path and the reason.
-pub(super) fn load(port: Port, settings: &Settings) -> Result<Loaded, String> {
+pub(super) fn load(port: Protocol, settings: &Settings) -> Result<Loaded, String> {
     let provider = Arc::new(ring::default_provider());
     let (certificate, key) = (&settings.certificate, &settings.key);
     let chain = pem::certificates_in(&certificate.path).map_err(|why| format!("{}: {why}", certificate.setting))?;
@@ -56,9 +56,9 @@ pub(super) fn load(port: Port, settings: &Settings) -> Result<Loaded, String> {
     // Not kept across reloads: a ticket would restore a certificate that the new authorities may not accept.
     config.ticketer = ring::Ticketer::new().map_err(|error| format!("TLS cannot be initialized: {error}"))?;
     config.alpn_protocols = match port {
-        Port::Grpc => vec![b"h2".to_vec()],
-        Port::Http => vec![b"http/1.1".to_vec()],
-        Port::Resp => Vec::new(),
+        Protocol::Grpc => vec![b"h2".to_vec()],
+        Protocol::Http => vec![b"http/1.1".to_vec()],
+        Protocol::Resp => Vec::new(),
     };
     Ok(Loaded { config: Arc::new(config), not_after })
 }

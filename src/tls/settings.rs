@@ -2,32 +2,6 @@
 
 use std::path::PathBuf;
 
-/// A port that can have TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
-    /// gRPC.
-    Grpc,
-    /// RESP.
-    Resp,
-    /// HTTP.
-    Http,
-}
-
-impl Port {
-    /// All ports.
-    pub const ALL: [Self; 3] = [Self::Grpc, Self::Resp, Self::Http];
-
-    /// Returns the name of the port in settings, metrics and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Grpc => "grpc",
-            Self::Resp => "resp",
-            Self::Http => "http",
-        }
-    }
-}
-
 /// Oldest accepted version of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {

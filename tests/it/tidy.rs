@@ -18,7 +18,10 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("lib", &[]),
     (
         "cli",
-        &["access", "server", "config", "node", "grpc", "tls", "proto", "persist", "model", "error", "clock", "glob"],
+        &[
+            "access", "server", "config", "node", "grpc", "tls", "socket", "proto", "persist", "model", "error",
+            "clock", "glob",
+        ],
     ),
     (
         "server",
@@ -28,7 +31,10 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
         ],
     ),
     // Imports for the types of the settings.
-    ("config", &["access", "clock", "cache", "l1", "l2", "node", "tls", "model", "error", "glob", "secret", "files"]),
+    (
+        "config",
+        &["access", "clock", "cache", "l1", "l2", "node", "tls", "socket", "model", "error", "glob", "secret", "files"],
+    ),
     (
         "grpc",
         &[
@@ -40,7 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("http", &["access", "cache", "node", "budget", "tls", "socket", "metrics", "model", "error", "clock", "glob"]),
     ("jobs", &["access", "cache", "node", "budget", "tls", "persist", "metrics", "model", "error", "clock", "glob"]),
     ("cache", &["access", "l1", "l2", "learn", "persist", "budget", "metrics", "model", "error", "clock", "glob"]),
-    ("access", &["model", "error", "clock", "secret", "files"]),
+    ("access", &["socket", "model", "error", "clock", "secret", "files"]),
     ("l1", &["metrics", "model", "error", "clock", "glob"]),
     ("l2", &["tls", "metrics", "model", "error", "clock", "glob", "secret", "files"]),
     ("learn", &["persist", "metrics", "model", "error", "clock", "glob"]),

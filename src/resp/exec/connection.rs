@@ -3,13 +3,16 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{DATABASES, DB_LEARNED, integer, is};
-use crate::access::{Access, DEFAULT_USER, Door, LoginFailure, Peer, Verbs};
-use crate::resp::{
-    client_state::NAME_MAX_BYTES,
-    command::{Context, readable},
-    frame::Args,
-    reply::{Done, Refusal},
-    session::Replies,
+use crate::{
+    access::{Access, DEFAULT_USER, LoginFailure, Peer, Verbs},
+    resp::{
+        client_state::NAME_MAX_BYTES,
+        command::{Context, readable},
+        frame::Args,
+        reply::{Done, Refusal},
+        session::Replies,
+    },
+    socket::Protocol,
 };
 
 /// Number of failed logins after which a connection is closed.
@@ -118,7 +121,7 @@ async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) 
     }
     let client = &cx.session.client;
     let peer = Peer { address: &client.address, is_local: cx.session.is_local, is_private: cx.session.is_private };
-    match access.log_in(user, secret, Door::Resp, peer) {
+    match access.log_in(user, secret, Protocol::Resp, peer) {
         Ok(identity) => {
             cx.session.failed_logins = 0;
             cx.session.set_identity(Some(identity));
