@@ -45,6 +45,8 @@ const FAILED_LOGIN_DELAY_MAX: Duration = Duration::from_secs(3);
 const COUNTED_USERS_MAX: usize = 256;
 /// Name of the user of `resp.password_file`, as in Redis.
 pub const DEFAULT_USER: &str = "default";
+/// Name in logs for a user that does not exist: the text of the client may be a secret that was typed in the wrong place.
+pub const UNKNOWN_USER: &str = "unknown";
 /// Name of clients on this machine without credentials.
 const LOCAL: &str = "local";
 /// Name of other clients without credentials.
@@ -310,6 +312,15 @@ impl Access {
         self.state.load().settings.anonymous != GuestRole::Auto
     }
 
+    /// Returns the name of a user that exists: one of the users file, or `default`.
+    #[must_use]
+    pub fn known_user(&self, name: &[u8]) -> Option<Arc<str>> {
+        let name = std::str::from_utf8(name).ok()?;
+        let state = self.state.load();
+        let known = state.users.by_name.get_key_value(name).map(|(known, _)| Arc::clone(known));
+        known.or_else(|| (name == DEFAULT_USER).then(|| name.into()))
+    }
+
     /// Returns the names of all users, sorted.
     #[must_use]
     pub fn user_names(&self) -> Vec<Arc<str>> {
@@ -360,14 +371,11 @@ impl Access {
         match &result {
             Ok(_) => self.accepted[port as usize].fetch_add(1, Relaxed),
             Err(failure) => {
-                let user = user.and_then(|user| std::str::from_utf8(user).ok());
-                // Another text may be a secret that was typed in the wrong place.
-                let known =
-                    user.filter(|user| self.state.load().users.by_name.contains_key(*user) || *user == DEFAULT_USER);
+                let known = user.and_then(|user| self.known_user(user));
                 tracing::warn!(
                     port = port.name(),
                     peer = peer.address,
-                    user = known.unwrap_or("unknown"),
+                    user = known.as_deref().unwrap_or(UNKNOWN_USER),
                     reason = failure.reason(),
                     "failed login"
                 );

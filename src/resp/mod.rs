@@ -6,12 +6,13 @@
 //!
 //! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`]
 //! is the part that other connections access; [`port_state`] is the state shared by all connections: [`counters`],
-//! channels ([`hub`]), [`monitors`] and [`slow`] commands. They reach a connection through its [`mailbox`]. A [`lane`]
+//! channels ([`hub`]), [`monitors`], [`slow`] commands and the [`acl_log`]. They reach a connection through its [`mailbox`]. A [`lane`]
 //! compares messages with a [`pattern_set`] first; [`pattern_filter`] compares replies of Redis.
 //!
 //! [`exec`] does not import [`table`], because the rows of [`table`] name the functions of [`exec`]. Commands about
 //! commands access the rows through their [`Edge`].
 
+mod acl_log;
 mod buffers;
 mod client_state;
 mod command;

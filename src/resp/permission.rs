@@ -8,7 +8,7 @@ use super::{
     exec::pass_through,
     frame::Args,
     key_spec::{KeySpec, places_of_streams},
-    reply::{DENIED_KEY, Done, Refusal},
+    reply::{DENIED_KEY, Refusal},
 };
 use crate::{
     access::{Principal, Verbs},
@@ -116,6 +116,7 @@ const ADMIN: &[&str] = &[
     "acl|getuser",
     "acl|list",
     "acl|load",
+    "acl|log",
     "acl|save",
     "acl|setuser",
     "acl|users",
@@ -144,6 +145,61 @@ const EVENT_CHANNELS: [&[u8]; 3] = [b"__keyspace@", b"__keyevent@", b"__terrace_
 const KEYSPACE: &[u8] = b"__keyspace@0__:";
 
 const DENIED_CHANNEL: &str = "NOPERM this user has no permissions to access one of the channels used as arguments";
+
+/// The part of a request that a client has no permission for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The command.
+    Command,
+    /// The key at this position.
+    Key(usize),
+    /// The channel at this position.
+    Channel(usize),
+}
+
+/// A request without permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Denied {
+    pub(super) part: Part,
+    /// The required verbs; none for channels.
+    verbs: Verbs,
+}
+
+impl Denied {
+    fn key(at: usize, verbs: Verbs) -> Self {
+        Self { part: Part::Key(at), verbs }
+    }
+
+    fn channel(at: usize) -> Self {
+        Self { part: Part::Channel(at), verbs: Verbs::NONE }
+    }
+
+    /// Counts the rejected request of a client.
+    pub(super) fn count(self, principal: &Principal) {
+        if !self.verbs.is_empty() {
+            let _counted = principal.denied(self.verbs);
+        }
+    }
+
+    /// Returns the error of Redis.
+    pub(super) fn refusal(self, row: &Row) -> Refusal {
+        match self.part {
+            Part::Command => {
+                Refusal::text(format!("NOPERM this user has no permissions to run the '{}' command", row.name))
+            }
+            Part::Key(_) => Refusal::text(DENIED_KEY),
+            Part::Channel(_) => Refusal::text(DENIED_CHANNEL),
+        }
+    }
+
+    /// Returns the name of the command, the key or the channel.
+    pub(super) fn object<'a>(self, row: &'static Row, args: Args<'a>) -> &'a [u8] {
+        match self.part {
+            Part::Command => row.name.as_bytes(),
+            Part::Key(at) | Part::Channel(at) => args.get(at).unwrap_or_default(),
+        }
+    }
+}
 
 /// Fails the build if a command has no decision about its permissions.
 pub(super) const fn all_are_decided(rows: &[Row]) {
@@ -184,16 +240,16 @@ const fn is_same(left: &str, right: &str) -> bool {
     true
 }
 
-/// Checks the permissions for a request, with the texts of Redis.
+/// Checks the permissions for a request. Counts nothing.
 #[inline]
-pub(super) fn check(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+pub(super) fn check(principal: &Principal, row: &'static Row, args: Args<'_>) -> Result<(), Denied> {
     if principal.may_everywhere(Verbs::ALL) {
         return Ok(());
     }
     check_restricted(principal, row, args)
 }
 
-fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) -> Result<(), Denied> {
     if lists(CHANNELS, row.name) {
         return check_channels(principal, row.name, args);
     }
@@ -203,44 +259,39 @@ fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) ->
         _ => true,
     };
     if !is_permitted {
-        let _counted = principal.denied(if lists(ADMIN, row.name) { Verbs::ADMIN } else { Verbs::INSPECT });
-        return Err(Refusal::text(format!("NOPERM this user has no permissions to run the '{}' command", row.name)));
+        let verbs = if lists(ADMIN, row.name) { Verbs::ADMIN } else { Verbs::INSPECT };
+        return Err(Denied { part: Part::Command, verbs });
     }
     check_keys(principal, row, args)
 }
 
-fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Done {
+fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Result<(), Denied> {
     if matches!(row.name, "xread" | "xreadgroup") {
         let mut places = places_of_streams(args).into_iter();
         // A read for a group changes the state of the group.
         let verbs = if row.name == "xreadgroup" { Verbs::READ.with(Verbs::WRITE) } else { Verbs::READ };
-        return places.try_for_each(|at| check_key(principal, verbs, args.at(at)));
+        return places.try_for_each(|at| check_key(principal, verbs, args, at));
     }
     if row.name.starts_with("terrace.") && !row.keys.is_empty() {
         // They show metadata, which clients may know that may only inspect the key.
-        return if principal.sees(args.at(1)) { Ok(()) } else { Err(denied(principal, Verbs::READ)) };
+        return if principal.sees(args.at(1)) { Ok(()) } else { Err(Denied::key(1, Verbs::READ)) };
     }
     for spec in row.keys {
         // Redis may find other keys in arguments that do not fit the specification.
-        let Some(places) = spec.places(args) else { return Err(denied(principal, Verbs::READ)) };
+        let Some(places) = spec.places(args) else { return Err(Denied::key(1, Verbs::READ)) };
         let verbs = verbs_of(row, spec, args);
-        places.into_iter().try_for_each(|at| check_key(principal, verbs, args.at(at)))?;
+        places.into_iter().try_for_each(|at| check_key(principal, verbs, args, at))?;
     }
-    pass_through::stored(row, args).into_iter().try_for_each(|at| check_key(principal, Verbs::WRITE, args.at(at)))?;
+    pass_through::stored(row, args).into_iter().try_for_each(|at| check_key(principal, Verbs::WRITE, args, at))?;
     pass_through::read_patterns(row, args).into_iter().try_for_each(|at| {
         let pattern = args.at(at);
-        let literal = &pattern[..memchr::memchr(b'*', pattern).unwrap_or(0)];
-        if pattern.contains(&b'*') { check_key(principal, Verbs::READ, literal) } else { Ok(()) }
+        let Some(end) = memchr::memchr(b'*', pattern) else { return Ok(()) };
+        if principal.may(Verbs::READ, &pattern[..end]) { Ok(()) } else { Err(Denied::key(at, Verbs::READ)) }
     })
 }
 
-fn check_key(principal: &Principal, verbs: Verbs, key: &[u8]) -> Done {
-    if principal.may(verbs, key) { Ok(()) } else { Err(denied(principal, verbs)) }
-}
-
-fn denied(principal: &Principal, verbs: Verbs) -> Refusal {
-    let _counted = principal.denied(verbs);
-    Refusal::text(DENIED_KEY)
+fn check_key(principal: &Principal, verbs: Verbs, args: Args<'_>, at: usize) -> Result<(), Denied> {
+    if principal.may(verbs, args.at(at)) { Ok(()) } else { Err(Denied::key(at, verbs)) }
 }
 
 /// Returns the verbs that a command requires for the keys of a specification.
@@ -260,15 +311,15 @@ fn verbs_of(row: &Row, spec: &KeySpec, args: Args<'_>) -> Verbs {
     if reads { write.with(Verbs::READ) } else { write }
 }
 
-fn check_channels(principal: &Principal, command: &str, args: Args<'_>) -> Done {
-    let is_permitted = match command {
-        "publish" => may_publish(principal, args.at(1)),
-        "subscribe" => args.from(1).iter().all(|channel| may_subscribe(principal, channel)),
-        "psubscribe" => args.from(1).iter().all(|pattern| may_subscribe_pattern(principal, pattern)),
-        "pubsub|numsub" => args.from(2).iter().all(|channel| principal.may_use_channel(channel)),
-        _ => principal.may_use_channel(b""),
+fn check_channels(principal: &Principal, command: &str, args: Args<'_>) -> Result<(), Denied> {
+    let denied_at = match command {
+        "publish" => (!may_publish(principal, args.at(1))).then_some(1),
+        "subscribe" => (1..args.len()).find(|at| !may_subscribe(principal, args.at(*at))),
+        "psubscribe" => (1..args.len()).find(|at| !may_subscribe_pattern(principal, args.at(*at))),
+        "pubsub|numsub" => (2..args.len()).find(|at| !principal.may_use_channel(args.at(*at))),
+        _ => (!principal.may_use_channel(b"")).then_some(args.len()),
     };
-    if is_permitted { Ok(()) } else { Err(Refusal::text(DENIED_CHANNEL)) }
+    denied_at.map_or(Ok(()), |at| Err(Denied::channel(at)))
 }
 
 fn may_publish(principal: &Principal, channel: &[u8]) -> bool {

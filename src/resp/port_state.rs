@@ -11,8 +11,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    client_state::Client, counters::Statistics, hub::Hub, keyspace_events::EventSelection, monitors::Monitors,
-    slow::Slow,
+    acl_log::AclLog, client_state::Client, counters::Statistics, hub::Hub, keyspace_events::EventSelection,
+    monitors::Monitors, slow::Slow,
 };
 use crate::{
     access::Access, budget::Account, cache::invalidate::events::ChangeEvent, clock::Tick, model::RESERVED_PREFIX,
@@ -37,6 +37,7 @@ pub struct PortState {
     pub(super) hub: Hub,
     pub(super) monitors: Monitors,
     pub(super) slow: Slow,
+    pub(super) acl_log: AclLog,
     /// The keyspace events that are sent.
     pub(super) events: EventSelection,
 }
@@ -55,6 +56,7 @@ impl PortState {
             account,
             monitors: Monitors::default(),
             slow: Slow::default(),
+            acl_log: AclLog::default(),
             events: EventSelection::default(),
         }
     }

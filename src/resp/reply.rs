@@ -212,6 +212,12 @@ impl Reply {
         self.out.extend_from_slice(b"\r\n");
     }
 
+    /// Writes a floating-point number.
+    pub(super) fn double(&mut self, number: f64) {
+        let text = number.to_string();
+        if self.resp3 { self.line(b',', text.as_bytes()) } else { self.bulk(text.as_bytes()) }
+    }
+
     /// Writes a bulk string or nil.
     pub(super) fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {

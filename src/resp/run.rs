@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
+    acl_log::Reason,
     command::{Context, Found, Run},
     frame::Args,
     reply::Refusal,
     slow::Ran,
 };
-use crate::{cache::stats::requests::Port, clock::stopwatch_ns};
+use crate::{cache::stats::requests::Port, clock::stopwatch_ns, error::Kind};
 
 /// Runs an accepted request and writes its reply.
 pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
@@ -27,6 +28,7 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     };
     let failed = done.is_err();
     if let Err(refusal) = done {
+        note_denied(cx, &refusal);
         let _answered = cx.refuse(refusal);
     }
     let took_ns = stopwatch_ns().saturating_sub(begun_ns);
@@ -44,6 +46,13 @@ pub(super) async fn run(cx: &mut Context<'_>, found: Found, args: Args<'_>) {
     }
     let ran = Ran { name: found.row.name, is_fast: found.row.is_fast, args, us: took_ns / 1000 };
     edge.shared.slow.note(ran, &cx.session.client, || edge.cache.core().clock().unix());
+}
+
+/// Records in ACL LOG that the facade has rejected a command because of permissions.
+fn note_denied(cx: &Context<'_>, refusal: &Refusal) {
+    if matches!(refusal, Refusal::Cache(error) if error.kind() == Kind::Denied) {
+        cx.session.note_refused(Reason::Command, cx.row.name.as_bytes(), None, cx.row.name, cx.now);
+    }
 }
 
 /// Logs a sampled request, or a group of equal requests. Never logs a key or a value.

@@ -5,7 +5,11 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
-    client_state::Client, counters::WorkerCounters, port_state::PortState, subscriptions::Channels,
+    acl_log::{Reason, Refused},
+    client_state::Client,
+    counters::WorkerCounters,
+    port_state::PortState,
+    subscriptions::Channels,
     transaction_queue::TransactionQueue,
 };
 use crate::{
@@ -123,6 +127,17 @@ impl Session {
     pub(super) fn set_identity(&mut self, identity: Option<Identity>) {
         self.identity = identity.map(Arc::new);
         self.client.identity.lock().clone_from(&self.identity);
+    }
+
+    /// Records in ACL LOG what the client was refused; by default as the user of the client.
+    pub(super) fn note_refused(&self, reason: Reason, object: &[u8], user: Option<Arc<str>>, command: &str, now: Tick) {
+        let refused = Refused {
+            reason,
+            in_transaction: self.transaction.is_some() || self.in_exec,
+            object: object.to_vec(),
+            user: user.unwrap_or_else(|| self.client.user()),
+        };
+        self.shared.acl_log.note(refused, &self.client, command, now);
     }
 
     /// Ends everything that the client has begun with other permissions: the commands of a transaction were checked with them,

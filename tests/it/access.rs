@@ -554,6 +554,155 @@ fn the_texts_are_those_of_redis() {
     }
 }
 
+/// Requests without permission and failed logins, for Redis and Terrace alike.
+const REFUSED: [&str; 13] = [
+    "GET users:1",
+    "GET users:1",
+    "SET shared:1 x",
+    "FLUSHALL",
+    "CONFIG GET x",
+    "SUBSCRIBE users:x",
+    "PSUBSCRIBE orders:* users:*",
+    "PUBLISH users:y m",
+    "MSET orders:1 a users:2 b",
+    "MULTI",
+    "GET users:3",
+    "DISCARD",
+    "auth orders wrong",
+];
+
+/// The entries of ACL LOG, without the parts that differ: times, addresses, ids. The fields are those that Redis has.
+fn acl_log(connection: &mut redis::Connection) -> Vec<String> {
+    let entries: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").arg(1_000).query(connection).unwrap();
+    let entry = |entry: &redis::Value| {
+        let fields: Vec<(String, redis::Value)> = redis::from_redis_value_ref(entry).unwrap();
+        let shown = fields.iter().map(|(name, value)| {
+            let text: String = redis::from_redis_value_ref(value).unwrap();
+            match name.as_str() {
+                "age-seconds" => assert!(text.parse::<f64>().unwrap() >= 0.0, "{text}"),
+                "client-info" => {
+                    let words = text.split(' ').filter(|word| {
+                        word.starts_with("cmd=") || word.starts_with("user=") || word.starts_with("db=")
+                    });
+                    return words.collect::<Vec<_>>().join(" ");
+                }
+                _ => return format!("{name}={text}"),
+            }
+            name.clone()
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// A Redis with a user that has the permissions of `orders`, and a client that is logged in as this user.
+fn redis_with_orders() -> (RedisServer, Client) {
+    let redis = RedisServer::start();
+    let mut client = Client::connect_to(("127.0.0.1", redis.port()));
+    client.ask("ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous", "+OK\r\n");
+    client.ask("AUTH orders orders", "+OK\r\n");
+    (redis, client)
+}
+
+#[test]
+fn acl_log_has_the_entries_of_redis() {
+    let (redis, mut theirs) = redis_with_orders();
+    let guarded = Guarded::over_none();
+    let mut ours = guarded.resp("orders");
+    for command in REFUSED {
+        theirs.say(command);
+        ours.say(command);
+        assert_eq!(ours.line(), theirs.line(), "{command}");
+    }
+    let mut of_redis = redis.connect();
+    let url = format!("redis://root:root@{}", guarded.node.resp());
+    let mut of_terrace = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let log = acl_log(&mut of_redis);
+    assert!(log.len() == 10 && log.iter().any(|entry| entry.starts_with("count=2 reason=key")), "{log:?}");
+    assert_eq!(acl_log(&mut of_terrace), log);
+    let (mut theirs, mut ours) = (Client::connect_to(("127.0.0.1", redis.port())), guarded.resp("root"));
+    for command in
+        ["ACL LOG x", "ACL LOG 1 2", "ACL LOG -5", "ACL LOG reset", "ACL LOG", "ACL CAT a b", "ACL GENPASS x y"]
+    {
+        theirs.say(command);
+        ours.say(command);
+        assert_eq!(ours.line(), theirs.line(), "{command}");
+    }
+    // An unknown user may be a secret in the wrong place.
+    let mut typo = Client::connect(&guarded.node);
+    typo.say("AUTH hunter2 orders");
+    assert!(typo.line().starts_with("-WRONGPASS"));
+    assert_eq!(
+        acl_log(&mut of_terrace),
+        ["count=1 reason=auth context=toplevel object=AUTH username=unknown age-seconds db=0 cmd=auth user=default"]
+    );
+}
+
+#[test]
+fn acl_log_is_bounded() {
+    let guarded = Guarded::over_none();
+    let mut orders = guarded.resp("orders");
+    let long = "k".repeat(60_000);
+    for number in 0..300 {
+        orders.ask(
+            &format!("GET {long}{number}"),
+            "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n",
+        );
+    }
+    let url = format!("redis://root:root@{}", guarded.node.resp());
+    let mut root = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let entries: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").arg(1_000).query(&mut root).unwrap();
+    // Only the last characters of the keys differ, which are not shown. The entries differ by their lengths.
+    assert!(!entries.is_empty() && format!("{entries:?}").len() < 200_000);
+    for number in 0..300 {
+        orders.say(&format!("GET users:{number}"));
+        orders.line();
+    }
+    assert_eq!(acl_log(&mut root).len(), 128);
+    assert!(acl_log(&mut root)[0].contains("object=users:299 "));
+    let page = http(&guarded, "/metrics", "Bearer root");
+    assert!(page.contains("terrace_in_flight_bytes 0\n"), "no client is charged");
+}
+
+#[test]
+fn acl_dryrun_has_the_texts_of_redis() {
+    let (redis, _orders) = redis_with_orders();
+    let guarded = Guarded::over_none();
+    let (mut theirs, mut ours) = (Client::connect_to(("127.0.0.1", redis.port())), guarded.resp("root"));
+    let before = http(&guarded, "/metrics", "Bearer root").matches("terrace_denied_total{").count();
+    for command in [
+        "orders GET orders:1",
+        "orders GET users:1",
+        "orders SET shared:1 v",
+        "orders MSET orders:1 a users:2 b",
+        "orders RENAME orders:1 users:2",
+        "orders XREAD STREAMS orders:1 users:1 0 0",
+        "orders FLUSHALL",
+        "orders CONFIG GET x",
+        "orders SUBSCRIBE orders:x users:x",
+        "orders PSUBSCRIBE users:*",
+        "orders PUBLISH users:y m",
+        "orders nosuch x",
+        "orders GET",
+        "nobody GET x",
+    ] {
+        for client in [&mut theirs, &mut ours] {
+            client.send(&request(&format!("ACL DRYRUN {command}")));
+            client.send(&request("ECHO end"));
+        }
+        let reply = |client: &mut Client| {
+            let mut lines = String::new();
+            while !lines.ends_with("$3\r\nend\r\n") {
+                lines += &client.line();
+            }
+            lines
+        };
+        assert_eq!(reply(&mut ours), reply(&mut theirs), "{command}");
+    }
+    let after = http(&guarded, "/metrics", "Bearer root").matches("terrace_denied_total{").count();
+    assert_eq!(before, after, "nothing was rejected");
+}
+
 #[test]
 fn a_removed_user_loses_its_connections_and_streams() {
     let guarded = Guarded::over_none();

@@ -258,7 +258,7 @@ const DESCRIBED_OTHERWISE: &[&str] = &[
     "client|maint_notifications",
     "client|no-touch",
     "client|setinfo",
-    // Containers with fewer subcommands.
+    // Containers with fewer subcommands, or with the same ones in another order.
     "acl",
     "client",
     "cluster",

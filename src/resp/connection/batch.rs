@@ -14,13 +14,15 @@ use crate::{
     clock::{Tick, stopwatch_ns},
     model::Key,
     resp::{
-        Edge, buffers,
+        Edge,
+        acl_log::Reason,
+        buffers,
         client_state::Client,
-        command::{Context, Found, Run},
+        command::{Context, Found, Row, Run},
         exec::{pubsub, strings::get_pipelined, transaction},
         frame::{Args, Next, Owned, REQUEST_MAX_BYTES, Requests, TooLong},
         mailbox::Unblock,
-        permission,
+        permission::{self, Denied, Part},
         reply::Refusal,
         run::{log_request, run},
         session::Replies,
@@ -178,14 +180,27 @@ impl Connection {
         } else if self.session.is_limited() && !pubsub::is_allowed(found.row) {
             pubsub::refused(found.row)
         } else if self.session.is_authenticated()
-            && let Err(refusal) = permission::check(self.edge.cache.principal(), found.row, args)
+            && let Err(denied) = permission::check(self.edge.cache.principal(), found.row, args)
         {
-            refusal
+            self.note_denied(denied, found.row);
+            denied.refusal(found.row)
         } else {
             return Ok(found);
         };
         self.session.counters.of(found.number).rejected.fetch_add(1, Relaxed);
         Err(refusal)
+    }
+
+    /// Counts a request without permission and records it in ACL LOG.
+    #[cold]
+    fn note_denied(&self, denied: Denied, row: &'static Row) {
+        denied.count(self.edge.cache.principal());
+        let reason = match denied.part {
+            Part::Command => Reason::Command,
+            Part::Key(_) => Reason::Key,
+            Part::Channel(_) => Reason::Channel,
+        };
+        self.session.note_refused(reason, denied.object(row, self.requests.args()), None, row.name, self.now);
     }
 
     async fn run_found(&mut self, found: Found) {

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{catalog::words, integer};
-use crate::access::{DEFAULT_USER, Principal, random_digits};
-use crate::resp::{
-    command::{Context, readable},
-    frame::Args,
-    permission,
-    reply::{Done, Refusal},
+use super::{catalog::words, integer, is};
+use crate::{
+    access::{DEFAULT_USER, Principal, random_digits},
+    clock::Tick,
+    resp::{
+        acl_log::Entry,
+        command::{Context, readable},
+        frame::Args,
+        permission::{self, Part},
+        reply::{Done, Refusal, Reply},
+    },
 };
 
+/// Default number of entries of ACL LOG, as in Redis.
+const LOG_COUNT: i64 = 10;
 /// Default size of a generated password in bits, as in Redis.
 const GENPASS_BITS: i64 = 256;
 /// Maximum size of a generated password in bits, as in Redis.
@@ -132,20 +138,71 @@ pub(in crate::resp) fn dryrun(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         Ok(()) => cx.reply.ok(),
         // As in Redis, the reply is not an error.
         Err(denied) => {
-            let reason = denied.message();
-            let reason = reason.trim_start_matches("NOPERM t");
-            cx.reply.bulk(format!("T{reason}").as_bytes());
+            let object = readable(denied.object(found.row, request), usize::MAX);
+            let text = match denied.part {
+                Part::Command => format!("This user has no permissions to run the '{object}' command"),
+                Part::Key(_) => format!("This user has no permissions to access the '{object}' key"),
+                Part::Channel(_) => format!("This user has no permissions to access the '{object}' channel"),
+            };
+            cx.reply.bulk(text.as_bytes());
         }
     }
     Ok(())
 }
 
+/// ACL LOG [count | RESET]
+pub(in crate::resp) fn log(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    let count = match (args.get(2), args.len()) {
+        (None, _) => LOG_COUNT,
+        (Some(word), 3) if is(word, "reset") => {
+            cx.edge.shared.acl_log.clear();
+            cx.reply.ok();
+            return Ok(());
+        }
+        (Some(text), 3) => integer(text)?,
+        (Some(_), _) => return Err(misused(args)),
+    };
+    // As in Redis, a negative number is 0.
+    let entries = cx.edge.shared.acl_log.newest(usize::try_from(count).unwrap_or(0));
+    cx.reply.array(entries.len());
+    entries.iter().for_each(|entry| log_entry(cx.reply, entry, cx.now));
+    Ok(())
+}
+
+fn log_entry(reply: &mut Reply, entry: &Entry, now: Tick) {
+    let refused = &entry.refused;
+    reply.map(7);
+    reply.bulk(b"count");
+    reply.count(entry.count);
+    let context = if refused.in_transaction { "multi" } else { "toplevel" };
+    let texts: [(&str, &[u8]); 4] = [
+        ("reason", refused.reason.name().as_bytes()),
+        ("context", context.as_bytes()),
+        ("object", &refused.object),
+        ("username", refused.user.as_bytes()),
+    ];
+    for (name, text) in texts {
+        reply.bulk(name.as_bytes());
+        reply.bulk(text);
+    }
+    reply.bulk(b"age-seconds");
+    reply.double(now.since(entry.at).as_secs_f64());
+    reply.bulk(b"client-info");
+    reply.bulk(&entry.client);
+}
+
+/// Returns the error of Redis for a subcommand with too many arguments.
+fn misused(args: Args<'_>) -> Refusal {
+    let name = readable(args.at(1), 128);
+    Refusal::text(format!("ERR unknown subcommand or wrong number of arguments for '{name}'. Try ACL HELP."))
+}
+
 /// ACL GENPASS [bits]
 pub(in crate::resp) fn genpass(cx: &mut Context<'_>, args: Args<'_>) -> Done {
-    let bits = args.get(2).map_or(Ok(GENPASS_BITS), integer)?;
     if args.len() > 3 {
-        return Err(Refusal::Syntax);
+        return Err(misused(args));
     }
+    let bits = args.get(2).map_or(Ok(GENPASS_BITS), integer)?;
     let Some(bits) = usize::try_from(bits).ok().filter(|bits| (1..=GENPASS_BITS_MAX).contains(bits)) else {
         return Err(Refusal::text(
             "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096",
@@ -175,7 +232,7 @@ pub(in crate::resp) fn cat(cx: &mut Context<'_>, args: Args<'_>) -> Done {
         return Ok(());
     };
     if args.len() > 3 {
-        return Err(Refusal::Syntax);
+        return Err(misused(args));
     }
     let Some(category) = CATEGORIES.iter().find(|name| wanted.eq_ignore_ascii_case(name.as_bytes())) else {
         return Err(Refusal::text(format!("ERR Unknown category '{}'", readable(wanted, 128))));

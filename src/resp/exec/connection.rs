@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{DATABASES, DB_LEARNED, integer, is};
 use crate::{
-    access::{Access, DEFAULT_USER, LoginFailure, Peer, Verbs},
+    access::{Access, DEFAULT_USER, LoginFailure, Peer, UNKNOWN_USER, Verbs},
     resp::{
+        acl_log::Reason,
         client_state::NAME_MAX_BYTES,
         command::{Context, readable},
         frame::Args,
@@ -105,14 +106,15 @@ pub(in crate::resp) async fn auth(cx: &mut Context<'_>, args: Args<'_>) -> Done 
              Are you sure your configuration is correct?",
         ));
     }
-    authenticate(cx, user, secret).await?;
+    authenticate(cx, args.at(0), user, secret).await?;
     cx.reply.ok();
     Ok(())
 }
 
 /// Authenticates a client. As in Redis, any password is valid for the default user while neither a password nor users are
-/// configured. The reply to a wrong secret is delayed, and too many of them end the connection.
-async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) -> Done {
+/// configured. The reply to a wrong secret is delayed, and too many of them end the connection. `command` is the name of
+/// the command as it was sent.
+async fn authenticate(cx: &mut Context<'_>, command: &[u8], user: Option<&[u8]>, secret: &[u8]) -> Done {
     let access = &cx.edge.access;
     let is_default = user.is_none_or(|user| user == DEFAULT_USER.as_bytes());
     if is_default && !access.has_password() && !access.has_users() {
@@ -121,7 +123,13 @@ async fn authenticate(cx: &mut Context<'_>, user: Option<&[u8]>, secret: &[u8]) 
     }
     let client = &cx.session.client;
     let peer = Peer { address: &client.address, is_local: cx.session.is_local, is_private: cx.session.is_private };
-    match access.log_in(user, secret, Protocol::Resp, peer) {
+    let result = access.log_in(user, secret, Protocol::Resp, peer);
+    if result.is_err() {
+        let known = access.known_user(user.unwrap_or(DEFAULT_USER.as_bytes()));
+        let user = known.unwrap_or_else(|| UNKNOWN_USER.into());
+        cx.session.note_refused(Reason::Login, command, Some(user), cx.row.name, cx.now);
+    }
+    match result {
         Ok(identity) => {
             cx.session.failed_logins = 0;
             cx.session.set_identity(Some(identity));
@@ -148,7 +156,7 @@ pub(in crate::resp) async fn hello(cx: &mut Context<'_>, args: Args<'_>) -> Done
     while let Some(option) = args.get(at) {
         match (args.get(at + 1), args.get(at + 2)) {
             (Some(user), Some(password)) if is(option, "auth") => {
-                authenticate(cx, Some(user), password).await?;
+                authenticate(cx, args.at(0), Some(user), password).await?;
                 at += 3;
             }
             (Some(asked), _) if is(option, "setname") => {

@@ -10,10 +10,12 @@ use super::{
     integer, is, keys_of, mismatched,
 };
 use crate::{
+    access::Verbs,
     cache::{Applied, Batch, Condition, ExpireOnly, NewExpiry, Op, Read, ReadOptions, SetExpiry, TierChoice},
     error::{CacheError, Kind},
     model::{Key, Value},
     resp::{
+        acl_log::Reason,
         command::Context,
         frame::Args,
         reply::{Done, OUTPUT_HARD_MAX_BYTES, Refusal},
@@ -59,12 +61,19 @@ pub(in crate::resp) async fn get(cx: &mut Context<'_>, args: Args<'_>) -> Done {
 /// next call.
 pub(in crate::resp) async fn get_pipelined(cx: &mut Context<'_>, keys: Vec<Key>, missed: usize) -> (usize, u64) {
     let (mut answered, mut failed) = (0, 0);
+    let may_be_denied = !cx.edge.cache.principal().may_everywhere(Verbs::READ);
+    let names = if may_be_denied { keys.clone() } else { Vec::new() };
     let reads = cx.edge.cache.read_some_missed(keys, missed, cx.read_options(), PIPELINED_MAX_BYTES).await;
     for read in reads.into_iter().map_while(|read| read) {
+        let name = names.get(answered);
         answered += 1;
         match read {
             Ok(read) => cx.reply.bulk_or_null(value_of(read).as_deref()),
             Err(error) => {
+                if error.kind() == Kind::Denied {
+                    let name = name.map_or(&b""[..], |key| key);
+                    cx.session.note_refused(Reason::Key, name, None, cx.row.name, cx.now);
+                }
                 let _answered = cx.refuse(error.into());
                 cx.count_error();
                 failed += 1;

@@ -173,6 +173,16 @@ const ACL: &[Row] = &[
             "O(N). Where N is the number of configured users.",
             "Reload the ACLs from the configured ACL file",
         ),
+    Row::new("acl|log", -2, Run::Now(acl::log))
+        .flags("admin noscript loading stale")
+        .categories("admin slow dangerous")
+        .doc(
+            "server",
+            "6.0.0",
+            "O(N) with N being the number of entries shown.",
+            "List latest events denied because of ACLs in place",
+        )
+        .arguments("operation?:oneof(count:integer reset:token='RESET')"),
     Row::new("acl|save", 2, Run::Now(acl::refused))
         .flags("admin noscript loading stale")
         .categories("admin slow dangerous")
