@@ -1,5 +1,7 @@
 //! Access control on every port: users, roles, prefixes, reloads.
 
+mod tenants;
+
 use std::{fs, path::PathBuf};
 
 use futures_util::StreamExt;
@@ -887,48 +889,4 @@ fn a_faulty_configuration_of_access_is_refused_at_start() {
     let error = start(&|config| config.auth.anonymous = terrace::access::GuestRole::Role("boss".into())).unwrap();
     assert!(error.contains("auth.anonymous: unknown role \"boss\"; expected none, admin, operator"), "{error}");
     assert!(start(&|_| ()).is_none());
-}
-
-#[test]
-fn two_tenants_never_see_each_other() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let world = tempfile::tempdir().unwrap();
-    for guarded in [Guarded::start(config_embedded(world.path()), None), Guarded::over_redis()] {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut clients = [("orders", guarded.resp("orders")), ("users", guarded.resp("users"))];
-        for round in 0..600 {
-            let (name, client) = &mut clients[random.usize(..2)];
-            let own = format!("{name}:{}", random.u8(..20));
-            let foreign = if *name == "orders" { "users" } else { "orders" };
-            let theirs = format!("{foreign}:{}", random.u8(..20));
-            let any = if random.bool() { &own } else { &theirs };
-            let command = match random.u8(..16) {
-                0..3 => format!("SET {own} {name}-{round}"),
-                3 => format!("GET {any}"),
-                4 => format!("MGET {own} {any}"),
-                5 => "KEYS *".to_owned(),
-                6 => "SCAN 0 COUNT 1000".to_owned(),
-                7 => "RANDOMKEY".to_owned(),
-                8 => format!("TYPE {any}"),
-                9 => format!("DEL {any}"),
-                10 => format!("RENAME {any} {own}"),
-                11 => format!("TERRACE.INVALIDATE PATTERN {any}"),
-                12 => format!("TERRACE.EXPLAIN {any}"),
-                13 => "TERRACE.TOP".to_owned(),
-                14 => format!("APPEND {any} {name}"),
-                _ => format!("COPY {any} {own} REPLACE"),
-            };
-            client.say(&command);
-            client.send(&request(&format!("ECHO end-{round}")));
-            let mut reply = String::new();
-            while !reply.ends_with(&format!("end-{round}\r\n")) {
-                reply += &client.line();
-            }
-            let foreign_value = format!("{foreign}-");
-            assert!(!reply.contains(&foreign_value), "seed {seed}: {name} sent {command} and received {reply}");
-            let lists = !command.contains(&theirs);
-            assert!(!lists || !reply.contains(&format!("{foreign}:")), "seed {seed}: {name}: {command}: {reply}");
-        }
-    }
 }

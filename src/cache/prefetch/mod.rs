@@ -176,7 +176,7 @@ impl Core {
         tell(learner);
         let after = learner.counts();
         if (before.used, before.late, before.wasted) != (after.used, after.late, after.wasted) {
-            let counts = &self.prefetcher.groups[usize::from(self.group_of(key))];
+            let counts = &self.prefetcher.groups[usize::from(self.group_of_predicted(key))];
             counts.used.fetch_add(after.used - before.used, Relaxed);
             counts.late.fetch_add(after.late - before.late, Relaxed);
             counts.wasted.fetch_add(after.wasted - before.wasted, Relaxed);
@@ -243,7 +243,7 @@ impl Cache {
             core.prefetcher.ended(&key, LearnerNote::Dropped);
             return None;
         }
-        core.prefetcher.groups[usize::from(core.group_of(&key))].issued.fetch_add(1, Relaxed);
+        core.prefetcher.groups[usize::from(core.group_of_predicted(&key))].issued.fetch_add(1, Relaxed);
         Some(Fetch { core: Arc::clone(core), leader: Some(Leader::new(core, key, token)) })
     }
 
