@@ -24,11 +24,14 @@ use k8s_openapi::{
 use redis::Commands;
 use serde_json::Value;
 use terrace::{
-    config::{Given, Sources, load},
+    access::SecretHash,
+    clock::Clock,
+    config::{Given, Sources, TlsMode, load},
     metrics::ALL,
 };
 
 use crate::support::{
+    certificates::Authority,
     command::{Killed, has, run},
     eventually, http, image,
     markdown::Page,
@@ -332,11 +335,21 @@ const PASSES: usize = 12;
 
 /// A Prometheus that scrapes these servers.
 fn prometheus(data: &Path, targets: &[&str]) -> (Killed, String) {
+    prometheus_with(data, &prometheus_config(targets))
+}
+
+/// The configuration of docker/ with these servers and short intervals.
+fn prometheus_config(targets: &[&str]) -> String {
     let config = text("prometheus/prometheus.yml")
         .replace("[\"terrace-a:7402\", \"terrace-b:7402\"]", &format!("{targets:?}"))
         .replace("scrape_interval: 5s", "scrape_interval: 1s")
+        .replace("evaluation_interval: 15s", "evaluation_interval: 1s")
         .replace("/etc/prometheus/alerts.yml", folder().join("prometheus/alerts.yml").to_str().unwrap());
     assert!(targets.iter().all(|target| config.contains(target)), "{config}");
+    config
+}
+
+fn prometheus_with(data: &Path, config: &str) -> (Killed, String) {
     let file = data.join("prometheus.yml");
     fs::write(&file, config).unwrap();
     let address = format!("127.0.0.1:{}", free_port());
@@ -357,6 +370,66 @@ fn ask(prometheus: &str, query: &str) -> Vec<Value> {
         Command::new("curl").args(["-sG", &url, "--data-urlencode", &format!("query={query}")]).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     answer["data"]["result"].as_array().cloned().unwrap_or_default()
+}
+
+/// A server with TLS and users whose certificate expires in three days, and the tokens `token` and `wrong` in files.
+fn secured(data: &Path) -> Terrace {
+    let authority = Authority::new();
+    authority.write(data);
+    let now_s = Clock::real().unix().0 / 1_000;
+    let (certificate, key) = authority.issue_until_second(now_s + 3 * 86_400).write(data, "server");
+    let users = format!(
+        "[[user]]\nname = \"prometheus\"\nroles = [\"scraper\"]\nsecrets = [{:?}]\n",
+        SecretHash::of(b"secret-token").to_text()
+    );
+    fs::write(data.join("users.toml"), users).unwrap();
+    fs::write(data.join("token"), "secret-token").unwrap();
+    fs::write(data.join("wrong"), "another-token").unwrap();
+    let mut config = config();
+    config.auth.file = Some(data.join("users.toml"));
+    config.tls.mode = TlsMode::On;
+    (config.tls.cert_file, config.tls.key_file) = (Some(certificate), Some(key));
+    Terrace::start(config)
+}
+
+#[test]
+fn prometheus_scrapes_with_tls_and_a_token() {
+    if !has("prometheus") {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let server = secured(data.path());
+    // The job of docs/operations/security.md, once with its token, once with a wrong one, and once without.
+    let documented = Page::read("docs/operations/security.md").text;
+    let (_, job) = documented.split_once("scrape_configs:\n").unwrap();
+    let (job, _) = job.split_once("```").unwrap();
+    assert!(job.contains("scheme: https") && job.contains("credentials_file: /etc/prometheus/terrace-token"), "{job}");
+    let job = |name: &str, token: &str| {
+        let token = data.path().join(token).display().to_string();
+        let job = job.replace("job_name: terrace", &format!("job_name: {name}"));
+        let job = job.replace("terrace-a:7402", server.http()).replace("/etc/prometheus/terrace-token", &token);
+        format!("{job}    tls_config: {{ ca_file: {} }}\n", data.path().join("ca.pem").display())
+    };
+    let plain = prometheus_config(&[server.http()]);
+    let (global, jobs) = plain.split_once("  - job_name: terrace\n").unwrap();
+    let without = format!("  - job_name: without\n{jobs}");
+    let config = format!("{global}{}{}{without}", job("terrace", "token"), job("wrong", "wrong"));
+    let (_running, prometheus) = prometheus_with(data.path(), &config);
+    let up = |job: &str, up: &str| {
+        eventually(&format!("{job} is {up}"), || {
+            let answer = ask(&prometheus, &format!("up{{job={job:?}}}"));
+            answer.first().is_some_and(|series| series["value"][1] == up)
+        });
+    };
+    up("terrace", "1");
+    up("wrong", "0");
+    up("without", "0");
+    eventually("the metrics are stored and the refused scrapes are counted", || {
+        !ask(&prometheus, "terrace_auth_total{job=\"terrace\",port=\"http\",result=\"failed\"} > 0").is_empty()
+    });
+    eventually("the alert notices the expiry of the certificate on each port", || {
+        ask(&prometheus, "ALERTS{alertname=\"TerraceCertificateExpires\"}").len() == 3
+    });
 }
 
 #[test]
