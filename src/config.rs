@@ -26,7 +26,9 @@ use std::{path::PathBuf, time::Duration};
 pub use self::{
     address::Address,
     fault::{Fault, Faults},
-    load::{By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, reload, token_file},
+    load::{
+        By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, load_again, reload, token_file,
+    },
     password::read_token,
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
@@ -286,6 +288,8 @@ settings! {
         user: Option<String> = None, Maybe("none", form::UserName);
         /// File whose first line is the password for Redis; none = the password in `l2.url`. New connections use the password of a changed file.
         password_file: Option<PathBuf> = None, Maybe("none", File);
+        /// User of the Sentinels whose password is in `l2.sentinel_password_file`; none = the default user of the Sentinels.
+        sentinel_user: Option<String> = None, Maybe("none", form::UserName);
         /// File whose first line is the password for the Sentinels; none = the password in `l2.url`. New connections use the password of a changed file.
         sentinel_password_file: Option<PathBuf> = None, Maybe("none", File);
         /// Deadline of reads from Redis. The embedded store has `data.read_timeout`.

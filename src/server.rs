@@ -32,7 +32,7 @@ use tokio::{
 
 use self::{l2_tier::Tier, listen::Port, worker::WorkerPlan};
 use crate::{
-    access::Access,
+    access::{Access, AccessSettings},
     cache::{Cache, Core, Rules},
     clock::{Clock, stopwatch_ns},
     config::{self, Address, By, Coherence, Config},
@@ -355,6 +355,13 @@ impl Server {
     }
 }
 
+/// A change of the configuration.
+enum Request {
+    Reload(Box<Reload>),
+    /// CONFIG SET.
+    Change(resp::SettingsChange),
+}
+
 /// State that a reload or CONFIG SET changes.
 struct Live {
     core: Arc<Core>,
@@ -379,41 +386,80 @@ impl Live {
     ) {
         let mut stop = std::pin::pin!(stop);
         loop {
+            let request = tokio::select! {
+                () = &mut stop => return,
+                Some(reload) = reloads.recv() => Request::Reload(Box::new(reload)),
+                Some(change) = asked.recv() => Request::Change(change),
+            };
+            // A reload may wait for a file that is being written.
             tokio::select! {
                 () = &mut stop => return,
-                Some((config, settings)) = reloads.recv() => match self.take(config, settings) {
+                () = self.execute(request) => {}
+            }
+        }
+    }
+
+    async fn execute(&mut self, request: Request) {
+        match request {
+            Request::Reload(reload) => {
+                let (config, settings) = *reload;
+                match self.reload(config, settings).await {
                     Ok(()) => {
                         tracing::info!("configuration reloaded");
                         self.node.tls.reload_all();
                     }
                     Err(error) => tracing::error!(%error, "rejected new configuration; keeping the current one"),
-                },
-                Some(change) = asked.recv() => {
-                    // Fails only when the client has disconnected.
-                    let _told = change.done.send(self.change(&change.settings, change.is_local));
                 }
+            }
+            Request::Change(change) => {
+                let done = self.change(&change.settings, change.is_local).await;
+                // Fails only when the client has disconnected.
+                let _told = change.done.send(done);
             }
         }
     }
 
+    /// Applies a new configuration and reads the users file again.
+    async fn reload(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
+        let access = config.access().map_err(StartError::Config)?;
+        self.access.wait_for_file(&access).await.map_err(StartError::Config)?;
+        self.take(config, settings, Some(access))
+    }
+
+    /// Applies a changed setting. Reads the users file only if a setting of access control is changed.
+    async fn take_change(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
+        let access = config.access().map_err(StartError::Config)?;
+        if self.access.uses(&access) {
+            return self.take(config, settings, None);
+        }
+        self.access.wait_for_file(&access).await.map_err(StartError::Config)?;
+        self.take(config, settings, Some(access))
+    }
+
     /// Executes CONFIG SET. The change is effective until the next reload, which restores the value of the file.
-    fn change(&mut self, changes: &[(String, String)], is_local: bool) -> Result<(), (String, String)> {
+    async fn change(&mut self, changes: &[(String, String)], is_local: bool) -> Result<(), (String, String)> {
         let by = By { name: "CONFIG SET", is_local };
         let (config, settings) = config::change(&self.config, &self.node.settings.load(), changes, by)
             .map_err(|unchanged| (unchanged.key, unchanged.why))?;
         let keys: Vec<&str> = changes.iter().map(|(key, _)| key.as_str()).collect();
-        self.take(config, settings).map_err(|error| (keys.join(", "), error.to_string()))?;
+        self.take_change(config, settings).await.map_err(|error| (keys.join(", "), error.to_string()))?;
         tracing::info!(settings = keys.join(", "), "CONFIG SET changed settings");
         Ok(())
     }
 
-    /// Applies a configuration completely, or not at all.
-    fn take(&mut self, config: Config, settings: Vec<Setting>) -> Result<(), StartError> {
+    /// Applies a configuration completely, or not at all. `access` has the settings of access control; `None` = unchanged.
+    fn take(
+        &mut self,
+        config: Config,
+        settings: Vec<Setting>,
+        access: Option<AccessSettings>,
+    ) -> Result<(), StartError> {
         let clients_max = self.resp.load().clients_max;
         let resp = resp_settings(&config, self.core.flavor(), clients_max);
         let tls = tls_settings::prepare(&config, &self.node.tls)?;
-        let access = config.access().map_err(StartError::Config)?;
-        self.access.reload(access).map_err(|faults| StartError::Config(faults.join("\n")))?;
+        if let Some(access) = access {
+            self.access.reload(access).map_err(|faults| StartError::Config(faults.join("\n")))?;
+        }
         tls.install();
         self.resp.store(Arc::new(resp));
         self.grpc.store(Arc::new(grpc_settings(&config)));

@@ -13,7 +13,7 @@ mod verbs;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{
@@ -37,6 +37,10 @@ pub use self::{
 };
 use crate::{clock::Clock, files::Stamp, secret::Secret, socket::Protocol};
 
+/// Interval at which the users file is checked. A change takes effect when two checks have seen the same file.
+pub const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of intervals between checks in which a reload waits for a users file that is being written.
+const RELOAD_CHECKS_MAX: u32 = 5;
 /// Delay of the response to the first failed login of a connection. Each further failure doubles the delay.
 const FAILED_LOGIN_DELAY: Duration = Duration::from_millis(100);
 /// Maximum delay of the response to a failed login.
@@ -65,7 +69,7 @@ pub enum GuestRole {
 }
 
 /// Settings of access control.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessSettings {
     /// The users file.
     pub file: Option<PathBuf>,
@@ -213,6 +217,36 @@ impl Access {
             rejected_files: AtomicU64::new(0),
         };
         Ok(Arc::new(access))
+    }
+
+    /// Returns whether these settings are in use.
+    #[must_use]
+    pub fn uses(&self, settings: &AccessSettings) -> bool {
+        self.state.load().settings == *settings
+    }
+
+    /// Waits until the users file of new settings has been completely written, as [`Access::follow_file`] does: two checks
+    /// see the same file. Does not wait for the file that is in use.
+    ///
+    /// # Errors
+    /// The file changed between all checks, which is counted.
+    pub async fn wait_for_file(&self, settings: &AccessSettings) -> Result<(), String> {
+        let Some(path) = &settings.file else { return Ok(()) };
+        let mut seen = stamp_of(path).await;
+        if self.loading.lock().loaded == seen {
+            return Ok(());
+        }
+        for _ in 0..RELOAD_CHECKS_MAX {
+            tokio::time::sleep(FILE_CHECK_INTERVAL).await;
+            let found = stamp_of(path).await;
+            if found == seen {
+                return Ok(());
+            }
+            seen = found;
+        }
+        self.rejected_files.fetch_add(1, Relaxed);
+        let within = FILE_CHECK_INTERVAL * RELOAD_CHECKS_MAX;
+        Err(format!("auth.file: {} is still being written after {} s", path.display(), within.as_secs()))
     }
 
     /// Replaces the settings and reads the users file again. Faulty settings change nothing.
@@ -484,6 +518,13 @@ impl Access {
     pub fn rejected_files(&self) -> u64 {
         self.rejected_files.load(Relaxed)
     }
+}
+
+/// Returns the state of a path, whose file system may not answer.
+async fn stamp_of(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    // Fails only if the runtime ends.
+    tokio::task::spawn_blocking(move || Stamp::of(&path)).await.ok()
 }
 
 impl State {

@@ -163,7 +163,7 @@ struct Reloader {
 impl Reloader {
     /// Applies the reloadable settings. An invalid file changes nothing.
     async fn reload(&mut self) {
-        let fresh = match config::load(&self.sources) {
+        let fresh = match config::load_again(&self.sources) {
             Ok(fresh) => fresh,
             Err(faults) => {
                 for fault in &faults.0 {

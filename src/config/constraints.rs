@@ -67,14 +67,23 @@ fn faults_of_l2_login(l2: &L2, place: &str) -> Vec<(&'static str, String)> {
     for (key, is_set, is_in_url) in [
         ("l2.user", l2.user.is_some(), url.has_login()),
         ("l2.password_file", l2.password_file.is_some(), url.has_login()),
+        ("l2.sentinel_user", l2.sentinel_user.is_some(), url.has_sentinel_login()),
         ("l2.sentinel_password_file", l2.sentinel_password_file.is_some(), url.has_sentinel_login()),
     ] {
         if is_set && is_in_url {
             faults.push((key, format!("{key} and the login in l2.url ({place}) are both set; remove one of them")));
         }
     }
-    if l2.user.is_some() && l2.password_file.is_none() && faults.is_empty() {
-        faults.push(("l2.user", "l2.user needs a password; set l2.password_file".to_owned()));
+    if !faults.is_empty() {
+        return faults;
+    }
+    for (key, user, file_key, file) in [
+        ("l2.user", &l2.user, "l2.password_file", &l2.password_file),
+        ("l2.sentinel_user", &l2.sentinel_user, "l2.sentinel_password_file", &l2.sentinel_password_file),
+    ] {
+        if user.is_some() && file.is_none() {
+            faults.push((key, format!("{key} needs a password; set {file_key}")));
+        }
     }
     faults
 }

@@ -348,7 +348,7 @@ impl Form<PathBuf> for File {
 /// The name of a user of Redis.
 pub(super) struct UserName;
 
-/// Maximum size of `l2.user`.
+/// Maximum size of `l2.user` and `l2.sentinel_user`.
 const USER_MAX_BYTES: usize = 1024;
 
 impl Form<String> for UserName {

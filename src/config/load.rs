@@ -114,7 +114,19 @@ pub fn environment() -> Vec<(String, String)> {
 /// # Errors
 /// All faults of all sources.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
-    let mut loading = Loading::default();
+    load_all(sources, Loading { reads_users: true, ..Loading::default() })
+}
+
+/// Loads the configuration for a reload, as [`load`] does. The running server reads the users file when it is completely
+/// written.
+///
+/// # Errors
+/// All faults of all sources.
+pub fn load_again(sources: &Sources) -> Result<Loaded, Faults> {
+    load_all(sources, Loading::default())
+}
+
+fn load_all(sources: &Sources, mut loading: Loading) -> Result<Loaded, Faults> {
     let policies = match sources.file() {
         Some(path) => loading.set_file(file::read(&path)),
         None => Vec::new(),
@@ -137,6 +149,8 @@ struct Loading {
     sources: HashMap<&'static str, ValueSource>,
     faults: Vec<Fault>,
     warnings: Vec<String>,
+    /// The users file is checked as well.
+    reads_users: bool,
 }
 
 impl Loading {
@@ -234,6 +248,7 @@ impl Loading {
         for (unused, is_set, is_used, store) in [
             ("l2.user", self.config.l2.user.is_some(), redis.is_some(), "Redis"),
             ("l2.password_file", self.config.l2.password_file.is_some(), redis.is_some(), "Redis"),
+            ("l2.sentinel_user", self.config.l2.sentinel_user.is_some(), has_sentinels, "Sentinel"),
             ("l2.sentinel_password_file", self.config.l2.sentinel_password_file.is_some(), has_sentinels, "Sentinel"),
         ] {
             if is_set && !is_used {
@@ -255,7 +270,7 @@ impl Loading {
             let source = self.sources.get(key).unwrap_or(&ValueSource::Default);
             self.faults.push(source.fault(format!("{key}: {why}")));
         }
-        let Ok(settings) = self.config.access() else { return };
+        let Some(settings) = self.config.access().ok().filter(|_| self.reads_users) else { return };
         if let Err(faults) = Access::new(settings, Clock::real()) {
             let source = self.sources.get("auth.file").unwrap_or(&ValueSource::Default);
             self.faults.extend(faults.into_iter().map(|fault| source.fault(fault)));

@@ -49,6 +49,7 @@ impl L2 {
         PasswordFiles {
             user: self.user.as_deref(),
             password: self.password_file.as_deref(),
+            sentinel_user: self.sentinel_user.as_deref(),
             sentinel_password: self.sentinel_password_file.as_deref(),
         }
     }

@@ -1,16 +1,13 @@
 //! Follows the users file, and ends the access of users that are removed, changed or expired.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::ticks;
-use crate::access::Access;
-
-/// Interval at which the users file is checked. A change takes effect when two checks have seen the same file.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::access::{Access, FILE_CHECK_INTERVAL};
 
 /// Runs until dropped. Calls `changed` after each change of permissions.
 pub async fn run(access: Arc<Access>, changed: impl Fn()) {
-    let mut every = ticks(CHECK_INTERVAL);
+    let mut every = ticks(FILE_CHECK_INTERVAL);
     let mut changes = access.changes();
     let mut checked_ms = access.end_expired(u64::MAX);
     loop {

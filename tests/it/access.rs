@@ -5,6 +5,7 @@ mod tenants;
 use std::{fs, path::PathBuf};
 
 use futures_util::StreamExt;
+use rustix::process::Signal;
 use serde_json::Value;
 use terrace::{
     access::SecretHash,
@@ -26,6 +27,7 @@ use crate::support::{
     grpc::{block_on, connect},
     http::exchange,
     kv::by_pattern,
+    process::Process,
     redis::RedisServer,
     resp::{Client, request},
     terrace::{Terrace, config, config_embedded, config_patient},
@@ -794,6 +796,45 @@ fn a_file_that_is_being_written_changes_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     guarded.resp("orders");
+}
+
+/// SIGHUP waits for the end of a write, and gives up if there is none.
+#[test]
+fn sighup_does_not_read_a_part_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.toml");
+    fs::write(&file, all_users()).unwrap();
+    let node = Process::start(&dir.path().join("data"), &["--auth-file", file.to_str().unwrap(), "--l2", "none"]);
+    let mut orders = Client::connect_to(&node.resp[..]);
+    orders.ask("AUTH orders orders", "+OK\r\n");
+    let mut root = Client::connect_to(&node.resp[..]);
+    root.ask("AUTH root root", "+OK\r\n");
+    let without_orders: String =
+        USERS.iter().filter(|(name, _)| *name != "orders").map(|(name, role)| user(name, role, &[name])).collect();
+    for (number, part) in ["[[role]\n".to_owned(), format!("{ROLES}{without_orders}")].iter().enumerate() {
+        for more in 0..20 {
+            fs::write(&file, format!("{part}# {more}")).unwrap();
+            if more == 0 {
+                node.signal(Signal::HUP);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        orders.ask("PING", "+PONG\r\n");
+        fs::write(&file, all_users()).unwrap();
+        eventually("the file is read", || node.log().matches("configuration reloaded").count() == number + 1);
+        orders.ask("PING", "+PONG\r\n");
+    }
+    // CONFIG SET of another setting does not read the file.
+    fs::write(&file, "[[role]").unwrap();
+    root.ask("CONFIG SET l2.read_timeout 75ms", "+OK\r\n");
+    node.signal(Signal::HUP);
+    let mut number = 0;
+    eventually("the reload is rejected", || {
+        number += 1;
+        fs::write(&file, format!("[[role]\n# {number}")).unwrap();
+        node.log().contains("users.toml is still being written after 5 s")
+    });
+    orders.ask("PING", "+PONG\r\n");
 }
 
 /// What a client has begun with other permissions does not survive a login as another user, or a narrowed role.

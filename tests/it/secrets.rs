@@ -119,7 +119,13 @@ fn new_connections_use_the_password_of_a_changed_file() {
 }
 
 #[test]
-fn sentinels_have_a_password_of_their_own() {
+fn sentinels_have_a_user_and_a_password_of_their_own() {
+    for user in [None, Some("terrace")] {
+        log_in_to_sentinels(user);
+    }
+}
+
+fn log_in_to_sentinels(user: Option<&str>) {
     let world = Sentinels::start();
     let clients: Vec<_> = world.sentinel_urls().iter().map(|url| redis::Client::open(&url[..]).unwrap()).collect();
     let mut admins: Vec<_> = clients.iter().map(|client| client.get_connection().unwrap()).collect();
@@ -127,12 +133,16 @@ fn sentinels_have_a_password_of_their_own() {
     let mut rotate = |password: &str| {
         folder.write("sentinel", password);
         for admin in &mut admins {
-            tell(admin, &format!("ACL SETUSER default resetpass >{password}"));
+            if let Some(user) = user {
+                tell(admin, &format!("ACL SETUSER {user} on resetpass >{password} &* +@all"));
+            }
+            tell(admin, &format!("ACL SETUSER default resetpass >{password}{}", user.unwrap_or_default()));
             tell(admin, "CLIENT KILL TYPE normal SKIPME yes");
         }
     };
     rotate("one");
     let mut config = config_patient(world.url());
+    config.l2.sentinel_user = user.map(str::to_owned);
     config.l2.sentinel_password_file = Some(folder.path("sentinel"));
     let node = Terrace::start(config);
     let mut client = connection(node.resp());
@@ -140,11 +150,13 @@ fn sentinels_have_a_password_of_their_own() {
     rotate("second");
     let refused = clients[0].get_connection().and_then(|mut client| redis::cmd("PING").exec(&mut client));
     assert!(refused.is_err(), "the Sentinels require the password");
-    let with_password = redis::Client::open(world.sentinel_urls()[0].replace("//", "//:second@")).unwrap();
+    let password = format!("//:second{}@", user.unwrap_or_default());
+    let with_password = redis::Client::open(world.sentinel_urls()[0].replace("//", &password)).unwrap();
     let mut admin = with_password.get_connection().unwrap();
     eventually("the node has logged in to a Sentinel again", || {
         let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut admin).unwrap();
-        list.lines().any(|line| line.contains("cmd=sentinel|master"))
+        let user = format!("user={} ", user.unwrap_or("default"));
+        list.lines().any(|line| line.contains("cmd=sentinel|master") && line.contains(&user))
     });
 }
 
@@ -169,6 +181,7 @@ fn a_login_in_two_places_is_a_fault_that_names_both() {
         (with_login, vec![("l2.password_file", &file[..])], "l2.password_file"),
         (with_login, vec![("l2.user", "u")], "l2.user"),
         (with_sentinel_login, vec![("l2.sentinel_password_file", &file[..])], "l2.sentinel_password_file"),
+        (with_sentinel_login, vec![("l2.sentinel_user", "u")], "l2.sentinel_user"),
     ] {
         let flag = key.replace(['.', '_'], "-");
         let expected =
@@ -181,6 +194,9 @@ fn a_login_in_two_places_is_a_fault_that_names_both() {
     assert_eq!(load_with("redis://h", &both), Ok(vec![]));
     let alone = load_with("redis://h", &both[..1]);
     assert_eq!(alone, Err("--l2-user: l2.user needs a password; set l2.password_file".to_owned()));
+    let alone = load_with("redis+sentinel://h/m", &[("l2.sentinel_user", "u")]);
+    let expected = "--l2-sentinel-user: l2.sentinel_user needs a password; set l2.sentinel_password_file";
+    assert_eq!(alone, Err(expected.to_owned()));
 }
 
 #[test]
@@ -189,14 +205,20 @@ fn a_login_that_nothing_uses_is_reported() {
         let flag = key.replace(['.', '_'], "-");
         format!("{key} (flag --{flag}) applies to {store} and is ignored with this l2.url")
     };
-    let flags = [("l2.user", "u"), ("l2.password_file", "/none"), ("l2.sentinel_password_file", "/none")];
+    let flags = [
+        ("l2.user", "u"),
+        ("l2.password_file", "/none"),
+        ("l2.sentinel_user", "u"),
+        ("l2.sentinel_password_file", "/none"),
+    ];
+    let sentinel = [unused("l2.sentinel_user", "Sentinel"), unused("l2.sentinel_password_file", "Sentinel")];
     for url in ["embedded", "none"] {
         let warnings = load_with(url, &flags).unwrap();
         let expected = [unused("l2.user", "Redis"), unused("l2.password_file", "Redis")];
         assert_eq!(warnings[..2], expected);
-        assert_eq!(warnings[2..], [unused("l2.sentinel_password_file", "Sentinel")]);
+        assert_eq!(warnings[2..], sentinel);
     }
-    assert_eq!(load_with("redis://h", &flags[2..]), Ok(vec![unused("l2.sentinel_password_file", "Sentinel")]));
+    assert_eq!(load_with("redis://h", &flags[2..]), Ok(sentinel.to_vec()));
 }
 
 /// Runs `terrace config` with this directory of credentials.

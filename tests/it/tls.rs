@@ -4,6 +4,7 @@ mod commands;
 mod files;
 mod identity;
 mod large_values;
+mod mutual;
 mod plaintext;
 
 use std::{

@@ -103,6 +103,15 @@ impl Authority {
 }
 
 impl Identity {
+    /// A certificate that no authority has signed, of a client with this URI.
+    pub fn self_signed(uri: &str) -> Self {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.subject_alt_names.push(SanType::URI(uri.try_into().expect("a URI")));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("a certificate").pem();
+        Self { certificate, key: key.serialize_pem() }
+    }
+
     /// Replaces `NAME.crt` and `NAME.key` in a folder and returns their paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let paths = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));

@@ -25,13 +25,15 @@ const PASSWORD_MAX_BYTES: usize = 8 * 1024;
 /// Maximum time that a connection attempt waits for the check of the file. It then uses the known password.
 const CHECK_MAX: Duration = Duration::from_millis(200);
 
-/// User and files of the passwords, in place of a login in the URL.
+/// Users and files of their passwords, in place of logins in the URL.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PasswordFiles<'a> {
     /// User of the data servers; `None` = the default user.
     pub user: Option<&'a str>,
     /// File with the password for data servers.
     pub password: Option<&'a Path>,
+    /// User of the Sentinels; `None` = the default user.
+    pub sentinel_user: Option<&'a str>,
     /// File with the password for Sentinels.
     pub sentinel_password: Option<&'a Path>,
 }
@@ -49,7 +51,7 @@ impl PasswordFiles<'_> {
     pub(crate) fn logins(&self, url: &RedisUrl) -> Result<(LoginSource, LoginSource), (&'static str, String)> {
         let data = LoginSource::new(url.login(), self.user, self.password).map_err(|why| ("l2.password_file", why))?;
         let file = self.sentinel_password.filter(|_| url.has_sentinels());
-        let sentinel = LoginSource::new(url.sentinel_login(), None, file);
+        let sentinel = LoginSource::new(url.sentinel_login(), self.sentinel_user, file);
         Ok((data, sentinel.map_err(|why| ("l2.sentinel_password_file", why))?))
     }
 }
@@ -162,7 +164,7 @@ mod tests {
         let path = folder.path().join("password");
         fs::write(&path, "first\nsecond line").unwrap();
         let url = RedisUrl::parse("redis://h").unwrap();
-        let files = PasswordFiles { user: Some("u"), password: Some(&path), sentinel_password: None };
+        let files = PasswordFiles { user: Some("u"), password: Some(&path), ..PasswordFiles::default() };
         let (data, sentinel) = files.logins(&url).unwrap();
         assert_eq!(password(&data).await, "first");
         assert_eq!(data.current().await.username.as_deref(), Some("u"));
@@ -184,7 +186,7 @@ mod tests {
         let path = folder.path().join("password");
         let check = |url: &str| {
             let url = RedisUrl::parse(url).unwrap();
-            PasswordFiles { user: None, password: None, sentinel_password: Some(&path) }.check(&url)
+            PasswordFiles { sentinel_password: Some(&path), ..PasswordFiles::default() }.check(&url)
         };
         assert_eq!(check("redis://h"), Ok(()), "no Sentinel reads the file");
         let (key, why) = check("redis+sentinel://h/m").unwrap_err();
