@@ -60,6 +60,7 @@ mod secrets;
 mod server;
 mod server_kill;
 mod shared_redis;
+mod slot_migration;
 mod slow_patterns;
 mod stats;
 mod stats_cli;

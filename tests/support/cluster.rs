@@ -192,14 +192,39 @@ impl RedisCluster {
     /// Moves slots with their keys between primaries, as redis-cli does, while clients continue.
     pub fn reshard(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
         for slot in slots {
-            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.ids[from]));
-            self.servers[from].run(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.ids[to]));
-            self.move_keys(slot, from, to);
-            // The new owner comes first; otherwise the slot would have no owner for a moment.
-            self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
-            self.servers[from].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+            self.begin_move(slot, from, to);
+            self.move_all_keys(slot, from, to);
+            self.end_move(slot, from, to);
         }
         self.settle();
+    }
+
+    /// Begins to move a slot: from now on, `from` redirects requests for missing keys to `to`.
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        self.servers[to].run(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.ids[from]));
+        self.servers[from].run(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.ids[to]));
+    }
+
+    /// Ends the move of a slot without keys.
+    pub fn end_move(&self, slot: u16, from: usize, to: usize) {
+        // The new owner comes first; otherwise the slot would have no owner for a moment.
+        self.servers[to].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+        self.servers[from].run(&format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[to]));
+    }
+
+    /// Returns keys of a slot that a server has.
+    pub fn keys_in_slot(&self, slot: u16, server: usize) -> Vec<Vec<u8>> {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("GETKEYSINSLOT").arg(slot).arg(MIGRATED_AT_ONCE);
+        command.query(&mut self.servers[server].connect()).expect("it tells its keys")
+    }
+
+    /// Moves keys from one server to another.
+    pub fn move_keys(&self, keys: &[Vec<u8>], from: usize, to: usize) {
+        let mut migrate = redis::cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(self.servers[to].port()).arg("").arg(0).arg(MIGRATE_WITHIN);
+        // A key that has expired meanwhile is no error (NOKEY).
+        migrate.arg("KEYS").arg(keys).query::<Value>(&mut self.servers[from].connect()).expect("the keys are moved");
     }
 
     /// Lets `to` claim slots of others with a higher epoch, without their keys. Returns when all servers accept the claim.
@@ -220,19 +245,13 @@ impl RedisCluster {
         self.settle();
     }
 
-    fn move_keys(&self, slot: u16, from: usize, to: usize) {
-        let mut source = self.servers[from].connect();
+    fn move_all_keys(&self, slot: u16, from: usize, to: usize) {
         loop {
-            let mut command = redis::cmd("CLUSTER");
-            command.arg("GETKEYSINSLOT").arg(slot).arg(MIGRATED_AT_ONCE);
-            let keys: Vec<Vec<u8>> = command.query(&mut source).expect("it tells its keys");
+            let keys = self.keys_in_slot(slot, from);
             if keys.is_empty() {
                 return;
             }
-            let mut migrate = redis::cmd("MIGRATE");
-            migrate.arg("127.0.0.1").arg(self.servers[to].port()).arg("").arg(0).arg(MIGRATE_WITHIN);
-            // A key that has expired meanwhile is no error (NOKEY).
-            migrate.arg("KEYS").arg(keys).query::<Value>(&mut source).expect("the keys are moved");
+            self.move_keys(&keys, from, to);
         }
     }
 }

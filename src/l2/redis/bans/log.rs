@@ -132,7 +132,7 @@ impl RedisBackend {
         access: Access,
         deadline: Instant,
     ) -> Result<Reply> {
-        let mut answers = self.ask_units(vec![Unit::new(key, vec![command])], access, deadline).await;
+        let mut answers = self.ask_units(vec![Unit::single(key, command)], access, deadline).await;
         let answered = answers.pop().unwrap_or_else(|| Err(errors::unexpected("a command")))?;
         answered.replies.into_iter().next().map_or_else(|| Err(errors::unexpected("a command")), ops::checked)
     }
@@ -175,7 +175,7 @@ impl RedisBackend {
         let units = stamps.iter().map(|stamp| {
             let mut command = ops::plain("SET", stamp);
             command.arg(number);
-            Unit::new(stamp, vec![command])
+            Unit::single(stamp, command)
         });
         let deadline = after(self.tunables().deadlines().write);
         let answers = self.ask_units(units.collect(), Access::Write, deadline).await;

@@ -85,7 +85,7 @@ impl RedisBackend {
     /// Removes the values from before the open bans and notes the keys.
     pub(in crate::l2::redis) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
         let known = self.bans().await?;
-        let clearings = keys.iter().filter_map(|key| Some(Unit::new(key, vec![self.clearing(known.open(), key)?])));
+        let clearings = keys.iter().filter_map(|key| Some(Unit::single(key, self.clearing(known.open(), key)?)));
         let units: Vec<Unit> = clearings.collect();
         if units.is_empty() {
             return Ok(known.greatest);
@@ -151,7 +151,7 @@ impl RedisBackend {
             if is_suspect { &mut suspects } else { &mut shown }.push(key);
             turn.pause().await;
         }
-        let units = suspects.iter().map(|key| Unit::new(key, self.note_questions(open, key))).collect();
+        let units = suspects.iter().map(|key| Unit::queries(key, self.note_questions(open, key))).collect();
         let answers = self.ask_units(units, Access::Read, deadline).await;
         for (key, answer) in suspects.into_iter().zip(answers) {
             if answer?.replies.iter().all(is_noted) {
@@ -189,7 +189,7 @@ impl RedisBackend {
                 && let Some(clearing) = self.clearing(&new, key)
             {
                 matched.push(key);
-                units.push(Unit::new(key, vec![clearing]));
+                units.push(Unit::single(key, clearing));
             }
         }
         for (key, answer) in matched.into_iter().zip(self.ask_units(units, Access::Write, deadline).await) {

@@ -135,7 +135,7 @@ impl RedisBackend {
     async fn sweep_keys_of_page(&self, ban: &Ban, cursor: u64, count: usize) -> Result<SweepPage> {
         let request = ScanRequest { cursor, pattern: Some(ban.glob.pattern().clone()), count, type_name: None };
         let page = self.scan_all(request).await?;
-        let units: Vec<Unit> = page.keys.iter().map(|key| Unit::new(key, vec![self.sweeping(ban, key)])).collect();
+        let units: Vec<Unit> = page.keys.iter().map(|key| Unit::single(key, self.sweeping(ban, key))).collect();
         let commands = 1 + units.len() as u64 * COMMANDS_OF_KEY;
         let mut removed = 0;
         for answer in self.ask_units(units, Access::Write, after(INSPECTION_DEADLINE)).await {
@@ -171,7 +171,7 @@ impl RedisBackend {
             let note = self.note(ban, slot);
             let mut command = ops::plain("PEXPIRE", note.as_bytes());
             command.arg(NOTE_AFTER_BAN.as_millis() as u64);
-            Unit::new(note.as_bytes(), vec![command])
+            Unit::single(note.as_bytes(), command)
         });
         let mut units: Vec<Unit> = ends.collect();
         while !units.is_empty() {

@@ -32,21 +32,17 @@ pub(crate) fn read_all(readings: Vec<Reading>, replies: impl IntoIterator<Item =
     readings.into_iter().zip(replies).map(|(reading, reply)| ops::read(reading, reply)).collect()
 }
 
-/// Returns EXEC's replies, or the first error reply if the transaction did not run.
-pub(crate) fn executed(replies: Replies, count: usize) -> Result<Vec<Reply>> {
-    let mut refusal = None;
-    for reply in replies {
-        // EXECABORT comes last and only reports that an earlier command was rejected.
-        if let Reply::ServerError(error) = &reply {
-            refusal.get_or_insert_with(|| errors::from_reply(error));
-        }
-        if let Reply::Array(inner) = reply
-            && inner.len() == count
-        {
-            return Ok(inner);
-        }
+/// Returns the replies inside the reply of EXEC, which is the last one, or the first error reply if the transaction did
+/// not run.
+pub(crate) fn executed(mut replies: Replies, count: usize) -> Result<Replies> {
+    match replies.pop() {
+        Some(Reply::Array(inner)) if inner.len() == count => return Ok(inner),
+        last => replies.extend(last),
     }
-    Err(refusal.unwrap_or_else(|| errors::unexpected("EXEC")))
+    // EXECABORT comes last and only reports that an earlier command was rejected.
+    let is_error =
+        |reply: &Reply| if let Reply::ServerError(error) = reply { Some(errors::from_reply(error)) } else { None };
+    Err(replies.iter().find_map(is_error).unwrap_or_else(|| errors::unexpected("EXEC")))
 }
 
 /// Encodes operations as commands; the result includes the decoder of each reply.

@@ -60,7 +60,7 @@ impl RedisBackend {
         let Some((command, reading)) = ops::behind_head(key, op).filter(|_| is_no_number(result)) else {
             return results;
         };
-        let mut answers = self.ask_units(vec![Unit::new(key, vec![command])], Access::Write, deadline).await;
+        let mut answers = self.ask_units(vec![Unit::single(key, command)], Access::Write, deadline).await;
         let reply = answers.pop().and_then(|answer| answer.map(|mut answered| answered.replies.pop()).transpose());
         let reply = reply.unwrap_or_else(|| Err(errors::unexpected("a script")));
         vec![reply.and_then(|reply| ops::read(reading, reply))]
@@ -91,22 +91,25 @@ impl RedisBackend {
         let mut all = self.clearings(open, ops);
         let clearings = all.len();
         all.extend(commands);
-        let mut replies = self.ask(all, Access::Write, deadline).await?;
-        replies.drain(..clearings).try_for_each(|reply| ops::checked(reply).map(drop))?;
-        Ok((readings, replies))
+        let replies = self.ask(all, Access::Write, deadline).await?;
+        Ok((readings, without_head(replies, clearings)?))
     }
 
     async fn apply_atomically(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
         let (inner, readings) = compile(ops, By::Text);
         let mut all = self.clearings(open, ops);
+        let clearings = all.len();
         all.extend(transaction(inner));
-        let replies = match self.ask(all, Access::Write, deadline).await {
-            Ok(replies) => replies,
-            Err(error) => return fail_all(ops.len(), &error),
-        };
-        match executed(replies, ops.len()) {
+        let asked = self.ask(all, Access::Write, deadline).await.and_then(|replies| without_head(replies, clearings));
+        match asked.and_then(|replies| executed(replies, ops.len())) {
             Ok(replies) => read_all(readings, replies),
             Err(error) => fail_all(ops.len(), &error),
         }
     }
+}
+
+/// Removes the replies of the `count` scripts before the writes; an error if one of the scripts failed.
+pub(super) fn without_head(mut replies: Replies, count: usize) -> Result<Replies> {
+    replies.drain(..count).try_for_each(|reply| ops::checked(reply).map(drop))?;
+    Ok(replies)
 }

@@ -3,7 +3,11 @@
 //! A [`Unit`] is the commands of one key, in order, with one reply each. If one primary holds all keys, the units are
 //! sent together. In a cluster they are grouped by primary and sent in parallel, and their results are merged.
 //!
-//! A command that is answered with MOVED, ASK or TRYAGAIN was not executed, so it may be sent again, even a write.
+//! A command that is answered with MOVED, ASK or TRYAGAIN was not executed, so it may be sent again, even a write. Its
+//! neighbors in the unit may have been executed: while a slot is migrated key by key, each command is redirected or not
+//! depending on the keys that it names. So each unit knows which of its replies decide ([`Form`]), and no write is sent
+//! again after it was executed.
+//!
 //! MOVED first triggers a topology refresh: the epochs of the affected primaries end before the new owner is queried,
 //! so that values read by the old map are not kept. A value that was read through ASK must not be kept at all
 //! ([`Answered::by_ask`]), because its owner does not announce changes of that slot on the invalidation link of the old
@@ -11,7 +15,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::Value as Reply;
+use ::redis::{Cmd, Value as Reply};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,7 +24,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     l2::redis::{
         command::{
-            batch::{Commands, Replies, word},
+            batch::{Commands, Replies, executed, transaction, word},
             errors,
         },
         topology::slots::slot,
@@ -36,20 +40,85 @@ const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// Pause before a retry of a unit whose slot is being migrated key by key.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// The commands of one key.
+/// The commands of one key, and which of their replies decide whether they are sent again.
 #[derive(Debug, Clone)]
 pub(crate) struct Unit {
-    pub(crate) slot: u16,
-    pub(crate) commands: Commands,
+    slot: u16,
+    commands: Commands,
+    /// Number of commands in front whose replies decide nothing and are not returned.
+    preparations: usize,
+    form: Form,
+}
+
+/// The part of a unit that decides: its commands after the preparations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Queries: any reply decides, because queries may be repeated.
+    Queries,
+    /// One command: its own reply decides.
+    Single,
+    /// MULTI, commands, EXEC: a redirection of any of these commands prevents the execution of all of them.
+    Transaction,
 }
 
 impl Unit {
-    pub(crate) fn new(key: &[u8], commands: Commands) -> Self {
-        Self { slot: slot(key), commands }
+    /// Creates a unit of queries, which may be repeated.
+    pub(crate) fn queries(key: &[u8], commands: Commands) -> Self {
+        Self { slot: slot(key), commands, preparations: 0, form: Form::Queries }
+    }
+
+    /// Creates a unit of one command, which is executed at most once.
+    pub(crate) fn single(key: &[u8], command: Cmd) -> Self {
+        Self { slot: slot(key), commands: vec![command], preparations: 0, form: Form::Single }
+    }
+
+    /// Creates a unit of commands that are executed together and at most once. All their keys have this slot.
+    pub(crate) fn transaction(slot: u16, commands: Commands) -> Self {
+        Self { slot, commands: transaction(commands), preparations: 0, form: Form::Transaction }
+    }
+
+    /// Adds commands that run before the others, on the same connection. Their replies are ignored, also redirections,
+    /// and they may run more than once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no write needs a preparation yet"))]
+    pub(crate) fn prepared_by(mut self, preparations: Commands) -> Self {
+        self.preparations += preparations.len();
+        self.commands.splice(0..0, preparations);
+        self
+    }
+
+    /// Returns true if ASKING must precede the command at this index. ASKING before MULTI covers the whole transaction;
+    /// within the transaction it would be queued.
+    fn takes_asking(&self, at: usize) -> bool {
+        self.form != Form::Transaction || at <= self.preparations
+    }
+
+    /// Decides from the replies whether the unit is sent again.
+    fn outcome(&self, mut replies: Replies) -> Outcome {
+        replies.drain(..self.preparations.min(replies.len()));
+        let redirection = match self.form {
+            // All commands have the same key or slot, so the first redirection counts.
+            Form::Queries | Form::Single => replies.iter().find_map(redirection),
+            Form::Transaction => redirection_of_transaction(&replies),
+        };
+        match (redirection, self.form) {
+            (Some(redirection), _) => Outcome::Again(redirection),
+            (None, Form::Queries | Form::Single) => Outcome::Done(Ok(replies)),
+            (None, Form::Transaction) => {
+                let count = replies.len().saturating_sub(2);
+                Outcome::Done(executed(replies, count))
+            }
+        }
     }
 }
 
-/// Replies to the commands of a unit.
+/// What the replies to a unit mean.
+enum Outcome {
+    /// Nothing but preparations was executed, and another primary may execute it.
+    Again(Redirect),
+    Done(Result<Replies>),
+}
+
+/// Replies to the commands of a unit, without its preparations, MULTI and EXEC.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) replies: Replies,
@@ -77,10 +146,11 @@ impl RedisBackend {
         for _ in 0..HOPS_MAX {
             let mut redirects = Vec::new();
             for (at, asked, replies) in self.round(&units, std::mem::take(&mut open), access, deadline).await {
-                let is_transaction = access == Access::Write && units[at].commands.len() > 1;
-                match replies.map(|replies| (redirect(&replies, is_transaction), replies)) {
-                    Ok((None, replies)) => results[at] = Some(Ok(Answered { replies, by_ask: asked })),
-                    Ok((Some(redirect), _)) => redirects.push((at, redirect)),
+                match replies.map(|replies| units[at].outcome(replies)) {
+                    Ok(Outcome::Again(redirect)) => redirects.push((at, redirect)),
+                    Ok(Outcome::Done(done)) => {
+                        results[at] = Some(done.map(|replies| Answered { replies, by_ask: asked }));
+                    }
                     Err(error) => results[at] = Some(Err(error)),
                 }
             }
@@ -112,7 +182,7 @@ impl RedisBackend {
                 None => self.group_of_slot(units[at].slot),
             };
             match group {
-                Ok(group) => PrimaryBatch::of(&mut batches, group, asked.is_some()).add(at, &units[at].commands),
+                Ok(group) => PrimaryBatch::of(&mut batches, group, asked.is_some()).add(at, &units[at]),
                 Err(error) => answers.push((at, asked.is_some(), Err(error))),
             }
         }
@@ -146,6 +216,8 @@ struct PrimaryBatch {
     group: Arc<ConnectionGroup>,
     asking: bool,
     commands: Commands,
+    /// For each command, true for ASKING, whose reply belongs to no unit.
+    is_asking: Vec<bool>,
     /// Index and number of commands of each unit.
     units: Vec<(usize, usize)>,
 }
@@ -155,54 +227,57 @@ impl PrimaryBatch {
     fn of(batches: &mut Vec<Self>, group: Arc<ConnectionGroup>, asking: bool) -> &mut Self {
         let is_it = |batch: &Self| Arc::ptr_eq(&batch.group, &group) && batch.asking == asking;
         let at = batches.iter().position(is_it).unwrap_or_else(|| {
-            batches.push(Self { group, asking, commands: Commands::new(), units: Vec::new() });
+            batches.push(Self { group, asking, commands: Commands::new(), is_asking: Vec::new(), units: Vec::new() });
             batches.len() - 1
         });
         &mut batches[at]
     }
 
-    fn add(&mut self, at: usize, commands: &Commands) {
-        for command in commands {
-            if self.asking {
+    fn add(&mut self, at: usize, unit: &Unit) {
+        for (index, command) in unit.commands.iter().enumerate() {
+            if self.asking && unit.takes_asking(index) {
                 self.commands.push(word("ASKING"));
+                self.is_asking.push(true);
             }
             self.commands.push(command.clone());
+            self.is_asking.push(false);
         }
-        self.units.push((at, commands.len()));
+        self.units.push((at, unit.commands.len()));
     }
 
     async fn send(self, access: Access, deadline: Instant) -> Vec<(usize, bool, Result<Replies>)> {
-        let Self { group, asking, commands, units } = self;
+        let Self { group, asking, commands, is_asking, units } = self;
         let count = commands.len();
         let replies = match group.ask(commands, access, deadline).await {
             Ok(replies) if replies.len() == count => replies,
             Ok(_) => return units.iter().map(|(at, _)| (*at, asking, Err(errors::unexpected("a pipeline")))).collect(),
             Err(error) => return units.iter().map(|(at, _)| (*at, asking, Err(error.clone()))).collect(),
         };
-        // The replies to ASKING are skipped.
-        let step = if asking { 2 } else { 1 };
-        let mut replies = replies.into_iter().skip(step - 1).step_by(step);
+        let of_units = replies.into_iter().zip(is_asking).filter(|(_, is_asking)| !is_asking);
+        let mut replies = of_units.map(|(reply, _)| reply);
         units.into_iter().map(|(at, count)| (at, asking, Ok(replies.by_ref().take(count).collect()))).collect()
     }
 }
 
-/// Returns the redirection of a unit, if there is one. All its commands have the same key, so the first redirection
-/// counts. A unit that was partly executed before its slot moved is repeated as a whole only if it reads; writes have
-/// one command.
+/// Returns the redirection of a transaction that was not executed: the first redirection of its commands.
 ///
-/// A transaction cannot follow ASK, because the ASKING before each of its commands would be queued. It waits for the
-/// end of the migration.
-fn redirect(replies: &[Reply], is_transaction: bool) -> Option<Redirect> {
-    replies.iter().find_map(|reply| {
-        let Reply::ServerError(error) = reply else { return None };
-        match error.code() {
-            "MOVED" => Some(Redirect::Moved),
-            "TRYAGAIN" => Some(Redirect::TryAgain),
-            "ASK" if is_transaction => Some(Redirect::TryAgain),
-            "ASK" => Some(asked_at(error.details()?).map_or(Redirect::Moved, Redirect::Ask)),
-            _ => None,
-        }
-    })
+/// A transaction is rejected as a whole if Redis redirected one of its commands. If MULTI itself was rejected, its
+/// commands were executed one by one, and nothing may be repeated.
+fn redirection_of_transaction(replies: &[Reply]) -> Option<Redirect> {
+    let is_begun = matches!(replies.first(), Some(Reply::Okay));
+    let is_rejected = matches!(replies.last(), Some(Reply::ServerError(_)));
+    if is_begun && is_rejected { replies.iter().find_map(redirection) } else { None }
+}
+
+/// Returns the redirection in a reply, if there is one.
+fn redirection(reply: &Reply) -> Option<Redirect> {
+    let Reply::ServerError(error) = reply else { return None };
+    match error.code() {
+        "MOVED" => Some(Redirect::Moved),
+        "TRYAGAIN" => Some(Redirect::TryAgain),
+        "ASK" => Some(asked_at(error.details()?).map_or(Redirect::Moved, Redirect::Ask)),
+        _ => None,
+    }
 }
 
 /// Parses the endpoint of `SLOT HOST:PORT`.
@@ -237,17 +312,67 @@ mod tests {
         ::redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap()
     }
 
+    fn names(unit: &Unit) -> String {
+        let packed = unit.commands.iter().map(|command| String::from_utf8(command.get_packed_command()).unwrap());
+        packed.map(|text| text.lines().nth(2).unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn again(unit: &Unit, lines: &[&str]) -> bool {
+        matches!(unit.outcome(lines.iter().map(|line| reply(line)).collect()), Outcome::Again(_))
+    }
+
+    fn done(unit: &Unit, lines: &[&str]) -> Result<Replies> {
+        match unit.outcome(lines.iter().map(|line| reply(line)).collect()) {
+            Outcome::Done(done) => done,
+            Outcome::Again(_) => panic!("sent again: {lines:?}"),
+        }
+    }
+
     #[test]
     fn redirects_are_told_from_answers() {
-        assert!(redirect(&[reply(":5"), reply("+OK")], false).is_none());
-        assert!(redirect(&[reply("-WRONGTYPE no")], false).is_none());
-        assert!(matches!(redirect(&[reply("-MOVED 1 h:2")], false), Some(Redirect::Moved)));
-        assert!(matches!(redirect(&[reply(":1"), reply("-TRYAGAIN wait")], false), Some(Redirect::TryAgain)));
-        let Some(Redirect::Ask(endpoint)) = redirect(&[reply("-ASK 3999 127.0.0.1:6381")], false) else {
-            panic!("ASK")
-        };
+        assert!(redirection(&reply(":5")).is_none());
+        assert!(redirection(&reply("-WRONGTYPE no")).is_none());
+        assert!(matches!(redirection(&reply("-MOVED 1 h:2")), Some(Redirect::Moved)));
+        assert!(matches!(redirection(&reply("-TRYAGAIN wait")), Some(Redirect::TryAgain)));
+        let Some(Redirect::Ask(endpoint)) = redirection(&reply("-ASK 3999 127.0.0.1:6381")) else { panic!("ASK") };
         assert_eq!(endpoint, Endpoint::Tcp("127.0.0.1".to_owned(), 6381));
         assert_eq!(asked_at("1 ::1:7000"), Some(Endpoint::Tcp("::1".to_owned(), 7000)));
-        assert!(matches!(redirect(&[reply("-ASK 3999 :6381")], false), Some(Redirect::Moved)), "the host is not known");
+        assert!(matches!(redirection(&reply("-ASK 3999 :6381")), Some(Redirect::Moved)), "the host is not known");
+    }
+
+    #[test]
+    fn only_the_reply_of_a_write_decides_whether_it_is_sent_again() {
+        let unit = Unit::single(b"k", word("INCR")).prepared_by(vec![word("DEL")]);
+        assert_eq!(names(&unit), "DEL INCR");
+        for ignored in [":1", "-ASK 1 h:2", "-TRYAGAIN wait", "-MOVED 1 h:2", "-OOM no"] {
+            assert_eq!(done(&unit, &[ignored, ":7"]).unwrap(), [reply(":7")]);
+            assert!(again(&unit, &[ignored, "-ASK 1 h:2"]));
+        }
+        let queries = Unit::queries(b"k", vec![word("SISMEMBER"), word("GET")]);
+        assert!(again(&queries, &["-ASK 1 h:2", "$-1"]) && again(&queries, &[":1", "-MOVED 1 h:2"]));
+    }
+
+    #[test]
+    fn a_transaction_is_sent_again_only_if_it_was_not_executed() {
+        let unit = Unit::transaction(1, vec![word("EVAL"), word("INCR")]).prepared_by(vec![word("DEL")]);
+        assert_eq!(names(&unit), "DEL MULTI EVAL INCR EXEC");
+        let executed = ["-ASK 1 h:2", "+OK", "+QUEUED", "+QUEUED", "*2\r\n:0\r\n:7"];
+        assert_eq!(done(&unit, &executed).unwrap(), [reply(":0"), reply(":7")]);
+        for rejected in ["-TRYAGAIN wait", "-ASK 1 h:2", "-MOVED 1 h:2"] {
+            assert!(again(&unit, &[":1", "+OK", rejected, "+QUEUED", "-EXECABORT no"]), "{rejected}");
+            assert!(again(&unit, &[":1", "+OK", "+QUEUED", "+QUEUED", rejected]), "{rejected}");
+            // Without MULTI, INCR was executed.
+            assert!(done(&unit, &[":1", "-NOPERM no", rejected, ":7", "-ERR EXEC without MULTI"]).is_err());
+        }
+        assert!(done(&unit, &[":1", "+OK", "-OOM no", "+QUEUED", "-EXECABORT no"]).is_err());
+    }
+
+    #[test]
+    fn asking_precedes_each_command_outside_a_transaction() {
+        let asked = |unit: &Unit| (0..unit.commands.len()).map(|at| unit.takes_asking(at)).collect::<Vec<_>>();
+        let single = Unit::single(b"k", word("INCR")).prepared_by(vec![word("DEL")]);
+        assert_eq!(asked(&single), [true, true]);
+        let transaction = Unit::transaction(1, vec![word("INCR")]).prepared_by(vec![word("DEL")]);
+        assert_eq!(asked(&transaction), [true, true, false, false]);
     }
 }

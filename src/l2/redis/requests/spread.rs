@@ -3,9 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ::redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
+    apply::without_head,
     pipelined_connection::Access,
     route::{Answered, Unit},
 };
@@ -16,7 +18,7 @@ use crate::{
         redis::{
             bans::notes::is_noted,
             command::{
-                batch::{Commands, executed, fail_all, read_all, transaction},
+                batch::{Commands, Replies, fail_all, read_all},
                 errors,
                 ops::{self, Reading},
                 read,
@@ -44,7 +46,7 @@ impl RedisBackend {
         for key in keys {
             let mut commands = self.note_questions(open, key);
             commands.extend(questions.by_ref().take(each));
-            units.push(Unit::new(key, commands));
+            units.push(Unit::queries(key, commands));
             if !open.is_empty() {
                 turn.pause().await;
             }
@@ -70,15 +72,24 @@ impl RedisBackend {
             .iter()
             .map(|(key, op)| {
                 let (command, reading) = ops::command(key, op, By::Text, ops.len() == 1);
-                (Unit::new(key, self.clearing(open, key).into_iter().chain([command]).collect()), reading)
+                (self.write_unit(key, command, open), reading)
             })
             .unzip();
         let answers = self.ask_units(units, Access::Write, deadline).await;
         let read = |(reading, answer): (Reading, Result<Answered>)| {
-            let reply = answer?.replies.pop().ok_or_else(|| errors::unexpected("a command"))?;
-            ops::read(reading, reply)
+            let mut replies = of_writes(answer?.replies, 1)?;
+            ops::read(reading, replies.pop().ok_or_else(|| errors::unexpected("a command"))?)
         };
         readings.into_iter().zip(answers).map(read).collect()
+    }
+
+    /// Returns the unit of one write. While a ban is open, the value from before the ban is removed in the same
+    /// transaction: during a slot migration the two commands can be redirected independently.
+    fn write_unit(&self, key: &[u8], write: Cmd, open: &[Arc<Ban>]) -> Unit {
+        match self.clearing(open, key) {
+            Some(clearing) => Unit::transaction(slot(key), vec![clearing, write]),
+            None => Unit::single(key, write),
+        }
     }
 
     /// Applies the operations of each slot atomically; a cluster has no transactions over several primaries.
@@ -102,13 +113,13 @@ impl RedisBackend {
                 places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text, false)).unzip();
             readings.push(read);
             let clearings = places.iter().filter_map(|&at| self.clearing(open, &ops[at].0));
-            Unit { slot: *slot, commands: clearings.chain(transaction(inner)).collect() }
+            Unit::transaction(*slot, clearings.chain(inner).collect())
         });
         let units = units.collect();
         let mut results: Vec<Option<Result<Applied>>> = ops.iter().map(|_| None).collect();
         let answers = self.ask_units(units, Access::Write, deadline).await;
         for (((_, places), read), answer) in slots.iter().zip(readings).zip(answers) {
-            let applied = match answer.and_then(|answered| executed(answered.replies, places.len())) {
+            let applied = match answer.and_then(|answered| of_writes(answered.replies, places.len())) {
                 Ok(replies) => read_all(read, replies),
                 Err(error) => fail_all(places.len(), &error),
             };
@@ -116,6 +127,12 @@ impl RedisBackend {
         }
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(errors::unexpected("EXEC")))).collect()
     }
+}
+
+/// Returns the last `writes` replies of a unit, as [`without_head`].
+fn of_writes(replies: Replies, writes: usize) -> Result<Replies> {
+    let head = replies.len().saturating_sub(writes);
+    without_head(replies, head)
 }
 
 /// Decodes the replies to a unit of [`read::part_questions`], as [`read_one`].
