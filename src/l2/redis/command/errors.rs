@@ -99,6 +99,12 @@ pub(crate) fn in_motion() -> CacheError {
     CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
+/// Returns the error for a write that was executed although Redis redirected a command that had to run before it.
+pub(crate) fn unprepared() -> CacheError {
+    let message = "the key's slot is moving between primaries of the Redis Cluster; the write was executed in part";
+    CacheError::new(Kind::Unknown, message)
+}
+
 /// Returns the error for a reply type that the command never has, for example because the server is not Redis.
 pub(crate) fn unexpected(command: &str) -> CacheError {
     CacheError::new(Kind::Internal, format!("unexpected type of Redis's reply to {command}"))

@@ -25,7 +25,7 @@ use crate::{
     l2::redis::{
         command::{
             batch::{Commands, Replies, executed, transaction, word},
-            errors,
+            errors, ops,
         },
         topology::slots::slot,
         url::Endpoint,
@@ -77,8 +77,9 @@ impl Unit {
         Self { slot, commands: transaction(commands), preparations: 0, form: Form::Transaction }
     }
 
-    /// Adds commands that run before the others, on the same connection. Their replies are ignored, also redirections,
-    /// and they may run more than once.
+    /// Adds commands that run before the others, on the same connection. Their replies are not returned, and they may run
+    /// more than once. Redirections of them decide nothing: a preparation that was redirected while the others were
+    /// executed is sent again by itself, before the unit counts as answered.
     #[cfg_attr(not(test), expect(dead_code, reason = "no write needs a preparation yet"))]
     pub(crate) fn prepared_by(mut self, preparations: Commands) -> Self {
         self.preparations += preparations.len();
@@ -94,7 +95,7 @@ impl Unit {
 
     /// Decides from the replies whether the unit is sent again.
     fn outcome(&self, mut replies: Replies) -> Outcome {
-        replies.drain(..self.preparations.min(replies.len()));
+        let prepared: Replies = replies.drain(..self.preparations.min(replies.len())).collect();
         let redirection = match self.form {
             // All commands have the same key or slot, so the first redirection counts.
             Form::Queries | Form::Single => replies.iter().find_map(redirection),
@@ -102,12 +103,24 @@ impl Unit {
         };
         match (redirection, self.form) {
             (Some(redirection), _) => Outcome::Again(redirection),
-            (None, Form::Queries | Form::Single) => Outcome::Done(Ok(replies)),
+            (None, Form::Queries | Form::Single) => Outcome::Done(Ok(replies), self.missed(&prepared)),
             (None, Form::Transaction) => {
                 let count = replies.len().saturating_sub(2);
-                Outcome::Done(executed(replies, count))
+                Outcome::Done(executed(replies, count), self.missed(&prepared))
             }
         }
+    }
+
+    /// Returns the preparations that were redirected, each as a unit of its own.
+    fn missed(&self, prepared: &[Reply]) -> Vec<Self> {
+        let redirected = self.commands.iter().zip(prepared).filter(|(_, reply)| redirection(reply).is_some());
+        let alone = |command: &Cmd| Self {
+            slot: self.slot,
+            commands: vec![command.clone()],
+            preparations: 0,
+            form: Form::Single,
+        };
+        redirected.map(|(command, _)| alone(command)).collect()
     }
 }
 
@@ -115,7 +128,8 @@ impl Unit {
 enum Outcome {
     /// Nothing but preparations was executed, and another primary may execute it.
     Again(Redirect),
-    Done(Result<Replies>),
+    /// The replies, and the preparations that must be sent again.
+    Done(Result<Replies>, Vec<Unit>),
 }
 
 /// Replies to the commands of a unit, without its preparations, MULTI and EXEC.
@@ -143,13 +157,15 @@ impl RedisBackend {
     ) -> Vec<Result<Answered>> {
         let mut results: Vec<Option<Result<Answered>>> = units.iter().map(|_| None).collect();
         let mut open: Vec<(usize, Option<Endpoint>)> = (0..units.len()).map(|at| (at, None)).collect();
+        let mut missed = Vec::new();
         for _ in 0..HOPS_MAX {
             let mut redirects = Vec::new();
             for (at, asked, replies) in self.round(&units, std::mem::take(&mut open), access, deadline).await {
                 match replies.map(|replies| units[at].outcome(replies)) {
                     Ok(Outcome::Again(redirect)) => redirects.push((at, redirect)),
-                    Ok(Outcome::Done(done)) => {
+                    Ok(Outcome::Done(done, unprepared)) => {
                         results[at] = Some(done.map(|replies| Answered { replies, by_ask: asked }));
+                        missed.extend(unprepared.into_iter().map(|unit| (at, unit)));
                     }
                     Err(error) => results[at] = Some(Err(error)),
                 }
@@ -163,7 +179,29 @@ impl RedisBackend {
         for (at, _) in open {
             results[at] = Some(Err(errors::in_motion()));
         }
+        if !missed.is_empty() {
+            self.prepare_late(missed, &mut results, access, deadline).await;
+        }
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(errors::unexpected("a pipeline")))).collect()
+    }
+
+    /// Sends the preparations that were redirected although the commands after them were executed. The result of a unit
+    /// whose preparation fails is unknown.
+    async fn prepare_late(
+        &self,
+        missed: Vec<(usize, Unit)>,
+        results: &mut [Option<Result<Answered>>],
+        access: Access,
+        deadline: Instant,
+    ) {
+        let (places, units): (Vec<usize>, Vec<Unit>) = missed.into_iter().unzip();
+        let answers = Box::pin(self.ask_units(units, access, deadline)).await;
+        for (at, answer) in places.into_iter().zip(answers) {
+            let is_done = |answered: Answered| answered.replies.into_iter().all(|reply| ops::checked(reply).is_ok());
+            if !answer.is_ok_and(is_done) && results[at].as_ref().is_some_and(Result::is_ok) {
+                results[at] = Some(Err(errors::unprepared()));
+            }
+        }
     }
 
     /// Sends each unit of `open` once: to its primary, or to the endpoint of an ASK redirection.
@@ -323,7 +361,7 @@ mod tests {
 
     fn done(unit: &Unit, lines: &[&str]) -> Result<Replies> {
         match unit.outcome(lines.iter().map(|line| reply(line)).collect()) {
-            Outcome::Done(done) => done,
+            Outcome::Done(done, _) => done,
             Outcome::Again(_) => panic!("sent again: {lines:?}"),
         }
     }
@@ -345,7 +383,11 @@ mod tests {
         let unit = Unit::single(b"k", word("INCR")).prepared_by(vec![word("DEL")]);
         assert_eq!(names(&unit), "DEL INCR");
         for ignored in [":1", "-ASK 1 h:2", "-TRYAGAIN wait", "-MOVED 1 h:2", "-OOM no"] {
-            assert_eq!(done(&unit, &[ignored, ":7"]).unwrap(), [reply(":7")]);
+            let outcome = unit.outcome(vec![reply(ignored), reply(":7")]);
+            let Outcome::Done(replies, missed) = outcome else { panic!("sent again: {ignored}") };
+            assert_eq!(replies.unwrap(), [reply(":7")]);
+            let is_redirected = redirection(&reply(ignored)).is_some();
+            assert_eq!(missed.iter().map(names).collect::<Vec<_>>(), vec!["DEL"; usize::from(is_redirected)]);
             assert!(again(&unit, &[ignored, "-ASK 1 h:2"]));
         }
         let queries = Unit::queries(b"k", vec![word("SISMEMBER"), word("GET")]);
