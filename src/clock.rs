@@ -15,7 +15,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 /// Monotonic time in milliseconds, never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 
 impl Tick {

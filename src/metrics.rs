@@ -99,6 +99,10 @@ metrics! {
     LEARN_SNAPSHOTS = "terrace_learn_snapshots_total", Counter, ["result"], "Snapshots of the learned prefetch state, by result: loaded, set_aside (unusable, renamed), written, failed.";
     LEARN_SNAPSHOT_BYTES = "terrace_learn_snapshot_bytes", Gauge, [], "Size in bytes of the last snapshot written or loaded.";
     LEARN_DROPPED = "terrace_learn_dropped_total", Counter, [], "Events that were not recorded for learning because the buffer was full.";
+    LOADS = "terrace_loads_total", Counter, ["outcome"], "Events of load leases, by outcome. Grants: granted_miss (key absent), granted_stale (value needed a refresh), granted_early (early refresh), granted_forced (requested refresh), granted_takeover (exclusive time of another client ended), granted_unfenced (nothing can be stored). Callers without a grant: waited (received the value that another client loaded), busy (another client loads, waiting time over), absent (origin does not have the key), failed (last load failed). Ends of loads: stored, lease_lost, changed, invalidated (not stored), load_failed (reported by the client), released (no load).";
+    LOAD_SECONDS = "terrace_load_seconds", Histogram, ["group"], "Duration in seconds of loads from the origin, from the grant to the stored Fill, by key group. Absent for a group without a stored Fill.";
+    LOAD_WAITERS = "terrace_load_waiters", Gauge, [], "Callers that wait for the loads of other clients.";
+    ORIGIN_SAVED = "terrace_origin_seconds_saved_total", Counter, ["group"], "Time in seconds that the origin would have needed to load the keys that L1 and L2 answered, by key group: each hit counts as the mean duration of the group's loads at that time. Absent for a group without a stored Fill.";
     BANS_OPEN = "terrace_bans_open", Gauge, [], "Pattern bans whose keys are still being removed from L2.";
     WATCHERS = "terrace_watchers", Gauge, [], "Open Watch streams.";
     WATCH_EVENTS = "terrace_watch_events_total", Counter, [], "Change events sent to Watch streams, counted once per stream.";
@@ -126,8 +130,8 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     page: PrometheusHandle,
     process: metrics_process::Collector,
-    /// Rendered histograms. The recorder only accepts single samples, so they are rendered here.
-    histograms: Mutex<String>,
+    /// Rendered histograms and counters with fractions. The recorder supports neither, so they are rendered here.
+    rendered: Mutex<String>,
 }
 
 /// A histogram counted by another module.
@@ -155,7 +159,7 @@ impl Default for Metrics {
                 }
             }
         });
-        Self { recorder, page, process, histograms: Mutex::default() }
+        Self { recorder, page, process, rendered: Mutex::default() }
     }
 }
 
@@ -176,6 +180,7 @@ impl Metrics {
         let mut text = format!("# HELP {name} {}\n# TYPE {name} histogram\n", metric.doc, name = metric.name);
         let label = metric.labels.first().copied().unwrap_or_default();
         for (value, Buckets { up_to, count, sum }) in by_label {
+            let value = escaped(value);
             for (bound, within) in up_to {
                 text += &format!("{}_bucket{{{label}=\"{value}\",le=\"{bound}\"}} {within}\n", metric.name);
             }
@@ -183,7 +188,17 @@ impl Metrics {
             text += &format!("{name}_sum{{{label}=\"{value}\"}} {sum}\n", name = metric.name);
             text += &format!("{name}_count{{{label}=\"{value}\"}} {count}\n", name = metric.name);
         }
-        *self.histograms.lock() += &text;
+        *self.rendered.lock() += &text;
+    }
+
+    /// Adds a counter with fractions and one label to the next page, one series for each label value.
+    pub fn fractions(&self, metric: &Metric, by_label: &[(&str, f64)]) {
+        let mut text = format!("# HELP {name} {}\n# TYPE {name} counter\n", metric.doc, name = metric.name);
+        let label = metric.labels.first().copied().unwrap_or_default();
+        for (value, total) in by_label {
+            text += &format!("{}{{{label}=\"{}\"}} {total}\n", metric.name, escaped(value));
+        }
+        *self.rendered.lock() += &text;
     }
 
     /// Returns the page in Prometheus's text format: the values set before, and the metrics of the process.
@@ -193,13 +208,18 @@ impl Metrics {
         // This counter has fractions of seconds; the recorder supports them only in gauges.
         let page = self.page.render();
         let page = page.replace("# TYPE process_cpu_seconds_total gauge", "# TYPE process_cpu_seconds_total counter");
-        page + &std::mem::take(&mut *self.histograms.lock())
+        page + &std::mem::take(&mut *self.rendered.lock())
     }
 
     /// Runs the periodic maintenance of the exporter. Without it, samples of histograms accumulate in memory.
     pub fn upkeep(&self) {
         self.page.run_upkeep();
     }
+}
+
+/// Escapes a label value.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn pairs(metric: &Metric, values: &[&str]) -> Vec<Label> {

@@ -274,6 +274,7 @@ impl Server {
         for port in [&mut self.grpc, &mut self.resp, &mut self.http].into_iter().chain(&mut self.health) {
             port.remove_path();
         }
+        self.core.begin_drain();
         // Fails only when all workers have ended already.
         let _ended = stopper.send(true);
         join(workers, self.config.server.drain);

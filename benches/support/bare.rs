@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use terrace::proto::{
-    DeleteRequest, DeleteResponse, Found, GetManyRequest, GetManyResponse, GetManyResult, GetMetaRequest,
-    GetMetaResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse, OperationResult, PipelineRequest,
-    PipelineResponse, SetManyRequest, SetManyResponse, SetRequest, SetResponse, Tier, TouchRequest, TouchResponse,
-    cache_server, get_many_result, get_response, operation_result,
+    DeleteRequest, DeleteResponse, FillRequest, FillResponse, Found, GetManyRequest, GetManyResponse, GetManyResult,
+    GetMetaRequest, GetMetaResponse, GetOrLeaseManyRequest, GetOrLeaseManyResponse, GetOrLeaseRequest,
+    GetOrLeaseResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse, OperationResult, PipelineRequest,
+    PipelineResponse, ReleaseRequest, ReleaseResponse, SetManyRequest, SetManyResponse, SetRequest, SetResponse, Tier,
+    TouchRequest, TouchResponse, cache_server, get_many_result, get_response, operation_result,
 };
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
@@ -58,6 +59,25 @@ impl cache_server::Cache for Bare {
     }
 
     async fn get_meta(&self, _request: Request<GetMetaRequest>) -> Result<Response<GetMetaResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn get_or_lease(&self, _request: Request<GetOrLeaseRequest>) -> Result<Response<GetOrLeaseResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn get_or_lease_many(
+        &self,
+        _request: Request<GetOrLeaseManyRequest>,
+    ) -> Result<Response<GetOrLeaseManyResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn fill(&self, _request: Request<FillRequest>) -> Result<Response<FillResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn release(&self, _request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 

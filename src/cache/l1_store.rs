@@ -18,6 +18,7 @@ use crate::{
     l1,
     l2::{
         Applied, Described, Op, ScanPage, Source, TypeName, codec,
+        loads::{LoadOp, LoadResult},
         none::Resident,
         op::{self, EntryChange, Present},
     },
@@ -54,8 +55,15 @@ impl CoreStore {
     }
 }
 
-impl Resident for CoreStore {
-    fn apply(&self, key: &Key, op: &Op) -> Result<Applied> {
+impl CoreStore {
+    /// Makes the change that `decide` returns for the present entry, under the lock of the key's shard. `wakes`: callers that
+    /// wait for the load of the key ask again.
+    fn change<T>(
+        &self,
+        key: &Key,
+        wakes: bool,
+        decide: impl FnOnce(&Core, Option<Present<'_>>, UnixMs) -> Result<(EntryChange, T)>,
+    ) -> Result<T> {
         let Some(core) = self.core.upgrade() else { return Err(stopped()) };
         let (now, unix) = self.times(&core);
         let tick_at = |at: Option<UnixMs>| at.map_or(Tick::FAR, |at| Tick(now.0 + at.0.saturating_sub(unix.0)));
@@ -65,7 +73,7 @@ impl Resident for CoreStore {
         let mut written = None;
         let applied = core.l1.update(key, now, epoch, group, |current| {
             let present = current.map(|c| Present { value: c.value, expires_at: unix_at(c.expires_at) });
-            let (change, applied) = op::apply(op, present, unix)?;
+            let (change, applied) = decide(&core, present, unix)?;
             let change = match change {
                 EntryChange::Keep => l1::Change::Keep,
                 EntryChange::Remove => l1::Change::Remove,
@@ -80,10 +88,29 @@ impl Resident for CoreStore {
             }
             Ok((change, applied))
         })?;
+        if wakes {
+            core.loads.changed(key);
+        }
         if let Some(written) = written.filter(|_| core.recordings.any() && !is_own(key)) {
             core.recordings.note(key, core.l1.hash_of(key), written, Caller::UNKNOWN, now);
         }
         Ok(applied)
+    }
+}
+
+impl Resident for CoreStore {
+    fn apply(&self, key: &Key, op: &Op) -> Result<Applied> {
+        self.change(key, true, |core, present, unix| {
+            let decided = op::apply(op, present, unix)?;
+            core.loads.local().before(key, op);
+            Ok(decided)
+        })
+    }
+
+    fn load(&self, key: &Key, op: &LoadOp) -> Result<LoadResult> {
+        // A request for a lease changes nothing that others wait for, and would wake its own caller.
+        let wakes = !matches!(op, LoadOp::Acquire(_));
+        self.change(key, wakes, |core, present, unix| Ok(core.loads.local().decide(key, op, present, unix)))
     }
 
     fn describe(&self, key: &Key) -> Option<Described> {
@@ -123,7 +150,9 @@ impl Resident for CoreStore {
 
     fn clear(&self) {
         if let Some(core) = self.core.upgrade() {
+            core.loads.local().forget_all();
             core.l1.clear();
+            core.loads.all_changed();
             core.watched_keys.all_changed();
             core.events.emit(ChangeEvent::Flushed);
         }

@@ -11,6 +11,7 @@
 //! * [`warm_up`]: the hottest keys, and loading keys from L2 before they are requested.
 //! * [`policy`]: the operator's settings for groups of keys.
 //! * [`l1_store`]: L1 as the only store, for `l2 = "none"`.
+//! * [`loads`]: get-or-load: load leases, fills, negative answers.
 //! * [`learning`]: passes recorded events to the learners.
 //!
 //! By subject:
@@ -33,6 +34,7 @@ pub mod invalidate;
 pub mod l1_store;
 mod l2_reads;
 pub mod learning;
+pub mod loads;
 pub mod multi_key;
 pub mod policy;
 pub mod prefetch;
@@ -78,6 +80,10 @@ pub use invalidate::{
     pattern_bans::{Invalidation, SweepProgress},
     tags::{TagNames, tags_of},
 };
+pub use loads::{
+    FillRequest, Grant, GrantReason, GroupLoads, LeaseAnswer, LeaseLook, LeaseRequest, LoadOutcome, LoadState,
+    LoadedValue,
+};
 pub use multi_key::{
     passthrough::{Passing, append_within},
     rename_copy::{Renamed, Target},
@@ -91,6 +97,7 @@ pub struct Core {
     pub(crate) l1: L1,
     pub(crate) fence: coherence::fence::Fence,
     pub(crate) flights: flight::Flights,
+    pub(crate) loads: loads::Loads,
     pub(crate) rules: ArcSwap<Rules>,
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
@@ -153,6 +160,7 @@ impl Core {
             key_history: explain::key_history::KeyHistories::default(),
             touch_queue: ttl::touch_on_read::TouchQueue::default(),
             flights: flight::Flights::default(),
+            loads: loads::Loads::new(clock.clone()),
             rules: ArcSwap::from_pointee(rules),
             clock,
             flavor,
@@ -226,6 +234,11 @@ impl Core {
         self.l1.holds_stale()
     }
 
+    /// Begins the drain: calls that wait for the loads of other clients are answered, and leases outlive their connections.
+    pub fn begin_drain(&self) {
+        self.loads.drain();
+    }
+
     fn next_token(&self) -> Token {
         Token(self.tokens.fetch_add(1, Relaxed))
     }
@@ -244,6 +257,8 @@ pub struct Cache {
     account: Arc<Account>,
     /// The permissions of the client whose requests use this handle.
     principal: Arc<Principal>,
+    /// The load leases of the connection whose requests use this handle.
+    leases: Arc<loads::OpenLeases>,
     /// True if this handle holds the exclusive lock.
     is_exclusive: bool,
 }
@@ -256,7 +271,8 @@ impl Cache {
         let tap = core.recorder.tap();
         let account = core.budget.system_account();
         let principal = Principal::system();
-        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, principal, is_exclusive: false }
+        let leases = loads::OpenLeases::new(&core, &l2);
+        Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, principal, leases, is_exclusive: false }
     }
 
     /// Returns this handle for the requests of one caller.
@@ -269,7 +285,8 @@ impl Cache {
     #[must_use]
     pub fn for_new_caller(&self, principal: Arc<Principal>) -> Self {
         let caller = Caller(self.core.callers.fetch_add(1, Relaxed));
-        Self { caller, account: self.core.budget.account(), principal, ..self.clone() }
+        let leases = loads::OpenLeases::new(&self.core, &self.l2);
+        Self { caller, account: self.core.budget.account(), principal, leases, ..self.clone() }
     }
 
     /// Returns this handle with other permissions.

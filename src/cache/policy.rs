@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One `[[policy]]` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Glob over the whole key.
     pub matches: Glob,
@@ -26,6 +26,16 @@ pub struct Policy {
     pub max_value: Option<u64>,
     /// TTL that a read extends a shorter TTL to.
     pub touch_on_read: Option<Duration>,
+    /// Last part of a key's life, in which a get-or-load refreshes the value.
+    pub stale: Option<Duration>,
+    /// TTL of the answer that the origin does not have a key.
+    pub negative_ttl: Option<Duration>,
+    /// β of early refreshes, the factor of the duration of loads; 0 = no early refresh.
+    pub early: f64,
+    /// Maximum random reduction of a TTL in percent.
+    pub jitter: u8,
+    /// Exclusive time of load leases; `None` = learned.
+    pub lease: Option<Duration>,
     /// True if matching keys may be cached in L1.
     pub l1: bool,
     /// Source of the TTL of writes that specify none.
@@ -69,6 +79,11 @@ impl Policy {
             max_ttl: None,
             max_value: None,
             touch_on_read: None,
+            stale: None,
+            negative_ttl: None,
+            early: 1.0,
+            jitter: 0,
+            lease: None,
             l1: true,
             ttl,
             prefetch,
@@ -167,7 +182,8 @@ impl Rules {
         let policy = self.policy(key);
         let value_max = self.value_max_of(key);
         let default = tuned.or(policy.and_then(|policy| policy.default_ttl));
-        let lives = Lives { default, max: policy.and_then(|p| p.max_ttl), now };
+        let jitter = policy.map_or(0, |policy| policy.jitter);
+        let lives = Lives { default, max: policy.and_then(|p| p.max_ttl), jitter, now };
         match op {
             Op::Set { value, expiry, .. } => {
                 check_size(value.len(), value_max)?;
@@ -208,12 +224,23 @@ fn check_size(len: usize, max: u64) -> Result<()> {
 struct Lives {
     default: Option<Duration>,
     max: Option<Duration>,
+    /// Maximum random reduction in percent.
+    jitter: u8,
     now: UnixMs,
 }
 
 impl Lives {
     fn capped(self, life: Duration) -> Duration {
         self.max.map_or(life, |max| life.min(max))
+    }
+
+    /// Shortens a TTL randomly, so that keys that were written together do not expire together.
+    fn jittered(self, life: Duration) -> Duration {
+        if self.jitter == 0 {
+            return life;
+        }
+        let shorter = life.mul_f64(1.0 - fastrand::f64() * f64::from(self.jitter) / 100.0);
+        shorter.max(Duration::from_millis(1))
     }
 
     fn capped_at(self, at: UnixMs) -> UnixMs {
@@ -230,8 +257,8 @@ impl Lives {
 
     fn of_set(self, asked: SetExpiry) -> SetExpiry {
         match asked {
-            SetExpiry::Never => self.of_new(None).map_or(SetExpiry::Never, SetExpiry::In),
-            SetExpiry::In(life) => SetExpiry::In(self.capped(life)),
+            SetExpiry::Never => self.of_new(None).map_or(SetExpiry::Never, |life| SetExpiry::In(self.jittered(life))),
+            SetExpiry::In(life) => SetExpiry::In(self.jittered(self.capped(life))),
             SetExpiry::At(at) => SetExpiry::At(self.capped_at(at)),
             SetExpiry::Keep { life_if_new } => SetExpiry::Keep { life_if_new: self.of_new(life_if_new) },
         }

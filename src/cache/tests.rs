@@ -17,7 +17,10 @@ use crate::{
     clock::ManualClock,
     error::{CacheError, Kind, Result},
     l1::PolicyKind,
-    l2::{BanStore, ChangeSink, InvalidationSink, Source, Stored},
+    l2::{
+        BanStore, ChangeSink, InvalidationSink, LoadStore, Source, Stored,
+        loads::{LoadOp, LoadResult},
+    },
     model::{Key, Life, Tier, Value},
 };
 
@@ -47,6 +50,12 @@ impl Held {
 }
 
 impl BanStore for Held {}
+
+impl LoadStore for Held {
+    fn load(&self, _key: Key, _op: LoadOp) -> BoxFuture<'_, Result<LoadResult>> {
+        std::future::ready(Err(CacheError::new(Kind::Unsupported, "these tests take no load leases"))).boxed()
+    }
+}
 
 impl Backend for Held {
     fn flavor(&self) -> Flavor {

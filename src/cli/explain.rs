@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 use super::{
     Failure, Format, Result,
     connection::ServerArgs,
-    figures::{bytes, key, percent, span},
+    figures::{bytes, key, micros, percent, span},
     say,
     stats::{connect, refused, text_of},
 };
 use crate::proto::{
-    ExplainRequest, ExplainResponse, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, Why, key_read, key_write,
+    ExplainRequest, ExplainResponse, KeyLoad, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, Why, key_load, key_read,
+    key_write,
 };
 
 /// Maximum displayed length of a key, in characters.
@@ -65,6 +66,7 @@ fn lines(name: &[u8], of: &ExplainResponse) -> String {
     );
     lines.push(("policy", policy(&rule)));
     lines.push(("group", format!("{}, template {}", rule.group, rule.template)));
+    lines.extend(of.load.as_ref().and_then(load).map(|text| ("load", text)));
     for prediction in &of.predictions {
         let next = key(&prediction.key, NAME);
         let p = percent(Some(f64::from(prediction.probability)));
@@ -142,6 +144,25 @@ fn read(of: &KeyRead) -> String {
     }
 }
 
+/// Formats the load of the key; `None` if neither the key nor its group has loads.
+fn load(of: &KeyLoad) -> Option<String> {
+    let ends = span(of.ends_ms.unwrap_or_default());
+    let state = match of.state() {
+        key_load::State::Unspecified => None,
+        key_load::State::Loading => {
+            let age = span(of.age_ms.unwrap_or_default());
+            Some(format!("a client has loaded the key for {age}, exclusively for {ends} more"))
+        }
+        key_load::State::Failed => {
+            Some(format!("failed: {}; no client may load for {ends}", key(of.message.as_bytes(), NAME)))
+        }
+        key_load::State::Absent => Some(format!("the origin does not have the key; known for {ends} more")),
+    };
+    let mean = of.group_mean_ms.map(|ms| format!("mean of the group {}", micros(Some((ms * 1e3).round() as u64))));
+    let parts: Vec<String> = [state, mean].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
 fn because(why: Why) -> &'static str {
     match why {
         Why::Unspecified | Why::Unknown => "unknown reason",
@@ -206,6 +227,12 @@ fn fields(name: &[u8], of: &ExplainResponse) -> Value {
             "key": text_of(&next.key), "probability": next.probability, "fetched": next.fetched, "why": next.why,
         })
     });
+    let load = of.load.as_ref().map(|load| {
+        json!({
+            "state": load.state().as_str_name(), "age_ms": load.age_ms, "ends_ms": load.ends_ms, "message": load.message,
+            "group_mean_ms": load.group_mean_ms,
+        })
+    });
     json!({
         "key": text_of(name),
         "l1": l1,
@@ -218,6 +245,7 @@ fn fields(name: &[u8], of: &ExplainResponse) -> Value {
         "last_write": write,
         "last_read": read,
         "rule": rule,
+        "load": load,
         "predictions": predictions.collect::<Vec<_>>(),
     })
 }

@@ -12,7 +12,9 @@ use crate::{
     },
 };
 
+mod columns;
 mod fields;
+pub(super) mod loads;
 pub(super) use fields::text_of;
 pub(super) mod tables;
 

@@ -6,7 +6,7 @@ use super::{
     coverage::{covers, unclosed_class},
     fault::{Fault, nearest},
     file::{Entry, PolicyTable},
-    form::{Choice, Flag, Form, Maybe, Raw, Size, Span},
+    form::{Choice, Count, Factor, Flag, Form, Maybe, Raw, Size, Span},
 };
 use crate::{
     cache::policy::{Policy, Prefetch, Ttl},
@@ -34,6 +34,12 @@ pub struct PolicyRow {
 
 /// Range of TTLs in policies. The maximum keeps the millisecond arithmetic of Redis and Terrace far from overflow.
 const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
+/// Range of the factor of early refreshes.
+const EARLY: Factor = Factor(0.0, 10.0);
+/// Maximum random reduction of a TTL in percent.
+const JITTER_MAX: u8 = 50;
+const JITTER: Count = Count(0, JITTER_MAX as u64);
+const LEASE: Maybe<Span> = Maybe("none", Span(Duration::from_millis(100), Duration::from_secs(300)));
 const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
 const PREFETCH: Choice<Prefetch> =
@@ -42,7 +48,7 @@ const PREFETCH: Choice<Prefetch> =
 const TTL_MODE: Choice<Ttl> = Choice(&[("fixed", Ttl::Fixed), ("advise", Ttl::Advise), ("tune", Ttl::Tune)]);
 
 /// All keys of a policy.
-pub const POLICY_ROWS: [PolicyRow; 8] = [
+pub const POLICY_ROWS: [PolicyRow; 13] = [
     PolicyRow {
         key: "match",
         doc: "Redis glob pattern that is matched against the whole key. The first matching policy applies.",
@@ -74,6 +80,48 @@ pub const POLICY_ROWS: [PolicyRow; 8] = [
         default: "none",
         set: |policy, raw| TTL.read(raw).map(|ttl| policy.touch_on_read = ttl),
         show: |policy| TTL.show(&policy.touch_on_read),
+    },
+    PolicyRow {
+        key: "stale",
+        doc: "Last part of a key's life, in which get-or-load returns the value and one client refreshes it.",
+        form: || TTL.describe(),
+        default: "none",
+        set: |policy, raw| TTL.read(raw).map(|ttl| policy.stale = ttl),
+        show: |policy| TTL.show(&policy.stale),
+    },
+    PolicyRow {
+        key: "negative_ttl",
+        doc: "TTL of the answer that the origin does not have a key.",
+        form: || TTL.describe(),
+        default: "none",
+        set: |policy, raw| TTL.read(raw).map(|ttl| policy.negative_ttl = ttl),
+        show: |policy| TTL.show(&policy.negative_ttl),
+    },
+    PolicyRow {
+        key: "early",
+        doc: "Early refresh by get-or-load: factor of the mean load time in the exponential distribution of the refresh before the end of the fresh time; 0 = no early refresh.",
+        form: || EARLY.describe(),
+        default: "1.0",
+        set: |policy, raw| EARLY.read(raw).map(|early| policy.early = early),
+        show: |policy| EARLY.show(&policy.early),
+    },
+    PolicyRow {
+        key: "jitter",
+        doc: "Maximum random reduction of the TTL of a write in percent, so that keys that were written together do not expire together.",
+        form: || <Count as Form<u64>>::describe(&JITTER),
+        default: "0",
+        set: |policy, raw| {
+            JITTER.read(raw).map(|percent: u64| policy.jitter = u8::try_from(percent).unwrap_or(JITTER_MAX))
+        },
+        show: |policy| JITTER.show(&u64::from(policy.jitter)),
+    },
+    PolicyRow {
+        key: "lease",
+        doc: "Exclusive time of a load lease; none = 4 times the 99th percentile of the load time of the key group, within 2 to 30 s (10 s while it is unknown).",
+        form: || LEASE.describe(),
+        default: "none",
+        set: |policy, raw| LEASE.read(raw).map(|lease| policy.lease = lease),
+        show: |policy| LEASE.show(&policy.lease),
     },
     PolicyRow {
         key: "max_value",
@@ -185,13 +233,22 @@ fn read_one(table: &PolicyTable, faults: &mut Vec<Fault>) -> Policy {
         let message = "policy: match is missing; expected a pattern such as \"session:*\"";
         faults.push(table.source.fault(message));
     }
-    for (key, ttl) in [("default_ttl", policy.default_ttl), ("touch_on_read", policy.touch_on_read)] {
+    for (key, ttl) in [
+        ("default_ttl", policy.default_ttl),
+        ("touch_on_read", policy.touch_on_read),
+        ("stale", policy.stale),
+        ("negative_ttl", policy.negative_ttl),
+    ] {
         if let (Some(ttl), Some(most)) = (ttl, policy.max_ttl)
             && ttl > most
         {
             let message = format!("policy: {key} {} exceeds max_ttl {}", TTL.show(&Some(ttl)), TTL.show(&Some(most)));
             faults.push(table.source.fault(message));
         }
+    }
+    if policy.stale.is_some() && policy.touch_on_read.is_some() {
+        let message = "policy: stale and touch_on_read are set; a sliding TTL has no stale part";
+        faults.push(table.source.fault(message.to_owned()));
     }
     policy
 }

@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     cache::{
-        Condition, ExpireOnly, Found, Op, Read, ReadOptions, TagNames, TierChoice,
+        Condition, ExpireOnly, Found, Op, Read, ReadOptions, Rules, TagNames, TierChoice,
         inspect::KeyInfo,
         op::{NewExpiry, SetExpiry},
         tags_of,
@@ -153,11 +153,14 @@ pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::Get
 ///
 /// # Errors
 /// `InvalidArgument` for a bad key, TTL or tag.
-pub(super) fn set_op(request: proto::SetRequest) -> Result<((Key, Op), TagNames)> {
+pub(super) fn set_op(request: proto::SetRequest, rules: &Rules) -> Result<((Key, Op), TagNames)> {
     use proto::set_request::Condition as Requested;
     let key = Key::new(request.key)?;
     let tags = TagNames::new(request.tags)?;
-    let expiry = life(request.ttl_ms)?.map_or(SetExpiry::Never, SetExpiry::In);
+    let expiry = match request.stale_ms {
+        None => life(request.ttl_ms)?.map_or(SetExpiry::Never, SetExpiry::In),
+        Some(stale_ms) => stale_expiry(&key, request.ttl_ms, stale_ms, rules)?,
+    };
     let condition = match request.condition {
         None => Condition::Always,
         Some(Requested::IfAbsent(_)) => Condition::IfAbsent,
@@ -165,6 +168,21 @@ pub(super) fn set_op(request: proto::SetRequest) -> Result<((Key, Op), TagNames)
         Some(Requested::IfEqual(bytes)) => Condition::IfEqual(bytes),
     };
     Ok(((key, Op::Set { value: request.value, expiry, condition, want_old: false }), tags))
+}
+
+/// Returns the expiry of a value with a stale part.
+fn stale_expiry(key: &Key, ttl_ms: Option<i64>, stale_ms: i64, rules: &Rules) -> Result<SetExpiry> {
+    if !(1..=TTL_MAX_MS).contains(&stale_ms) {
+        return Err(invalid(format!("stale_ms is {stale_ms}; expected 1 to {TTL_MAX_MS}")));
+    }
+    if rules.touch_on_read_of(key).is_some() {
+        let message = "stale_ms is set, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
+        return Err(invalid(message.to_owned()));
+    }
+    let Some(ttl) = life(ttl_ms)?.or(rules.lives_of(key).0) else {
+        return Err(invalid("stale_ms requires ttl_ms, or default_ttl in the policy of the key".to_owned()));
+    };
+    Ok(SetExpiry::In(ttl.saturating_add(Duration::from_millis(stale_ms.unsigned_abs()))))
 }
 
 /// Returns the operation of a Touch.
@@ -233,7 +251,7 @@ pub(super) fn key_meta(info: KeyInfo, has_l2: bool, now: Tick) -> proto::KeyMeta
 ///
 /// # Errors
 /// `InvalidArgument` for a TTL out of range.
-fn life(ttl_ms: Option<i64>) -> Result<Option<Duration>> {
+pub(super) fn life(ttl_ms: Option<i64>) -> Result<Option<Duration>> {
     match ttl_ms {
         None => Ok(None),
         Some(ms @ 1..=TTL_MAX_MS) => Ok(Some(Duration::from_millis(ms.unsigned_abs()))),

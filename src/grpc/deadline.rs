@@ -34,6 +34,11 @@ impl Deadline {
         begun.map_or_else(|| Self::new(timeout, headers), Ok)
     }
 
+    /// Returns the time that the call has in total.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Runs a part of the call. Returns `None` if the deadline is exceeded.
     pub(super) async fn limit<F: Future>(&mut self, part: F) -> Option<F::Output> {
         let mut part = pin!(part);

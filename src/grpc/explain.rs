@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cache::{
-        Resident,
+        LoadState, Resident,
         explain::key_history::{LastWrite, Writer, Wrote},
         explain::{Explained, Rule, UserRead, Why},
     },
@@ -17,8 +17,8 @@ use crate::{
     error::Result,
     model::{Key, Outcome},
     proto::{
-        self, ExplainRequest, ExplainResponse, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, TagState, key_read,
-        key_write,
+        self, ExplainRequest, ExplainResponse, KeyLoad, KeyRead, KeyRule, KeyWrite, L1Copy, L2Entry, TagState,
+        key_load, key_read, key_write,
     },
 };
 
@@ -52,6 +52,7 @@ fn response(of: Explained) -> ExplainResponse {
         last_read: of.read.map(|read| last_read(&read, of.now)),
         rule: Some(rule(of.rule)),
         predictions: of.predictions.into_iter().map(prediction).collect(),
+        load: Some(load(of.load, of.group_load)),
         tags: of.tags.into_iter().map(|(tag, valid)| TagState { tag, valid }).collect(),
     }
 }
@@ -102,6 +103,23 @@ fn last_read(read: &UserRead, now: Tick) -> KeyRead {
         not_l1: read.not_l1.map_or(proto::Why::Unspecified, why).into(),
         not_l2: read.not_l2.map_or(proto::Why::Unspecified, why).into(),
     }
+}
+
+fn load(of: Option<LoadState>, mean: Option<Duration>) -> KeyLoad {
+    let ms = |span: Duration| Some(to_i64(millis(span)));
+    let state = |state: key_load::State| KeyLoad { state: state.into(), ..KeyLoad::default() };
+    let known = match of {
+        None => KeyLoad::default(),
+        Some(LoadState::Loading { age, ends }) => {
+            KeyLoad { age_ms: ms(age), ends_ms: ms(ends), ..state(key_load::State::Loading) }
+        }
+        Some(LoadState::Failed { message, ends }) => {
+            let message = String::from_utf8_lossy(&message).into_owned();
+            KeyLoad { message, ends_ms: ms(ends), ..state(key_load::State::Failed) }
+        }
+        Some(LoadState::Absent { ends }) => KeyLoad { ends_ms: ms(ends), ..state(key_load::State::Absent) },
+    };
+    KeyLoad { group_mean_ms: mean.map(|mean| mean.as_secs_f64() * 1e3), ..known }
 }
 
 fn rule(rule: Rule) -> KeyRule {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::{
-    Edge, convert,
+    Edge, convert, load_insight,
     prefetch_insight::counts,
     stream::{self, Output},
     unary::Call,
@@ -104,6 +104,8 @@ impl Edge {
             groups: snapshot.groups.iter().map(group).collect(),
             learning: Some(learning(&snapshot.learning)),
             warm: Some(warm(&self.cache.core().warm_up_progress())),
+            loads: Some(load_insight::loads(&snapshot.loads)),
+            load_waiters: snapshot.load_waiters,
         }
     }
 
@@ -202,7 +204,12 @@ fn learning(of: &Learning) -> LearningStats {
 }
 
 fn group(group: &Group) -> GroupStats {
-    GroupStats { name: group.name.to_string(), entries: group.entries, bytes: group.bytes }
+    GroupStats {
+        name: group.name.to_string(),
+        entries: group.entries,
+        bytes: group.bytes,
+        loads: group.loads.as_ref().map(load_insight::loads),
+    }
 }
 
 fn removed(removals: &Removals) -> RemovalStats {

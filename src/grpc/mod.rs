@@ -26,6 +26,8 @@ mod health;
 mod inbound;
 mod insight;
 mod invalidation;
+mod leases;
+mod load_insight;
 mod messages;
 mod pipeline;
 mod preface;

@@ -23,6 +23,7 @@ use super::{
     Edge,
     answer::{PREFIX_BYTES, charged},
     convert,
+    leases::{FirstLease, PIPELINE_WAITING_MAX, WaitLimits},
     messages::Messages,
     service::{self, FirstLook},
     stream::{self, Output},
@@ -54,6 +55,7 @@ pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Reques
 struct Done {
     reply: OperationReply,
     request_bytes: usize,
+    is_leasing: bool,
 }
 
 /// One stream.
@@ -64,6 +66,9 @@ struct Pump {
     reading: bool,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     running_bytes: usize,
+    /// Number of running GetOrLease operations: they may wait for the loads of other clients, which must not stop the
+    /// other operations of the stream.
+    leasing: usize,
     /// Operations that have not been started, with their sizes.
     queued: VecDeque<(Operation, usize)>,
     queued_bytes: usize,
@@ -84,6 +89,7 @@ impl Pump {
             reading: true,
             running: FuturesUnordered::new(),
             running_bytes: 0,
+            leasing: 0,
             queued: VecDeque::new(),
             queued_bytes: 0,
             outgoing,
@@ -98,7 +104,7 @@ impl Pump {
             self.start_queued();
             self.hold();
             let has_room = account.may_hold(0);
-            let is_ready = self.queued.is_empty() && self.running.len() + self.outgoing.results() <= WINDOW;
+            let is_ready = self.queued.is_empty() && self.unanswered() <= WINDOW;
             let may_read = self.reading && has_room && is_ready;
             let waits = !has_room && (self.reading || !self.queued.is_empty());
             if !may_read {
@@ -122,6 +128,11 @@ impl Pump {
             }
         }
         self.end.map_or(Ok(()), Err)
+    }
+
+    /// Returns the number of operations that count against the window.
+    fn unanswered(&self) -> usize {
+        self.running.len() - self.leasing.min(PIPELINE_WAITING_MAX) + self.outgoing.results()
     }
 
     /// Updates the charge of this stream.
@@ -153,6 +164,7 @@ impl Pump {
             }
             let bytes = match &operation.operation {
                 Some(Requested::Get(request)) => request.key.len(),
+                Some(Requested::GetOrLease(request)) if request.tags.is_empty() => request.key.len(),
                 Some(_) | None => operation.encoded_len(),
             };
             self.queued_bytes += bytes;
@@ -183,31 +195,52 @@ impl Pump {
                 Ok(FirstLook::Answered(reply)) => self.outgoing.push(OperationReply::Get { id, reply }),
                 Ok(FirstLook::Missed(missed)) => {
                     let edge = Arc::clone(&self.edge);
-                    self.spawn(request_bytes, async move {
+                    self.spawn(request_bytes, false, async move {
                         let reply = edge.get_missed(missed).await;
                         reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Get { id, reply })
                     });
                 }
                 Err(error) => self.outgoing.push(failed(id, &error)),
             },
+            Some(Requested::GetOrLease(request)) => {
+                match self.edge.lease_from_l1(request, WaitLimits::of_pipeline(&self.edge)) {
+                    Ok(FirstLease::Answered(reply)) => self.outgoing.push(OperationReply::Lease { id, reply }),
+                    Ok(FirstLease::Missed(missed)) => {
+                        let edge = Arc::clone(&self.edge);
+                        self.spawn(request_bytes, true, async move {
+                            let reply = edge.lease_missed(missed).await;
+                            reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Lease { id, reply })
+                        });
+                    }
+                    Err(error) => self.outgoing.push(failed(id, &error)),
+                }
+            }
             Some(operation) => {
                 let edge = Arc::clone(&self.edge);
-                self.spawn(request_bytes, async move { edge.perform(id, operation).await });
+                self.spawn(request_bytes, false, async move { edge.perform(id, operation).await });
             }
             None => {
-                let text = format!("operation {id} is empty; set one of get, set, delete, touch, increment, get_meta");
+                let text = format!(
+                    "operation {id} is empty; set one of get, set, delete, touch, increment, get_meta, get_or_lease, fill, release"
+                );
                 self.outgoing.push(failed(id, &convert::invalid(text)));
             }
         }
     }
 
     /// Runs an operation, in the background if it has to wait.
-    fn spawn(&mut self, request_bytes: usize, run: impl Future<Output = OperationReply> + Send + 'static) {
-        let mut running = run.map(move |reply| Done { reply, request_bytes }).boxed();
+    fn spawn(
+        &mut self,
+        request_bytes: usize,
+        is_leasing: bool,
+        run: impl Future<Output = OperationReply> + Send + 'static,
+    ) {
+        let mut running = run.map(move |reply| Done { reply, request_bytes, is_leasing }).boxed();
         match (&mut running).now_or_never() {
             Some(done) => self.outgoing.push(done.reply),
             None => {
                 self.running_bytes += request_bytes;
+                self.leasing += usize::from(is_leasing);
                 self.running.push(running);
             }
         }
@@ -215,6 +248,7 @@ impl Pump {
 
     fn finish(&mut self, done: Done) {
         self.running_bytes -= done.request_bytes;
+        self.leasing -= usize::from(done.is_leasing);
         self.outgoing.push(done.reply);
     }
 }
@@ -317,6 +351,12 @@ impl Edge {
             Requested::Touch(request) => self.touch(request).await.map(Answered::Touch),
             Requested::Increment(request) => self.increment(request).await.map(Answered::Increment),
             Requested::GetMeta(request) => self.get_meta(request).await.map(Answered::GetMeta),
+            Requested::GetOrLease(request) => {
+                let reply = self.get_or_lease(request, WaitLimits::of_pipeline(self)).await;
+                return reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Lease { id, reply });
+            }
+            Requested::Fill(request) => self.fill(request).await.map(Answered::Fill),
+            Requested::Release(request) => self.release(request).await.map(Answered::Release),
         };
         result.map_or_else(|error| failed(id, &error), |result| OperationReply::of(id, result))
     }

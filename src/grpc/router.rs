@@ -18,7 +18,9 @@ use super::{
     Edge, admin,
     answer::Answer,
     credentials::Credentials,
-    health, insight, invalidation, pipeline, record_stream, reflection, request_log,
+    health, insight, invalidation,
+    leases::WaitLimits,
+    pipeline, record_stream, reflection, request_log,
     tally::Tally,
     unary::{
         self, Call,
@@ -143,6 +145,15 @@ impl Router {
                 unary::call(edge, request, Writes, |e, r| async move { e.increment(r).await })
             }
             "/terrace.v1.Cache/GetMeta" => unary::call(edge, request, Reads, |e, r| async move { e.get_meta(r).await }),
+            "/terrace.v1.Cache/GetOrLease" => {
+                let limits = WaitLimits::of_call(&edge, request.headers());
+                unary::call(edge, request, Reads, move |e, r| async move { e.get_or_lease(r, limits).await })
+            }
+            "/terrace.v1.Cache/GetOrLeaseMany" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_or_lease_many(r).await })
+            }
+            "/terrace.v1.Cache/Fill" => unary::call(edge, request, Writes, |e, r| async move { e.fill(r).await }),
+            "/terrace.v1.Cache/Release" => unary::call(edge, request, Writes, |e, r| async move { e.release(r).await }),
             "/terrace.v1.Cache/Pipeline" => pipeline::call(edge, self.stop.clone(), request),
             "/terrace.v1.Invalidation/Watch" => watch_stream::call(edge, self.stop.clone(), request),
             "/terrace.v1.Insight/GetStats" => {

@@ -104,7 +104,7 @@ impl Edge {
     }
 
     pub(super) async fn set(&self, request: SetRequest) -> Result<SetResponse> {
-        let (op, tags) = convert::set_op(request)?;
+        let (op, tags) = convert::set_op(request, &self.cache.core().rules())?;
         let mut written = self.cache.write_tagged(vec![op], &[tags], Batch::Independent).await;
         let result = match was_stored(written.pop().unwrap_or_else(|| Err(unexpected("a Set")))?)? {
             true => set_response::Result::Stored(Stored {}),
@@ -115,7 +115,8 @@ impl Edge {
 
     pub(super) async fn set_many(&self, request: SetManyRequest) -> Result<SetManyResponse> {
         check_batch(request.entries.len(), "entries")?;
-        let (sets, faults) = split(request.entries, convert::set_op);
+        let rules = self.cache.core().rules();
+        let (sets, faults) = split(request.entries, |entry| convert::set_op(entry, &rules));
         let (ops, tags): (Vec<_>, Vec<TagNames>) = sets.into_iter().unzip();
         let written = self.cache.write_tagged(ops, &tags, Batch::Independent).await;
         let results = merge(written, faults).map(|result| match result.and_then(was_stored) {

@@ -11,7 +11,7 @@ use super::convert;
 use crate::{
     cache::{Found, Read},
     error::Result,
-    proto::{GetManyResult, GetResponse, OperationResult, operation_result},
+    proto::{GetManyResult, GetOrLeaseResponse, GetResponse, OperationResult, operation_result},
 };
 
 /// Tag of field 1 with a length-delimited value: `results`, `found` and `value`.
@@ -24,6 +24,13 @@ const GET_TAG: u8 = 0x12;
 const TIER_TAG: u8 = 0x10;
 /// Tag of `Found.stale`.
 const STALE_TAG: u8 = 0x18;
+
+/// Tag of `LeaseHit.needs_refresh`.
+const NEEDS_REFRESH_TAG: u8 = 0x10;
+/// Tag of `LeaseHit.fresh_ms`.
+const FRESH_TAG: u8 = 0x20;
+/// Tag of `OperationResult.get_or_lease`.
+const LEASE_TAG: u8 = 0x42;
 
 /// A response in wire form.
 pub(super) trait Encode {
@@ -109,6 +116,59 @@ impl<M: Message> Encode for ReadReply<M> {
     }
 }
 
+/// The response to GetOrLease: a value without a grant, or a generated message.
+#[derive(Debug)]
+pub(super) enum LeaseReply {
+    /// `hit` with value, tier and `stale` of `found`.
+    Hit {
+        /// The value.
+        found: Found,
+        /// `needs_refresh`.
+        needs_refresh: bool,
+        /// `fresh_ms`.
+        fresh_ms: Option<i64>,
+    },
+    /// Any other response.
+    Message(GetOrLeaseResponse),
+}
+
+impl Encode for LeaseReply {
+    #[inline]
+    fn wire_len(&self) -> usize {
+        match self {
+            Self::Hit { found, needs_refresh, fresh_ms } => delimited_len(hit_len(found, *needs_refresh, *fresh_ms)),
+            Self::Message(message) => message.encoded_len(),
+        }
+    }
+
+    #[inline]
+    fn write(&self, buffer: &mut Vec<u8>) {
+        match self {
+            Self::Hit { found, needs_refresh, fresh_ms } => {
+                write_delimited(FIELD_1_BYTES, hit_len(found, *needs_refresh, *fresh_ms), buffer);
+                write_delimited(FIELD_1_BYTES, value_len(found), buffer);
+                write_value(found, buffer);
+                if *needs_refresh {
+                    buffer.put_u8(NEEDS_REFRESH_TAG);
+                    buffer.put_u8(1);
+                }
+                if let Some(ms) = fresh_ms {
+                    buffer.put_u8(FRESH_TAG);
+                    encode_varint(ms.cast_unsigned(), buffer);
+                }
+            }
+            Self::Message(message) => message.encode_raw(buffer),
+        }
+    }
+}
+
+/// Returns the length of a `LeaseHit` without a grant.
+#[inline]
+fn hit_len(found: &Found, needs_refresh: bool, fresh_ms: Option<i64>) -> usize {
+    let fresh = fresh_ms.map_or(0, |ms| 1 + prost::encoding::encoded_len_varint(ms.cast_unsigned()));
+    delimited_len(value_len(found)) + if needs_refresh { 2 } else { 0 } + fresh
+}
+
 /// The response to GetMany.
 #[derive(Debug)]
 pub(super) struct GetManyReply(pub(super) Vec<ReadReply<GetManyResult>>);
@@ -133,6 +193,13 @@ pub(super) enum OperationReply {
         /// The response.
         reply: GetReply,
     },
+    /// The result of a GetOrLease.
+    Lease {
+        /// The id of the operation.
+        id: u64,
+        /// The response.
+        reply: LeaseReply,
+    },
     /// Any other result.
     Message(OperationResult),
 }
@@ -141,7 +208,7 @@ impl OperationReply {
     /// Returns the id of the operation.
     pub(super) fn id(&self) -> u64 {
         match self {
-            Self::Get { id, .. } => *id,
+            Self::Get { id, .. } | Self::Lease { id, .. } => *id,
             Self::Message(result) => result.id,
         }
     }
@@ -157,6 +224,7 @@ impl Encode for OperationReply {
     fn wire_len(&self) -> usize {
         match self {
             Self::Get { id, reply } => id_len(*id) + delimited_len(reply.wire_len()),
+            Self::Lease { id, reply } => id_len(*id) + delimited_len(reply.wire_len()),
             Self::Message(result) => result.encoded_len(),
         }
     }
@@ -165,15 +233,25 @@ impl Encode for OperationReply {
     fn write(&self, buffer: &mut Vec<u8>) {
         match self {
             Self::Get { id, reply } => {
-                if *id != 0 {
-                    buffer.put_u8(ID_TAG);
-                    encode_varint(*id, buffer);
-                }
+                write_id(*id, buffer);
                 write_delimited(GET_TAG, reply.wire_len(), buffer);
+                reply.write(buffer);
+            }
+            Self::Lease { id, reply } => {
+                write_id(*id, buffer);
+                write_delimited(LEASE_TAG, reply.wire_len(), buffer);
                 reply.write(buffer);
             }
             Self::Message(result) => result.encode_raw(buffer),
         }
+    }
+}
+
+#[inline]
+fn write_id(id: u64, buffer: &mut Vec<u8>) {
+    if id != 0 {
+        buffer.put_u8(ID_TAG);
+        encode_varint(id, buffer);
     }
 }
 
@@ -227,7 +305,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Life, Tier, Value},
-        proto::{GetManyResponse, PipelineResponse},
+        proto::{GetManyResponse, LeaseHit, PipelineResponse, get_or_lease_response},
     };
 
     fn found(value: usize, tier: Tier, stale: bool) -> Found {
@@ -248,6 +326,30 @@ mod tests {
         reply.write(&mut buffer);
         assert_eq!(buffer.len(), reply.wire_len());
         buffer
+    }
+
+    #[test]
+    fn the_bytes_of_leases_are_those_of_the_generated_messages() {
+        for found in all() {
+            for (needs_refresh, fresh_ms) in
+                [(false, None), (true, Some(0)), (false, Some(1)), (true, Some(127)), (true, Some(i64::MAX))]
+            {
+                let hit = LeaseHit {
+                    found: Some(convert::found(found.clone(), false)),
+                    needs_refresh,
+                    grant: None,
+                    fresh_ms,
+                };
+                let response = GetOrLeaseResponse { result: Some(get_or_lease_response::Result::Hit(hit)) };
+                let reply = || LeaseReply::Hit { found: found.clone(), needs_refresh, fresh_ms };
+                assert_eq!(bytes(&reply()), response.encode_to_vec());
+                for id in [0, 1, u64::MAX] {
+                    let result = Some(operation_result::Result::GetOrLease(response.clone()));
+                    let generated = OperationResult { id, result }.encode_to_vec();
+                    assert_eq!(bytes(&OperationReply::Lease { id, reply: reply() }), generated);
+                }
+            }
+        }
     }
 
     #[test]

@@ -22,10 +22,11 @@ use super::{
 };
 use crate::{
     cache::{
-        Cache, Removals, State as L2State,
+        Cache, LoadOutcome, Removals, State as L2State,
         stats::histogram::Latency,
         stats::{
             Group, Reads, Snapshot, Tally, Window,
+            load_figures::LoadFigures,
             whatif::{Estimate, Estimates},
         },
     },
@@ -102,6 +103,7 @@ async fn stats(State(shared): State<HttpState>, viewer: Extension<Viewer>, heade
         "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "groups": groups(&snapshot),
         "what_if": what_if(&snapshot.what_if),
+        "loads": loads(&snapshot),
     });
     answer(&headers, &numbers)
 }
@@ -197,6 +199,34 @@ fn groups(snapshot: &Snapshot) -> Vec<Value> {
     groups.truncate(GROUPS);
     let show = |(_, tally, group): (u64, Tally, Group)| json!({ "name": &*group.name, "entries": group.entries, "bytes": group.bytes, "reads": reads(&tally.reads) });
     groups.into_iter().map(show).collect()
+}
+
+/// Returns the loads since start: the sum, and the groups with the most saved time.
+fn loads(snapshot: &Snapshot) -> Value {
+    let mut groups: Vec<_> = snapshot.groups.iter().filter_map(|group| Some((group, group.loads.as_ref()?))).collect();
+    groups.sort_by_key(|(_, figures)| std::cmp::Reverse((figures.saved, figures.started())));
+    let group = |(group, figures): &(&Group, &LoadFigures)| {
+        let mut shown = load(figures);
+        shown["name"] = Value::from(&*group.name);
+        shown
+    };
+    json!({
+        "waiters": snapshot.load_waiters,
+        "total": load(&snapshot.loads),
+        "groups": groups.iter().take(GROUPS).map(group).collect::<Vec<_>>(),
+    })
+}
+
+fn load(figures: &LoadFigures) -> Value {
+    let mut outcomes: serde_json::Map<String, Value> = LoadOutcome::ALL
+        .into_iter()
+        .map(|outcome| (outcome.name().to_owned(), Value::from(figures.loads.of(outcome))))
+        .collect();
+    outcomes.insert("started".to_owned(), Value::from(figures.started()));
+    outcomes.insert("mean_us".to_owned(), Value::from(figures.loads.mean().map(|mean| mean.as_micros() as u64)));
+    outcomes.insert("p99_us".to_owned(), Value::from(figures.loads.durations.quantile_us(0.99)));
+    outcomes.insert("origin_seconds_saved".to_owned(), Value::from(figures.saved.as_secs_f64()));
+    Value::Object(outcomes)
 }
 
 fn reads(reads: &Reads) -> Value {

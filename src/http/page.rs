@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{
     access::Access,
     cache::{
-        Cache, Removals, State,
+        Cache, LoadOutcome, Removals, State,
         invalidate::feed::FeedReport,
         prefetch::PrefetchReport,
         stats::histogram::Latency,
@@ -30,6 +30,7 @@ pub(super) fn render(metrics: &Metrics, cache: &Cache, node: &Node, access: &Acc
     requests(metrics, &snapshot);
     l1(metrics, &snapshot);
     l2(metrics, &snapshot);
+    loads(metrics, &snapshot);
     metrics.set(&m::BANS_OPEN, &[], float(cache.active_bans().len() as u64));
     coherence(metrics, &snapshot);
     prefetch(metrics, &snapshot.learning.prefetch);
@@ -209,9 +210,33 @@ const BOUNDS_US: [u64; 17] = [
     5_000_000,
 ];
 
+/// Bucket bounds in microseconds of loads, from a fast lookup to a long query. Each key group has a histogram.
+const LOAD_BOUNDS_US: [u64; 11] =
+    [1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000, 30_000_000];
+
+fn loads(metrics: &Metrics, snapshot: &Snapshot) {
+    for outcome in LoadOutcome::ALL {
+        metrics.count(&m::LOADS, &[outcome.name()], snapshot.loads.loads.of(outcome));
+    }
+    metrics.set(&m::LOAD_WAITERS, &[], float(snapshot.load_waiters));
+    let stored = snapshot.groups.iter().filter_map(|group| Some((&*group.name, group.loads.as_ref()?)));
+    let stored: Vec<_> = stored.filter(|(_, figures)| figures.loads.durations.count() > 0).collect();
+    if stored.is_empty() {
+        return;
+    }
+    let durations = stored.iter().map(|(name, figures)| (*name, buckets_at(&figures.loads.durations, &LOAD_BOUNDS_US)));
+    metrics.histogram(&m::LOAD_SECONDS, &durations.collect::<Vec<_>>());
+    let saved = stored.iter().map(|(name, figures)| (*name, figures.saved.as_secs_f64()));
+    metrics.fractions(&m::ORIGIN_SAVED, &saved.collect::<Vec<_>>());
+}
+
 fn buckets(latency: &Latency) -> Buckets {
+    buckets_at(latency, &BOUNDS_US)
+}
+
+fn buckets_at(latency: &Latency, bounds_us: &[u64]) -> Buckets {
     const US: f64 = 1e6;
-    let up_to = BOUNDS_US.map(|us| (float(us) / US, latency.within_us(us))).to_vec();
+    let up_to = bounds_us.iter().map(|&us| (float(us) / US, latency.within_us(us))).collect();
     Buckets { up_to, count: latency.count(), sum: float(latency.sum_us) / US }
 }
 

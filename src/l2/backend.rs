@@ -7,6 +7,7 @@ use super::{
     changes::Source,
     entry::{Described, Stored},
     health::{Health, State},
+    loads::LoadStore,
     op::{Applied, Op},
     redis::RawConnection,
     scan::{ScanPage, ScanRequest},
@@ -57,7 +58,7 @@ pub enum Batch {
 /// it, has voided fill leases and dropped L1 copies. Every future completes by its deadline, whatever the store does.
 /// Dropping a future early is allowed; a write whose future was dropped may still happen. Results have the order of the
 /// keys or operations.
-pub trait Backend: BanStore + Send + Sync + 'static {
+pub trait Backend: BanStore + LoadStore + Send + Sync + 'static {
     /// Returns the implementation.
     fn flavor(&self) -> Flavor;
 

@@ -56,6 +56,12 @@ fn checksum(version_and_length: &[u8], fields: &[u8]) -> [u8; 8] {
     checksum
 }
 
+/// Returns a checksum of tags: the first bytes of the SHA-1 of their fields.
+#[must_use]
+pub fn checksum_of(tags: &[Tag]) -> u64 {
+    u64::from_be_bytes(checksum(&[], &head_of(tags)[FIXED_BYTES..]))
+}
+
 /// Returns true if the bytes start with the magic bytes of a header.
 #[inline]
 #[must_use]

@@ -5,9 +5,10 @@
 //! * [`none`]: no L2; L1 is the store.
 //!
 //! The meaning of each operation is defined only once, in [`op`]: the embedded store and `none` run [`op::apply`] under
-//! their own lock; Redis has an equivalent command or script for each operation.
+//! their own lock; Redis has an equivalent command or script for each operation. [`loads`] has the operations on load
+//! leases.
 //!
-//! The trait is [`Backend`] (`backend`); its part for pattern bans is [`BanStore`] ([`bans`]). `entry` and `scan`
+//! The trait is [`Backend`] (`backend`); its parts for pattern bans and load leases are [`BanStore`] ([`bans`]) and [`LoadStore`] ([`loads`]). `entry` and `scan`
 //! contain the results, `deadlines` the limits that callers set, `health` the state that callers observe, and `changes`
 //! the changes that L2 announces.
 
@@ -19,6 +20,7 @@ mod deadlines;
 pub mod embedded;
 mod entry;
 mod health;
+pub mod loads;
 pub mod none;
 pub mod op;
 pub mod redis;
@@ -31,6 +33,7 @@ pub use self::{
     deadlines::{Deadlines, Tunables},
     entry::{Described, Stored, TypeName},
     health::{Health, State},
+    loads::LoadStore,
     op::{Applied, Op},
     redis::{RawConnection, each_element, elements, text},
     scan::{ScanPage, ScanRequest, Turn},

@@ -7,7 +7,10 @@ use std::{future::ready, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{Applied, Backend, BanStore, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored};
+use super::{
+    Applied, Backend, BanStore, Batch, Described, Flavor, LoadStore, Op, ScanPage, ScanRequest, State, Stored,
+    loads::{LoadOp, LoadResult},
+};
 use crate::{error::Result, glob::Glob, model::Key};
 
 /// The L1 operations that this backend needs; the cache implements them.
@@ -17,6 +20,11 @@ pub trait Resident: Send + Sync + 'static {
     /// # Errors
     /// Errors of the operation; `TooLarge` for an entry that exceeds the limits of L1.
     fn apply(&self, key: &Key, op: &Op) -> Result<Applied>;
+    /// Runs an operation on the load lease of a key, under the lock of its shard.
+    ///
+    /// # Errors
+    /// `TooLarge` for an entry that exceeds the limits of L1.
+    fn load(&self, key: &Key, op: &LoadOp) -> Result<LoadResult>;
     /// Describes a key without counting as a use of it.
     fn describe(&self, key: &Key) -> Option<Described>;
     /// Returns one page of the keys for which `keep` returns true.
@@ -90,3 +98,9 @@ impl Backend for NoneBackend {
 }
 
 impl BanStore for NoneBackend {}
+
+impl LoadStore for NoneBackend {
+    fn load(&self, key: Key, op: LoadOp) -> BoxFuture<'_, Result<LoadResult>> {
+        ready(self.0.load(&key, &op)).boxed()
+    }
+}

@@ -313,7 +313,8 @@ fn copied(value: &[u8]) -> Value {
     Value::from(Bytes::copy_from_slice(value))
 }
 
-fn after(now: UnixMs, life: Duration) -> UnixMs {
+/// Returns the time `life` after `now`.
+pub(super) fn after(now: UnixMs, life: Duration) -> UnixMs {
     UnixMs(now.0.saturating_add(crate::clock::millis(life)))
 }
 

@@ -6,8 +6,9 @@
 //!
 //! [`session`] is the state of one connection, with its [`transaction_queue`] and [`subscriptions`]; [`client_state`]
 //! is the part that other connections access; [`port_state`] is the state shared by all connections: [`counters`],
-//! channels ([`hub`]), [`monitors`], [`slow`] commands and the [`acl_log`]. They reach a connection through its [`mailbox`]. A [`lane`]
-//! compares messages with a [`pattern_set`] first; [`pattern_filter`] compares replies of Redis.
+//! channels ([`hub`]), [`monitors`], [`slow`] commands and the [`acl_log`]. They reach a connection through its
+//! [`mailbox`]. A [`lane`] compares messages with a [`pattern_set`] first; [`pattern_filter`] compares replies of Redis.
+//! [`lease_token`] is the text form of the tokens of load leases.
 //!
 //! [`exec`] does not import [`table`], because the rows of [`table`] name the functions of [`exec`]. Commands about
 //! commands access the rows through their [`Edge`].
@@ -24,6 +25,7 @@ mod hub;
 mod key_spec;
 mod keyspace_events;
 mod lane;
+mod lease_token;
 mod lookup;
 mod mailbox;
 mod monitors;

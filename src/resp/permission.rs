@@ -136,6 +136,8 @@ const ADMIN: &[&str] = &[
     "slowlog|len",
     "slowlog|reset",
 ];
+/// Commands that show metadata of a key, which clients may see that may only inspect the key.
+const METADATA: &[&str] = &["terrace.explain", "terrace.info", "terrace.tags"];
 /// Commands whose arguments are channels.
 const CHANNELS: &[&str] = &["psubscribe", "publish", "pubsub|channels", "pubsub|numpat", "pubsub|numsub", "subscribe"];
 
@@ -272,7 +274,7 @@ fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Resul
         let verbs = if row.name == "xreadgroup" { Verbs::READ.with(Verbs::WRITE) } else { Verbs::READ };
         return places.try_for_each(|at| check_key(principal, verbs, args, at));
     }
-    if row.name.starts_with("terrace.") && !row.keys.is_empty() {
+    if lists(METADATA, row.name) {
         // They show metadata, which clients may know that may only inspect the key.
         return if principal.sees(args.at(1)) { Ok(()) } else { Err(Denied::key(1, Verbs::READ)) };
     }
@@ -390,6 +392,12 @@ mod tests {
             "terrace.invalidate pattern x",
             "set t:1 v get",
             "eXists t:1",
+            "terrace.tags t:1",
+            "terrace.lease t:1",
+            "terrace.lease shared:1",
+            "terrace.fill t:1 token v",
+            "terrace.absent t:1 token",
+            "terrace.release t:1 token",
         ] {
             assert!(permits(request), "{request}");
         }
@@ -425,6 +433,11 @@ mod tests {
             "memory stats",
             "terrace.top",
             "zunionstore t:z nan x",
+            "terrace.tags x",
+            "terrace.lease x",
+            "terrace.fill shared:1 token v",
+            "terrace.absent shared:1 token",
+            "terrace.release shared:1 token",
         ] {
             assert!(!permits(request), "{request}");
         }
@@ -467,12 +480,7 @@ mod tests {
                 (lists(OPEN, row.name), lists(ADMIN, row.name), lists(INSPECT, row.name));
             assert_eq!(permits(&nobody, "x:1"), is_open, "{} by nobody", row.name);
             assert!(!is_admin || !permits(&tenant, "t:1") && !permits(&inspector, "t:1"), "{}", row.name);
-            assert_eq!(
-                permits(&inspector, "x:1"),
-                is_open || is_inspect || row.name.starts_with("terrace."),
-                "{}",
-                row.name
-            );
+            assert_eq!(permits(&inspector, "x:1"), is_open || is_inspect || lists(METADATA, row.name), "{}", row.name);
             if !row.keys.is_empty() {
                 with_keys += 1;
                 assert!(permits(&tenant, "t:1"), "{} on an own key", row.name);

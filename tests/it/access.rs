@@ -11,11 +11,13 @@ use terrace::{
     access::SecretHash,
     config::Config,
     proto::{
-        self, DeleteRequest, ExplainRequest, FlushRequest, GetAssociationsRequest, GetConfigRequest, GetManyRequest,
-        GetMetaRequest, GetRequest, GetStatsRequest, GetTtlAdviceRequest, IncrementRequest, InvalidateTagsRequest,
-        Operation, PipelineRequest, PredictRequest, RecordReadsRequest, ScanKeysRequest, SetManyRequest, SetRequest,
+        self, DeleteRequest, ExplainRequest, FillRequest, FlushRequest, GetAssociationsRequest, GetConfigRequest,
+        GetManyRequest, GetMetaRequest, GetOrLeaseManyRequest, GetOrLeaseRequest, GetRequest, GetStatsRequest,
+        GetTtlAdviceRequest, IncrementRequest, InvalidateTagsRequest, LeaseItem, Operation, PipelineRequest,
+        PredictRequest, RecordReadsRequest, ReleaseRequest, ScanKeysRequest, SetManyRequest, SetRequest,
         SimulateCapacityRequest, TopKeysRequest, TouchRequest, WarmRequest, WatchRequest, WatchStatsRequest,
-        admin_client::AdminClient, cache_client::CacheClient, get_many_result, insight_client::InsightClient,
+        admin_client::AdminClient, cache_client::CacheClient, fill_request::Loaded, get_many_result,
+        get_or_lease_many_result, get_or_lease_response, insight_client::InsightClient,
         invalidation_client::InvalidationClient, operation, set_many_result,
     },
     server::Server,
@@ -138,11 +140,46 @@ fn get(name: &str) -> GetRequest {
     GetRequest { key: key(name), options: None }
 }
 
+/// A request for a lease, which does not wait.
+fn lease(name: &str) -> GetOrLeaseRequest {
+    GetOrLeaseRequest { key: key(name), wait_ms: Some(0), ..GetOrLeaseRequest::default() }
+}
+
+/// A fill with a token that no node has issued: a permitted call stores nothing.
+fn fill(name: &str) -> FillRequest {
+    FillRequest { key: key(name), token: key("token"), loaded: Some(Loaded::Value(key("v"))), ..FillRequest::default() }
+}
+
+fn release(name: &str) -> ReleaseRequest {
+    ReleaseRequest { key: key(name), token: key("token"), failed: None }
+}
+
 /// The first message of a stream, or its status.
 async fn first<T>(call: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Result<(), Status> {
     match call?.into_inner().next().await {
         Some(Err(status)) => Err(status),
         Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+/// Sends one operation over a Pipeline stream and returns the status of the stream or of the operation.
+async fn pipelined(
+    cache: &mut CacheClient<Channel>,
+    user: &str,
+    operation: operation::Operation,
+) -> Result<(), Status> {
+    let operation = Operation { id: 1, operation: Some(operation) };
+    let batches = futures_util::stream::iter([PipelineRequest { operations: vec![operation] }]);
+    let mut results = cache.pipeline(by(user, batches)).await?.into_inner();
+    match results.next().await {
+        Some(Ok(mut results)) => match results.results.remove(0).result {
+            Some(proto::operation_result::Result::Error(error)) => {
+                Err(Status::new(Code::from(error.code), error.message))
+            }
+            _ => Ok(()),
+        },
+        Some(Err(status)) => Err(status),
+        None => Ok(()),
     }
 }
 
@@ -183,25 +220,25 @@ async fn call(channel: &Channel, method: &str, user: &str) -> Code {
             let increment = IncrementRequest { key: key("orders:n"), delta: 1, ..IncrementRequest::default() };
             cache.increment(by(user, increment)).await.map(drop)
         }
-        "Cache/GetMeta" => match cache.get_meta(by(user, GetMetaRequest { keys: vec![key(name)] })).await {
-            Ok(meta) => item(meta.into_inner().results.remove(0).error),
-            Err(status) => Err(status),
-        },
-        "Cache/Pipeline" => {
-            let operation = Operation { id: 1, operation: Some(operation::Operation::Get(get(name))) };
-            let batches = futures_util::stream::iter([PipelineRequest { operations: vec![operation] }]);
-            match cache.pipeline(by(user, batches)).await {
-                Ok(stream) => match stream.into_inner().next().await {
-                    Some(Ok(mut results)) => match results.results.remove(0).result {
-                        Some(proto::operation_result::Result::Error(error)) => item(Some(error)),
-                        _ => Ok(()),
-                    },
-                    Some(Err(status)) => Err(status),
-                    None => Ok(()),
+        "Cache/GetOrLease" => cache.get_or_lease(by(user, lease(name))).await.map(drop),
+        "Cache/GetOrLeaseMany" => {
+            let items = vec![LeaseItem { key: key(name), ..LeaseItem::default() }];
+            let request = GetOrLeaseManyRequest { items, ..GetOrLeaseManyRequest::default() };
+            match cache.get_or_lease_many(by(user, request)).await {
+                Ok(leased) => match leased.into_inner().results.remove(0).result {
+                    Some(get_or_lease_many_result::Result::Error(error)) => item(Some(error)),
+                    _ => Ok(()),
                 },
                 Err(status) => Err(status),
             }
         }
+        "Cache/Fill" => cache.fill(by(user, fill(name))).await.map(drop),
+        "Cache/Release" => cache.release(by(user, release(name))).await.map(drop),
+        "Cache/GetMeta" => match cache.get_meta(by(user, GetMetaRequest { keys: vec![key(name)] })).await {
+            Ok(meta) => item(meta.into_inner().results.remove(0).error),
+            Err(status) => Err(status),
+        },
+        "Cache/Pipeline" => pipelined(&mut cache, user, operation::Operation::Get(get(name))).await,
         "Invalidation/Watch" => {
             let watch = WatchRequest { prefixes: vec![key("orders:")], ..WatchRequest::default() };
             first(invalidation.watch(by(user, watch)).await).await
@@ -245,7 +282,7 @@ async fn call(channel: &Channel, method: &str, user: &str) -> Code {
 /// The users that may call each method on a key with the prefix `orders:`.
 fn permitted(method: &str) -> &'static [&'static str] {
     match method.split_once('/').unwrap() {
-        (_, "Get" | "GetMany" | "Pipeline") => &["root", "orders", "reader"],
+        (_, "Get" | "GetMany" | "GetOrLease" | "GetOrLeaseMany" | "Pipeline") => &["root", "orders", "reader"],
         (_, "GetMeta" | "Explain" | "Predict") => &["root", "orders", "reader", "operator"],
         ("Cache", _) => &["root", "orders"],
         (_, "Watch") => &["root", "orders", "reader"],
@@ -288,6 +325,72 @@ fn each_method_is_permitted_to_its_roles_only() {
             }
         }
     });
+}
+
+#[test]
+fn each_operation_of_a_pipeline_is_permitted_to_its_roles_only() {
+    use operation::Operation as Requested;
+    let guarded = Guarded::over_none();
+    let name = "orders:1";
+    let touch = TouchRequest { key: key(name), ttl_ms: Some(60_000), ..TouchRequest::default() };
+    let increment = IncrementRequest { key: key("orders:n"), delta: 1, ..IncrementRequest::default() };
+    let operations = [
+        ("Get", Requested::Get(get(name))),
+        ("Set", Requested::Set(set(name, "v"))),
+        ("Delete", Requested::Delete(DeleteRequest { keys: vec![key("orders:gone")] })),
+        ("Touch", Requested::Touch(touch)),
+        ("Increment", Requested::Increment(increment)),
+        ("GetMeta", Requested::GetMeta(GetMetaRequest { keys: vec![key("orders:x")] })),
+        ("GetOrLease", Requested::GetOrLease(lease(name))),
+        ("Fill", Requested::Fill(fill(name))),
+        ("Release", Requested::Release(release(name))),
+    ];
+    block_on(async {
+        let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);
+        for (method, operation) in &operations {
+            for (user, _) in USERS {
+                let result = pipelined(&mut cache, user, operation.clone()).await;
+                let code = result.map_or_else(|status| status.code(), |()| Code::Ok);
+                // GetMeta reports a denial for each key.
+                let is_permitted = *method == "GetMeta" || permitted(&format!("Cache/{method}")).contains(&user);
+                let expected = if is_permitted { Code::Ok } else { Code::PermissionDenied };
+                assert_eq!(code, expected, "{method} by {user:?}");
+            }
+        }
+    });
+}
+
+/// A client that may only read gets the values of others, and loads without a lease.
+#[test]
+fn a_lease_is_granted_only_to_a_client_that_may_write_key_and_tags() {
+    let guarded = Guarded::over_none();
+    block_on(async {
+        let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);
+        for (user, name, tags, has_token) in [
+            ("reader", "orders:a", &[][..], false),
+            ("orders", "shared:a", &[], false),
+            ("orders", "orders:a", &["users:t"], false),
+            ("orders", "orders:a", &["orders:t"], true),
+        ] {
+            let request = GetOrLeaseRequest { tags: tags.iter().map(|tag| key(tag)).collect(), ..lease(name) };
+            let answer = cache.get_or_lease(by(user, request)).await.unwrap().into_inner().result.unwrap();
+            let get_or_lease_response::Result::Load(load) = answer else { panic!("{user} {name}: {answer:?}") };
+            assert_eq!(!load.grant.unwrap().token.is_empty(), has_token, "{user} {name} {tags:?}");
+        }
+        let foreign = FillRequest { tags: vec![key("users:t")], ..fill("orders:a") };
+        assert_eq!(cache.fill(by("orders", foreign)).await.unwrap_err().code(), Code::PermissionDenied);
+    });
+    let denied = "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
+    let mut reader = guarded.resp("reader");
+    for command in ["FILL orders:b t v", "ABSENT orders:b t PX 1000", "RELEASE orders:b t"] {
+        reader.ask(&format!("TERRACE.{command}"), denied);
+    }
+    reader.ask("TERRACE.LEASE orders:b", "*4\r\n$4\r\nload\r\n$0\r\n\r\n:10000\r\n$4\r\nmiss\r\n");
+    let mut orders = guarded.resp("orders");
+    orders.ask("TERRACE.LEASE users:b", denied);
+    orders.say("TERRACE.LEASE orders:b");
+    let reply: Vec<String> = (0..4).map(|_| orders.line()).collect();
+    assert_ne!(reply[3], "$0\r\n", "{reply:?}");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn resp_and_the_command_line_tell_the_same() {
     let reply: Vec<(String, Value)> =
         redis::cmd("TERRACE.EXPLAIN").arg("k").query(&mut connection(node.resp())).unwrap();
     let names: Vec<&str> = reply.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names, ["key", "l1", "l2", "tags", "bans", "last_write", "last_read", "rule", "predicted"]);
+    assert_eq!(names, ["key", "l1", "l2", "tags", "bans", "last_write", "last_read", "rule", "load", "predicted"]);
     let told = format!("{reply:?}");
     for part in ["hit_l1", "this node", "red", "valid", "string"] {
         assert!(told.contains(part), "{part}: {told}");

@@ -92,7 +92,10 @@ fn every_operation_has_its_own_result() {
         assert_eq!(error(&results[6]).0, Code::InvalidArgument);
         assert_eq!(
             error(&results[7]),
-            (Code::InvalidArgument, "operation 17 is empty; set one of get, set, delete, touch, increment, get_meta")
+            (
+                Code::InvalidArgument,
+                "operation 17 is empty; set one of get, set, delete, touch, increment, get_meta, get_or_lease, fill, release"
+            )
         );
         assert_eq!(value(&results[8]), b"v");
     });

@@ -154,7 +154,7 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         cache.set(SetRequest { key: "a".into(), value: "v".into(), ..SetRequest::default() }).await.unwrap();
     });
     let (_, page) = get(server.http(), "/metrics");
-    // Reported only with an L2 or TLS, or after enough samples of a template, enough reads, or a prefetch.
+    // Reported only with an L2 or TLS, or after enough samples of a template, enough reads, a prefetch, or a load.
     let told_later = [
         "terrace_tls_not_after_seconds",
         "terrace_l2_deadline_seconds",
@@ -165,6 +165,8 @@ fn every_metric_is_on_the_page_with_its_meaning() {
         "terrace_prefetch_gain",
         "terrace_prefetch_gain_deviation",
         "terrace_denied_total",
+        "terrace_load_seconds",
+        "terrace_origin_seconds_saved_total",
     ];
     for metric in ALL.iter().filter(|metric| !told_later.contains(&metric.name)) {
         let kind = match metric.kind {

@@ -10,11 +10,18 @@ use std::{
 
 use redis::Commands;
 use serde_json::Value;
-use terrace::{cache::policy::Prefetch, grpc::client::InsightClient, proto::GetAssociationsRequest};
+use terrace::{
+    cache::policy::Prefetch,
+    grpc::client::{CacheClient, InsightClient},
+    proto::{
+        FillRequest, GetAssociationsRequest, GetOrLeaseRequest, fill_request::Loaded,
+        get_or_lease_response::Result as Answer,
+    },
+};
 
 use crate::support::{
     eventually,
-    grpc::{block_on, connect},
+    grpc::{block_on, connect, pause},
     http, prefetch,
     resp::connection,
     terrace::{Terrace, config},
@@ -50,6 +57,20 @@ fn traffic(server: &Terrace) {
     for _ in 0..30 {
         let _found: String = client.get("<b>\n").unwrap();
     }
+}
+
+/// Loads a key with a lease. Over Redis, leases can be filled seconds after their first use.
+fn load(server: &Terrace) {
+    block_on(async {
+        let mut cache = CacheClient::new(connect(server.grpc()).await);
+        let request = GetOrLeaseRequest { key: "report".into(), ..GetOrLeaseRequest::default() };
+        while let Some(Answer::Load(load)) = cache.get_or_lease(request.clone()).await.unwrap().into_inner().result {
+            let (token, loaded) = (load.grant.unwrap_or_default().token, Some(Loaded::Value("v".into())));
+            let fill = FillRequest { key: "report".into(), token, loaded, ..FillRequest::default() };
+            cache.fill(fill).await.unwrap();
+            pause().await;
+        }
+    });
 }
 
 #[test]
@@ -154,6 +175,7 @@ fn a_browser_shows_it_under_load_without_an_error() {
     // Enough reads of the same keys for TTL advice.
     (0..READS).for_each(|_| prefetch::TAUGHT.for_each(|user| prefetch::read(&mut client, user)));
     traffic(&server);
+    load(&server);
     let learned = || json(server.http(), "/api/learned");
     eventually("TTLs are advised", || !learned()["ttls"].as_array().unwrap().is_empty());
     eventually("other sizes are known", || {
@@ -210,6 +232,7 @@ fn a_browser_shows_it_under_load_without_an_error() {
     // An estimate needs more fetched keys than this test makes on a slow machine.
     let says_what_it_avoids = dom.contains("Prefetch avoids ") || dom.contains("No estimate of avoided misses yet.");
     assert!(dom.contains(" keys prefetched: ") && says_what_it_avoids, "prefetch: {dom}");
+    assert!(dom.contains(" loads started, 0 callers waited, 0 loads failed."), "loads: {dom}");
     let shows = |id: &str| {
         let (_, rest) = dom.split_once(&format!("id=\"{id}\"")).unwrap_or_else(|| panic!("no {id}: {dom}"));
         rest.split_once('>').unwrap().1.split('<').next().unwrap().to_owned()

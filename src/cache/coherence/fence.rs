@@ -220,6 +220,7 @@ impl ChangeSink for Core {
             return self.heard_own(key);
         }
         self.watched_keys.changed(key);
+        self.loads.changed(key);
         self.announcements.record(key, Happened::Invalidated, Caller::UNKNOWN, self.clock.now());
         self.events.emit(ChangeEvent::Invalidated(key));
     }
@@ -229,6 +230,7 @@ impl ChangeSink for Core {
         self.fence.step_data(source, &self.l1);
         self.tags_in_use.lost_records();
         self.watched_keys.all_changed();
+        self.loads.all_changed();
         self.events.emit(ChangeEvent::Flushed);
     }
 
@@ -241,6 +243,7 @@ impl ChangeSink for Core {
             None => self.fence.step_all(&self.l1),
         }
         self.watched_keys.all_changed();
+        self.loads.all_changed();
         self.events.record(FeedChange::Pattern(ban.glob.clone()));
         self.ban_sweeps.wake();
     }
@@ -249,6 +252,7 @@ impl ChangeSink for Core {
 impl InvalidationSink for Core {
     fn listening(&self, source: Source) {
         self.tags_in_use.missed_changes();
+        self.loads.all_changed();
         self.fence.change(source, |state| {
             state.known = true;
             if let Some(epoch) = state.current.take() {
@@ -263,6 +267,7 @@ impl InvalidationSink for Core {
 
     fn lost(&self, source: Source, why: &str) {
         self.tags_in_use.missed_changes();
+        self.loads.all_changed();
         self.fence.change(source, |state| {
             state.known = true;
             state.valid_until = None;
@@ -309,6 +314,7 @@ impl InvalidationSink for Core {
             state.end_all(&self.l1);
             *state = SourceState::default();
         });
+        self.loads.all_changed();
         self.events.break_off(Gap::LinkLost);
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use self::key_history::{LastRead, LastWrite, Writer};
 use crate::{
-    cache::{Cache, inspect::KeyInfo, prefetch::Prediction},
+    cache::{Cache, LoadState, inspect::KeyInfo, prefetch::Prediction},
     clock::Tick,
     error::Result,
     l1::{Departure, Left, Residence, Resident},
@@ -136,6 +136,10 @@ pub struct Explained {
     pub rule: Rule,
     /// The keys that a miss of this key would prefetch now.
     pub predictions: Vec<Prediction>,
+    /// The load of the key, as this node knows it.
+    pub load: Option<LoadState>,
+    /// Mean duration of the loads of the key's group; `None` before the first.
+    pub group_load: Option<Duration>,
 }
 
 impl Cache {
@@ -158,7 +162,7 @@ impl Cache {
         };
         let (core, now) = (&self.core, self.now());
         let bans: Vec<_> = self.active_bans().iter().filter(|ban| ban.matches(key)).cloned().collect();
-        let (history, rule) = (core.key_history.of(key), self.rule_of(key));
+        let (history, (group, rule)) = (core.key_history.of(key), self.rule_of(key));
         let context = Context {
             rule: &rule,
             flavor: core.flavor,
@@ -171,6 +175,8 @@ impl Cache {
         Explained {
             is_staged: core.l1.residence(key, now) == Residence::Staged,
             l1_available: core.fence.is_valid(now),
+            load: core.loads.state_of(key, now),
+            group_load: core.loads.times.mean_since_start(group),
             predictions: core
                 .predict(key)
                 .into_iter()
@@ -188,14 +194,16 @@ impl Cache {
         }
     }
 
-    fn rule_of(&self, key: &[u8]) -> Rule {
+    /// Returns the number of the key's group, and the rule.
+    fn rule_of(&self, key: &[u8]) -> (u8, Rule) {
         let (core, rules) = (&self.core, self.core.rules.load());
         let policy = rules.policy(key);
         let (default, max_ttl) = rules.lives_of(key);
         let (_, template) = core.stats.groups.template_of(key);
-        Rule {
+        let (number, group) = core.stats.groups.look_with_name(key, &rules);
+        let rule = Rule {
             pattern: policy.map(|policy| policy.matches.pattern().clone()),
-            group: core.stats.groups.name_of(key, &rules),
+            group,
             template,
             write_ttl: core
                 .tuned_mean(&rules, key)
@@ -204,7 +212,8 @@ impl Cache {
             max_ttl,
             touch_on_read: rules.touch_on_read_of(key),
             l1: rules.may_promote(key, b""),
-        }
+        };
+        (number, rule)
     }
 }
 

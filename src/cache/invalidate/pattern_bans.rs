@@ -259,6 +259,8 @@ impl Cache {
     /// Invalidates a pattern if L1 is the store.
     async fn purge_store(&self, glob: Glob) -> Result<Invalidation> {
         let total = self.core.l1.usage().entries;
+        // A load that began before must not fill a matching key afterwards.
+        self.core.loads.local().forget_matching(&glob);
         let mut purge = self.core.l1.ban(glob.clone(), self.now()).ok_or_else(too_many)?;
         self.core.ban_sweeps.remember(glob.clone(), self.now());
         self.core.events.record(FeedChange::Pattern(glob));
@@ -267,6 +269,7 @@ impl Cache {
             tokio::task::yield_now().await;
         }
         self.core.watched_keys.all_changed();
+        self.core.loads.all_changed();
         let removed = purge.removed();
         let progress = SweepProgress { total, scanned: total, removed, removed_l1: removed, done: true };
         Ok(Invalidation { ban: self.core.next_token().0, progress: watch::Sender::new(progress).subscribe() })

@@ -210,6 +210,8 @@ impl Core {
             self.tags_in_use.heard();
         } else if let Some(tag) = name.strip_prefix(ID_PREFIX) {
             self.events.emit(ChangeEvent::Tag(tag));
+        } else {
+            self.loads.record_changed(name);
         }
     }
 
@@ -242,6 +244,15 @@ impl Core {
     #[cold]
     fn check_tags(&self, hit: &mut Hit, look: impl Fn(&[u8]) -> Option<Hit>) -> bool {
         hit.value = codec::opened(std::mem::take(&mut hit.value));
+        self.is_known_head(hit.value.head(), look)
+    }
+
+    /// Returns whether the tags in a header are known to be valid.
+    pub(in crate::cache) fn has_valid_head(&self, head: &[u8], now: Tick) -> bool {
+        self.is_known_head(head, |key| self.l1.get(key, now, true))
+    }
+
+    fn is_known_head(&self, head: &[u8], look: impl Fn(&[u8]) -> Option<Hit>) -> bool {
         self.tags_in_use.met();
         let mut key: SmallVec<[u8; RECORD_BYTES]> = SmallVec::from_slice(RESERVED_PREFIX);
         key.extend_from_slice(ID_PREFIX);
@@ -251,7 +262,7 @@ impl Core {
             key.extend_from_slice(&tag.name);
             look(&key).and_then(|record| id_in(&record.value)) == Some(tag.id)
         };
-        codec::tags(hit.value.head()).is_some_and(|tags| tags.iter().all(&mut is_known))
+        codec::tags(head).is_some_and(|tags| tags.iter().all(&mut is_known))
     }
 }
 
@@ -385,6 +396,13 @@ impl Cache {
             ids.insert(name, id.ok_or_else(unexpected)?);
         }
         Ok(ids)
+    }
+
+    /// Returns the tags with their ids, in the order of the names. Creates an id for each tag that has none.
+    pub(in crate::cache) async fn tags_for_writing(&self, tags: &TagNames) -> Result<Vec<Tag>> {
+        let ids = self.ids_for_writing(&tags.0).await?;
+        let tag = |name: &Bytes| Some(Tag { name: name.clone(), id: *ids.get(name)? });
+        tags.0.iter().map(tag).collect::<Option<_>>().ok_or_else(unexpected)
     }
 
     /// Announces to other nodes that tags are in use, before the first header is written.

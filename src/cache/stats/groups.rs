@@ -81,11 +81,12 @@ impl Groups {
         self.known.read().look(key, rules)
     }
 
-    /// Returns the name of the group that a key would be counted in now. Learns nothing.
+    /// Returns number and name of the group that a key would be counted in now. Learns nothing.
     #[must_use]
-    pub fn name_of(&self, key: &[u8], rules: &Rules) -> Arc<str> {
+    pub fn look_with_name(&self, key: &[u8], rules: &Rules) -> (u8, Arc<str>) {
         let known = self.known.read();
-        Arc::clone(&known.names[usize::from(known.look(key, rules))])
+        let number = known.look(key, rules);
+        (number, Arc::clone(&known.names[usize::from(number)]))
     }
 
     /// Returns the names of all groups, by number.

@@ -64,6 +64,14 @@ impl Default for Latency {
 }
 
 impl Latency {
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
+            *to += from;
+        }
+        self.sum_us += other.sum_us;
+    }
+
     /// Returns the durations since `before`, an earlier count.
     #[must_use]
     pub fn less(&self, before: &Self) -> Self {

@@ -4,6 +4,7 @@
 //! * [`requests`]: durations of requests, by port. [`histogram`]: the histogram of durations.
 //! * [`groups`]: the group that a key is counted in. A read is counted in its group only: totals are sums over the
 //!   groups.
+//! * [`load_figures`]: loads of key groups, and the origin time that hits saved.
 //! * `owner_thread`: the thread that counts hits without an atomic read-modify-write.
 //! * `visible`: the part of the statistics for a client that may not know about all keys.
 //! * [`top`]: the most expensive keys.
@@ -16,6 +17,7 @@
 
 pub mod groups;
 pub mod histogram;
+pub mod load_figures;
 mod owner_thread;
 pub mod recording;
 pub mod requests;
@@ -36,6 +38,7 @@ pub use self::windows::{MARK_EVERY, Tally, Upkeep, Window};
 use self::{
     groups::{GROUPS_MAX, Groups},
     histogram::{Histogram, Latency},
+    load_figures::{LoadFigures, SavedTimes},
     owner_thread::OwnerThread,
     recording::{Recorded, Sampler},
     requests::{Requests, Timed},
@@ -168,6 +171,7 @@ pub struct Stats {
     workers: Mutex<Vec<Arc<Counters>>>,
     pub(crate) groups: Groups,
     windows: Windows,
+    saved: SavedTimes,
 }
 
 impl Stats {
@@ -294,6 +298,12 @@ impl Reads {
         self.hit_l1 + self.stale + self.hit_l2 + self.miss + self.error
     }
 
+    /// Returns the number of reads that any tier answered.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hit_l1 + self.stale + self.hit_l2
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.hit_l1 += other.hit_l1;
@@ -347,6 +357,8 @@ pub struct Group {
     pub bytes: u64,
     /// Counts since start.
     pub tally: Tally,
+    /// Loads from the origin; `None` without any.
+    pub loads: Option<LoadFigures>,
 }
 
 /// All statistics of a server at one time.
@@ -382,6 +394,10 @@ pub struct Snapshot {
     pub what_if: Estimates,
     /// The learned state and its use.
     pub learning: Learning,
+    /// Loads from the origin: the sum over the groups.
+    pub loads: LoadFigures,
+    /// Callers that wait for the loads of others.
+    pub load_waiters: u64,
 }
 
 /// The learned state and its use.
@@ -443,7 +459,9 @@ impl Core {
     pub fn mark_stats(&self) {
         let now = self.clock.now();
         if self.stats.windows.is_due(now) {
-            self.stats.windows.mark(now, &self.totals(&self.l1.groups()));
+            let totals = self.totals(&self.l1.groups());
+            self.load_figures(&totals.groups);
+            self.stats.windows.mark(now, &totals);
         }
     }
 
@@ -493,9 +511,16 @@ impl Cache {
         let usage = core.l1.groups();
         let totals = core.totals(&usage);
         let windows = core.stats.windows.up_to(now, core.started_at, &totals);
-        let groups = groups(&core.stats.groups.names(), &usage, &totals);
+        let mut groups = groups(&core.stats.groups.names(), &usage, &totals);
         let mut tally = Tally::default();
         groups.iter().for_each(|group| tally.add(&group.tally));
+        let mut loads = LoadFigures::default();
+        for (number, figures) in core.load_figures(&totals.groups) {
+            loads.add(&figures);
+            if let Some(group) = groups.get_mut(usize::from(number)) {
+                group.loads = Some(figures);
+            }
+        }
         let l1 = Usage {
             entries: groups.iter().map(|group| group.entries).sum(),
             bytes: groups.iter().map(|group| group.bytes).sum(),
@@ -517,6 +542,8 @@ impl Cache {
             learning: Learning { prefetch: core.prefetch(), ttl: core.followed(), touches: core.touches() },
             groups,
             windows,
+            loads,
+            load_waiters: self.load_waiters() as u64,
         }
     }
 }
@@ -529,6 +556,7 @@ fn groups(names: &[Arc<str>], usage: &[GroupUsage], totals: &Totals) -> Vec<Grou
         entries: usage.entries,
         bytes: usage.bytes,
         tally: *tally,
+        loads: None,
     };
     known.map(group).collect()
 }

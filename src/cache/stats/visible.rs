@@ -6,7 +6,7 @@
 
 use super::{
     Calls, Fills, Learning, Requests, Snapshot, Tally, Upkeep, Window, groups::is_seen_by, histogram::Latency,
-    whatif::Estimates,
+    load_figures::LoadFigures, whatif::Estimates,
 };
 use crate::{
     access::Principal,
@@ -31,7 +31,11 @@ pub(super) fn of_snapshot(all: Snapshot, principal: &Principal) -> Snapshot {
         bytes: groups.iter().map(|group| group.bytes).sum(),
         ..all.l1
     };
+    let mut loads = LoadFigures::default();
+    groups.iter().filter_map(|group| group.loads.as_ref()).for_each(|figures| loads.add(figures));
     Snapshot {
+        loads,
+        load_waiters: 0,
         reads: total.reads,
         fills: Fills::default(),
         l1,

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{Seen, tables::named};
 use crate::proto::{
     CoherenceStats, CoherenceWindow, ConnectionStats, GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse,
-    HotKeyTtl, IntervalStats, L1Stats, L2Stats, LatencyStats, LearningStats, PrefetchCounts, ReadStats, RemovalStats,
-    SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
+    HotKeyTtl, IntervalStats, L1Stats, L2Stats, LatencyStats, LearningStats, LoadStats, PrefetchCounts, ReadStats,
+    RemovalStats, SimulateCapacityResponse, TopBy, TopKeysResponse, TtlAdvice, TtlOutcome, WarmStats, WindowStats,
 };
 
 /// Returns all statistics.
@@ -19,8 +19,12 @@ pub(super) fn all(seen: &Seen) -> Value {
 }
 
 fn stats(stats: &GetStatsResponse) -> Value {
-    let groups =
-        stats.groups.iter().map(|group| json!({ "name": group.name, "entries": group.entries, "bytes": group.bytes }));
+    let groups = stats.groups.iter().map(|group| {
+        json!({
+            "name": group.name, "entries": group.entries, "bytes": group.bytes,
+            "loads": group.loads.as_ref().map(loads),
+        })
+    });
     json!({
         "uptime_ms": stats.uptime_ms,
         "reads": stats.reads.as_ref().map(reads),
@@ -32,6 +36,8 @@ fn stats(stats: &GetStatsResponse) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "learning": stats.learning.as_ref().map(learning),
         "warm": stats.warm.as_ref().map(warm),
+        "loads": stats.loads.as_ref().map(loads),
+        "load_waiters": stats.load_waiters,
     })
 }
 
@@ -60,6 +66,17 @@ fn warm(of: &WarmStats) -> Value {
     json!({
         "at_work": of.at_work, "left": of.left, "found": of.found, "absent": of.absent, "resident": of.resident,
         "failed": of.failed,
+    })
+}
+
+fn loads(of: &LoadStats) -> Value {
+    json!({
+        "granted_miss": of.granted_miss, "granted_stale": of.granted_stale, "granted_early": of.granted_early,
+        "granted_forced": of.granted_forced, "granted_takeover": of.granted_takeover,
+        "granted_unfenced": of.granted_unfenced, "stored": of.stored, "lease_lost": of.lease_lost,
+        "changed": of.changed, "invalidated": of.invalidated, "load_failed": of.load_failed, "released": of.released,
+        "waited": of.waited, "busy": of.busy, "absent": of.absent, "failed": of.failed, "mean_ms": of.mean_ms,
+        "p99_ms": of.p99_ms, "origin_seconds_saved": of.origin_seconds_saved,
     })
 }
 

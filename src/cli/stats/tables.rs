@@ -1,10 +1,10 @@
 //! Statistics as text tables.
 
-use std::fmt::Write as _;
-
 use super::{
     super::figures::{bytes, count, key, micros, percent, span},
     Seen,
+    columns::{row, table},
+    loads,
 };
 use crate::proto::{
     GetAssociationsResponse, GetStatsResponse, GetTtlAdviceResponse, HotKeyTtl, LatencyStats, PrefetchControl,
@@ -14,35 +14,11 @@ use crate::proto::{
 /// Maximum displayed length of the name of a group or key, in characters.
 const NAME: usize = 36;
 
-/// Formats a table with the required column widths. The first column is left-aligned, the others are right-aligned.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // Writing to a String cannot fail.
-            let _ok = match column {
-                0 => write!(line, "{cell:<width$}"),
-                _ => write!(line, "  {cell:>width$}"),
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.into_iter().map(str::to_owned).collect()
-}
-
 /// Formats all statistics.
 pub(super) fn all(server: &str, seen: &Seen, window: &str, top: u32) -> String {
     let mut parts = vec![head(server, &seen.stats), windows(&seen.stats.windows), groups(&seen.stats, window, top)];
     parts.extend(seen.top.iter().filter(|(_, top)| !top.keys.is_empty()).map(|(by, top)| ranking(*by, top)));
+    parts.push(loads::by_group(&seen.stats, top));
     parts.push(prefetch(&seen.prefetch, top));
     parts.push(sizes(seen));
     parts.retain(|part| !part.is_empty());
@@ -285,15 +261,4 @@ fn templates(advice: &[TtlAdvice]) -> String {
         ]);
     }
     table(&rows) + "keys: sampled keys (intervals between reads); hits, stale and held: current > with the advised TTL"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_they_need_to_be() {
-        let text = table(&[row(["a", "bb"]), row(["long", "3"]), row(["x"])]);
-        assert_eq!(text, "a     bb\nlong   3\nx\n");
-    }
 }

@@ -12,7 +12,10 @@ use ratatui::{
 
 use super::super::{
     figures::{bytes, count, key, micros, percent, span},
-    stats::tables::{named, per_second, removed, total},
+    stats::{
+        loads,
+        tables::{named, per_second, removed, total},
+    },
 };
 use crate::proto::{GetStatsResponse, ReadStats, SimulateCapacityResponse, TopBy, TopKeysResponse, WindowStats};
 
@@ -152,9 +155,11 @@ struct Shown<'s> {
 
 impl<'s> Screen<'s> {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
-        let rows = [Constraint::Length(5), Constraint::Min(0), Constraint::Length(1)];
+        let lines = self.head();
+        let height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
+        let rows = [Constraint::Length(height), Constraint::Min(0), Constraint::Length(1)];
         let [head, middle, foot] = Layout::vertical(rows).areas(frame.area());
-        frame.render_widget(Paragraph::new(self.head()), head);
+        frame.render_widget(Paragraph::new(lines), head);
         let halves = if middle.width >= WIDE {
             Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).spacing(2)
         } else {
@@ -173,7 +178,7 @@ impl<'s> Screen<'s> {
         let full = (l1.capacity_bytes > 0).then(|| l1.bytes as f64 / l1.capacity_bytes as f64);
         let now = self.0.lately.map_or_else(|| "-".to_owned(), |(ms, reads)| count(per_second(reads, ms)));
         let up = |text: String, is_well: bool| if is_well { text.green() } else { text.red().bold() };
-        vec![
+        let mut lines = vec![
             Line::from(vec![
                 Span::from("terrace ").bold(),
                 Span::from(format!("{}  up {}  ", self.0.server, span(stats.uptime_ms))),
@@ -185,7 +190,9 @@ impl<'s> Screen<'s> {
             Line::from(self.l2()),
             Line::from(self.sizes()),
             Line::from(self.learned()),
-        ]
+        ];
+        lines.extend(loads::summary(stats).map(Line::from));
+        lines
     }
 
     /// Formats the counts of the selected window.
@@ -337,7 +344,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::proto::{GroupStats, GroupWindow, L2Stats, LearningStats, PrefetchCounts, TopKey};
+    use crate::proto::{GroupStats, GroupWindow, L2Stats, LearningStats, LoadStats, PrefetchCounts, TopKey};
 
     fn state() -> State {
         let names = ["user:{d}:cart", "session:*", "other"];
@@ -367,7 +374,7 @@ mod tests {
             l2: Some(L2Stats { kind: "redis".into(), up: true, ..L2Stats::default() }),
             windows: vec![window],
             groups: held
-                .map(|(name, entries)| GroupStats { name: (*name).into(), entries, bytes: entries * 100 })
+                .map(|(name, entries)| GroupStats { name: (*name).into(), entries, bytes: entries * 100, loads: None })
                 .collect(),
             ..GetStatsResponse::default()
         };
@@ -412,6 +419,25 @@ mod tests {
             drawn(&state, width, height);
         }
         drawn(&State::new("nobody"), 80, 24);
+    }
+
+    #[test]
+    fn loads_have_a_line_once_there_are_any() {
+        let mut state = state();
+        assert!(!drawn(&state, 80, 24).contains("loads"));
+        let loads = LoadStats {
+            granted_miss: 3,
+            granted_stale: 2,
+            load_failed: 1,
+            mean_ms: Some(20.0),
+            p99_ms: Some(40.0),
+            origin_seconds_saved: 7_500.0,
+            ..LoadStats::default()
+        };
+        state.took(GetStatsResponse { loads: Some(loads), load_waiters: 4, ..state.stats.clone() });
+        let line = "loads 5  failed 1  waiting 4  mean 20.0ms  p99 40.0ms  origin time saved 2h 5m";
+        let picture = drawn(&state, 80, 24);
+        assert!(picture.contains(line) && picture.contains(LEARNED), "{picture}");
     }
 
     #[test]

@@ -104,6 +104,17 @@ function lists(stats) {
   bars("why", causes.map(([cause, says]) => ({ name: says, note: count(removed[cause]), part: removed[cause] / gone })), "");
 }
 
+// Loads by key group: the bar is the saved origin time.
+function loads({ loads: { total, groups, waiters } }) {
+  const most = Math.max(1e-9, ...groups.map((group) => group.origin_seconds_saved));
+  bars("loads", groups.map((group) => {
+    const failed = group.load_failed ? ` · ${count(group.load_failed)} failed` : "";
+    const note = `${seconds(group.origin_seconds_saved)} saved · ${micros(group.mean_us)} each · ${count(group.started)} started · ${count(group.waited)} waited${failed}`;
+    return { name: group.name, note, part: group.origin_seconds_saved / most };
+  }), "no loads: clients do not use GetOrLease");
+  set("loads-note", groups.length ? `Hits saved the origin ${seconds(total.origin_seconds_saved)}. ${count(total.started)} loads started, ${count(total.waited)} callers waited, ${count(total.load_failed)} loads failed. Waiting now: ${count(waiters)}.` : "");
+}
+
 function facts(stats) {
   const { l2, coherence, node } = stats;
   const rows = [["L2", l2.why ? `${l2.kind}, ${l2.state}: ${l2.why}` : `${l2.kind}, ${l2.state}`]];
@@ -134,6 +145,7 @@ function show(stats) {
   chips(stats);
   tiles(stats);
   lists(stats);
+  loads(stats);
   facts(stats);
   draw();
   drawSizes(stats);

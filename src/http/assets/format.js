@@ -24,6 +24,8 @@ const span = (s) => {
   if (s < 7200) return Math.floor(s / 60) + " min";
   return s < 172800 ? Math.floor(s / 3600) + " h" : Math.floor(s / 86400) + " days";
 };
+// Formats a duration that may be shorter than a second.
+const seconds = (s) => (s < 10 ? micros(Math.round(s * 1e6)) : span(Math.round(s)));
 // Formats a TTL with two digits.
 const ttl = (ms) => {
   if (ms == null) return "none";

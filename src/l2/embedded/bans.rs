@@ -48,6 +48,8 @@ impl Writer {
         if bans.len() >= OPEN_MAX {
             return Err(too_many());
         }
+        // A load that began before the ban must not fill the key after it.
+        self.shared.loads.forget_matching(&glob);
         let ban = Arc::new(Ban { number: self.tally.next_written, glob });
         let mut tally = self.tally;
         tally.next_written += 1;
@@ -74,7 +76,7 @@ impl Writer {
         let after = self.shared.cursors.lock().position(cursor).filter(|row| row >= &prefix);
         let from = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
         let alone = [Arc::new(ban.clone())];
-        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared);
         let (mut page, mut last) = (SweepPage::default(), None);
         let begun = stopwatch_ns();
         for row in table.view().range(from, RECORDS.1) {

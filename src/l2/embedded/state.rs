@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{cursors::Cursors, disk::table::Table};
 use crate::{
     clock::Clock,
-    l2::{ChangeSink, State, Tunables, bans::OpenBans},
+    l2::{ChangeSink, State, Tunables, bans::OpenBans, loads::local::LocalLoads},
 };
 
 /// State shared by all threads of the store.
@@ -23,6 +23,7 @@ pub(super) struct StoreState {
     pub(super) table: ArcSwapOption<Table>,
     pub(super) cursors: Mutex<Cursors>,
     pub(super) bans: OpenBans,
+    pub(super) loads: Arc<LocalLoads>,
     pub(super) state: Mutex<State>,
     pub(super) counters: Counters,
     pub(super) size_max: u64,

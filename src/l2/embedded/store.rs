@@ -29,8 +29,10 @@ use crate::{
     error::{CacheError, Kind, Result},
     glob::Glob,
     l2::{
-        Applied, Backend, Ban, BanStore, Batch, ChangeSink, Described, Effort, Flavor, Health, Op, ScanPage,
-        ScanRequest, State, Stored, SweepPage, Tunables, bans::OpenBans,
+        Applied, Backend, Ban, BanStore, Batch, ChangeSink, Described, Effort, Flavor, Health, LoadStore, Op, ScanPage,
+        ScanRequest, State, Stored, SweepPage, Tunables,
+        bans::OpenBans,
+        loads::{LoadOp, LoadResult, local::LocalLoads},
     },
     model::Key,
 };
@@ -95,6 +97,7 @@ impl Embedded {
         };
         let (generations, opened) = opened?;
         let shared = Arc::new(StoreState {
+            loads: Arc::new(LocalLoads::new(clock.clone())),
             clock,
             tunables,
             sink,
@@ -305,6 +308,15 @@ impl Backend for Embedded {
     fn health(&self) -> Health {
         let damage = self.shared.counters.damage.load(Relaxed);
         Health { deadlines: Some(self.shared.tunables.deadlines()), damage, ..Health::default() }
+    }
+}
+
+impl LoadStore for Embedded {
+    fn load(&self, key: Key, op: LoadOp) -> BoxFuture<'_, Result<LoadResult>> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = self.shared.tunables.deadlines().write;
+        let job = Job::Load { key, op: Box::new(op), answer };
+        async move { self.write(job, answered, deadline).await? }.boxed()
     }
 }
 

@@ -7,16 +7,19 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::disk::{
-    rows::{Record, TALLY_ROW, Tally, expiry_row, is_hidden, order_row, record_row},
-    table::{Changes, Table},
+use super::{
+    disk::{
+        rows::{Record, TALLY_ROW, Tally, expiry_row, is_hidden, order_row, record_row},
+        table::{Changes, Table},
+    },
+    state::StoreState,
 };
 use crate::{
     clock::UnixMs,
     error::{CacheError, Kind, Result},
     l2::{
         Ban,
-        bans::OpenBans,
+        loads::{LoadOp, LoadResult, local::LocalLoads},
         op::{self, Applied, EntryChange, Op, Present},
     },
     model::{Key, RESERVED_PREFIX},
@@ -33,6 +36,7 @@ pub(super) struct WriteGroup<'a> {
     /// Earliest expiry that this group sets.
     pub(super) soonest: UnixMs,
     bans: Arc<Vec<Arc<Ban>>>,
+    loads: Arc<LocalLoads>,
 }
 
 /// A record as stored in the table, and as it will be after the commit.
@@ -56,20 +60,43 @@ impl Stamp {
 }
 
 impl<'a> WriteGroup<'a> {
-    /// Creates an empty group for `table`, whose current tally is `tally` and whose open bans are `bans`.
-    pub(super) fn new(table: &'a Table, tally: Tally, bans: &OpenBans) -> Self {
-        let (staged, bans) = (HashMap::default(), bans.all().unwrap_or_default());
-        Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX), bans }
+    /// Creates an empty group for `table`, whose current tally is `tally`.
+    pub(super) fn new(table: &'a Table, tally: Tally, shared: &StoreState) -> Self {
+        let (staged, bans) = (HashMap::default(), shared.bans.all().unwrap_or_default());
+        let loads = Arc::clone(&shared.loads);
+        Self { table, staged, tally, touched: Vec::new(), soonest: UnixMs(u64::MAX), bans, loads }
     }
 
     /// Stages one operation. `weight_max` is the maximum weight of one record in bytes.
     pub(super) fn apply(&mut self, key: &Key, op: &Op, now: UnixMs, weight_max: u64) -> Result<Applied> {
+        let loads = Arc::clone(&self.loads);
+        self.change(key, now, weight_max, |present| {
+            let decided = op::apply(op, present, now)?;
+            loads.before(key, op);
+            Ok(decided)
+        })
+    }
+
+    /// Stages an operation on the load lease of a key.
+    pub(super) fn apply_load(&mut self, key: &Key, op: &LoadOp, now: UnixMs, weight_max: u64) -> Result<LoadResult> {
+        let loads = Arc::clone(&self.loads);
+        self.change(key, now, weight_max, |present| Ok(loads.decide(key, op, present, now)))
+    }
+
+    /// Stages the change that `decide` returns for the present entry.
+    fn change<T>(
+        &mut self,
+        key: &Key,
+        now: UnixMs,
+        weight_max: u64,
+        decide: impl FnOnce(Option<Present<'_>>) -> Result<(EntryChange, T)>,
+    ) -> Result<T> {
         let (row, bans) = (record_row(key), Arc::clone(&self.bans));
         let record = self.load(&row)?;
         // The row contains a record of another key if the tails of two long keys collide: then this key is absent.
         let live = record.filter(|record| record.key == **key && !record.is_expired(now) && !is_hidden(&bans, record));
         let present = live.map(|record| Present { value: &record.value, expires_at: record.expires_at });
-        let (change, applied) = op::apply(op, present, now)?;
+        let (change, applied) = decide(present)?;
         let next = match change {
             EntryChange::Keep => return Ok(applied),
             EntryChange::Remove if record.is_some_and(|record| record.key != **key) => {

@@ -33,7 +33,11 @@ use crate::{
     clock::{UnixMs, stopwatch_ns},
     error::{CacheError, Kind, Result},
     glob::Glob,
-    l2::{Applied, Ban, Batch, Effort, Op, Source, State, SweepPage, op::NewExpiry},
+    l2::{
+        Applied, Ban, Batch, Effort, Op, Source, State, SweepPage,
+        loads::{LoadOp, LoadResult},
+        op::NewExpiry,
+    },
     model::{Key, RESERVED_PREFIX},
 };
 
@@ -68,6 +72,8 @@ pub(super) enum Job {
     Apply { ops: Vec<(Key, Op)>, batch: Batch, answer: Answer },
     /// Run the waiting clears.
     Wake,
+    /// Run an operation on the load lease of a key.
+    Load { key: Key, op: Box<LoadOp>, answer: oneshot::Sender<Result<LoadResult>> },
     /// Open a ban; returns its number.
     Ban { glob: Glob, answer: oneshot::Sender<Result<u64>> },
     /// Remove the entries that a ban hides in the next page.
@@ -165,6 +171,9 @@ impl Writer {
             match next {
                 Ok(Job::Apply { ops, batch, answer }) => kept = self.serve((ops, batch), answer, jobs),
                 Ok(Job::Wake) => {}
+                Ok(Job::Load { key, op, answer }) => {
+                    let _ = answer.send(self.load(&key, &op));
+                }
                 Ok(Job::Ban { glob, answer }) => {
                     let _ = answer.send(self.ban(glob));
                 }
@@ -219,7 +228,7 @@ impl Writer {
                     batches.push(((ops, batch), answer));
                 }
                 Ok(Job::Wake) => {}
-                Ok(job @ (Job::Ban { .. } | Job::Sweep { .. } | Job::Retire { .. })) => {
+                Ok(job @ (Job::Load { .. } | Job::Ban { .. } | Job::Sweep { .. } | Job::Retire { .. })) => {
                     kept = Some(job);
                     break;
                 }
@@ -240,7 +249,7 @@ impl Writer {
             batches.iter().map(|(ops, _)| ops.iter().map(|_| Err(error.clone())).collect()).collect()
         };
         let Some(table) = self.table.clone() else { return fail_all(&self.rejection()) };
-        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared);
         let now = self.shared.clock.unix();
         let weight_max = self.shared.size_max;
         let results = batches
@@ -261,6 +270,20 @@ impl Writer {
             Ok(()) => results,
             Err(error) => fail_all(&error),
         }
+    }
+
+    /// Runs an operation on the load lease of a key.
+    fn load(&mut self, key: &Key, op: &LoadOp) -> Result<LoadResult> {
+        let table = self.table.clone().ok_or_else(|| self.rejection())?;
+        if self.is_full && matches!(op, LoadOp::Fill(_)) {
+            return Err(disk_full());
+        }
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared);
+        let now = self.shared.clock.unix();
+        let result = group.apply_load(key, op, now, self.shared.size_max)?;
+        let swept = self.evict(&mut group, now)?;
+        self.commit(group, swept)?;
+        Ok(result)
     }
 
     /// Commits the group and notifies L1.
@@ -346,7 +369,7 @@ impl Writer {
             return self.reopen();
         }
         let now = self.shared.clock.unix();
-        let mut group = WriteGroup::new(&table, self.tally, &self.shared.bans);
+        let mut group = WriteGroup::new(&table, self.tally, &self.shared);
         let swept = self.expire(&mut group, now).and_then(|expired| {
             let evicted = self.evict(&mut group, now)?;
             Ok(Swept {
@@ -417,6 +440,7 @@ impl Writer {
         if self.table.is_none() {
             return Err(self.rejection());
         }
+        self.shared.loads.forget_all();
         if self.tally.entries == 0 {
             // There is nothing to remove. Open bans hide nothing; their sweeps end by themselves.
             self.shared.sink.flushed(Source::ONLY);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all, try_join_all};
+use tokio::time::Instant;
 
 use super::{
     command::{
@@ -91,7 +92,8 @@ impl Backend for RedisBackend {
         Box::pin(async move {
             // One command is atomic by itself.
             let batch = if ops.len() > 1 { batch } else { Batch::Independent };
-            let deadline = after(self.tunables().deadlines().write);
+            let begun = Instant::now();
+            let deadline = begun + self.tunables().deadlines().write;
             let known = match self.bans().await {
                 Ok(known) => known,
                 Err(error) => return fail_all(ops.len(), &error),
@@ -100,7 +102,7 @@ impl Backend for RedisBackend {
             if !self.has_newer_ban(known.greatest) {
                 return results;
             }
-            self.apply_late(ops, batch, results, known.greatest, deadline).await
+            self.apply_late(ops, batch, results, (known.greatest, begun), deadline).await
         })
     }
 

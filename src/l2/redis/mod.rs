@@ -33,6 +33,7 @@ mod bans;
 mod client;
 mod command;
 mod connection;
+mod loads;
 mod requests;
 mod settings;
 mod topology;

@@ -37,6 +37,8 @@ use crate::{
 const TURN_REQUESTS: usize = 1_000;
 /// Maximum number of pipelined GET commands in one L2 read.
 const GET_RUN_MAX: usize = 256;
+/// The blocking command that the drain answers.
+const LEASE: &str = "terrace.lease";
 /// Methods of HTTP requests, which may have a body with commands.
 const HTTP_METHODS: [&[u8]; 9] =
     [b"get", b"put", b"post", b"head", b"delete", b"patch", b"options", b"trace", b"connect"];
@@ -237,13 +239,18 @@ impl Connection {
         let mark = self.reply.mark();
         let client = Arc::clone(&self.session.client);
         let _before = client.mailbox.take_unblock();
+        // The drain answers the callers that wait for a load.
+        let ends_at_stop = found.row.name != LEASE;
         let Self { edge, session, reply, now, stream, requests, stop, .. } = self;
         let mut cx = Context { edge, session, reply, now: *now, row: found.row };
         client.blocked.store(true, Relaxed);
         let ended = tokio::select! {
             biased;
             () = run(&mut cx, found, request.args()) => None,
-            ended = poll_fn(|task| poll_interruption(&client, stream, requests, stop, task)) => Some(ended),
+            ended = poll_fn(|task| {
+                let stop = ends_at_stop.then_some(&mut *stop);
+                poll_interruption(&client, stream, requests, stop, task)
+            }) => Some(ended),
         };
         client.blocked.store(false, Relaxed);
         if ended.is_some() {
@@ -366,11 +373,11 @@ fn poll_interruption(
     client: &Client,
     stream: &mut Socket,
     requests: &mut Requests,
-    stop: &mut Stop,
+    stop: Option<&mut Stop>,
     task: &mut TaskContext<'_>,
 ) -> Poll<Interruption> {
     client.mailbox.register(task);
-    if client.mailbox.is_closed() || stop.poll(task).is_ready() {
+    if client.mailbox.is_closed() || stop.is_some_and(|stop| stop.poll(task).is_ready()) {
         return Poll::Ready(Interruption::Gone);
     }
     if let Some(how) = client.mailbox.take_unblock() {

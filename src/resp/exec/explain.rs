@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::terrace::{Field, resident_fields, write};
 use crate::{
     cache::{
+        LoadState,
         explain::key_history::{LastWrite, Writer, Wrote},
         explain::{Explained, Rule, UserRead},
     },
@@ -22,7 +23,7 @@ use crate::{
 pub(in crate::resp) async fn explain(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     let key = Key::copied(args.at(1))?;
     let of = cx.edge.cache.explain(&key).await;
-    cx.reply.map(9);
+    cx.reply.map(10);
     cx.reply.bulk(b"key");
     cx.reply.bulk(&key);
     cx.reply.bulk(b"l1");
@@ -50,6 +51,8 @@ pub(in crate::resp) async fn explain(cx: &mut Context<'_>, args: Args<'_>) -> Do
     }
     cx.reply.bulk(b"rule");
     rule(cx.reply, &of.rule);
+    cx.reply.bulk(b"load");
+    load(cx.reply, &of);
     cx.reply.bulk(b"predicted");
     cx.reply.array(of.predictions.len());
     for prediction in &of.predictions {
@@ -141,6 +144,21 @@ fn last_read(reply: &mut Reply, of: &UserRead, now: Tick) {
             ("not_l2", why(of.not_l2)),
         ],
     );
+}
+
+fn load(reply: &mut Reply, of: &Explained) {
+    let number = |span: Duration| Field::Number(millis(span));
+    let (state, age, ends, message) = match &of.load {
+        None => (Field::Null, Field::Null, Field::Null, Field::Null),
+        Some(LoadState::Loading { age, ends }) => (text("loading"), number(*age), number(*ends), Field::Null),
+        Some(LoadState::Failed { message, ends }) => {
+            (text("failed"), Field::Null, number(*ends), text(&String::from_utf8_lossy(message)))
+        }
+        Some(LoadState::Absent { ends }) => (text("absent"), Field::Null, number(*ends), Field::Null),
+    };
+    let mean = of.group_load.map_or(Field::Null, number);
+    let fields = [("state", state), ("age_ms", age), ("ends_ms", ends), ("message", message), ("group_mean_ms", mean)];
+    write(reply, &fields);
 }
 
 fn rule(reply: &mut Reply, of: &Rule) {

@@ -1,4 +1,4 @@
-//! INFO: the sections of Redis that apply to Terrace, and seven Terrace sections.
+//! INFO: the sections of Redis that apply to Terrace, and eight Terrace sections.
 //!
 //! Lines end with CR LF, because tools depend on it. Redis fields without a meaning in Terrace are omitted. Fields that
 //! tools compute with are included with a constant that is true for Terrace, such as 0 for snapshots in progress.
@@ -8,7 +8,7 @@ use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 use super::connection::REDIS_VERSION;
 use crate::{
     cache::{
-        Flavor,
+        Flavor, LoadOutcome,
         stats::histogram::Latency,
         stats::{Learning, Reads, Snapshot},
     },
@@ -49,6 +49,7 @@ const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("windows", "Windows", Shown::Everything, |report| report.windows()),
     ("groups", "Groups", Shown::Everything, |report| report.groups()),
     ("learning", "Learning", Shown::Everything, |report| report.learning()),
+    ("loads", "Loads", Shown::Everything, |report| report.loads()),
     ("coherence", "Coherence", Shown::Everything, |report| report.coherence()),
     ("warm", "Warm", Shown::Everything, |report| report.warm()),
 ];
@@ -296,6 +297,22 @@ impl Report<'_> {
         );
     }
 
+    fn loads(&mut self) {
+        let figures = std::mem::take(&mut self.snapshot.loads);
+        fields!(self,
+            "loads_waiters": self.snapshot.load_waiters,
+            "loads_started": figures.started(),
+        );
+        for outcome in LoadOutcome::ALL {
+            self.line(format_args!("loads_{}:{}", outcome.name(), figures.loads.of(outcome)));
+        }
+        fields!(self,
+            "loads_mean_ms": thousandths(figures.loads.mean().map_or(0, |mean| mean.as_micros() as u64)),
+            "loads_p99_ms": thousandths(figures.loads.durations.quantile_us(0.99).unwrap_or(0)),
+            "loads_origin_seconds_saved": thousandths(millis(figures.saved)),
+        );
+    }
+
     fn errorstats(&mut self) {
         for (code, count) in self.edge.shared.statistics.errors() {
             self.line(format_args!("errorstat_{code}:count={count}"));
@@ -447,9 +464,9 @@ fn outcomes(reads: &Reads) -> String {
     )
 }
 
-/// Formats nanoseconds as microseconds with three decimals.
-fn thousandths(ns: u64) -> String {
-    format!("{}.{:03}", ns / 1000, ns % 1000)
+/// Formats a number of thousandths of a unit with three decimals.
+fn thousandths(number: u64) -> String {
+    format!("{}.{:03}", number / 1000, number % 1000)
 }
 
 fn rate(rate: Option<f64>) -> String {

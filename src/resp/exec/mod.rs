@@ -14,6 +14,7 @@ pub(super) mod info;
 pub(super) mod keys;
 pub(super) mod latency;
 pub(super) mod lcs;
+pub(super) mod leases;
 pub(super) mod memory;
 pub(super) mod monitor;
 pub(super) mod multi_key;
@@ -92,6 +93,18 @@ impl Context<'_> {
             DB_LEARNED => Err(Refusal::text("ERR cannot write to db 2, which shows the learned state; use db 0")),
             _ => Ok(()),
         }
+    }
+
+    /// Rejects commands that exist in db 0 only.
+    fn check_main_db(&self) -> std::result::Result<(), Refusal> {
+        let shown = match self.session.db {
+            DB_L1 => "L1",
+            DB_LEARNED => "the learned state",
+            _ => return Ok(()),
+        };
+        let name = self.row.name.replace('|', " ").to_ascii_uppercase();
+        let db = self.session.db;
+        Err(Refusal::text(format!("ERR {name} is only available in db 0; db {db} shows {shown}")))
     }
 
     /// Applies a write to db 0.

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{DB_L1, DB_LEARNED, element_scan};
+use super::element_scan;
 use crate::{
     cache::Passing,
     error::Result,
@@ -31,17 +31,9 @@ type Named = (Key, bool);
 impl Context<'_> {
     /// Checks that a command may be forwarded and returns its keys.
     pub(super) fn check_passing(&self, args: Args<'_>) -> std::result::Result<Vec<Named>, Refusal> {
-        let name = self.row.name.replace('|', " ").to_ascii_uppercase();
-        match self.session.db {
-            DB_L1 => return Err(Refusal::text(format!("ERR {name} is only available in db 0; db 1 shows L1"))),
-            DB_LEARNED => {
-                return Err(Refusal::text(format!(
-                    "ERR {name} is only available in db 0; db 2 shows the learned state"
-                )));
-            }
-            _ => {}
-        }
+        self.check_main_db()?;
         if let Some(flavor) = self.edge.cache.refuses_other_types() {
+            let name = self.row.name.replace('|', " ").to_ascii_uppercase();
             return Err(Refusal::text(format!(
                 "ERR {name} requires Redis as L2, but l2.url is \"{flavor}\", which stores strings only; set \
                  l2.url = \"redis://...\" to use the command"

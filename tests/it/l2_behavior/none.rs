@@ -10,7 +10,8 @@ use terrace::{
     error::Result,
     l1::{PolicyKind, Settings},
     l2::{
-        Applied, Backend, BanStore, Batch, Described, Flavor, Op, ScanPage, ScanRequest, State, Stored,
+        Applied, Backend, BanStore, Batch, Described, Flavor, LoadStore, Op, ScanPage, ScanRequest, State, Stored,
+        loads::{LoadOp, LoadResult},
         none::NoneBackend,
     },
     model::Key,
@@ -29,6 +30,12 @@ struct OverL1 {
 }
 
 impl BanStore for OverL1 {}
+
+impl LoadStore for OverL1 {
+    fn load(&self, key: Key, op: LoadOp) -> BoxFuture<'_, Result<LoadResult>> {
+        self.backend.load(key, op)
+    }
+}
 
 impl Backend for OverL1 {
     fn flavor(&self) -> Flavor {

@@ -155,7 +155,8 @@ async fn the_queue_is_bounded_and_what_waits_in_it_too_long_is_never_sent() {
     let server = RedisServer::start();
     let mut settings = settings(&server.url());
     settings.connections = 1;
-    settings.queue_limit = 10;
+    // Ten increments: without invalidation links, a node removes the load lease of the key before each write.
+    settings.queue_limit = 20;
     let backend = Redis::new(&settings, Tunables::new(SHORT, VALUE_MAX)).backend();
     until("the backend is up", || backend.state() == State::Up).await;
     server.run("SET n 0");

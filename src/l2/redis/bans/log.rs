@@ -6,6 +6,7 @@ use ::redis::{Cmd, Value as Reply};
 use tokio::time::Instant;
 
 use super::{
+    mark::replication_of,
     records::LOG,
     state::{BanLog, Known, LogContents},
 };
@@ -17,6 +18,7 @@ use crate::{
         bans::{OPEN_MAX, too_many},
         redis::{
             command::{
+                batch::word,
                 errors, ops,
                 scripts::{BAN, By, RESTORE_BANS},
             },
@@ -74,13 +76,27 @@ impl RedisBackend {
         let log = self.log();
         for _ in 0..2 {
             let (changes, at) = (log.changes.load(Ordering::Acquire), log.clock.now());
-            let contents = LogContents::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
+            let mut contents = LogContents::of(self.ask_log(ops::plain("HGETALL", LOG), Access::Read).await?)?;
+            if let Some(mark) = contents.mark
+                && self.replication_of_log().await? != Some(mark.replication)
+            {
+                // A failover brought the mark of another primary.
+                contents.mark = None;
+            }
             if log.take(contents, at, changes) {
                 return Ok(());
             }
             self.restore().await?;
         }
         Err(CacheError::new(Kind::Unavailable, "the ban log changed while it was read").retry_after(LOOK_APART))
+    }
+
+    /// Returns the beginning of the replication id of the primary that holds the log.
+    async fn replication_of_log(&self) -> Result<Option<u64>> {
+        let mut command = word("INFO");
+        command.arg("replication");
+        let reply = self.ask_log(command, Access::Read).await?;
+        Ok(ops::optional(reply, "INFO")?.and_then(|info| replication_of(&info)))
     }
 
     /// Restores a log that lost records. Unknown bans may have been lost as well, so L1 copies of all primaries become
@@ -170,7 +186,8 @@ impl RedisBackend {
         Ok(number)
     }
 
-    async fn stamp_all(&self, number: u64) -> bool {
+    /// Writes a ban number to each primary's copy. Returns false if a primary did not store it.
+    pub(in crate::l2::redis) async fn stamp_all(&self, number: u64) -> bool {
         let stamps = self.redis.topology().map().stamps();
         let units = stamps.iter().map(|stamp| {
             let mut command = ops::plain("SET", stamp);

@@ -26,12 +26,13 @@
 //! ban. If the log is missing or shorter than before, all L1 copies become invalid, and this node restores the log from
 //! the bans that it knows.
 //!
-//! * `records`: keys and numbers. `state`: the ban state of this process. `log`, `notes`, `sweep`: the requests.
+//! * `records`: keys and numbers. `mark`: the field of the log for load leases. `state`: the ban state of this process. `log`, `notes`, `sweep`: the requests.
 //! * `store`: implements [`BanStore`](crate::l2::BanStore) with these modules.
 
 mod log;
+pub(crate) mod mark;
 pub(crate) mod notes;
 pub(crate) mod records;
 pub(crate) mod state;
 mod store;
-mod sweep;
+pub(crate) mod sweep;

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use ::redis::{Cmd, Value as Reply};
 use tokio::time::Instant;
 
-use super::records::{greatest_question, number};
+use super::{
+    mark::WRITE_LONGEST,
+    records::{greatest_question, number},
+};
 use crate::{
     error::{CacheError, Kind, Result},
     l2::{
@@ -54,9 +57,15 @@ impl RedisBackend {
         Some(CLEAR_BANNED.call_with(By::Text, std::iter::once(key).chain(notes.iter().map(String::as_bytes))))
     }
 
-    /// Returns the scripts that must run before the operations.
-    pub(in crate::l2::redis) fn clearings(&self, open: &[Arc<Ban>], ops: &[(Key, Op)]) -> Commands {
-        ops.iter().filter_map(|(key, _)| self.clearing(open, key)).collect()
+    /// Returns the commands that must run before an operation on a key: the removal of a value from before a ban, and of
+    /// the load lease.
+    pub(in crate::l2::redis) fn preparations(&self, open: &[Arc<Ban>], key: &Key, op: &Op) -> Commands {
+        self.clearing(open, key).into_iter().chain(self.forgetting_for(key, op)).collect()
+    }
+
+    /// Returns the commands that must run before the operations.
+    pub(in crate::l2::redis) fn all_preparations(&self, open: &[Arc<Ban>], ops: &[(Key, Op)]) -> Commands {
+        ops.iter().flat_map(|(key, op)| self.preparations(open, key, op)).collect()
     }
 
     /// Returns the query that must accompany a write request for this key on a connection that is not pipelined.
@@ -79,14 +88,17 @@ impl RedisBackend {
         if !self.has_newer_ban(known) {
             return Ok(HashMap::new());
         }
-        self.catch_up(known, keys, after(self.tunables().deadlines().write)).await
+        self.catch_up(known, None, keys, after(self.tunables().deadlines().write)).await
     }
 
     /// Removes the values from before the open bans and notes the keys.
     pub(in crate::l2::redis) async fn clear_keys(&self, keys: &[Key]) -> Result<u64> {
         let known = self.bans().await?;
-        let clearings = keys.iter().filter_map(|key| Some(Unit::single(key, self.clearing(known.open(), key)?)));
-        let units: Vec<Unit> = clearings.collect();
+        let units = keys.iter().flat_map(|key| {
+            let commands = self.clearing(known.open(), key).into_iter().chain(self.forgetting(key));
+            commands.map(|command| Unit::single(key, command))
+        });
+        let units: Vec<Unit> = units.collect();
         if units.is_empty() {
             return Ok(known.greatest);
         }
@@ -104,11 +116,11 @@ impl RedisBackend {
         ops: Vec<(Key, Op)>,
         batch: Batch,
         mut results: Vec<Result<Applied>>,
-        known: u64,
+        (known, begun): (u64, Instant),
         deadline: Instant,
     ) -> Vec<Result<Applied>> {
         let keys: Vec<Key> = ops.iter().map(|(key, _)| key.clone()).collect();
-        let cleared = match self.catch_up(known, &keys, deadline).await {
+        let cleared = match self.catch_up(known, Some(begun), &keys, deadline).await {
             Ok(cleared) => cleared,
             Err(_) => return results.into_iter().map(|result| result.and_then(|_| Err(overtaken()))).collect(),
         };
@@ -167,18 +179,26 @@ impl RedisBackend {
     }
 
     /// Reads the log after writes during which a ban was opened, and clears the keys that match bans opened since
-    /// `known`. For each key that matches such a ban, the result is true if its value was removed, so that the write
+    /// `known`, in a call that began at `begun`. For each key that matches such a ban, the result is true if its value was removed, so that the write
     /// must be repeated.
     pub(in crate::l2::redis) async fn catch_up(
         &self,
         known: u64,
+        begun: Option<Instant>,
         keys: &[Key],
         deadline: Instant,
     ) -> Result<HashMap<Key, bool>> {
         self.look().await?;
         let open = self.log().open.all().unwrap_or_default();
         let new: Vec<Arc<Ban>> = open.iter().filter(|ban| ban.number > known).cloned().collect();
-        if new.len() as u64 != self.log().known().saturating_sub(known) {
+        // A write that removed no load lease may have overtaken a fill, unless it ended before any lease was fenced.
+        let is_late = self.log().mark().is_some_and(|mark| mark.number > known)
+            && begun.is_none_or(|begun| begun.elapsed() > WRITE_LONGEST);
+        if is_late {
+            return Err(overtaken());
+        }
+        let marks = u64::from(self.log().mark().is_some_and(|mark| mark.number > known));
+        if new.len() as u64 + marks != self.log().known().saturating_sub(known) {
             // One of the bans is closed already, and its pattern is unknown.
             return Err(overtaken());
         }

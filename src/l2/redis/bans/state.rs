@@ -1,15 +1,21 @@
 //! [`BanLog`]: the state of the ban log that this process knows, shared by its workers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ::redis::Value as Reply;
-use parking_lot::RwLock;
-use tokio::sync::{Mutex, Notify};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
-use super::records::{GREATEST, LOG, number};
+use super::{
+    mark::{LOADS, Mark, MarkState},
+    records::{GREATEST, LOG, number},
+};
 use crate::{
     clock::{Clock, Tick},
     error::{CacheError, Result},
@@ -20,6 +26,9 @@ use crate::{
         redis::command::{errors, ops},
     },
 };
+
+/// Maximum number of closed bans that this node remembers, to check the fills of load leases.
+const SEEN_BANS_MAX: usize = 1_024;
 
 /// The known state of the ban log, shared by all workers.
 #[derive(Default)]
@@ -39,9 +48,12 @@ pub(crate) struct BanLog {
     /// Number of completed reads.
     pub(crate) looks: AtomicU64,
     /// Error of the last read.
-    pub(crate) reading: Mutex<Option<CacheError>>,
+    pub(crate) reading: AsyncMutex<Option<CacheError>>,
     pub(crate) ring: Notify,
     pub(crate) sink: RwLock<Option<Arc<dyn InvalidationSink>>>,
+    loads: Mutex<MarkState>,
+    /// Bans that this node has seen, open or not; the latest is last.
+    seen_bans: Mutex<VecDeque<Arc<Ban>>>,
 }
 
 impl BanLog {
@@ -114,6 +126,10 @@ impl BanLog {
         // Order matters: `known` must never exceed `greatest_seen`.
         self.greatest_seen.fetch_max(contents.greatest, Ordering::AcqRel);
         self.known.store(contents.greatest, Ordering::Release);
+        self.remember(&new);
+        // A node that is not notified of changes cannot know that there is no mark.
+        let lapsed = at >= self.proven().plus(FENCE_SPAN) || self.sink.read().is_none();
+        self.loads.lock().take(contents.mark, at, lapsed);
         if let Some(sink) = &*self.sink.read() {
             new.iter().for_each(|ban| sink.banned(ban));
         }
@@ -123,11 +139,55 @@ impl BanLog {
     }
 }
 
+impl BanLog {
+    /// Returns the mark of load leases.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.loads.lock().mark
+    }
+
+    /// Returns the mark of load leases, and the time at which this node first read it.
+    pub(crate) fn mark_since(&self) -> Option<(Mark, Tick)> {
+        let loads = self.loads.lock();
+        loads.mark.map(|mark| (mark, loads.known_since))
+    }
+
+    /// Returns whether a write must remove the load lease of its key.
+    pub(crate) fn must_forget_loads(&self) -> bool {
+        !self.is_current() || self.loads.lock().must_forget(self.clock.now())
+    }
+
+    fn remember(&self, new: &[Arc<Ban>]) {
+        let mut seen = self.seen_bans.lock();
+        seen.extend(new.iter().cloned());
+        let surplus = seen.len().saturating_sub(SEEN_BANS_MAX);
+        seen.drain(..surplus);
+    }
+
+    /// Returns whether a ban with a number above `since`, up to `until`, may cover the key. A ban that this node does not
+    /// know counts as covering.
+    pub(crate) fn may_cover(&self, key: &[u8], since: u64, until: u64) -> bool {
+        if since >= until {
+            return false;
+        }
+        let is_between = |number: u64| since < number && number <= until;
+        let mut known = u64::from(self.mark().is_some_and(|mark| is_between(mark.number)));
+        let seen = self.seen_bans.lock();
+        for ban in seen.iter().filter(|ban| is_between(ban.number)) {
+            if ban.matches(key) {
+                return true;
+            }
+            known += 1;
+        }
+        known < until - since
+    }
+}
+
 /// Contents of the log.
 #[derive(Debug, Default)]
 pub(crate) struct LogContents {
     greatest: u64,
     open: Vec<Arc<Ban>>,
+    pub(crate) mark: Option<Mark>,
 }
 
 impl LogContents {
@@ -140,6 +200,8 @@ impl LogContents {
             let (Reply::BulkString(field), Reply::BulkString(value)) = (field, value) else { continue };
             if field == GREATEST.as_bytes() {
                 contents.greatest = number(&value).unwrap_or(0);
+            } else if field == LOADS.as_bytes() {
+                contents.mark = Mark::of(&value);
             } else if let (Some(number), Ok(glob)) = (number(&field), Glob::new(&value)) {
                 contents.open.push(Arc::new(Ban { number, glob }));
             }

@@ -199,7 +199,7 @@ impl RedisBackend {
 }
 
 /// Decodes the reply of TIME in microseconds.
-fn time_us(reply: &Reply) -> Option<u64> {
+pub(in crate::l2::redis) fn time_us(reply: &Reply) -> Option<u64> {
     let Reply::Array(parts) = reply else { return None };
     let [Reply::BulkString(seconds), Reply::BulkString(micros)] = &parts[..] else { return None };
     Some(number(seconds)? * 1_000_000 + number(micros)?)

@@ -28,6 +28,14 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
     }
 }
 
+/// Returns true if Redis answers reads but refused a write, or if the key moves to another primary of the cluster.
+pub(crate) fn refuses_writes(error: &CacheError) -> bool {
+    let is_named = |code: &str| error.message().contains(code);
+    matches!(error.kind(), Kind::OutOfMemory | Kind::NoAccess)
+        || error.kind() == Kind::Unavailable
+            && ["READONLY", "NOREPLICAS", "MISCONF", "TRYAGAIN", IN_MOTION].into_iter().any(is_named)
+}
+
 fn passing(code: &str, detail: &str) -> CacheError {
     CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}"))
         .retry_after(RETRY_AFTER)
@@ -93,10 +101,12 @@ fn from_code(code: &str, detail: &str) -> CacheError {
     }
 }
 
+/// Message of [`in_motion`].
+const IN_MOTION: &str = "the key's slot is moving between primaries of the Redis Cluster";
+
 /// Returns the error for a slot that moved between primaries faster than a call could follow.
 pub(crate) fn in_motion() -> CacheError {
-    let message = "the key's slot is moving between primaries of the Redis Cluster";
-    CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER)
+    CacheError::new(Kind::Unavailable, IN_MOTION).retry_after(RETRY_AFTER)
 }
 
 /// Returns the error for a write that was executed although Redis redirected a command that had to run before it.

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod errors;
+pub(crate) mod load_scripts;
 pub(crate) mod ops;
 pub(crate) mod read;
 pub(crate) mod scripts;

@@ -163,6 +163,11 @@ fn life_ms(life: Duration) -> u64 {
     ms.min(EXPIRY_MAX_MS - 1_000 - Clock::real().unix().0)
 }
 
+/// Adds the options of SET for this expiry.
+pub(crate) fn add_expiry(command: &mut Cmd, expiry: SetExpiry) {
+    add_options(command, &set_options(expiry).1);
+}
+
 fn add_options(command: &mut Cmd, option: &SetOption) {
     if let Some((word, number)) = option {
         command.arg(*word);

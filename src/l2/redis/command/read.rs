@@ -99,7 +99,7 @@ fn within(value: &Value, value_max: usize) -> Result<()> {
 
 /// Decodes the reply of PTTL. A key that was missing at that time (and may exist at the following GET) gets the TTL 0,
 /// so that no caller keeps its value.
-fn life(reply: Reply) -> Result<Life> {
+pub(crate) fn life(reply: Reply) -> Result<Life> {
     let ms = ops::integer(&ops::checked(reply)?, "PTTL")?;
     if ms == -1 {
         return Ok(Life::Forever);

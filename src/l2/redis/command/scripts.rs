@@ -17,7 +17,7 @@ pub(crate) struct Lua {
 }
 
 impl Lua {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), script: Script::new(text) }
     }
 
@@ -215,7 +215,7 @@ pub(crate) static BAN: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         r"
 local number = math.max(tonumber(redis.call('HGET', KEYS[1], 'n') or 0), tonumber(ARGV[3])) + 1
-local open = redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], 'n')
+local open = redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], 'n') - redis.call('HEXISTS', KEYS[1], 'loads')
 if open >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'n', number, number, ARGV[1])
 return number",

@@ -88,19 +88,20 @@ impl RedisBackend {
         deadline: Instant,
     ) -> Result<(Vec<Reading>, Replies)> {
         let (commands, readings) = compile(ops, by);
-        let mut all = self.clearings(open, ops);
-        let clearings = all.len();
+        let mut all = self.all_preparations(open, ops);
+        let preparations = all.len();
         all.extend(commands);
         let replies = self.ask(all, Access::Write, deadline).await?;
-        Ok((readings, without_head(replies, clearings)?))
+        Ok((readings, without_head(replies, preparations)?))
     }
 
     async fn apply_atomically(&self, ops: &[(Key, Op)], open: &[Arc<Ban>], deadline: Instant) -> Vec<Result<Applied>> {
         let (inner, readings) = compile(ops, By::Text);
-        let mut all = self.clearings(open, ops);
-        let clearings = all.len();
+        let mut all = self.all_preparations(open, ops);
+        let preparations = all.len();
         all.extend(transaction(inner));
-        let asked = self.ask(all, Access::Write, deadline).await.and_then(|replies| without_head(replies, clearings));
+        let asked =
+            self.ask(all, Access::Write, deadline).await.and_then(|replies| without_head(replies, preparations));
         match asked.and_then(|replies| executed(replies, ops.len())) {
             Ok(replies) => read_all(readings, replies),
             Err(error) => fail_all(ops.len(), &error),
@@ -108,7 +109,7 @@ impl RedisBackend {
     }
 }
 
-/// Removes the replies of the `count` scripts before the writes; an error if one of the scripts failed.
+/// Removes the replies of the `count` commands before the writes; an error if one of these commands failed.
 pub(super) fn without_head(mut replies: Replies, count: usize) -> Result<Replies> {
     replies.drain(..count).try_for_each(|reply| ops::checked(reply).map(drop))?;
     Ok(replies)

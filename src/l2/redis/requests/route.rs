@@ -80,7 +80,6 @@ impl Unit {
     /// Adds commands that run before the others, on the same connection. Their replies are not returned, and they may run
     /// more than once. Redirections of them decide nothing: a preparation that was redirected while the others were
     /// executed is sent again by itself, before the unit counts as answered.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no write needs a preparation yet"))]
     pub(crate) fn prepared_by(mut self, preparations: Commands) -> Self {
         self.preparations += preparations.len();
         self.commands.splice(0..0, preparations);

@@ -72,7 +72,7 @@ impl RedisBackend {
             .iter()
             .map(|(key, op)| {
                 let (command, reading) = ops::command(key, op, By::Text, ops.len() == 1);
-                (self.write_unit(key, command, open), reading)
+                (self.write_unit(key, op, command, open), reading)
             })
             .unzip();
         let answers = self.ask_units(units, Access::Write, deadline).await;
@@ -84,12 +84,14 @@ impl RedisBackend {
     }
 
     /// Returns the unit of one write. While a ban is open, the value from before the ban is removed in the same
-    /// transaction: during a slot migration the two commands can be redirected independently.
-    fn write_unit(&self, key: &[u8], write: Cmd, open: &[Arc<Ban>]) -> Unit {
-        match self.clearing(open, key) {
+    /// transaction: during a slot migration the two commands can be redirected independently. The load lease is removed
+    /// before.
+    fn write_unit(&self, key: &Key, op: &Op, write: Cmd, open: &[Arc<Ban>]) -> Unit {
+        let unit = match self.clearing(open, key) {
             Some(clearing) => Unit::transaction(slot(key), vec![clearing, write]),
             None => Unit::single(key, write),
-        }
+        };
+        unit.prepared_by(self.forgetting_for(key, op).into_iter().collect())
     }
 
     /// Applies the operations of each slot atomically; a cluster has no transactions over several primaries.
@@ -113,7 +115,8 @@ impl RedisBackend {
                 places.iter().map(|&at| ops::command(&ops[at].0, &ops[at].1, By::Text, false)).unzip();
             readings.push(read);
             let clearings = places.iter().filter_map(|&at| self.clearing(open, &ops[at].0));
-            Unit::transaction(*slot, clearings.chain(inner).collect())
+            let forgettings = places.iter().filter_map(|&at| self.forgetting_for(&ops[at].0, &ops[at].1));
+            Unit::transaction(*slot, clearings.chain(inner).collect()).prepared_by(forgettings.collect())
         });
         let units = units.collect();
         let mut results: Vec<Option<Result<Applied>>> = ops.iter().map(|_| None).collect();

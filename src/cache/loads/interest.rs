@@ -1,0 +1,215 @@
+//! [`Interests`]: the keys whose loads this node follows. Each has the callers that wait, and what the store last replied.
+//!
+//! A caller takes a [`Seat`] before it asks the store, so that no change between the reply and the wait is missed. What
+//! the store replied is kept only if the key has not changed since the request was sent.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use super::Loads;
+use crate::{clock::Tick, l1::Epoch, l2::loads::Holder, model::Key};
+
+/// Number of keys above which keys without callers are removed whose knowledge has expired.
+const KEYS_MAX: usize = 65_536;
+
+/// What this node knows about the load of a key.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) state: KnownState,
+    /// Time until which this is valid.
+    pub(super) until: Tick,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum KnownState {
+    /// A client has loaded the key since this time.
+    Loading { since: Tick, holder: Holder },
+    /// The last load failed.
+    Failed { message: Bytes },
+    /// The origin does not have the key. Valid while the epoch is open, as a copy in L1.
+    Absent { head: Bytes, epoch: Epoch, ends_at: Tick },
+}
+
+impl Known {
+    /// Returns whether this client loads the key.
+    pub(super) fn is_of(&self, client: &Holder) -> bool {
+        matches!(&self.state, KnownState::Loading { holder, .. } if holder == client)
+    }
+}
+
+/// The keys whose loads this node follows.
+#[derive(Debug, Default)]
+pub(super) struct Interests {
+    keys: DashMap<Key, Interest, foldhash::fast::RandomState>,
+    /// Number of keys, so that a change without loads costs one load.
+    len: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Interest {
+    changed: Arc<Notify>,
+    /// Number of changes, to detect a change during a request to the store.
+    version: u64,
+    seats: usize,
+    /// A caller of this node is asking the store for a lease.
+    is_asking: bool,
+    known: Option<Known>,
+}
+
+impl Interests {
+    #[inline]
+    pub(super) fn changed(&self, key: &[u8]) {
+        if self.len.load(Ordering::Acquire) > 0 {
+            self.change(key);
+        }
+    }
+
+    #[cold]
+    fn change(&self, key: &[u8]) {
+        let Some(mut interest) = self.keys.get_mut(key) else { return };
+        interest.version += 1;
+        interest.known = None;
+        interest.changed.notify_waiters();
+        let is_unused = interest.seats == 0;
+        drop(interest);
+        if is_unused {
+            self.remove_unused(key, Tick::FAR);
+        }
+    }
+
+    pub(super) fn all_changed(&self) {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        self.keys.retain(|_, interest| {
+            interest.version += 1;
+            interest.known = None;
+            interest.changed.notify_waiters();
+            self.stays(interest.seats > 0)
+        });
+    }
+
+    fn stays(&self, stays: bool) -> bool {
+        if !stays {
+            self.len.fetch_sub(1, Ordering::AcqRel);
+        }
+        stays
+    }
+
+    /// Removes a key without callers whose knowledge ends before `now`.
+    fn remove_unused(&self, key: &[u8], now: Tick) {
+        let is_unused = |_: &Key, interest: &Interest| {
+            interest.seats == 0 && interest.known.as_ref().is_none_or(|known| known.until <= now)
+        };
+        if self.keys.remove_if(key, is_unused).is_some() {
+            self.len.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Returns what this node knows about the load of a key.
+    pub(super) fn known(&self, key: &[u8], now: Tick) -> Option<Known> {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.keys.get(key)?.known.clone().filter(|known| now < known.until)
+    }
+
+    fn make_room(&self, now: Tick) {
+        if self.len.load(Ordering::Acquire) >= KEYS_MAX {
+            self.keys.retain(|_, interest| {
+                self.stays(interest.seats > 0 || interest.known.as_ref().is_some_and(|known| now < known.until))
+            });
+        }
+    }
+}
+
+impl Loads {
+    /// Takes a seat: the caller is notified of later changes of the key.
+    pub(super) fn attend(&self, key: &Key, now: Tick) -> Seat<'_> {
+        let interests = &self.interest;
+        interests.make_room(now);
+        let mut interest = interests.keys.entry(key.clone()).or_insert_with(|| {
+            interests.len.fetch_add(1, Ordering::AcqRel);
+            Interest::default()
+        });
+        interest.seats += 1;
+        let (changed, version) = (Arc::clone(&interest.changed), interest.version);
+        drop(interest);
+        Seat { interests, key: key.clone(), changed, version }
+    }
+
+    /// Returns what this node knows about the load of a key.
+    pub(super) fn known(&self, key: &[u8], now: Tick) -> Option<Known> {
+        self.interest.known(key, now)
+    }
+}
+
+/// The interest of one caller in the load of a key.
+pub(super) struct Seat<'a> {
+    interests: &'a Interests,
+    key: Key,
+    pub(super) changed: Arc<Notify>,
+    /// Number of changes when [`Seat::watch`] was called.
+    version: u64,
+}
+
+impl<'a> Seat<'a> {
+    /// Returns the right to ask the store; `None` while another caller of this node asks, or if the key has changed since
+    /// [`Seat::watch`].
+    pub(super) fn ask(&self) -> Option<Asking<'a>> {
+        let mut interest = self.interests.keys.get_mut(&*self.key)?;
+        if interest.is_asking || interest.version != self.version {
+            return None;
+        }
+        interest.is_asking = true;
+        Some(Asking { interests: self.interests, key: self.key.clone(), version: self.version })
+    }
+
+    /// Begins to watch the key: [`Seat::ask`] fails if the key changes from now on. The caller waits for `changed` already,
+    /// so that it is woken by every later change.
+    pub(super) fn watch(&mut self) {
+        self.version = self.interests.keys.get(&*self.key).map_or(0, |interest| interest.version);
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if let Some(mut interest) = self.interests.keys.get_mut(&*self.key) {
+            interest.seats = interest.seats.saturating_sub(1);
+        }
+        self.interests.remove_unused(&self.key, Tick::ZERO);
+    }
+}
+
+/// The right to ask the store for the lease of a key. When it ends, the other callers continue.
+pub(super) struct Asking<'a> {
+    interests: &'a Interests,
+    key: Key,
+    version: u64,
+}
+
+impl Asking<'_> {
+    /// Keeps what the store replied, unless the key has changed since the request.
+    pub(super) fn learn(&self, known: Known) {
+        if let Some(mut interest) = self.interests.keys.get_mut(&*self.key)
+            && interest.version == self.version
+        {
+            interest.known = Some(known);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(mut interest) = self.interests.keys.get_mut(&*self.key) {
+            interest.is_asking = false;
+            interest.changed.notify_waiters();
+        }
+    }
+}

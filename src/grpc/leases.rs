@@ -1,0 +1,266 @@
+//! The methods of load leases: GetOrLease, GetOrLeaseMany, Fill, Release.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::HeaderMap;
+
+use super::{Edge, convert, deadline::Deadline, service::check_batch, wire::LeaseReply};
+use crate::{
+    cache::{
+        FillRequest, Found, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue, TagNames,
+        loads::{fill::Filled, lease::WAIT_DEFAULT},
+    },
+    clock::millis,
+    error::{CacheError, Kind, Result},
+    model::Key,
+    proto::{self, get_or_lease_many_result, get_or_lease_response},
+};
+
+/// Maximum number of unary calls of a connection that wait for the loads of other clients, of 256 streams.
+const UNARY_WAITING_MAX: usize = 64;
+/// Maximum number of operations of a connection's Pipeline streams that wait for the loads of other clients.
+pub(super) const PIPELINE_WAITING_MAX: usize = 4_096;
+/// Part of the deadline of a call that is left for the answer after a wait.
+const ANSWER_SHARE: u32 = 10;
+/// Maximum stale part and maximum wait of a request.
+const SPAN_MAX_MS: i64 = 100 * 365 * 86_400_000;
+/// Maximum time without a load that a client may request after a failure.
+const RETRY_MAX_MS: i64 = 3_600_000;
+/// Range of the exclusive time of a lease.
+const LEASE_MS: (i64, i64) = (100, 300_000);
+
+/// Result of the L1 lookup of a GetOrLease.
+pub(super) enum FirstLease {
+    /// L1 has the value, and no lease has to be taken.
+    Answered(LeaseReply),
+    /// The store decides.
+    Missed(Box<MissedLease>),
+}
+
+/// A GetOrLease that L1 did not answer, with validated key and converted options.
+pub(super) struct MissedLease {
+    key: Key,
+    request: LeaseRequest,
+    first: Option<Found>,
+}
+
+/// Limits of the wait of one request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WaitLimits {
+    /// Maximum time to wait.
+    wait_max: Duration,
+    /// Maximum number of callers of the connection that wait.
+    waiting_max: usize,
+}
+
+impl WaitLimits {
+    /// Returns the limits of a unary call: the wait ends before the deadline of the call.
+    pub(super) fn of_call(edge: &Edge, headers: &HeaderMap) -> Self {
+        let timeout = edge.settings.load().timeout;
+        // A malformed deadline is reported when the call runs.
+        let deadline = Deadline::new(timeout, headers).map_or(timeout, |deadline| deadline.timeout());
+        Self { wait_max: deadline - deadline / ANSWER_SHARE, waiting_max: UNARY_WAITING_MAX }
+    }
+
+    /// Returns the limits of an operation of a Pipeline stream.
+    pub(super) fn of_pipeline(edge: &Edge) -> Self {
+        Self { wait_max: edge.settings.load().timeout, waiting_max: PIPELINE_WAITING_MAX }
+    }
+}
+
+impl Edge {
+    /// Answers a GetOrLease from L1, if L1 has the value and no lease has to be taken. This is the hot path.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for faulty options or a faulty key.
+    pub(super) fn lease_from_l1(&self, request: proto::GetOrLeaseRequest, limits: WaitLimits) -> Result<FirstLease> {
+        let key = Key::new(request.key)?;
+        let wait = span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?;
+        let request = LeaseRequest {
+            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
+            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
+            wait: Some(wait.unwrap_or(WAIT_DEFAULT).min(limits.wait_max)),
+            tags: TagNames::new(request.tags)?,
+            refresh: request.refresh,
+            nonce: nonce(request.nonce)?,
+            stale_ok: true,
+            waiting_max: limits.waiting_max,
+        };
+        Ok(match self.cache.lease_from_l1(&key, &request)? {
+            LeaseLook::Answered { found, needs_refresh, fresh } => {
+                FirstLease::Answered(LeaseReply::Hit { found, needs_refresh, fresh_ms: fresh.map(to_ms) })
+            }
+            LeaseLook::Missed(first) => FirstLease::Missed(Box::new(MissedLease { key, request, first })),
+        })
+    }
+
+    /// Answers a GetOrLease that L1 did not answer.
+    pub(super) async fn lease_missed(&self, missed: Box<MissedLease>) -> Result<LeaseReply> {
+        let MissedLease { key, request, first } = *missed;
+        let answer = self.cache.lease_missed(key, request, first).await?;
+        Ok(LeaseReply::Message(proto::GetOrLeaseResponse { result: Some(answered(answer)) }))
+    }
+
+    pub(super) async fn get_or_lease(
+        &self,
+        request: proto::GetOrLeaseRequest,
+        limits: WaitLimits,
+    ) -> Result<LeaseReply> {
+        match self.lease_from_l1(request, limits)? {
+            FirstLease::Answered(reply) => Ok(reply),
+            FirstLease::Missed(missed) => self.lease_missed(missed).await,
+        }
+    }
+
+    pub(super) async fn get_or_lease_many(
+        &self,
+        request: proto::GetOrLeaseManyRequest,
+    ) -> Result<proto::GetOrLeaseManyResponse> {
+        check_batch(request.items.len(), "items")?;
+        let common = LeaseRequest {
+            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
+            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
+            wait: Some(Duration::ZERO),
+            refresh: request.refresh,
+            stale_ok: true,
+            ..LeaseRequest::default()
+        };
+        let reads = request.items.into_iter().map(|item| self.lease_item(item, &common));
+        let message_max = self.settings.load().message_max;
+        let mut left = message_max;
+        let results = join_all(reads).await.into_iter().map(|read| {
+            let result = proto::GetOrLeaseManyResult { result: Some(item_result(read)) };
+            fitted(result, &mut left, message_max)
+        });
+        Ok(proto::GetOrLeaseManyResponse { results: results.collect() })
+    }
+
+    async fn lease_item(&self, item: proto::LeaseItem, common: &LeaseRequest) -> Result<LeaseAnswer> {
+        let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce)?, ..common.clone() };
+        self.cache.get_or_lease(Key::new(item.key)?, request).await
+    }
+
+    pub(super) async fn fill(&self, request: proto::FillRequest) -> Result<proto::FillResponse> {
+        use proto::{fill_request::Loaded, fill_response::Result as Outcome};
+        let key = Key::new(request.key)?;
+        let loaded = match request.loaded {
+            Some(Loaded::Value(value)) => LoadedValue::Value(value),
+            Some(Loaded::Absent(_)) => LoadedValue::Absent,
+            None => return Err(convert::invalid("loaded is not set; set value or absent".to_owned())),
+        };
+        let fill = FillRequest {
+            token: request.token,
+            loaded,
+            ttl: convert::life(request.ttl_ms)?,
+            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
+            tags: TagNames::new(request.tags)?,
+        };
+        let result = match not_filled(self.cache.fill(key, fill).await?) {
+            None => Outcome::Stored(proto::Stored {}),
+            Some(reason) => Outcome::NotFilled(proto::NotFilled { reason: reason.into() }),
+        };
+        Ok(proto::FillResponse { result: Some(result) })
+    }
+
+    pub(super) async fn release(&self, request: proto::ReleaseRequest) -> Result<proto::ReleaseResponse> {
+        let key = Key::new(request.key)?;
+        let failed = request.failed.map(|failed| {
+            let retry_after = span(failed.retry_after_ms, "failed.retry_after_ms", (0, RETRY_MAX_MS))?;
+            Ok::<_, CacheError>((Bytes::from(failed.message), retry_after))
+        });
+        self.cache.release(key, &request.token, failed.transpose()?).await?;
+        Ok(proto::ReleaseResponse {})
+    }
+}
+
+/// Converts a duration of a request.
+fn span(ms: Option<i64>, field: &str, (least, most): (i64, i64)) -> Result<Option<Duration>> {
+    match ms {
+        None => Ok(None),
+        Some(ms) if (least..=most).contains(&ms) => Ok(Some(Duration::from_millis(ms.unsigned_abs()))),
+        Some(ms) => Err(convert::invalid(format!("{field} is {ms}; expected {least} to {most}"))),
+    }
+}
+
+fn nonce(nonce: Option<Bytes>) -> Result<Option<[u8; 16]>> {
+    nonce
+        .map(|nonce| {
+            <[u8; 16]>::try_from(&nonce[..])
+                .map_err(|_| convert::invalid(format!("nonce has {} bytes; expected 16", nonce.len())))
+        })
+        .transpose()
+}
+
+fn not_filled(filled: Filled) -> Option<proto::NotFilledReason> {
+    match filled {
+        Filled::Stored { .. } => None,
+        Filled::LeaseLost => Some(proto::NotFilledReason::LeaseLost),
+        Filled::Changed => Some(proto::NotFilledReason::Changed),
+        Filled::Invalidated => Some(proto::NotFilledReason::Invalidated),
+    }
+}
+
+fn answered(answer: LeaseAnswer) -> get_or_lease_response::Result {
+    use get_or_lease_response::Result;
+    match answer {
+        LeaseAnswer::Hit { found, needs_refresh, grant: granted, fresh } => Result::Hit(proto::LeaseHit {
+            found: Some(convert::found(found, false)),
+            needs_refresh,
+            grant: granted.map(grant),
+            fresh_ms: fresh.map(to_ms),
+        }),
+        LeaseAnswer::Load(granted) => Result::Load(proto::LeaseLoad { grant: Some(grant(granted)) }),
+        LeaseAnswer::Busy { leader_age, expected } => {
+            Result::Busy(proto::LeaseBusy { leader_age_ms: to_ms(leader_age), expected_ms: expected.map(to_ms) })
+        }
+        LeaseAnswer::Absent { life } => Result::Absent(proto::LeaseAbsent { ttl_ms: to_ms(life) }),
+        LeaseAnswer::Failed { message, retry_after } => Result::Failed(proto::LeaseFailed {
+            message: String::from_utf8_lossy(&message).into_owned(),
+            retry_after_ms: to_ms(retry_after),
+        }),
+    }
+}
+
+fn item_result(read: Result<LeaseAnswer>) -> get_or_lease_many_result::Result {
+    use get_or_lease_many_result::Result as Item;
+    use get_or_lease_response::Result as One;
+    match read.map(answered) {
+        Ok(One::Hit(hit)) => Item::Hit(hit),
+        Ok(One::Load(load)) => Item::Load(load),
+        Ok(One::Busy(busy)) => Item::Busy(busy),
+        Ok(One::Absent(absent)) => Item::Absent(absent),
+        Ok(One::Failed(failed)) => Item::Failed(failed),
+        Err(error) => Item::Error(convert::item_error(&error)),
+    }
+}
+
+/// Replaces a result by an error if the response has no space left for it.
+fn fitted(result: proto::GetOrLeaseManyResult, left: &mut usize, message_max: usize) -> proto::GetOrLeaseManyResult {
+    // Tag and length of an item, with the longest length.
+    const ITEM_BYTES: usize = 6;
+    let len = prost::Message::encoded_len(&result) + ITEM_BYTES;
+    if let Some(rest) = left.checked_sub(len) {
+        *left = rest;
+        return result;
+    }
+    let message = format!("the result does not fit into the response; grpc.max_message is {message_max} bytes");
+    let error = convert::item_error(&CacheError::new(Kind::TooLarge, message));
+    proto::GetOrLeaseManyResult { result: Some(get_or_lease_many_result::Result::Error(error)) }
+}
+
+fn grant(grant: Grant) -> proto::Grant {
+    let reason = match grant.reason {
+        GrantReason::Miss => proto::GrantReason::Miss,
+        GrantReason::Stale => proto::GrantReason::Stale,
+        GrantReason::Early => proto::GrantReason::Early,
+        GrantReason::Forced => proto::GrantReason::Forced,
+        GrantReason::Takeover => proto::GrantReason::Takeover,
+    };
+    proto::Grant { token: grant.token, lease_ms: to_ms(grant.lease), reason: reason.into() }
+}
+
+fn to_ms(span: Duration) -> i64 {
+    convert::to_i64(millis(span))
+}
