@@ -43,6 +43,7 @@ mod l2_behavior;
 mod l2_redis;
 mod l2_redis_link;
 mod learned_state;
+mod lease_model;
 mod load_fencing;
 mod load_leases;
 mod load_leases_resp;
