@@ -3,9 +3,12 @@
 //! A caller takes a [`Seat`] before it asks the store, so that no change between the reply and the wait is missed. What
 //! the store replied is kept only if the key has not changed since the request was sent.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,8 +18,13 @@ use tokio::sync::Notify;
 use super::Loads;
 use crate::{clock::Tick, l1::Epoch, l2::loads::Holder, model::Key};
 
-/// Number of keys above which keys without callers are removed whose knowledge has expired.
-const KEYS_MAX: usize = 65_536;
+/// Maximum size in bytes of the keys that this node follows without callers, with [`INTEREST_BYTES`] for each. Without
+/// space, a node asks the store for each read of a key whose load is in progress.
+const KNOWN_MAX_BYTES: usize = 32 << 20;
+/// Size of an interest without its key.
+const INTEREST_BYTES: usize = 256;
+/// Minimum time between two searches for knowledge that has expired, while there is no space.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
 
 /// What this node knows about the load of a key.
 #[derive(Debug, Clone)]
@@ -47,8 +55,10 @@ impl Known {
 #[derive(Debug, Default)]
 pub(super) struct Interests {
     keys: DashMap<Key, Interest, foldhash::fast::RandomState>,
-    /// Number of keys, so that a change without loads costs one load.
-    len: AtomicUsize,
+    /// Size of the keys, so that a change without loads costs one load.
+    bytes: AtomicUsize,
+    /// [`Tick`] of the last search for knowledge that has expired.
+    purged_at: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +75,7 @@ struct Interest {
 impl Interests {
     #[inline]
     pub(super) fn changed(&self, key: &[u8]) {
-        if self.len.load(Ordering::Acquire) > 0 {
+        if self.bytes.load(Ordering::Acquire) > 0 {
             self.change(key);
         }
     }
@@ -84,20 +94,20 @@ impl Interests {
     }
 
     pub(super) fn all_changed(&self) {
-        if self.len.load(Ordering::Acquire) == 0 {
+        if self.bytes.load(Ordering::Acquire) == 0 {
             return;
         }
-        self.keys.retain(|_, interest| {
+        self.keys.retain(|key, interest| {
             interest.version += 1;
             interest.known = None;
             interest.changed.notify_waiters();
-            self.stays(interest.seats > 0)
+            self.stays(key, interest.seats > 0)
         });
     }
 
-    fn stays(&self, stays: bool) -> bool {
+    fn stays(&self, key: &Key, stays: bool) -> bool {
         if !stays {
-            self.len.fetch_sub(1, Ordering::AcqRel);
+            self.bytes.fetch_sub(INTEREST_BYTES + key.len(), Ordering::AcqRel);
         }
         stays
     }
@@ -107,23 +117,32 @@ impl Interests {
         let is_unused = |_: &Key, interest: &Interest| {
             interest.seats == 0 && interest.known.as_ref().is_none_or(|known| known.until <= now)
         };
-        if self.keys.remove_if(key, is_unused).is_some() {
-            self.len.fetch_sub(1, Ordering::AcqRel);
+        if let Some((key, _)) = self.keys.remove_if(key, is_unused) {
+            self.stays(&key, false);
         }
     }
 
     /// Returns what this node knows about the load of a key.
     pub(super) fn known(&self, key: &[u8], now: Tick) -> Option<Known> {
-        if self.len.load(Ordering::Acquire) == 0 {
+        if self.bytes.load(Ordering::Acquire) == 0 {
             return None;
         }
         self.keys.get(key)?.known.clone().filter(|known| now < known.until)
     }
 
+    /// Returns whether there is no space for further knowledge.
+    fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) > KNOWN_MAX_BYTES
+    }
+
+    /// Removes keys without callers whose knowledge has expired, if there is no space. A search visits all keys.
     fn make_room(&self, now: Tick) {
-        if self.len.load(Ordering::Acquire) >= KEYS_MAX {
-            self.keys.retain(|_, interest| {
-                self.stays(interest.seats > 0 || interest.known.as_ref().is_some_and(|known| now < known.until))
+        let purged_at = Tick(self.purged_at.load(Ordering::Acquire));
+        if self.is_full() && now >= purged_at.plus(PURGE_EVERY) {
+            self.purged_at.store(now.0, Ordering::Release);
+            self.keys.retain(|key, interest| {
+                let is_known = interest.known.as_ref().is_some_and(|known| now < known.until);
+                self.stays(key, interest.seats > 0 || is_known)
             });
         }
     }
@@ -134,8 +153,10 @@ impl Loads {
     pub(super) fn attend(&self, key: &Key, now: Tick) -> Seat<'_> {
         let interests = &self.interest;
         interests.make_room(now);
-        let mut interest = interests.keys.entry(key.clone()).or_insert_with(|| {
-            interests.len.fetch_add(1, Ordering::AcqRel);
+        // A copy, because the key may share the buffer of a larger request, which knowledge would keep in memory.
+        let own = Key::copied(key).unwrap_or_else(|_| key.clone());
+        let mut interest = interests.keys.entry(own).or_insert_with(|| {
+            interests.bytes.fetch_add(INTEREST_BYTES + key.len(), Ordering::AcqRel);
             Interest::default()
         });
         interest.seats += 1;
@@ -197,7 +218,8 @@ pub(super) struct Asking<'a> {
 impl Asking<'_> {
     /// Keeps what the store replied, unless the key has changed since the request.
     pub(super) fn learn(&self, known: Known) {
-        if let Some(mut interest) = self.interests.keys.get_mut(&*self.key)
+        if !self.interests.is_full()
+            && let Some(mut interest) = self.interests.keys.get_mut(&*self.key)
             && interest.version == self.version
         {
             interest.known = Some(known);

@@ -16,15 +16,31 @@ use crate::{
     model::Key,
 };
 
-/// Maximum number of leases of one connection that end with the connection. Further leases end with their time.
-const LEASES_MAX: usize = 4_096;
+/// Maximum size in bytes of the leases of one connection that end with the connection: their keys, and [`LEASE_BYTES`]
+/// for each. Further leases end with their time.
+const LEASES_MAX_BYTES: usize = 1 << 20;
+/// Size of a lease without its key.
+const LEASE_BYTES: usize = 128;
 
 /// The leases of one connection, and the number of its callers that wait for other loads.
 pub(crate) struct OpenLeases {
     core: Weak<Core>,
     l2: Arc<dyn Backend>,
-    leases: Mutex<HashMap<Key, Lease>>,
+    leases: Mutex<Leases>,
     pub(super) waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Leases {
+    of: HashMap<Key, Lease>,
+    bytes: usize,
+}
+
+impl Leases {
+    fn retain(&mut self, stays: impl Fn(&Lease) -> bool) {
+        self.of.retain(|_, lease| stays(lease));
+        self.bytes = self.of.keys().map(|key| LEASE_BYTES + key.len()).sum();
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -42,19 +58,23 @@ impl OpenLeases {
     /// Adds a lease.
     pub(super) fn add(&self, key: &Key, holder: Holder, until: Tick, now: Tick) {
         let mut leases = self.leases.lock();
-        if leases.len() >= LEASES_MAX {
-            leases.retain(|_, lease| now < lease.until);
+        let bytes = LEASE_BYTES + key.len();
+        // A copy, because the key may share the buffer of a larger request.
+        let own = Key::copied(key).unwrap_or_else(|_| key.clone());
+        if leases.bytes + bytes > LEASES_MAX_BYTES {
+            leases.retain(|lease| now < lease.until);
         }
-        if leases.len() < LEASES_MAX {
-            leases.insert(key.clone(), Lease { holder, until });
+        if leases.bytes + bytes <= LEASES_MAX_BYTES && leases.of.insert(own, Lease { holder, until }).is_none() {
+            leases.bytes += bytes;
         }
     }
 
     /// Removes a lease that was filled or released.
     pub(super) fn remove(&self, key: &[u8], holder: &Holder) {
         let mut leases = self.leases.lock();
-        if leases.get(key).is_some_and(|lease| lease.holder == *holder) {
-            leases.remove(key);
+        if leases.of.get(key).is_some_and(|lease| lease.holder == *holder) {
+            leases.of.remove(key);
+            leases.bytes -= LEASE_BYTES + key.len();
         }
     }
 }
@@ -64,8 +84,12 @@ impl Drop for OpenLeases {
         let leases = std::mem::take(self.leases.get_mut());
         let Some(core) = self.core.upgrade() else { return };
         let now = core.clock.now();
-        let open: Vec<(Key, Holder)> =
-            leases.into_iter().filter(|(_, lease)| now < lease.until).map(|(key, lease)| (key, lease.holder)).collect();
+        let open: Vec<(Key, Holder)> = leases
+            .of
+            .into_iter()
+            .filter(|(_, lease)| now < lease.until)
+            .map(|(key, lease)| (key, lease.holder))
+            .collect();
         if open.is_empty() || core.loads.is_draining() {
             return;
         }

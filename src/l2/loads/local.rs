@@ -5,7 +5,7 @@
 //! ([`LocalLoads::before`]) before a later fill looks for it.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -24,15 +24,22 @@ use crate::{
     model::{Key, Life, Value},
 };
 
-/// Maximum number of records. Without space, a lease cannot be fenced, and its fill stores nothing.
-const RECORDS_MAX: usize = 100_000;
+/// Maximum size of all records in bytes: keys, tags, messages and [`RECORD_BYTES`] for each. Without space, a lease cannot
+/// be fenced, and its fill stores nothing.
+const RECORDS_MAX_BYTES: usize = 32 << 20;
+/// Size of a record without its key, tags and message.
+const RECORD_BYTES: usize = 160;
+/// Minimum time between two searches for records that have ended, while there is no space.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
 
 /// The leases of one process.
 #[derive(Debug)]
 pub struct LocalLoads {
     records: DashMap<Bytes, Record, foldhash::fast::RandomState>,
-    /// Number of records, so that a write without leases costs one load.
-    len: AtomicUsize,
+    /// Size of the records, so that a write without leases costs one load.
+    bytes: AtomicUsize,
+    /// [`Tick`] of the last search for records that have ended.
+    purged_at: AtomicU64,
     clock: Clock,
 }
 
@@ -42,6 +49,17 @@ struct Record {
     state: RecordState,
     /// Time at which the record is forgotten.
     until: Tick,
+}
+
+impl Record {
+    /// Returns the size of the record of a key in bytes.
+    fn bytes(&self, key: &[u8]) -> usize {
+        let more = match &self.state {
+            RecordState::Loading { .. } => 0,
+            RecordState::Absent { head: bytes } | RecordState::Failed { message: bytes, .. } => bytes.len(),
+        };
+        RECORD_BYTES + key.len() + more
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +85,7 @@ impl LocalLoads {
     /// Creates an empty set of leases.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { records: DashMap::default(), len: AtomicUsize::new(0), clock }
+        Self { records: DashMap::default(), bytes: AtomicUsize::new(0), purged_at: AtomicU64::new(0), clock }
     }
 
     /// Returns the effect of a lease operation on `present` at `now`. The caller runs the operations of one key one after
@@ -100,8 +118,10 @@ impl LocalLoads {
 
     /// Removes the lease of a key.
     pub fn forget(&self, key: &[u8]) {
-        if self.len.load(Ordering::Acquire) > 0 && self.records.remove(key).is_some() {
-            self.len.fetch_sub(1, Ordering::AcqRel);
+        if self.bytes.load(Ordering::Acquire) > 0
+            && let Some((key, record)) = self.records.remove(key)
+        {
+            self.bytes.fetch_sub(record.bytes(&key), Ordering::AcqRel);
         }
     }
 
@@ -116,13 +136,13 @@ impl LocalLoads {
     }
 
     fn forget_if(&self, is_gone: impl Fn(&[u8], &Record) -> bool) {
-        if self.len.load(Ordering::Acquire) == 0 {
+        if self.bytes.load(Ordering::Acquire) == 0 {
             return;
         }
         self.records.retain(|key, record| {
             let stays = !is_gone(key, record);
             if !stays {
-                self.len.fetch_sub(1, Ordering::AcqRel);
+                self.bytes.fetch_sub(record.bytes(key), Ordering::AcqRel);
             }
             stays
         });
@@ -182,22 +202,26 @@ impl LocalLoads {
 
     /// Stores a record. Returns false if there is no space.
     fn insert(&self, key: &Key, record: Record) -> bool {
-        if self.len.load(Ordering::Acquire) >= RECORDS_MAX {
-            let now = self.clock.now();
-            self.forget_if(|_, record| record.until <= now);
+        let bytes = record.bytes(key);
+        self.make_room(bytes);
+        let before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        if before + bytes > RECORDS_MAX_BYTES {
+            self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+            return false;
         }
-        let is_full = self.len.load(Ordering::Acquire) >= RECORDS_MAX;
-        match self.records.entry(Bytes::copy_from_slice(key)) {
-            Entry::Occupied(mut present) => {
-                present.insert(record);
-                true
-            }
-            Entry::Vacant(_) if is_full => false,
-            Entry::Vacant(place) => {
-                place.insert(record);
-                self.len.fetch_add(1, Ordering::AcqRel);
-                true
-            }
+        if let Some(replaced) = self.records.insert(Bytes::copy_from_slice(key), record) {
+            self.bytes.fetch_sub(replaced.bytes(key), Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// Removes records that have ended, if there is no space for `bytes`. A search visits all records.
+    fn make_room(&self, bytes: usize) {
+        let now = self.clock.now();
+        let purged_at = Tick(self.purged_at.load(Ordering::Acquire));
+        if self.bytes.load(Ordering::Acquire) + bytes > RECORDS_MAX_BYTES && now >= purged_at.plus(PURGE_EVERY) {
+            self.purged_at.store(now.0, Ordering::Release);
+            self.forget_if(|_, record| record.until <= now);
         }
     }
 
@@ -242,15 +266,18 @@ impl LocalLoads {
         }
         match &ended.end {
             End::Released => {
-                present.remove();
-                self.len.fetch_sub(1, Ordering::AcqRel);
+                let removed = present.remove();
+                self.bytes.fetch_sub(removed.bytes(key), Ordering::AcqRel);
             }
             End::Failed { message, retry_after } => {
                 let failures = failures.saturating_add(1);
                 let pause = retry_after.unwrap_or_else(|| backoff(failures, fastrand::f64()));
                 let retry_at = now.plus(pause);
                 let state = RecordState::Failed { failures, message: message.clone(), retry_at };
-                *record = Record { state, until: retry_at.plus(GRACE) };
+                let failed = Record { state, until: retry_at.plus(GRACE) };
+                // A message has at most 256 bytes, so the limit is exceeded by little.
+                self.bytes.fetch_add(failed.bytes(key) - record.bytes(key), Ordering::AcqRel);
+                *record = failed;
             }
             End::HolderLeft => {
                 *exclusive_until = (*exclusive_until).min(now);
@@ -281,5 +308,66 @@ fn expires_at(expiry: SetExpiry, now: UnixMs) -> Option<UnixMs> {
         SetExpiry::Never | SetExpiry::Keep { life_if_new: None } => None,
         SetExpiry::In(life) | SetExpiry::Keep { life_if_new: Some(life) } => Some(op::after(now, life)),
         SetExpiry::At(at) => Some(at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l2::loads::Holder;
+
+    fn key(number: usize, bytes: usize) -> Key {
+        Key::new(format!("{number:0>bytes$}").into()).expect("a key")
+    }
+
+    fn acquire(holder: Holder) -> LoadOp {
+        let (stale, lease) = (Duration::ZERO, Duration::from_secs(10));
+        LoadOp::Acquire(Acquire { stale, lease, holder, generation: 7, force: false, ignore_absent: false })
+    }
+
+    fn is_fenced(loads: &LocalLoads, key: &Key) -> bool {
+        let (_, result) = loads.decide(key, &acquire([1; 16]), None, UnixMs(0));
+        let LoadResult::Acquired(Acquired::Granted { fence, .. }) = result else { panic!("{result:?}") };
+        fence.is_some()
+    }
+
+    #[test]
+    fn leases_that_are_never_filled_have_a_limit_and_end() {
+        let (clock, time) = Clock::manual();
+        let loads = LocalLoads::new(clock);
+        let most = RECORDS_MAX_BYTES / (RECORD_BYTES + 60_000);
+        assert!((0..most).all(|number| is_fenced(&loads, &key(number, 60_000))));
+        assert!(!is_fenced(&loads, &key(most, 60_000)), "there is no space");
+        loads.forget(&key(0, 60_000));
+        assert!(is_fenced(&loads, &key(most, 60_000)), "a write made space");
+        time.advance(Duration::from_secs(71));
+        assert!(is_fenced(&loads, &key(most + 1, 60_000)), "the leases have ended");
+        loads.forget_all();
+        assert_eq!(loads.bytes.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn every_end_of_a_record_frees_its_space() {
+        let loads = LocalLoads::new(Clock::real());
+        let end = |end| LoadOp::End(EndLoad { holder: [1; 16], end });
+        let failed = || end(End::Failed { message: "down".into(), retry_after: None });
+        let fence = LeaseFence { generation: 7, ban: 0, mark: 0 };
+        let absent = Loaded::Absent { life: Duration::from_secs(1), head: Bytes::from_static(b"head") };
+        let value = Loaded::Value { stored: Bytes::from_static(b"v"), expiry: SetExpiry::Never };
+        let fill = |loaded| LoadOp::Fill(Fill { fence, loaded });
+        for ops in [
+            vec![end(End::Released)],
+            vec![end(End::HolderLeft)],
+            vec![failed()],
+            vec![fill(absent)],
+            vec![fill(value)],
+        ] {
+            assert!(is_fenced(&loads, &key(1, 5)));
+            for op in &ops {
+                loads.decide(&key(1, 5), op, None, UnixMs(0));
+            }
+            loads.before(&key(1, 5), &Op::Delete { want_old: false });
+            assert_eq!(loads.bytes.load(Ordering::Acquire), 0, "{ops:?}");
+        }
     }
 }
