@@ -61,19 +61,4 @@ pub mod server;
 pub mod socket;
 pub mod tls;
 
-/// Generated messages and services of `proto/terrace/v1`.
-pub mod proto {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        unused_qualifications,
-        clippy::all,
-        clippy::wildcard_enum_match_arm,
-        clippy::unwrap_used,
-        clippy::allow_attributes_without_reason,
-        reason = "generated code"
-    )]
-    tonic::include_proto!("terrace.v1");
-    /// Descriptor set that server reflection serves.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/terrace_descriptor.bin"));
-}
+pub use terrace_proto as proto;

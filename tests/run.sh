@@ -73,13 +73,13 @@ check_dependencies() {
 install_packages
 check_toolchain
 say "format"
-cargo fmt --check
+cargo fmt --all --check
 say "lints"
-cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets -- -D warnings
 # The feature otel changes few files, so only the targets that contain them are checked again.
 cargo clippy --locked --features otel --lib --bins --test it -- -D warnings
 say "tests"
-cargo test --locked
+cargo test --locked --workspace
 say "traces"
 cargo test --locked --features otel --test it traces
 say "dependencies"

@@ -8,12 +8,15 @@ const PROTOS: [&str; 4] =
 
 #[expect(clippy::disallowed_methods, reason = "cargo passes settings to build scripts in the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    println!("cargo:rerun-if-changed=terrace");
+    let descriptors = protox::compile(PROTOS, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Server reflection serves this file.
     fs::write(out.join("terrace_descriptor.bin"), protox::prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
+        .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
+        // The clients open their own connections.
+        .build_transport(false)
         // Values stay slices of the received message.
         .bytes(".")
         .compile_fds(descriptors)?;

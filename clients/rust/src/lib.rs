@@ -1,0 +1,3 @@
+//! Client of the Terrace cache server.
+
+pub mod nodes;

@@ -1,0 +1,3 @@
+//! The nodes of a fleet: which node serves a key.
+
+pub mod routing;
