@@ -100,7 +100,8 @@ async fn begin_leases(client: &mut Client) {
 /// latencies, and the times at which loads began.
 async fn callers(mut client: Client, key: Bytes, count: u64) -> (Vec<Duration>, Vec<Instant>) {
     let begun = Instant::now();
-    let operations = (0..count).map(|id| Operation { id, operation: Some(Asked::GetOrLease(ask(&key))) }).collect();
+    let operations =
+        (0..count).map(|id| Operation { id, operation: Some(Asked::GetOrLease(ask(&key))), context: 0 }).collect();
     let batch = stream::iter([PipelineRequest { operations }]);
     let mut answers = client.pipeline(batch).await.expect("a stream").into_inner();
     let (mut latencies, mut loads, mut fills) = (Vec::new(), Vec::new(), tokio::task::JoinSet::new());
@@ -201,8 +202,9 @@ async fn stampede(nodes: &[Process; 2], rounds: usize) {
 
 /// Returns the CPU time of the server per operation in nanoseconds.
 async fn read_cost(node: &Process, client: &mut Client, operation: impl Fn() -> Asked) -> f64 {
-    let batch =
-        PipelineRequest { operations: (0..BATCH).map(|id| Operation { id, operation: Some(operation()) }).collect() };
+    let batch = PipelineRequest {
+        operations: (0..BATCH).map(|id| Operation { id, operation: Some(operation()), context: 0 }).collect(),
+    };
     let before = cpu_ns(node.id());
     let batches = stream::iter(std::iter::repeat_n(batch, (READS / BATCH) as usize));
     let mut answers = client.pipeline(batches).await.expect("a stream").into_inner();

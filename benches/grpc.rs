@@ -209,6 +209,7 @@ async fn pipeline(client: &mut CacheClient<Channel>, seed: usize, end_ns: u64) -
     let get = move |id: usize| Operation {
         id: id as u64,
         operation: Some(operation::Operation::Get(GetRequest { key: key(seed + id), options: None })),
+        context: 0,
     };
     let batches = (0_usize..).take_while(move |_| stopwatch_ns() < end_ns);
     let batches = batches.map(move |_| PipelineRequest { operations: (0..BATCH).map(get).collect() });

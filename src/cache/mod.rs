@@ -275,6 +275,13 @@ impl Cache {
         Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, principal, leases, is_exclusive: false }
     }
 
+    /// Returns the caller whose requests use this handle.
+    #[inline]
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
     /// Returns this handle for the requests of one caller.
     #[must_use]
     pub fn for_caller(&self, caller: Caller) -> Self {

@@ -22,7 +22,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
-    learn::recorder::Happened,
+    learn::recorder::{Caller, Happened},
     model::{Key, Life, Outcome, Tier},
 };
 
@@ -38,11 +38,19 @@ impl Cache {
     #[inline]
     #[must_use]
     pub fn get_from_l1(&self, key: &[u8], now: Tick) -> Option<Hit> {
+        self.get_from_l1_as(self.caller, key, now)
+    }
+
+    /// Like [`Cache::get_from_l1`], for a request of another caller. A copy of this handle for the caller would cost more
+    /// than the lookup.
+    #[inline]
+    #[must_use]
+    pub fn get_from_l1_as(&self, caller: Caller, key: &[u8], now: Tick) -> Option<Hit> {
         if !self.principal.may(Verbs::READ, key) {
             return None;
         }
         let hit = self.lookup(key, now)?;
-        self.observe_hit(key, &hit, now);
+        self.observe_hit(caller, key, &hit, now);
         Some(hit)
     }
 
@@ -61,16 +69,16 @@ impl Cache {
 
     /// Passes a hit of a user read to the counters, samplers and learners.
     #[inline]
-    fn observe_hit(&self, key: &[u8], hit: &Hit, now: Tick) {
+    fn observe_hit(&self, caller: Caller, key: &[u8], hit: &Hit, now: Tick) {
         let before = self.counters.hit_l1(hit.group);
         self.core.sample_hit(before, key, hit.filled_at, now);
         self.counters.tops.hit(key, hit.value.len(), before, now);
         if self.core.read_gate.admits(hit.hash) {
-            self.core.note_sampled(key, hit.hash, Some((hit.value.len(), hit.expires_at)), self.caller, now);
+            self.core.note_sampled(key, hit.hash, Some((hit.value.len(), hit.expires_at)), caller, now);
         }
-        self.tap.record_hit(key, self.caller, now);
+        self.tap.record_hit(key, caller, now);
         if hit.is_first_use {
-            self.on_first_use(key, now);
+            self.on_first_use(caller, key, now);
         }
         if self.touches_in_l1() {
             self.touch_in_l1(key, hit, now);
@@ -277,7 +285,7 @@ impl Cache {
             Leased::Hit(hit) => {
                 self.core.flights.end(token);
                 if reads.is_counted {
-                    self.observe_hit(&key, &hit, round.sent_at);
+                    self.observe_hit(self.caller, &key, &hit, round.sent_at);
                 }
                 reads.answer(at, Ok(Read::Found(Found::in_l1(hit, round.sent_at))));
             }

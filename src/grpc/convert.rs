@@ -1,7 +1,7 @@
 //! Converts between API messages and the model, and maps errors to status codes. The matches are exhaustive, so that
 //! the compiler reports an unmapped case.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use tonic::{Code, Status};
@@ -22,6 +22,10 @@ use crate::{
 
 /// Default retry delay in the RetryInfo of UNAVAILABLE: about the interval at which L2 is probed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Reason in the ErrorInfo of a drain.
+const DRAINING: &str = "DRAINING";
+/// Domain of the reasons in ErrorInfo.
+const ERROR_DOMAIN: &str = "terrace.v1";
 /// Maximum TTL in a gRPC request.
 const TTL_MAX_MS: i64 = i64::MAX / 2;
 
@@ -43,7 +47,32 @@ pub fn code(kind: Kind) -> Code {
 
 /// Returns the status of a failed call.
 pub(super) fn status(error: &CacheError) -> Status {
-    let retry = match error.kind() {
+    match retry_delay(error) {
+        None => Status::new(code(error.kind()), error.message()),
+        Some(delay) => {
+            let details = ErrorDetails::with_retry_info(Some(delay));
+            Status::with_error_details(code(error.kind()), error.message(), details)
+        }
+    }
+}
+
+/// Returns the status that ends a Pipeline stream when the server drains: operations without a result were not begun.
+pub(super) fn draining() -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
+    details.set_error_info(DRAINING, ERROR_DOMAIN, HashMap::new());
+    let message = "the server is stopping; operations without a result were not begun";
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// Returns the result of a canceled operation.
+pub(super) fn canceled() -> proto::Error {
+    let message = "the client canceled the operation".to_owned();
+    proto::Error { code: Code::Cancelled.into(), message, retry_after_ms: None }
+}
+
+/// Returns the time after which a repetition may succeed.
+fn retry_delay(error: &CacheError) -> Option<Duration> {
+    match error.kind() {
         Kind::Unavailable => Some(error.retry_delay().unwrap_or(RETRY_DELAY)),
         Kind::InvalidArgument
         | Kind::ReservedPrefix
@@ -59,19 +88,13 @@ pub(super) fn status(error: &CacheError) -> Status {
         | Kind::Denied
         | Kind::Unsupported
         | Kind::Internal => error.retry_delay(),
-    };
-    match retry {
-        None => Status::new(code(error.kind()), error.message()),
-        Some(delay) => {
-            let details = ErrorDetails::with_retry_info(Some(delay));
-            Status::with_error_details(code(error.kind()), error.message(), details)
-        }
     }
 }
 
 /// Converts the error of one item of a batch.
 pub(super) fn item_error(error: &CacheError) -> proto::Error {
-    proto::Error { code: code(error.kind()).into(), message: error.message().to_owned() }
+    let retry_after_ms = retry_delay(error).map(|delay| to_i64(millis(delay)));
+    proto::Error { code: code(error.kind()).into(), message: error.message().to_owned(), retry_after_ms }
 }
 
 /// Converts the options of a read.

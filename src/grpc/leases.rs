@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::HeaderMap;
+use tokio::runtime::Handle;
 
 use super::{Edge, convert, deadline::Deadline, service::check_batch, wire::LeaseReply};
 use crate::{
     cache::{
-        FillRequest, Found, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue, TagNames,
+        Cache, Caller, FillRequest, Found, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue,
+        TagNames,
         loads::{fill::Filled, lease::WAIT_DEFAULT},
     },
     clock::millis,
@@ -71,11 +73,16 @@ impl WaitLimits {
 }
 
 impl Edge {
-    /// Answers a GetOrLease from L1, if L1 has the value and no lease has to be taken. This is the hot path.
+    /// Answers a GetOrLease of `caller` from L1, if L1 has the value and no lease has to be taken. This is the hot path.
     ///
     /// # Errors
     /// `InvalidArgument` for faulty options or a faulty key.
-    pub(super) fn lease_from_l1(&self, request: proto::GetOrLeaseRequest, limits: WaitLimits) -> Result<FirstLease> {
+    pub(super) fn lease_from_l1(
+        &self,
+        caller: Caller,
+        request: proto::GetOrLeaseRequest,
+        limits: WaitLimits,
+    ) -> Result<FirstLease> {
         let key = Key::new(request.key)?;
         let wait = span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?;
         let request = LeaseRequest {
@@ -88,7 +95,7 @@ impl Edge {
             stale_ok: true,
             waiting_max: limits.waiting_max,
         };
-        Ok(match self.cache.lease_from_l1(&key, &request)? {
+        Ok(match self.cache.lease_from_l1(caller, &key, &request)? {
             LeaseLook::Answered { found, needs_refresh, fresh } => {
                 FirstLease::Answered(LeaseReply::Hit { found, needs_refresh, fresh_ms: fresh.map(to_ms) })
             }
@@ -108,15 +115,17 @@ impl Edge {
         request: proto::GetOrLeaseRequest,
         limits: WaitLimits,
     ) -> Result<LeaseReply> {
-        match self.lease_from_l1(request, limits)? {
+        match self.lease_from_l1(self.cache.caller(), request, limits)? {
             FirstLease::Answered(reply) => Ok(reply),
             FirstLease::Missed(missed) => self.lease_missed(missed).await,
         }
     }
 
+    /// Reads keys and takes their leases. The response has at most `message_max` bytes; results that do not fit are errors.
     pub(super) async fn get_or_lease_many(
         &self,
         request: proto::GetOrLeaseManyRequest,
+        message_max: usize,
     ) -> Result<proto::GetOrLeaseManyResponse> {
         check_batch(request.items.len(), "items")?;
         let common = LeaseRequest {
@@ -128,18 +137,21 @@ impl Edge {
             ..LeaseRequest::default()
         };
         let reads = request.items.into_iter().map(|item| self.lease_item(item, &common));
-        let message_max = self.settings.load().message_max;
         let mut left = message_max;
         let results = join_all(reads).await.into_iter().map(|read| {
-            let result = proto::GetOrLeaseManyResult { result: Some(item_result(read)) };
+            let result = proto::GetOrLeaseManyResult { result: Some(item_result(read.sent())) };
             fitted(result, &mut left, message_max)
         });
         Ok(proto::GetOrLeaseManyResponse { results: results.collect() })
     }
 
-    async fn lease_item(&self, item: proto::LeaseItem, common: &LeaseRequest) -> Result<LeaseAnswer> {
-        let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce)?, ..common.clone() };
-        self.cache.get_or_lease(Key::new(item.key)?, request).await
+    async fn lease_item(&self, item: proto::LeaseItem, common: &LeaseRequest) -> Unsent<'_> {
+        let key = item.key.clone();
+        let read = async {
+            let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce)?, ..common.clone() };
+            self.cache.get_or_lease(Key::new(item.key)?, request).await
+        };
+        Unsent { cache: &self.cache, answer: Some(read.await), key }
     }
 
     pub(super) async fn fill(&self, request: proto::FillRequest) -> Result<proto::FillResponse> {
@@ -172,6 +184,36 @@ impl Edge {
         });
         self.cache.release(key, &request.token, failed.transpose()?).await?;
         Ok(proto::ReleaseResponse {})
+    }
+}
+
+/// The answer for one key, while the answers for other keys of the call are missing. If the call is canceled, a lease is
+/// released.
+struct Unsent<'a> {
+    cache: &'a Cache,
+    key: Bytes,
+    answer: Option<Result<LeaseAnswer>>,
+}
+
+impl Unsent<'_> {
+    /// Returns the answer, which is now sent.
+    fn sent(mut self) -> Result<LeaseAnswer> {
+        self.answer.take().unwrap_or_else(|| Err(CacheError::new(Kind::Internal, "bug: an answer was sent twice")))
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        let Some(Ok(LeaseAnswer::Load(grant) | LeaseAnswer::Hit { grant: Some(grant), .. })) = self.answer.take()
+        else {
+            return;
+        };
+        let (Ok(runtime), Ok(key)) = (Handle::try_current(), Key::new(self.key.clone())) else { return };
+        let cache = self.cache.clone();
+        runtime.spawn(async move {
+            // A lease that cannot be released ends with its time.
+            let _released = cache.release(key, &grant.token, None).await;
+        });
     }
 }
 

@@ -125,6 +125,11 @@ impl Edge {
         }
     }
 
+    /// Returns the maximum size in bytes of a message.
+    fn message_max(&self) -> usize {
+        self.settings.load().message_max
+    }
+
     /// Returns the account of the connection.
     fn account(&self) -> &Arc<Account> {
         self.cache.account()
@@ -135,8 +140,13 @@ impl Edge {
     fn for_request(self: &Arc<Self>, headers: &HeaderMap) -> Arc<Self> {
         match headers.get("traceparent").and_then(|value| Caller::of_trace(value.as_bytes())) {
             None => Arc::clone(self),
-            Some(caller) => Arc::new(Self { cache: self.cache.for_caller(caller), ..Self::clone(self) }),
+            Some(caller) => self.for_caller(caller),
         }
+    }
+
+    /// Returns the edge for the requests of one caller.
+    fn for_caller(&self, caller: Caller) -> Arc<Self> {
+        Arc::new(Self { cache: self.cache.for_caller(caller), ..self.clone() })
     }
 
     /// Returns the edge for a new connection, whose requests count as one caller. It has no permissions.

@@ -1,18 +1,33 @@
 //! `Cache.Pipeline`: batches of operations over one stream, each with its own result.
 //!
 //! One task per stream reads batches and runs their operations concurrently. All results that are ready at a wake-up go
-//! into one message. The task stops reading while more than [`WINDOW`] operations are running or have results that the
-//! client has not received, or while the byte budget has no room for the connection; HTTP/2 flow control then stops the
-//! client. Operations of a batch are started while the results that wait have less than [`RESULTS_MAX_BYTES`]. Operations
-//! that were started never wait for a client that does not read its results, because other readers may wait for the same
-//! L2 reads.
+//! into one message. No operation is started while more than [`WINDOW`] operations are running or have results that the
+//! client has not received, and the task reads no batch while operations of the last one have not been started. It also
+//! stops reading while the byte budget has no room for the connection; HTTP/2 flow control then stops the client.
+//! Operations of a batch are started while the results that wait have less than [`RESULTS_MAX_BYTES`], and while running
+//! operations have less than [`RUNNING_KEYS_MAX`] keys. Operations that were started never wait for a client that does not
+//! read its results, because other readers may wait for the same L2 reads.
+//!
+//! A cancel takes effect when its batch is read. It drops the operation as the end of a unary call does: a lease that the
+//! store grants meanwhile is released, and a write that was sent may be executed.
 //!
 //! An error of an operation becomes its result. Only an invalid message or the drain ends the stream.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::{Pending, pending},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::{BufMut, Bytes};
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{AbortHandle, Abortable, BoxFuture},
+    stream::FuturesUnordered,
+};
+use hashbrown::HashMap;
 use http::Request;
 use hyper::body::Incoming;
 use prost::Message;
@@ -28,34 +43,94 @@ use super::{
     service::{self, FirstLook},
     stream::{self, Output},
     unary::{self, Call},
-    wire::{self, OperationReply},
+    wire::{self, OperationReply, RESULT_OVERHEAD_BYTES},
 };
 use crate::{
     budget::{Account, Held},
+    cache::Caller,
     clock::Tick,
     error::{CacheError, Kind, Result},
-    proto::{
-        Operation, OperationResult, PipelineRequest, operation::Operation as Requested,
-        operation_result::Result as Answered,
-    },
+    proto::{Operation, PipelineRequest, operation::Operation as Requested, operation_result::Result as Answered},
 };
 
-/// Maximum number of unanswered operations of a Pipeline stream. The server then stops reading from the stream.
+/// Maximum number of unanswered operations of a Pipeline stream. The server then starts no further operation.
 const WINDOW: usize = 1_000;
 /// Size of the results of a Pipeline stream that the client has not received, above which no further operation is
 /// started. One batch may request a thousand large values.
 const RESULTS_MAX_BYTES: usize = 1 << 20;
+/// Number of keys of running operations with several keys, above which no further operation is started.
+const RUNNING_KEYS_MAX: usize = 4_000;
+/// Number of keys of operations with several keys that are started before other connections of the worker have a turn.
+const TURN_KEYS: usize = 1_000;
+/// Memory in bytes of a key of a running operation with several keys, in addition to the request.
+const KEY_BYTES: usize = 128;
+
+/// The operations, for the error of an empty one.
+const OPERATIONS: &str = "get, set, delete, touch, increment, get_meta, get_or_lease, fill, release, get_many, set_many, get_or_lease_many, cancel";
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     let input = Messages::new(Arc::clone(&edge), request);
     stream::call(&Arc::clone(&edge), move |output| Pump::new(edge, input).run(stop, output))
 }
 
-/// The result of an operation, and the length of its request.
+/// An operation that waits.
+struct Running {
+    id: u64,
+    /// Number of the operation, which distinguishes operations with the same id.
+    number: u64,
+    charge: Charge,
+    run: BoxFuture<'static, OperationReply>,
+    /// Completes when the client cancels the operation.
+    canceled: Abortable<Pending<()>>,
+}
+
+impl Future for Running {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Done> {
+        let reply = match self.run.as_mut().poll(context) {
+            Poll::Ready(reply) => reply,
+            Poll::Pending if Pin::new(&mut self.canceled).poll(context).is_ready() => canceled(self.id),
+            Poll::Pending => return Poll::Pending,
+        };
+        Poll::Ready(Done { reply, number: self.number, charge: self.charge })
+    }
+}
+
+/// The result of an operation that has waited.
 struct Done {
     reply: OperationReply,
-    request_bytes: usize,
+    number: u64,
+    charge: Charge,
+}
+
+/// What an operation counts for while it runs.
+#[derive(Clone, Copy, Default)]
+struct Charge {
+    /// Size of the request.
+    bytes: usize,
+    /// Number of keys of an operation with several keys.
+    keys: usize,
     is_leasing: bool,
+}
+
+impl Charge {
+    fn of(operation: &Operation) -> Self {
+        let keys = match &operation.operation {
+            Some(Requested::Get(request)) => return Self { bytes: request.key.len(), ..Self::default() },
+            Some(Requested::GetOrLease(request)) => {
+                let bytes = if request.tags.is_empty() { request.key.len() } else { operation.encoded_len() };
+                return Self { bytes, keys: 0, is_leasing: true };
+            }
+            Some(Requested::GetMany(request)) => request.keys.len(),
+            Some(Requested::SetMany(request)) => request.entries.len(),
+            Some(Requested::GetOrLeaseMany(request)) => request.items.len(),
+            Some(Requested::Delete(request)) => request.keys.len(),
+            Some(Requested::GetMeta(request)) => request.keys.len(),
+            Some(_) | None => 0,
+        };
+        Self { bytes: operation.encoded_len(), keys, is_leasing: false }
+    }
 }
 
 /// One stream.
@@ -64,14 +139,23 @@ struct Pump {
     input: Messages,
     /// True while the stream accepts further batches.
     reading: bool,
-    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    running: FuturesUnordered<Running>,
     running_bytes: usize,
+    running_keys: usize,
+    /// The running operations by id, each with its number.
+    cancels: HashMap<u64, (u64, AbortHandle)>,
+    /// Number of operations that have waited.
+    waited: u64,
+    /// The last context that an operation needed an edge for.
+    context: Option<(u64, Arc<Edge>)>,
     /// Number of running GetOrLease operations: they may wait for the loads of other clients, which must not stop the
     /// other operations of the stream.
     leasing: usize,
     /// Operations that have not been started, with their sizes.
-    queued: VecDeque<(Operation, usize)>,
+    queued: VecDeque<(Operation, Charge)>,
     queued_bytes: usize,
+    /// True after many keys were started at once.
+    yields: bool,
     outgoing: Outgoing,
     /// Charges the operations and the response under construction.
     held: Held,
@@ -89,9 +173,14 @@ impl Pump {
             reading: true,
             running: FuturesUnordered::new(),
             running_bytes: 0,
+            running_keys: 0,
+            cancels: HashMap::new(),
+            waited: 0,
+            context: None,
             leasing: 0,
             queued: VecDeque::new(),
             queued_bytes: 0,
+            yields: false,
             outgoing,
             held,
             end: None,
@@ -103,9 +192,10 @@ impl Pump {
         loop {
             self.start_queued();
             self.hold();
-            let has_room = account.may_hold(0);
-            let is_ready = self.queued.is_empty() && self.unanswered() <= WINDOW;
-            let may_read = self.reading && has_room && is_ready;
+            let needed = self.needed_room();
+            let has_room = account.may_hold(needed);
+            // Also while many operations are running: the next batch may cancel them.
+            let may_read = self.reading && has_room && self.queued.is_empty() && self.outgoing.results() <= WINDOW;
             let waits = !has_room && (self.reading || !self.queued.is_empty());
             if !may_read {
                 self.input.pause();
@@ -113,7 +203,7 @@ impl Pump {
             tokio::select! {
                 // The order matters: all results that are ready go into one message, which the window limits.
                 biased;
-                _ = stop.wait_for(|stop| *stop), if self.reading => self.stop_reading(Some(stopping())),
+                _ = stop.wait_for(|stop| *stop), if self.reading => self.stop_reading(Some(convert::draining())),
                 batch = self.input.next(), if may_read => self.take(batch),
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
                 permit = output.reserve(), if self.outgoing.results() > 0 => match (permit, self.outgoing.take()) {
@@ -122,7 +212,8 @@ impl Pump {
                     // The client has disconnected.
                     (Err(_closed), _) => return Ok(()),
                 },
-                () = account.room(0), if waits => {}
+                () = tokio::task::yield_now(), if self.yields => {}
+                () = account.room(needed), if waits => {}
                 () = output.closed(), if waits => return Ok(()),
                 else => break,
             }
@@ -135,9 +226,18 @@ impl Pump {
         self.running.len() - self.leasing.min(PIPELINE_WAITING_MAX) + self.outgoing.results()
     }
 
+    /// Returns the room in the byte budget that the next operation needs: a GetMany may have a result of the maximum size.
+    fn needed_room(&self) -> u64 {
+        match self.queued.front() {
+            Some((Operation { operation: Some(Requested::GetMany(_)), .. }, _)) => self.outgoing.message_max as u64,
+            Some(_) | None => 0,
+        }
+    }
+
     /// Updates the charge of this stream.
     fn hold(&mut self) {
-        self.held.set((self.queued_bytes + self.running_bytes + self.outgoing.open_bytes()) as u64);
+        let running = self.running_bytes + self.running_keys * KEY_BYTES;
+        self.held.set((self.queued_bytes + running + self.outgoing.open_bytes()) as u64);
     }
 
     fn stop_reading(&mut self, end: Option<Status>) {
@@ -158,44 +258,77 @@ impl Pump {
         self.outgoing.message_max = self.edge.settings.load().message_max;
         let fault = service::check_batch(batch.operations.len(), "operations").err();
         for operation in batch.operations {
-            if let Some(fault) = &fault {
-                self.outgoing.push(failed(operation.id, fault));
-                continue;
+            match (&operation.operation, &fault) {
+                (Some(Requested::Cancel(request)), None) => self.cancel(request.id),
+                (Some(Requested::Cancel(_)), Some(_)) => {}
+                (_, Some(fault)) => self.outgoing.push(failed(operation.id, fault)),
+                (_, None) => {
+                    let charge = Charge::of(&operation);
+                    self.queued_bytes += charge.bytes;
+                    self.queued.push_back((operation, charge));
+                }
             }
-            let bytes = match &operation.operation {
-                Some(Requested::Get(request)) => request.key.len(),
-                Some(Requested::GetOrLease(request)) if request.tags.is_empty() => request.key.len(),
-                Some(_) | None => operation.encoded_len(),
-            };
-            self.queued_bytes += bytes;
-            self.queued.push_back((operation, bytes));
+        }
+    }
+
+    /// Cancels a running or queued operation. Its result follows.
+    fn cancel(&mut self, id: u64) {
+        if let Some((_, handle)) = self.cancels.get(&id) {
+            return handle.abort();
+        }
+        let at = self.queued.iter().position(|(operation, _)| operation.id == id);
+        if let Some((_, charge)) = at.and_then(|at| self.queued.remove(at)) {
+            self.queued_bytes -= charge.bytes;
+            self.outgoing.push(canceled(id));
         }
     }
 
     /// Starts queued operations while few results wait. Operations that need not wait are completed at once.
     fn start_queued(&mut self) {
-        if self.queued.is_empty() {
+        self.yields = false;
+        if self.queued.is_empty() || self.unanswered() > WINDOW {
             return;
         }
         let now = self.edge.cache.now();
+        let mut keys = 0;
         while !self.queued.is_empty()
             && self.outgoing.bytes() < RESULTS_MAX_BYTES
-            && self.edge.account().may_hold(self.outgoing.open_bytes() as u64)
-            && let Some((operation, bytes)) = self.queued.pop_front()
+            && self.running_keys < RUNNING_KEYS_MAX
+            && self.edge.account().may_hold(self.outgoing.open_bytes() as u64 + self.needed_room())
         {
-            self.queued_bytes -= bytes;
-            self.begin(operation, bytes, now);
+            self.yields = keys >= TURN_KEYS;
+            if self.yields {
+                return;
+            }
+            if let Some((operation, charge)) = self.queued.pop_front() {
+                keys += charge.keys;
+                self.queued_bytes -= charge.bytes;
+                self.begin(operation, charge, now);
+            }
         }
     }
 
-    fn begin(&mut self, operation: Operation, request_bytes: usize, now: Tick) {
-        let id = operation.id;
+    /// Returns the edge for the operations with this context.
+    fn edge_for(&mut self, context: u64) -> Arc<Edge> {
+        let Some(caller) = Caller::of_context(context) else { return Arc::clone(&self.edge) };
+        match &self.context {
+            Some((last, edge)) if *last == context => Arc::clone(edge),
+            Some(_) | None => {
+                let edge = self.edge.for_caller(caller);
+                self.context = Some((context, Arc::clone(&edge)));
+                edge
+            }
+        }
+    }
+
+    fn begin(&mut self, operation: Operation, charge: Charge, now: Tick) {
+        let (id, context) = (operation.id, operation.context);
         match operation.operation {
-            Some(Requested::Get(request)) => match self.edge.get_from_l1(request, now) {
+            Some(Requested::Get(request)) => match self.edge.get_from_l1_as(self.caller(context), request, now) {
                 Ok(FirstLook::Answered(reply)) => self.outgoing.push(OperationReply::Get { id, reply }),
                 Ok(FirstLook::Missed(missed)) => {
-                    let edge = Arc::clone(&self.edge);
-                    self.spawn(request_bytes, false, async move {
+                    let edge = self.edge_for(context);
+                    self.spawn(id, charge, async move {
                         let reply = edge.get_missed(missed).await;
                         reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Get { id, reply })
                     });
@@ -203,11 +336,12 @@ impl Pump {
                 Err(error) => self.outgoing.push(failed(id, &error)),
             },
             Some(Requested::GetOrLease(request)) => {
-                match self.edge.lease_from_l1(request, WaitLimits::of_pipeline(&self.edge)) {
+                let limits = WaitLimits::of_pipeline(&self.edge);
+                match self.edge.lease_from_l1(self.caller(context), request, limits) {
                     Ok(FirstLease::Answered(reply)) => self.outgoing.push(OperationReply::Lease { id, reply }),
                     Ok(FirstLease::Missed(missed)) => {
-                        let edge = Arc::clone(&self.edge);
-                        self.spawn(request_bytes, true, async move {
+                        let edge = self.edge_for(context);
+                        self.spawn(id, charge, async move {
                             let reply = edge.lease_missed(missed).await;
                             reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Lease { id, reply })
                         });
@@ -216,39 +350,47 @@ impl Pump {
                 }
             }
             Some(operation) => {
-                let edge = Arc::clone(&self.edge);
-                self.spawn(request_bytes, false, async move { edge.perform(id, operation).await });
+                let edge = self.edge_for(context);
+                let result_max = self.outgoing.message_max.saturating_sub(RESULT_OVERHEAD_BYTES);
+                self.spawn(id, charge, async move { edge.perform(id, operation, result_max).await });
             }
             None => {
-                let text = format!(
-                    "operation {id} is empty; set one of get, set, delete, touch, increment, get_meta, get_or_lease, fill, release"
-                );
+                let text = format!("operation {id} is empty; set one of {OPERATIONS}");
                 self.outgoing.push(failed(id, &convert::invalid(text)));
             }
         }
     }
 
+    /// Returns the caller of the operations with this context.
+    #[inline]
+    fn caller(&self, context: u64) -> Caller {
+        Caller::of_context(context).unwrap_or(self.edge.cache.caller())
+    }
+
     /// Runs an operation, in the background if it has to wait.
-    fn spawn(
-        &mut self,
-        request_bytes: usize,
-        is_leasing: bool,
-        run: impl Future<Output = OperationReply> + Send + 'static,
-    ) {
-        let mut running = run.map(move |reply| Done { reply, request_bytes, is_leasing }).boxed();
-        match (&mut running).now_or_never() {
-            Some(done) => self.outgoing.push(done.reply),
-            None => {
-                self.running_bytes += request_bytes;
-                self.leasing += usize::from(is_leasing);
-                self.running.push(running);
-            }
+    fn spawn(&mut self, id: u64, charge: Charge, run: impl Future<Output = OperationReply> + Send + 'static) {
+        let mut run = run.boxed();
+        if let Some(reply) = (&mut run).now_or_never() {
+            return self.outgoing.push(reply);
         }
+        self.running_bytes += charge.bytes;
+        self.running_keys += charge.keys;
+        self.leasing += usize::from(charge.is_leasing);
+        self.waited += 1;
+        let (handle, registration) = AbortHandle::new_pair();
+        self.cancels.insert(id, (self.waited, handle));
+        let canceled = Abortable::new(pending(), registration);
+        self.running.push(Running { id, number: self.waited, charge, run, canceled });
     }
 
     fn finish(&mut self, done: Done) {
-        self.running_bytes -= done.request_bytes;
-        self.leasing -= usize::from(done.is_leasing);
+        self.running_bytes -= done.charge.bytes;
+        self.running_keys -= done.charge.keys;
+        self.leasing -= usize::from(done.charge.is_leasing);
+        let id = done.reply.id();
+        if self.cancels.get(&id).is_some_and(|(number, _)| *number == done.number) {
+            self.cancels.remove(&id);
+        }
         self.outgoing.push(done.reply);
     }
 }
@@ -339,35 +481,37 @@ impl Outgoing {
 }
 
 impl Edge {
-    /// Runs an operation other than Get.
-    async fn perform(&self, id: u64, operation: Requested) -> OperationReply {
+    /// Runs an operation other than Get and GetOrLease. Its result has at most `result_max` bytes if it can be divided.
+    async fn perform(&self, id: u64, operation: Requested, result_max: usize) -> OperationReply {
         let result = match operation {
-            Requested::Get(request) => {
-                let reply = self.get(request).await;
-                return reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Get { id, reply });
+            Requested::GetMany(request) => {
+                let reply = self.get_many(request, result_max).await;
+                return reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::GetMany { id, reply });
             }
             Requested::Set(request) => self.set(request).await.map(Answered::Set),
+            Requested::SetMany(request) => self.set_many(request).await.map(Answered::SetMany),
             Requested::Delete(request) => self.delete(request).await.map(Answered::Delete),
             Requested::Touch(request) => self.touch(request).await.map(Answered::Touch),
             Requested::Increment(request) => self.increment(request).await.map(Answered::Increment),
             Requested::GetMeta(request) => self.get_meta(request).await.map(Answered::GetMeta),
-            Requested::GetOrLease(request) => {
-                let reply = self.get_or_lease(request, WaitLimits::of_pipeline(self)).await;
-                return reply.map_or_else(|error| failed(id, &error), |reply| OperationReply::Lease { id, reply });
+            Requested::GetOrLeaseMany(request) => {
+                self.get_or_lease_many(request, result_max).await.map(Answered::GetOrLeaseMany)
             }
             Requested::Fill(request) => self.fill(request).await.map(Answered::Fill),
             Requested::Release(request) => self.release(request).await.map(Answered::Release),
+            // The stream runs these operations itself.
+            Requested::Get(_) | Requested::GetOrLease(_) | Requested::Cancel(_) => {
+                Err(CacheError::new(Kind::Internal, "bug: the operation has no result"))
+            }
         };
         result.map_or_else(|error| failed(id, &error), |result| OperationReply::of(id, result))
     }
 }
 
 fn failed(id: u64, error: &CacheError) -> OperationReply {
-    OperationReply::Message(OperationResult { id, result: Some(Answered::Error(convert::item_error(error))) })
+    OperationReply::of(id, Answered::Error(convert::item_error(error)))
 }
 
-fn stopping() -> Status {
-    let error =
-        CacheError::new(Kind::Unavailable, "the server is stopping; operations without a result were not started");
-    convert::status(&error)
+fn canceled(id: u64) -> OperationReply {
+    OperationReply::of(id, Answered::Error(convert::canceled()))
 }

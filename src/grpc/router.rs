@@ -134,7 +134,9 @@ impl Router {
     /// The facade checks the permissions for keys, and each method those for the node.
     fn route_terrace(&self, edge: Arc<Edge>, request: Request<Incoming>) -> Call {
         match request.uri().path() {
-            "/terrace.v1.Cache/GetMany" => unary::call(edge, request, Reads, |e, r| async move { e.get_many(r).await }),
+            "/terrace.v1.Cache/GetMany" => {
+                unary::call(edge, request, Reads, |e, r| async move { e.get_many(r, e.message_max()).await })
+            }
             "/terrace.v1.Cache/Set" => unary::call(edge, request, Writes, |e, r| async move { e.set(r).await }),
             "/terrace.v1.Cache/SetMany" => {
                 unary::call(edge, request, Writes, |e, r| async move { e.set_many(r).await })
@@ -150,7 +152,7 @@ impl Router {
                 unary::call(edge, request, Reads, move |e, r| async move { e.get_or_lease(r, limits).await })
             }
             "/terrace.v1.Cache/GetOrLeaseMany" => {
-                unary::call(edge, request, Reads, |e, r| async move { e.get_or_lease_many(r).await })
+                unary::call(edge, request, Reads, |e, r| async move { e.get_or_lease_many(r, e.message_max()).await })
             }
             "/terrace.v1.Cache/Fill" => unary::call(edge, request, Writes, |e, r| async move { e.fill(r).await }),
             "/terrace.v1.Cache/Release" => unary::call(edge, request, Writes, |e, r| async move { e.release(r).await }),

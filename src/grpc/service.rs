@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     access::Verbs,
-    cache::{Applied, Batch, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
+    cache::{Applied, Batch, Caller, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
     clock::Tick,
     error::{CacheError, Kind, Result},
     model::Key,
@@ -40,10 +40,19 @@ impl Edge {
     /// `InvalidArgument` for faulty options or a faulty key.
     #[inline]
     pub(super) fn get_from_l1(&self, request: GetRequest, now: Tick) -> Result<FirstLook> {
+        self.get_from_l1_as(self.cache.caller(), request, now)
+    }
+
+    /// Like [`Edge::get_from_l1`], for a request of another caller.
+    ///
+    /// # Errors
+    /// As [`Edge::get_from_l1`].
+    #[inline]
+    pub(super) fn get_from_l1_as(&self, caller: Caller, request: GetRequest, now: Tick) -> Result<FirstLook> {
         let options = convert::read_options(request.options)?;
         let key = Key::new(request.key)?;
         if options.is_user()
-            && let Some(hit) = self.cache.get_from_l1(&key, now)
+            && let Some(hit) = self.cache.get_from_l1_as(caller, &key, now)
         {
             let found = Read::Found(Found::in_l1(hit, now));
             return Ok(FirstLook::Answered(GetReply::new(found, options.want_meta)));
@@ -64,10 +73,10 @@ impl Edge {
         }
     }
 
-    pub(super) async fn get_many(&self, request: GetManyRequest) -> Result<GetManyReply> {
+    /// Reads keys. The response has at most `message_max` bytes; results that do not fit are errors.
+    pub(super) async fn get_many(&self, request: GetManyRequest, message_max: usize) -> Result<GetManyReply> {
         check_batch(request.keys.len(), "keys")?;
         let options = convert::read_options(request.options)?;
-        let message_max = self.settings.load().message_max;
         let (mut results, absent) = self.look_up(request.keys, options);
         if !absent.is_empty() {
             let (places, keys): (Vec<usize>, Vec<Key>) = absent.into_iter().unzip();

@@ -32,6 +32,12 @@ const FRESH_TAG: u8 = 0x20;
 /// Tag of `OperationResult.get_or_lease`.
 const LEASE_TAG: u8 = 0x42;
 
+/// Tag of `OperationResult.get_many`.
+const GET_MANY_TAG: u8 = 0x5a;
+/// Maximum size in bytes that an item of PipelineResponse adds to the response of its operation: two tags with lengths,
+/// and the id.
+pub(super) const RESULT_OVERHEAD_BYTES: usize = 2 * 6 + 11;
+
 /// A response in wire form.
 pub(super) trait Encode {
     /// Returns the length of the wire form in bytes.
@@ -200,6 +206,13 @@ pub(super) enum OperationReply {
         /// The response.
         reply: LeaseReply,
     },
+    /// The result of a GetMany.
+    GetMany {
+        /// The id of the operation.
+        id: u64,
+        /// The response.
+        reply: GetManyReply,
+    },
     /// Any other result.
     Message(OperationResult),
 }
@@ -208,7 +221,7 @@ impl OperationReply {
     /// Returns the id of the operation.
     pub(super) fn id(&self) -> u64 {
         match self {
-            Self::Get { id, .. } | Self::Lease { id, .. } => *id,
+            Self::Get { id, .. } | Self::Lease { id, .. } | Self::GetMany { id, .. } => *id,
             Self::Message(result) => result.id,
         }
     }
@@ -225,6 +238,7 @@ impl Encode for OperationReply {
         match self {
             Self::Get { id, reply } => id_len(*id) + delimited_len(reply.wire_len()),
             Self::Lease { id, reply } => id_len(*id) + delimited_len(reply.wire_len()),
+            Self::GetMany { id, reply } => id_len(*id) + delimited_len(reply.wire_len()),
             Self::Message(result) => result.encoded_len(),
         }
     }
@@ -240,6 +254,11 @@ impl Encode for OperationReply {
             Self::Lease { id, reply } => {
                 write_id(*id, buffer);
                 write_delimited(LEASE_TAG, reply.wire_len(), buffer);
+                reply.write(buffer);
+            }
+            Self::GetMany { id, reply } => {
+                write_id(*id, buffer);
+                write_delimited(GET_MANY_TAG, reply.wire_len(), buffer);
                 reply.write(buffer);
             }
             Self::Message(result) => result.encode_raw(buffer),
@@ -376,7 +395,13 @@ mod tests {
         let reads = || all().into_iter().map(|found| Ok(Read::Found(found))).chain([Ok(Read::Missing)]);
         let generated =
             GetManyResponse { results: reads().map(|read| convert::get_many_result(read, false)).collect() };
-        let reply = GetManyReply(reads().map(|read| ReadReply::<GetManyResult>::new(read, false)).collect());
-        assert_eq!(bytes(&reply), generated.encode_to_vec());
+        let reply = || GetManyReply(reads().map(|read| ReadReply::<GetManyResult>::new(read, false)).collect());
+        assert_eq!(bytes(&reply()), generated.encode_to_vec());
+        for id in [0, 1, u64::MAX] {
+            let result = OperationResult { id, result: Some(operation_result::Result::GetMany(generated.clone())) };
+            let reply = OperationReply::GetMany { id, reply: reply() };
+            assert_eq!(bytes(&reply), result.encode_to_vec());
+            assert!(item_len(&reply) <= generated.encoded_len() + RESULT_OVERHEAD_BYTES);
+        }
     }
 }

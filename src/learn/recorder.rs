@@ -68,6 +68,8 @@ pub struct Caller(pub u64);
 impl Caller {
     /// An unknown caller: its events are not related to each other.
     pub const UNKNOWN: Self = Self(0);
+    /// Bit that distinguishes the callers that a request names from the callers of connections.
+    const REQUEST: u64 = 1 << 63;
 
     /// Returns the caller that the trace id of a W3C `traceparent` identifies: `00-<32 hex digits>-<16>-<2>`. It differs from
     /// the callers of connections, which are numbered from 1.
@@ -78,7 +80,13 @@ impl Caller {
         if !is_id || !id.iter().all(u8::is_ascii_hexdigit) || id.iter().all(|&digit| digit == b'0') {
             return None;
         }
-        Some(Self(super::key_template::stable_hash(5, id) | 1 << 63))
+        Some(Self(super::key_template::stable_hash(5, id) | Self::REQUEST))
+    }
+
+    /// Returns the caller of the operations with this context; `None` for 0. It differs from the callers of connections.
+    #[must_use]
+    pub fn of_context(context: u64) -> Option<Self> {
+        (context != 0).then_some(Self(context | Self::REQUEST))
     }
 }
 

@@ -150,6 +150,11 @@ fn fill(name: &str) -> FillRequest {
     FillRequest { key: key(name), token: key("token"), loaded: Some(Loaded::Value(key("v"))), ..FillRequest::default() }
 }
 
+fn lease_many(name: &str) -> GetOrLeaseManyRequest {
+    let items = vec![LeaseItem { key: key(name), ..LeaseItem::default() }];
+    GetOrLeaseManyRequest { items, ..GetOrLeaseManyRequest::default() }
+}
+
 fn release(name: &str) -> ReleaseRequest {
     ReleaseRequest { key: key(name), token: key("token"), failed: None }
 }
@@ -168,18 +173,47 @@ async fn pipelined(
     user: &str,
     operation: operation::Operation,
 ) -> Result<(), Status> {
-    let operation = Operation { id: 1, operation: Some(operation) };
+    let operation = Operation { id: 1, operation: Some(operation), context: 0 };
     let batches = futures_util::stream::iter([PipelineRequest { operations: vec![operation] }]);
     let mut results = cache.pipeline(by(user, batches)).await?.into_inner();
     match results.next().await {
         Some(Ok(mut results)) => match results.results.remove(0).result {
-            Some(proto::operation_result::Result::Error(error)) => {
-                Err(Status::new(Code::from(error.code), error.message))
+            Some(result) => {
+                error_of(result).map_or(Ok(()), |error| Err(Status::new(Code::from(error.code), error.message)))
             }
-            _ => Ok(()),
+            None => Ok(()),
         },
         Some(Err(status)) => Err(status),
         None => Ok(()),
+    }
+}
+
+/// Returns the error of an operation or of its only key.
+fn error_of(result: proto::operation_result::Result) -> Option<proto::Error> {
+    use proto::operation_result::Result as Answered;
+    match result {
+        Answered::Error(error) => Some(error),
+        Answered::GetMany(mut many) => match many.results.remove(0).result {
+            Some(get_many_result::Result::Error(error)) => Some(error),
+            _ => None,
+        },
+        Answered::SetMany(mut many) => match many.results.remove(0).result {
+            Some(set_many_result::Result::Error(error)) => Some(error),
+            _ => None,
+        },
+        Answered::GetOrLeaseMany(mut many) => match many.results.remove(0).result {
+            Some(get_or_lease_many_result::Result::Error(error)) => Some(error),
+            _ => None,
+        },
+        Answered::Get(_)
+        | Answered::Set(_)
+        | Answered::Delete(_)
+        | Answered::Touch(_)
+        | Answered::Increment(_)
+        | Answered::GetMeta(_)
+        | Answered::GetOrLease(_)
+        | Answered::Fill(_)
+        | Answered::Release(_) => None,
     }
 }
 
@@ -221,17 +255,13 @@ async fn call(channel: &Channel, method: &str, user: &str) -> Code {
             cache.increment(by(user, increment)).await.map(drop)
         }
         "Cache/GetOrLease" => cache.get_or_lease(by(user, lease(name))).await.map(drop),
-        "Cache/GetOrLeaseMany" => {
-            let items = vec![LeaseItem { key: key(name), ..LeaseItem::default() }];
-            let request = GetOrLeaseManyRequest { items, ..GetOrLeaseManyRequest::default() };
-            match cache.get_or_lease_many(by(user, request)).await {
-                Ok(leased) => match leased.into_inner().results.remove(0).result {
-                    Some(get_or_lease_many_result::Result::Error(error)) => item(Some(error)),
-                    _ => Ok(()),
-                },
-                Err(status) => Err(status),
-            }
-        }
+        "Cache/GetOrLeaseMany" => match cache.get_or_lease_many(by(user, lease_many(name))).await {
+            Ok(leased) => match leased.into_inner().results.remove(0).result {
+                Some(get_or_lease_many_result::Result::Error(error)) => item(Some(error)),
+                _ => Ok(()),
+            },
+            Err(status) => Err(status),
+        },
         "Cache/Fill" => cache.fill(by(user, fill(name))).await.map(drop),
         "Cache/Release" => cache.release(by(user, release(name))).await.map(drop),
         "Cache/GetMeta" => match cache.get_meta(by(user, GetMetaRequest { keys: vec![key(name)] })).await {
@@ -344,6 +374,9 @@ fn each_operation_of_a_pipeline_is_permitted_to_its_roles_only() {
         ("GetOrLease", Requested::GetOrLease(lease(name))),
         ("Fill", Requested::Fill(fill(name))),
         ("Release", Requested::Release(release(name))),
+        ("GetMany", Requested::GetMany(GetManyRequest { keys: vec![key(name)], options: None })),
+        ("SetMany", Requested::SetMany(SetManyRequest { entries: vec![set(name, "v")] })),
+        ("GetOrLeaseMany", Requested::GetOrLeaseMany(lease_many(name))),
     ];
     block_on(async {
         let mut cache = CacheClient::new(connect(guarded.node.grpc()).await);

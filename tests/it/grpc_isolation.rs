@@ -172,7 +172,7 @@ fn an_idle_pipeline_stays_open() {
         let mut answers = client.pipeline(requests).await.unwrap().into_inner();
         for id in 1..3 {
             let operation = Some(operation::Operation::Get(get("k")));
-            input.send(PipelineRequest { operations: vec![Operation { id, operation }] }).await.unwrap();
+            input.send(PipelineRequest { operations: vec![Operation { id, operation, context: 0 }] }).await.unwrap();
             let answer = answers.message().await.unwrap().unwrap();
             assert_eq!(answer.results[0].id, id);
             // Longer than an unfinished message may wait.
@@ -217,7 +217,7 @@ fn responses_of_all_sizes_arrive_whole_also_at_a_slow_reader() {
             .enumerate()
             .map(|(id, key)| {
                 let operation = Some(operation::Operation::Get(get(key.clone())));
-                (key.clone(), Operation { id: id as u64, operation })
+                (key.clone(), Operation { id: id as u64, operation, context: 0 })
             })
             .collect();
         let keys: Vec<String> = operations.iter().map(|(key, _)| key.clone()).collect();

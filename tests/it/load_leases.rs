@@ -374,7 +374,7 @@ async fn pipeline(client: &Client, operations: Vec<Operation>) -> BTreeMap<u64, 
 
 fn ask_operation(id: u64, key: &'static str) -> Operation {
     let request = GetOrLeaseRequest { wait_ms: Some(25_000), ..request(key) };
-    Operation { id, operation: Some(Asked::GetOrLease(request)) }
+    Operation { id, operation: Some(Asked::GetOrLease(request)), context: 0 }
 }
 
 fn lease_answer(result: OperationResult) -> Answer {
@@ -424,7 +424,7 @@ fn callers_that_wait_do_not_stop_the_other_operations_of_their_stream() {
             batches.send(PipelineRequest { operations }).await.unwrap();
         }
         let get = GetRequest { key: "other".into(), options: None };
-        let operations = vec![Operation { id: 9_999, operation: Some(Asked::Get(get)) }];
+        let operations = vec![Operation { id: 9_999, operation: Some(Asked::Get(get)), context: 0 }];
         batches.send(PipelineRequest { operations }).await.unwrap();
         let first = answers.message().await.unwrap().unwrap();
         assert_eq!(first.results.iter().map(|result| result.id).collect::<Vec<_>>(), [9_999]);

@@ -33,6 +33,7 @@ mod grpc_deadline;
 mod grpc_isolation;
 mod grpc_limits;
 mod grpc_pipeline;
+mod grpc_pipeline_cancel;
 mod grpc_services;
 mod hostile;
 mod http;

@@ -1,11 +1,16 @@
 //! Prefetch over a real Redis: a miss prefetches predicted keys, and every port reports the result.
 
+use futures_util::stream;
 use redis::{Commands, Connection};
 use rustix::process::Signal;
 use terrace::{
     cache::policy::Prefetch,
-    proto::{GetAssociationsRequest, GetRequest, cache_client::CacheClient, insight_client::InsightClient},
+    proto::{
+        GetAssociationsRequest, GetRequest, Operation, PipelineRequest, cache_client::CacheClient,
+        insight_client::InsightClient, operation,
+    },
 };
+use tokio::sync::mpsc;
 
 use crate::support::{
     eventually,
@@ -114,6 +119,32 @@ fn requests_of_one_trace_belong_together_whatever_connection_they_come_by() {
     let mut learned = select(&terrace, 2);
     let association: String = learned.get("assoc:user:20010").expect("an answer");
     assert!(association.contains("\"key\":\"profile:20020\""), "{association}");
+}
+
+#[test]
+fn contexts_of_one_stream_are_learned_as_separate_callers() {
+    let (_redis, terrace, _client) = taught(Prefetch::Shadow);
+    block_on(async {
+        let mut client = CacheClient::new(connect(terrace.grpc()).await);
+        let (batches, received) = mpsc::channel(1);
+        let requests = stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
+        let mut answers = client.pipeline(requests).await.expect("a stream").into_inner();
+        for (context, key) in
+            [(7, "user:20010"), (8, "user:20011"), (7, "profile:20020"), (8, "profile:20021"), (0, "profile:20022")]
+        {
+            let get = GetRequest { key: key.into(), options: None };
+            let operation = Operation { id: 1, operation: Some(operation::Operation::Get(get)), context };
+            let batch = PipelineRequest { operations: vec![operation] };
+            batches.send(batch).await.expect("the stream is open");
+            answers.message().await.expect("a message").expect("a result");
+        }
+    });
+    let mut learned = select(&terrace, 2);
+    for (user, profile) in [("20010", "20020"), ("20011", "20021")] {
+        let association: String = learned.get(format!("assoc:user:{user}")).expect("an answer");
+        assert!(association.contains(&format!("\"key\":\"profile:{profile}\"")), "{association}");
+        assert_eq!(association.matches("\"key\":").count(), 1, "one key follows: {association}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     access::Verbs,
-    cache::{Cache, Found, Read, ReadOptions, TagNames},
+    cache::{Cache, Caller, Found, Read, ReadOptions, TagNames},
     clock::{Tick, millis},
     error::{CacheError, Kind, Result},
     l1::Epoch,
@@ -191,7 +191,7 @@ impl Cache {
     /// As [`Cache::get`]; `InvalidArgument` for a `lease` out of range, or for `stale` and a key whose policy has
     /// `touch_on_read`.
     pub async fn get_or_lease(&self, key: Key, request: LeaseRequest) -> Result<LeaseAnswer> {
-        match self.lease_from_l1(&key, &request)? {
+        match self.lease_from_l1(self.caller, &key, &request)? {
             LeaseLook::Answered { found, needs_refresh, fresh } => {
                 Ok(LeaseAnswer::Hit { found, needs_refresh, grant: None, fresh })
             }
@@ -199,15 +199,16 @@ impl Cache {
         }
     }
 
-    /// Answers a request from L1, if L1 has the value and no lease has to be taken. This is the hot path and never waits.
+    /// Answers a request of `caller` from L1, if L1 has the value and no lease has to be taken. This is the hot path and
+    /// never waits.
     ///
     /// # Errors
     /// As [`Cache::get_or_lease`].
     #[inline]
-    pub fn lease_from_l1(&self, key: &Key, request: &LeaseRequest) -> Result<LeaseLook> {
+    pub fn lease_from_l1(&self, caller: Caller, key: &Key, request: &LeaseRequest) -> Result<LeaseLook> {
         self.principal().check(Verbs::READ, key)?;
         let now = self.now();
-        let Some(hit) = self.get_from_l1(key, now) else { return Ok(LeaseLook::Missed(None)) };
+        let Some(hit) = self.get_from_l1_as(caller, key, now) else { return Ok(LeaseLook::Missed(None)) };
         // The entry knows its group, which saves the search for it.
         let plan = self.plan(key, request, Some(hit.group))?;
         let found = Found::in_l1(hit, now);

@@ -207,21 +207,21 @@ impl Core {
 
 impl Cache {
     /// Learns from an event and returns leased prefetches of the predicted keys. Never waits.
-    fn learn_and_predict(&self, key: &[u8], trigger: Trigger, now: Tick) -> Vec<Fetch> {
+    fn learn_and_predict(&self, caller: Caller, key: &[u8], trigger: Trigger, now: Tick) -> Vec<Fetch> {
         let core = &self.core;
         if core.flavor == Flavor::None || core.rules.load().prefetch_of(key) == Prefetch::Off {
             return Vec::new();
         }
         let Some(mut learner) = core.prefetcher.learner.try_lock() else {
             let noted =
-                Key::copied(key).is_ok_and(|key| core.prefetcher.note(&key, LearnerNote::Event(self.caller, trigger)));
+                Key::copied(key).is_ok_and(|key| core.prefetcher.note(&key, LearnerNote::Event(caller, trigger)));
             core.prefetcher.busy.fetch_add(u64::from(!noted), Relaxed);
             return Vec::new();
         };
         let behind = core.process_notes(&mut learner, now);
         let mut keys = Vec::new();
         core.teach(&mut learner, key, |learner| {
-            core.with_l1_view(now, |l1| learner.learn(key, self.caller, trigger, l1, &mut keys));
+            core.with_l1_view(now, |l1| learner.learn(key, caller, trigger, l1, &mut keys));
         });
         drop(learner);
         self.queue_prefetch(self.lease_all(behind, now));
@@ -254,7 +254,7 @@ impl Cache {
         let (mut piggybacked, mut others) = (Vec::new(), Vec::new());
         for key in missed {
             let source = self.l2.source(key);
-            for fetch in self.learn_and_predict(key, Trigger::Miss, now) {
+            for fetch in self.learn_and_predict(self.caller, key, Trigger::Miss, now) {
                 let is_near = fetch.key().is_some_and(|key| self.l2.source(key) == source);
                 if is_near && piggybacked.len() < PIGGYBACKED_MAX {
                     piggybacked.push(fetch)
@@ -269,13 +269,13 @@ impl Cache {
 
     /// Learns from a miss whose prefetch is still in flight: the prefetch was late.
     pub(in crate::cache) fn note_late_prefetch(&self, key: &[u8], now: Tick) {
-        self.queue_prefetch(self.learn_and_predict(key, Trigger::Miss, now));
+        self.queue_prefetch(self.learn_and_predict(self.caller, key, Trigger::Miss, now));
     }
 
     /// Learns from the first use of a prefetched key. Keys predicted from it are prefetched in the background.
     #[cold]
-    pub(in crate::cache) fn on_first_use(&self, key: &[u8], now: Tick) {
-        self.queue_prefetch(self.learn_and_predict(key, Trigger::FirstUse, now));
+    pub(in crate::cache) fn on_first_use(&self, caller: Caller, key: &[u8], now: Tick) {
+        self.queue_prefetch(self.learn_and_predict(caller, key, Trigger::FirstUse, now));
     }
 
     fn queue_prefetch(&self, fetches: Vec<Fetch>) {

@@ -559,7 +559,7 @@ fn operation(view: View<'_>, id: u64, rng: &mut Rng) -> Operation {
         4 => operation::Operation::Increment(IncrementRequest { key: any, delta: 1, ..IncrementRequest::default() }),
         _ => operation::Operation::GetMeta(GetMetaRequest { keys: vec![any] }),
     };
-    Operation { id, operation: Some(operation) }
+    Operation { id, operation: Some(operation), context: 0 }
 }
 
 /// Receives changes until the test is over.

@@ -80,7 +80,7 @@ fn unread_answers_of_large_batches() {
         let victim = Victim::start("none");
         victim.attack(async {
             let many = GetManyRequest { keys: vec!["large".into(); 15], options: None };
-            let operation = |id| Operation { id, operation: Some(operation::Operation::Get(get("large"))) };
+            let operation = |id| Operation { id, operation: Some(operation::Operation::Get(get("large"))), context: 0 };
             let pipeline = PipelineRequest { operations: (0..1_000).map(operation).collect() };
             let (many, pipeline, address) = (framed(&many), framed(&pipeline), victim.grpc());
             let _open = join_all((0..8).map(|_| unread(address, "/terrace.v1.Cache/GetMany", many.clone(), 50))).await;
