@@ -249,6 +249,7 @@ impl Server {
         background.spawn(async move { keeps_learned.run().await });
         background.spawn(jobs::l2_state_log::run(live.http.cache.clone()));
         background.spawn(jobs::touch_on_read::run(live.http.cache.clone()));
+        background.spawn(jobs::store_id::run(live.http.cache.clone()));
         if self.core.flavor() != Flavor::None {
             background.spawn(jobs::ban_sweep::run(live.http.cache.clone()));
         }

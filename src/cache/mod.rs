@@ -22,6 +22,7 @@
 //! * [`prefetch`]: predicted keys, read from L2 with a miss or in the background.
 //! * [`explain`]: the state of one key, its recent history, and the learned state as keys.
 //! * [`stats`]: all counters.
+//! * `store_id`: the id of the data in L2.
 //! * [`multi_key`]: commands on several keys, transactions, watched keys, and commands passed through to Redis.
 //!
 //! Each worker holds its own [`Cache`]: all share one [`Core`], but each has its own L2 connections and counters.
@@ -41,6 +42,7 @@ pub mod prefetch;
 pub mod read;
 pub mod read_types;
 pub mod stats;
+mod store_id;
 pub mod ttl;
 pub mod warm_up;
 pub mod write;
@@ -104,6 +106,7 @@ pub struct Core {
     pub(crate) stats: stats::Stats,
     pub(crate) ban_sweeps: invalidate::pattern_bans::BanSweeps,
     pub(crate) tags_in_use: invalidate::tags::TagsInUse,
+    pub(crate) store_id: store_id::StoreId,
     pub(crate) hit_samples: coherence::self_check::HitSamples,
     pub(crate) events: invalidate::events::Events,
     pub(crate) exclusive_lock: multi_key::exclusive::ExclusiveLock,
@@ -167,6 +170,7 @@ impl Core {
             stats: stats::Stats::default(),
             ban_sweeps: invalidate::pattern_bans::BanSweeps::default(),
             tags_in_use: invalidate::tags::TagsInUse::new(flavor),
+            store_id: store_id::StoreId::new(flavor),
             hit_samples: coherence::self_check::HitSamples::default(),
             events: invalidate::events::Events::default(),
             exclusive_lock: multi_key::exclusive::ExclusiveLock::default(),

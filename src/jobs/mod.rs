@@ -12,6 +12,7 @@ mod periodic_save;
 pub mod prefetch;
 pub mod start_clean_up;
 pub mod stats_windows;
+pub mod store_id;
 pub mod tls_files;
 pub mod touch_on_read;
 pub mod warm_start;

@@ -119,6 +119,11 @@ pub trait Backend: BanStore + LoadStore + Send + Sync + 'static {
         Box::pin(std::future::ready(Err(CacheError::new(Kind::Unsupported, message))))
     }
 
+    /// Returns the id of the store if the store keeps it outside of its keys.
+    fn store_id(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the result of the last contact with the store.
     fn state(&self) -> State;
 

@@ -144,6 +144,17 @@ pub fn guarded(payload: Bytes) -> Bytes {
     if is_marked(&payload) { joined(&head_of(&[]), payload) } else { payload }
 }
 
+/// Returns a number as records contain it: 16 hexadecimal digits.
+pub(crate) fn hex_of(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// Decodes [`hex_of`].
+pub(crate) fn number_in_hex(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 16)?;
+    u64::from_str_radix(text, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,6 +70,7 @@ mod slot_migration;
 mod slow_patterns;
 mod stats;
 mod stats_cli;
+mod store_id;
 mod support_tests;
 mod tags;
 mod tidy;

@@ -229,6 +229,7 @@ impl ChangeSink for Core {
         self.fence.flushes.fetch_add(1, Ordering::Relaxed);
         self.fence.step_data(source, &self.l1);
         self.tags_in_use.lost_records();
+        self.store_id.doubt();
         self.watched_keys.all_changed();
         self.loads.all_changed();
         self.events.emit(ChangeEvent::Flushed);
@@ -252,6 +253,7 @@ impl ChangeSink for Core {
 impl InvalidationSink for Core {
     fn listening(&self, source: Source) {
         self.tags_in_use.missed_changes();
+        self.store_id.doubt();
         self.loads.all_changed();
         self.fence.change(source, |state| {
             state.known = true;

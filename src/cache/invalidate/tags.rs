@@ -35,6 +35,7 @@ use crate::{
         Batch, Cache, Core, Read,
         flight::Answer,
         op::{Condition, ExpireOnly, NewExpiry, SetExpiry},
+        store_id,
     },
     clock::{Tick, millis},
     error::{CacheError, Kind, Result},
@@ -132,12 +133,11 @@ fn record_of(name: &[u8]) -> Key {
 
 /// Returns an id as its record stores it: text, so that it is readable in Redis.
 fn text_of(id: u64) -> Bytes {
-    format!("{id:016x}").into()
+    codec::hex_of(id).into()
 }
 
 fn id_in(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 16)?;
-    u64::from_str_radix(text, 16).ok()
+    codec::number_in_hex(text)
 }
 
 /// Ids by tag name; `None` for a tag without a record.
@@ -208,6 +208,8 @@ impl Core {
         let name = key.strip_prefix(RESERVED_PREFIX).unwrap_or_default();
         if name == USED {
             self.tags_in_use.heard();
+        } else if name == store_id::RECORD {
+            self.store_id.doubt();
         } else if let Some(tag) = name.strip_prefix(ID_PREFIX) {
             self.events.emit(ChangeEvent::Tag(tag));
         } else {

@@ -70,6 +70,7 @@ pub struct Stats {
 pub struct Embedded {
     pub(super) shared: Arc<StoreState>,
     pub(super) pool: Option<ReadPool>,
+    id: u64,
     writes: Option<SyncSender<Job>>,
     /// Clears have a queue of their own: they do not wait for the queued writes, which are concurrent to them.
     clears: Option<SyncSender<Clear>>,
@@ -96,6 +97,7 @@ impl Embedded {
             opened => opened,
         };
         let (generations, opened) = opened?;
+        let id = generations.store_id();
         let shared = Arc::new(StoreState {
             loads: Arc::new(LocalLoads::new(clock.clone())),
             clock,
@@ -111,12 +113,12 @@ impl Embedded {
         });
         let writer = Writer::new(Arc::clone(&shared), generations, opened, reserve)
             .map_err(|error| OpenError::Damaged { dir: settings.dir.clone(), reason: error.to_string() })?;
-        Self::start(shared, writer, settings.sync)
+        Self::start(shared, writer, settings.sync, id)
             .map(Arc::new)
             .map_err(|source| OpenError::NotUsable { dir: settings.dir, source })
     }
 
-    fn start(shared: Arc<StoreState>, writer: Writer, sync: Sync) -> io::Result<Self> {
+    fn start(shared: Arc<StoreState>, writer: Writer, sync: Sync, id: u64) -> io::Result<Self> {
         let (writes, jobs) = sync_channel(WRITES_WAITING_MAX);
         let (clears, clearing) = sync_channel(CLEARS_WAITING_MAX);
         let work = move || writer.run(&jobs, &clearing);
@@ -128,6 +130,7 @@ impl Embedded {
         Ok(Self {
             shared,
             pool: Some(ReadPool::start()?),
+            id,
             writes: Some(writes),
             clears: Some(clears),
             writer: Some(writing),
@@ -299,6 +302,10 @@ impl Backend for Embedded {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         self.clear_all().boxed()
+    }
+
+    fn store_id(&self) -> Option<u64> {
+        Some(self.id)
     }
 
     fn state(&self) -> State {

@@ -4,6 +4,8 @@
 //! LOCK          locked while a server has the store open
 //! FORMAT        "terrace-store 1", the number of the current generation, and a checksum; replaced by rename
 //! FORMAT.new    the next FORMAT
+//! ID            the store id, 16 hexadecimal digits; replaced by rename
+//! ID.new        the next ID
 //! table-7/      the current generation
 //! table-8/      the next generation: empty, prepared in advance
 //! aside-v0-7/   a generation in an older, unreadable format, kept for the operator
@@ -20,7 +22,10 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::l2::embedded::errors::OpenError;
+use crate::l2::{
+    codec::{hex_of, number_in_hex},
+    embedded::errors::OpenError,
+};
 
 /// Format version that this code writes. Increment it when rows change, and handle the older version in
 /// [`Directory::open`].
@@ -29,6 +34,8 @@ const FORMAT_NAME: &str = "terrace-store";
 const LOCK_FILE: &str = "LOCK";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_DRAFT: &str = "FORMAT.new";
+const ID_FILE: &str = "ID";
+const ID_DRAFT: &str = "ID.new";
 /// File that [`Directory::probe`] writes.
 const PROBE_FILE: &str = "PROBE";
 /// Size in bytes of the probe: a few groups of writes.
@@ -125,6 +132,28 @@ impl Directory {
         written.and(removed)
     }
 
+    /// Returns the store id, which is drawn when the store is first opened.
+    pub(crate) fn store_id(&self) -> u64 {
+        let stored = fs::read(self.path.join(ID_FILE)).ok();
+        if let Some(id) = stored.and_then(|text| number_in_hex(text.trim_ascii_end())).filter(|id| *id != 0) {
+            return id;
+        }
+        let id = fastrand::u64(1..);
+        if let Err(error) = self.write_id(id) {
+            tracing::warn!(%error, "cannot write the store id; the next start draws another one");
+        }
+        id
+    }
+
+    fn write_id(&self, id: u64) -> io::Result<()> {
+        let draft = self.path.join(ID_DRAFT);
+        let mut file = File::create(&draft)?;
+        writeln!(file, "{}", hex_of(id))?;
+        file.sync_all()?;
+        fs::rename(draft, self.path.join(ID_FILE))?;
+        self.sync()()
+    }
+
     /// Returns the path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -166,7 +195,7 @@ impl Directory {
     /// Initializes a store in an empty directory; returns an error for a directory with other files.
     fn begin(&self) -> Result<(), OpenError> {
         for name in self.names().map_err(|error| self.unusable(error))? {
-            if name != LOCK_FILE && name != FORMAT_DRAFT {
+            if ![LOCK_FILE, FORMAT_DRAFT, ID_FILE, ID_DRAFT].contains(&name.as_str()) {
                 return Err(OpenError::NotAStore { dir: self.path.clone(), found: name });
             }
         }

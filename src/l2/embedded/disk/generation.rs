@@ -79,6 +79,11 @@ impl Generations {
         Ok((generations, opened))
     }
 
+    /// Returns the id of the store.
+    pub(crate) fn store_id(&self) -> u64 {
+        self.directory.store_id()
+    }
+
     /// Opens the current generation, or creates it if it is missing. Damage costs the damaged blocks of a table, the
     /// damaged batches of a journal, or, if fjall cannot open the table, all rows that are not in its journals.
     pub(crate) fn open_current(&mut self, rebuild: Rebuild) -> Result<Opened, String> {
