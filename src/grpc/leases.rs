@@ -10,9 +10,11 @@ use tokio::runtime::Handle;
 use super::{Edge, convert, deadline::Deadline, service::check_batch, wire::LeaseReply};
 use crate::{
     cache::{
-        Cache, Caller, FillRequest, Found, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue,
-        TagNames,
-        loads::{fill::Filled, lease::WAIT_DEFAULT},
+        Cache, Caller, FillRequest, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue, TagNames,
+        loads::{
+            fill::Filled,
+            lease::{Due, WAIT_DEFAULT},
+        },
     },
     clock::millis,
     error::{CacheError, Kind, Result},
@@ -45,7 +47,7 @@ pub(super) enum FirstLease {
 pub(super) struct MissedLease {
     key: Key,
     request: LeaseRequest,
-    first: Option<Found>,
+    first: Option<Due>,
 }
 
 /// Limits of the wait of one request.

@@ -153,8 +153,16 @@ pub enum LeaseLook {
         /// Remaining time until the value needs a refresh.
         fresh: Option<Duration>,
     },
-    /// L1 does not have the value, or has a value that needs a refresh.
-    Missed(Option<Found>),
+    /// L1 does not have the value, or has a value for which a lease may have to be taken.
+    Missed(Option<Due>),
+}
+
+/// A value in L1 for which a lease may have to be taken.
+#[derive(Debug, Clone)]
+pub struct Due {
+    found: Found,
+    /// Reason of the load. An early refresh is drawn once per request: a second draw would square its probability.
+    reason: GrantReason,
 }
 
 /// A request with the settings of the key's policy.
@@ -221,7 +229,7 @@ impl Cache {
                 fresh: plan.fresh_time(&found),
                 found,
             }),
-            Some(_) | None => Ok(LeaseLook::Missed(Some(found))),
+            Some(_) | None => Ok(LeaseLook::Missed(Some(Due { found, reason }))),
         }
     }
 
@@ -229,7 +237,7 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::get_or_lease`].
-    pub async fn lease_missed(&self, key: Key, request: LeaseRequest, first: Option<Found>) -> Result<LeaseAnswer> {
+    pub async fn lease_missed(&self, key: Key, request: LeaseRequest, first: Option<Due>) -> Result<LeaseAnswer> {
         let plan = self.plan(&key, &request, None)?;
         self.lease_slowly(&plan, first, &request).await
     }
@@ -271,7 +279,7 @@ impl Cache {
     async fn lease_slowly(
         &self,
         plan: &Plan<'_>,
-        mut first: Option<Found>,
+        mut first: Option<Due>,
         request: &LeaseRequest,
     ) -> Result<LeaseAnswer> {
         let begun = Instant::now();
@@ -283,11 +291,16 @@ impl Cache {
             let mut changed = pin!(changed.notified());
             changed.as_mut().enable();
             seat.watch();
-            let read = match first.take() {
-                Some(found) => Read::Found(found),
-                None => self.look(plan.key, request.stale_ok, !std::mem::replace(&mut is_counted, true)).await?,
+            let (found, reason) = match first.take() {
+                Some(Due { found, reason }) => (Some(found), Some(reason)),
+                None => {
+                    let is_first = !std::mem::replace(&mut is_counted, true);
+                    let found = self.look(plan.key, request.stale_ok, is_first).await?;
+                    let reason = self.reason(plan, found.as_ref());
+                    (found, reason)
+                }
             };
-            match self.step(plan, &seat, read).await? {
+            match self.step(plan, &seat, found, reason).await? {
                 Step::Answer(answer) => {
                     if waits.is_some() && matches!(answer, LeaseAnswer::Hit { .. }) {
                         self.core.loads.times.count(plan.group, LoadOutcome::Waited);
@@ -311,13 +324,17 @@ impl Cache {
     }
 
     /// Reads the key; only the first read of a call is counted.
-    async fn look(&self, key: &Key, stale_ok: bool, is_counted: bool) -> Result<Read> {
-        if is_counted {
-            return self
-                .read_missed(key.clone(), ReadOptions { want_meta: true, stale_ok, ..ReadOptions::default() })
-                .await;
-        }
-        self.records(vec![key.clone()]).await.pop().unwrap_or(Ok(Read::Missing))
+    async fn look(&self, key: &Key, stale_ok: bool, is_counted: bool) -> Result<Option<Found>> {
+        let read = if is_counted {
+            let options = ReadOptions { want_meta: true, stale_ok, ..ReadOptions::default() };
+            self.read_missed(key.clone(), options).await?
+        } else {
+            self.records(vec![key.clone()]).await.pop().unwrap_or(Ok(Read::Missing))?
+        };
+        Ok(match read {
+            Read::Found(found) => Some(found),
+            Read::Missing => None,
+        })
     }
 
     /// Returns the time at which a waiting caller asks again if nothing is announced until then.
@@ -338,13 +355,15 @@ impl Cache {
         LeaseAnswer::Busy { leader_age: self.now().since(since), expected }
     }
 
-    /// Decides about one read: an answer, or a wait.
-    async fn step(&self, plan: &Plan<'_>, seat: &Seat<'_>, read: Read) -> Result<Step> {
-        let found = match read {
-            Read::Found(found) => Some(found),
-            Read::Missing => None,
-        };
-        let Some(reason) = self.reason(plan, found.as_ref()) else {
+    /// Decides about one read and the reason to load the key: an answer, or a wait.
+    async fn step(
+        &self,
+        plan: &Plan<'_>,
+        seat: &Seat<'_>,
+        found: Option<Found>,
+        reason: Option<GrantReason>,
+    ) -> Result<Step> {
+        let Some(reason) = reason else {
             // Without a reason, there is a value.
             return Ok(
                 found.map_or(Step::Wait { until: None, since: self.now() }, |found| Step::Answer(plan.fresh(found)))
@@ -690,4 +709,58 @@ pub(super) fn head_of(tags: &[Tag]) -> Bytes {
 
 pub(super) fn unexpected() -> CacheError {
     CacheError::new(Kind::Internal, "L2 answered a lease operation with the result of another operation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{Condition, Core, Op, Rules, SetExpiry, l1_store::CoreStore},
+        clock::Clock,
+        l1::{PolicyKind, Settings},
+        l2::{Backend, Flavor, none::NoneBackend},
+    };
+
+    /// Number of requests, and the probability of an early refresh of each.
+    const REQUESTS: u32 = 2_000;
+    const PROBABILITY: f64 = 0.3;
+
+    /// Creates a cache without L2 whose key `k` has a value, with the TTL at which [`PROBABILITY`] of the requests are
+    /// early refreshes. The clock stands still.
+    async fn cache_with_early_refreshes() -> Cache {
+        let (clock, _) = Clock::manual();
+        let settings = Settings { capacity_bytes: 1 << 20, max_entries: None, policy: PolicyKind::Lru };
+        let core = Core::new(settings, Flavor::None, Rules::new(1 << 20, Duration::MAX), clock);
+        let mean = Duration::from_secs(100);
+        for _ in 0..8 {
+            core.loads.times.record(core.group_of(b"k"), mean);
+        }
+        let cache = Cache::new(core.clone(), NoneBackend::new(CoreStore::new(&core)) as Arc<dyn Backend>);
+        let expiry = SetExpiry::In(mean.mul_f64(-PROBABILITY.ln()));
+        let value = Bytes::from_static(b"v");
+        let set = Op::Set { value, expiry, condition: Condition::Always, want_old: false };
+        cache.write(Key::copied(b"k").unwrap(), set).await.unwrap();
+        cache
+    }
+
+    #[tokio::test]
+    async fn an_early_refresh_is_drawn_once_per_request() {
+        let seed = fastrand::u64(..);
+        eprintln!("seed {seed}");
+        fastrand::seed(seed);
+        let cache = cache_with_early_refreshes().await;
+        let key = Key::copied(b"k").unwrap();
+        let mut early = 0;
+        for _ in 0..REQUESTS {
+            let answer = cache.get_or_lease(key.clone(), LeaseRequest::default()).await.unwrap();
+            let LeaseAnswer::Hit { grant, .. } = answer else { panic!("no value: {answer:?}") };
+            if let Some(grant) = grant {
+                assert_eq!(grant.reason, GrantReason::Early);
+                early += 1;
+                cache.release(key.clone(), &grant.token, None).await.unwrap();
+            }
+        }
+        // The expected number is 600, and 180 with two draws; the bounds are 9 standard deviations from both.
+        assert!((400..800).contains(&early), "{early} early refreshes of {REQUESTS} requests");
+    }
 }
