@@ -52,7 +52,10 @@ mod tests;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Relaxed, Release},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -83,8 +86,8 @@ pub use invalidate::{
     tags::{TagNames, tags_of},
 };
 pub use loads::{
-    FillRequest, Grant, GrantReason, GroupLoads, LeaseAnswer, LeaseLook, LeaseRequest, LoadOutcome, LoadState,
-    LoadedValue,
+    FillRequest, Grant, GrantReason, GroupLoads, HitLook, LeaseAnswer, LeaseNeeds, LeaseRequest, LoadOutcome,
+    LoadState, LoadedValue,
 };
 pub use multi_key::{
     passthrough::{Passing, append_within},
@@ -101,6 +104,8 @@ pub struct Core {
     pub(crate) flights: flight::Flights,
     pub(crate) loads: loads::Loads,
     pub(crate) rules: ArcSwap<Rules>,
+    /// False if the rules have no policies, so that the hot path of leases does not load the rules.
+    pub(crate) has_policies: AtomicBool,
     pub(crate) clock: Clock,
     pub(crate) flavor: Flavor,
     pub(crate) stats: stats::Stats,
@@ -164,6 +169,7 @@ impl Core {
             touch_queue: ttl::touch_on_read::TouchQueue::default(),
             flights: flight::Flights::default(),
             loads: loads::Loads::new(clock.clone()),
+            has_policies: AtomicBool::new(!rules.policies.is_empty()),
             rules: ArcSwap::from_pointee(rules),
             clock,
             flavor,
@@ -221,7 +227,13 @@ impl Core {
     /// Replaces the rules. Ends all copies in L1, because the new rules may exclude some of them.
     pub fn set_rules(&self, rules: Rules) {
         self.apply_touch_policy(&rules);
+        let has_policies = !rules.policies.is_empty();
+        // Before the policies are in effect, and removed after the last policy.
+        if has_policies {
+            self.has_policies.store(true, Release);
+        }
         self.rules.store(Arc::new(rules));
+        self.has_policies.store(has_policies, Release);
         if self.flavor != Flavor::None {
             self.fence.step_all(&self.l1);
         }

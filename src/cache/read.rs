@@ -23,7 +23,7 @@ use crate::{
     l1::{Epoch, Fill, Filled, Hit, Leased, Token},
     l2::{Flavor, Stored},
     learn::recorder::{Caller, Happened},
-    model::{Key, Life, Outcome, Tier},
+    model::{Key, Outcome, Tier},
 };
 
 /// Maximum number of times that a reader joins the L2 read of another reader. Afterwards the reader sends its own L2
@@ -593,9 +593,10 @@ impl ReadResults {
 
 impl Found {
     /// Converts an L1 hit into the result of a read at `now`.
+    #[inline]
     #[must_use]
     pub fn in_l1(hit: Hit, now: Tick) -> Self {
-        let life = if hit.expires_at == Tick::FAR { Life::Forever } else { Life::For(hit.expires_at.since(now)) };
+        let life = hit.life(now);
         Self { value: hit.value, tier: Tier::L1, stale: false, life, age: now.since(hit.filled_at), l1_hits: hit.hits }
     }
 }

@@ -32,7 +32,7 @@ struct Held {
     asked: Mutex<VecDeque<(Key, oneshot::Sender<Reply>)>>,
     reads: AtomicU64,
     writes: AtomicU64,
-    panics: std::sync::atomic::AtomicBool,
+    panics: AtomicBool,
     /// Locked by the test; a write waits for it.
     write_gate: Mutex<Option<oneshot::Receiver<()>>>,
 }

@@ -10,13 +10,14 @@ use tokio::runtime::Handle;
 use super::{Edge, convert, deadline::Deadline, service::check_batch, wire::LeaseReply};
 use crate::{
     cache::{
-        Cache, Caller, FillRequest, Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest, LoadedValue, TagNames,
+        Cache, Caller, FillRequest, Found, Grant, GrantReason, HitLook, LeaseAnswer, LeaseNeeds, LeaseRequest, LoadedValue,
+        TagNames,
         loads::{
             fill::Filled,
             lease::{Due, WAIT_DEFAULT},
         },
     },
-    clock::millis,
+    clock::{Tick, millis},
     error::{CacheError, Kind, Result},
     model::Key,
     proto::{self, get_or_lease_many_result, get_or_lease_response},
@@ -43,34 +44,35 @@ pub(super) enum FirstLease {
     Missed(Box<MissedLease>),
 }
 
-/// A GetOrLease that L1 did not answer, with validated key and converted options.
+/// A GetOrLease that L1 did not answer, with validated key and options.
 pub(super) struct MissedLease {
     key: Key,
-    request: LeaseRequest,
+    /// The request without its key and tags.
+    request: proto::GetOrLeaseRequest,
+    tags: TagNames,
+    limits: WaitLimits,
     first: Option<Due>,
 }
 
 /// Limits of the wait of one request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WaitLimits {
-    /// Maximum time to wait.
-    wait_max: Duration,
+    /// Maximum time to wait; `None`: the default deadline of a call.
+    wait_max: Option<Duration>,
     /// Maximum number of callers of the connection that wait.
     waiting_max: usize,
 }
 
 impl WaitLimits {
+    /// Limits of an operation of a Pipeline stream.
+    pub(super) const PIPELINE: Self = Self { wait_max: None, waiting_max: PIPELINE_WAITING_MAX };
+
     /// Returns the limits of a unary call: the wait ends before the deadline of the call.
     pub(super) fn of_call(edge: &Edge, headers: &HeaderMap) -> Self {
         let timeout = edge.settings.load().timeout;
         // A malformed deadline is reported when the call runs.
         let deadline = Deadline::new(timeout, headers).map_or(timeout, |deadline| deadline.timeout());
-        Self { wait_max: deadline - deadline / ANSWER_SHARE, waiting_max: UNARY_WAITING_MAX }
-    }
-
-    /// Returns the limits of an operation of a Pipeline stream.
-    pub(super) fn of_pipeline(edge: &Edge) -> Self {
-        Self { wait_max: edge.settings.load().timeout, waiting_max: PIPELINE_WAITING_MAX }
+        Self { wait_max: Some(deadline - deadline / ANSWER_SHARE), waiting_max: UNARY_WAITING_MAX }
     }
 }
 
@@ -79,37 +81,47 @@ impl Edge {
     ///
     /// # Errors
     /// `InvalidArgument` for faulty options or a faulty key.
+    #[inline]
     pub(super) fn lease_from_l1(
         &self,
         caller: Caller,
-        request: proto::GetOrLeaseRequest,
+        mut request: proto::GetOrLeaseRequest,
         limits: WaitLimits,
+        now: Tick,
     ) -> Result<FirstLease> {
-        let key = Key::new(request.key)?;
-        let wait = span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?;
-        let request = LeaseRequest {
-            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
-            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
-            wait: Some(wait.unwrap_or(WAIT_DEFAULT).min(limits.wait_max)),
-            tags: TagNames::new(request.tags)?,
-            refresh: request.refresh,
-            nonce: nonce(request.nonce)?,
-            stale_ok: true,
-            waiting_max: limits.waiting_max,
-        };
-        Ok(match self.cache.lease_from_l1(caller, &key, &request)? {
-            LeaseLook::Answered { found, needs_refresh, fresh } => {
-                FirstLease::Answered(LeaseReply::Hit { found, needs_refresh, fresh_ms: fresh.map(to_ms) })
+        let key = Key::new(std::mem::take(&mut request.key))?;
+        let tags = TagNames::new(std::mem::take(&mut request.tags))?;
+        let needs = needs(&request)?;
+        let missed = |key, first| FirstLease::Missed(Box::new(MissedLease { key, request, tags, limits, first }));
+        let Some(hit) = self.cache.get_from_l1_as(caller, &key, now) else { return Ok(missed(key, None)) };
+        let look = self.cache.look_at_hit(&key, &needs, &hit, now)?;
+        let found = Found::in_l1(hit, now);
+        Ok(match look {
+            HitLook::Answered { needs_refresh, fresh } => {
+                FirstLease::Answered(LeaseReply::hit(found, needs_refresh, fresh.map(to_ms)))
             }
-            LeaseLook::Missed(first) => FirstLease::Missed(Box::new(MissedLease { key, request, first })),
+            HitLook::Due(reason) => missed(key, Some(Due { found, reason })),
         })
     }
 
     /// Answers a GetOrLease that L1 did not answer.
     pub(super) async fn lease_missed(&self, missed: Box<MissedLease>) -> Result<LeaseReply> {
-        let MissedLease { key, request, first } = *missed;
+        let MissedLease { key, request, tags, limits, first } = *missed;
+        let wait_max = limits.wait_max.unwrap_or_else(|| self.settings.load().timeout);
+        let wait = span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?.unwrap_or(WAIT_DEFAULT);
+        let LeaseNeeds { stale, refresh, nonce } = needs(&request)?;
+        let request = LeaseRequest {
+            stale,
+            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
+            wait: Some(wait.min(wait_max)),
+            tags,
+            refresh,
+            nonce,
+            stale_ok: true,
+            waiting_max: limits.waiting_max,
+        };
         let answer = self.cache.lease_missed(key, request, first).await?;
-        Ok(LeaseReply::Message(proto::GetOrLeaseResponse { result: Some(answered(answer)) }))
+        Ok(LeaseReply::Message(Box::new(proto::GetOrLeaseResponse { result: Some(answered(answer)) })))
     }
 
     pub(super) async fn get_or_lease(
@@ -117,7 +129,7 @@ impl Edge {
         request: proto::GetOrLeaseRequest,
         limits: WaitLimits,
     ) -> Result<LeaseReply> {
-        match self.lease_from_l1(self.cache.caller(), request, limits)? {
+        match self.lease_from_l1(self.cache.caller(), request, limits, self.cache.now())? {
             FirstLease::Answered(reply) => Ok(reply),
             FirstLease::Missed(missed) => self.lease_missed(missed).await,
         }
@@ -150,7 +162,7 @@ impl Edge {
     async fn lease_item(&self, item: proto::LeaseItem, common: &LeaseRequest) -> Unsent<'_> {
         let key = item.key.clone();
         let read = async {
-            let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce)?, ..common.clone() };
+            let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce.as_ref())?, ..common.clone() };
             self.cache.get_or_lease(Key::new(item.key)?, request).await
         };
         Unsent { cache: &self.cache, answer: Some(read.await), key }
@@ -219,7 +231,18 @@ impl Drop for Unsent<'_> {
     }
 }
 
+/// Returns the part of a request that decides whether a value in L1 is the answer. Checks the other durations too, so that
+/// faulty options are refused also if L1 has the value.
+#[inline]
+fn needs(request: &proto::GetOrLeaseRequest) -> Result<LeaseNeeds> {
+    span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?;
+    let stale = span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?;
+    span(request.lease_ms, "lease_ms", LEASE_MS)?;
+    Ok(LeaseNeeds { stale, refresh: request.refresh, nonce: nonce(request.nonce.as_ref())? })
+}
+
 /// Converts a duration of a request.
+#[inline]
 fn span(ms: Option<i64>, field: &str, (least, most): (i64, i64)) -> Result<Option<Duration>> {
     match ms {
         None => Ok(None),
@@ -228,7 +251,7 @@ fn span(ms: Option<i64>, field: &str, (least, most): (i64, i64)) -> Result<Optio
     }
 }
 
-fn nonce(nonce: Option<Bytes>) -> Result<Option<[u8; 16]>> {
+fn nonce(nonce: Option<&Bytes>) -> Result<Option<[u8; 16]>> {
     nonce
         .map(|nonce| {
             <[u8; 16]>::try_from(&nonce[..])

@@ -343,8 +343,7 @@ impl Pump {
                 Err(error) => self.outgoing.push(failed(id, &error)),
             },
             Some(Requested::GetOrLease(request)) => {
-                let limits = WaitLimits::of_pipeline(&self.edge);
-                match self.edge.lease_from_l1(self.caller(context), request, limits) {
+                match self.edge.lease_from_l1(self.caller(context), request, WaitLimits::PIPELINE, now) {
                     Ok(FirstLease::Answered(reply)) => self.outgoing.push(OperationReply::Lease { id, reply }),
                     Ok(FirstLease::Missed(missed)) => {
                         let edge = self.edge_for(context);

@@ -126,23 +126,35 @@ impl<M: Message> Encode for ReadReply<M> {
 #[derive(Debug)]
 pub(super) enum LeaseReply {
     /// `hit` with value, tier and `stale` of `found`.
-    Hit {
-        /// The value.
-        found: Found,
-        /// `needs_refresh`.
-        needs_refresh: bool,
-        /// `fresh_ms`.
-        fresh_ms: Option<i64>,
-    },
+    Hit(LeaseHitReply),
     /// Any other response.
-    Message(GetOrLeaseResponse),
+    Message(Box<GetOrLeaseResponse>),
+}
+
+/// A `LeaseHit` without a grant.
+#[derive(Debug)]
+pub(super) struct LeaseHitReply {
+    found: Found,
+    needs_refresh: bool,
+    fresh_ms: Option<i64>,
+    /// Length of the wire form, which each level of nesting needs.
+    len: usize,
+}
+
+impl LeaseReply {
+    /// Returns the response with a value and no grant.
+    #[inline]
+    pub(super) fn hit(found: Found, needs_refresh: bool, fresh_ms: Option<i64>) -> Self {
+        let len = hit_len(&found, needs_refresh, fresh_ms);
+        Self::Hit(LeaseHitReply { found, needs_refresh, fresh_ms, len })
+    }
 }
 
 impl Encode for LeaseReply {
     #[inline]
     fn wire_len(&self) -> usize {
         match self {
-            Self::Hit { found, needs_refresh, fresh_ms } => delimited_len(hit_len(found, *needs_refresh, *fresh_ms)),
+            Self::Hit(hit) => delimited_len(hit.len),
             Self::Message(message) => message.encoded_len(),
         }
     }
@@ -150,8 +162,8 @@ impl Encode for LeaseReply {
     #[inline]
     fn write(&self, buffer: &mut Vec<u8>) {
         match self {
-            Self::Hit { found, needs_refresh, fresh_ms } => {
-                write_delimited(FIELD_1_BYTES, hit_len(found, *needs_refresh, *fresh_ms), buffer);
+            Self::Hit(LeaseHitReply { found, needs_refresh, fresh_ms, len }) => {
+                write_delimited(FIELD_1_BYTES, *len, buffer);
                 write_delimited(FIELD_1_BYTES, value_len(found), buffer);
                 write_value(found, buffer);
                 if *needs_refresh {
@@ -274,6 +286,7 @@ fn write_id(id: u64, buffer: &mut Vec<u8>) {
     }
 }
 
+#[inline]
 fn id_len(id: u64) -> usize {
     if id == 0 { 0 } else { 1 + prost::encoding::encoded_len_varint(id) }
 }
@@ -360,7 +373,7 @@ mod tests {
                     fresh_ms,
                 };
                 let response = GetOrLeaseResponse { result: Some(get_or_lease_response::Result::Hit(hit)) };
-                let reply = || LeaseReply::Hit { found: found.clone(), needs_refresh, fresh_ms };
+                let reply = || LeaseReply::hit(found.clone(), needs_refresh, fresh_ms);
                 assert_eq!(bytes(&reply()), response.encode_to_vec());
                 for id in [0, 1, u64::MAX] {
                     let result = Some(operation_result::Result::GetOrLease(response.clone()));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::Tick,
-    model::{RemovalCause, Value},
+    model::{Life, RemovalCause, Value},
 };
 
 /// Limits and policy of L1.
@@ -48,6 +48,15 @@ pub struct Hit {
     pub hash: u32,
     /// The copy was prefetched, and this is its first use.
     pub is_first_use: bool,
+}
+
+impl Hit {
+    /// Returns the remaining life of the key.
+    #[inline]
+    #[must_use]
+    pub fn life(&self, now: Tick) -> Life {
+        if self.expires_at == Tick::FAR { Life::Forever } else { Life::For(self.expires_at.since(now)) }
+    }
 }
 
 /// Location of a key, as prefetch sees it.

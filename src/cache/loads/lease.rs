@@ -30,10 +30,10 @@ use super::{
 };
 use crate::{
     access::Verbs,
-    cache::{Cache, Caller, Found, Read, ReadOptions, TagNames},
+    cache::{Cache, Found, Read, ReadOptions, TagNames, policy::Policy},
     clock::{Tick, millis},
     error::{CacheError, Kind, Result},
-    l1::Epoch,
+    l1::{Epoch, Hit},
     l2::{
         Stored,
         codec::{self, Tag},
@@ -75,6 +75,25 @@ pub struct LeaseRequest {
     pub stale_ok: bool,
     /// Maximum number of callers of this connection that may wait at a time.
     pub waiting_max: usize,
+}
+
+/// The part of a [`LeaseRequest`] that decides whether a value in L1 is the answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LeaseNeeds {
+    /// [`LeaseRequest::stale`].
+    pub stale: Option<Duration>,
+    /// [`LeaseRequest::refresh`].
+    pub refresh: bool,
+    /// [`LeaseRequest::nonce`].
+    pub nonce: Option<Holder>,
+}
+
+impl LeaseRequest {
+    /// Returns the part that decides whether a value in L1 is the answer.
+    #[must_use]
+    pub fn needs(&self) -> LeaseNeeds {
+        LeaseNeeds { stale: self.stale, refresh: self.refresh, nonce: self.nonce }
+    }
 }
 
 /// Permission to load a key.
@@ -141,41 +160,49 @@ pub enum LeaseAnswer {
     },
 }
 
-/// Result of the L1 lookup of a request.
-#[derive(Debug, Clone)]
-pub enum LeaseLook {
-    /// L1 has the value, and no lease has to be taken. The fields are those of [`LeaseAnswer::Hit`].
+/// What a request does with a value in L1.
+#[derive(Debug, Clone, Copy)]
+pub enum HitLook {
+    /// The value is the answer. The fields are those of [`LeaseAnswer::Hit`].
     Answered {
-        /// The value.
-        found: Found,
         /// Another client refreshes the value.
         needs_refresh: bool,
         /// Remaining time until the value needs a refresh.
         fresh: Option<Duration>,
     },
-    /// L1 does not have the value, or has a value for which a lease may have to be taken.
-    Missed(Option<Due>),
+    /// A lease may have to be taken, for this reason.
+    Due(GrantReason),
 }
 
 /// A value in L1 for which a lease may have to be taken.
 #[derive(Debug, Clone)]
 pub struct Due {
-    found: Found,
+    /// The value.
+    pub found: Found,
     /// Reason of the load. An early refresh is drawn once per request: a second draw would square its probability.
-    reason: GrantReason,
+    pub reason: GrantReason,
 }
 
 /// A request with the settings of the key's policy.
 struct Plan<'a> {
     key: &'a Key,
     group: u8,
-    stale: Duration,
+    freshness: Freshness,
     lease: Duration,
-    early: f64,
     holder: Holder,
     tags: &'a TagNames,
     /// True if the client may write the key with these tags.
     may_fill: bool,
+}
+
+/// The settings that decide whether a value needs a refresh.
+#[derive(Debug, Clone, Copy)]
+struct Freshness {
+    /// Last part of the key's life, in which the value needs a refresh.
+    stale: Duration,
+    /// Factor of the mean load time in the distribution of early refreshes.
+    early: f64,
+    /// Treat a fresh value as stale.
     refresh: bool,
 }
 
@@ -199,65 +226,78 @@ impl Cache {
     /// As [`Cache::get`]; `InvalidArgument` for a `lease` out of range, or for `stale` and a key whose policy has
     /// `touch_on_read`.
     pub async fn get_or_lease(&self, key: Key, request: LeaseRequest) -> Result<LeaseAnswer> {
-        match self.lease_from_l1(self.caller, &key, &request)? {
-            LeaseLook::Answered { found, needs_refresh, fresh } => {
+        let now = self.now();
+        let Some(hit) = self.get_from_l1(&key, now) else { return self.lease_missed(key, request, None).await };
+        let look = self.look_at_hit(&key, &request.needs(), &hit, now)?;
+        let found = Found::in_l1(hit, now);
+        match look {
+            HitLook::Answered { needs_refresh, fresh } => {
                 Ok(LeaseAnswer::Hit { found, needs_refresh, grant: None, fresh })
             }
-            LeaseLook::Missed(first) => self.lease_missed(key, request, first).await,
+            HitLook::Due(reason) => self.lease_missed(key, request, Some(Due { found, reason })).await,
         }
     }
 
-    /// Answers a request of `caller` from L1, if L1 has the value and no lease has to be taken. This is the hot path and
-    /// never waits.
+    /// Decides about a value that [`Cache::get_from_l1`] found. This is the hot path and never waits: it computes only what
+    /// decides about the value.
     ///
     /// # Errors
-    /// As [`Cache::get_or_lease`].
+    /// `InvalidArgument` for a stale part and a key whose policy has `touch_on_read`.
     #[inline]
-    pub fn lease_from_l1(&self, caller: Caller, key: &Key, request: &LeaseRequest) -> Result<LeaseLook> {
-        self.principal().check(Verbs::READ, key)?;
-        let now = self.now();
-        let Some(hit) = self.get_from_l1_as(caller, key, now) else { return Ok(LeaseLook::Missed(None)) };
-        // The entry knows its group, which saves the search for it.
-        let plan = self.plan(key, request, Some(hit.group))?;
-        let found = Found::in_l1(hit, now);
-        let Some(reason) = self.reason(&plan, Some(&found)) else {
-            return Ok(LeaseLook::Answered { needs_refresh: false, fresh: plan.fresh_time(&found), found });
-        };
-        match self.core.loads.known(key, now) {
-            Some(known) if !known.is_of(&plan.holder) => Ok(LeaseLook::Answered {
-                needs_refresh: reason != GrantReason::Early,
-                fresh: plan.fresh_time(&found),
-                found,
-            }),
-            Some(_) | None => Ok(LeaseLook::Missed(Some(Due { found, reason }))),
+    pub fn look_at_hit(&self, key: &Key, needs: &LeaseNeeds, hit: &Hit, now: Tick) -> Result<HitLook> {
+        let freshness = self.freshness_of(key, needs)?;
+        let life = hit.life(now);
+        match self.reason_of_life(freshness, hit.group, life) {
+            None => Ok(HitLook::Answered { needs_refresh: false, fresh: freshness.fresh_time(life) }),
+            Some(reason) => Ok(self.look_at_due(key, needs, freshness.fresh_time(life), reason, now)),
         }
     }
 
-    /// Continues a request that [`Cache::lease_from_l1`] did not answer.
+    /// Decides about a value in L1 and a reason to load the key: another client may hold the lease.
+    fn look_at_due(
+        &self,
+        key: &Key,
+        needs: &LeaseNeeds,
+        fresh: Option<Duration>,
+        reason: GrantReason,
+        now: Tick,
+    ) -> HitLook {
+        match self.core.loads.known(key, now) {
+            Some(known) if needs.nonce.is_none_or(|nonce| !known.is_of(&nonce)) => {
+                HitLook::Answered { needs_refresh: reason != GrantReason::Early, fresh }
+            }
+            Some(_) | None => HitLook::Due(reason),
+        }
+    }
+
+    #[inline]
+    fn freshness_of(&self, key: &Key, needs: &LeaseNeeds) -> Result<Freshness> {
+        if self.core.has_policies.load(Ordering::Acquire) {
+            return Freshness::new(self.core.rules.load().policy(key), needs.stale, needs.refresh);
+        }
+        Freshness::new(None, needs.stale, needs.refresh)
+    }
+
+    /// Continues a request after [`Cache::get_from_l1`] and [`Cache::look_at_hit`] did not answer it.
     ///
     /// # Errors
     /// As [`Cache::get_or_lease`].
     pub async fn lease_missed(&self, key: Key, request: LeaseRequest, first: Option<Due>) -> Result<LeaseAnswer> {
-        let plan = self.plan(&key, &request, None)?;
+        self.principal().check(Verbs::READ, &key)?;
+        let plan = self.plan(&key, &request)?;
         self.lease_slowly(&plan, first, &request).await
     }
 
     /// Returns the request with the settings of the policy.
-    fn plan<'a>(&self, key: &'a Key, request: &'a LeaseRequest, group: Option<u8>) -> Result<Plan<'a>> {
+    fn plan<'a>(&self, key: &'a Key, request: &'a LeaseRequest) -> Result<Plan<'a>> {
         let rules = self.core.rules.load();
         let policy = rules.policy(key);
-        let group = group.unwrap_or_else(|| self.core.group_of(key));
+        let group = self.core.group_of(key);
         if let Some(lease) = request.lease.filter(|lease| *lease < LEASE_RANGE.0 || *lease > LEASE_RANGE.1) {
             let message = format!("the exclusive time is {} ms; expected 100 to 300000", millis(lease));
             return Err(CacheError::new(Kind::InvalidArgument, message));
         }
-        let slides = policy.is_some_and(|policy| policy.touch_on_read.is_some());
-        if slides && request.stale.is_some_and(|stale| !stale.is_zero()) {
-            let message = "the request has a stale part, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
-            return Err(CacheError::new(Kind::InvalidArgument, message));
-        }
-        let stale = request.stale.or_else(|| policy.and_then(|policy| policy.stale)).unwrap_or_default();
-        let half = policy.and_then(|policy| policy.max_ttl).map(|max| max / 2);
+        let freshness = Freshness::new(policy, request.stale, request.refresh)?;
         let lease = request.lease.or_else(|| policy.and_then(|policy| policy.lease));
         let may_fill = is_of_client(key)
             && self.principal().may(Verbs::WRITE, key)
@@ -265,13 +305,11 @@ impl Cache {
         Ok(Plan {
             key,
             group,
-            stale: half.map_or(stale, |half| stale.min(half)),
+            freshness,
             lease: lease.unwrap_or_else(|| self.core.loads.times.lease(group)),
-            early: policy.map_or(1.0, |policy| policy.early),
             holder: request.nonce.unwrap_or_else(|| fastrand::u128(..).to_be_bytes()),
             tags: &request.tags,
             may_fill,
-            refresh: request.refresh,
         })
     }
 
@@ -296,7 +334,7 @@ impl Cache {
                 None => {
                     let is_first = !std::mem::replace(&mut is_counted, true);
                     let found = self.look(plan.key, request.stale_ok, is_first).await?;
-                    let reason = self.reason(plan, found.as_ref());
+                    let reason = self.reason(plan.freshness, plan.group, found.as_ref());
                     (found, reason)
                 }
             };
@@ -388,19 +426,25 @@ impl Cache {
     }
 
     /// Returns the reason to load the key; `None` for a value that needs no refresh.
-    fn reason(&self, plan: &Plan<'_>, found: Option<&Found>) -> Option<GrantReason> {
+    fn reason(&self, freshness: Freshness, group: u8, found: Option<&Found>) -> Option<GrantReason> {
         let Some(found) = found else { return Some(GrantReason::Miss) };
         if found.stale {
             // L2 is away: nothing can be stored.
             return None;
         }
-        if !is_fresh(found.life, plan.stale) {
+        self.reason_of_life(freshness, group, found.life)
+    }
+
+    /// Returns the reason to load a key with a value of this remaining life.
+    #[inline]
+    fn reason_of_life(&self, freshness: Freshness, group: u8, life: Life) -> Option<GrantReason> {
+        if !is_fresh(life, freshness.stale) {
             return Some(GrantReason::Stale);
         }
-        if plan.refresh {
+        if freshness.refresh {
             return Some(GrantReason::Forced);
         }
-        plan.is_early(found.life, self.core.loads.times.mean(plan.group)).then_some(GrantReason::Early)
+        freshness.is_early(life, self.core.loads.times.mean(group)).then_some(GrantReason::Early)
     }
 
     /// Decides by what this node knows about the load of the key.
@@ -426,7 +470,8 @@ impl Cache {
                 Some(Step::Answer(LeaseAnswer::Failed { message, retry_after: known.until.since(now) }))
             }
             KnownState::Absent { head, epoch, ends_at } => {
-                let is_valid = !plan.refresh && self.core.l1.is_open(epoch, now) && self.knows_tags(&head, now);
+                let is_valid =
+                    !plan.freshness.refresh && self.core.l1.is_open(epoch, now) && self.knows_tags(&head, now);
                 if !is_valid {
                     return None;
                 }
@@ -452,7 +497,7 @@ impl Cache {
         let asked_at = self.now();
         let epoch = self.fill_epoch(plan.key, asked_at);
         let mut request = Acquire {
-            stale: plan.stale,
+            stale: plan.freshness.stale,
             lease: plan.lease,
             holder: plan.holder,
             generation: fastrand::u64(1..),
@@ -602,30 +647,60 @@ impl Cache {
     }
 }
 
-impl Plan<'_> {
+impl Freshness {
+    /// Returns the settings for a request to a key with this policy.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a stale part and a policy with `touch_on_read`.
+    #[inline]
+    fn new(policy: Option<&Policy>, stale: Option<Duration>, refresh: bool) -> Result<Self> {
+        match policy {
+            None => Ok(Self { stale: stale.unwrap_or_default(), early: 1.0, refresh }),
+            Some(policy) => Self::by_policy(policy, stale, refresh),
+        }
+    }
+
+    fn by_policy(policy: &Policy, stale: Option<Duration>, refresh: bool) -> Result<Self> {
+        if policy.touch_on_read.is_some() && stale.is_some_and(|stale| !stale.is_zero()) {
+            let message = "the request has a stale part, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
+            return Err(CacheError::new(Kind::InvalidArgument, message));
+        }
+        let stale = stale.or(policy.stale).unwrap_or_default();
+        let stale = policy.max_ttl.map_or(stale, |max| stale.min(max / 2));
+        Ok(Self { stale, early: policy.early, refresh })
+    }
+
     /// Draws whether a fresh value is refreshed early: with the probability exp(-remaining / (β δ)), where δ is the mean
     /// duration of loads.
-    fn is_early(&self, life: Life, mean: Option<Duration>) -> bool {
+    #[inline]
+    fn is_early(self, life: Life, mean: Option<Duration>) -> bool {
         let (Life::For(left), Some(mean)) = (life, mean) else { return false };
         let scale = self.early * mean.as_secs_f64();
         let remaining = left.saturating_sub(self.stale).as_secs_f64();
-        scale > 0.0 && remaining <= EARLY_SPAN * scale && fastrand::f64() < (-remaining / scale).exp()
+        remaining <= EARLY_SPAN * scale && draws_early(remaining, scale)
     }
 
+    /// Returns the time until a value needs a refresh; `None` without an expiry.
+    #[inline]
+    fn fresh_time(self, life: Life) -> Option<Duration> {
+        match life {
+            Life::Forever => None,
+            Life::For(left) => Some(left.saturating_sub(self.stale)),
+        }
+    }
+}
+
+fn draws_early(remaining: f64, scale: f64) -> bool {
+    scale > 0.0 && fastrand::f64() < (-remaining / scale).exp()
+}
+
+impl Plan<'_> {
     fn fresh(&self, found: Found) -> LeaseAnswer {
         self.hit(found, false, None)
     }
 
     fn hit(&self, found: Found, needs_refresh: bool, grant: Option<Grant>) -> LeaseAnswer {
-        LeaseAnswer::Hit { fresh: self.fresh_time(&found), found, needs_refresh, grant }
-    }
-
-    /// Returns the time until a value needs a refresh; `None` without an expiry.
-    fn fresh_time(&self, found: &Found) -> Option<Duration> {
-        match found.life {
-            Life::Forever => None,
-            Life::For(left) => Some(left.saturating_sub(self.stale)),
-        }
+        LeaseAnswer::Hit { fresh: self.freshness.fresh_time(found.life), found, needs_refresh, grant }
     }
 
     fn grant(&self, fence: Option<LeaseFence>, lease: Duration, reason: GrantReason, tags: &[Tag]) -> Grant {

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::{clock::Clock, l2::loads::local::LocalLoads, model::RESERVED_PREFIX};
 
 pub use fill::{FillRequest, LoadedValue};
-pub use lease::{Grant, GrantReason, LeaseAnswer, LeaseLook, LeaseRequest};
+pub use lease::{Grant, GrantReason, HitLook, LeaseAnswer, LeaseNeeds, LeaseRequest};
 pub(crate) use open_leases::OpenLeases;
 pub use state::LoadState;
 pub use times::{GroupLoads, LoadOutcome};
