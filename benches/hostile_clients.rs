@@ -4,6 +4,9 @@
 //!
 //! A server process with the default byte budget serves Gets of 100 B and of 64 KiB over gRPC and RESP, first alone and
 //! then during each attack. The output has the p99 of each phase. Goal: at most 50 ms.
+//!
+//! Each attack runs in a process of its own with the lowest CPU priority, as on another machine: the bench measures what
+//! the server does for other clients, and not how the attacker, the server and the other client share the CPU.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
@@ -12,7 +15,7 @@ mod support;
 use std::{
     io::Write,
     net::TcpStream,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -37,14 +40,15 @@ fn get(key: &str) -> GetRequest {
     GetRequest { key: key.to_owned().into(), options: None }
 }
 
-/// Calls on both ports until `ends`; returns their latencies in microseconds, and the number of failed calls.
-async fn others(server: &Process, ends: &AtomicBool) -> (Histogram<u64>, u64) {
+/// Calls on both ports for this time; returns their latencies in microseconds, and the number of failed calls.
+async fn others(server: &Process, span: Duration) -> (Histogram<u64>, u64) {
     let mut histogram = Histogram::new(3).expect("three digits");
     let mut failed = 0;
     let mut grpc = CacheClient::new(connect(&server.grpc).await);
     let client = redis::Client::open(format!("redis://{}", server.resp)).expect("an address");
     let mut resp = client.get_multiplexed_async_connection().await.expect("the server accepts");
-    while !ends.load(Relaxed) {
+    let ends = Instant::now() + span;
+    while Instant::now() < ends {
         for key in ["small", "medium"] {
             let begun = Instant::now();
             let read = grpc.get(get(key)).await;
@@ -60,19 +64,58 @@ async fn others(server: &Process, ends: &AtomicBool) -> (Histogram<u64>, u64) {
     (histogram, failed)
 }
 
-/// An attack: what each of its connections sends.
-enum Attack {
-    None,
-    /// gRPC Gets whose answers have no window.
-    UnreadAnswers,
-    /// RESP commands whose replies are not read.
-    Unread(Vec<u8>),
+/// An attack: its name, and the code of its process.
+struct Attack {
+    name: &'static str,
+    /// Receives the gRPC and the RESP address of the server; never returns.
+    run: fn(&str, &str),
 }
 
-async fn unread_answers(address: &str) {
-    let stream = tokio::net::TcpStream::connect(address).await.expect("the server accepts");
-    let handshake = h2::client::Builder::new().initial_window_size(0).handshake(stream).await;
-    let (sender, connection) = handshake.expect("HTTP/2");
+const ATTACKS: [Attack; 3] = [
+    Attack { name: "unread gRPC answers", run: |grpc, _| unread_answers(grpc) },
+    Attack { name: "unread RESP replies", run: |_, resp| unread_replies(resp, &gets()) },
+    Attack { name: "queued transactions", run: |_, resp| unread_replies(resp, &queued()) },
+];
+
+impl Attack {
+    fn start(&self, server: &Process) -> Attacker {
+        let program = std::env::current_exe().expect("a path");
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(program).args(["--attack", self.name, &server.grpc, &server.resp]);
+        Attacker(command.spawn().expect("nice is installed"))
+    }
+}
+
+/// The process of an attack.
+struct Attacker(Child);
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends gRPC Gets whose answers have no window.
+fn unread_answers(address: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let each = |_| async {
+            loop {
+                // A connection that was reset is opened again.
+                if unread_connection(address).await.is_none() {
+                    sleep(PAUSE).await;
+                }
+            }
+        };
+        futures_util::future::join_all((0..CONNECTIONS).map(each)).await
+    });
+}
+
+/// Sends Gets over one connection until it is lost; `None` if the server does not accept it.
+async fn unread_connection(address: &str) -> Option<()> {
+    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let (mut sender, connection) = h2::client::Builder::new().initial_window_size(0).handshake(stream).await.ok()?;
     let connection = tokio::spawn(async move { drop(connection.await) });
     let message = {
         let mut frame = BytesMut::new();
@@ -86,56 +129,61 @@ async fn unread_answers(address: &str) {
     loop {
         let request = http::Request::post(format!("http://{address}/terrace.v1.Cache/Get"));
         let request = request.header("content-type", "application/grpc").body(()).expect("a request");
-        let Ok(mut ready) = sender.clone().ready().await else { break };
-        let Ok((answer, mut body)) = ready.send_request(request, false) else { break };
+        // Waits until the server permits a further stream. A clone of the sender would not wait.
+        let Ok(ready) = sender.ready().await else { break };
+        sender = ready;
+        let Ok((answer, mut body)) = sender.send_request(request, false) else { break };
         if body.send_data(Bytes::clone(&message), true).is_err() {
             break;
         }
         answers.push(answer);
     }
     connection.abort();
+    Some(())
 }
 
-/// Keeps an attack going: a connection that was reset is opened again.
-async fn attack(server: &Process, attack: &Attack) {
-    match attack {
-        Attack::None => std::future::pending().await,
-        Attack::UnreadAnswers => {
-            let each = |_| async {
-                loop {
-                    unread_answers(&server.grpc).await;
-                }
-            };
-            let _never = futures_util::future::join_all((0..CONNECTIONS).map(each)).await;
+/// Sends RESP commands and does not read their replies.
+fn unread_replies(address: &str, commands: &[u8]) {
+    loop {
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let Ok(mut stream) = TcpStream::connect(address) else { break };
+            stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a time-out can be set");
+            // The server stops reading, or resets the connection.
+            let _sent = stream.write_all(commands);
+            open.push(stream);
         }
-        Attack::Unread(bytes) => {
-            let (address, bytes) = (server.resp.clone(), bytes.clone());
-            loop {
-                let (address, bytes) = (address.clone(), bytes.clone());
-                let sending = tokio::task::spawn_blocking(move || {
-                    let mut open = Vec::new();
-                    for _ in 0..CONNECTIONS {
-                        let mut stream = TcpStream::connect(&address).expect("the server accepts");
-                        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a time-out can be set");
-                        // The server stops reading, or resets the connection.
-                        let _sent = stream.write_all(&bytes);
-                        open.push(stream);
-                    }
-                    std::thread::sleep(Duration::from_millis(500));
-                });
-                sending.await.expect("no panic");
-            }
-        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
+fn gets() -> Vec<u8> {
+    (0..100).flat_map(|_| request("GET large")).collect()
+}
+
+fn queued() -> Vec<u8> {
+    let mut queued = request("MULTI");
+    for _ in 0..30 {
+        queued.extend(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${LARGE}\r\n").into_bytes());
+        queued.resize(queued.len() + LARGE, b'x');
+        queued.extend(b"\r\n");
+    }
+    queued
+}
+
 fn main() {
-    let mut args = std::env::args().skip_while(|arg| arg != "--seconds").skip(1);
-    let seconds = args.next().map_or(5, |text| text.parse().expect("--seconds needs a number"));
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, mode, name, grpc, resp] = &words[..]
+        && mode == "--attack"
+    {
+        let attack = ATTACKS.iter().find(|attack| attack.name == name).expect("an attack");
+        return (attack.run)(grpc, resp);
+    }
+    let mut after = words.into_iter().skip_while(|word| word != "--seconds").skip(1);
+    let seconds = after.next().map_or(5, |text| text.parse().expect("--seconds needs a number"));
     let data = tempfile::tempdir().expect("a directory");
     let server = Process::start(data.path(), &["--l2", "none"]);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut client = CacheClient::new(connect(&server.grpc).await);
         for (key, size) in [("small", 100), ("medium", 64 << 10), ("large", LARGE)] {
@@ -144,32 +192,12 @@ fn main() {
             client.set(set).await.expect("the value is stored");
         }
     });
-    let gets: Vec<u8> = (0..100).flat_map(|_| request("GET large")).collect();
-    let mut queued = request("MULTI");
-    for _ in 0..30 {
-        queued.extend(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${LARGE}\r\n").into_bytes());
-        queued.resize(queued.len() + LARGE, b'x');
-        queued.extend(b"\r\n");
-    }
     println!("{:<28} {:>8} {:>10} {:>10} {:>8}", "attack", "calls", "p50", "p99", "failed");
-    for (name, kind) in [
-        ("none", Attack::None),
-        ("unread gRPC answers", Attack::UnreadAnswers),
-        ("unread RESP replies", Attack::Unread(gets)),
-        ("queued transactions", Attack::Unread(queued)),
-    ] {
-        let (histogram, failed) = runtime.block_on(async {
-            let ends = AtomicBool::new(false);
-            let timer = async {
-                sleep(Duration::from_secs(seconds)).await;
-                ends.store(true, Relaxed);
-            };
-            let measured = async { tokio::join!(others(&server, &ends), timer).0 };
-            tokio::select! {
-                measured = measured => measured,
-                () = attack(&server, &kind) => unreachable!("an attack has no end"),
-            }
-        });
+    for attack in std::iter::once(None).chain(ATTACKS.iter().map(Some)) {
+        let attacker = attack.map(|attack| attack.start(&server));
+        let (histogram, failed) = runtime.block_on(others(&server, Duration::from_secs(seconds)));
+        drop(attacker);
+        let name = attack.map_or("none", |attack| attack.name);
         let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
         println!("{name:<28} {:>8} {:>7.2} ms {:>7.2} ms {failed:>8}", histogram.len(), ms(0.5), ms(0.99));
     }
