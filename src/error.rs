@@ -47,6 +47,7 @@ pub struct CacheError {
     kind: Kind,
     message: Cow<'static, str>,
     retry_after: Option<Duration>,
+    refuses_writes: bool,
 }
 
 /// Result of the facade and the tiers.
@@ -56,7 +57,7 @@ impl CacheError {
     /// Creates an error with a message for the client: what was wrong and what is accepted. The message never contains
     /// a value or a secret.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), retry_after: None, refuses_writes: false }
     }
 
     /// Sets the time after which a retry makes sense.
@@ -64,6 +65,19 @@ impl CacheError {
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
+    }
+
+    /// Notes that L2 refused this write, but may answer reads.
+    #[must_use]
+    pub fn refusing_writes(mut self) -> Self {
+        self.refuses_writes = true;
+        self
+    }
+
+    /// Returns whether L2 refused a write, but may answer reads.
+    #[must_use]
+    pub fn refuses_writes(&self) -> bool {
+        self.refuses_writes
     }
 
     /// Returns the category of the error.

@@ -91,6 +91,21 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Returns the stale part of a key: the requested one, otherwise `stale` of the policy, otherwise zero.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a stale part and a sliding TTL.
+    pub fn stale_part(&self, requested: Option<Duration>) -> Result<Duration> {
+        let stale = requested.or(self.stale).unwrap_or_default();
+        if self.touch_on_read.is_some() && !stale.is_zero() {
+            let message = "the request has a stale part, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
+            return Err(CacheError::new(Kind::InvalidArgument, message));
+        }
+        Ok(stale)
+    }
+}
+
 /// The settings of the facade that a reload may change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {

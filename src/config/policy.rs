@@ -1,7 +1,5 @@
 //! `[[policy]]`: settings of a group of keys.
 
-use std::time::Duration;
-
 use super::{
     coverage::{covers, unclosed_class},
     fault::{Fault, nearest},
@@ -9,7 +7,10 @@ use super::{
     form::{Choice, Count, Factor, Flag, Form, Maybe, Raw, Size, Span},
 };
 use crate::{
-    cache::policy::{Policy, Prefetch, Ttl},
+    cache::{
+        loads::limits,
+        policy::{Policy, Prefetch, Ttl},
+    },
     glob::Glob,
     node::Setting,
 };
@@ -33,13 +34,13 @@ pub struct PolicyRow {
 }
 
 /// Range of TTLs in policies. The maximum keeps the millisecond arithmetic of Redis and Terrace far from overflow.
-const TTL: Maybe<Span> = Maybe("none", Span(Duration::from_millis(1), Duration::from_secs(100 * 365 * 86_400)));
+const TTL: Maybe<Span> = Maybe("none", Span(limits::TTL.min(), limits::TTL.max()));
 /// Range of the factor of early refreshes.
 const EARLY: Factor = Factor(0.0, 10.0);
 /// Maximum random reduction of a TTL in percent.
 const JITTER_MAX: u8 = 50;
 const JITTER: Count = Count(0, JITTER_MAX as u64);
-const LEASE: Maybe<Span> = Maybe("none", Span(Duration::from_millis(100), Duration::from_secs(300)));
+const LEASE: Maybe<Span> = Maybe("none", Span(limits::LEASE.min(), limits::LEASE.max()));
 const MAX_VALUE: Maybe<Size> = Maybe("none", Size(1, 512 << 20));
 
 const PREFETCH: Choice<Prefetch> =

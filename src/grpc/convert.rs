@@ -198,14 +198,12 @@ fn stale_expiry(key: &Key, ttl_ms: Option<i64>, stale_ms: i64, rules: &Rules) ->
     if !(1..=TTL_MAX_MS).contains(&stale_ms) {
         return Err(invalid(format!("stale_ms is {stale_ms}; expected 1 to {TTL_MAX_MS}")));
     }
-    if rules.touch_on_read_of(key).is_some() {
-        let message = "stale_ms is set, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
-        return Err(invalid(message.to_owned()));
-    }
+    let stale = Duration::from_millis(stale_ms.unsigned_abs());
+    rules.policy(key).map_or(Ok(stale), |policy| policy.stale_part(Some(stale)))?;
     let Some(ttl) = life(ttl_ms)?.or(rules.lives_of(key).0) else {
         return Err(invalid("stale_ms requires ttl_ms, or default_ttl in the policy of the key".to_owned()));
     };
-    Ok(SetExpiry::In(ttl.saturating_add(Duration::from_millis(stale_ms.unsigned_abs()))))
+    Ok(SetExpiry::In(ttl.saturating_add(stale)))
 }
 
 /// Returns the operation of a Touch.

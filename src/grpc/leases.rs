@@ -15,6 +15,7 @@ use crate::{
         loads::{
             fill::Filled,
             lease::{Due, WAIT_DEFAULT},
+            limits,
         },
     },
     clock::{Tick, millis},
@@ -29,12 +30,6 @@ const UNARY_WAITING_MAX: usize = 64;
 pub(super) const PIPELINE_WAITING_MAX: usize = 4_096;
 /// Part of the deadline of a call that is left for the answer after a wait.
 const ANSWER_SHARE: u32 = 10;
-/// Maximum stale part and maximum wait of a request.
-const SPAN_MAX_MS: i64 = 100 * 365 * 86_400_000;
-/// Maximum time without a load that a client may request after a failure.
-const RETRY_MAX_MS: i64 = 3_600_000;
-/// Range of the exclusive time of a lease.
-const LEASE_MS: (i64, i64) = (100, 300_000);
 
 /// Result of the L1 lookup of a GetOrLease.
 pub(super) enum FirstLease {
@@ -108,11 +103,11 @@ impl Edge {
     pub(super) async fn lease_missed(&self, missed: Box<MissedLease>) -> Result<LeaseReply> {
         let MissedLease { key, request, tags, limits, first } = *missed;
         let wait_max = limits.wait_max.unwrap_or_else(|| self.settings.load().timeout);
-        let wait = span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?.unwrap_or(WAIT_DEFAULT);
+        let wait = limits::WAIT.of_field("wait_ms", request.wait_ms)?.unwrap_or(WAIT_DEFAULT);
         let LeaseNeeds { stale, refresh, nonce } = needs(&request)?;
         let request = LeaseRequest {
             stale,
-            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
+            lease: limits::LEASE.of_field("lease_ms", request.lease_ms)?,
             wait: Some(wait.min(wait_max)),
             tags,
             refresh,
@@ -143,8 +138,8 @@ impl Edge {
     ) -> Result<proto::GetOrLeaseManyResponse> {
         check_batch(request.items.len(), "items")?;
         let common = LeaseRequest {
-            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
-            lease: span(request.lease_ms, "lease_ms", LEASE_MS)?,
+            stale: limits::STALE.of_field("stale_ms", request.stale_ms)?,
+            lease: limits::LEASE.of_field("lease_ms", request.lease_ms)?,
             wait: Some(Duration::ZERO),
             refresh: request.refresh,
             stale_ok: true,
@@ -180,7 +175,7 @@ impl Edge {
             token: request.token,
             loaded,
             ttl: convert::life(request.ttl_ms)?,
-            stale: span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?,
+            stale: limits::STALE.of_field("stale_ms", request.stale_ms)?,
             tags: TagNames::new(request.tags)?,
         };
         let result = match not_filled(self.cache.fill(key, fill).await?) {
@@ -193,7 +188,7 @@ impl Edge {
     pub(super) async fn release(&self, request: proto::ReleaseRequest) -> Result<proto::ReleaseResponse> {
         let key = Key::new(request.key)?;
         let failed = request.failed.map(|failed| {
-            let retry_after = span(failed.retry_after_ms, "failed.retry_after_ms", (0, RETRY_MAX_MS))?;
+            let retry_after = limits::RETRY.of_field("failed.retry_after_ms", failed.retry_after_ms)?;
             Ok::<_, CacheError>((Bytes::from(failed.message), retry_after))
         });
         self.cache.release(key, &request.token, failed.transpose()?).await?;
@@ -235,20 +230,10 @@ impl Drop for Unsent<'_> {
 /// faulty options are refused also if L1 has the value.
 #[inline]
 fn needs(request: &proto::GetOrLeaseRequest) -> Result<LeaseNeeds> {
-    span(request.wait_ms, "wait_ms", (0, SPAN_MAX_MS))?;
-    let stale = span(request.stale_ms, "stale_ms", (0, SPAN_MAX_MS))?;
-    span(request.lease_ms, "lease_ms", LEASE_MS)?;
+    limits::WAIT.of_field("wait_ms", request.wait_ms)?;
+    let stale = limits::STALE.of_field("stale_ms", request.stale_ms)?;
+    limits::LEASE.of_field("lease_ms", request.lease_ms)?;
     Ok(LeaseNeeds { stale, refresh: request.refresh, nonce: nonce(request.nonce.as_ref())? })
-}
-
-/// Converts a duration of a request.
-#[inline]
-fn span(ms: Option<i64>, field: &str, (least, most): (i64, i64)) -> Result<Option<Duration>> {
-    match ms {
-        None => Ok(None),
-        Some(ms) if (least..=most).contains(&ms) => Ok(Some(Duration::from_millis(ms.unsigned_abs()))),
-        Some(ms) => Err(convert::invalid(format!("{field} is {ms}; expected {least} to {most}"))),
-    }
 }
 
 fn nonce(nonce: Option<&Bytes>) -> Result<Option<[u8; 16]>> {

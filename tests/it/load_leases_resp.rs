@@ -216,10 +216,10 @@ fn invalid_arguments_name_what_was_seen_and_what_is_accepted() {
         ),
         ("TERRACE.LEASE k WAIT".to_owned(), "-ERR WAIT has no value; expected an argument after WAIT"),
         ("TERRACE.LEASE k WAIT x".to_owned(), "-ERR WAIT is 'x'; expected 0 to 300000 milliseconds"),
-        ("TERRACE.LEASE k WAIT 300001".to_owned(), "-ERR WAIT is '300001'; expected 0 to 300000 milliseconds"),
-        ("TERRACE.LEASE k LEASE 99".to_owned(), "-ERR LEASE is '99'; expected 100 to 300000 milliseconds"),
-        ("TERRACE.LEASE k STALE -1".to_owned(), "-ERR STALE is '-1'; expected 0 to 3153600000000 milliseconds"),
-        ("TERRACE.FILL k t v PX 0".to_owned(), "-ERR PX is '0'; expected 1 to 3153600000000 milliseconds"),
+        ("TERRACE.LEASE k WAIT 300001".to_owned(), "-ERR WAIT is 300001; expected 0 to 300000 milliseconds"),
+        ("TERRACE.LEASE k LEASE 99".to_owned(), "-ERR LEASE is 99; expected 100 to 300000 milliseconds"),
+        ("TERRACE.LEASE k STALE -1".to_owned(), "-ERR STALE is -1; expected 0 to 3153600000000 milliseconds"),
+        ("TERRACE.FILL k t v PX 0".to_owned(), "-ERR PX is 0; expected 1 to 3153600000000 milliseconds"),
         ("TERRACE.LEASE k REFRESH refresh".to_owned(), "-ERR REFRESH occurs twice; expected each option at most once"),
         (
             format!("TERRACE.LEASE k NONCE {odd}"),
@@ -252,7 +252,7 @@ fn invalid_arguments_name_what_was_seen_and_what_is_accepted() {
         ),
         (
             "TERRACE.RELEASE k t FAILED m RETRY 3600001".to_owned(),
-            "-ERR RETRY is '3600001'; expected 0 to 3600000 milliseconds",
+            "-ERR RETRY is 3600001; expected 0 to 3600000 milliseconds",
         ),
         (
             format!("TERRACE.RELEASE k t FAILED {long}"),

@@ -93,12 +93,7 @@ impl Cache {
             let max = policy.and_then(|policy| policy.max_ttl);
             return Ok((SetExpiry::In(max.map_or(life, |max| life.min(max))), None));
         };
-        let slides = policy.is_some_and(|policy| policy.touch_on_read.is_some());
-        let stale = request.stale.or_else(|| policy.and_then(|policy| policy.stale)).unwrap_or_default();
-        if slides && !stale.is_zero() {
-            let message = "the request has a stale part, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
-            return Err(CacheError::new(Kind::InvalidArgument, message));
-        }
+        let stale = policy.map_or(Ok(request.stale.unwrap_or_default()), |policy| policy.stale_part(request.stale))?;
         let ttl = request.ttl.or_else(|| rules.lives_of(key).0);
         let asked = ttl.map_or(SetExpiry::Never, |ttl| SetExpiry::In(ttl.saturating_add(stale)));
         let mut resolved =

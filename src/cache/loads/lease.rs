@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::{
     WAITING_MAX,
     interest::{Asking, Known, KnownState, Seat},
-    is_of_client,
+    is_of_client, limits,
     times::LoadOutcome,
 };
 use crate::{
@@ -46,8 +46,6 @@ use crate::{
     model::{Key, Life, Tier},
 };
 
-/// Limits of the exclusive time that a client may request.
-pub const LEASE_RANGE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
 /// Time that a caller waits for the load of another client, unless it specifies one.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(3);
 /// Time after which a caller asks the store again if the store does not announce changes.
@@ -61,7 +59,7 @@ const EARLY_SPAN: f64 = 20.0;
 pub struct LeaseRequest {
     /// Last part of the key's life, in which the value needs a refresh. `None`: `stale` of the policy, otherwise zero.
     pub stale: Option<Duration>,
-    /// Exclusive time of the lease, within [`LEASE_RANGE`]. `None`: by the policy, otherwise learned.
+    /// Exclusive time of the lease, within [`limits::LEASE`]. `None`: by the policy, otherwise learned.
     pub lease: Option<Duration>,
     /// Maximum time to wait for the load of another client. `None`: [`WAIT_DEFAULT`].
     pub wait: Option<Duration>,
@@ -293,12 +291,9 @@ impl Cache {
         let rules = self.core.rules.load();
         let policy = rules.policy(key);
         let group = self.core.group_of(key);
-        if let Some(lease) = request.lease.filter(|lease| *lease < LEASE_RANGE.0 || *lease > LEASE_RANGE.1) {
-            let message = format!("the exclusive time is {} ms; expected 100 to 300000", millis(lease));
-            return Err(CacheError::new(Kind::InvalidArgument, message));
-        }
+        let lease = request.lease.map(|lease| limits::LEASE.check("lease", lease)).transpose()?;
         let freshness = Freshness::new(policy, request.stale, request.refresh)?;
-        let lease = request.lease.or_else(|| policy.and_then(|policy| policy.lease));
+        let lease = lease.or_else(|| policy.and_then(|policy| policy.lease));
         let may_fill = is_of_client(key)
             && self.principal().may(Verbs::WRITE, key)
             && request.tags.iter().all(|tag| self.principal().check_tag(tag).is_ok());
@@ -661,11 +656,7 @@ impl Freshness {
     }
 
     fn by_policy(policy: &Policy, stale: Option<Duration>, refresh: bool) -> Result<Self> {
-        if policy.touch_on_read.is_some() && stale.is_some_and(|stale| !stale.is_zero()) {
-            let message = "the request has a stale part, but the policy of the key has touch_on_read; a sliding TTL has no stale part";
-            return Err(CacheError::new(Kind::InvalidArgument, message));
-        }
-        let stale = stale.or(policy.stale).unwrap_or_default();
+        let stale = policy.stale_part(stale)?;
         let stale = policy.max_ttl.map_or(stale, |max| stale.min(max / 2));
         Ok(Self { stale, early: policy.early, refresh })
     }

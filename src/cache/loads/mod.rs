@@ -2,6 +2,7 @@
 //!
 //! * [`lease`]: one read that answers with the value, with a lease, or after another client has loaded the key.
 //! * [`fill`]: stores what a client has loaded, if nothing was invalidated meanwhile; ends a lease without a result.
+//! * [`limits`]: ranges of durations, for all protocols.
 //! * `interest`: the keys whose loads this node follows, and the callers that wait for them.
 //! * `open_leases`: the leases of a connection, which end when the connection is lost.
 //! * `state`: what explanations show.
@@ -13,6 +14,7 @@
 pub mod fill;
 mod interest;
 pub mod lease;
+pub mod limits;
 mod open_leases;
 mod state;
 pub mod times;

@@ -8,7 +8,10 @@ use bytes::Bytes;
 
 use super::{integer, is};
 use crate::{
-    cache::{FillRequest, Grant, GrantReason, LeaseAnswer, LeaseRequest, LoadedValue, TagNames, loads::fill::Filled},
+    cache::{
+        FillRequest, Grant, GrantReason, LeaseAnswer, LeaseRequest, LoadedValue, TagNames,
+        loads::{fill::Filled, limits},
+    },
     clock::millis,
     model::Key,
     resp::{
@@ -19,16 +22,8 @@ use crate::{
     },
 };
 
-/// Maximum time in milliseconds that TERRACE.LEASE waits for the load of another client: the longest lease.
-const WAIT_MAX_MS: i64 = 300_000;
 /// Maximum number of callers of a connection that wait for a load: a connection runs one command at a time.
 const WAITING_MAX: usize = 1;
-/// Maximum time in milliseconds without a load that a client may request after a failure.
-const RETRY_MAX_MS: i64 = 3_600_000;
-/// Maximum TTL and maximum stale part in milliseconds.
-const SPAN_MAX_MS: i64 = 100 * 365 * 86_400_000;
-/// Range of the exclusive time of a lease in milliseconds.
-const LEASE_MS: (i64, i64) = (100, 300_000);
 /// Maximum number of characters of an invalid argument in an error.
 const SHOWN_MAX: usize = 64;
 
@@ -91,7 +86,7 @@ pub(in crate::resp) async fn release(cx: &mut Context<'_>, args: Args<'_>) -> Do
         (None, ..) => None,
         (Some(failed), Some(message), None, ..) if is(failed, "failed") => Some((message, None)),
         (Some(failed), Some(message), Some(retry), Some(ms), 7) if is(failed, "failed") && is(retry, "retry") => {
-            Some((message, Some(span(ms, "RETRY", (0, RETRY_MAX_MS))?)))
+            Some((message, Some(span(ms, "RETRY", limits::RETRY)?)))
         }
         (Some(word), ..) => {
             let seen = readable(word, SHOWN_MAX);
@@ -150,10 +145,10 @@ impl Options {
             return Err(Refusal::text(format!("ERR {name} has no value; expected an argument after {name}")));
         };
         match name {
-            "PX" => self.px = Some(span(value, name, (1, SPAN_MAX_MS))?),
-            "STALE" => self.stale = Some(span(value, name, (0, SPAN_MAX_MS))?),
-            "WAIT" => self.wait = Some(span(value, name, (0, WAIT_MAX_MS))?),
-            "LEASE" => self.lease = Some(span(value, name, LEASE_MS)?),
+            "PX" => self.px = Some(span(value, name, limits::TTL)?),
+            "STALE" => self.stale = Some(span(value, name, limits::STALE)?),
+            "WAIT" => self.wait = Some(span(value, name, limits::WAIT)?),
+            "LEASE" => self.lease = Some(span(value, name, limits::LEASE)?),
             "NONCE" => self.nonce = Some(nonce(value)?),
             _ => return self.set_tags(value, words.from(1)),
         }
@@ -174,14 +169,9 @@ impl Options {
 }
 
 /// Parses a duration in milliseconds within a range.
-fn span(text: &[u8], name: &str, (least, most): (i64, i64)) -> Result<Duration, Refusal> {
-    match integer(text) {
-        Ok(ms) if (least..=most).contains(&ms) => Ok(Duration::from_millis(ms.unsigned_abs())),
-        Ok(_) | Err(_) => {
-            let seen = readable(text, SHOWN_MAX);
-            Err(Refusal::text(format!("ERR {name} is '{seen}'; expected {least} to {most} milliseconds")))
-        }
-    }
+fn span(text: &[u8], name: &str, range: limits::Range) -> Result<Duration, Refusal> {
+    let ms = integer(text).map_err(|_| range.refused(name, format_args!("'{}'", readable(text, SHOWN_MAX))))?;
+    Ok(range.of_ms(name, ms)?)
 }
 
 fn nonce(text: &[u8]) -> Result<[u8; 16], Refusal> {

@@ -15,7 +15,9 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
     let detail = error.details().unwrap_or_default();
     match error.code() {
         "WRONGTYPE" => CacheError::new(Kind::WrongType, "Operation against a key holding the wrong kind of value"),
-        "OOM" => CacheError::new(Kind::OutOfMemory, "Redis is out of memory (OOM) and refused the write"),
+        "OOM" => {
+            CacheError::new(Kind::OutOfMemory, "Redis is out of memory (OOM) and refused the write").refusing_writes()
+        }
         "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN" | "MISCONF" | "NOREPLICAS" => {
             passing(error.code(), detail)
         }
@@ -28,21 +30,18 @@ pub(crate) fn from_reply(error: &ServerError) -> CacheError {
     }
 }
 
-/// Returns true if Redis answers reads but refused a write, or if the key moves to another primary of the cluster.
-pub(crate) fn refuses_writes(error: &CacheError) -> bool {
-    let is_named = |code: &str| error.message().contains(code);
-    matches!(error.kind(), Kind::OutOfMemory | Kind::NoAccess)
-        || error.kind() == Kind::Unavailable
-            && ["READONLY", "NOREPLICAS", "MISCONF", "TRYAGAIN", IN_MOTION].into_iter().any(is_named)
-}
+/// Codes of temporary errors with which Redis refuses only writes. TRYAGAIN: the key moves to another primary.
+const REFUSES_WRITES: [&str; 4] = ["READONLY", "NOREPLICAS", "MISCONF", "TRYAGAIN"];
 
 fn passing(code: &str, detail: &str) -> CacheError {
-    CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}"))
-        .retry_after(RETRY_AFTER)
+    let error = CacheError::new(Kind::Unavailable, format!("Redis is temporarily unavailable: {code} {detail}"))
+        .retry_after(RETRY_AFTER);
+    if REFUSES_WRITES.contains(&code) { error.refusing_writes() } else { error }
 }
 
 fn no_access(code: &str, detail: &str) -> CacheError {
     CacheError::new(Kind::NoAccess, format!("Redis denied access to the user of l2.url or l2.user: {code} {detail}"))
+        .refusing_writes()
 }
 
 /// Maps errors that Redis distinguishes only by their text, mostly with the code ERR.
@@ -101,12 +100,10 @@ fn from_code(code: &str, detail: &str) -> CacheError {
     }
 }
 
-/// Message of [`in_motion`].
-const IN_MOTION: &str = "the key's slot is moving between primaries of the Redis Cluster";
-
 /// Returns the error for a slot that moved between primaries faster than a call could follow.
 pub(crate) fn in_motion() -> CacheError {
-    CacheError::new(Kind::Unavailable, IN_MOTION).retry_after(RETRY_AFTER)
+    let message = "the key's slot is moving between primaries of the Redis Cluster";
+    CacheError::new(Kind::Unavailable, message).retry_after(RETRY_AFTER).refusing_writes()
 }
 
 /// Returns the error for a write that was executed although Redis redirected a command that had to run before it.
@@ -167,6 +164,18 @@ mod tests {
         ] {
             assert_eq!(mapped(line).kind(), kind, "{line}");
         }
+    }
+
+    #[test]
+    fn refusals_of_writes_are_marked() {
+        for code in ["OOM", "READONLY", "NOREPLICAS", "MISCONF", "TRYAGAIN", "NOPERM"] {
+            assert!(mapped(&format!("{code} text")).refuses_writes(), "{code}");
+        }
+        // The text of an error does not count.
+        for line in ["LOADING READONLY", "CLUSTERDOWN text", "WRONGTYPE text", "ERR MISCONF"] {
+            assert!(!mapped(line).refuses_writes(), "{line}");
+        }
+        assert!(in_motion().refuses_writes());
     }
 
     #[test]

@@ -317,10 +317,10 @@ impl RedisBackend {
 
 /// Grants a lease that cannot be fenced if Redis answers reads but refuses writes; a read must not fail for that.
 fn unfenced(error: CacheError, lease: Duration) -> Result<Acquired> {
-    match errors::refuses_writes(&error) {
-        true => Ok(Acquired::Granted { stored: None, fence: None, lease, taken_over: false }),
-        false => Err(error),
+    if !error.refuses_writes() {
+        return Err(error);
     }
+    Ok(Acquired::Granted { stored: None, fence: None, lease, taken_over: false })
 }
 
 /// Decodes the reply to a fill; `None` if a newer ban exists.
