@@ -3,7 +3,8 @@
 //!
 //! The origin counts a version per key. An invalidation first raises the version, then removes the key, and after the
 //! acknowledgement every value below that version is a violation. Reads go to the store, because L1 of another node may
-//! answer for another second.
+//! answer for another second. The ids of tags and the bans of patterns are in L1 also for such reads: an invalidation by
+//! tag or pattern counts for other nodes after that second.
 
 use std::{
     collections::BTreeMap,
@@ -29,8 +30,10 @@ use terrace::{
 use tonic::transport::Channel;
 
 use crate::support::{
+    checker::direct::slot,
+    cluster::RedisCluster,
     grpc::{connect, pause},
-    node::{connected_node, over_embedded, over_none},
+    node::{connected_node, node, over_embedded, over_none},
     redis::RedisServer,
     setting_from_environment,
     terrace::Terrace,
@@ -42,12 +45,16 @@ const KEYS: [&str; 8] = ["a:1", "a:2", "a:3", "a:4", "b:1", "b:2", "b:3", "b:4"]
 const LOADERS: u64 = 4;
 /// Invalidators of each node.
 const INVALIDATORS: u64 = 2;
+/// Time after which a node has received the invalidations of tags and patterns by other nodes: twice what is guaranteed.
+const OTHER_NODES_WITHIN: Duration = Duration::from_secs(2);
 
 /// The versions of the origin, and the versions below which no value may be read.
 #[derive(Default)]
 struct Origin {
     versions: Mutex<BTreeMap<&'static str, u64>>,
-    floors: Mutex<BTreeMap<&'static str, u64>>,
+    /// By node and key.
+    floors: Mutex<BTreeMap<(usize, &'static str), u64>>,
+    nodes: usize,
     /// One for each group.
     turns: [tokio::sync::Mutex<()>; 2],
 }
@@ -57,8 +64,8 @@ impl Origin {
         self.versions.lock().get(key).copied().unwrap_or(0)
     }
 
-    fn floor(&self, key: &str) -> u64 {
-        self.floors.lock().get(key).copied().unwrap_or(0)
+    fn floor(&self, node: usize, key: &'static str) -> u64 {
+        self.floors.lock().get(&(node, key)).copied().unwrap_or(0)
     }
 
     /// Changes keys in the origin; returns their new versions.
@@ -73,12 +80,15 @@ impl Origin {
             .collect()
     }
 
-    /// Records that the invalidation of these versions was acknowledged.
-    fn acknowledge(&self, changed: Vec<(&'static str, u64)>) {
+    /// Records that the invalidation of these versions was acknowledged: from now on, reads through these nodes return no
+    /// older version.
+    fn acknowledge(&self, nodes: std::ops::Range<usize>, changed: &[(&'static str, u64)]) {
         let mut floors = self.floors.lock();
-        for (key, version) in changed {
-            let floor = floors.entry(key).or_default();
-            *floor = (*floor).max(version);
+        for node in nodes {
+            for (key, version) in changed {
+                let floor = floors.entry((node, key)).or_default();
+                *floor = (*floor).max(*version);
+            }
         }
     }
 }
@@ -89,6 +99,8 @@ struct Client {
     cache: CacheClient<Channel>,
     invalidation: InvalidationClient<Channel>,
     origin: Arc<Origin>,
+    /// Number of the client's node.
+    node: usize,
     /// Reads of the store, or of L1 if L1 is the store.
     tier: TierSelection,
     stored: Arc<AtomicU64>,
@@ -162,7 +174,7 @@ impl Client {
 
     /// Reads a key and compares the version with the versions that were acknowledged before the read.
     async fn check(&mut self, key: &'static str) {
-        let floor = self.origin.floor(key);
+        let floor = self.origin.floor(self.node, key);
         let options = Some(ReadOptions { tier: self.tier.into(), ..ReadOptions::default() });
         let Ok(read) = self.cache.get(GetRequest { key: key.into(), options }).await else { return };
         if let get_response::Result::Found(found) = read.into_inner().result.expect("set") {
@@ -181,7 +193,8 @@ impl Client {
             let origin = Arc::clone(&self.origin);
             let _turn = origin.turns[usize::from(group(key) == "b")].lock().await;
             let of_group: Vec<&'static str> = KEYS.into_iter().filter(|other| group(other) == group(key)).collect();
-            let (changed, result) = match random.u8(..8) {
+            let kind = random.u8(..8);
+            let (changed, result) = match kind {
                 0 => {
                     let changed = self.origin.change(&of_group);
                     (changed, self.pattern(format!("{}:*", group(key))).await)
@@ -203,11 +216,25 @@ impl Client {
                 }
             };
             if result {
-                self.origin.acknowledge(changed);
+                self.acknowledge(changed, kind <= 1);
                 self.invalidated.fetch_add(1, Relaxed);
             }
             self.check(key).await;
         }
+    }
+
+    /// Records an acknowledged invalidation. One by tag or pattern counts for other nodes later.
+    fn acknowledge(&self, changed: Vec<(&'static str, u64)>, is_by_tag_or_pattern: bool) {
+        let all = 0..self.origin.nodes;
+        if !is_by_tag_or_pattern {
+            return self.origin.acknowledge(all, &changed);
+        }
+        self.origin.acknowledge(self.node..self.node + 1, &changed);
+        let origin = Arc::clone(&self.origin);
+        tokio::spawn(async move {
+            tokio::time::sleep(OTHER_NODES_WITHIN).await;
+            origin.acknowledge(all, &changed);
+        });
     }
 
     async fn set(&mut self, key: &'static str, version: u64) -> bool {
@@ -267,16 +294,18 @@ impl Drop for OnDrop<'_> {
 }
 
 async fn run(nodes: &[&Terrace], tier: TierSelection, has_faults: bool, mut random: Rng) {
-    let (origin, stop) = (Arc::new(Origin::default()), Arc::new(AtomicBool::new(false)));
+    let origin = Arc::new(Origin { nodes: nodes.len(), ..Origin::default() });
+    let stop = Arc::new(AtomicBool::new(false));
     let (stored, refused, invalidated) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
     let mut tasks = tokio::task::JoinSet::new();
-    for node in nodes {
+    for (place, node) in nodes.iter().enumerate() {
         for number in 0..LOADERS + INVALIDATORS {
             let channel = connect(node.grpc()).await;
             let client = Client {
                 cache: CacheClient::new(channel.clone()),
                 invalidation: InvalidationClient::new(channel),
                 origin: Arc::clone(&origin),
+                node: place,
                 tier,
                 stored: Arc::clone(&stored),
                 refused: Arc::clone(&refused),
@@ -347,4 +376,46 @@ fn no_fill_outlives_an_invalidation_while_redis_fails() {
         _ => {}
     };
     check(&[&nodes[0], &nodes[1]], TierSelection::L2Only, Some(&mut fault));
+}
+
+#[test]
+fn no_fill_outlives_an_invalidation_while_slots_move() {
+    let cluster = RedisCluster::start();
+    let nodes = [node(&cluster.url()), node(&cluster.url())];
+    let mut fault = |random: &mut Rng| {
+        let moving = slot(KEYS[random.usize(..KEYS.len())].as_bytes());
+        let from = cluster.owner(moving);
+        let others: Vec<usize> = cluster.primaries().into_iter().filter(|at| *at != from).collect();
+        cluster.reshard([moving], from, others[random.usize(..others.len())]);
+    };
+    check(&[&nodes[0], &nodes[1]], TierSelection::L2Only, Some(&mut fault));
+}
+
+/// Runs over a Redis whose memory is repeatedly exhausted, with this eviction policy.
+fn check_without_memory(eviction: &str) {
+    let redis = RedisServer::start_with(&["--maxmemory-policy", eviction]);
+    let nodes = [connected_node(&redis.url()), connected_node(&redis.url())];
+    let mut fault = |random: &mut Rng| {
+        if random.u8(..10) > 0 {
+            return;
+        }
+        let memory: String = redis.ask(&[b"INFO", b"memory"]);
+        let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<u64>().ok());
+        // Below what is used: writes are refused, or records with a TTL are evicted until the rest fits.
+        let limit = used.expect("a number").saturating_sub(random.u64(0..20_000));
+        redis.run(&format!("CONFIG SET maxmemory {limit}"));
+        std::thread::sleep(Duration::from_millis(random.u64(1..50)));
+        redis.run("CONFIG SET maxmemory 0");
+    };
+    check(&[&nodes[0], &nodes[1]], TierSelection::L2Only, Some(&mut fault));
+}
+
+#[test]
+fn no_fill_outlives_an_invalidation_while_redis_refuses_writes() {
+    check_without_memory("noeviction");
+}
+
+#[test]
+fn no_fill_outlives_an_invalidation_while_redis_evicts() {
+    check_without_memory("volatile-ttl");
 }

@@ -24,6 +24,7 @@ use crate::support::{
     http::metric,
     node::{World, connected_node, node, over_embedded, over_none, over_redis},
     redis::RedisServer,
+    sentinel::Sentinels,
     terrace::Terrace,
 };
 
@@ -530,6 +531,31 @@ fn leases_work_over_a_cluster() {
 }
 
 #[test]
+fn leases_continue_after_a_failover_of_sentinel() {
+    let sentinels = Sentinels::start();
+    let node = connected_node(&sentinels.url());
+    block_on(async {
+        let client = Client::of(&node).await;
+        ready(&client).await;
+        let grant = client.lease("k").await;
+        sentinels.failover();
+        sentinels.settle();
+        let delete = || DeleteRequest { keys: vec!["k".into()] };
+        while client.cache.clone().delete(delete()).await.is_err() {
+            pause().await;
+        }
+        // The lease may be lost with the former primary. Its fill is refused either way, because the key was deleted.
+        let refused = client.fill("k", &grant.token, "old").await;
+        assert!(refused.is_some(), "a fill is older than the deletion");
+        assert_eq!(client.get("k").await, None);
+        ready(&client).await;
+        let grant = client.lease("k").await;
+        assert_eq!(client.fill("k", &grant.token, "new").await, None);
+        assert_eq!(client.get("k").await.as_deref(), Some(&b"new"[..]));
+    });
+}
+
+#[test]
 fn bad_requests_are_refused_and_bad_tokens_fill_nothing() {
     over_each(|_world, client| async move {
         let lost = Some(NotFilledReason::LeaseLost);
@@ -539,7 +565,10 @@ fn bad_requests_are_refused_and_bad_tokens_fill_nothing() {
             assert_eq!(client.fill("k", &token, "bad").await, lost, "{token:?}");
         }
         let faulty = [
-            (GetOrLeaseRequest { lease_ms: Some(99), ..request("k") }, "lease_ms is 99; expected 100 to 300000"),
+            (
+                GetOrLeaseRequest { lease_ms: Some(99), ..request("k") },
+                "lease_ms is 99; expected 100 to 300000 milliseconds",
+            ),
             (GetOrLeaseRequest { wait_ms: Some(-1), ..request("k") }, "wait_ms is -1"),
             (GetOrLeaseRequest { stale_ms: Some(-1), ..request("k") }, "stale_ms is -1"),
             (GetOrLeaseRequest { nonce: Some("short".into()), ..request("k") }, "nonce has 5 bytes; expected 16"),
