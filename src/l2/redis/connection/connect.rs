@@ -367,8 +367,12 @@ pub(crate) async fn ask(opened: &mut Opened, pipeline: &Pipeline) -> Result<Vec<
     let replies = tokio::select! {
         biased;
         replies = &mut replies => replies,
-        // Replies received before the end are still delivered; without them, the pipeline fails as well.
-        () = driver => replies.await,
+        () = &mut *driver => {
+            // A driver that has ended must not be polled again. The next caller polls this one, and finds the connection lost.
+            *driver = Box::pin(std::future::ready(()));
+            // Replies received before the end are still delivered; without them, the pipeline fails as well.
+            replies.await
+        }
     };
     match replies {
         Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
