@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 use super::{Edge, convert, deadline::Deadline, service::check_batch, wire::LeaseReply};
 use crate::{
     cache::{
-        Cache, Caller, FillRequest, Found, Grant, GrantReason, HitLook, LeaseAnswer, LeaseNeeds, LeaseRequest, LoadedValue,
-        TagNames,
+        Cache, Caller, FillRequest, Found, Grant, GrantReason, HitLook, LeaseAnswer, LeaseNeeds, LeaseRequest,
+        LoadedValue, TagNames,
         loads::{
             fill::Filled,
             lease::{Due, WAIT_DEFAULT},
@@ -157,7 +157,8 @@ impl Edge {
     async fn lease_item(&self, item: proto::LeaseItem, common: &LeaseRequest) -> Unsent<'_> {
         let key = item.key.clone();
         let read = async {
-            let request = LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce.as_ref())?, ..common.clone() };
+            let request =
+                LeaseRequest { tags: TagNames::new(item.tags)?, nonce: nonce(item.nonce.as_ref())?, ..common.clone() };
             self.cache.get_or_lease(Key::new(item.key)?, request).await
         };
         Unsent { cache: &self.cache, answer: Some(read.await), key }

@@ -28,7 +28,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use hashbrown::HashMap;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::watch;
@@ -67,15 +67,19 @@ const KEY_BYTES: usize = 128;
 
 /// Response metadata with the store id.
 const STORE_ID: &str = "terrace-store-id";
+/// Response metadata that has the maximum size of a request message in bytes.
+const MESSAGE_LIMIT: &str = "terrace-max-message";
 /// The operations, for the error of an empty one.
 const OPERATIONS: &str = "get, set, delete, touch, increment, get_meta, get_or_lease, fill, release, get_many, set_many, get_or_lease_many, cancel";
 
 pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Request<Incoming>) -> Call {
     let input = Messages::new(Arc::clone(&edge), request);
+    let max_message = edge.settings.load().message_max;
     let store_id = edge.cache.core().store_id().and_then(|id| HeaderValue::try_from(id).ok());
     let mut call = stream::call(&Arc::clone(&edge), move |output| Pump::new(edge, input).run(stop, output));
-    if let (Call::Ready(Some(response)), Some(id)) = (&mut call, store_id) {
-        response.headers_mut().insert(STORE_ID, id);
+    if let Call::Ready(Some(response)) = &mut call {
+        response.headers_mut().insert(MESSAGE_LIMIT, max_message.into());
+        response.headers_mut().extend(store_id.map(|id| (HeaderName::from_static(STORE_ID), id)));
     }
     call
 }
