@@ -35,6 +35,11 @@ impl Process {
         Self::start_with(data_dir, args, &[])
     }
 
+    /// As [`Process::start`], with this gRPC address.
+    pub fn start_at(grpc: &str, data_dir: &Path, args: &[&str]) -> Self {
+        Self::launch(User::Same, grpc, data_dir, args, &[])
+    }
+
     /// As [`Process::start`], with further environment variables.
     pub fn start_with(data_dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::start_as(User::Same, data_dir, args, environment)
@@ -42,12 +47,16 @@ impl Process {
 
     /// As [`Process::start_with`], as another user.
     pub fn start_as(user: User, data_dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(user, "127.0.0.1:0", data_dir, args, environment)
+    }
+
+    fn launch(user: User, grpc: &str, data_dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
         if let User::Id(number) = user {
             command.uid(number).gid(number);
         }
         let mut child = command
-            .args(["serve", "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["serve", "--grpc", grpc, "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data_dir)
             .args(args)

@@ -1,0 +1,276 @@
+//! Load leases: the operations that `get_or_load` consists of.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use terrace_proto::{
+    Absent, FillRequest, GetOrLeaseRequest, Grant as WireGrant, GrantReason, LoadFailure, NotFilledReason,
+    ReleaseRequest, fill_request::Loaded, fill_response, get_or_lease_response, operation::Operation,
+};
+
+use super::{
+    Origin, Pending, empty, from_ms,
+    read::{Entry, entry},
+    response, timeout, to_ms,
+};
+use crate::{
+    convert::{IntoBytes, all},
+    engine::call::AfterBreak,
+    error::Result,
+};
+
+/// Time that a caller waits for the load of another client by default.
+const WAIT: Duration = Duration::from_secs(3);
+/// Time beyond the wait within which the server has to answer.
+const ANSWER_TIME: Duration = Duration::from_millis(250);
+
+/// A read that may take the load lease of its key: [`Client::get_or_lease`](crate::Client::get_or_lease).
+#[derive(Debug, Clone)]
+#[must_use = "an operation does nothing until it is awaited"]
+pub struct GetOrLease {
+    pub(crate) origin: Origin,
+    pub(crate) request: GetOrLeaseRequest,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl GetOrLease {
+    timeout!();
+
+    /// Sets the last part of the value's life, in which it needs a refresh. Default: `stale` of the policy.
+    pub fn stale(mut self, stale: Duration) -> Self {
+        self.request.stale_ms = Some(to_ms(stale));
+        self
+    }
+
+    /// Sets the time in which no other client loads the key, 100 ms to 300 s. Default: learned by the server.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.request.lease_ms = Some(to_ms(lease));
+        self
+    }
+
+    /// Sets the maximum time to wait for the load of another client. Default: 3 s.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.request.wait_ms = Some(to_ms(wait));
+        self
+    }
+
+    /// Sets the tags of the value to come.
+    pub fn tags<T: IntoBytes>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.request.tags = all(tags);
+        self
+    }
+
+    /// Treats a fresh value as one that needs a refresh.
+    pub fn refresh(mut self) -> Self {
+        self.request.refresh = true;
+        self
+    }
+}
+
+impl IntoFuture for GetOrLease {
+    type Output = Result<Lease>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { origin, mut request, timeout } = self;
+        // A repetition after a broken connection receives the same lease.
+        request.nonce = Some(Bytes::copy_from_slice(&fastrand::u128(..).to_be_bytes()));
+        let wait = request.wait_ms.map_or(WAIT, from_ms);
+        let timeout = timeout.unwrap_or(wait + ANSWER_TIME.max(origin.fleet.settings.read_timeout));
+        let (key, tags) = (request.key.clone(), request.tags.clone());
+        let call = origin.read(Operation::GetOrLease(request), &key, Some(timeout));
+        Box::pin(async move {
+            let answer = Pending::new(call, |answer| {
+                let response = response!(answer, GetOrLease);
+                response.result.ok_or_else(empty)
+            });
+            let grant = |grant: WireGrant| Grant::new(&origin, &key, &tags, grant);
+            use get_or_lease_response::Result as Got;
+            Ok(match answer.await? {
+                Got::Hit(hit) => Lease::Hit {
+                    entry: entry(hit.found.ok_or_else(empty)?),
+                    needs_refresh: hit.needs_refresh,
+                    grant: hit.grant.map(grant),
+                    fresh_for: hit.fresh_ms.map(from_ms),
+                },
+                Got::Load(load) => Lease::Load(grant(load.grant.ok_or_else(empty)?)),
+                Got::Busy(busy) => {
+                    Lease::Busy { leader_age: from_ms(busy.leader_age_ms), expected: busy.expected_ms.map(from_ms) }
+                }
+                Got::Absent(absent) => Lease::Absent { ttl: from_ms(absent.ttl_ms) },
+                Got::Failed(failed) => {
+                    Lease::Failed { message: failed.message, retry_after: from_ms(failed.retry_after_ms) }
+                }
+            })
+        })
+    }
+}
+
+/// Answer to a [`GetOrLease`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Lease {
+    /// The key has a value.
+    Hit {
+        /// The value.
+        entry: Entry,
+        /// The value is in the last part of its life.
+        needs_refresh: bool,
+        /// Permission to load the key in the background; `None` if another client loads it.
+        grant: Option<Grant>,
+        /// Time until the value needs a refresh; `None` if the key does not expire.
+        fresh_for: Option<Duration>,
+    },
+    /// The key is absent, and the caller loads it.
+    Load(Grant),
+    /// Another client loads the key, and the waiting time is over.
+    Busy {
+        /// Time since the other client received its lease.
+        leader_age: Duration,
+        /// Mean load time of the key group, if it is known.
+        expected: Option<Duration>,
+    },
+    /// The origin does not have the key.
+    Absent {
+        /// Remaining time of this answer.
+        ttl: Duration,
+    },
+    /// The last load failed.
+    Failed {
+        /// Message of the client whose load failed.
+        message: String,
+        /// Time until a client may load the key.
+        retry_after: Duration,
+    },
+}
+
+/// Result of a fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Filled {
+    /// The value was stored.
+    Stored,
+    /// Nothing was stored: the lease has ended, or the outcome of the first attempt is unknown.
+    LeaseLost,
+    /// Nothing was stored: the value was changed by a client that writes to Redis directly.
+    Changed,
+    /// Nothing was stored: the key was invalidated since the grant.
+    Invalidated,
+}
+
+/// Permission to load a key. Dropping it releases the lease, so that another client may load the key at once.
+#[derive(Debug)]
+pub struct Grant {
+    origin: Origin,
+    key: Bytes,
+    tags: Vec<Bytes>,
+    token: Bytes,
+    lease: Duration,
+    reason: GrantReason,
+}
+
+impl Grant {
+    fn new(origin: &Origin, key: &Bytes, tags: &[Bytes], grant: WireGrant) -> Self {
+        let (reason, lease) = (grant.reason(), from_ms(grant.lease_ms));
+        Self { origin: origin.clone(), key: key.clone(), tags: tags.to_vec(), token: grant.token, lease, reason }
+    }
+
+    /// Returns the time in which no other client receives a lease.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Returns the reason of the grant.
+    #[must_use]
+    pub fn reason(&self) -> GrantReason {
+        self.reason
+    }
+
+    /// Returns `false` if the result of the load cannot be stored now, for example because L2 is out of memory.
+    #[must_use]
+    pub fn can_fill(&self) -> bool {
+        !self.token.is_empty()
+    }
+
+    /// Stores the loaded value.
+    ///
+    /// # Errors
+    /// As [`Client::set`](crate::Client::set). The loaded value is valid in any case.
+    pub async fn fill(self, value: impl IntoBytes, ttl: Option<Duration>, stale: Option<Duration>) -> Result<Filled> {
+        self.send(Loaded::Value(value.into_bytes()), ttl, stale).await
+    }
+
+    /// Stores that the origin does not have the key, for the TTL.
+    ///
+    /// # Errors
+    /// As [`Client::set`](crate::Client::set).
+    pub async fn fill_absent(self, ttl: Option<Duration>) -> Result<Filled> {
+        self.send(Loaded::Absent(Absent {}), ttl, None).await
+    }
+
+    /// Reports that the load failed. Other callers receive the message, and no client loads the key for `retry_after`
+    /// (default: 1 s, doubling with each failure).
+    ///
+    /// # Errors
+    /// The node cannot be reached; the lease then ends with its time.
+    pub async fn fail(mut self, message: impl Into<String>, retry_after: Option<Duration>) -> Result<()> {
+        let failed = LoadFailure { message: message.into(), retry_after_ms: retry_after.map(to_ms) };
+        let Some(release) = self.release(Some(failed)) else { return Ok(()) };
+        release.await
+    }
+
+    async fn send(mut self, loaded: Loaded, ttl: Option<Duration>, stale: Option<Duration>) -> Result<Filled> {
+        let token = std::mem::take(&mut self.token);
+        if token.is_empty() {
+            return Ok(Filled::LeaseLost);
+        }
+        let request = FillRequest {
+            key: self.key.clone(),
+            token,
+            loaded: Some(loaded),
+            ttl_ms: ttl.map(to_ms),
+            stale_ms: stale.map(to_ms),
+            tags: std::mem::take(&mut self.tags),
+        };
+        let call = self.origin.write(Operation::Fill(request), &self.key, AfterBreak::Repeat, None);
+        let filled = Pending::new(call, |answer| {
+            let response = response!(answer, Fill);
+            match response.result {
+                Some(fill_response::Result::Stored(_)) => Ok(Filled::Stored),
+                Some(fill_response::Result::NotFilled(not)) => Ok(match not.reason() {
+                    NotFilledReason::Changed => Filled::Changed,
+                    NotFilledReason::Invalidated => Filled::Invalidated,
+                    NotFilledReason::LeaseLost | NotFilledReason::Unspecified => Filled::LeaseLost,
+                }),
+                None => Err(empty()),
+            }
+        });
+        filled.await
+    }
+
+    /// Returns the operation that ends the lease, unless it has ended.
+    fn release(&mut self, failed: Option<LoadFailure>) -> Option<Pending<()>> {
+        let token = std::mem::take(&mut self.token);
+        if token.is_empty() {
+            return None;
+        }
+        let request = ReleaseRequest { key: self.key.clone(), token, failed };
+        let call = self.origin.write(Operation::Release(request), &self.key, AfterBreak::Repeat, None);
+        Some(Pending::new(call, |answer| {
+            response!(answer, Release);
+            Ok(())
+        }))
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        let Some(release) = self.release(None) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            // Without an answer, the lease ends with its time.
+            let _released = release.await;
+        });
+    }
+}

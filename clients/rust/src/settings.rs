@@ -1,0 +1,237 @@
+//! Settings of a client, and its builder.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::HeaderValue;
+
+use crate::{
+    Client, Target,
+    engine::connection::Channel,
+    error::{Error, ErrorKind, Result},
+    net::{address::Address, tls::Tls},
+};
+
+/// Default deadline of reads.
+pub const READ_TIMEOUT: Duration = Duration::from_millis(250);
+/// Default deadline of writes.
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Default deadline of an attempt to connect.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Default maximum size in bytes of a message from the server, four times the default of the server.
+pub const MESSAGE_MAX: usize = 64 << 20;
+/// Maximum size in bytes of a token file.
+const TOKEN_FILE_MAX: usize = 64 << 10;
+
+/// Selection of the node of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Routing {
+    /// The key selects the node (rendezvous hashing), unless the node has much more to do than the others. The L1 tiers
+    /// of all nodes form one large L1.
+    #[default]
+    Key,
+    /// The node with the fewest operations in progress. Each node may hold each hot key in L1.
+    Any,
+}
+
+/// Source of the token.
+#[derive(Clone)]
+pub(crate) enum Token {
+    Text(String),
+    /// A file, read again for each connection.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(***)"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) routing: Routing,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) token: Option<Token>,
+    pub(crate) read_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) message_max: usize,
+    pub(crate) retry_writes: bool,
+}
+
+impl Settings {
+    /// Returns the header that authenticates the calls to a node.
+    ///
+    /// # Errors
+    /// The token cannot be read, has characters that a header cannot carry, or would be readable on its way.
+    pub(crate) fn authorization(&self, address: &Address) -> Result<Option<HeaderValue>> {
+        let Some(token) = &self.token else { return Ok(None) };
+        if self.tls.is_none() && !address.is_local() {
+            let text = format!("{address}: a token is sent only with TLS, to a loopback address or to a Unix socket");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let token = match token {
+            Token::Text(text) => text.clone(),
+            Token::File(path) => {
+                read_token(path).map_err(|error| Error::invalid(format!("token file {}: {error}", path.display())))?
+            }
+        };
+        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Error::invalid("the token contains characters that a header cannot carry"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+/// Reads the first line of a file.
+fn read_token(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    if text.len() > TOKEN_FILE_MAX {
+        return Err(io::Error::other(format!("it has {} bytes; expected at most {TOKEN_FILE_MAX}", text.len())));
+    }
+    let line = text.lines().next().unwrap_or_default().trim();
+    if line.is_empty() {
+        return Err(io::Error::other("its first line is empty; expected the token"));
+    }
+    Ok(line.to_owned())
+}
+
+/// Settings of a [`Client`] that is not connected yet.
+///
+/// ```no_run
+/// # async fn example() -> terrace_client::Result<()> {
+/// use std::time::Duration;
+/// use terrace_client::{Client, Routing, Tls};
+///
+/// let client = Client::builder("cache-a:7400,cache-b:7400")
+///     .tls(Tls::authorities("/etc/terrace/ca.pem"))
+///     .token_file("/run/secrets/terrace-token")
+///     .routing(Routing::Key)
+///     .read_timeout(Duration::from_millis(100))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `connect` or `connect_lazy`"]
+pub struct ClientBuilder {
+    target: String,
+    settings: Settings,
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(target: impl Into<String>) -> Self {
+        let settings = Settings {
+            routing: Routing::default(),
+            tls: None,
+            token: None,
+            read_timeout: READ_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            message_max: MESSAGE_MAX,
+            retry_writes: false,
+        };
+        Self { target: target.into(), settings }
+    }
+
+    /// Sets the selection of nodes. Default: [`Routing::Key`].
+    pub fn routing(mut self, routing: Routing) -> Self {
+        self.settings.routing = routing;
+        self
+    }
+
+    /// Connects with TLS. Default: without TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.settings.tls = Some(tls);
+        self
+    }
+
+    /// Authenticates with a token. Requires TLS, a loopback address or a Unix socket.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.settings.token = Some(Token::Text(token.into()));
+        self
+    }
+
+    /// Authenticates with the token in the first line of a file, which is read again for each connection.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.token = Some(Token::File(path.into()));
+        self
+    }
+
+    /// Sets the default deadline of reads. Default: [`READ_TIMEOUT`].
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.read_timeout = timeout;
+        self
+    }
+
+    /// Sets the default deadline of writes. Default: [`WRITE_TIMEOUT`].
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.write_timeout = timeout;
+        self
+    }
+
+    /// Sets the deadline of an attempt to connect to a node. Default: [`CONNECT_TIMEOUT`].
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum size in bytes of a message from the server. It has to exceed `grpc.max_message` of the server.
+    /// Default: [`MESSAGE_MAX`].
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.settings.message_max = bytes;
+        self
+    }
+
+    /// Repeats unconditional Sets and Touches whose connection broke after they were sent, instead of
+    /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). A repetition may undo a newer write of another
+    /// client. Default: `false`.
+    pub fn retry_writes(mut self, retry_writes: bool) -> Self {
+        self.settings.retry_writes = retry_writes;
+        self
+    }
+
+    /// Connects, and waits until at least one node is ready.
+    ///
+    /// # Errors
+    /// The target is not valid, or no node is ready within the deadline of [`Self::connect_timeout`].
+    pub async fn connect(self) -> Result<Client> {
+        let client = self.connect_lazy()?;
+        client.ready().await?;
+        Ok(client)
+    }
+
+    /// Opens one connection for the generated stubs in [`proto`](crate::proto), for calls that [`Client`] does not have.
+    ///
+    /// # Errors
+    /// The target is not one node, or the node cannot be reached.
+    pub async fn channel(self) -> Result<Channel> {
+        let target: Target =
+            self.target.parse().map_err(|error: crate::AddressError| Error::invalid(error.to_string()))?;
+        match target {
+            Target::Nodes(nodes) if nodes.len() == 1 => Channel::connect(&nodes[0], &self.settings).await,
+            Target::Nodes(_) | Target::Dns { .. } => Err(Error::invalid(format!(
+                "a channel has one node; the target is {target}, expected host:port or unix:/path"
+            ))),
+        }
+    }
+
+    /// Connects in the background. Operations wait for the connection until their deadline, and fail as soon as every
+    /// node has refused it. Requires a tokio runtime.
+    ///
+    /// # Errors
+    /// The target is not valid.
+    pub fn connect_lazy(self) -> Result<Client> {
+        let target: Target =
+            self.target.parse().map_err(|error: crate::AddressError| Error::invalid(error.to_string()))?;
+        Ok(Client::start(target, self.settings))
+    }
+}
