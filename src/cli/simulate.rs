@@ -20,9 +20,11 @@ use crate::{
     learn::prefetch::{FetchCounts, PrefetchSettings},
 };
 use engine::{Below, Expiry, Figures, Mode, Plan, Playback, Room, Run, Ttl};
+use fleet::{Fleet, Routing};
 use line::{Against, Fixed};
 
 pub mod engine;
+mod fleet;
 mod line;
 mod plot;
 mod ttl;
@@ -70,6 +72,15 @@ pub(super) struct Args {
     /// Number of L1 shards [default: as in a server of the same capacity].
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
+    /// Number of nodes over one L2. Capacities are those of all nodes together; each node has an equal part.
+    ///
+    /// With more than one node, the result includes the hit rate of the fleet and the share of the requests that the
+    /// busiest node received. The nodes learn separately. --prefetch-delay counts the requests of one node.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=NODES_MAX))]
+    nodes: u32,
+    /// Selections of the node of a request to simulate, with more than one node. Nodes have the names node-1, node-2, ...
+    #[arg(long, value_name = "ROUTING,...", value_delimiter = ',', value_enum, default_value = "key")]
+    routing: Vec<Routing>,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -116,9 +127,12 @@ enum Capacity {
 /// Seed of every simulated L1.
 const SEED: u64 = 7;
 
+/// Maximum number of simulated nodes.
+const NODES_MAX: i64 = 1_000;
+
 /// Result of one plan.
 struct Played {
-    run: Run,
+    fleet: Fleet,
     /// Runs with fixed TTLs, in ascending order; empty unless the TTL is tuned.
     line: Vec<Run>,
     /// The trace contains one key in this many.
@@ -126,10 +140,15 @@ struct Played {
 }
 
 impl Played {
-    /// Returns the unit and amount of the capacity for all keys.
+    /// Returns the unit and amount of the capacity of all nodes for all keys.
     fn capacity(&self) -> (&'static str, u64) {
-        let (unit, amount) = self.run.plan().room.parts();
-        (unit, amount.saturating_mul(u64::from(self.one_in)))
+        let (unit, amount) = self.fleet.plan().room.parts();
+        (unit, amount.saturating_mul(u64::from(self.one_in)).saturating_mul(self.fleet.nodes()))
+    }
+
+    /// Returns the L1s that a request reaches.
+    fn reached(&mut self, key: &[u8]) -> impl Iterator<Item = &mut Run> {
+        self.fleet.node(key).into_iter().chain(&mut self.line)
     }
 }
 
@@ -155,34 +174,36 @@ fn simulate(args: &Args) -> Result<Vec<Played>> {
     if args.ttl == Ttl::Tune && args.prefetch.iter().any(|&mode| mode != Mode::Off) {
         return Err(Failure::new("--ttl tune and --prefetch cannot be combined; specify one of them"));
     }
+    if args.ttl == Ttl::Tune && args.nodes > 1 {
+        return Err(Failure::new("--ttl tune and --nodes cannot be combined; specify one of them"));
+    }
     let is_relative = args.entries.iter().chain(&args.l1_size).any(|capacity| matches!(capacity, Capacity::Percent(_)));
     let is_ahead = args.prefetch.iter().any(|&mode| mode != Mode::Off);
     let below = if is_relative || is_ahead { below(&args.trace)? } else { Below::default() };
     let fixed_ms: &[u64] = if args.ttl == Ttl::Tune { &line::MULTIPLES } else { &[] };
     let one_in = args.sample.map_or_else(|| sample(&args.trace), Ok)?;
-    let with_line = |plan: Plan| {
-        let line = fixed_ms.iter().map(move |times| Run::fixed(plan, times.saturating_mul(args.ttl_min)));
-        std::iter::once(Run::new(plan)).chain(line)
-    };
-    let mut runs: Vec<Run> = plans(args, &below, one_in).into_iter().flat_map(with_line).collect();
+    let routings = if args.nodes > 1 { &args.routing[..] } else { &[Routing::Key] };
+    let mut all = Vec::new();
+    for plan in plans(args, &below, one_in) {
+        all.extend(routings.iter().map(|&routing| Played {
+            fleet: Fleet::new(plan, args.nodes, routing),
+            line: fixed_ms.iter().map(|times| Run::fixed(plan, times.saturating_mul(args.ttl_min))).collect(),
+            one_in,
+        }));
+    }
     let mut playback = Playback::new(below, Expiry { ttl: args.ttl, none_ms: args.ttl_none, min_ms: args.ttl_min });
     for request in Trace::open(&args.trace).map_err(Failure::new)? {
-        playback.play(&request.map_err(Failure::new)?, &mut runs, |_, _| {});
-    }
-    let mut all: Vec<Played> = Vec::new();
-    for run in runs {
-        match all.last_mut().filter(|_| run.fixed_ms().is_some()) {
-            Some(played) => played.line.push(run),
-            None => all.push(Played { run, line: Vec::new(), one_in }),
-        }
+        let request = request.map_err(Failure::new)?;
+        playback.play(&request, all.iter_mut().flat_map(|played| played.reached(&request.key)), |_, _| {});
     }
     Ok(all)
 }
 
-/// Returns one plan per policy, capacity and prefetch mode.
+/// Returns the plan of each node per policy, capacity and prefetch mode.
 fn plans(args: &Args, below: &Below, one_in: u32) -> Vec<Plan> {
-    let entries = args.entries.iter().map(|capacity| Room::Entries(capacity.of(below.keys(), one_in)));
-    let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(capacity.of(below.bytes(), one_in)));
+    let part = |capacity: &Capacity, whole| (capacity.of(whole, one_in) / u64::from(args.nodes)).max(1);
+    let entries = args.entries.iter().map(|capacity| Room::Entries(part(capacity, below.keys())));
+    let sizes = args.l1_size.iter().map(|capacity| Room::Bytes(part(capacity, below.bytes())));
     let rooms: Vec<Room> = entries.chain(sizes).collect();
     let mut plans = Vec::new();
     for policy in &args.l1_policy {
@@ -225,49 +246,60 @@ fn share(part: u64, requests: u64) -> f64 {
     if requests == 0 { 0.0 } else { part as f64 / requests as f64 }
 }
 
-fn miss_ratio(run: &Run) -> f64 {
-    let Figures { requests, misses, .. } = run.figures();
+fn miss_ratio(fleet: &Fleet) -> f64 {
+    let Figures { requests, misses, .. } = fleet.figures();
     share(misses, requests)
 }
 
 /// Returns the share of requests answered later than the recorded TTL of the value.
-fn stale_ratio(run: &Run) -> f64 {
-    share(run.ledger().stale(), run.figures().requests)
+fn stale_ratio(fleet: &Fleet) -> f64 {
+    share(fleet.stale(), fleet.figures().requests)
 }
 
-fn policy_name(run: &Run) -> &'static str {
-    match run.plan().policy {
+/// Returns the share of the requests that the busiest node received.
+fn busiest_share(fleet: &Fleet) -> f64 {
+    share(fleet.busiest(), fleet.figures().requests)
+}
+
+fn policy_name(fleet: &Fleet) -> &'static str {
+    match fleet.plan().policy {
         PolicyKind::Learned => "learned",
         PolicyKind::Lru => "lru",
     }
 }
 
 fn to_json(played: &Played, trace: &str) -> serde_json::Value {
-    let run = &played.run;
+    let fleet = &played.fleet;
     let (unit, amount) = played.capacity();
-    let Figures { requests, misses, l2_reads, counts, learned_bytes, .. } = run.figures();
+    let Figures { requests, misses, l2_reads, counts, learned_bytes, .. } = fleet.figures();
     let FetchCounts { issued, used, late, wasted, .. } = counts;
-    let mut line = json!({ "trace": trace, "policy": policy_name(run) });
+    let mut line = json!({ "trace": trace, "policy": policy_name(fleet) });
     line[unit] = amount.into();
     if played.one_in > 1 {
         line["one_in"] = played.one_in.into();
     }
     line["requests"] = requests.into();
     line["misses"] = misses.into();
-    line["miss_ratio"] = miss_ratio(run).into();
+    line["miss_ratio"] = miss_ratio(fleet).into();
     line["issued"] = issued.into();
     line["used"] = used.into();
     line["late"] = late.into();
     line["wasted"] = wasted.into();
     line["precision"] = share(used + late, issued).into();
     line["learned_bytes"] = learned_bytes.into();
-    line["prefetch"] = run.plan().prefetch.name().into();
+    line["prefetch"] = fleet.plan().prefetch.name().into();
     line["l2_reads"] = l2_reads.into();
-    if run.ledger().is_kept() {
-        line["stale_ratio"] = stale_ratio(run).into();
-        line["byte_seconds"] = run.ledger().byte_seconds().into();
+    if fleet.nodes() > 1 {
+        line["nodes"] = fleet.nodes().into();
+        line["routing"] = fleet.routing().name().into();
+        line["hit_rate"] = (1.0 - miss_ratio(fleet)).into();
+        line["busiest_share"] = busiest_share(fleet).into();
     }
-    if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(run, &played.line) {
+    if fleet.has_ledger() {
+        line["stale_ratio"] = stale_ratio(fleet).into();
+        line["byte_seconds"] = fleet.byte_seconds().into();
+    }
+    if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(fleet, &played.line) {
         line["fixed"] =
             json!({ "ttl_s": fixed.ttl_s, "stale_ratio": fixed.stale_ratio, "byte_seconds": fixed.byte_seconds });
         line["bytes_over_fixed"] = bytes_ratio.into();
@@ -309,19 +341,27 @@ fn print_table(trace: &str, all: &[Played]) {
         "trace", "policy", "prefetch", "unit", "capacity", "requests", "misses", "miss_ratio"
     ));
     for played in all {
-        let Played { run, line, .. } = played;
+        let Played { fleet, line, .. } = played;
         let (unit, amount) = played.capacity();
-        let (policy, ratio, prefetch) = (policy_name(run), miss_ratio(run), run.plan().prefetch.name());
-        let Figures { requests, misses, .. } = run.figures();
+        let (policy, ratio, prefetch) = (policy_name(fleet), miss_ratio(fleet), fleet.plan().prefetch.name());
+        let Figures { requests, misses, .. } = fleet.figures();
         say(format_args!(
             "{trace:<width$}  {policy:<7}  {prefetch:<8}  {unit:>7}  {amount:>14}  {requests:>12}  {misses:>12}  \
              {ratio:>10.4}"
         ));
-        if run.ledger().is_kept() {
-            let (stale, byte_seconds) = (stale_ratio(run), run.ledger().byte_seconds());
+        if fleet.nodes() > 1 {
+            let (nodes, routing, busiest) = (fleet.nodes(), fleet.routing().name(), busiest_share(fleet));
+            say(format_args!(
+                "{:<width$}  {nodes} nodes, routing {routing}: hit rate {:.4}, busiest node has {busiest:.4} of the requests",
+                "",
+                1.0 - ratio
+            ));
+        }
+        if fleet.has_ledger() {
+            let (stale, byte_seconds) = (stale_ratio(fleet), fleet.byte_seconds());
             say(format_args!("{:<width$}  stale {stale:.4}, held {byte_seconds:.3e} byte-seconds", ""));
         }
-        if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(run, line) {
+        if let Some(Against { fixed, bytes_ratio, is_beaten }) = line::against(fleet, line) {
             let Fixed { ttl_s, stale_ratio, byte_seconds, .. } = fixed;
             say(format_args!(
                 "{:<width$}  fixed TTL of equal hit rate: {ttl_s:.1} s, stale {stale_ratio:.4}, held {byte_seconds:.3e} \

@@ -85,7 +85,7 @@ const EXCEPTIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// External crates and the folders that may use each: replacing a crate affects only these folders.
-const HOMES: [(&str, &[&str]); 33] = [
+const HOMES: [(&str, &[&str]); 34] = [
     ("redis", &["l2/redis"]),
     ("fjall", &["l2/embedded"]),
     ("xxhash_rust", &["l2/embedded"]),
@@ -118,6 +118,7 @@ const HOMES: [(&str, &[&str]); 33] = [
     ("base64", &["access", "resp/lease_token"]),
     ("bytesize", &["config", "cli"]),
     ("strsim", &["config"]),
+    ("terrace_client", &["cli"]),
     ("tikv_jemallocator", &["main.rs"]),
 ];
 

@@ -163,14 +163,19 @@ impl Playback {
     }
 
     /// Plays one request through each run and reports to `told` the index of the run and `true` for a hit.
-    pub fn play(&mut self, request: &Request, runs: &mut [Run], mut told: impl FnMut(usize, bool)) {
+    pub fn play<'a>(
+        &mut self,
+        request: &Request,
+        runs: impl IntoIterator<Item = &'a mut Run>,
+        mut told: impl FnMut(usize, bool),
+    ) {
         // Time never moves backwards, even if the trace is out of order.
         self.now = self.now.max(Tick(START_MS + request.at_ms));
         let key = Key::copied(&request.key).ok();
         let caller = Caller(request.caller.as_deref().map_or(ALONE, caller_of));
         let offer = (self.expiry.ttl == Ttl::Tune).then(|| self.tuner.offer(&request.key, self.now));
         let recorded_ms = request.ttl_ms.or(self.expiry.none_ms);
-        for (number, run) in runs.iter_mut().enumerate() {
+        for (number, run) in runs.into_iter().enumerate() {
             let offer = offer.filter(|_| run.fixed_ms.is_none());
             let tuned_ms = offer.map(|offer| run.reuse.ttl_ms(&request.key, &offer, self.now));
             let ttl_ms = run.fixed_ms.or(tuned_ms).or_else(|| self.ttl_of(request.ttl_ms));

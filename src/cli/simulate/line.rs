@@ -5,7 +5,11 @@
 //! between two of them is the result of using one TTL for a part of the keys and the other TTL for the remaining keys.
 //! The first point is the result of caching nothing.
 
-use super::{Run, miss_ratio, stale_ratio};
+use super::{
+    engine::{Figures, Run},
+    fleet::Fleet,
+    miss_ratio, share, stale_ratio,
+};
 
 /// Fixed TTLs to play, in multiples of the minimum TTL.
 pub(super) const MULTIPLES: [u64; 11] = [1, 2, 4, 6, 12, 24, 60, 120, 360, 1_440, 17_280];
@@ -32,11 +36,21 @@ pub(super) struct Against {
 
 impl Fixed {
     fn of(run: &Run) -> Self {
+        let Figures { requests, misses, .. } = run.figures();
         Self {
             ttl_s: run.fixed_ms().map_or(f64::INFINITY, |ms| ms as f64 / 1e3),
-            hit_rate: 1.0 - miss_ratio(run),
-            stale_ratio: stale_ratio(run),
+            hit_rate: 1.0 - share(misses, requests),
+            stale_ratio: share(run.ledger().stale(), requests),
             byte_seconds: run.ledger().byte_seconds(),
+        }
+    }
+
+    fn of_tuned(fleet: &Fleet) -> Self {
+        Self {
+            ttl_s: f64::INFINITY,
+            hit_rate: 1.0 - miss_ratio(fleet),
+            stale_ratio: stale_ratio(fleet),
+            byte_seconds: fleet.byte_seconds(),
         }
     }
 
@@ -54,9 +68,9 @@ impl Fixed {
 
 /// Compares a tuned run with `line`, the runs with fixed TTLs in ascending order. Returns `None` if no fixed TTL
 /// reaches the hit rate.
-pub(super) fn against(tuned: &Run, line: &[Run]) -> Option<Against> {
+pub(super) fn against(tuned: &Fleet, line: &[Run]) -> Option<Against> {
     let points: Vec<Fixed> = std::iter::once(Fixed::default()).chain(line.iter().map(Fixed::of)).collect();
-    compare(Fixed::of(tuned), &points)
+    compare(Fixed::of_tuned(tuned), &points)
 }
 
 fn compare(tuned: Fixed, points: &[Fixed]) -> Option<Against> {

@@ -65,12 +65,16 @@ struct Line {
 fn lines(all: &[Played]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for played in all {
-        let (run, (unit, amount)) = (&played.run, played.capacity());
-        let label = match run.plan().prefetch {
-            Mode::Off => format!("{}, {unit}", policy_name(run)),
-            mode @ (Mode::Shadow | Mode::Auto) => format!("{}, {unit}, prefetch {}", policy_name(run), mode.name()),
-        };
-        let point = (amount as f64, miss_ratio(run));
+        let (fleet, (unit, amount)) = (&played.fleet, played.capacity());
+        let mut label = format!("{}, {unit}", policy_name(fleet));
+        match fleet.plan().prefetch {
+            Mode::Off => {}
+            mode @ (Mode::Shadow | Mode::Auto) => label = format!("{label}, prefetch {}", mode.name()),
+        }
+        if fleet.nodes() > 1 {
+            label = format!("{label}, routing {}", fleet.routing().name());
+        }
+        let point = (amount as f64, miss_ratio(fleet));
         match lines.iter_mut().find(|line| line.label == label) {
             Some(line) => line.points.push(point),
             None => lines.push(Line { label, points: vec![point] }),

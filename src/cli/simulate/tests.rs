@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Parser;
+use terrace_client::nodes::routing::{RouteHash, owner};
 
 use super::*;
 
@@ -31,7 +32,7 @@ fn played(trace: &str, flags: &str) -> Vec<Played> {
 }
 
 fn misses(trace: &str, flags: &str) -> Vec<u64> {
-    played(trace, flags).iter().map(|played| played.run.figures().misses).collect()
+    played(trace, flags).iter().map(|played| played.fleet.figures().misses).collect()
 }
 
 #[test]
@@ -87,6 +88,87 @@ fn the_drawing_names_units_and_modes() {
     assert!(plot::draw("t", &played(&trace, "--entries 1,10")).contains("L1 capacity in entries"));
 }
 
+/// Requests keys `k0` to `k3` in turn, 40 requests for each.
+fn turns() -> String {
+    (0..160).map(|n| format!("{n},k{},1\n", n % 4)).collect()
+}
+
+#[test]
+fn a_fleet_routed_by_key_holds_each_key_once() {
+    let nodes = ["node-1", "node-2"].map(|name| RouteHash::of(name.as_bytes()));
+    let owners = ["k0", "k1", "k2", "k3"].map(|key| owner(RouteHash::of(key.as_bytes()), &nodes));
+    assert_eq!(owners, [0, 1, 1, 1].map(Some));
+    let by_key = |entries: u64| {
+        let flags = format!("--entries {entries} --nodes 2 --l1-policy lru");
+        let shown = to_json(&played(&turns(), &flags)[0], "t");
+        assert_eq!(shown["busiest_share"], json!(0.75), "{shown}");
+        shown
+    };
+    // Three entries a node: each key is loaded once.
+    let shown = by_key(6);
+    assert_eq!(
+        shown,
+        json!({ "trace": "t", "policy": "lru", "entries": 6, "requests": 160, "misses": 4, "miss_ratio": 0.025,
+            "prefetch": "off", "issued": 0, "used": 0, "late": 0, "wasted": 0, "precision": 0.0, "learned_bytes": 0,
+            "l2_reads": 4, "nodes": 2, "routing": "key", "hit_rate": 0.975, "busiest_share": 0.75 })
+    );
+    // Two entries a node: a loop over three keys misses every time, and k0 misses once.
+    assert_eq!(by_key(4)["misses"], json!(121));
+    // Five entries are two for each node, as four are.
+    let shown = by_key(5);
+    assert_eq!((&shown["entries"], &shown["misses"]), (&json!(4), &json!(121)));
+}
+
+#[test]
+fn a_fleet_with_random_nodes_holds_each_key_on_each_node() {
+    let flags = "--entries 8 --nodes 2 --routing any,key --l1-policy lru";
+    assert_eq!(misses(&turns(), flags), [8, 4], "four entries a node");
+    let shown = to_json(&played(&turns(), flags)[0], "t");
+    assert_eq!((&shown["routing"], &shown["hit_rate"]), (&json!("any"), &json!(0.95)));
+    let busiest = shown["busiest_share"].as_f64().expect("a share");
+    assert!((0.5..0.6).contains(&busiest), "{busiest}");
+}
+
+#[test]
+fn a_fleet_of_one_node_is_a_node() {
+    for flags in
+        ["--entries 3,4,50% --l1-policy lru,learned", "--l1-size 64KiB --ttl recorded", "--entries 100% --ttl tune"]
+    {
+        let [plain, one] = ["", " --nodes 1 --routing any,key"].map(|more| {
+            let all = played(&groups(300), &format!("{flags}{more}"));
+            all.iter().map(|played| to_json(played, "t")).collect::<Vec<_>>()
+        });
+        assert_eq!(plain, one);
+        assert_eq!(plain[0].get("nodes"), None);
+    }
+}
+
+#[test]
+fn a_fleet_divides_samples_percentages_and_bytes() {
+    let sampled = format!("{}\n{}", crate::cli::trace::header(8), turns());
+    assert_eq!(misses(&sampled, "--entries 48,32,100%,200 --nodes 2 --l1-policy lru"), [4, 121, 121, 4]);
+    let shown = to_json(&played(&sampled, "--entries 48 --nodes 2")[0], "t");
+    assert_eq!(shown["entries"], json!(48), "the capacity of all nodes for all keys");
+    let large: String = (0..100).map(|n| format!("{n},k{},600\n", n % 10)).collect();
+    assert_eq!(misses(&large, "--l1-size 64KiB"), [10]);
+    assert_eq!(misses(&large, "--l1-size 8KiB --nodes 8"), [100], "a value is larger than an eighth of a node");
+}
+
+#[test]
+fn a_fleet_adds_up_the_figures_of_its_nodes() {
+    let ttls = "0,k0,10,5\n0,k1,10,5\n4,k0,10,5\n4,k1,10,5\n9,k0,10,5\n9,k1,10,5\n";
+    let one = to_json(&played(ttls, "--entries 4 --ttl 20")[0], "t");
+    let two = to_json(&played(ttls, "--entries 4 --ttl 20 --nodes 2")[0], "t");
+    for field in ["requests", "misses", "l2_reads", "stale_ratio", "byte_seconds"] {
+        assert_eq!(one[field], two[field], "{field}");
+    }
+    assert_eq!((&two["stale_ratio"], &two["byte_seconds"]), (&json!(1.0 / 3.0), &json!(180.0)));
+    let failed = run(Command::parse_from("simulate t --entries 1 --nodes 2 --ttl tune".split(' ')).args);
+    assert!(failed.expect_err("refused").to_string().contains("--ttl tune and --nodes cannot be combined"));
+    let drawn = plot::draw("t", &played(ttls, "--entries 1,4 --nodes 2 --routing key,any"));
+    assert!(drawn.contains("learned, entries, routing key") && drawn.contains("learned, entries, routing any"));
+}
+
 #[test]
 fn entries_expire_as_told() {
     let trace = "0,a,1,5\n4,a,1,5\n5,a,1,5\n9,a,1\n10,a,1\n99,a,1\n";
@@ -140,7 +222,9 @@ fn tuned_ttls_are_for_keys_that_come_back() {
 
 #[test]
 fn bad_flags_say_what_is_right() {
-    for flags in ["--entries 0", "--entries 101%", "--entries x", "--l1-size 0", "--entries 1 --ttl -1"] {
+    for flags in
+        ["--entries 0", "--entries 101%", "--entries x", "--l1-size 0", "--entries 1 --ttl -1", "--entries 1 --nodes 0"]
+    {
         let words = ["simulate", "t"].into_iter().chain(flags.split_terminator(' '));
         assert!(Command::try_parse_from(words).is_err(), "{flags}");
     }
