@@ -1,12 +1,14 @@
 //! Flags of the subcommands that connect to a running server.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
+
+use terrace_client::{Channel, Client, ClientBuilder, ErrorKind, Tls};
 
 use super::{Failure, Result};
-use crate::{
-    config,
-    grpc::client::{self, ClientOptions, ConnectError, Connection, Trust},
-};
+use crate::config;
+
+/// Deadline of subcommands for a connection to the server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Address of a server, TLS and token.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,35 +34,47 @@ impl fmt::Display for ServerArgs {
 }
 
 impl ServerArgs {
-    /// Returns the options of a connection.
+    /// Returns a client that is not connected yet.
     ///
     /// # Errors
-    /// The token cannot be read.
-    pub(super) fn options(&self) -> Result<ClientOptions> {
-        let tls = self.tls.then(|| self.tls_ca.clone().map_or(Trust::Machine, Trust::Authorities));
+    /// The token cannot be read, or would be readable on its way.
+    pub(super) fn client(&self) -> Result<ClientBuilder> {
+        let mut client = Client::builder(&self.address).connect_timeout(CONNECT_TIMEOUT);
+        if self.tls {
+            client = client.tls(self.tls_ca.as_ref().map_or_else(Tls::system, Tls::authorities));
+        }
         let file = self.token_file.clone().or_else(config::token_file);
-        let token = file.map(|path| config::read_token(&path)).transpose().map_err(Failure::new)?;
-        Ok(ClientOptions { tls, token })
+        if let Some(path) = file {
+            if !self.tls && !is_local(&self.address) {
+                let text = "a token is sent only with --tls, to a loopback address or to a Unix socket";
+                return Err(Failure::usage(Failure::new(format_args!("cannot connect to {self}: {text}"))));
+            }
+            client = client.token(config::read_token(&path).map_err(Failure::new)?.expose());
+        }
+        Ok(client)
     }
 
     /// Connects to the server.
     ///
     /// # Errors
     /// The root cause.
-    pub(super) async fn connect(&self) -> Result<Connection> {
-        self.connect_with(&self.options()?).await
+    pub(super) async fn connect(&self) -> Result<Channel> {
+        connect(self.client()?).await
     }
+}
 
-    /// Connects to the server with these options.
-    pub(super) async fn connect_with(&self, options: &ClientOptions) -> Result<Connection> {
-        client::connect(&self.address, options).await.map_err(|error| self.unreachable(&error))
-    }
+/// Connects to a server.
+///
+/// # Errors
+/// The root cause, with the address of the server.
+pub(super) async fn connect(client: ClientBuilder) -> Result<Channel> {
+    client.channel().await.map_err(|error| {
+        let failure = Failure::new(&error);
+        if error.kind() == ErrorKind::InvalidArgument { Failure::usage(failure) } else { failure }
+    })
+}
 
-    fn unreachable(&self, error: &ConnectError) -> Failure {
-        let failure = super::unreachable(&self.address, error);
-        match error {
-            ConnectError::ExposedToken | ConnectError::Tls(_) => Failure::usage(failure),
-            ConnectError::Transport(_) | ConnectError::MalformedToken => failure,
-        }
-    }
+/// Returns whether bytes to this server stay on this machine.
+pub(super) fn is_local(server: &str) -> bool {
+    server.parse().is_ok_and(|address: terrace_client::Address| address.is_local())
 }

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use serde_json::json;
+use terrace_client::{Channel, Tls};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Failure, Format, Result, connection::ServerArgs, say};
+use super::{
+    Failure, Format, Result,
+    connection::{self, ServerArgs},
+    say,
+};
 use crate::{
     config::{self, Sources},
-    grpc::client::{Connection, Trust, is_local},
     socket::Protocol,
 };
 
@@ -66,26 +70,26 @@ fn print(args: &Args, health: &Health) {
 
 /// Connects as the configuration of this machine requires, if the server is local and no flag specifies otherwise: the
 /// command then works as a probe without flags, inside the server's container.
-async fn connect(server: &ServerArgs) -> Result<Connection> {
-    let mut options = server.options()?;
+async fn connect(server: &ServerArgs) -> Result<Channel> {
+    let mut client = server.client()?;
     if server.tls_ca.is_none()
-        && is_local(&server.address)
+        && connection::is_local(&server.address)
         && !server.address.starts_with("unix:")
         && let Some(certificate) = own_certificate()
     {
-        options.tls = Some(certificate);
+        client = client.tls(certificate);
     }
-    server.connect_with(&options).await
+    connection::connect(client).await
 }
 
 /// Returns the certificate of the gRPC port in the configuration of this machine, if the port has TLS and the file can
 /// be read.
-fn own_certificate() -> Option<Trust> {
+fn own_certificate() -> Option<Tls> {
     let sources =
         Sources { default_file: config::default_file(), environment: config::environment(), ..Sources::default() };
     let config = config::load(&sources).ok()?.config;
     let certificate = config.tls_of(Protocol::Grpc).ok()??.certificate.path;
-    std::fs::File::open(&certificate).is_ok().then_some(Trust::Certificate(certificate))
+    std::fs::File::open(&certificate).is_ok().then(|| Tls::pinned(certificate))
 }
 
 async fn ask(args: &ServerArgs) -> Result<Health> {
@@ -96,7 +100,7 @@ async fn ask(args: &ServerArgs) -> Result<Health> {
     Ok(Health { ready, l2 })
 }
 
-async fn serving(client: &mut HealthClient<Connection>, service: &str, server: &str) -> Result<bool> {
+async fn serving(client: &mut HealthClient<Channel>, service: &str, server: &str) -> Result<bool> {
     match client.check(HealthCheckRequest { service: service.into() }).await {
         Ok(response) => Ok(response.into_inner().status() == ServingStatus::Serving),
         // A server without L2 does not have to know the service.

@@ -157,15 +157,6 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Returns the failure for an unreachable server, with the root cause.
-fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    Failure::new(format_args!("cannot connect to {server}: {cause}"))
-}
-
 /// Prints the message of clap and returns the exit code: help and version are not failures.
 fn refused(error: &clap::Error) -> ExitCode {
     // An error means that the output is closed; there is nothing else to report to.

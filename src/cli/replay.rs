@@ -13,21 +13,21 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
+use terrace_client::Channel;
+
 use super::{
     Failure, Format, Result,
     connection::ServerArgs,
     trace::{Request, Trace},
 };
-use crate::{
-    clock::stopwatch_ns,
-    grpc::client::{AdminClient, Connection},
-    proto::GetConfigRequest,
-};
+use crate::{clock::stopwatch_ns, grpc::client::AdminClient, proto::GetConfigRequest};
 use lane::{Lane, Limits, Tally};
 
 mod lane;
 mod report;
 
+/// Deadline of each call: longer than the server's, so that the report has the reason of the server.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of connections for a trace with callers. A trace without callers uses one connection, to keep its order.
 const CONNECTIONS_WITH_CALLERS: usize = 8;
 /// Queue length of each lane, in requests: enough to keep the lane busy while others are filled.
@@ -153,18 +153,22 @@ async fn play(args: &Args, census: Census, connections: u64) -> Result<(Tally, f
 async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
     let mut lanes = Vec::new();
     for _ in 0..connections {
-        let channel = args.server.connect().await?;
         let limits = match lanes.first() {
             Some(Lane { limits, .. }) => *limits,
-            None => Limits { value_max: value_max(AdminClient::new(channel.clone())).await?, ttl: args.ttl },
+            None => {
+                let channel = args.server.connect().await?;
+                Limits { value_max: value_max(AdminClient::new(channel)).await?, ttl: args.ttl }
+            }
         };
-        lanes.extend((0..args.in_flight).map(|_| Lane::new(channel.clone(), limits)));
+        let client = args.server.client()?.read_timeout(CALL_TIMEOUT).write_timeout(CALL_TIMEOUT).connect().await;
+        let client = client.map_err(Failure::new)?;
+        lanes.extend((0..args.in_flight).map(|_| Lane::new(client.clone(), limits)));
     }
     Ok(lanes)
 }
 
 /// Reads `server.max_value` from the server.
-async fn value_max(mut admin: AdminClient<Connection>) -> Result<u64> {
+async fn value_max(mut admin: AdminClient<Channel>) -> Result<u64> {
     let response = admin.get_config(GetConfigRequest {}).await;
     let config = response.map_err(|status| Failure::new(format_args!("GetConfig failed: {status}")))?.into_inner();
     let entry = config.entries.iter().find(|entry| entry.key == "server.max_value");

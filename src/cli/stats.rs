@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use terrace_client::Channel;
+
 use super::{Failure, Format, Result, clear_screen, connection::ServerArgs, say};
 use crate::{
-    grpc::client::{Connection, InsightClient},
+    grpc::client::InsightClient,
     proto::{
         GetAssociationsRequest, GetAssociationsResponse, GetStatsRequest, GetStatsResponse, GetTtlAdviceRequest,
         SimulateCapacityRequest, SimulateCapacityResponse, TopBy, TopKeysRequest, TopKeysResponse,
@@ -84,7 +86,7 @@ async fn show(args: &Args) -> Result {
 }
 
 /// Connects to the server.
-pub(super) async fn connect(server: &ServerArgs) -> Result<InsightClient<Connection>> {
+pub(super) async fn connect(server: &ServerArgs) -> Result<InsightClient<Channel>> {
     Ok(InsightClient::new(server.connect().await?))
 }
 
@@ -92,13 +94,13 @@ fn is_json(args: &Args) -> bool {
     args.json || args.format == Format::Json
 }
 
-async fn ttl(client: &mut InsightClient<Connection>, args: &Args) -> Result<String> {
+async fn ttl(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
     let response = client.get_ttl_advice(GetTtlAdviceRequest::default()).await.map_err(refused)?;
     let advice = response.into_inner();
     Ok(if is_json(args) { fields::ttl(&advice).to_string() } else { tables::ttl(&advice, args.top) })
 }
 
-async fn all(client: &mut InsightClient<Connection>, args: &Args) -> Result<String> {
+async fn all(client: &mut InsightClient<Channel>, args: &Args) -> Result<String> {
     let seen = look(client, args.top).await?;
     Ok(if is_json(args) {
         fields::all(&seen).to_string()
@@ -107,7 +109,7 @@ async fn all(client: &mut InsightClient<Connection>, args: &Args) -> Result<Stri
     })
 }
 
-async fn look(client: &mut InsightClient<Connection>, count: u32) -> Result<Seen> {
+async fn look(client: &mut InsightClient<Channel>, count: u32) -> Result<Seen> {
     let stats = client.get_stats(GetStatsRequest {}).await.map_err(refused)?.into_inner();
     let capacity = client.simulate_capacity(SimulateCapacityRequest {}).await.map_err(refused)?.into_inner();
     let prefetch = client.get_associations(GetAssociationsRequest::default()).await.map_err(refused)?.into_inner();

@@ -8,13 +8,15 @@ use std::{io::IsTerminal, time::Duration};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
 
+use terrace_client::Channel;
+
 use super::{
     Failure, Result,
     connection::ServerArgs,
     stats::{connect, refused},
 };
 use crate::{
-    grpc::client::{Connection, InsightClient},
+    grpc::client::InsightClient,
     proto::{SimulateCapacityRequest, TopBy, TopKeysRequest, WatchStatsRequest},
 };
 use screen::{Screen, State};
@@ -53,7 +55,7 @@ pub(super) fn run(args: Args) -> Result {
     shown
 }
 
-async fn show(args: &Args, mut client: InsightClient<Connection>, terminal: &mut ratatui::DefaultTerminal) -> Result {
+async fn show(args: &Args, mut client: InsightClient<Channel>, terminal: &mut ratatui::DefaultTerminal) -> Result {
     let interval_ms = i64::try_from(args.interval.as_millis()).ok();
     let request = WatchStatsRequest { interval_ms };
     let mut messages = client.watch_stats(request).await.map_err(refused)?.into_inner();
@@ -89,7 +91,7 @@ async fn show(args: &Args, mut client: InsightClient<Connection>, terminal: &mut
 }
 
 /// Requests the data that WatchStats messages do not contain.
-async fn ask(client: &mut InsightClient<Connection>, state: &mut State) -> Result {
+async fn ask(client: &mut InsightClient<Channel>, state: &mut State) -> Result {
     let by: TopBy = state.by();
     let request = TopKeysRequest { by: by.into(), count: TOP_KEYS };
     let top = client.top_keys(request).await.map_err(refused)?.into_inner();

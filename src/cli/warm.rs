@@ -5,9 +5,11 @@ use std::{fs, path::PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use terrace_client::Channel;
+
 use super::{Failure, Format, Result, connection::ServerArgs, say};
 use crate::{
-    grpc::client::{AdminClient, Connection},
+    grpc::client::AdminClient,
     persist::hot_keys,
     proto::{WarmRequest, WarmResponse},
 };
@@ -102,7 +104,7 @@ async fn warm(args: &Args, calls: Vec<WarmRequest>) -> Result<WarmResponse> {
 
 /// Follows one call to its end. The progress bar adds the keys of earlier calls.
 async fn follow(
-    client: &mut AdminClient<Connection>,
+    client: &mut AdminClient<Channel>,
     call: WarmRequest,
     before: &WarmResponse,
     bar: &ProgressBar,

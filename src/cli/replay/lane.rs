@@ -1,21 +1,19 @@
 //! One lane of a replay: sends requests one after the other on one connection and counts the results.
 
-use std::hash::{BuildHasher, Hasher};
+use std::{
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use foldhash::quality::FixedState;
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
+use terrace_client::{Client, Error, ErrorKind, Tier};
 use tokio::sync::mpsc;
-use tonic::{Code, Status, metadata::MetadataValue};
 
 use super::{Request, Ttl};
-use crate::{
-    clock::stopwatch_ns,
-    grpc::client::{CacheClient, Connection},
-    model::check_key,
-    proto::{Found, GetRequest, SetRequest, Tier, get_response::Result as Got},
-};
+use crate::{clock::stopwatch_ns, model::check_key};
 
 /// Maximum latency that `terrace replay` records.
 const LATENCY_MAX_US: u64 = 600_000_000;
@@ -46,7 +44,7 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     /// Latencies of Gets in microseconds.
     pub(super) latency_us: Histogram<u64>,
-    pub(super) first_error: Option<Status>,
+    pub(super) first_error: Option<String>,
 }
 
 impl Default for Tally {
@@ -80,23 +78,23 @@ impl Tally {
         self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
     }
 
-    fn hit(&mut self, found: &Found) {
-        self.bytes += found.value.len() as u64;
-        match found.tier() {
+    fn hit(&mut self, tier: Tier, bytes: usize) {
+        self.bytes += bytes as u64;
+        match tier {
             Tier::L1 => self.hit_l1 += 1,
-            Tier::L2 | Tier::Unspecified => self.hit_l2 += 1,
+            Tier::L2 => self.hit_l2 += 1,
         }
     }
 
-    fn error(&mut self, status: Status) {
+    fn error(&mut self, error: &str) {
         self.errors += 1;
-        self.first_error.get_or_insert(status);
+        self.first_error.get_or_insert_with(|| error.to_owned());
     }
 }
 
 /// One lane, with its connection and results.
 pub(super) struct Lane {
-    client: CacheClient<Connection>,
+    client: Client,
     pub(super) limits: Limits,
     /// Source of values, at least as long as the largest value so far.
     filler: Bytes,
@@ -104,9 +102,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Connection, limits: Limits) -> Self {
-        // The server bounds its responses; the client default of 4 MiB is less than the maximum value size.
-        let client = CacheClient::new(channel).max_decoding_message_size(usize::MAX);
+    pub(super) fn new(client: Client, limits: Limits) -> Self {
         Self { client, limits, filler: Bytes::new(), tally: Tally::default() }
     }
 
@@ -129,31 +125,34 @@ impl Lane {
             return;
         }
         let key = Bytes::from(request.key);
-        let trace_parent = request.caller.as_deref().map(|caller| trace_parent(caller, self.tally.requests + 1));
+        // 0 would mean that the server does not distinguish callers.
+        let caller = request.caller.as_deref().map_or(0, |caller| caller_hash(caller, 1).max(1));
+        let client = self.client.with_context(caller);
         self.tally.requests += 1;
         let begun_ns = stopwatch_ns();
-        let get = GetRequest { key: key.clone(), options: None };
-        let got = self.client.get(with_parent(get, trace_parent.as_ref())).await;
+        let got = client.lookup(&key).await;
         self.tally.latency_us.saturating_record((stopwatch_ns() - begun_ns) / 1_000);
-        match got.map(|response| response.into_inner().result) {
-            Ok(Some(Got::Found(found))) => self.tally.hit(&found),
-            Ok(Some(Got::Missing(_)) | None) => {
+        match got {
+            Ok(Some(entry)) => self.tally.hit(entry.tier, entry.value.len()),
+            Ok(None) => {
                 self.tally.miss += 1;
-                let ttl_ms = request.ttl_ms.filter(|_| self.limits.ttl == Ttl::Recorded);
-                self.set(key, request.size, ttl_ms, trace_parent.as_ref()).await;
+                let ttl = request.ttl_ms.filter(|_| self.limits.ttl == Ttl::Recorded).map(Duration::from_millis);
+                self.set(&client, key, request.size, ttl).await;
             }
-            Err(status) => self.tally.error(status),
+            Err(error) => self.tally.error(error.message()),
         }
     }
 
-    async fn set(&mut self, key: Bytes, size: u64, ttl_ms: Option<u64>, parent: Option<&TraceParent>) {
-        let ttl_ms = ttl_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
-        let set = SetRequest { key, value: self.value(size), ttl_ms, ..SetRequest::default() };
-        match self.client.set(with_parent(set, parent)).await {
+    async fn set(&mut self, client: &Client, key: Bytes, size: u64, ttl: Option<Duration>) {
+        let mut set = client.set(key, self.value(size));
+        if let Some(ttl) = ttl {
+            set = set.ttl(ttl);
+        }
+        match set.await {
             Ok(_) => self.tally.bytes += size,
             // A policy of the server can set a lower limit for such keys.
-            Err(status) if is_over_limit(&status) => self.tally.skipped += 1,
-            Err(status) => self.tally.error(status),
+            Err(error) if is_over_limit(&error) => self.tally.skipped += 1,
+            Err(error) => self.tally.error(error.message()),
         }
     }
 
@@ -168,19 +167,9 @@ impl Lane {
     }
 }
 
-fn is_over_limit(status: &Status) -> bool {
-    let named = |limit| status.message().contains(limit);
-    status.code() == Code::ResourceExhausted && (named("max_value") || named("max_message"))
-}
-
-/// Value of a W3C `traceparent` header.
-type TraceParent = MetadataValue<tonic::metadata::Ascii>;
-
-/// Returns the header for a request of a caller: the trace ID is a hash of the caller, the span ID is a counter.
-fn trace_parent(caller: &[u8], span: u64) -> TraceParent {
-    let (high, low) = (caller_hash(caller, 1), caller_hash(caller, 2).max(1));
-    let text = format!("00-{high:016x}{low:016x}-{span:016x}-00");
-    MetadataValue::try_from(text).expect("digits and dashes are ASCII")
+fn is_over_limit(error: &Error) -> bool {
+    let named = |limit| error.message().contains(limit);
+    error.kind() == ErrorKind::ResourceExhausted && (named("max_value") || named("max_message"))
 }
 
 /// Returns a hash of a caller that is stable across runs.
@@ -190,42 +179,23 @@ pub(super) fn caller_hash(caller: &[u8], seed: u64) -> u64 {
     hasher.finish()
 }
 
-fn with_parent<T>(message: T, parent: Option<&TraceParent>) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    if let Some(parent) = parent {
-        request.metadata_mut().insert("traceparent", parent.clone());
-    }
-    request
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_caller_is_one_trace() {
-        let first = trace_parent(b"me", 1);
-        let second = trace_parent(b"me", 255);
-        let (first, second) = (first.to_str().expect("ASCII"), second.to_str().expect("ASCII"));
-        assert_eq!(first.len(), 55);
-        assert_eq!(first[..35], second[..35]);
-        assert_eq!((&first[35..], &second[35..]), ("-0000000000000001-00", "-00000000000000ff-00"));
-        assert_ne!(first[..35], trace_parent(b"you", 1).to_str().expect("ASCII")[..35]);
-    }
-
-    #[test]
     fn tallies_add_up() {
         let mut sum = Tally::default();
         let mut one = Tally::default();
-        one.hit(&Found { value: "four".into(), tier: Tier::L1.into(), ..Found::default() });
-        one.hit(&Found { value: "four".into(), tier: Tier::L2.into(), ..Found::default() });
-        one.error(Status::unavailable("first"));
-        one.error(Status::unavailable("second"));
+        one.hit(Tier::L1, 4);
+        one.hit(Tier::L2, 4);
+        one.error("first");
+        one.error("second");
         one.latency_us.saturating_record(7);
         sum.add(&one);
         sum.add(&one);
         assert_eq!((sum.hit_l1, sum.hit_l2, sum.bytes, sum.errors), (2, 2, 16, 4));
         assert_eq!(sum.latency_us.len(), 2);
-        assert_eq!(sum.first_error.expect("an error").message(), "first");
+        assert_eq!(sum.first_error.as_deref(), Some("first"));
     }
 }

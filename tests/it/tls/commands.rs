@@ -56,7 +56,7 @@ fn every_client_command_connects_by_tls() {
     }
     let stats = |flags: &[&str]| terrace(&[&["stats", "--server", &by_name][..], flags].concat()).output().unwrap();
     // The authority is unknown to this machine.
-    expect(&stats(&["--tls"]), 1, "invalid peer certificate");
+    expect(&stats(&["--tls"]), 1, "the certificate of the server was rejected");
     expect(&stats(&["--tls", "--tls-ca", "/nowhere"]), 64, "/nowhere: cannot read PEM certificates");
     expect(&stats(&["--tls-ca", ca]), 64, "--tls");
     expect(
@@ -85,7 +85,7 @@ fn health_trusts_the_certificate_of_its_own_configuration_on_loopback() {
     let key = files.path("server.key");
     expect(&health(server.grpc(), &files.path("server.crt"), &key, &[]), 0, "ready, L2 ");
     let (other, _) = Authority::new().issue(None).write(files.folder.path(), "other");
-    expect(&health(server.grpc(), &other, &key, &[]), 1, "invalid peer certificate");
+    expect(&health(server.grpc(), &other, &key, &[]), 1, "the certificate of the server was rejected");
     let ca = files.path("ca.pem");
     let flags = ["--tls", "--tls-ca", ca.to_str().unwrap()];
     expect(&health(server.grpc(), &other, &key, &flags), 0, "ready, L2 ");
