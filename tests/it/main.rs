@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod bans;
 mod cli;
+mod client_conformance;
 mod client_engine;
 mod clients;
 mod coherence;

@@ -1,0 +1,171 @@
+//! The scenarios in `clients/conformance`, run by the Rust client over Redis, the embedded store and no L2. The README
+//! there defines the format.
+
+mod steps;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use serde_json::Value;
+use terrace_client::Client;
+
+use crate::support::{
+    PATIENCE,
+    grpc::pause,
+    node::{World, over_embedded, over_none, over_redis},
+};
+use steps::{Grants, bytes, execute, matches, names};
+
+/// Scenarios of all files, in the order of the files: file, scenario.
+fn scenarios() -> Vec<(String, Value)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/conformance");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+    files.sort();
+    let mut all = Vec::new();
+    for path in files {
+        let file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        names(&file, &["about", "scenarios"]).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let scenarios = file["scenarios"].as_array().expect("a list");
+        all.extend(scenarios.iter().map(|scenario| (name.clone(), scenario.clone())));
+    }
+    all
+}
+
+fn applies(scenario: &Value, store: &str) -> bool {
+    names(scenario, &["name", "stores", "steps"]).unwrap();
+    scenario["stores"].as_array().is_none_or(|stores| stores.iter().any(|name| name == store))
+}
+
+/// Runs one scenario; fails with the number of the step that did not have its result.
+async fn run(client: &Client, scenario: &Value) -> Result<(), String> {
+    let mut grants = Grants::new();
+    for (number, step) in scenario["steps"].as_array().expect("steps").iter().enumerate() {
+        let started = tokio::time::Instant::now();
+        loop {
+            let Err(why) = try_step(client, step, &mut grants).await else { break };
+            if step["eventually"] != true || started.elapsed() > PATIENCE {
+                return Err(format!("step {}: {why}\n    {step}", number + 1));
+            }
+            pause().await;
+        }
+    }
+    Ok(())
+}
+
+async fn try_step(client: &Client, step: &Value, grants: &mut Grants) -> Result<(), String> {
+    let (result, grant) = match execute(client, step, grants).await? {
+        Ok(done) => done,
+        Err(error) => return check_error(step, &error),
+    };
+    if !step["error"].is_null() {
+        return Err(format!("succeeded with {result}"));
+    }
+    if let Some(expected) = step.get("expect")
+        && !matches(expected, &result)
+    {
+        return Err(format!("the result is {result:.200}"));
+    }
+    if let Some(name) = step["save"].as_str() {
+        let grant = grant.ok_or("the result has no grant")?;
+        grants.insert(name.to_owned(), grant);
+    }
+    Ok(())
+}
+
+fn check_error(step: &Value, error: &terrace_client::Error) -> Result<(), String> {
+    let expected = &step["error"];
+    let has_text = expected["message_has"].as_str().is_none_or(|text| error.message().contains(text));
+    let is_expected = expected["kind"] == format!("{:?}", error.kind()) && has_text;
+    if is_expected { Ok(()) } else { Err(format!("failed with {error:?}")) }
+}
+
+/// Runs all scenarios over one store.
+fn run_all(store: &str, world: &World) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let faults: Vec<String> = runtime.block_on(async {
+        let builder = Client::builder(world.node.grpc()).read_timeout(PATIENCE).write_timeout(PATIENCE);
+        let client = builder.connect().await.unwrap();
+        let mut faults = Vec::new();
+        for (file, scenario) in scenarios().iter().filter(|(_, scenario)| applies(scenario, store)) {
+            if let Err(why) = run(&client, scenario).await {
+                faults.push(format!("{file}: {}: {why}", scenario["name"]));
+            }
+        }
+        faults
+    });
+    assert!(faults.is_empty(), "{} faults over {store}:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn over_redis_all_scenarios_hold() {
+    run_all("redis", &over_redis());
+}
+
+#[test]
+fn over_the_embedded_store_all_scenarios_hold() {
+    run_all("embedded", &over_embedded());
+}
+
+#[test]
+fn without_an_l2_all_scenarios_hold() {
+    run_all("none", &over_none());
+}
+
+/// Returns the keys and tags of a step.
+fn used(step: &Value) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let items = [step].into_iter().chain(step["entries"].as_array().into_iter().flatten());
+    for item in items {
+        for field in ["keys", "tags"] {
+            found.extend(item[field].as_array().into_iter().flatten().map(|item| bytes(item).unwrap()));
+        }
+        found.extend(item.get("key").map(|key| bytes(key).unwrap()));
+    }
+    found
+}
+
+#[test]
+fn scenarios_have_different_names_and_keys() {
+    let mut owners: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+    let mut all = BTreeSet::new();
+    for (file, scenario) in scenarios() {
+        let name = format!("{file}: {}", scenario["name"]);
+        assert!(all.insert(name.clone()), "{name} exists twice");
+        for step in scenario["steps"].as_array().expect("steps") {
+            for key in used(step).into_iter().filter(|key| !key.is_empty()) {
+                let owner = owners.entry(key.clone()).or_insert_with(|| name.clone());
+                assert_eq!(*owner, name, "both use {:?}", String::from_utf8_lossy(&key));
+            }
+        }
+    }
+    assert!(all.len() > 30, "only {} scenarios are found", all.len());
+}
+
+#[test]
+fn the_runner_notices_wrong_results() {
+    let world = over_none();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::builder(world.node.grpc()).read_timeout(Duration::from_secs(20)).connect().await.unwrap();
+        for (step, why) in [
+            (r#"{"do": "get", "key": "k", "expect": "v"}"#, "the result is null"),
+            (r#"{"do": "set", "key": "k", "value": "v", "error": {"kind": "Internal"}}"#, "succeeded with true"),
+            (r#"{"do": "get", "key": "", "error": {"kind": "Internal"}}"#, "failed with InvalidArgument"),
+            (r#"{"do": "get", "key": "", "expect": null}"#, "failed with InvalidArgument"),
+            (r#"{"do": "get", "kee": "k"}"#, "unknown field \"kee\""),
+            (r#"{"do": "pop", "key": "k"}"#, "unknown operation \"pop\""),
+            (r#"{"do": "get_or_lease", "key": "k", "save": "g"}"#, "the result has no grant"),
+            (r#"{"do": "fill", "grant": "g", "value": "v"}"#, "no grant \"g\""),
+        ] {
+            let scenario = serde_json::json!({ "name": "n", "steps": [serde_json::from_str::<Value>(step).unwrap()] });
+            let fault = run(&client, &scenario).await.unwrap_err();
+            assert!(fault.contains(why), "{step}: {fault}");
+        }
+    });
+}
