@@ -212,7 +212,9 @@ fn random_patterns_receive_the_messages_that_redis_sends() {
     let server = RedisServer::start();
     let (node, none) = (over(&server), Terrace::start(config_patient("none")));
     let patterns: BTreeSet<Vec<u8>> = (0..60).map(|_| word(&mut rng, b"ab:**?[]^\\", 6)).collect();
-    let patterns: Vec<Vec<u8>> = patterns.into_iter().collect();
+    // At least one pattern matches every channel.
+    let patterns: Vec<Vec<u8>> =
+        patterns.into_iter().chain([b"*".to_vec()]).collect::<BTreeSet<_>>().into_iter().collect();
     let channels: Vec<Vec<u8>> = (0..200).map(|_| word(&mut rng, b"ab:*", 6)).collect();
     let publish = |address: &str| {
         let mut publisher = connection(address);
