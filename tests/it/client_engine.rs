@@ -8,6 +8,7 @@ mod quickstart;
 
 use std::{
     collections::HashSet,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -16,11 +17,13 @@ use std::{
 };
 
 use rustix::process::Signal;
-use terrace_client::{Client, ErrorKind, Lease, Routing};
+use terrace::{access::SecretHash, config::TlsMode};
+use terrace_client::{Client, ErrorKind, Lease, Routing, Tls};
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
     PATIENCE,
+    certificates::Authority,
     grpc::{block_on, pause},
     process::Process,
     proxy::{Cut, FaultProxy, Faults, Who},
@@ -74,6 +77,51 @@ fn a_request_above_the_limit_of_the_server_is_refused_and_breaks_nothing() {
         assert!(error.message().contains("grpc.max_message of the server is 1048576 bytes"), "{error}");
         assert!(matches!(reads.await.unwrap().unwrap(), Lease::Load(_)));
         assert_eq!(client.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
+    });
+}
+
+#[test]
+fn tls_tokens_and_unix_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let authority_file = authority.write(folder.path());
+    let (certificate, key) = authority.issue(None).write(folder.path(), "server");
+    let users = folder.path().join("users.toml");
+    let role = "[[role]]\nname = \"app\"\nkeys = [{ prefix = \"app:\", allow = [\"read\", \"write\"] }]\n";
+    let hash = SecretHash::of(b"token").to_text();
+    let user = format!("[[user]]\nname = \"app\"\nroles = [\"app\"]\nsecrets = [\"{hash}\"]\n");
+    fs::write(&users, format!("{role}{user}")).unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "token\n").unwrap();
+    let mut secured = config();
+    secured.tls.mode = TlsMode::On;
+    (secured.tls.cert_file, secured.tls.key_file) = (Some(certificate), Some(key));
+    secured.auth.file = Some(users.clone());
+    let node = Terrace::start(secured);
+    let socket = format!("unix:{}", folder.path().join("grpc.sock").display());
+    let mut local = config();
+    local.grpc.addr = socket.clone();
+    local.auth.file = Some(users);
+    let _local = Terrace::start(local);
+    block_on(async {
+        let trusting = || patient(node.grpc()).tls(Tls::authorities(&authority_file));
+        for client in [trusting().token_file(&token), patient(&socket).token("token")] {
+            let client = client.connect().await.unwrap();
+            client.set("app:1", "value").await.unwrap();
+            assert_eq!(client.get("app:1").await.unwrap().as_deref(), Some(&b"value"[..]));
+            let error = client.get("other:1").await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        }
+        let error = trusting().token("wrong").connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+        assert!(!format!("{error:?} {:?}", trusting().token("wrong")).contains("wrong\""), "{error:?}");
+        let short = patient(node.grpc()).connect_timeout(Duration::from_millis(500));
+        let error = short.clone().connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let error = short.tls(Tls::system()).token("token").connect().await.unwrap_err();
+        assert!(error.message().contains("certificate") || error.message().contains("authorities"), "{error}");
+        let exposed = Client::builder("192.0.2.1:7400").token("token").connect().await.unwrap_err();
+        assert_eq!(exposed.kind(), ErrorKind::InvalidArgument, "{exposed}");
     });
 }
 

@@ -9,7 +9,7 @@ use terrace_proto::{
     GetOrLeaseRequest, GetStatsRequest, GetStatsResponse, IncrementRequest, ReadOptions, SetRequest, TouchRequest,
     WatchRequest, insight_client::InsightClient, invalidate_pattern_request::Keys,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     Target,
@@ -180,7 +180,7 @@ impl Client {
         Watch { origin: self.origin(), request: WatchRequest::default() }
     }
 
-    /// Returns the statistics of each node, with its name.
+    /// Returns the statistics of each node, with its name. The deadline of each node is that of a connection.
     ///
     /// # Errors
     /// A node cannot be reached.
@@ -193,8 +193,13 @@ impl Client {
                     crate::Error::new(crate::ErrorKind::Unavailable, format!("{}: not connected yet", node.name))
                 }));
             };
-            let answer = InsightClient::new(channel).get_stats(GetStatsRequest {}).await?;
-            stats.push((node.name.clone(), answer.into_inner()));
+            let limit = self.inner.fleet.settings.connect_timeout;
+            let mut insight = InsightClient::new(channel);
+            let answer = timeout(limit, insight.get_stats(GetStatsRequest {})).await.map_err(|_elapsed| {
+                let text = format!("{}: no answer within {limit:?}", node.name);
+                crate::Error::new(crate::ErrorKind::DeadlineExceeded, text)
+            })?;
+            stats.push((node.name.clone(), answer?.into_inner()));
         }
         Ok(stats)
     }

@@ -62,7 +62,7 @@ fn every_client_command_connects_by_tls() {
     expect(
         &terrace(&["stats", "--server", "unix:/nowhere", "--tls", "--tls-ca", ca]).output().unwrap(),
         64,
-        "omit --tls",
+        "Unix sockets have no TLS",
     );
 }
 
