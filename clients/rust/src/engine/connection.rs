@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use tonic::{Status, body::Body};
 use tonic_types::StatusExt;
 use tower_service::Service;
 
-use super::{messages::Messages, table::Failure};
+use super::{messages::Messages, table::Failure, turn::Turn};
 use crate::{
     error::{Error, ErrorKind, Result},
     net::{
@@ -40,6 +40,8 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// Reason with which a draining node ends a stream: operations without a result were not begun.
 const DRAINING: &str = "DRAINING";
 const DOMAIN: &str = "terrace.v1";
+/// Maximum number of rounds of an exchange before other tasks have their turn.
+const ROUNDS_MAX: usize = 16;
 const PIPELINE: &str = "/terrace.v1.Cache/Pipeline";
 
 /// One connection, for the generated stubs: [`ClientBuilder::channel`](crate::ClientBuilder::channel). It adds the token of
@@ -247,6 +249,8 @@ pub(super) struct Exchange {
     pub(super) batch: Bytes,
     /// The client sends no further batches on this stream.
     pub(super) is_closed: bool,
+    pub(super) connection_turn: Turn,
+    pub(super) stream_turn: Turn,
 }
 
 impl Exchange {
@@ -286,14 +290,14 @@ impl Exchange {
     }
 
     /// Sends batches, as far as flow control permits. Returns whether anything was sent.
-    fn send(&mut self, context: &mut Context<'_>) -> Result<bool, Failure> {
+    fn send(&mut self, context: &mut Context<'_>, task: &Waker) -> Result<bool, Failure> {
         let mut is_sent = false;
         loop {
             if self.batch.is_empty() {
                 if self.is_closed {
                     return Ok(is_sent);
                 }
-                match self.node.link.next_batch(self.number, context.waker()) {
+                match self.node.link.next_batch(self.number, task) {
                     Poll::Ready(Some(batch)) => self.batch = batch,
                     Poll::Ready(None) => {
                         self.is_closed = true;
@@ -327,9 +331,16 @@ impl Future for Exchange {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Failure> {
         let this = &mut *self;
-        loop {
-            let connection = Pin::new(&mut this.connection).poll(context);
-            let received = match this.receive(context) {
+        this.connection_turn.set_task(context.waker());
+        this.stream_turn.set_task(context.waker());
+        for _ in 0..ROUNDS_MAX {
+            let connection = {
+                let waker = this.connection_turn.begin().clone();
+                Pin::new(&mut this.connection).poll(&mut Context::from_waker(&waker))
+            };
+            let waker = this.stream_turn.begin().clone();
+            let mut stream_context = Context::from_waker(&waker);
+            let received = match this.receive(&mut stream_context) {
                 Ok(received) => received,
                 Err(failure) => return Poll::Ready(failure),
             };
@@ -341,13 +352,21 @@ impl Future for Exchange {
                 Poll::Ready(_) => continue,
                 Poll::Pending => {}
             }
-            match this.send(context) {
+            match this.send(&mut stream_context, context.waker()) {
                 // The connection writes what was sent.
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(true) => continue,
+                Ok(false) => {}
                 Err(failure) => return Poll::Ready(failure),
             }
+            // Both turns have to end.
+            let (connection, stream) = (this.connection_turn.end(), this.stream_turn.end());
+            if connection && stream {
+                return Poll::Pending;
+            }
         }
+        // Other tasks have their turn.
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

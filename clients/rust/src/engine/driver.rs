@@ -19,6 +19,7 @@ use super::{
     connection::{Channel, Exchange},
     messages::Messages,
     table::Failure,
+    turn::Turn,
     wheel::TICK_MS,
 };
 use crate::{
@@ -65,7 +66,7 @@ struct Running {
 }
 
 /// Reason why the driver stops watching a stream.
-enum Turn {
+enum Next {
     Ended,
     Replace,
     Close,
@@ -103,9 +104,9 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::R
         }
         let Some(running) = &mut current else { continue };
         match watch(&node, running, &mut closed).await {
-            Turn::Replace => {}
-            Turn::Close => break,
-            Turn::Ended => {
+            Next::Replace => {}
+            Next::Close => break,
+            Next::Ended => {
                 let is_stable = running.begun.elapsed() > STABLE_AGE;
                 current = None;
                 if is_stable {
@@ -141,6 +142,8 @@ async fn open(fleet: &Fleet, node: &Arc<Node>, number: u32) -> Result<Running> {
         messages: Messages::new(settings.message_max),
         batch: Bytes::new(),
         is_closed: false,
+        connection_turn: Turn::new(),
+        stream_turn: Turn::new(),
     };
     let reader = tokio::spawn(async move {
         let failure = (&mut exchange).await;
@@ -162,21 +165,21 @@ fn ended(node: &Node, number: u32, failure: &Failure) {
 }
 
 /// Watches a stream until it ends or has to be replaced.
-async fn watch(node: &Arc<Node>, running: &mut Running, closed: &mut watch::Receiver<bool>) -> Turn {
+async fn watch(node: &Arc<Node>, running: &mut Running, closed: &mut watch::Receiver<bool>) -> Next {
     let age = running.begun + AGE_MAX + AGE_JITTER.mul_f64(fastrand::f64());
     loop {
         let pause = HEALTH_INTERVAL.mul_f64(0.8 + 0.4 * fastrand::f64());
         tokio::select! {
-            _ = &mut running.reader => return Turn::Ended,
-            () = sleep_until(age) => return Turn::Replace,
-            _ = closed.wait_for(|closed| *closed) => return Turn::Close,
+            _ = &mut running.reader => return Next::Ended,
+            () = sleep_until(age) => return Next::Replace,
+            _ = closed.wait_for(|closed| *closed) => return Next::Close,
             () = sleep(pause) => {}
         }
         if !running.channel.accepts_calls().await {
-            return Turn::Replace;
+            return Next::Replace;
         }
         let checked = tokio::select! {
-            _ = &mut running.reader => return Turn::Ended,
+            _ = &mut running.reader => return Next::Ended,
             checked = timeout(HEALTH_TIMEOUT, health(running.ping.as_mut(), running.channel.clone())) => checked,
         };
         match checked {
@@ -186,7 +189,7 @@ async fn watch(node: &Arc<Node>, running: &mut Running, closed: &mut watch::Rece
                 running.reader.abort();
                 let text = format!("{}: no answer to a health check within {HEALTH_TIMEOUT:?}", node.name);
                 ended(node, running.number, &Failure::Broken(Error::new(ErrorKind::Unavailable, text)));
-                return Turn::Ended;
+                return Next::Ended;
             }
         }
     }

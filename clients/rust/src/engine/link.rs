@@ -283,9 +283,9 @@ impl Link {
         if state.stream > stream {
             return Poll::Ready(None);
         }
-        let at = self.tick_of(Instant::now());
         while state.stream == stream && state.unanswered < WINDOW {
             let Some(batch) = state.batches.pop_front() else { break };
+            let at = self.tick_of(Instant::now());
             let mut counted = 0;
             let State { table, .. } = &mut *state;
             let message = batch.into_message(|id| {
