@@ -141,6 +141,21 @@ fn an_unreachable_node_is_an_error_that_names_the_cause() {
 }
 
 #[test]
+fn operations_wait_until_a_name_is_resolved_and_fail_if_it_is_not() {
+    let node = Terrace::start(config());
+    let (_, port) = node.grpc().rsplit_once(':').unwrap();
+    block_on(async {
+        let client = patient(&format!("dns:///localhost:{port}")).connect_lazy().unwrap();
+        assert!(client.set("key", "value").await.unwrap());
+        assert_eq!(client.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
+        let client = patient("dns:///nowhere.invalid:7400").connect_lazy().unwrap();
+        let error = client.get("key").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains("nowhere.invalid"), "{error}");
+    });
+}
+
+#[test]
 fn broken_connections_fail_no_read_and_apply_no_write_twice() {
     let node = Terrace::start(config());
     let port: u16 = node.grpc().rsplit_once(':').unwrap().1.parse().unwrap();
