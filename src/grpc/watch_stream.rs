@@ -1,7 +1,8 @@
 //! `Invalidation.Watch`. One task per stream reads the change feed at the pace of its client.
 //!
 //! A heartbeat guarantees that the client has received all earlier changes. The order is therefore: check that the feed
-//! is complete, send all changes recorded so far, then send the heartbeat.
+//! is complete, send all changes recorded so far, then send the heartbeat. Its `elapsed_ms` is measured before this check,
+//! so that the guarantee also holds for the time that it states.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     cache::invalidate::feed::{Cause, FeedChange, Follower, Gap, Taken},
+    clock::{Tick, millis},
     error::Result,
     proto::{
         WatchCause, WatchDiscontinuity, WatchEvent, WatchEvents, WatchEverything, WatchGap, WatchHeartbeat,
@@ -44,12 +46,18 @@ pub(super) fn call(edge: Arc<Edge>, stop: watch::Receiver<bool>, request: Reques
 async fn watch(edge: &Arc<Edge>, request: Request<Incoming>, output: &Output) -> Result<(), Status> {
     // The prefixes are charged for as long as the stream needs them.
     let (request, _held): (WatchRequest, _) = stream::received(edge, request).await?;
+    let arrived_by = arrived_by(edge.cache.now());
     let heartbeat = heartbeat(request.heartbeat_ms).map_err(|error| convert::status(&error))?;
     let follower = edge.cache.follow(request.prefixes, request.from_sequence);
     let follower = follower.map_err(|error| convert::status(&error))?;
     let mut ticks = interval(heartbeat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    Watching { edge, follower, output, is_vouched: true }.run(ticks).await
+    Watching { edge, follower, output, arrived_by, is_vouched: true }.run(ticks).await
+}
+
+/// Returns a tick that is not before a request that was received at `now`. A tick rounds down.
+fn arrived_by(now: Tick) -> Tick {
+    now.plus(Duration::from_millis(1))
 }
 
 fn heartbeat(requested_ms: Option<i64>) -> Result<Duration> {
@@ -65,6 +73,8 @@ struct Watching<'a> {
     edge: &'a Arc<Edge>,
     follower: Follower,
     output: &'a Output,
+    /// Tick at which the request had arrived.
+    arrived_by: Tick,
     /// True if no gap was sent since the last heartbeat.
     is_vouched: bool,
 }
@@ -79,11 +89,12 @@ impl Watching<'_> {
                 () = self.follower.news() => false,
                 () = self.output.closed() => break,
             };
+            let elapsed = self.edge.cache.now().since(self.arrived_by);
             let is_whole = is_beat && self.follower.is_whole();
             self.send_changes().await?;
             if is_whole {
                 self.is_vouched = true;
-                self.send(News::Heartbeat(WatchHeartbeat {})).await?;
+                self.send(News::Heartbeat(WatchHeartbeat { elapsed_ms: millis(elapsed) })).await?;
             } else if is_beat && self.is_vouched {
                 self.follower.note_gap();
                 self.send_gap(Gap::NotHeard).await?;

@@ -1,19 +1,24 @@
 //! `Invalidation.Watch`: the events, their order, and a near cache that is built on them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use redis::Connection;
+use rustix::process::Signal;
 use terrace::{
     grpc::client::InvalidationClient,
     proto::{
         WatchCause, WatchEvent, WatchGap, WatchRequest, WatchResponse, watch_event::Subject, watch_response::News,
     },
 };
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Status, Streaming};
 
 use crate::support::{
     grpc::{block_on, connect},
     http::samples,
     node::wait_until_open,
+    process::Process,
     redis::RedisServer,
     resp::connection,
     terrace::{Terrace, config, config_over},
@@ -234,5 +239,61 @@ fn the_drain_ends_a_stream_and_metrics_tell_of_it() {
             }
         };
         assert_eq!(status.code(), Code::Unavailable, "{status}");
+    });
+}
+
+/// A stream of a node, and the time at which the call began.
+struct Timed {
+    stream: Streaming<WatchResponse>,
+    began: Instant,
+}
+
+impl Timed {
+    async fn open(node: &Process) -> Self {
+        let mut client = InvalidationClient::new(connect(&node.grpc).await);
+        let began = Instant::now();
+        Self { stream: client.watch(quick()).await.unwrap().into_inner(), began }
+    }
+
+    /// `elapsed_ms` of the next heartbeat: no more than has passed since the call began.
+    async fn beat(&mut self) -> u64 {
+        loop {
+            if let News::Heartbeat(beat) = next(&mut self.stream).await.1 {
+                assert!(u128::from(beat.elapsed_ms) <= self.began.elapsed().as_millis(), "{beat:?}");
+                return beat.elapsed_ms;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_heartbeat_says_how_long_after_the_request_it_was_sent() {
+    /// Time in which the node is stopped.
+    const STOP: Duration = Duration::from_millis(700);
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(folder.path(), &[]);
+    block_on(async {
+        let mut first = Timed::open(&node).await;
+        let mut elapsed = first.beat().await;
+        while elapsed < 500 {
+            let later = first.beat().await;
+            assert!(later > elapsed, "{later} ms after {elapsed} ms");
+            elapsed = later;
+        }
+        // A further stream begins anew: `beat` compares with the begin of its own call.
+        let mut second = Timed::open(&node).await;
+        second.beat().await;
+        let arrived = Instant::now();
+        node.signal(Signal::STOP);
+        sleep(STOP).await;
+        let stopped = arrived.elapsed();
+        node.signal(Signal::CONT);
+        let mut client = connection(&node.resp);
+        run(&mut client, "SET k v");
+        event(&mut second.stream, |event| is_key(event, "k")).await;
+        // The first heartbeat may have been due before the stop.
+        second.beat().await;
+        let elapsed = second.beat().await;
+        assert!(u128::from(elapsed) + 2 >= stopped.as_millis(), "{elapsed} ms, of which {stopped:?} stopped");
     });
 }
