@@ -246,6 +246,17 @@ impl Cache {
         reads.into_iter().map(|read| read.unwrap_or_else(unread)).collect()
     }
 
+    /// Reads a client's key again. The read is not counted.
+    pub(super) async fn read_again(&self, key: Key) -> Result<Read> {
+        let now = self.now();
+        if let Some(hit) = self.lookup(&key, now) {
+            return Ok(Read::Found(Found::in_l1(hit, now)));
+        }
+        let reads = ReadResults { is_counted: false, ..ReadResults::new(1) };
+        let unread = || Err(CacheError::new(Kind::Internal, "bug: a read has no result"));
+        self.read_in_flights(vec![(0, key)], reads).await.pop().flatten().unwrap_or_else(unread)
+    }
+
     /// Reads keys that L1 does not have, each in its flight.
     async fn read_in_flights(
         &self,

@@ -228,6 +228,23 @@ fn a_tag_that_is_invalidated_during_the_load_hides_the_fill() {
 }
 
 #[test]
+fn callers_that_wait_receive_a_tagged_value_without_its_header() {
+    over_each(|world, client| async move {
+        let tags: Vec<Bytes> = vec!["team:7".into()];
+        let grant = granted(client.ask(GetOrLeaseRequest { tags: tags.clone(), ..request("k") }).await);
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.ask(GetOrLeaseRequest { wait_ms: Some(60_000), ..request("k") }).await }
+        });
+        while metric(world.node.http(), "terrace_load_waiters") != Some(1.0) {
+            pause().await;
+        }
+        assert_eq!(client.fill_with(FillRequest { tags, ..fill("k", &grant.token, "loaded") }).await, None);
+        assert_eq!(hit(waiting.await.unwrap()), ("loaded".into(), false, None));
+    });
+}
+
+#[test]
 fn a_value_in_the_last_part_of_its_life_is_refreshed_by_one_client() {
     over_each(|_world, client| async move {
         let stale = |key| GetOrLeaseRequest { stale_ms: Some(60_000), ..request(key) };

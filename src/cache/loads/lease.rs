@@ -362,7 +362,7 @@ impl Cache {
             let options = ReadOptions { want_meta: true, stale_ok, ..ReadOptions::default() };
             self.read_missed(key.clone(), options).await?
         } else {
-            self.records(vec![key.clone()]).await.pop().unwrap_or(Ok(Read::Missing))?
+            self.read_again(key.clone()).await?
         };
         Ok(match read {
             Read::Found(found) => Some(found),
