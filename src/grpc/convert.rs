@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -11,6 +10,7 @@ use crate::{
     cache::{
         Condition, ExpireOnly, Found, Op, Read, ReadOptions, Rules, TagNames, TierChoice,
         inspect::KeyInfo,
+        loads::lease::Freshness,
         op::{NewExpiry, SetExpiry},
         tags_of,
     },
@@ -122,50 +122,55 @@ pub(super) fn tier_choice(tier: i32, field: &str) -> Result<TierChoice> {
     }
 }
 
-/// Converts a found value; with `want_meta` including its metadata.
-pub(super) fn found(found: Found, want_meta: bool) -> proto::Found {
-    let meta = want_meta.then(|| Meta {
-        ttl_ms: life_ms(found.life),
-        age_ms: to_i64(millis(found.age)),
-        size: found.value.len() as u64,
-        tags: tags_of(&found.value),
-        l1_hits: u64::from(found.l1_hits),
-    });
+/// Converts a found value without its metadata.
+pub(super) fn found(found: Found) -> proto::Found {
     proto::Found {
-        value: found.value.into_bytes(),
         tier: tier(found.tier).into(),
         stale: found.stale,
-        ttl_ms: meta.as_ref().and_then(|meta| meta.ttl_ms),
-        age_ms: meta.as_ref().map(|meta| meta.age_ms),
-        size: meta.as_ref().map(|meta| meta.size),
-        l1_hits: meta.as_ref().map(|meta| meta.l1_hits),
-        tags: meta.map_or_else(Vec::new, |meta| meta.tags),
+        value: found.value.into_bytes(),
+        ..proto::Found::default()
     }
 }
 
-struct Meta {
-    ttl_ms: Option<i64>,
-    age_ms: i64,
-    size: u64,
-    tags: Vec<Bytes>,
-    l1_hits: u64,
+/// Converts a found value with its metadata. `fresh` is the time until the value needs a refresh.
+pub(super) fn found_with_meta(found: Found, fresh: Option<Duration>) -> proto::Found {
+    proto::Found {
+        ttl_ms: life_ms(found.life),
+        age_ms: Some(to_i64(millis(found.age))),
+        size: Some(found.value.len() as u64),
+        tags: tags_of(&found.value),
+        l1_hits: Some(u64::from(found.l1_hits)),
+        fresh_ms: fresh.map(|fresh| to_i64(millis(fresh))),
+        ..self::found(found)
+    }
 }
 
-/// Converts a read to the response of Get.
-pub(super) fn get_response(read: Read, want_meta: bool) -> proto::GetResponse {
+/// Converts the value of a read; with `meta` including its metadata.
+fn read_value(value: Found, meta: Option<Freshness>) -> proto::Found {
+    match meta {
+        None => found(value),
+        Some(freshness) => {
+            let fresh = freshness.fresh_time(value.life);
+            found_with_meta(value, fresh)
+        }
+    }
+}
+
+/// Converts a read to the response of Get; with `meta` including the metadata of the value.
+pub(super) fn get_response(read: Read, meta: Option<Freshness>) -> proto::GetResponse {
     use proto::get_response::Result;
     let result = match read {
-        Read::Found(value) => Result::Found(found(value, want_meta)),
+        Read::Found(value) => Result::Found(read_value(value, meta)),
         Read::Missing => Result::Missing(proto::Missing {}),
     };
     proto::GetResponse { result: Some(result) }
 }
 
-/// Converts the read of one key to its result in GetMany.
-pub(super) fn get_many_result(read: Result<Read>, want_meta: bool) -> proto::GetManyResult {
+/// Converts the read of one key to its result in GetMany; with `meta` including the metadata of the value.
+pub(super) fn get_many_result(read: Result<Read>, meta: Option<Freshness>) -> proto::GetManyResult {
     use proto::get_many_result::Result;
     let result = match read {
-        Ok(Read::Found(value)) => Result::Found(found(value, want_meta)),
+        Ok(Read::Found(value)) => Result::Found(read_value(value, meta)),
         Ok(Read::Missing) => Result::Missing(proto::Missing {}),
         Err(error) => Result::Error(item_error(&error)),
     };

@@ -87,11 +87,15 @@ impl Edge {
         let key = Key::new(std::mem::take(&mut request.key))?;
         let tags = TagNames::new(std::mem::take(&mut request.tags))?;
         let needs = needs(&request)?;
+        let want_meta = request.want_meta;
         let missed = |key, first| FirstLease::Missed(Box::new(MissedLease { key, request, tags, limits, first }));
         let Some(hit) = self.cache.get_from_l1_as(caller, &key, now) else { return Ok(missed(key, None)) };
         let look = self.cache.look_at_hit(&key, &needs, &hit, now)?;
         let found = Found::in_l1(hit, now);
         Ok(match look {
+            HitLook::Answered { needs_refresh, fresh } if want_meta => {
+                FirstLease::Answered(message(LeaseAnswer::Hit { found, needs_refresh, grant: None, fresh }, want_meta))
+            }
             HitLook::Answered { needs_refresh, fresh } => {
                 FirstLease::Answered(LeaseReply::hit(found, needs_refresh, fresh.map(to_ms)))
             }
@@ -105,6 +109,7 @@ impl Edge {
         let wait_max = limits.wait_max.unwrap_or_else(|| self.settings.load().timeout);
         let wait = limits::WAIT.of_field("wait_ms", request.wait_ms)?.unwrap_or(WAIT_DEFAULT);
         let LeaseNeeds { stale, refresh, nonce } = needs(&request)?;
+        let want_meta = request.want_meta;
         let request = LeaseRequest {
             stale,
             lease: limits::LEASE.of_field("lease_ms", request.lease_ms)?,
@@ -116,7 +121,7 @@ impl Edge {
             waiting_max: limits.waiting_max,
         };
         let answer = self.cache.lease_missed(key, request, first).await?;
-        Ok(LeaseReply::Message(Box::new(proto::GetOrLeaseResponse { result: Some(answered(answer)) })))
+        Ok(message(answer, want_meta))
     }
 
     pub(super) async fn get_or_lease(
@@ -148,7 +153,7 @@ impl Edge {
         let reads = request.items.into_iter().map(|item| self.lease_item(item, &common));
         let mut left = message_max;
         let results = join_all(reads).await.into_iter().map(|read| {
-            let result = proto::GetOrLeaseManyResult { result: Some(item_result(read.sent())) };
+            let result = proto::GetOrLeaseManyResult { result: Some(item_result(read.sent(), request.want_meta)) };
             fitted(result, &mut left, message_max)
         });
         Ok(proto::GetOrLeaseManyResponse { results: results.collect() })
@@ -255,11 +260,16 @@ fn not_filled(filled: Filled) -> Option<proto::NotFilledReason> {
     }
 }
 
-fn answered(answer: LeaseAnswer) -> get_or_lease_response::Result {
+fn message(answer: LeaseAnswer, want_meta: bool) -> LeaseReply {
+    let result = Some(answered(answer, want_meta));
+    LeaseReply::Message(Box::new(proto::GetOrLeaseResponse { result }))
+}
+
+fn answered(answer: LeaseAnswer, want_meta: bool) -> get_or_lease_response::Result {
     use get_or_lease_response::Result;
     match answer {
         LeaseAnswer::Hit { found, needs_refresh, grant: granted, fresh } => Result::Hit(proto::LeaseHit {
-            found: Some(convert::found(found, false)),
+            found: Some(if want_meta { convert::found_with_meta(found, fresh) } else { convert::found(found) }),
             needs_refresh,
             grant: granted.map(grant),
             fresh_ms: fresh.map(to_ms),
@@ -276,10 +286,10 @@ fn answered(answer: LeaseAnswer) -> get_or_lease_response::Result {
     }
 }
 
-fn item_result(read: Result<LeaseAnswer>) -> get_or_lease_many_result::Result {
+fn item_result(read: Result<LeaseAnswer>, want_meta: bool) -> get_or_lease_many_result::Result {
     use get_or_lease_many_result::Result as Item;
     use get_or_lease_response::Result as One;
-    match read.map(answered) {
+    match read.map(|answer| answered(answer, want_meta)) {
         Ok(One::Hit(hit)) => Item::Hit(hit),
         Ok(One::Load(load)) => Item::Load(load),
         Ok(One::Busy(busy)) => Item::Busy(busy),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     access::Verbs,
-    cache::{Applied, Batch, Caller, ExpireOnly, Found, Op, Read, ReadOptions, TagNames},
+    cache::{Applied, Batch, Caller, ExpireOnly, Found, Op, Read, ReadOptions, TagNames, loads::lease::Freshness},
     clock::Tick,
     error::{CacheError, Kind, Result},
     model::Key,
@@ -55,15 +55,22 @@ impl Edge {
             && let Some(hit) = self.cache.get_from_l1_as(caller, &key, now)
         {
             let found = Read::Found(Found::in_l1(hit, now));
-            return Ok(FirstLook::Answered(GetReply::new(found, options.want_meta)));
+            return Ok(FirstLook::Answered(GetReply::new(found, self.meta(&key, options))));
         }
         Ok(FirstLook::Missed(MissedGet { key, options }))
     }
 
     /// Answers a Get that L1 did not answer.
     pub(super) async fn get_missed(&self, MissedGet { key, options }: MissedGet) -> Result<GetReply> {
+        let meta = self.meta(&key, options);
         let read = self.cache.read_missed(key, options).await?;
-        Ok(GetReply::new(read, options.want_meta))
+        Ok(GetReply::new(read, meta))
+    }
+
+    /// Returns what the metadata of a key's value needs, if the client requested it.
+    #[inline]
+    fn meta(&self, key: &Key, options: ReadOptions) -> Option<Freshness> {
+        options.want_meta.then(|| self.cache.freshness(key))
     }
 
     pub(super) async fn get(&self, request: GetRequest) -> Result<GetReply> {
@@ -81,10 +88,11 @@ impl Edge {
         if !absent.is_empty() {
             let (places, keys): (Vec<usize>, Vec<Key>) = absent.into_iter().unzip();
             let missed = keys.len();
+            let metas: Vec<_> = keys.iter().map(|key| self.meta(key, options)).collect();
             let reads = self.cache.read_some_missed(keys, missed, options, message_max).await;
-            for (at, read) in places.into_iter().zip(reads) {
+            for ((at, meta), read) in places.into_iter().zip(metas).zip(reads) {
                 let read = read.unwrap_or_else(|| Err(does_not_fit(message_max)));
-                results[at] = ReadReply::<GetManyResult>::new(read, options.want_meta);
+                results[at] = ReadReply::<GetManyResult>::new(read, meta);
             }
         }
         fit(&mut results, message_max);
@@ -97,17 +105,17 @@ impl Edge {
         let now = self.cache.now();
         let mut absent = Vec::new();
         let results = keys.into_iter().enumerate().map(|(at, key)| {
-            let read = match Key::new(key) {
+            let (read, meta) = match Key::new(key) {
                 Ok(key) => match options.is_user().then(|| self.cache.get_from_l1(&key, now)).flatten() {
-                    Some(hit) => Ok(Read::Found(Found::in_l1(hit, now))),
+                    Some(hit) => (Ok(Read::Found(Found::in_l1(hit, now))), self.meta(&key, options)),
                     None => {
                         absent.push((at, key));
                         return ReadReply::Message(GetManyResult::default());
                     }
                 },
-                Err(fault) => Err(fault),
+                Err(fault) => (Err(fault), None),
             };
-            ReadReply::<GetManyResult>::new(read, options.want_meta)
+            ReadReply::<GetManyResult>::new(read, meta)
         });
         (results.collect(), absent)
     }
@@ -263,7 +271,7 @@ fn fit(results: &mut [ReadReply<GetManyResult>], message_max: usize) {
     if results.iter().map(item_len).sum::<usize>() <= message_max {
         return;
     }
-    let full = ReadReply::<GetManyResult>::new(Err(does_not_fit(message_max)), false);
+    let full = ReadReply::<GetManyResult>::new(Err(does_not_fit(message_max)), None);
     let mut left = message_max.saturating_sub(results.len() * item_len(&full));
     for result in results {
         let more = item_len(result).saturating_sub(item_len(&full));

@@ -9,7 +9,7 @@ use prost::{Message, encoding::encode_varint, length_delimiter_len};
 
 use super::convert;
 use crate::{
-    cache::{Found, Read},
+    cache::{Found, Read, loads::lease::Freshness},
     error::Result,
     proto::{GetManyResult, GetOrLeaseResponse, GetResponse, OperationResult, operation_result},
 };
@@ -81,22 +81,22 @@ pub(super) enum ReadReply<M> {
 pub(super) type GetReply = ReadReply<GetResponse>;
 
 impl GetReply {
-    /// Converts a read.
+    /// Converts a read; with `meta` including the metadata of the value.
     #[inline]
-    pub(super) fn new(read: Read, want_meta: bool) -> Self {
+    pub(super) fn new(read: Read, meta: Option<Freshness>) -> Self {
         match read {
-            Read::Found(found) if !want_meta => Self::Value(found),
-            read @ (Read::Found(_) | Read::Missing) => Self::Message(convert::get_response(read, want_meta)),
+            Read::Found(found) if meta.is_none() => Self::Value(found),
+            read @ (Read::Found(_) | Read::Missing) => Self::Message(convert::get_response(read, meta)),
         }
     }
 }
 
 impl ReadReply<GetManyResult> {
-    /// Converts the read of one key of GetMany.
-    pub(super) fn new(read: Result<Read>, want_meta: bool) -> Self {
+    /// Converts the read of one key of GetMany; with `meta` including the metadata of the value.
+    pub(super) fn new(read: Result<Read>, meta: Option<Freshness>) -> Self {
         match read {
-            Ok(Read::Found(found)) if !want_meta => Self::Value(found),
-            read => Self::Message(convert::get_many_result(read, want_meta)),
+            Ok(Read::Found(found)) if meta.is_none() => Self::Value(found),
+            read => Self::Message(convert::get_many_result(read, meta)),
         }
     }
 }
@@ -366,12 +366,7 @@ mod tests {
             for (needs_refresh, fresh_ms) in
                 [(false, None), (true, Some(0)), (false, Some(1)), (true, Some(127)), (true, Some(i64::MAX))]
             {
-                let hit = LeaseHit {
-                    found: Some(convert::found(found.clone(), false)),
-                    needs_refresh,
-                    grant: None,
-                    fresh_ms,
-                };
+                let hit = LeaseHit { found: Some(convert::found(found.clone())), needs_refresh, grant: None, fresh_ms };
                 let response = GetOrLeaseResponse { result: Some(get_or_lease_response::Result::Hit(hit)) };
                 let reply = || LeaseReply::hit(found.clone(), needs_refresh, fresh_ms);
                 assert_eq!(bytes(&reply()), response.encode_to_vec());
@@ -387,12 +382,12 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_generated_messages() {
         for found in all() {
-            for want_meta in [false, true] {
+            for meta in [None, Some(Freshness::default())] {
                 let read = || Read::Found(found.clone());
-                let response = convert::get_response(read(), want_meta);
-                assert_eq!(bytes(&GetReply::new(read(), want_meta)), response.encode_to_vec());
+                let response = convert::get_response(read(), meta);
+                assert_eq!(bytes(&GetReply::new(read(), meta)), response.encode_to_vec());
                 for id in [0, 1, 127, 128, u64::MAX] {
-                    let reply = OperationReply::Get { id, reply: GetReply::new(read(), want_meta) };
+                    let reply = OperationReply::Get { id, reply: GetReply::new(read(), meta) };
                     let result = Some(operation_result::Result::Get(response.clone()));
                     assert_eq!(bytes(&reply), OperationResult { id, result: result.clone() }.encode_to_vec());
                     let mut items = Vec::new();
@@ -406,9 +401,8 @@ mod tests {
             }
         }
         let reads = || all().into_iter().map(|found| Ok(Read::Found(found))).chain([Ok(Read::Missing)]);
-        let generated =
-            GetManyResponse { results: reads().map(|read| convert::get_many_result(read, false)).collect() };
-        let reply = || GetManyReply(reads().map(|read| ReadReply::<GetManyResult>::new(read, false)).collect());
+        let generated = GetManyResponse { results: reads().map(|read| convert::get_many_result(read, None)).collect() };
+        let reply = || GetManyReply(reads().map(|read| ReadReply::<GetManyResult>::new(read, None)).collect());
         assert_eq!(bytes(&reply()), generated.encode_to_vec());
         for id in [0, 1, u64::MAX] {
             let result = OperationResult { id, result: Some(operation_result::Result::GetMany(generated.clone())) };

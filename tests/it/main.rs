@@ -46,6 +46,7 @@ mod l2_behavior;
 mod l2_redis;
 mod l2_redis_link;
 mod learned_state;
+mod lease_meta;
 mod lease_model;
 mod load_fencing;
 mod load_leases;

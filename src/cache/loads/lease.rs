@@ -194,8 +194,8 @@ struct Plan<'a> {
 }
 
 /// The settings that decide whether a value needs a refresh.
-#[derive(Debug, Clone, Copy)]
-struct Freshness {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Freshness {
     /// Last part of the key's life, in which the value needs a refresh.
     stale: Duration,
     /// Factor of the mean load time in the distribution of early refreshes.
@@ -266,6 +266,13 @@ impl Cache {
             }
             Some(_) | None => HitLook::Due(reason),
         }
+    }
+
+    /// Returns the settings that decide whether a value of the key needs a refresh, for reads without options of their own.
+    #[must_use]
+    pub fn freshness(&self, key: &Key) -> Freshness {
+        // The only error is a stale part of a key with a sliding TTL, which a policy cannot have.
+        self.freshness_of(key, &LeaseNeeds::default()).unwrap_or_default()
     }
 
     #[inline]
@@ -673,7 +680,8 @@ impl Freshness {
 
     /// Returns the time until a value needs a refresh; `None` without an expiry.
     #[inline]
-    fn fresh_time(self, life: Life) -> Option<Duration> {
+    #[must_use]
+    pub fn fresh_time(self, life: Life) -> Option<Duration> {
         match life {
             Life::Forever => None,
             Life::For(left) => Some(left.saturating_sub(self.stale)),
