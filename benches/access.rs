@@ -7,8 +7,12 @@
 //!
 //! The output shows medians in nanoseconds: ours | yardstick | ratio.
 
+#[path = "support/figures.rs"]
+mod figures;
+
 use std::{hint::black_box, sync::atomic::AtomicU64, sync::atomic::Ordering::Acquire};
 
+use figures::median;
 use terrace::{
     access::{Access, AccessSettings, Peer, SecretHash, Verbs},
     clock::{Clock, stopwatch_ns},
@@ -31,16 +35,12 @@ fn users(prefixes: usize) -> String {
 }
 
 /// Median duration of a call in nanoseconds.
-fn median(rounds: usize, mut call: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let begun = stopwatch_ns();
-            (0..CALLS).for_each(|_| call());
-            (stopwatch_ns() - begun) as f64 / CALLS as f64
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+fn median_ns(rounds: usize, mut call: impl FnMut()) -> f64 {
+    median((0..rounds).map(|_| {
+        let begun = stopwatch_ns();
+        (0..CALLS).for_each(|_| call());
+        (stopwatch_ns() - begun) as f64 / CALLS as f64
+    }))
 }
 
 fn row(name: &str, ours: f64, yardstick: f64) {
@@ -60,30 +60,30 @@ fn main() {
         let identity = access.log_in(None, TOKEN, Protocol::Grpc, peer).expect("a user");
         let key = format!("service-{}:0123456789", prefixes - 1);
         let prefix = format!("service-{}:", prefixes - 1);
-        let compared = median(rounds, || {
+        let compared = median_ns(rounds, || {
             black_box(black_box(key.as_bytes()).starts_with(black_box(prefix.as_bytes())));
         });
         let principal = identity.principal();
-        let may = median(rounds, || {
+        let may = median_ns(rounds, || {
             black_box(black_box(principal).may(Verbs::READ, black_box(key.as_bytes())));
         });
         row(&format!("may, {prefixes} prefixes"), may, compared);
         if prefixes == 1 {
             let generation = AtomicU64::new(1);
-            let loaded = median(rounds, || {
+            let loaded = median_ns(rounds, || {
                 black_box(black_box(&generation).load(Acquire) == 1);
             });
             row(
                 "current",
-                median(rounds, || {
+                median_ns(rounds, || {
                     black_box(access.is_current(black_box(&identity)));
                 }),
                 loaded,
             );
-            let hashed = median(rounds, || {
+            let hashed = median_ns(rounds, || {
                 black_box(SecretHash::of(black_box(TOKEN)));
             });
-            let login = median(rounds, || {
+            let login = median_ns(rounds, || {
                 black_box(access.log_in(None, black_box(TOKEN), Protocol::Grpc, peer).is_ok());
             });
             row("login", login, hashed);

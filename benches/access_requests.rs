@@ -8,6 +8,8 @@
 //! `cargo bench --bench access_requests [-- --rounds N] [--percent N]`: rounds (default 11), and requests of a measurement in
 //! percent of the default.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -19,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use figures::median;
 use futures_util::{future::join_all, stream};
 use support::{
     certificates::Authority,
@@ -229,11 +232,6 @@ fn is_found(result: Option<&operation_result::Result>) -> bool {
     matches!(response.result, Some(get_response::Result::Found(_)))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let option = |name: &str, default: usize| {
@@ -261,8 +259,8 @@ fn compare(scenario: &Scenario, requests: usize, servers: &[Server; 3], runtime:
         measure(server, UNIT);
     });
     let all: Vec<[f64; 3]> = (0..rounds).map(|_| servers.each_ref().map(|server| measure(server, requests))).collect();
-    let us = |server: usize| median(all.iter().map(|round| round[server] / 1_000.0).collect());
-    let ratio = |server: usize| median(all.iter().map(|round| round[server] / round[0]).collect());
+    let us = |server: usize| median(all.iter().map(|round| round[server] / 1_000.0));
+    let ratio = |server: usize| median(all.iter().map(|round| round[server] / round[0]));
     println!(
         "{:<31} off {:7.3} | users {:7.3} | ratio {:.3} | users and TLS {:7.3} | ratio {:.3}",
         scenario.name,

@@ -10,6 +10,8 @@
 //! 16 and 250: throughput at least 1.3 and 1.5 times, client CPU at most 0.75 and 0.6 times. Both runtimes are measured:
 //! one thread, and two worker threads.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -17,6 +19,7 @@ mod support;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use figures::median;
 use rustix::time::{ClockId, clock_gettime};
 use support::{
     grpc::connect,
@@ -127,11 +130,6 @@ async fn measure(subject: &Subject, in_flight: usize, count: usize) -> Figures {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn run(name: &str, runtime: &Runtime, rounds: usize, terrace: &Process, redis: &RedisServer) {
     println!(
         "\n{name}\n{:26} {:>6} {:>11} {:>9} {:>9} {:>24}",
@@ -148,7 +146,7 @@ fn run(name: &str, runtime: &Runtime, rounds: usize, terrace: &Process, redis: &
                 }
             }
             let medians = figures.iter().map(|rounds| {
-                let of = |part: fn(&Figures) -> f64| median(rounds.iter().map(part).collect());
+                let of = |part: fn(&Figures) -> f64| median(rounds.iter().map(part));
                 Figures { wall_us: of(|f| f.wall_us), client_us: of(|f| f.client_us), server_us: of(|f| f.server_us) }
             });
             let medians: Vec<Figures> = medians.collect();

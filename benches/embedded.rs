@@ -7,12 +7,15 @@
 //!
 //! `cargo bench --bench embedded [-- --rounds N] [--keys N]` (default 5 rounds, 1,000,000 keys)
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
 
 use std::process::{Child, Command, Stdio};
 
+use figures::median;
 use redis::{Connection, cmd, pipe};
 use support::{command::Killed, process::Process, redis::RedisServer, resp::connection};
 use terrace::clock::stopwatch_ns;
@@ -143,9 +146,4 @@ impl Target {
         let value: Option<String> = cmd("GET").arg(key).query(client).expect("the server answers");
         value.is_some_and(|value| !value.starts_with('y'))
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

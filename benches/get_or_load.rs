@@ -12,6 +12,8 @@
 //!
 //! Figures are medians of all rounds.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -25,6 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use figures::median;
 use futures_util::stream;
 use support::{
     grpc::connect,
@@ -55,11 +58,6 @@ type Client = CacheClient<Channel>;
 
 async fn client(node: &Process) -> Client {
     CacheClient::new(connect(&node.grpc).await)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn ask(key: &Bytes) -> GetOrLeaseRequest {
@@ -332,16 +330,12 @@ async fn main() {
 fn redis_direct(redis: &RedisServer, rounds: usize) -> f64 {
     let mut connection = redis.connect();
     let value = vec![b'v'; 100];
-    median(
-        (0..rounds)
-            .map(|_| {
-                let before = cpu_ns(redis.pid());
-                for number in 0..WRITES {
-                    let key = format!("set:{}", number % 1_000);
-                    redis::cmd("SET").arg(key).arg(&value).arg("PX").arg(60_000).exec(&mut connection).expect("stored");
-                }
-                (cpu_ns(redis.pid()) - before) / WRITES as f64 / 1e3
-            })
-            .collect(),
-    )
+    median((0..rounds).map(|_| {
+        let before = cpu_ns(redis.pid());
+        for number in 0..WRITES {
+            let key = format!("set:{}", number % 1_000);
+            redis::cmd("SET").arg(key).arg(&value).arg("PX").arg(60_000).exec(&mut connection).expect("stored");
+        }
+        (cpu_ns(redis.pid()) - before) / WRITES as f64 / 1e3
+    }))
 }

@@ -7,11 +7,14 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "support/figures.rs"]
+mod figures;
 
 use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use figures::median;
 use futures_util::future::join_all;
 use rustix::{
     thread::{CpuSet, sched_setaffinity},
@@ -238,11 +241,6 @@ async fn measure(server: &Server, scenario: &Scenario, span: Duration) -> u64 {
     (server.cpu_ns().await - before) / (calls * scenario.keys).max(1)
 }
 
-fn median(mut figures: Vec<u64>) -> u64 {
-    figures.sort_unstable();
-    figures[figures.len() / 2]
-}
-
 async fn compare(servers: &[Server; 2], rounds: usize, span: Duration, only: Option<&str>) {
     for scenario in SCENARIOS.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only))) {
         let mut figures = [Vec::new(), Vec::new()];
@@ -251,8 +249,7 @@ async fn compare(servers: &[Server; 2], rounds: usize, span: Duration, only: Opt
                 figures.push(measure(server, scenario, span).await);
             }
         }
-        let [ours, yardstick] = figures.map(median);
-        let [ours, yardstick] = [ours, yardstick].map(|ns| ns as f64 / 1000.0);
+        let [ours, yardstick] = figures.map(|all| median(all.into_iter().map(|ns| ns as f64 / 1000.0)));
         println!(
             "{:<40} {} {ours:.3} µs | {} {yardstick:.3} µs | ratio {:.2}",
             scenario.name,

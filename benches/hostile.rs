@@ -6,6 +6,8 @@
 //! * **sweep**: pattern bans over Redis with N keys (default 400,000) and some keys of 64 KiB (default 200), and the
 //!   latency of PING directly to Redis meanwhile. Goals: PING under 50 ms with every pattern, at least 200,000 keys/s.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -15,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use figures::median;
 use redis::Connection;
 use support::{grpc::connect, process::Process, redis::RedisServer};
 use terrace::{
@@ -42,18 +45,14 @@ const SHAPES: [Shape; 5] = [
 
 /// Returns the median time of one comparison in microseconds.
 fn time_us(glob: &Glob, text: &[u8]) -> f64 {
-    let mut times: Vec<f64> = (0..11)
-        .map(|_| {
-            let rounds = (1_000_000 / text.len()).clamp(1, 1_000);
-            let begun = Instant::now();
-            for _ in 0..rounds {
-                assert!(!std::hint::black_box(glob.matches(std::hint::black_box(text))));
-            }
-            begun.elapsed().as_secs_f64() * 1e6 / rounds as f64
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    median((0..11).map(|_| {
+        let rounds = (1_000_000 / text.len()).clamp(1, 1_000);
+        let begun = Instant::now();
+        for _ in 0..rounds {
+            assert!(!std::hint::black_box(glob.matches(std::hint::black_box(text))));
+        }
+        begun.elapsed().as_secs_f64() * 1e6 / rounds as f64
+    }))
 }
 
 fn globs() {

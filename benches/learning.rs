@@ -13,6 +13,8 @@
 //! CPU time is that of the whole server process, from `/proc`. The output shows the median over the rounds of each
 //! figure, and of the ratio within a round.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -26,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use figures::median;
 use futures_util::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
 use support::{
@@ -68,11 +71,6 @@ const HITS: u64 = 5_000_000;
 /// Number of prefetched keys that wait for their first use, in the measurement of the learner alone.
 const STAGED_MAX: usize = 1_024;
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
 /// Figures of two arms, by round.
 #[derive(Default)]
 struct Pair {
@@ -93,10 +91,10 @@ impl Pair {
     }
 
     fn print(self, what: &str, names: [&str; 2]) {
-        let ratios = self.base.iter().zip(&self.other).map(|(base, other)| other / base).collect();
+        let ratio = median(self.base.iter().zip(&self.other).map(|(base, other)| other / base));
         let (base, other) = (median(self.base) / 1e3, median(self.other) / 1e3);
         let [first, second] = names;
-        println!("{what:<44} {first} {base:.3} µs | {second} {other:.3} µs | ratio {:.3}", median(ratios));
+        println!("{what:<44} {first} {base:.3} µs | {second} {other:.3} µs | ratio {ratio:.3}");
     }
 }
 
@@ -191,7 +189,7 @@ fn hits(servers: &[Process; 2], rounds: usize) {
     traced.print("gRPC Get with traceparent, L1 hit", ["off", "auto"]);
     header.print("traceparent header alone", ["without", "with"]);
     pipeline.print(&format!("RESP GET, pipeline {PIPELINE}, L1 hit"), ["off", "auto"]);
-    let taps = (0..rounds).map(|_| tap_ns()).collect();
+    let taps = (0..rounds).map(|_| tap_ns());
     println!("{:<44} {:.1} ns per hit", "the tap, included in each row", median(taps));
 }
 

@@ -17,6 +17,8 @@
 
 #[path = "support/adversary.rs"]
 mod adversary;
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "support/markov.rs"]
 mod markov;
 #[path = "support/served.rs"]
@@ -31,6 +33,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use figures::median;
 use rustix::time::{ClockId, clock_gettime};
 use served::{Served, Withstood};
 use services::{Follow, Services};
@@ -63,12 +66,6 @@ fn cpu_ns() -> u64 {
 }
 
 /// Returns the median of an odd number of figures.
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut all: Vec<f64> = figures.collect();
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn plan(entries: u64, prefetch: Mode, delay: u64, seed: u64) -> Plan {
     let learn = PrefetchSettings::default();
     Plan { room: Room::Entries(entries), policy: PolicyKind::Learned, shards: None, seed, prefetch, delay, learn }

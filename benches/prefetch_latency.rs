@@ -6,6 +6,8 @@
 //! of the keys. Each round starts both servers anew, in turn. The output shows the medians over the rounds of the
 //! figures and of the ratios within a round, and the latency of a GET to Redis through the proxy.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -19,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use figures::median;
 use serde_json::Value;
 use support::{
     eventually,
@@ -85,8 +88,7 @@ fn main() {
         }
         let [off, auto] = played;
         // Round by round, because other load on the machine varies.
-        let ratio =
-            |of: fn(&Played) -> f64| median(off.iter().zip(&auto).map(|(off, auto)| of(auto) / of(off)).collect());
+        let ratio = |of: fn(&Played) -> f64| median(off.iter().zip(&auto).map(|(off, auto)| of(auto) / of(off)));
         let ratios = [
             ratio(|of| of.mean_us),
             ratio(|of| of.p50_us),
@@ -95,7 +97,7 @@ fn main() {
             ratio(|of| of.l2_reads),
         ];
         let figures = [&off, &auto].map(|played| {
-            let figure = |of: fn(&Played) -> f64| median(played.iter().map(of).collect());
+            let figure = |of: fn(&Played) -> f64| median(played.iter().map(of));
             Played {
                 mean_us: figure(|of| of.mean_us),
                 p50_us: figure(|of| of.p50_us),
@@ -115,11 +117,6 @@ fn main() {
         let [mean, p50, p99, misses, l2_reads] = ratios;
         println!("{entries:>6} {:>9} {mean:>9.3} {p50:>8.3} {p99:>8.3} {misses:>8.3} {l2_reads:>9.3}", "ratio");
     }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
 
 /// Writes the first requests of a trace to a file. Returns its path and the keys.
@@ -159,7 +156,7 @@ fn get_us(proxy: &FaultProxy) -> f64 {
         redis::cmd("GET").arg("a").query::<Option<Vec<u8>>>(&mut connection).expect("it answers");
         (stopwatch_ns() - begun_ns) as f64 / 1e3
     };
-    median(std::iter::repeat_with(get).take(GETS).collect())
+    median(std::iter::repeat_with(get).take(GETS))
 }
 
 /// Plays the trace against a new server.

@@ -11,12 +11,15 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
 
 use std::{hint::black_box, time::Duration};
 
+use figures::median;
 use hdrhistogram::Histogram;
 use redis::AsyncCommands;
 use support::{grpc::connect, process::Process, redis::RedisServer};
@@ -42,11 +45,6 @@ async fn p50<F: AsyncFnMut()>(mut call: F) -> f64 {
         latency.saturating_record(stopwatch_ns() - begun);
     }
     latency.value_at_quantile(0.5) as f64 / 1_000.0
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
 
 async fn read_path(rounds: usize) {
@@ -112,13 +110,13 @@ fn check(rounds: usize) {
     let l1 = L1::new(Settings { capacity_bytes: 1 << 20, max_entries: None, policy: PolicyKind::Learned });
     let (clock, epoch) = (Clock::real(), l1.begin(Tick::FAR).expect("the first epoch"));
     let now = clock.now();
-    let empty = median((0..rounds).map(|_| per_call_ns(|| black_box(now))).collect());
+    let empty = median((0..rounds).map(|_| per_call_ns(|| black_box(now))));
     let checks = (0..rounds).map(|_| per_call_ns(|| l1.is_open(black_box(epoch), black_box(now))));
-    let check = median(checks.collect()) - empty;
+    let check = median(checks) - empty;
     let clocks = (0..rounds).map(|_| per_call_ns(|| clock.now()));
     println!(
         "fence and counters: {check:.1} ns per hit (goal at most 15); one read of the clock: {:.1} ns",
-        median(clocks.collect())
+        median(clocks)
     );
 }
 

@@ -6,6 +6,8 @@
 //!
 //! `cargo bench --bench resp [-- --rounds N] [--clients N]`
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -17,6 +19,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use figures::median;
 use support::{
     process::{Process, cpu_ns},
     redis::RedisServer,
@@ -101,9 +104,4 @@ impl Target {
         assert!(status.success());
         (cpu_ns(self.pid) - before) / f64::from(requests)
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
