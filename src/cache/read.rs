@@ -230,7 +230,8 @@ impl Cache {
         self.read_in_flights(pending, reads).await
     }
 
-    /// Reads internal records, which L1 caches like values. These reads are not counted.
+    /// Reads internal records, which L1 caches like values. These reads are not counted. Values of users need
+    /// [`Self::read_again`], which removes headers and checks tags.
     pub(super) async fn records(&self, keys: Vec<Key>) -> Vec<Result<Read>> {
         let mut reads = ReadResults { is_counted: false, ..ReadResults::new(keys.len()) };
         let mut pending = Vec::new();

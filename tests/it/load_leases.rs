@@ -141,25 +141,30 @@ fn over_each<F: Future<Output = ()>>(test: impl Fn(Rc<World>, Client) -> F) {
 #[test]
 fn one_caller_loads_and_the_others_receive_its_value() {
     over_each(|world, leader| async move {
-        let grant = leader.lease("k").await;
-        assert_eq!((grant.reason(), grant.lease_ms), (GrantReason::Miss, 10_000));
-        let others = Client::of(&world.node).await;
-        let waiting: Vec<_> = (0..50)
-            .map(|_| {
-                let others = others.clone();
-                tokio::spawn(async move { others.ask(request("k")).await })
-            })
-            .collect();
-        // One more caller that does not wait learns about the leader.
-        let busy = others.ask(GetOrLeaseRequest { wait_ms: Some(0), ..request("k") }).await;
-        assert!(matches!(busy, Answer::Busy(_)), "{busy:?}");
-        assert_eq!(leader.fill("k", &grant.token, "loaded").await, None);
-        for caller in waiting {
-            assert_eq!(hit(caller.await.unwrap()), ("loaded".into(), false, None));
+        // A value with tags is stored behind a header, which no caller may see.
+        for (key, tags) in [("k", vec![]), ("tagged", vec![Bytes::from("team:7")])] {
+            let request = || GetOrLeaseRequest { tags: tags.clone(), ..request(key) };
+            let grant = granted(leader.ask(request()).await);
+            assert_eq!((grant.reason(), grant.lease_ms), (GrantReason::Miss, 10_000));
+            let others = Client::of(&world.node).await;
+            let waiting: Vec<_> = (0..50)
+                .map(|_| {
+                    let (others, request) = (others.clone(), request());
+                    tokio::spawn(async move { others.ask(request).await })
+                })
+                .collect();
+            // One more caller that does not wait learns about the leader.
+            let busy = others.ask(GetOrLeaseRequest { wait_ms: Some(0), ..request() }).await;
+            assert!(matches!(busy, Answer::Busy(_)), "{busy:?}");
+            let loaded = FillRequest { ttl_ms: Some(60_000), tags: tags.clone(), ..fill(key, &grant.token, "loaded") };
+            assert_eq!(leader.fill_with(loaded.clone()).await, None);
+            for caller in waiting {
+                assert_eq!(hit(caller.await.unwrap()), ("loaded".into(), false, None));
+            }
+            // A token fills once.
+            assert_eq!(leader.fill_with(loaded).await, Some(NotFilledReason::LeaseLost));
+            assert_eq!(leader.get(key).await, Some("loaded".into()));
         }
-        // A token fills once.
-        assert_eq!(leader.fill("k", &grant.token, "again").await, Some(NotFilledReason::LeaseLost));
-        assert_eq!(leader.get("k").await, Some("loaded".into()));
     });
 }
 
@@ -211,7 +216,7 @@ fn a_tag_that_is_invalidated_during_the_load_hides_the_fill() {
         let tags = InvalidateTagsRequest { tags: vec!["team:7".into()] };
         client.invalidation.clone().invalidate_tags(tags.clone()).await.unwrap();
         let with_tags = FillRequest { tags: vec!["all".into(), "team:7".into()], ..fill("k", &grant.token, "old") };
-        client.fill_with(with_tags).await;
+        assert_eq!(client.fill_with(with_tags).await, Some(NotFilledReason::Invalidated));
         assert_eq!(client.get("k").await, None, "the value was loaded before the invalidation");
         let grant = granted(client.ask(tagged("k")).await);
         let with_tags = FillRequest { tags: vec!["all".into(), "team:7".into()], ..fill("k", &grant.token, "new") };

@@ -322,7 +322,7 @@ impl Cache {
     }
 
     /// Returns whether entries with these headers are valid.
-    async fn are_valid(&self, heads: &[Bytes]) -> Vec<Result<bool>> {
+    pub(in crate::cache) async fn are_valid(&self, heads: &[Bytes]) -> Vec<Result<bool>> {
         self.core.tags_in_use.met();
         let tags = || heads.iter().filter_map(|head| codec::tags(head)).flatten();
         let ids = match self.ids(tags().map(|tag| tag.name).collect(), tags().collect()).await {

@@ -71,13 +71,24 @@ impl Cache {
         }
         let tags: Vec<Tag> =
             request.tags.iter().zip(&token.tag_ids).map(|(name, id)| Tag { name: name.clone(), id: *id }).collect();
+        let head = head_of(&tags);
         let loaded = match size_checked {
-            Some(value) => Loaded::Value { stored: codec::joined(&head_of(&tags), value), expiry },
-            None => Loaded::Absent { life: life_of(expiry), head: head_of(&tags) },
+            Some(value) => Loaded::Value { stored: codec::joined(&head, value), expiry },
+            None => Loaded::Absent { life: life_of(expiry), head: head.clone() },
         };
-        let filled = self.store_fill(&key, Fill { fence: token.fence, loaded }, expiry).await?;
+        let mut filled = self.store_fill(&key, Fill { fence: token.fence, loaded }, expiry).await?;
+        if matches!(filled, Filled::Stored { .. }) && !self.has_valid_tags(&head).await {
+            filled = Filled::Invalidated;
+        }
         self.leases.remove(&key, &token.holder);
         Ok(self.counted_fill(group, filled))
+    }
+
+    /// Returns whether no tag of a stored entry was invalidated since the grant. An invalidated tag makes the entry a miss
+    /// from its first read; the client learns it, so that it does not share the value.
+    async fn has_valid_tags(&self, head: &Bytes) -> bool {
+        head.is_empty()
+            || self.are_valid(std::slice::from_ref(head)).await.iter().all(|valid| matches!(valid, Ok(true)))
     }
 
     /// Returns the expiry of a fill, and its value; `None` for a negative answer.
