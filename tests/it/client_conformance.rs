@@ -1,5 +1,5 @@
-//! The scenarios in `clients/conformance`, run by the Rust client over Redis, the embedded store and no L2. The README
-//! there defines the format.
+//! The scenarios in `clients/conformance`, run by the Rust client over Redis, the embedded store and no L2, and against its
+//! fake. The README there defines the format.
 
 mod steps;
 
@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use terrace_client::Client;
+use terrace_client::{Client, NearCache, testing::Fake};
 
 use crate::support::{
     PATIENCE,
@@ -42,17 +42,61 @@ fn applies(scenario: &Value, store: &str) -> bool {
     scenario["stores"].as_array().is_none_or(|stores| stores.iter().any(|name| name == store))
 }
 
+/// Time that passes on the clock of a fake before a step is repeated.
+const FAKE_PAUSE: Duration = Duration::from_millis(10);
+
+/// The cache that scenarios run against.
+struct Cache {
+    client: Client,
+    /// Set if the cache is a fake, whose clock the runner moves.
+    fake: Option<Fake>,
+}
+
+impl Cache {
+    async fn of(world: &World) -> Self {
+        let builder = Client::builder(world.node.grpc()).read_timeout(PATIENCE).write_timeout(PATIENCE);
+        Self { client: builder.connect().await.unwrap(), fake: None }
+    }
+
+    /// A client with a near cache: the results must be the same.
+    async fn near(world: &World) -> Self {
+        let builder = Client::builder(world.node.grpc()).read_timeout(PATIENCE).write_timeout(PATIENCE);
+        let client = builder.near_cache(NearCache::new()).connect().await.unwrap();
+        while client.near_stats().is_none_or(|stats| stats.feeds == 0) {
+            pause().await;
+        }
+        Self { client, fake: None }
+    }
+
+    fn fake() -> Self {
+        let fake = Fake::new();
+        Self { client: fake.client(), fake: Some(fake) }
+    }
+
+    /// Lets time pass before a step is repeated.
+    async fn pause(&self) {
+        match &self.fake {
+            None => pause().await,
+            Some(fake) => {
+                // The release of a grant runs in a task.
+                tokio::task::yield_now().await;
+                fake.advance(FAKE_PAUSE);
+            }
+        }
+    }
+}
+
 /// Runs one scenario; fails with the number of the step that did not have its result.
-async fn run(client: &Client, scenario: &Value) -> Result<(), String> {
+async fn run(cache: &Cache, scenario: &Value) -> Result<(), String> {
     let mut grants = Grants::new();
     for (number, step) in scenario["steps"].as_array().expect("steps").iter().enumerate() {
         let started = tokio::time::Instant::now();
         loop {
-            let Err(why) = try_step(client, step, &mut grants).await else { break };
+            let Err(why) = try_step(&cache.client, step, &mut grants).await else { break };
             if step["eventually"] != true || started.elapsed() > PATIENCE {
                 return Err(format!("step {}: {why}\n    {step}", number + 1));
             }
-            pause().await;
+            cache.pause().await;
         }
     }
     Ok(())
@@ -86,14 +130,13 @@ fn check_error(step: &Value, error: &terrace_client::Error) -> Result<(), String
 }
 
 /// Runs all scenarios over one store.
-fn run_all(store: &str, world: &World) {
+fn run_all(store: &str, cache: impl Future<Output = Cache>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let faults: Vec<String> = runtime.block_on(async {
-        let builder = Client::builder(world.node.grpc()).read_timeout(PATIENCE).write_timeout(PATIENCE);
-        let client = builder.connect().await.unwrap();
+        let cache = cache.await;
         let mut faults = Vec::new();
         for (file, scenario) in scenarios().iter().filter(|(_, scenario)| applies(scenario, store)) {
-            if let Err(why) = run(&client, scenario).await {
+            if let Err(why) = run(&cache, scenario).await {
                 faults.push(format!("{file}: {}: {why}", scenario["name"]));
             }
         }
@@ -103,18 +146,30 @@ fn run_all(store: &str, world: &World) {
 }
 
 #[test]
+fn with_a_near_cache_all_scenarios_hold() {
+    run_all("redis", Cache::near(&over_redis()));
+    run_all("none", Cache::near(&over_none()));
+}
+
+#[test]
 fn over_redis_all_scenarios_hold() {
-    run_all("redis", &over_redis());
+    run_all("redis", Cache::of(&over_redis()));
 }
 
 #[test]
 fn over_the_embedded_store_all_scenarios_hold() {
-    run_all("embedded", &over_embedded());
+    run_all("embedded", Cache::of(&over_embedded()));
 }
 
 #[test]
 fn without_an_l2_all_scenarios_hold() {
-    run_all("none", &over_none());
+    run_all("none", Cache::of(&over_none()));
+}
+
+/// The fake has the same answers as a server without L2.
+#[test]
+fn against_the_fake_all_scenarios_hold() {
+    run_all("none", async { Cache::fake() });
 }
 
 /// Returns the keys and tags of a step.
@@ -152,7 +207,7 @@ fn the_runner_notices_wrong_results() {
     let world = over_none();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = Client::builder(world.node.grpc()).read_timeout(Duration::from_secs(20)).connect().await.unwrap();
+        let cache = Cache::of(&world).await;
         for (step, why) in [
             (r#"{"do": "get", "key": "k", "expect": "v"}"#, "the result is null"),
             (r#"{"do": "set", "key": "k", "value": "v", "error": {"kind": "Internal"}}"#, "succeeded with true"),
@@ -164,7 +219,7 @@ fn the_runner_notices_wrong_results() {
             (r#"{"do": "fill", "grant": "g", "value": "v"}"#, "no grant \"g\""),
         ] {
             let scenario = serde_json::json!({ "name": "n", "steps": [serde_json::from_str::<Value>(step).unwrap()] });
-            let fault = run(&client, &scenario).await.unwrap_err();
+            let fault = run(&cache, &scenario).await.unwrap_err();
             assert!(fault.contains(why), "{step}: {fault}");
         }
     });

@@ -115,7 +115,7 @@ fn the_readme_is_short_and_its_first_block_has_the_two_commands() {
 
 #[test]
 fn every_path_of_the_code_tour_exists() {
-    const FOLDERS: [&str; 6] = ["src/", "tests/", "benches/", "proto/", "docker/", "fuzz/"];
+    const FOLDERS: [&str; 8] = ["src/", "tests/", "benches/", "proto/", "docker/", "fuzz/", "clients/", "examples/"];
     let tour = Page::read("docs/development/code-tour.md");
     let spans = tour
         .prose()

@@ -367,13 +367,19 @@ fn synchronous_parts_stay_synchronous() {
 
 #[test]
 fn every_file_says_what_it_is_and_nothing_is_left_over() {
-    let all = ["src", "tests", "benches"].into_iter().filter(|folder| Path::new(folder).exists()).flat_map(sources);
+    let all = ["src", "tests", "benches", "examples", "clients"]
+        .into_iter()
+        .filter(|folder| Path::new(folder).exists())
+        .flat_map(sources);
     assert_none(all.flat_map(|source| forbidden_words(&source)).collect());
 }
 
 #[test]
 fn long_functions_and_files_are_reported() {
-    let all = ["src", "tests", "benches"].into_iter().filter(|folder| Path::new(folder).exists()).flat_map(sources);
+    let all = ["src", "tests", "benches", "examples", "clients"]
+        .into_iter()
+        .filter(|folder| Path::new(folder).exists())
+        .flat_map(sources);
     for line in all.flat_map(|source| long(&source)) {
         println!("long: {line}");
     }

@@ -5,17 +5,20 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use terrace_proto::{
     GetOrLeaseRequest, GetStatsRequest, GetStatsResponse, IncrementRequest, ReadOptions, SetRequest, TouchRequest,
     WatchRequest, insight_client::InsightClient, invalidate_pattern_request::Keys,
 };
-use tokio::{sync::watch, time::timeout};
 
 use crate::{
     Target,
+    backend::{Backend, Core},
     convert::{IntoBytes, all},
-    error::Result,
-    nodes::{self, Fleet},
+    error::{Error, ErrorKind, Result},
+    load::{BoxError, GetOrLoad, GetOrLoadMany, Item, LoadError, Loaded, Loader, ManyLoader},
+    near::{Near, NearStats},
+    nodes::within,
     operations::{
         Origin,
         invalidate::{InvalidatePattern, InvalidateTags},
@@ -27,6 +30,7 @@ use crate::{
         write::{Increment, Set, Touch},
     },
     settings::{ClientBuilder, Settings},
+    view::{Codec, View},
 };
 
 /// A client of one or more nodes of Terrace. Clones share the connections; one client serves a whole process.
@@ -48,22 +52,8 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    core: Arc<Core>,
     context: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    fleet: Arc<Fleet>,
-    /// Added to the ids of tasks, which are equal in all processes.
-    seed: u64,
-    closed: watch::Sender<bool>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.closed.send_replace(true);
-    }
 }
 
 impl Client {
@@ -82,10 +72,13 @@ impl Client {
     }
 
     pub(crate) fn start(target: Target, settings: Settings) -> Self {
-        let fleet = Arc::new(Fleet::new(settings));
-        let (closed, watched) = watch::channel(false);
-        nodes::start(&fleet, target, watched);
-        Self { inner: Arc::new(Inner { fleet, seed: fastrand::u64(..), closed }), context: None }
+        Self { core: Arc::new(Core::connect(target, settings)), context: None }
+    }
+
+    /// Returns a client of an in-memory cache.
+    #[cfg(feature = "testing")]
+    pub(crate) fn fake(server: Arc<crate::testing::Server>, settings: Settings) -> Self {
+        Self { core: Arc::new(Core::fake(server, settings)), context: None }
     }
 
     /// Waits until a node is ready.
@@ -93,25 +86,33 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`].
     pub async fn ready(&self) -> Result<()> {
-        self.inner.fleet.ready().await
+        match &self.core.backend {
+            Backend::Fleet(fleet) => fleet.ready().await,
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => server.ready(),
+        }
     }
 
     /// Returns the number of operations of this client and its clones that have no result.
     #[must_use]
     pub fn operations_in_progress(&self) -> usize {
-        self.inner.fleet.nodes().iter().map(|node| node.link.pending()).sum()
+        match &self.core.backend {
+            Backend::Fleet(fleet) => fleet.nodes().iter().map(|node| node.link.pending()).sum(),
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => server.in_progress(),
+        }
     }
 
     /// Returns a client whose operations count as one caller, for prefetch: a random number or the hash of a trace id.
     /// Default: one caller per task.
     #[must_use]
     pub fn with_context(&self, context: u64) -> Self {
-        Self { inner: Arc::clone(&self.inner), context: Some(context) }
+        Self { core: Arc::clone(&self.core), context: Some(context) }
     }
 
     /// Reads a key. `None` if it does not exist.
     pub fn get(&self, key: impl IntoBytes) -> Get {
-        Get { origin: self.origin(), key: key.into_bytes(), timeout: None }
+        Get { origin: self.origin(), key: key.into_bytes(), timeout: None, uses_copies: true }
     }
 
     /// Reads a key with its metadata: tier, remaining TTL, tags.
@@ -160,6 +161,77 @@ impl Client {
         GetOrLease { origin: self.origin(), request, timeout: None }
     }
 
+    /// Reads a key. If it is absent, loads it from its origin and stores it; one client of all nodes loads at a time, and the
+    /// others receive its value. `None` if the origin does not have the key.
+    ///
+    /// The loader runs in a task of its own, and goes on if the caller leaves. If the value is in its stale part, it is
+    /// returned at once, and the load runs in the background. If no node answers, the key is loaded without being stored
+    /// ([`GetOrLoad::on_unavailable`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: terrace_client::Client) -> terrace_client::Result<()> {
+    /// use std::time::Duration;
+    /// use bytes::Bytes;
+    ///
+    /// async fn query(id: u64) -> Result<Option<Bytes>, std::io::Error> {
+    ///     Ok(Some("Ada".into()))
+    /// }
+    ///
+    /// let name = client
+    ///     .get_or_load("user:1", || query(1))
+    ///     .ttl(Duration::from_secs(300))
+    ///     .stale(Duration::from_secs(3600))
+    ///     .negative_ttl(Duration::from_secs(30))
+    ///     .tags(["team:7"])
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `LoadFailed` if the load failed here or elsewhere: [`Error::source`](std::error::Error::source) is the error of the
+    /// loader, if it ran in this process. `Unavailable` if no node answers and the maximum number of loads without the cache is in
+    /// progress.
+    pub fn get_or_load<F, Fut, L, E>(&self, key: impl IntoBytes, load: F) -> GetOrLoad
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<Bytes>>,
+        E: Into<BoxError>,
+    {
+        let loader = Loader::new(|| async { load().await.map(L::into).map_err(LoadError::of) });
+        GetOrLoad::new(self.origin(), key.into_bytes(), Arc::default(), loader)
+    }
+
+    /// Reads many keys, and loads those that are absent with one call of the loader. The loader receives the absent keys and
+    /// returns one result per key, in order. It is called once more for keys that need a refresh, and once more for keys that
+    /// another client did not load.
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`], for any of the keys; [`GetOrLoadMany::each`] returns one result per key.
+    pub fn get_or_load_many<K, F, Fut, L, E>(&self, keys: impl IntoIterator<Item = K>, load: F) -> GetOrLoadMany
+    where
+        K: IntoBytes,
+        F: Fn(Vec<Bytes>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<L>, E>> + Send + 'static,
+        L: Into<Loaded<Bytes>>,
+        E: Into<BoxError>,
+    {
+        let items = all(keys).into_iter().map(|key| Item { key, tags: Vec::new() }).collect();
+        let loader = ManyLoader::new(move |keys| {
+            let loaded = load(keys);
+            async move { Ok(loaded.await.map_err(LoadError::of)?.into_iter().map(L::into).collect()) }
+        });
+        GetOrLoadMany::new(self.origin(), items, Arc::default(), loader)
+    }
+
+    /// Returns a view of the keys of a template such as `user:{id}`, with values of one type.
+    ///
+    /// # Errors
+    /// The template is not valid.
+    pub fn view<C: Codec>(&self, template: &str, codec: C) -> Result<View<C>> {
+        View::new(self.clone(), template, codec)
+    }
+
     /// Invalidates all keys that match a Redis glob, at most 1 KiB, on all nodes.
     pub fn invalidate_pattern(&self, pattern: impl IntoBytes) -> InvalidatePattern {
         self.invalidate(Keys::Pattern(pattern.into_bytes()))
@@ -180,26 +252,31 @@ impl Client {
         Watch { origin: self.origin(), request: WatchRequest::default() }
     }
 
+    /// Returns the statistics of the near cache; `None` without one.
+    #[must_use]
+    pub fn near_stats(&self) -> Option<NearStats> {
+        self.core.near.as_ref().map(|near| near.stats(&self.core.backend.nodes()))
+    }
+
     /// Returns the statistics of each node, with its name. The deadline of each node is that of a connection.
     ///
     /// # Errors
     /// A node cannot be reached.
     pub async fn stats(&self) -> Result<Vec<(String, GetStatsResponse)>> {
+        let fleet = match &self.core.backend {
+            Backend::Fleet(fleet) => Arc::clone(fleet),
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => return server.stats(self.core.settings.connect_timeout).await,
+        };
         let mut stats = Vec::new();
-        for node in self.inner.fleet.nodes().iter() {
-            let channel = node.channel();
-            let Some(channel) = channel else {
-                return Err(node.link.fault().unwrap_or_else(|| {
-                    crate::Error::new(crate::ErrorKind::Unavailable, format!("{}: not connected yet", node.name))
-                }));
-            };
-            let limit = self.inner.fleet.settings.connect_timeout;
-            let mut insight = InsightClient::new(channel);
-            let answer = timeout(limit, insight.get_stats(GetStatsRequest {})).await.map_err(|_elapsed| {
-                let text = format!("{}: no answer within {limit:?}", node.name);
-                crate::Error::new(crate::ErrorKind::DeadlineExceeded, text)
+        for node in fleet.nodes().iter() {
+            let channel = node.channel().ok_or_else(|| {
+                let connecting = || Error::new(ErrorKind::Unavailable, format!("{}: not connected yet", node.name));
+                node.link.fault().unwrap_or_else(connecting)
             })?;
-            stats.push((node.name.clone(), answer?.into_inner()));
+            let answer = async { Ok(InsightClient::new(channel).get_stats(GetStatsRequest {}).await?.into_inner()) };
+            let limit = self.core.settings.connect_timeout;
+            stats.push((node.name.clone(), within(limit, Some(&node.name), answer).await?));
         }
         Ok(stats)
     }
@@ -208,8 +285,12 @@ impl Client {
         InvalidatePattern { origin: self.origin(), keys, dry_run: false, wait: false, timeout: None }
     }
 
-    fn origin(&self) -> Origin {
-        Origin { fleet: Arc::clone(&self.inner.fleet), context: self.context.unwrap_or_else(|| self.task_context()) }
+    pub(crate) fn near(&self) -> Option<&Arc<Near>> {
+        self.core.near.as_ref()
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { core: Arc::clone(&self.core), context: self.context.unwrap_or_else(|| self.task_context()) }
     }
 
     /// Returns the context of the current task; 0 outside of tasks.
@@ -218,7 +299,7 @@ impl Client {
         let mut hasher = Number(0);
         task.hash(&mut hasher);
         // Multiplication with an odd number keeps tasks distinct and spreads them.
-        (hasher.0 ^ self.inner.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+        (hasher.0 ^ self.core.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
     }
 }
 

@@ -1,6 +1,6 @@
 //! Errors of operations.
 
-use std::{fmt, time::Duration};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -25,12 +25,15 @@ pub enum ErrorKind {
     FailedPrecondition,
     /// The user of the client lacks a permission.
     PermissionDenied,
-    /// The server does not accept the token or the certificate of the client.
+    /// The server does not accept the token or the certificate of the client, or the token file cannot be used.
     Unauthenticated,
     /// The server, its L2 or its configuration does not support the operation.
     Unimplemented,
     /// A write was sent, and its result is unknown: it may have been applied.
     OutcomeUnknown,
+    /// The loader of `get_or_load` failed, in this process ([`Error::source`](std::error::Error::source) is its error) or in
+    /// another one.
+    LoadFailed,
     /// A fault of the server or of the client.
     Internal,
 }
@@ -44,16 +47,26 @@ struct Details {
     kind: ErrorKind,
     message: String,
     retry_after: Option<Duration>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Details { kind, message: message.into(), retry_after: None }))
+        Self(Box::new(Details { kind, message: message.into(), retry_after: None, source: None }))
     }
 
     pub(crate) fn with_retry_after(mut self, delay: Option<Duration>) -> Self {
         self.0.retry_after = delay;
         self
+    }
+
+    pub(crate) fn with_source(mut self, source: Arc<dyn StdError + Send + Sync>) -> Self {
+        self.0.source = Some(source);
+        self
+    }
+
+    pub(crate) fn load_failed(message: impl Into<String>, retry_after: Option<Duration>) -> Self {
+        Self::new(ErrorKind::LoadFailed, message).with_retry_after(retry_after)
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -89,7 +102,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
-            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => true,
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::LoadFailed => true,
             ErrorKind::ResourceExhausted => self.0.retry_after.is_some(),
             ErrorKind::InvalidArgument
             | ErrorKind::FailedPrecondition
@@ -114,7 +127,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {

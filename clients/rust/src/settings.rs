@@ -1,7 +1,8 @@
 //! Settings of a client, and its builder.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use crate::{
     Client, Target,
     engine::connection::Channel,
     error::{Error, ErrorKind, Result},
+    near::NearCache,
     net::{address::Address, tls::Tls},
 };
 
@@ -23,8 +25,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Default maximum size in bytes of a message from the server, four times the default of the server.
 pub const MESSAGE_MAX: usize = 64 << 20;
-/// Maximum size in bytes of a token file.
-const TOKEN_FILE_MAX: usize = 64 << 10;
+/// Maximum size of a token in bytes, which gRPC sends as a header.
+const TOKEN_MAX: usize = 1_024;
 
 /// Selection of the node of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) message_max: usize,
     pub(crate) retry_writes: bool,
+    pub(crate) near: Option<NearCache>,
 }
 
 impl Settings {
@@ -79,9 +82,7 @@ impl Settings {
         }
         let token = match token {
             Token::Text(text) => text.clone(),
-            Token::File(path) => {
-                read_token(path).map_err(|error| Error::invalid(format!("token file {}: {error}", path.display())))?
-            }
+            Token::File(path) => read_token(path).map_err(|why| Error::new(ErrorKind::Unauthenticated, why))?,
         };
         let mut value = HeaderValue::try_from(format!("Bearer {token}"))
             .map_err(|_| Error::invalid("the token contains characters that a header cannot carry"))?;
@@ -90,17 +91,26 @@ impl Settings {
     }
 }
 
-/// Reads the first line of a file.
-fn read_token(path: &Path) -> io::Result<String> {
-    let text = fs::read_to_string(path)?;
-    if text.len() > TOKEN_FILE_MAX {
-        return Err(io::Error::other(format!("it has {} bytes; expected at most {TOKEN_FILE_MAX}", text.len())));
+/// Reads the token in the first line of a file, or returns the reason why it cannot be used.
+fn read_token(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let text = read_start(path, TOKEN_MAX as u64 + 2).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+    if line.is_empty() || line.len() > TOKEN_MAX {
+        let seen = if line.is_empty() { "is empty" } else { "is too long" };
+        return Err(format!("the first line of {shown} {seen}; expected a token of 1 to {TOKEN_MAX} bytes"));
     }
-    let line = text.lines().next().unwrap_or_default().trim();
-    if line.is_empty() {
-        return Err(io::Error::other("its first line is empty; expected the token"));
+    String::from_utf8(line.to_vec()).map_err(|_| format!("the first line of {shown} is not text"))
+}
+
+/// Reads the first bytes of a regular file. A pipe could block the caller.
+fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
     }
-    Ok(line.to_owned())
+    let mut start = Vec::new();
+    fs::File::open(path)?.take(bytes).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 /// Settings of a [`Client`] that is not connected yet.
@@ -137,6 +147,7 @@ impl ClientBuilder {
             connect_timeout: CONNECT_TIMEOUT,
             message_max: MESSAGE_MAX,
             retry_writes: false,
+            near: None,
         };
         Self { target: target.into(), settings }
     }
@@ -199,10 +210,21 @@ impl ClientBuilder {
         self
     }
 
+    /// Keeps copies of values in this process, which the change feeds of the nodes keep true. Default: no copies.
+    pub fn near_cache(mut self, near: NearCache) -> Self {
+        self.settings.near = Some(near);
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn settings(self) -> Settings {
+        self.settings
+    }
+
     /// Connects, and waits until at least one node is ready.
     ///
     /// # Errors
-    /// The target is not valid, or no node is ready within the deadline of [`Self::connect_timeout`].
+    /// The target or a setting of the near cache is not valid, or no node is ready within the deadline of [`Self::connect_timeout`].
     pub async fn connect(self) -> Result<Client> {
         let client = self.connect_lazy()?;
         client.ready().await?;
@@ -228,10 +250,44 @@ impl ClientBuilder {
     /// node has refused it. Requires a tokio runtime.
     ///
     /// # Errors
-    /// The target is not valid.
+    /// The target or a setting of the near cache is not valid.
     pub fn connect_lazy(self) -> Result<Client> {
+        self.settings.near.as_ref().map_or(Ok(()), NearCache::check)?;
         let target: Target =
             self.target.parse().map_err(|error: crate::AddressError| Error::invalid(error.to_string()))?;
         Ok(Client::start(target, self.settings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_first_line_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let long = "t".repeat(TOKEN_MAX);
+        for (text, token) in [("s3cret", "s3cret"), ("s3cret\r\nsecond\n", "s3cret"), (&format!("{long}\r\nx"), &long)]
+        {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read_token(&path).unwrap(), token);
+        }
+        let limit = "expected a token of 1 to 1024 bytes";
+        for (bytes, why) in [
+            (&b""[..], format!("is empty; {limit}")),
+            (b"\nsecond", format!("is empty; {limit}")),
+            (&[b't'; TOKEN_MAX + 1], format!("is too long; {limit}")),
+            (b"\xff\n", "is not text".to_owned()),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(read_token(&path).unwrap_err(), format!("the first line of {} {why}", path.display()));
+        }
+        let folder = read_token(folder.path()).unwrap_err();
+        assert!(folder.ends_with("it is not a regular file"), "{folder}");
+        let builder = Client::builder("127.0.0.1:1").token_file("/nowhere");
+        let error = builder.settings.authorization(&"127.0.0.1:1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        assert!(error.message().starts_with("cannot read /nowhere: "), "{error}");
     }
 }

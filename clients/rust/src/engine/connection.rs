@@ -238,10 +238,17 @@ fn named(node: &Node, status: Status) -> Error {
 
 /// A connection and its Pipeline stream. Ends with the meaning of the end for the operations without a result.
 pub(super) struct Exchange {
+    pub(super) connection: Driven,
+    pub(super) stream: Pipeline,
+    pub(super) connection_turn: Turn,
+    pub(super) stream_turn: Turn,
+}
+
+/// A Pipeline stream.
+pub(super) struct Pipeline {
     pub(super) node: Arc<Node>,
     /// Number of the stream.
     pub(super) number: u32,
-    pub(super) connection: Driven,
     pub(super) sender: SendStream<Bytes>,
     pub(super) results: RecvStream,
     pub(super) messages: Messages,
@@ -249,11 +256,9 @@ pub(super) struct Exchange {
     pub(super) batch: Bytes,
     /// The client sends no further batches on this stream.
     pub(super) is_closed: bool,
-    pub(super) connection_turn: Turn,
-    pub(super) stream_turn: Turn,
 }
 
-impl Exchange {
+impl Pipeline {
     fn broken(&self, text: &str) -> Failure {
         Failure::Broken(Error::new(ErrorKind::Unavailable, format!("{}: {text}", self.node.name)))
     }
@@ -334,25 +339,24 @@ impl Future for Exchange {
         this.connection_turn.set_task(context.waker());
         this.stream_turn.set_task(context.waker());
         for _ in 0..ROUNDS_MAX {
-            let connection = {
-                let waker = this.connection_turn.begin().clone();
-                Pin::new(&mut this.connection).poll(&mut Context::from_waker(&waker))
-            };
-            let waker = this.stream_turn.begin().clone();
-            let mut stream_context = Context::from_waker(&waker);
-            let received = match this.receive(&mut stream_context) {
+            let mut connection_context = Context::from_waker(this.connection_turn.begin());
+            let connection = Pin::new(&mut this.connection).poll(&mut connection_context);
+            let mut stream_context = Context::from_waker(this.stream_turn.begin());
+            let received = match this.stream.receive(&mut stream_context) {
                 Ok(received) => received,
                 Err(failure) => return Poll::Ready(failure),
             };
             match connection {
-                Poll::Ready(Ok(())) if !received => return Poll::Ready(this.broken("the connection was closed")),
+                Poll::Ready(Ok(())) if !received => {
+                    return Poll::Ready(this.stream.broken("the connection was closed"));
+                }
                 Poll::Ready(Err(error)) if !received => {
-                    return Poll::Ready(this.broken(&format!("the connection broke: {error}")));
+                    return Poll::Ready(this.stream.broken(&format!("the connection broke: {error}")));
                 }
                 Poll::Ready(_) => continue,
                 Poll::Pending => {}
             }
-            match this.send(&mut stream_context, context.waker()) {
+            match this.stream.send(&mut stream_context, context.waker()) {
                 // The connection writes what was sent.
                 Ok(true) => continue,
                 Ok(false) => {}

@@ -16,7 +16,7 @@ use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
 
 use super::{
-    connection::{Channel, Exchange},
+    connection::{Channel, Exchange, Pipeline},
     messages::Messages,
     table::Failure,
     turn::Turn,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    nodes::{Fleet, Node},
+    nodes::{Connected, Fleet, Node},
 };
 
 /// Age at which a connection is replaced: less than the 30 minutes after which the server ends it.
@@ -45,10 +45,14 @@ const STABLE_AGE: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Delays between attempts to connect.
-struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Backoff {
-    fn next(&mut self) -> Duration {
+    pub(crate) fn new() -> Self {
+        Self(BACKOFF_FIRST)
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
         let delay = self.0;
         self.0 = (delay * 2).min(BACKOFF_MAX);
         // From half to all of the delay, so that clients of a restarted node do not connect at the same time.
@@ -75,7 +79,7 @@ enum Next {
 /// Serves a node until `closed` is true.
 pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::Receiver<bool>) {
     let ticker = tokio::spawn(check_deadlines(Arc::clone(&node)));
-    let mut backoff = Backoff(BACKOFF_FIRST);
+    let mut backoff = Backoff::new();
     let mut current: Option<Running> = None;
     let mut number = 0;
     loop {
@@ -110,7 +114,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::R
                 let is_stable = running.begun.elapsed() > STABLE_AGE;
                 current = None;
                 if is_stable {
-                    backoff = Backoff(BACKOFF_FIRST);
+                    backoff = Backoff::new();
                 } else {
                     tokio::select! {
                         () = sleep(backoff.next()) => {}
@@ -131,27 +135,27 @@ async fn open(fleet: &Fleet, node: &Arc<Node>, number: u32) -> Result<Running> {
     let (response, sender) = channel.pipeline(node, &mut connection, settings.connect_timeout).await?;
     fleet.check_store(node, response.headers())?;
     Fleet::set_request_max(node, response.headers());
-    node.set_channel(Some(channel.clone()));
     let ping = connection.ping_pong();
-    let mut exchange = Exchange {
+    let stream = Pipeline {
         node: Arc::clone(node),
         number,
-        connection,
         sender,
         results: response.into_body(),
         messages: Messages::new(settings.message_max),
         batch: Bytes::new(),
         is_closed: false,
-        connection_turn: Turn::new(),
-        stream_turn: Turn::new(),
     };
+    let mut exchange = Exchange { connection, stream, connection_turn: Turn::new(), stream_turn: Turn::new() };
     let reader = tokio::spawn(async move {
         let failure = (&mut exchange).await;
-        ended(&exchange.node, number, &failure);
+        ended(&exchange.stream.node, number, &failure);
         // Unary calls on the connection may still be in progress.
         tokio::spawn(timeout(LEAVE_TIMEOUT, exchange.connection));
     });
+    // Before the first operation on the connection: its answers are not kept until the feed follows it.
+    node.feed.set_connected(number);
     node.link.activate(number);
+    node.set_channel(Some(Connected { number, channel: channel.clone() }));
     Ok(Running { number, reader, begun: Instant::now(), channel, ping })
 }
 
@@ -183,7 +187,7 @@ async fn watch(node: &Arc<Node>, running: &mut Running, closed: &mut watch::Rece
             checked = timeout(HEALTH_TIMEOUT, health(running.ping.as_mut(), running.channel.clone())) => checked,
         };
         match checked {
-            Ok(is_serving) => node.link.set_serving(is_serving),
+            Ok(is_serving) => node.link.checked(is_serving),
             Err(_elapsed) if node.link.heard_within(HEALTH_TIMEOUT) => {}
             Err(_elapsed) => {
                 running.reader.abort();

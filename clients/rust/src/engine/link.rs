@@ -398,10 +398,11 @@ impl Link {
         }
     }
 
-    /// Notes whether the node reports that it serves.
-    pub(super) fn set_serving(&self, is_serving: bool) {
+    /// Notes the answer to a health check, and whether the node reports that it serves. The answer proves that the node
+    /// responds, also if operations were not answered before.
+    pub(super) fn checked(&self, is_serving: bool) {
         let mut state = self.state.lock();
-        state.is_serving = is_serving;
+        (state.is_serving, state.is_responsive) = (is_serving, true);
         self.publish(&state);
     }
 

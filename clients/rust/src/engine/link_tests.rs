@@ -158,6 +158,21 @@ fn a_caller_that_leaves_cancels_its_lease_and_a_late_grant_is_released() {
     assert_eq!((state.table.len(), state.abandoned.len(), state.used_units), (0, 0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_silent_is_ready_again_after_a_health_check() {
+    let link = open();
+    let id = link.submit(&get("key"), 0, Instant::now() + Duration::from_secs(1), Waker::noop()).expect("accepted");
+    assert_eq!((sent(&link, 1).len(), link.readiness()), (1, Readiness::Ready));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    link.check_deadlines();
+    assert!(matches!(poll(&link, id, &get("key")), Poll::Ready(Err(Failure::Expired { is_sent: true }))));
+    assert_eq!(link.readiness(), Readiness::Doubtful);
+    link.checked(false);
+    assert_eq!(link.readiness(), Readiness::Doubtful, "it does not serve");
+    link.checked(true);
+    assert_eq!(link.readiness(), Readiness::Ready);
+}
+
 #[test]
 fn the_end_of_a_stream_is_the_outcome_of_what_it_has_sent_only() {
     let link = open();

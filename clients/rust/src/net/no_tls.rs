@@ -2,4 +2,4 @@
 
 /// TLS is unavailable in a build without the feature `tls`: this type has no values.
 #[derive(Debug, Clone)]
-pub enum Tls {}
+pub(crate) enum Tls {}

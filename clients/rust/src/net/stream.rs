@@ -62,6 +62,7 @@ impl ConnectError {
 
 /// Cause of a failed connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "some failures exist only with TLS"))]
 pub(crate) enum Cause {
     /// The host name has no address.
     Unresolvable(String),

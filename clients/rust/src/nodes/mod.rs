@@ -20,6 +20,7 @@ use crate::{
         link::{Link, Readiness},
     },
     error::{Error, ErrorKind, Result},
+    near::{Near, feed, store::Feed},
     net::{address::Address, resolve::resolve},
     settings::{Routing, Settings},
 };
@@ -34,12 +35,23 @@ const REQUEST_MAX: usize = 16 << 20;
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval between two resolutions while no node is ready.
 const RESOLVE_INTERVAL_DOWN: Duration = Duration::from_millis(500);
-/// Maximum number of nodes on which a unary call is tried.
-const UNARY_ATTEMPTS: u32 = 3;
+/// Maximum number of attempts of a unary call.
+const UNARY_ATTEMPTS: u32 = 6;
+/// First pause between attempts on the same node, whose connection may be replaced meanwhile. Each further one doubles it.
+const UNARY_PAUSE: Duration = Duration::from_millis(5);
 /// Pause between two looks at a node that is being connected.
 const CONNECTING_PAUSE: Duration = Duration::from_millis(2);
 /// Operations of a node up to which it is not overloaded, whatever the others have.
 const LOAD_SLACK: usize = 16;
+
+/// An open connection to a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Connected {
+    /// Number of the connection, which no other connection to the node has.
+    pub(crate) number: u32,
+    /// The connection for unary calls.
+    pub(crate) channel: Channel,
+}
 
 /// One node.
 #[derive(Debug)]
@@ -48,7 +60,9 @@ pub(crate) struct Node {
     pub(crate) name: String,
     hash: RouteHash,
     pub(crate) link: Link,
-    channel: Mutex<Option<Channel>>,
+    /// Change feed of the node, for the near cache.
+    pub(crate) feed: Arc<Feed>,
+    connected: watch::Sender<Option<Connected>>,
     /// Id of the data in the node's L2, as of its last connection.
     store: Mutex<Option<String>>,
     closed: watch::Sender<bool>,
@@ -64,19 +78,25 @@ impl Node {
             name,
             hash,
             link: Link::new(),
-            channel: Mutex::default(),
+            feed: Feed::new(),
+            connected: watch::Sender::new(None),
             store: Mutex::default(),
             closed,
         })
     }
 
     /// Sets the connection for unary calls.
-    pub(crate) fn set_channel(&self, channel: Option<Channel>) {
-        *self.channel.lock() = channel;
+    pub(crate) fn set_channel(&self, connected: Option<Connected>) {
+        self.connected.send_replace(connected);
     }
 
     pub(crate) fn channel(&self) -> Option<Channel> {
-        self.channel.lock().clone()
+        self.connected.borrow().as_ref().map(|connected| connected.channel.clone())
+    }
+
+    /// Returns the current and all later connections.
+    pub(crate) fn connections(&self) -> watch::Receiver<Option<Connected>> {
+        self.connected.subscribe()
     }
 
     fn close(&self) {
@@ -88,6 +108,7 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Fleet {
     pub(crate) settings: Settings,
+    pub(crate) near: Option<Arc<Near>>,
     nodes: RwLock<Arc<[Arc<Node>]>>,
     /// Held while the stores of the nodes are compared.
     stores: Mutex<()>,
@@ -95,7 +116,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, nodes: RwLock::new(Arc::new([])), stores: Mutex::default() }
+        let near = settings.near.clone().map(|settings| Arc::new(Near::new(settings)));
+        Self { settings, near, nodes: RwLock::new(Arc::new([])), stores: Mutex::default() }
     }
 
     pub(crate) fn nodes(&self) -> Arc<[Arc<Node>]> {
@@ -111,6 +133,10 @@ impl Fleet {
             nodes.push(known(&address).unwrap_or_else(|| {
                 let node = Node::new(address);
                 tokio::spawn(driver::run(Arc::clone(self), Arc::clone(&node), node.closed.subscribe()));
+                if let Some(near) = &self.near {
+                    let limit = self.settings.connect_timeout;
+                    tokio::spawn(feed::run(Arc::clone(near), Arc::clone(&node), limit, node.closed.subscribe()));
+                }
                 node
             }));
         }
@@ -176,9 +202,13 @@ impl Fleet {
     {
         let attempts = async {
             let mut failed: Option<Arc<Node>> = None;
-            let mut left = UNARY_ATTEMPTS;
+            let (mut left, mut pause) = (UNARY_ATTEMPTS, UNARY_PAUSE);
             loop {
                 let node = self.choose(None, failed.as_deref())?;
+                if failed.as_ref().is_some_and(|failed| Arc::ptr_eq(failed, &node)) {
+                    sleep(pause).await;
+                    pause *= 2;
+                }
                 let Some(channel) = node.channel() else {
                     sleep(CONNECTING_PAUSE).await;
                     continue;
@@ -194,9 +224,7 @@ impl Fleet {
                 }
             }
         };
-        timeout(limit, attempts).await.unwrap_or_else(|_elapsed| {
-            Err(Error::new(ErrorKind::DeadlineExceeded, format!("no answer within {limit:?}")))
-        })
+        within(limit, None, attempts).await
     }
 
     /// Waits until a node is ready.
@@ -250,6 +278,21 @@ impl Fleet {
         *node.store.lock() = Some(store.to_owned());
         Ok(())
     }
+}
+
+/// Limits the time of calls. The error names the node, if there is only one.
+///
+/// # Errors
+/// The error of the calls, or `DeadlineExceeded`.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    node: Option<&str>,
+    calls: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout(limit, calls).await.unwrap_or_else(|_elapsed| {
+        let node = node.map(|node| format!("{node}: ")).unwrap_or_default();
+        Err(Error::new(ErrorKind::DeadlineExceeded, format!("{node}no answer within {limit:?}")))
+    })
 }
 
 fn unreachable(nodes: &[Arc<Node>]) -> Error {

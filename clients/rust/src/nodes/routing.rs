@@ -23,6 +23,12 @@ impl RouteHash {
         Self(xxh3_64(bytes))
     }
 
+    /// Returns one of `count` buckets.
+    pub(crate) fn bucket(self, count: usize) -> usize {
+        // The upper bits of the product: smaller than `count`.
+        ((u128::from(self.0) * count as u128) >> 64) as usize
+    }
+
     /// Returns the score of a node for a key.
     #[must_use]
     pub fn score(self, node: Self) -> u64 {

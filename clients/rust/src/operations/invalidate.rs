@@ -1,6 +1,6 @@
 //! Invalidation of patterns, prefixes and tags.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use terrace_proto::{
@@ -9,7 +9,11 @@ use terrace_proto::{
 };
 
 use super::{Origin, timeout};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    backend::Backend,
+    error::{Error, ErrorKind, Result},
+    near::Change,
+};
 
 /// Result of an invalidation of a pattern or a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +61,21 @@ impl IntoFuture for InvalidatePattern {
     fn into_future(self) -> Self::IntoFuture {
         let Self { origin, keys, dry_run, wait, timeout } = self;
         let request = InvalidatePatternRequest { keys: Some(keys), dry_run, wait };
-        let timeout = timeout.unwrap_or(origin.fleet.settings.write_timeout);
+        let timeout = timeout.unwrap_or(origin.settings().write_timeout);
+        origin.core.loads.flights.detach_all();
+        let fleet = match &origin.core.backend {
+            Backend::Fleet(fleet) => Arc::clone(fleet),
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => return server.invalidate_pattern(request, timeout),
+        };
         Box::pin(async move {
-            origin
-                .fleet
+            let change = || match request.keys.clone() {
+                Some(Keys::Pattern(pattern)) => Change::Pattern(pattern),
+                Some(Keys::Prefix(prefix)) => Change::Prefix(prefix),
+                None => Change::Prefix(Bytes::new()),
+            };
+            let _changing = if dry_run { None } else { origin.changing(change) };
+            fleet
                 .unary(timeout, |channel| {
                     let request = request.clone();
                     async move {
@@ -102,10 +117,16 @@ impl IntoFuture for InvalidateTags {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { origin, tags, timeout } = self;
-        let timeout = timeout.unwrap_or(origin.fleet.settings.write_timeout);
+        let timeout = timeout.unwrap_or(origin.settings().write_timeout);
+        origin.core.loads.flights.detach_all();
+        let fleet = match &origin.core.backend {
+            Backend::Fleet(fleet) => Arc::clone(fleet),
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => return server.invalidate_tags(tags, timeout),
+        };
         Box::pin(async move {
-            origin
-                .fleet
+            let _changing = origin.changing(|| Change::Tags(tags.clone()));
+            fleet
                 .unary(timeout, |channel| {
                     let request = InvalidateTagsRequest { tags: tags.clone() };
                     async move {

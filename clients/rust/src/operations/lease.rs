@@ -9,18 +9,18 @@ use terrace_proto::{
 };
 
 use super::{
-    Origin, Pending, empty, from_ms,
+    Hook, Origin, Pending, empty, from_ms,
     read::{Entry, entry},
     response, timeout, to_ms,
 };
 use crate::{
     convert::{IntoBytes, all},
     engine::call::AfterBreak,
-    error::Result,
+    error::{ErrorKind, Result},
+    load::{LoadOptions, WAIT},
+    near::Change,
 };
 
-/// Time that a caller waits for the load of another client by default.
-const WAIT: Duration = Duration::from_secs(3);
 /// Time beyond the wait within which the server has to answer.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
@@ -72,38 +72,83 @@ impl IntoFuture for GetOrLease {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { origin, mut request, timeout } = self;
-        // A repetition after a broken connection receives the same lease.
-        request.nonce = Some(Bytes::copy_from_slice(&fastrand::u128(..).to_be_bytes()));
+        let Self { origin, request, timeout } = self;
         let wait = request.wait_ms.map_or(WAIT, from_ms);
-        let timeout = timeout.unwrap_or(wait + ANSWER_TIME.max(origin.fleet.settings.read_timeout));
-        let (key, tags) = (request.key.clone(), request.tags.clone());
-        let call = origin.read(Operation::GetOrLease(request), &key, Some(timeout));
-        Box::pin(async move {
-            let answer = Pending::new(call, |answer| {
-                let response = response!(answer, GetOrLease);
-                response.result.ok_or_else(empty)
-            });
-            let grant = |grant: WireGrant| Grant::new(&origin, &key, &tags, grant);
-            use get_or_lease_response::Result as Got;
-            Ok(match answer.await? {
-                Got::Hit(hit) => Lease::Hit {
-                    entry: entry(hit.found.ok_or_else(empty)?),
-                    needs_refresh: hit.needs_refresh,
-                    grant: hit.grant.map(grant),
-                    fresh_for: hit.fresh_ms.map(from_ms),
-                },
-                Got::Load(load) => Lease::Load(grant(load.grant.ok_or_else(empty)?)),
-                Got::Busy(busy) => {
-                    Lease::Busy { leader_age: from_ms(busy.leader_age_ms), expected: busy.expected_ms.map(from_ms) }
-                }
-                Got::Absent(absent) => Lease::Absent { ttl: from_ms(absent.ttl_ms) },
-                Got::Failed(failed) => {
-                    Lease::Failed { message: failed.message, retry_after: from_ms(failed.retry_after_ms) }
-                }
-            })
-        })
+        let timeout = timeout.unwrap_or(wait + ANSWER_TIME.max(origin.settings().read_timeout));
+        Box::pin(async move { send(&origin, request, timeout).await })
     }
+}
+
+/// Reads a key, with the options of a load.
+///
+/// # Errors
+/// As [`Client::get`](crate::Client::get).
+pub(crate) async fn get_or_lease(
+    origin: &Origin,
+    key: &Bytes,
+    options: &LoadOptions,
+    wait: Duration,
+    timeout: Duration,
+) -> Result<Lease> {
+    let request = GetOrLeaseRequest {
+        key: key.clone(),
+        stale_ms: options.stale.map(to_ms),
+        lease_ms: options.lease.map(to_ms),
+        wait_ms: Some(to_ms(wait)),
+        tags: options.tags.clone(),
+        refresh: options.refresh,
+        nonce: None,
+        want_meta: false,
+    };
+    send(origin, request, timeout).await
+}
+
+async fn send(origin: &Origin, mut request: GetOrLeaseRequest, timeout: Duration) -> Result<Lease> {
+    request.nonce = Some(nonce());
+    let (key, tags) = (request.key.clone(), request.tags.clone());
+    let reading = origin.core.near.as_ref().and_then(|near| Some((near, near.begin(&key)?)));
+    request.want_meta = reading.is_some();
+    let hook = reading.map_or(Hook::None, |(near, reading)| Hook::keep(near, reading));
+    let call = origin.read(Operation::GetOrLease(request), &key, Some(timeout));
+    let convert = |answer| {
+        let response = response!(answer, GetOrLease);
+        response.result.ok_or_else(empty)
+    };
+    let answer = Pending::with_hook(call, convert, hook);
+    lease(origin, &key, &tags, answer.await?)
+}
+
+/// Returns a nonce: a repetition after a broken connection receives the same lease.
+pub(crate) fn nonce() -> Bytes {
+    Bytes::copy_from_slice(&fastrand::u128(..).to_be_bytes())
+}
+
+/// Converts an answer.
+///
+/// # Errors
+/// The answer lacks a part.
+pub(crate) fn lease(
+    origin: &Origin,
+    key: &Bytes,
+    tags: &[Bytes],
+    answer: get_or_lease_response::Result,
+) -> Result<Lease> {
+    use get_or_lease_response::Result as Got;
+    let grant = |grant: WireGrant| Grant::new(origin, key, tags, grant);
+    Ok(match answer {
+        Got::Hit(hit) => Lease::Hit {
+            entry: entry(hit.found.ok_or_else(empty)?),
+            needs_refresh: hit.needs_refresh,
+            grant: hit.grant.map(grant),
+            fresh_for: hit.fresh_ms.map(from_ms),
+        },
+        Got::Load(load) => Lease::Load(grant(load.grant.ok_or_else(empty)?)),
+        Got::Busy(busy) => {
+            Lease::Busy { leader_age: from_ms(busy.leader_age_ms), expected: busy.expected_ms.map(from_ms) }
+        }
+        Got::Absent(absent) => Lease::Absent { ttl: from_ms(absent.ttl_ms) },
+        Got::Failed(failed) => Lease::Failed { message: failed.message, retry_after: from_ms(failed.retry_after_ms) },
+    })
 }
 
 /// Answer to a [`GetOrLease`].
@@ -216,6 +261,7 @@ impl Grant {
     /// The node cannot be reached; the lease then ends with its time.
     pub async fn fail(mut self, message: impl Into<String>, retry_after: Option<Duration>) -> Result<()> {
         let failed = LoadFailure { message: message.into(), retry_after_ms: retry_after.map(to_ms) };
+        let _changing = self.origin.changing(|| Change::Key(self.key.clone()));
         let Some(release) = self.release(Some(failed)) else { return Ok(()) };
         release.await
     }
@@ -227,14 +273,24 @@ impl Grant {
         }
         let request = FillRequest {
             key: self.key.clone(),
-            token,
+            token: token.clone(),
             loaded: Some(loaded),
             ttl_ms: ttl.map(to_ms),
             stale_ms: stale.map(to_ms),
             tags: std::mem::take(&mut self.tags),
         };
+        let filled = self.filled(request).await;
+        if filled.as_ref().is_err_and(|error| is_refused(error.kind())) {
+            // The lease is still held, and its drop releases it.
+            self.token = token;
+        }
+        filled
+    }
+
+    async fn filled(&self, request: FillRequest) -> Result<Filled> {
+        let hook = self.origin.changes(&self.key);
         let call = self.origin.write(Operation::Fill(request), &self.key, AfterBreak::Repeat, None);
-        let filled = Pending::new(call, |answer| {
+        let filled = |answer| {
             let response = response!(answer, Fill);
             match response.result {
                 Some(fill_response::Result::Stored(_)) => Ok(Filled::Stored),
@@ -245,8 +301,8 @@ impl Grant {
                 }),
                 None => Err(empty()),
             }
-        });
-        filled.await
+        };
+        Pending::with_hook(call, filled, hook).await
     }
 
     /// Returns the operation that ends the lease, unless it has ended.
@@ -262,6 +318,11 @@ impl Grant {
             Ok(())
         }))
     }
+}
+
+/// Returns whether the server has refused a fill without looking at the lease.
+fn is_refused(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::InvalidArgument | ErrorKind::ResourceExhausted | ErrorKind::PermissionDenied)
 }
 
 impl Drop for Grant {

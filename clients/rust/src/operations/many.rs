@@ -3,18 +3,31 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use terrace_proto::{
-    DeleteRequest, GetManyRequest, SetManyRequest, SetRequest, get_many_result, operation::Operation,
+    DeleteRequest, GetManyRequest, GetOrLeaseManyRequest, LeaseItem, ReadOptions, SetManyRequest, SetRequest,
+    get_many_result, get_or_lease_many_result, get_or_lease_response, operation::Operation,
     operation_result::Result as Answer, set_many_result,
 };
+use tokio::task::coop::consume_budget;
 
-use super::{Origin, Pending, empty, response, timeout, to_ms, write::repeat_write};
+use super::{
+    Hook, Origin, Pending, Place, empty,
+    lease::{Lease, lease, nonce},
+    response, timeout, to_ms,
+    write::repeat_write,
+};
 use crate::{
+    clock::Moment,
     convert::{IntoBytes, all},
     engine::call::AfterBreak,
     error::{Error, Result},
-    nodes::routing::RouteHash,
+    load::{Item, LoadOptions},
+    near::{
+        Change, Near,
+        store::{Copy, Reading},
+    },
+    nodes::{Node, routing::RouteHash},
 };
 
 /// Maximum number of keys or entries of an operation of the server.
@@ -27,32 +40,42 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The items that one operation carries, and their places in the list of the caller.
 struct Part<T> {
+    node: Option<Arc<Node>>,
     items: Vec<T>,
     places: Vec<usize>,
     bytes: usize,
+}
+
+impl<T> Part<T> {
+    fn new(node: Option<Arc<Node>>) -> Self {
+        Self { node, items: Vec::new(), places: Vec::new(), bytes: 0 }
+    }
+
+    fn is_of(&self, node: Option<&Arc<Node>>) -> bool {
+        self.node.as_ref().map(Arc::as_ptr) == node.map(Arc::as_ptr)
+    }
 }
 
 /// Splits items by the nodes of their keys.
 fn split<T>(origin: &Origin, items: Vec<T>, key: impl Fn(&T) -> &Bytes, size: impl Fn(&T) -> usize) -> Vec<Part<T>> {
     let mut parts: Vec<Part<T>> = Vec::new();
     // The last part of each node.
-    let mut open: Vec<(usize, usize)> = Vec::new();
+    let mut open: Vec<usize> = Vec::new();
     for (place, item) in items.into_iter().enumerate() {
         // Without a node, the operation reports the error.
-        let node =
-            origin.fleet.choose(Some(RouteHash::of(key(&item))), None).map_or(0, |node| Arc::as_ptr(&node) as usize);
+        let node = origin.core.backend.choose(RouteHash::of(key(&item)));
         let bytes = size(&item);
-        let known = open.iter().position(|(open, _)| *open == node);
-        let part = known.map(|known| open[known].1).filter(|part| {
+        let known = open.iter().position(|part| parts[*part].is_of(node.as_ref()));
+        let part = known.map(|known| open[known]).filter(|part| {
             let part: &Part<T> = &parts[*part];
             part.items.len() < KEYS_MAX && part.bytes + bytes <= BYTES_MAX
         });
         let part = part.unwrap_or_else(|| {
-            parts.push(Part { items: Vec::new(), places: Vec::new(), bytes: 0 });
+            parts.push(Part::new(node));
             let part = parts.len() - 1;
             match known {
-                Some(known) => open[known].1 = part,
-                None => open.push((node, part)),
+                Some(known) => open[known] = part,
+                None => open.push(part),
             }
             part
         });
@@ -93,15 +116,53 @@ impl GetMany {
     /// # Errors
     /// A part of the keys could not be read at all.
     pub async fn each(self) -> Result<Vec<Result<Option<Bytes>>>> {
-        let parts = split(&self.origin, self.keys, |key| key, Bytes::len).into_iter().map(|part| {
-            let first = part.items[0].clone();
-            let request = GetManyRequest { keys: part.items, options: None };
-            let call = self.origin.read(Operation::GetMany(request), &first, self.timeout);
-            let read = Pending::new(call, read_results);
-            async move { Ok::<_, Error>((part.places, read.await?)) }
-        });
-        join(try_join_all(parts).await?)
+        let Self { origin, keys, timeout } = self;
+        let Some(near) = &origin.core.near else { return read_all(&origin, keys, timeout, None).await };
+        let now = Moment::now();
+        let copies: Vec<Option<Arc<Copy>>> = keys.iter().map(|key| near.get_at(key, now)).collect();
+        let is_missing = |(key, copy): (Bytes, &Option<Arc<Copy>>)| copy.is_none().then_some(key);
+        let missing: Vec<Bytes> = keys.into_iter().zip(&copies).filter_map(is_missing).collect();
+        let mut read = if missing.is_empty() {
+            // As a read of one key that a copy answers.
+            consume_budget().await;
+            Vec::new()
+        } else {
+            let readings = missing.iter().map(|key| near.begin(key)).collect();
+            read_all(&origin, missing, timeout, Some((near, readings))).await?
+        }
+        .into_iter();
+        let value = |copy: Option<Arc<Copy>>| match copy {
+            Some(copy) => Ok(Some(copy.value().clone())),
+            None => read.next().unwrap_or_else(|| Err(empty())),
+        };
+        Ok(copies.into_iter().map(value).collect())
     }
+}
+
+/// Reads keys from the nodes, and keeps the answers to the readings.
+async fn read_all(
+    origin: &Origin,
+    keys: Vec<Bytes>,
+    timeout: Option<Duration>,
+    mut near: Option<(&Arc<Near>, Vec<Option<Reading>>)>,
+) -> Result<Vec<Result<Option<Bytes>>>> {
+    let parts = split(origin, keys, |key| key, Bytes::len).into_iter().map(|part| {
+        let first = part.items[0].clone();
+        let (mut options, mut hook) = (None, Hook::None);
+        if let Some((near, readings)) = &mut near {
+            let readings: Vec<_> = part.places.iter().map(|place| readings[*place].take()).collect();
+            if readings.iter().any(Option::is_some) {
+                hook = Hook::keep_many(near, readings);
+                options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
+            }
+        }
+        let request = GetManyRequest { keys: part.items, options };
+        let place = Place::Selected { key: &first, node: part.node };
+        let call = origin.call(Operation::GetMany(request), place, None, timeout);
+        let read = Pending::with_hook(call, read_results, hook);
+        async move { Ok::<_, Error>((part.places, read.await?)) }
+    });
+    join(try_join_all(parts).await?)
 }
 
 fn read_results(answer: Answer) -> Result<Vec<Result<Option<Bytes>>>> {
@@ -123,6 +184,59 @@ impl IntoFuture for GetMany {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.each().await?.into_iter().collect() })
     }
+}
+
+/// Reads keys with the options of a load, without waiting for loads of other clients.
+pub(crate) async fn lease_many(origin: &Origin, items: Vec<Item>, options: &LoadOptions) -> Vec<Result<Lease>> {
+    let count = items.len();
+    let parts = split(origin, items, |item| &item.key, |item| item.key.len()).into_iter().map(|part| {
+        let first = part.items[0].key.clone();
+        let request = GetOrLeaseManyRequest {
+            items: part.items.iter().map(lease_item).collect(),
+            stale_ms: options.stale.map(to_ms),
+            lease_ms: options.lease.map(to_ms),
+            refresh: options.refresh,
+            want_meta: origin.core.near.is_some(),
+        };
+        let hook = origin.core.near.as_ref().map_or(Hook::None, |near| {
+            Hook::keep_many(near, part.items.iter().map(|item| near.begin(&item.key)).collect())
+        });
+        let place = Place::Selected { key: &first, node: part.node };
+        let call = origin.call(Operation::GetOrLeaseMany(request), place, None, None);
+        let read = Pending::with_hook(call, |answer| Ok(response!(answer, GetOrLeaseMany).results), hook);
+        async move { (part.places, part.items, read.await) }
+    });
+    let mut leases: Vec<Option<Result<Lease>>> = std::iter::repeat_with(|| None).take(count).collect();
+    for (places, items, results) in join_all(parts).await {
+        match results {
+            Ok(results) => {
+                for ((place, item), result) in places.into_iter().zip(items).zip(results) {
+                    leases[place] = Some(lease_result(origin, &item, result.result));
+                }
+            }
+            Err(error) => places.into_iter().for_each(|place| leases[place] = Some(Err(error.clone()))),
+        }
+    }
+    leases.into_iter().map(|lease| lease.unwrap_or_else(|| Err(empty()))).collect()
+}
+
+fn lease_item(item: &Item) -> LeaseItem {
+    LeaseItem { key: item.key.clone(), tags: item.tags.clone(), nonce: Some(nonce()) }
+}
+
+fn lease_result(origin: &Origin, item: &Item, result: Option<get_or_lease_many_result::Result>) -> Result<Lease> {
+    use get_or_lease_many_result::Result as Many;
+    use get_or_lease_response::Result as One;
+    let answer = match result {
+        Some(Many::Hit(hit)) => One::Hit(hit),
+        Some(Many::Load(load)) => One::Load(load),
+        Some(Many::Busy(busy)) => One::Busy(busy),
+        Some(Many::Absent(absent)) => One::Absent(absent),
+        Some(Many::Failed(failed)) => One::Failed(failed),
+        Some(Many::Error(error)) => return Err(Error::of_item(error)),
+        None => return Err(empty()),
+    };
+    lease(origin, &item.key, &item.tags, answer)
 }
 
 /// An entry of [`Client::set_many`](crate::Client::set_many).
@@ -168,11 +282,14 @@ impl SetMany {
     /// A part of the entries could not be sent, or its outcome is unknown.
     pub async fn each(self) -> Result<Vec<Result<()>>> {
         let repeat = repeat_write(&self.origin, true);
+        let keys = || self.entries.iter().map(|entry| entry.0.key.clone()).collect();
+        let _changing = self.origin.changing(|| Change::Keys(keys()));
         let size = |entry: &NewEntry| entry.0.key.len() + entry.0.value.len();
         let parts = split(&self.origin, self.entries, |entry| &entry.0.key, size).into_iter().map(|part| {
             let first = part.items[0].0.key.clone();
             let request = SetManyRequest { entries: part.items.into_iter().map(|entry| entry.0).collect() };
-            let call = self.origin.write(Operation::SetMany(request), &first, repeat, self.timeout);
+            let place = Place::Selected { key: &first, node: part.node };
+            let call = self.origin.call(Operation::SetMany(request), place, Some(repeat), self.timeout);
             let write = Pending::new(call, write_results);
             async move { Ok::<_, Error>((part.places, write.await?)) }
         });
@@ -220,10 +337,12 @@ impl IntoFuture for Delete {
     fn into_future(self) -> Self::IntoFuture {
         let Self { origin, keys, timeout } = self;
         Box::pin(async move {
+            let _changing = origin.changing(|| Change::Keys(keys.clone()));
             let parts = split(&origin, keys, |key| key, Bytes::len).into_iter().map(|part| {
                 let first = part.items[0].clone();
                 let request = DeleteRequest { keys: part.items };
-                let call = origin.write(Operation::Delete(request), &first, AfterBreak::Repeat, timeout);
+                let place = Place::Selected { key: &first, node: part.node };
+                let call = origin.call(Operation::Delete(request), place, Some(AfterBreak::Repeat), timeout);
                 Pending::new(call, |answer| {
                     let response = response!(answer, Delete);
                     Ok(response.deleted)

@@ -7,7 +7,7 @@ use terrace_proto::{
     Found, GetRequest, ReadOptions, get_response, operation::Operation, operation_result::Result as Answer,
 };
 
-use super::{Origin, Pending, empty, from_ms, response, timeout};
+use super::{Hook, Origin, Pending, empty, from_ms, response, timeout};
 use crate::error::Result;
 
 /// Tier that answered a read.
@@ -26,10 +26,17 @@ pub struct Get {
     pub(crate) origin: Origin,
     pub(crate) key: Bytes,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) uses_copies: bool,
 }
 
 impl Get {
     timeout!();
+
+    /// Does not look into the near cache: the caller has done so.
+    pub(crate) fn without_copies(mut self) -> Self {
+        self.uses_copies = false;
+        self
+    }
 }
 
 impl IntoFuture for Get {
@@ -37,10 +44,20 @@ impl IntoFuture for Get {
     type IntoFuture = Pending<Option<Bytes>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let request = GetRequest { key: self.key.clone(), options: None };
-        Pending::new(self.origin.read(Operation::Get(request), &self.key, self.timeout), |answer| {
-            Ok(found(answer)?.map(|found| found.value))
-        })
+        let Self { origin, key, timeout, uses_copies } = self;
+        let (mut options, mut hook) = (None, Hook::None);
+        if let Some(near) = &origin.core.near {
+            if uses_copies && let Some(copy) = near.get(&key) {
+                return Pending::ready(Ok(Some(copy.value().clone())));
+            }
+            if let Some(reading) = near.begin(&key) {
+                hook = Hook::keep(near, reading);
+                options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
+            }
+        }
+        let request = GetRequest { key: key.clone(), options };
+        let value = |answer| Ok(found(answer)?.map(|found| found.value));
+        Pending::with_hook(origin.read(Operation::Get(request), &key, timeout), value, hook)
     }
 }
 
@@ -56,6 +73,8 @@ pub struct Entry {
     pub is_stale: bool,
     /// Remaining TTL. `None` if the key does not expire.
     pub expires_in: Option<Duration>,
+    /// Time until the value needs a refresh. `None` if the key does not expire.
+    pub fresh_for: Option<Duration>,
     /// Time since the copy was read from L2; zero if L2 answered.
     pub age: Duration,
     /// Tags of the entry, in byte order.
@@ -64,7 +83,8 @@ pub struct Entry {
     pub l1_hits: u64,
 }
 
-/// A read of one key with its metadata: [`Client::lookup`](crate::Client::lookup).
+/// A read of one key with its metadata: [`Client::lookup`](crate::Client::lookup). The node answers it in any case; a near
+/// cache keeps the answer, unless [`no_touch`](Self::no_touch) is set.
 #[derive(Debug, Clone)]
 #[must_use = "an operation does nothing until it is awaited"]
 pub struct Lookup {
@@ -89,10 +109,12 @@ impl IntoFuture for Lookup {
     type IntoFuture = Pending<Option<Entry>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let request = GetRequest { key: self.key.clone(), options: Some(self.options) };
-        Pending::new(self.origin.read(Operation::Get(request), &self.key, self.timeout), |answer| {
-            Ok(found(answer)?.map(entry))
-        })
+        let Self { origin, key, options, timeout } = self;
+        let near = origin.core.near.as_ref().filter(|_| !options.no_touch);
+        let hook = near.and_then(|near| Some(Hook::keep(near, near.begin(&key)?))).unwrap_or(Hook::None);
+        let request = GetRequest { key: key.clone(), options: Some(options) };
+        let entry = |answer| Ok(found(answer)?.map(entry));
+        Pending::with_hook(origin.read(Operation::Get(request), &key, timeout), entry, hook)
     }
 }
 
@@ -117,6 +139,7 @@ pub(crate) fn entry(found: Found) -> Entry {
         value: found.value,
         is_stale: found.stale,
         expires_in: found.ttl_ms.map(from_ms),
+        fresh_for: found.fresh_ms.map(from_ms),
         age: from_ms(found.age_ms.unwrap_or(0)),
         tags: found.tags,
         l1_hits: found.l1_hits.unwrap_or(0),

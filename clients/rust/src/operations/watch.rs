@@ -1,13 +1,18 @@
 //! The change feed of one node.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use terrace_proto::{WatchRequest, WatchResponse, invalidation_client::InvalidationClient};
 use tonic::Streaming;
 
 use super::{Origin, to_ms};
-use crate::error::{Error, Result};
+#[cfg(feature = "testing")]
+use crate::testing::Follower;
+use crate::{
+    backend::Backend,
+    error::{Error, Result},
+};
 
 /// A request for the change feed: [`Client::watch`](crate::Client::watch).
 #[derive(Debug, Clone)]
@@ -35,18 +40,30 @@ impl Watch {
     /// # Errors
     /// No node can be reached, or the node refuses the feed.
     pub async fn open(self) -> Result<WatchFeed> {
-        let timeout = self.origin.fleet.settings.connect_timeout;
-        let stream = self.origin.fleet.unary(timeout, |channel| {
+        let timeout = self.origin.settings().connect_timeout;
+        let fleet = match &self.origin.core.backend {
+            Backend::Fleet(fleet) => Arc::clone(fleet),
+            #[cfg(feature = "testing")]
+            Backend::Fake(server) => return Ok(WatchFeed(Source::Fake(server.watch(self.request, timeout).await?))),
+        };
+        let stream = fleet.unary(timeout, |channel| {
             let request = self.request.clone();
             async move { Ok(InvalidationClient::new(channel).watch(request).await?.into_inner()) }
         });
-        Ok(WatchFeed(stream.await?))
+        Ok(WatchFeed(Source::Node(stream.await?)))
     }
 }
 
 /// The changes of a node. Its end is a discontinuity: changes may be missing until it is opened again.
 #[derive(Debug)]
-pub struct WatchFeed(Streaming<WatchResponse>);
+pub struct WatchFeed(Source);
+
+#[derive(Debug)]
+enum Source {
+    Node(Streaming<WatchResponse>),
+    #[cfg(feature = "testing")]
+    Fake(Follower),
+}
 
 impl WatchFeed {
     /// Waits for the next message; `None` at the end. The rules for copies are in `invalidation.proto`.
@@ -54,6 +71,10 @@ impl WatchFeed {
     /// # Errors
     /// The reason why the feed ended.
     pub async fn next(&mut self) -> Result<Option<WatchResponse>> {
-        self.0.message().await.map_err(Error::from)
+        match &mut self.0 {
+            Source::Node(stream) => stream.message().await.map_err(Error::from),
+            #[cfg(feature = "testing")]
+            Source::Fake(follower) => follower.next().await,
+        }
     }
 }

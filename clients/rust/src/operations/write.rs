@@ -72,20 +72,22 @@ impl IntoFuture for Set {
         let Self { origin, request, timeout } = self;
         let repeat = repeat_write(&origin, request.condition.is_none());
         let key = request.key.clone();
-        Pending::new(origin.write(Operation::Set(request), &key, repeat, timeout), |answer| {
+        let hook = origin.changes(&key);
+        let stored = |answer| {
             let response = response!(answer, Set);
             match response.result {
                 Some(set_response::Result::Stored(_)) => Ok(true),
                 Some(set_response::Result::NotStored(_)) => Ok(false),
                 None => Err(empty()),
             }
-        })
+        };
+        Pending::with_hook(origin.write(Operation::Set(request), &key, repeat, timeout), stored, hook)
     }
 }
 
 /// Returns whether a write is repeated after its connection broke.
 pub(crate) fn repeat_write(origin: &Origin, is_unconditional: bool) -> AfterBreak {
-    if is_unconditional && origin.fleet.settings.retry_writes { AfterBreak::Repeat } else { AfterBreak::Unknown }
+    if is_unconditional && origin.settings().retry_writes { AfterBreak::Repeat } else { AfterBreak::Unknown }
 }
 
 /// Result of a [`Touch`].
@@ -130,10 +132,12 @@ impl IntoFuture for Touch {
         let Self { origin, request, timeout } = self;
         let repeat = repeat_write(&origin, true);
         let key = request.key.clone();
-        Pending::new(origin.write(Operation::Touch(request), &key, repeat, timeout), |answer| {
+        let hook = origin.changes(&key);
+        let touched = |answer| {
             let response = response!(answer, Touch);
             Ok(Touched { found: response.found, applied: response.applied })
-        })
+        };
+        Pending::with_hook(origin.write(Operation::Touch(request), &key, repeat, timeout), touched, hook)
     }
 }
 
@@ -162,10 +166,12 @@ impl IntoFuture for Increment {
 
     fn into_future(self) -> Self::IntoFuture {
         let key: Bytes = self.request.key.clone();
+        let hook = self.origin.changes(&key);
         let call = self.origin.write(Operation::Increment(self.request), &key, AfterBreak::Unknown, self.timeout);
-        Pending::new(call, |answer| {
+        let value = |answer| {
             let response = response!(answer, Increment);
             Ok(response.value)
-        })
+        };
+        Pending::with_hook(call, value, hook)
     }
 }

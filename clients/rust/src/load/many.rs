@@ -1,0 +1,350 @@
+//! Get-or-load of many keys: one lookup, and one load for all keys that this client has to load.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+use tracing::Instrument;
+
+use super::{
+    BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit,
+    loaded::{guarded, is_outage},
+    one::{fill, late, report},
+    setters,
+};
+use crate::{
+    convert::{IntoBytes, all},
+    error::{Error, ErrorKind, Result},
+    operations::{
+        Origin,
+        lease::{Grant, Lease, get_or_lease},
+        many::lease_many,
+    },
+};
+
+type Value = Result<Option<Bytes>>;
+
+type LoadMany = dyn Fn(Vec<Bytes>) -> BoxFuture<Result<Vec<Loaded<Bytes>>, LoadError>> + Send + Sync;
+
+/// Loads the values of keys. Called at most once for absent keys, for keys whose load by another client did not end, and for
+/// keys that need a refresh.
+#[derive(Clone)]
+pub(crate) struct ManyLoader(Arc<LoadMany>);
+
+impl std::fmt::Debug for ManyLoader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ManyLoader")
+    }
+}
+
+impl ManyLoader {
+    pub(crate) fn new<F, Fut>(load: F) -> Self
+    where
+        F: Fn(Vec<Bytes>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Loaded<Bytes>>, LoadError>> + Send + 'static,
+    {
+        Self(Arc::new(move |keys| Box::pin(load(keys))))
+    }
+}
+
+/// The loader returned a wrong number of results.
+#[derive(Debug, thiserror::Error)]
+#[error("the loader returned {returned} results for {keys} keys")]
+struct WrongCount {
+    returned: usize,
+    keys: usize,
+}
+
+/// A key with the tags of its value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Item {
+    pub(crate) key: Bytes,
+    pub(crate) tags: Vec<Bytes>,
+}
+
+/// A read that loads absent keys: [`Client::get_or_load_many`](crate::Client::get_or_load_many).
+#[derive(Debug)]
+#[must_use = "an operation does nothing until it is awaited"]
+pub struct GetOrLoadMany {
+    origin: Origin,
+    items: Vec<Item>,
+    options: Arc<LoadOptions>,
+    loader: ManyLoader,
+    timeout: Option<Duration>,
+}
+
+impl GetOrLoadMany {
+    pub(crate) fn new(origin: Origin, items: Vec<Item>, options: Arc<LoadOptions>, loader: ManyLoader) -> Self {
+        Self { origin, items, options, loader, timeout: None }
+    }
+
+    setters!(this => Arc::make_mut(&mut this.options));
+
+    /// Sets the tags of all loaded values: at most 16, with 1 to 128 bytes each.
+    pub fn tags<T: IntoBytes>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = all(tags);
+        self.items.iter_mut().for_each(|item| item.tags.clone_from(&tags));
+        self
+    }
+
+    /// Limits the time until the caller has all results. A load that has begun goes on in the background. Default: the time
+    /// to wait and the deadline of a load limit it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Returns one result per key, in order. A key that cannot be loaded does not affect the others.
+    pub async fn each(self) -> Vec<Value> {
+        let (count, limit) = (self.items.len(), self.timeout);
+        let Some(limit) = limit else { return self.results().await };
+        timeout(limit, self.results()).await.unwrap_or_else(|_elapsed| vec![Err(late(limit)); count])
+    }
+
+    async fn results(self) -> Vec<Value> {
+        let Self { origin, items, options, loader, timeout: _ } = self;
+        let (unique, places) = deduplicated(items);
+        let mut run = Run {
+            origin,
+            options,
+            loader,
+            results: unique.iter().map(|_| None).collect(),
+            items: unique,
+            loads: Vec::new(),
+            began: Instant::now(),
+        };
+        run.run().await;
+        let missing = || Err(Error::load_failed("the load was abandoned, because its runtime shuts down", None));
+        let results: Vec<Value> = run.results.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
+        places.into_iter().map(|place| results[place].clone()).collect()
+    }
+}
+
+impl IntoFuture for GetOrLoadMany {
+    type Output = Result<Vec<Option<Bytes>>>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.each().await.into_iter().collect() })
+    }
+}
+
+/// Returns the different items, and for each item its place among them.
+fn deduplicated(items: Vec<Item>) -> (Vec<Item>, Vec<usize>) {
+    let mut known: HashMap<Bytes, usize> = HashMap::with_capacity(items.len());
+    let mut unique = Vec::with_capacity(items.len());
+    let mut places = Vec::with_capacity(items.len());
+    for item in items {
+        let place = *known.entry(item.key.clone()).or_insert(unique.len());
+        if place == unique.len() {
+            unique.push(item);
+        }
+        places.push(place);
+    }
+    (unique, places)
+}
+
+/// A load in progress: the places of its keys, and their values.
+type Load = (Vec<usize>, oneshot::Receiver<Vec<Value>>);
+
+struct Run {
+    origin: Origin,
+    items: Vec<Item>,
+    options: Arc<LoadOptions>,
+    loader: ManyLoader,
+    results: Vec<Option<Value>>,
+    loads: Vec<Load>,
+    began: Instant,
+}
+
+/// Keys by what has to be done for them.
+#[derive(Default)]
+struct Work {
+    load: Vec<(usize, Grant)>,
+    refresh: Vec<(usize, Grant)>,
+    busy: Vec<usize>,
+    /// Keys to load without the cache.
+    direct: Vec<usize>,
+    /// The reason for it.
+    why: Option<Error>,
+}
+
+impl Run {
+    async fn run(&mut self) {
+        self.take_copies();
+        let asked: Vec<usize> = (0..self.items.len()).filter(|place| self.results[*place].is_none()).collect();
+        let items = asked.iter().map(|place| self.items[*place].clone()).collect();
+        let leases = lease_many(&self.origin, items, &self.options).await;
+        let mut work = Work::default();
+        for (place, lease) in asked.into_iter().zip(leases) {
+            self.classify(place, lease, &mut work);
+        }
+        self.begin(std::mem::take(&mut work.load));
+        self.refresh(std::mem::take(&mut work.refresh));
+        self.wait(&mut work).await;
+        self.begin(std::mem::take(&mut work.load));
+        self.refresh(std::mem::take(&mut work.refresh));
+        self.without_cache(work).await;
+        for (places, values) in std::mem::take(&mut self.loads) {
+            let Ok(values) = values.await else { continue };
+            for (place, value) in places.into_iter().zip(values) {
+                self.results[place] = Some(value);
+            }
+        }
+    }
+
+    /// Answers what the near cache has.
+    fn take_copies(&mut self) {
+        let Some(near) = &self.origin.core.near else { return };
+        for (item, result) in self.items.iter().zip(&mut self.results) {
+            *result = near.get(&item.key).map(|copy| Ok(Some(copy.value().clone())));
+        }
+    }
+
+    fn classify(&mut self, place: usize, lease: Result<Lease>, work: &mut Work) {
+        let value = match lease {
+            Ok(Lease::Hit { entry, grant, .. }) => {
+                if let Some(grant) = grant {
+                    work.refresh.push((place, grant));
+                }
+                Ok(Some(entry.value))
+            }
+            Ok(Lease::Load(grant)) => return work.load.push((place, grant)),
+            Ok(Lease::Busy { .. }) => return work.busy.push(place),
+            Ok(Lease::Absent { .. }) => Ok(None),
+            Ok(Lease::Failed { message, retry_after }) => {
+                let text = format!("another client could not load the key: {message}");
+                Err(Error::load_failed(text, Some(retry_after)))
+            }
+            Err(error) if is_outage(&error) => match self.options.on_unavailable {
+                OnUnavailable::Load => {
+                    work.why = Some(error);
+                    return work.direct.push(place);
+                }
+                OnUnavailable::Stale => {
+                    let near = self.origin.core.near.as_ref();
+                    let copy = near.and_then(|near| near.unconfirmed(&self.items[place].key));
+                    copy.map_or(Err(error), |copy| Ok(Some(copy.value().clone())))
+                }
+                OnUnavailable::Error => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        self.results[place] = Some(value);
+    }
+
+    /// Waits for the loads of other clients.
+    async fn wait(&mut self, work: &mut Work) {
+        let busy = std::mem::take(&mut work.busy);
+        let wait = self.options.wait;
+        let timeout = wait + self.origin.settings().read_timeout;
+        let waits = busy.iter().map(|place| {
+            let item = &self.items[*place];
+            let options = LoadOptions { tags: item.tags.clone(), ..(*self.options).clone() };
+            let origin = &self.origin;
+            async move { get_or_lease(origin, &item.key, &options, wait, timeout).await }
+        });
+        let leases = join_all(waits).await;
+        for (place, lease) in busy.into_iter().zip(leases) {
+            self.classify(place, lease, work);
+        }
+        if !work.busy.is_empty() {
+            let text = format!("another client loads the key for longer than {wait:?}");
+            work.why = Some(Error::new(ErrorKind::Unavailable, text));
+            work.direct.append(&mut work.busy);
+        }
+    }
+
+    fn begin(&mut self, work: Vec<(usize, Grant)>) {
+        if work.is_empty() {
+            return;
+        }
+        match self.origin.core.loads.any() {
+            Ok(permit) => {
+                let (places, grants): (Vec<usize>, Vec<Grant>) = work.into_iter().unzip();
+                self.spawn(places, grants, permit);
+            }
+            Err(error) => {
+                for (place, _) in work {
+                    self.results[place] = Some(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Begins a load in the background. Without permission, the drop of the grants releases their leases.
+    fn refresh(&mut self, work: Vec<(usize, Grant)>) {
+        if work.is_empty() {
+            return;
+        }
+        let Some(permit) = self.origin.core.loads.refresh() else { return };
+        let (places, grants): (Vec<usize>, Vec<Grant>) = work.into_iter().unzip();
+        self.spawn(places, grants, permit);
+        // The callers have their values.
+        self.loads.pop();
+    }
+
+    async fn without_cache(&mut self, work: Work) {
+        let Work { direct, why: Some(why), .. } = work else { return };
+        let limit = (self.began + self.options.wait).saturating_duration_since(Instant::now());
+        match self.origin.core.loads.direct(limit, &why).await {
+            Ok(permit) => self.spawn(direct, Vec::new(), permit),
+            Err(error) => {
+                for place in direct {
+                    self.results[place] = Some(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Starts the task of a load. The task goes on if the caller leaves.
+    fn spawn(&mut self, places: Vec<usize>, grants: Vec<Grant>, permit: Permit) {
+        let keys = places.iter().map(|place| self.items[*place].key.clone()).collect();
+        let (sender, receiver) = oneshot::channel();
+        let task = Task { options: Arc::clone(&self.options), keys, grants, permit, sender };
+        let span = tracing::debug_span!("load", keys = places.len());
+        tokio::spawn(task.run(self.loader.clone()).instrument(span).in_current_span());
+        self.loads.push((places, receiver));
+    }
+}
+
+/// A load of some keys.
+struct Task {
+    options: Arc<LoadOptions>,
+    keys: Vec<Bytes>,
+    /// Empty, or one for each key.
+    grants: Vec<Grant>,
+    permit: Permit,
+    sender: oneshot::Sender<Vec<Value>>,
+}
+
+impl Task {
+    async fn run(self, loader: ManyLoader) {
+        let count = self.keys.len();
+        let load = async move {
+            let loaded = (loader.0)(self.keys).await?;
+            let returned = loaded.len();
+            if returned == count { Ok(loaded) } else { Err(LoadError::of(WrongCount { returned, keys: count })) }
+        };
+        let loaded = guarded(load, self.options.load_timeout).await;
+        drop(self.permit);
+        match loaded {
+            Ok(loaded) => {
+                // A caller that has left needs no values.
+                let _left = self.sender.send(loaded.iter().map(|loaded| Ok(loaded.value.clone())).collect());
+                join_all(self.grants.into_iter().zip(loaded).map(|(grant, loaded)| fill(grant, loaded, &self.options)))
+                    .await;
+            }
+            Err(error) => {
+                let text = error.shared_text(&self.options);
+                let error = error.into_error();
+                let _left = self.sender.send((0..count).map(|_| Err(error.clone())).collect());
+                join_all(self.grants.into_iter().map(|grant| report(Some(grant), text.clone()))).await;
+            }
+        }
+    }
+}
