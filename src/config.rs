@@ -29,7 +29,6 @@ pub use self::{
     load::{
         By, Given, Loaded, Sources, Unchanged, change, default_file, environment, load, load_again, reload, token_file,
     },
-    password::read_token,
     policy::{POLICY_ROWS, PolicyRow},
     table::{Row, SHORT_FLAGS},
 };

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use terrace_client::{Channel, Client, ClientBuilder, ErrorKind, Tls};
+use terrace_client::{Channel, Client, ClientBuilder, Error, ErrorKind, Tls};
 
 use super::{Failure, Result};
 use crate::config;
@@ -36,22 +36,15 @@ impl fmt::Display for ServerArgs {
 impl ServerArgs {
     /// Returns a client that is not connected yet.
     ///
-    /// # Errors
-    /// The token cannot be read, or would be readable on its way.
-    pub(super) fn client(&self) -> Result<ClientBuilder> {
+    pub(super) fn client(&self) -> ClientBuilder {
         let mut client = Client::builder(&self.address).connect_timeout(CONNECT_TIMEOUT);
         if self.tls {
             client = client.tls(self.tls_ca.as_ref().map_or_else(Tls::system, Tls::authorities));
         }
-        let file = self.token_file.clone().or_else(config::token_file);
-        if let Some(path) = file {
-            if !self.tls && !is_local(&self.address) {
-                let text = "a token is sent only with --tls, to a loopback address or to a Unix socket";
-                return Err(Failure::usage(Failure::new(format_args!("cannot connect to {self}: {text}"))));
-            }
-            client = client.token(config::read_token(&path).map_err(Failure::new)?.expose());
+        match self.token_file.clone().or_else(config::token_file) {
+            Some(path) => client.token_file(path),
+            None => client,
         }
-        Ok(client)
     }
 
     /// Connects to the server.
@@ -59,7 +52,7 @@ impl ServerArgs {
     /// # Errors
     /// The root cause.
     pub(super) async fn connect(&self) -> Result<Channel> {
-        connect(self.client()?).await
+        connect(self.client()).await
     }
 }
 
@@ -68,10 +61,14 @@ impl ServerArgs {
 /// # Errors
 /// The root cause, with the address of the server.
 pub(super) async fn connect(client: ClientBuilder) -> Result<Channel> {
-    client.channel().await.map_err(|error| {
-        let failure = Failure::new(&error);
-        if error.kind() == ErrorKind::InvalidArgument { Failure::usage(failure) } else { failure }
-    })
+    client.channel().await.map_err(|error| failure(&error))
+}
+
+/// Returns the failure of a connection. A token that would be readable on its way is a wrong use of the flags.
+pub(super) fn failure(error: &Error) -> Failure {
+    let text = error.message().replace("only with TLS", "only with --tls");
+    let failure = Failure::new(text);
+    if error.kind() == ErrorKind::InvalidArgument { Failure::usage(failure) } else { failure }
 }
 
 /// Returns whether bytes to this server stay on this machine.

@@ -17,7 +17,7 @@ use terrace_client::Channel;
 
 use super::{
     Failure, Format, Result,
-    connection::ServerArgs,
+    connection::{self, ServerArgs},
     trace::{Request, Trace},
 };
 use crate::{clock::stopwatch_ns, grpc::client::AdminClient, proto::GetConfigRequest};
@@ -160,8 +160,8 @@ async fn lanes(args: &Args, connections: u64) -> Result<Vec<Lane>> {
                 Limits { value_max: value_max(AdminClient::new(channel)).await?, ttl: args.ttl }
             }
         };
-        let client = args.server.client()?.read_timeout(CALL_TIMEOUT).write_timeout(CALL_TIMEOUT).connect().await;
-        let client = client.map_err(Failure::new)?;
+        let client = args.server.client().read_timeout(CALL_TIMEOUT).write_timeout(CALL_TIMEOUT).connect().await;
+        let client = client.map_err(|error| connection::failure(&error))?;
         lanes.extend((0..args.in_flight).map(|_| Lane::new(client.clone(), limits)));
     }
     Ok(lanes)

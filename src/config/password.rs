@@ -1,6 +1,4 @@
-//! Secrets that are read from files: passwords of the RESP port, of Redis and of Sentinels, and the token of client commands.
-
-use std::path::Path;
+//! Secrets that are read from files: passwords of the RESP port, of Redis and of Sentinels.
 
 use super::{L2, Resp};
 use crate::{
@@ -11,8 +9,6 @@ use crate::{
 
 /// Maximum size of the RESP password: less than the 16 KiB that a client may send before authentication.
 const PASSWORD_MAX_BYTES: usize = 1024;
-/// Maximum size of a token, which gRPC sends as a header.
-const TOKEN_MAX_BYTES: usize = 1024;
 
 impl Resp {
     /// Reads the password from the first line of `password_file`. Returns `None` if no file is configured.
@@ -24,16 +20,6 @@ impl Resp {
         let read = read_secret(path, PASSWORD_MAX_BYTES, "password");
         read.map(|read| Some(Secret::new(read))).map_err(|why| format!("resp.password_file: {why}"))
     }
-}
-
-/// Reads a token for client commands from the first line of a file.
-///
-/// # Errors
-/// The path and the reason.
-pub fn read_token(path: &Path) -> Result<Secret<String>, String> {
-    let line = read_secret(path, TOKEN_MAX_BYTES, "token")?;
-    let token = String::from_utf8(line).map_err(|_| format!("the first line of {} is not text", path.display()))?;
-    Ok(Secret::new(token))
 }
 
 impl L2 {
