@@ -171,7 +171,7 @@ fn an_outage_of_the_database_fails_no_read_and_costs_few_attempts() {
                 assert_eq!(figures.failed, 0, "all reads are answered within `stale`");
                 let most = attempts(elapsed) * u64::try_from(PAGES).unwrap();
                 assert!(queries <= most, "{queries} attempts in {elapsed:?}, at most {most}");
-                assert!(queries >= 2 * u64::try_from(PAGES).unwrap(), "the attempts go on: {queries}");
+                assert!(queries > u64::try_from(PAGES).unwrap(), "the attempts go on: {queries}");
             } else {
                 assert!(figures.failed > 0, "cache-aside has nothing to answer with");
             }
