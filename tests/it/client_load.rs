@@ -202,11 +202,11 @@ fn absent_keys_and_failures_are_answers() {
         assert!(source.downcast_ref::<std::io::Error>().is_some(), "{source:?}");
         // Other clients receive the type of the error, its text on request, and the time of the next attempt.
         let error = other.get_or_load("failing", failing).await.unwrap_err();
-        assert_eq!(error.message(), "another client could not load the key: std::io::error::Error");
+        assert_eq!(error.message(), "the last load of the key failed: std::io::error::Error");
         assert!(error.retry_after().is_some_and(|delay| delay <= Duration::from_secs(2)), "{error:?}");
         let _failed = client.get_or_load("shared", failing).share_errors(true).await.unwrap_err();
         let error = other.get_or_load("shared", failing).await.unwrap_err();
-        assert_eq!(error.message(), "another client could not load the key: no database");
+        assert_eq!(error.message(), "the last load of the key failed: no database");
     });
 }
 

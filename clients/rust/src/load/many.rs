@@ -217,7 +217,7 @@ impl Run {
             Ok(Lease::Busy { .. }) => return work.busy.push(place),
             Ok(Lease::Absent { .. }) => Ok(None),
             Ok(Lease::Failed { message, retry_after }) => {
-                let text = format!("another client could not load the key: {message}");
+                let text = format!("the last load of the key failed: {message}");
                 Err(Error::load_failed(text, Some(retry_after)))
             }
             Err(error) if is_outage(&error) => match self.options.on_unavailable {

@@ -243,7 +243,7 @@ impl Run {
             }
             Ok(Lease::Absent { .. }) => Ok(None),
             Ok(Lease::Failed { message, retry_after }) => {
-                let text = format!("another client could not load the key: {message}");
+                let text = format!("the last load of the key failed: {message}");
                 Err(Error::load_failed(text, Some(retry_after)))
             }
             Ok(Lease::Busy { .. }) => {
