@@ -289,11 +289,13 @@ impl Client {
         self.core.near.as_ref()
     }
 
+    #[inline]
     pub(crate) fn origin(&self) -> Origin {
         Origin { core: Arc::clone(&self.core), context: self.context.unwrap_or_else(|| self.task_context()) }
     }
 
     /// Returns the context of the current task; 0 outside of tasks.
+    #[inline]
     fn task_context(&self) -> u64 {
         let Some(task) = tokio::task::try_id() else { return 0 };
         let mut hasher = Number(0);

@@ -43,17 +43,29 @@ impl IntoFuture for Get {
     type Output = Result<Option<Bytes>>;
     type IntoFuture = Pending<Option<Bytes>>;
 
+    // Inline, so that a hit does not move the unused space for the state of a call.
+    #[inline]
     fn into_future(self) -> Self::IntoFuture {
-        let Self { origin, key, timeout, uses_copies } = self;
+        if let Some(near) = &self.origin.core.near
+            && self.uses_copies
+            && let Some(copy) = near.get(&self.key)
+        {
+            return Pending::ready(Ok(Some(copy.value().clone())));
+        }
+        self.call()
+    }
+}
+
+impl Get {
+    /// Reads the key from a node.
+    fn call(self) -> Pending<Option<Bytes>> {
+        let Self { origin, key, timeout, .. } = self;
         let (mut options, mut hook) = (None, Hook::None);
-        if let Some(near) = &origin.core.near {
-            if uses_copies && let Some(copy) = near.get(&key) {
-                return Pending::ready(Ok(Some(copy.value().clone())));
-            }
-            if let Some(reading) = near.begin(&key) {
-                hook = Hook::keep(near, reading);
-                options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
-            }
+        if let Some(near) = &origin.core.near
+            && let Some(reading) = near.begin(&key)
+        {
+            hook = Hook::keep(near, reading);
+            options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
         }
         let request = GetRequest { key: key.clone(), options };
         let value = |answer| Ok(found(answer)?.map(|found| found.value));
