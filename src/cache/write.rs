@@ -239,6 +239,11 @@ impl Cache {
         let wrote: Vec<(Key, Option<Wrote>)> = ops.iter().map(|(key, op)| (key.clone(), what(op, now, unix))).collect();
         let _held = self.hold_payload(&ops);
         let results = self.l2.apply(ops, batch).await;
+        if self.core.flavor == Flavor::Embedded {
+            // The store announces no write that changes nothing, such as a Delete of an absent key, but the write has ended
+            // the lease of the key.
+            wrote.iter().for_each(|(key, _)| self.core.loads.changed(key));
+        }
         self.emit_written(&wrote, &results);
         pending.emit(&self.core, &results);
         let failed = results.iter().filter(|result| result.is_err()).count();

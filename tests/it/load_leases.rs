@@ -209,6 +209,24 @@ fn a_write_or_an_invalidation_during_the_load_prevents_the_fill() {
 }
 
 #[test]
+fn a_delete_of_an_absent_key_ends_its_lease() {
+    over_each(|world, leader| async move {
+        let grant = leader.lease("k").await;
+        let other = Client::of(&world.node).await;
+        // The node has learned that the key is being loaded.
+        let busy = other.ask(GetOrLeaseRequest { wait_ms: Some(0), ..request("k") }).await;
+        assert!(matches!(busy, Answer::Busy(_)), "{busy:?}");
+        let waiting = {
+            let other = other.clone();
+            tokio::spawn(async move { other.ask(GetOrLeaseRequest { wait_ms: Some(60_000), ..request("k") }).await })
+        };
+        other.delete("k").await;
+        granted(waiting.await.unwrap());
+        assert_eq!(leader.fill("k", &grant.token, "old").await, Some(NotFilledReason::LeaseLost));
+    });
+}
+
+#[test]
 fn a_tag_that_is_invalidated_during_the_load_hides_the_fill() {
     over_each(|_world, client| async move {
         let tagged = |key| GetOrLeaseRequest { tags: vec!["team:7".into(), "all".into()], ..request(key) };
