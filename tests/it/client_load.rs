@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::support::{
     grpc::{block_on, pause},
     redis::free_port,
+    setting_from_environment,
     terrace::{Terrace, config},
 };
 
@@ -189,10 +190,11 @@ fn absent_keys_and_failures_are_answers() {
             assert_eq!(client.get_or_load("absent", absent(&loads)).negative_ttl(MINUTE).await.unwrap(), None);
         }
         assert_eq!(loads.load(SeqCst), 1);
-        // Without a time for absent keys, each call loads, and none waits for the lease of the last one.
+        // Without a time for absent keys, the answer is shared with the callers that wait now, and later calls load.
         for round in 2..5 {
-            assert_eq!(client.get_or_load("unknown", absent(&loads)).await.unwrap(), None);
-            assert_eq!(loads.load(SeqCst), round);
+            while loads.load(SeqCst) < round {
+                assert_eq!(client.get_or_load("unknown", absent(&loads)).await.unwrap(), None);
+            }
         }
         let failing = || async { Err::<Option<Bytes>, _>(std::io::Error::other("no database")) };
         let error = client.get_or_load("failing", failing).await.unwrap_err();
@@ -468,6 +470,9 @@ fn copies_of_the_near_cache_answer_loads_and_end_with_changes() {
     });
 }
 
+/// Variable that is set in the process of the test of spans.
+const SPANS: &str = "TERRACE_TEST_SPANS";
+
 /// Collects the names and fields of spans.
 #[derive(Clone, Default)]
 struct Spans(Arc<parking_lot::Mutex<Vec<String>>>);
@@ -507,6 +512,15 @@ impl<S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'
 fn operations_and_loads_have_spans_without_keys_and_values() {
     use tracing::Instrument;
     use tracing_subscriber::layer::SubscriberExt;
+    // In a process of its own: subscribers of other tests change which spans are enabled.
+    if setting_from_environment(SPANS, 0) == 0 {
+        let name = concat!(module_path!(), "::operations_and_loads_have_spans_without_keys_and_values");
+        let test = name.split_once("::").unwrap().1;
+        let process = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = { process }.args([test, "--exact"]).env(SPANS, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
     let node = Terrace::start(config());
     let spans = Spans::default();
     let subscriber = tracing_subscriber::registry().with(spans.clone());
@@ -534,4 +548,124 @@ fn operations_and_loads_have_spans_without_keys_and_values() {
         assert!(all.contains(expected), "no {expected:?} in\n{all}");
     }
     assert!(!all.contains("secret"), "{all}");
+}
+
+/// Returns the number of callers that wait for loads of others.
+async fn waiters(observer: &Client) -> u64 {
+    observer.stats().await.unwrap()[0].1.load_waiters
+}
+
+#[test]
+fn many_callers_receive_the_answer_that_a_key_is_absent() {
+    let node = Terrace::start(config());
+    block_on(async {
+        // Each client is another process for the others.
+        let loads = Arc::new(AtomicU64::new(0));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let mut calls = Vec::new();
+        for _ in 0..10 {
+            let (client, loads, gate) = (connect(&node).await, Arc::clone(&loads), Arc::clone(&gate));
+            let load = move || async move {
+                loads.fetch_add(1, SeqCst);
+                gate.acquire().await.unwrap().forget();
+                Ok::<Option<Bytes>, String>(None)
+            };
+            calls.push(tokio::spawn(client.get_or_load("absent", load).wait(LONG).into_future()));
+        }
+        let observer = connect(&node).await;
+        while waiters(&observer).await < 9 {
+            pause().await;
+        }
+        gate.add_permits(1);
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap(), None);
+        }
+        assert_eq!(loads.load(SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_loader_that_loads_its_own_key_is_refused() {
+    let node = Terrace::start(config());
+    block_on(async {
+        let client = connect(&node).await;
+        let (outer, inner) = (client.clone(), client.clone());
+        let load = move || async move {
+            let nested = outer.get_or_load("other", move || async move {
+                inner.get_or_load("key", || async { Ok::<Option<Bytes>, String>(None) }).await
+            });
+            nested.await
+        };
+        let error = client.get_or_load("key", load).await.unwrap_err();
+        assert!(error.message().contains("inside the loader of this key"), "{error}");
+        // Another key inside a loader is fine.
+        let nested = client.clone();
+        let load =
+            move || async move { nested.get_or_load("b", || async { Ok::<_, String>(Some(Bytes::from("1"))) }).await };
+        assert_eq!(text(client.get_or_load("a", load).await.unwrap()), "1");
+    });
+}
+
+#[test]
+fn lives_that_the_server_would_refuse_are_errors_before_the_load() {
+    let node = Terrace::start(config());
+    block_on(async {
+        let client = connect(&node).await;
+        let origin = Origin::default();
+        let load = || client.get_or_load("key", origin.loader());
+        for (call, has) in [
+            (load().ttl(Duration::ZERO), "ttl is 0ns; expected 1ms to 100 years"),
+            (load().ttl(Duration::MAX), "ttl is 18446744073709551615"),
+            (load().negative_ttl(Duration::ZERO), "negative_ttl is 0ns; expected 1ms to 100 years"),
+            (load().stale(Duration::MAX), "stale is 18446744073709551615"),
+        ] {
+            let error = call.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.message().contains(has), "{error}");
+        }
+        assert_eq!(origin.loads(), 0);
+        // A deadline that no clock can represent is no deadline.
+        let endless = Client::builder(node.grpc()).read_timeout(Duration::MAX).connect_timeout(Duration::MAX);
+        let endless = endless.connect().await.unwrap();
+        assert_eq!(endless.get("none").timeout(Duration::MAX).await.unwrap(), None);
+        let call =
+            load().wait(Duration::MAX).load_timeout(Duration::MAX).soft_timeout(Duration::MAX).timeout(Duration::MAX);
+        assert_eq!(text(call.ttl(MINUTE).await.unwrap()), "1");
+    });
+}
+
+#[test]
+fn operations_fail_after_the_end_of_the_runtime_that_connected() {
+    let node = Terrace::start(config());
+    let client = block_on(async {
+        let client = connect(&node).await;
+        client.set("key", "value").await.unwrap();
+        client
+    });
+    block_on(async {
+        let error = client.get("key").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.message().contains("the runtime in which the client was connected has ended"), "{error}");
+        assert_eq!(text(client.get_or_load("key", Origin::default().loader()).await.unwrap()), "1");
+    });
+}
+
+#[test]
+fn batches_of_a_view_load_values_that_cannot_be_decoded() {
+    let node = Terrace::start(config());
+    block_on(async {
+        let client = connect(&node).await;
+        client.set("view:1", Bytes::from_static(b"\xff")).await.unwrap();
+        client.set("view:2", "two").await.unwrap();
+        let view = client.view("view:{id}", Text).unwrap().ttl(MINUTE);
+        let values = view
+            .get_or_load_many([1, 2], |ids: Vec<i32>| async move {
+                Ok::<Vec<Option<String>>, String>(ids.iter().map(|id| Some(format!("loaded {id}"))).collect())
+            })
+            .await
+            .unwrap();
+        let values: Vec<&str> = values.iter().map(|value| value.as_deref().unwrap().as_str()).collect();
+        assert_eq!(values, ["loaded 1", "two"]);
+        assert_eq!(*view.get(1).await.unwrap().unwrap(), "loaded 1");
+    });
 }

@@ -190,7 +190,8 @@ impl Client {
     /// # Errors
     /// `LoadFailed` if the load failed here or elsewhere: [`Error::source`](std::error::Error::source) is the error of the
     /// loader, if it ran in this process. `Unavailable` if no node answers and the maximum number of loads without the cache is in
-    /// progress.
+    /// progress. `ResourceExhausted` if [`LOADS_MAX`](crate::LOADS_MAX) loads are in progress. `InvalidArgument` for a TTL that
+    /// the server does not accept, and inside the loader of the same key.
     pub fn get_or_load<F, Fut, L, E>(&self, key: impl IntoBytes, load: F) -> GetOrLoad
     where
         F: FnOnce() -> Fut + Send + 'static,

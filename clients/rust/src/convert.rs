@@ -1,5 +1,7 @@
 //! Conversion of keys, values and tags.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 /// A key, a value or a tag: text or bytes. `Bytes` and `&'static [u8]` in `Bytes` are not copied.
@@ -60,6 +62,14 @@ impl<const N: usize> IntoBytes for &[u8; N] {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
     }
+}
+
+/// Maximum deadline and waiting time: a longer one, such as `Duration::MAX`, means no limit, and would overflow clocks.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Limits a deadline or a waiting time to a value that clocks can represent.
+pub(crate) fn bounded(duration: Duration) -> Duration {
+    duration.min(WAIT_MAX)
 }
 
 /// Converts a list of keys or tags.

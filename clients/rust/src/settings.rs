@@ -11,6 +11,7 @@ use http::HeaderValue;
 
 use crate::{
     Client, Target,
+    convert::bounded,
     engine::connection::Channel,
     error::{Error, ErrorKind, Result},
     near::NearCache,
@@ -179,19 +180,19 @@ impl ClientBuilder {
 
     /// Sets the default deadline of reads. Default: [`READ_TIMEOUT`].
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.read_timeout = timeout;
+        self.settings.read_timeout = bounded(timeout);
         self
     }
 
     /// Sets the default deadline of writes. Default: [`WRITE_TIMEOUT`].
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.write_timeout = timeout;
+        self.settings.write_timeout = bounded(timeout);
         self
     }
 
     /// Sets the deadline of an attempt to connect to a node. Default: [`CONNECT_TIMEOUT`].
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.connect_timeout = timeout;
+        self.settings.connect_timeout = bounded(timeout);
         self
     }
 

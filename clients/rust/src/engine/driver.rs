@@ -76,8 +76,20 @@ enum Next {
     Close,
 }
 
+/// Fails the operations of a node when the task that serves it ends: without it, no deadline would be checked.
+struct Served(Arc<Node>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let text = format!("{}: the runtime in which the client was connected has ended", self.0.name);
+        self.0.set_channel(None);
+        self.0.link.down(&Error::new(ErrorKind::Unavailable, text));
+    }
+}
+
 /// Serves a node until `closed` is true.
 pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::Receiver<bool>) {
+    let _served = Served(Arc::clone(&node));
     let ticker = tokio::spawn(check_deadlines(Arc::clone(&node)));
     let mut backoff = Backoff::new();
     let mut current: Option<Running> = None;

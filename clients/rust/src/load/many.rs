@@ -11,13 +11,13 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit,
+    BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit, chain,
     loaded::{guarded, is_outage},
-    one::{fill, late, report},
+    one::{FILL_PATIENCE, IsValid, fill, late, report},
     setters,
 };
 use crate::{
-    convert::{IntoBytes, all},
+    convert::{IntoBytes, all, bounded},
     error::{Error, ErrorKind, Result},
     operations::{
         Origin,
@@ -75,11 +75,12 @@ pub struct GetOrLoadMany {
     options: Arc<LoadOptions>,
     loader: ManyLoader,
     timeout: Option<Duration>,
+    is_valid: IsValid,
 }
 
 impl GetOrLoadMany {
     pub(crate) fn new(origin: Origin, items: Vec<Item>, options: Arc<LoadOptions>, loader: ManyLoader) -> Self {
-        Self { origin, items, options, loader, timeout: None }
+        Self { origin, items, options, loader, timeout: None, is_valid: IsValid::default() }
     }
 
     setters!(this => Arc::make_mut(&mut this.options));
@@ -91,10 +92,16 @@ impl GetOrLoadMany {
         self
     }
 
+    /// Loads keys also if they have a value that cannot be used.
+    pub(crate) fn valid_if(mut self, is_valid: impl Fn(&Bytes) -> bool + Send + Sync + 'static) -> Self {
+        self.is_valid = IsValid::new(is_valid);
+        self
+    }
+
     /// Limits the time until the caller has all results. A load that has begun goes on in the background. Default: the time
     /// to wait and the deadline of a load limit it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeout = Some(bounded(timeout));
         self
     }
 
@@ -106,7 +113,14 @@ impl GetOrLoadMany {
     }
 
     async fn results(self) -> Vec<Value> {
-        let Self { origin, items, options, loader, timeout: _ } = self;
+        let checked = self
+            .options
+            .check()
+            .and_then(|()| self.items.iter().try_for_each(|item| chain::check(&self.origin.core, &item.key)));
+        if let Err(error) = checked {
+            return vec![Err(error); self.items.len()];
+        }
+        let Self { origin, items, options, loader, timeout: _, is_valid } = self;
         let (unique, places) = deduplicated(items);
         let mut run = Run {
             origin,
@@ -115,6 +129,7 @@ impl GetOrLoadMany {
             results: unique.iter().map(|_| None).collect(),
             items: unique,
             loads: Vec::new(),
+            is_valid,
             began: Instant::now(),
         };
         run.run().await;
@@ -158,6 +173,7 @@ struct Run {
     loader: ManyLoader,
     results: Vec<Option<Value>>,
     loads: Vec<Load>,
+    is_valid: IsValid,
     began: Instant,
 }
 
@@ -167,6 +183,8 @@ struct Work {
     load: Vec<(usize, Grant)>,
     refresh: Vec<(usize, Grant)>,
     busy: Vec<usize>,
+    /// Keys whose values cannot be used, without a grant.
+    invalid: Vec<usize>,
     /// Keys to load without the cache.
     direct: Vec<usize>,
     /// The reason for it.
@@ -186,6 +204,7 @@ impl Run {
         self.begin(std::mem::take(&mut work.load));
         self.refresh(std::mem::take(&mut work.refresh));
         self.wait(&mut work).await;
+        self.replace(&mut work).await;
         self.begin(std::mem::take(&mut work.load));
         self.refresh(std::mem::take(&mut work.refresh));
         self.without_cache(work).await;
@@ -201,12 +220,17 @@ impl Run {
     fn take_copies(&mut self) {
         let Some(near) = &self.origin.core.near else { return };
         for (item, result) in self.items.iter().zip(&mut self.results) {
-            *result = near.get(&item.key).map(|copy| Ok(Some(copy.value().clone())));
+            let copy = near.get(&item.key).filter(|copy| self.is_valid.check(copy.value()));
+            *result = copy.map(|copy| Ok(Some(copy.value().clone())));
         }
     }
 
     fn classify(&mut self, place: usize, lease: Result<Lease>, work: &mut Work) {
         let value = match lease {
+            Ok(Lease::Hit { entry, grant, .. }) if !self.is_valid.check(&entry.value) => match grant {
+                Some(grant) => return work.load.push((place, grant)),
+                None => return work.invalid.push(place),
+            },
             Ok(Lease::Hit { entry, grant, .. }) => {
                 if let Some(grant) = grant {
                     work.refresh.push((place, grant));
@@ -235,6 +259,28 @@ impl Run {
             Err(error) => Err(error),
         };
         self.results[place] = Some(value);
+    }
+
+    /// Requests leases of the keys whose values cannot be used.
+    async fn replace(&mut self, work: &mut Work) {
+        let invalid = std::mem::take(&mut work.invalid);
+        let timeout = self.origin.settings().read_timeout;
+        let asks = invalid.iter().map(|place| {
+            let item = &self.items[*place];
+            let options = LoadOptions { tags: item.tags.clone(), refresh: true, ..(*self.options).clone() };
+            let origin = &self.origin;
+            async move { get_or_lease(origin, &item.key, &options, Duration::ZERO, timeout).await }
+        });
+        let leases = join_all(asks).await;
+        for (place, lease) in invalid.into_iter().zip(leases) {
+            if let Ok(Lease::Load(grant) | Lease::Hit { grant: Some(grant), .. }) = lease {
+                work.load.push((place, grant));
+            } else {
+                let text = "the value cannot be decoded, and another client loads the key";
+                work.why = Some(Error::new(ErrorKind::FailedPrecondition, text));
+                work.direct.push(place);
+            }
+        }
     }
 
     /// Waits for the loads of other clients.
@@ -303,9 +349,10 @@ impl Run {
 
     /// Starts the task of a load. The task goes on if the caller leaves.
     fn spawn(&mut self, places: Vec<usize>, grants: Vec<Grant>, permit: Permit) {
-        let keys = places.iter().map(|place| self.items[*place].key.clone()).collect();
+        let keys: Vec<Bytes> = places.iter().map(|place| self.items[*place].key.clone()).collect();
+        let chain = chain::begin(&self.origin.core, keys.clone());
         let (sender, receiver) = oneshot::channel();
-        let task = Task { options: Arc::clone(&self.options), keys, grants, permit, sender };
+        let task = Task { options: Arc::clone(&self.options), keys, grants, permit, chain, sender };
         let span = tracing::debug_span!("load", keys = places.len());
         tokio::spawn(task.run(self.loader.clone()).instrument(span).in_current_span());
         self.loads.push((places, receiver));
@@ -319,6 +366,7 @@ struct Task {
     /// Empty, or one for each key.
     grants: Vec<Grant>,
     permit: Permit,
+    chain: Arc<chain::Chain>,
     sender: oneshot::Sender<Vec<Value>>,
 }
 
@@ -330,14 +378,20 @@ impl Task {
             let returned = loaded.len();
             if returned == count { Ok(loaded) } else { Err(LoadError::of(WrongCount { returned, keys: count })) }
         };
-        let loaded = guarded(load, self.options.load_timeout).await;
+        let loaded = chain::within(self.chain, guarded(load, self.options.load_timeout)).await;
         drop(self.permit);
         match loaded {
             Ok(loaded) => {
+                let values = loaded.iter().map(|loaded| Ok(loaded.value.clone())).collect();
+                let fills = self.grants.into_iter().zip(loaded);
+                let filled = join_all(fills.map(|(grant, loaded)| fill(grant, loaded, &self.options)));
+                tokio::pin!(filled);
+                let is_late = timeout(FILL_PATIENCE, &mut filled).await.is_err();
                 // A caller that has left needs no values.
-                let _left = self.sender.send(loaded.iter().map(|loaded| Ok(loaded.value.clone())).collect());
-                join_all(self.grants.into_iter().zip(loaded).map(|(grant, loaded)| fill(grant, loaded, &self.options)))
-                    .await;
+                let _left = self.sender.send(values);
+                if is_late {
+                    filled.await;
+                }
             }
             Err(error) => {
                 let text = error.shared_text(&self.options);

@@ -8,9 +8,11 @@
 //! ```
 //!
 //! * `options`, `loaded`: what callers pass, and what loaders return.
+//! * `chain`: loads that load others.
 //! * `flights`: callers of one process share lookups and loads.
 //! * `one`, `many`: the paths for one key and for many keys.
 
+mod chain;
 mod flights;
 mod loaded;
 mod many;

@@ -7,17 +7,17 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::{
-    BoxFuture, LoadError, LoadOptions, Loaded, Loader, OnUnavailable, Permit,
+    BoxFuture, LoadError, LoadOptions, Loaded, Loader, OnUnavailable, Permit, chain,
     flights::{Boarding, Joiner, Leader, Outcome},
     loaded::is_outage,
     setters,
 };
 use crate::{
-    convert::{IntoBytes, all},
+    convert::{IntoBytes, all, bounded},
     error::{Error, ErrorKind, Result},
     operations::{
         Origin, Pending,
-        lease::{Filled, Grant, Lease, get_or_lease},
+        lease::{Filled, Grant, Lease, get_or_lease, is_refused},
     },
 };
 
@@ -38,7 +38,7 @@ pub struct GetOrLoad {
 
 /// Returns whether a value can be used; any value if there is no function.
 #[derive(Clone, Default)]
-struct IsValid(Option<Arc<Check>>);
+pub(super) struct IsValid(Option<Arc<Check>>);
 
 type Check = dyn Fn(&Bytes) -> bool + Send + Sync;
 
@@ -49,7 +49,11 @@ impl std::fmt::Debug for IsValid {
 }
 
 impl IsValid {
-    fn check(&self, value: &Bytes) -> bool {
+    pub(super) fn new(is_valid: impl Fn(&Bytes) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(is_valid)))
+    }
+
+    pub(super) fn check(&self, value: &Bytes) -> bool {
         self.0.as_ref().is_none_or(|is_valid| is_valid(value))
     }
 }
@@ -78,13 +82,13 @@ impl GetOrLoad {
     /// Limits the time until the caller has a result. A load that has begun goes on in the background. Default: the time to
     /// wait and the deadline of a load limit it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeout = Some(bounded(timeout));
         self
     }
 
     /// Loads the key also if it has a value that cannot be used.
     pub(crate) fn valid_if(mut self, is_valid: impl Fn(&Bytes) -> bool + Send + Sync + 'static) -> Self {
-        self.is_valid = IsValid(Some(Arc::new(is_valid)));
+        self.is_valid = IsValid::new(is_valid);
         self
     }
 
@@ -161,6 +165,8 @@ impl Looked {
 
 impl Run {
     async fn run(mut self) -> Value {
+        self.options.check()?;
+        chain::check(&self.origin.core, &self.key)?;
         let patience = self.began + self.options.wait + self.origin.settings().read_timeout * 2;
         loop {
             if self.options.refresh {
@@ -325,7 +331,8 @@ impl Run {
         let Some(loader) = self.loader.take() else { return joiner };
         let reason = grant.as_ref().map(Grant::reason);
         let span = tracing::debug_span!("load", reason = ?reason);
-        let task = Task { options: Arc::clone(&self.options), leader, grant, permit };
+        let chain = chain::begin(&self.origin.core, vec![self.key.clone()]);
+        let task = Task { options: Arc::clone(&self.options), leader, grant, permit, chain };
         // The load belongs to the span of its caller.
         tokio::spawn(task.run(loader).instrument(span).in_current_span());
         joiner
@@ -338,21 +345,35 @@ struct Task {
     leader: Leader,
     grant: Option<Grant>,
     permit: Permit,
+    chain: Arc<chain::Chain>,
 }
+
+/// Time in which the server usually answers whether it stored a value. Callers receive the value after the answer, so that a
+/// read right after finds it, or after this time.
+pub(super) const FILL_PATIENCE: Duration = Duration::from_millis(20);
 
 impl Task {
     async fn run(self, loader: Loader) {
         let begun = self.leader.load();
-        let loaded = loader.run(&self.options).await;
+        let loaded = chain::within(self.chain, loader.run(&self.options)).await;
         drop(self.permit);
         match loaded {
             Ok(loaded) => {
                 let value = Ok(loaded.value.clone());
-                self.leader.loaded(begun, &value);
                 let sent = Instant::now();
-                let is_stored = match self.grant {
-                    Some(grant) => fill(grant, loaded, &self.options).await,
-                    None => false,
+                let filled = async {
+                    match self.grant {
+                        Some(grant) => fill(grant, loaded, &self.options).await,
+                        None => false,
+                    }
+                };
+                tokio::pin!(filled);
+                let is_stored = match timeout_at(sent + FILL_PATIENCE, &mut filled).await {
+                    Ok(is_stored) => is_stored,
+                    Err(_elapsed) => {
+                        self.leader.loaded(begun, &value);
+                        filled.await
+                    }
                 };
                 self.leader.finish(Outcome::Loaded { begun, value, valid_at: is_stored.then_some(sent) });
             }
@@ -368,17 +389,28 @@ impl Task {
     }
 }
 
+/// Time for which the server stores that the origin does not have a key, if neither the caller nor a policy states one: the
+/// callers that wait now receive this answer, instead of loading one after the other.
+const ABSENT_SHARED: Duration = Duration::from_millis(50);
+
 /// Stores a loaded value. Returns whether the server stored it.
 pub(super) async fn fill(grant: Grant, loaded: Loaded<Bytes>, options: &LoadOptions) -> bool {
     let filled = match loaded.value {
         Some(value) => grant.fill(value, loaded.ttl.or(options.ttl), loaded.stale.or(options.stale)).await,
-        None => grant.fill_absent(loaded.ttl.or(options.negative_ttl)).await,
+        None => match loaded.ttl.or(options.negative_ttl) {
+            Some(ttl) => grant.fill_absent(Some(ttl)).await,
+            None => grant.fill_absent_by_policy(ABSENT_SHARED).await,
+        },
     };
     match filled {
         Ok(filled) => filled == Filled::Stored,
         Err(error) => {
             // The callers have the value: only the cache does not.
-            tracing::debug!(%error, "a loaded value was not stored");
+            if is_refused(error.kind()) {
+                tracing::warn!(%error, "the cache refuses a loaded value; the key is loaded each time");
+            } else {
+                tracing::debug!(%error, "a loaded value was not stored");
+            }
             false
         }
     }

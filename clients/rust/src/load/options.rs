@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::convert::{IntoBytes, all};
+use crate::{
+    convert::{IntoBytes, all},
+    error::{Error, Result},
+};
 
 /// Default time to wait for the load of another client.
 pub const WAIT: Duration = Duration::from_secs(3);
@@ -68,7 +71,35 @@ impl Default for LoadOptions {
     }
 }
 
+/// Maximum TTL and stale part: the limit of the server, 100 years.
+const LIFE_MAX: Duration = Duration::from_millis(3_153_600_000_000);
+
+/// Checks a TTL or a stale part before the load: the server would refuse to store the loaded value.
+///
+/// # Errors
+/// `InvalidArgument` with the value and what is accepted.
+pub(crate) fn check_life(name: &str, life: Option<Duration>, least: Duration) -> Result<()> {
+    match life {
+        Some(life) if life < least || life > LIFE_MAX => {
+            let text = format!("{name} is {life:?}; expected {least:?} to 100 years, or no {name}");
+            Err(Error::invalid(text))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 impl LoadOptions {
+    /// Checks the TTLs.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the value and what is accepted.
+    pub(crate) fn check(&self) -> Result<()> {
+        const MS: Duration = Duration::from_millis(1);
+        check_life("ttl", self.ttl, MS)?;
+        check_life("negative_ttl", self.negative_ttl, MS)?;
+        check_life("stale", self.stale, Duration::ZERO)
+    }
+
     /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
@@ -114,7 +145,7 @@ macro_rules! setters {
         /// Default: [`WAIT`](crate::WAIT).
         pub fn wait(mut self, wait: std::time::Duration) -> Self {
             let $this = &mut self;
-            $options.wait = wait;
+            $options.wait = $crate::convert::bounded(wait);
             self
         }
 
@@ -122,14 +153,14 @@ macro_rules! setters {
         /// Default: zero, which returns the stale value at once.
         pub fn soft_timeout(mut self, timeout: std::time::Duration) -> Self {
             let $this = &mut self;
-            $options.soft_timeout = timeout;
+            $options.soft_timeout = $crate::convert::bounded(timeout);
             self
         }
 
         /// Ends loads that take longer. Default: [`LOAD_TIMEOUT`](crate::LOAD_TIMEOUT).
         pub fn load_timeout(mut self, timeout: std::time::Duration) -> Self {
             let $this = &mut self;
-            $options.load_timeout = timeout;
+            $options.load_timeout = $crate::convert::bounded(timeout);
             self
         }
 

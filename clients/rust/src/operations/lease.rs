@@ -14,7 +14,7 @@ use super::{
     response, timeout, to_ms,
 };
 use crate::{
-    convert::{IntoBytes, all},
+    convert::{IntoBytes, all, bounded},
     engine::call::AfterBreak,
     error::{ErrorKind, Result},
     load::{LoadOptions, WAIT},
@@ -73,7 +73,7 @@ impl IntoFuture for GetOrLease {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { origin, request, timeout } = self;
-        let wait = request.wait_ms.map_or(WAIT, from_ms);
+        let wait = bounded(request.wait_ms.map_or(WAIT, from_ms));
         let timeout = timeout.unwrap_or(wait + ANSWER_TIME.max(origin.settings().read_timeout));
         Box::pin(async move { send(&origin, request, timeout).await })
     }
@@ -254,6 +254,19 @@ impl Grant {
         self.send(Loaded::Absent(Absent {}), ttl, None).await
     }
 
+    /// Stores that the origin does not have the key, for `negative_ttl` of the policy, or without one for `ttl`.
+    ///
+    /// # Errors
+    /// As [`Self::fill_absent`].
+    pub(crate) async fn fill_absent_by_policy(mut self, ttl: Duration) -> Result<Filled> {
+        let absent = Loaded::Absent(Absent {});
+        match self.try_send(absent, None, None).await {
+            // No policy states a TTL, and the lease is still held.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => self.fill_absent(Some(ttl)).await,
+            result => result,
+        }
+    }
+
     /// Reports that the load failed. Other callers receive the message, and no client loads the key for `retry_after`
     /// (default: 1 s, doubling with each failure).
     ///
@@ -267,6 +280,11 @@ impl Grant {
     }
 
     async fn send(mut self, loaded: Loaded, ttl: Option<Duration>, stale: Option<Duration>) -> Result<Filled> {
+        self.try_send(loaded, ttl, stale).await
+    }
+
+    /// Stores the result of a load. The lease is still held if the server refuses the request.
+    async fn try_send(&mut self, loaded: Loaded, ttl: Option<Duration>, stale: Option<Duration>) -> Result<Filled> {
         let token = std::mem::take(&mut self.token);
         if token.is_empty() {
             return Ok(Filled::LeaseLost);
@@ -277,11 +295,11 @@ impl Grant {
             loaded: Some(loaded),
             ttl_ms: ttl.map(to_ms),
             stale_ms: stale.map(to_ms),
-            tags: std::mem::take(&mut self.tags),
+            tags: self.tags.clone(),
         };
         let filled = self.filled(request).await;
         if filled.as_ref().is_err_and(|error| is_refused(error.kind())) {
-            // The lease is still held, and its drop releases it.
+            // The drop of the grant releases the lease.
             self.token = token;
         }
         filled
@@ -321,7 +339,7 @@ impl Grant {
 }
 
 /// Returns whether the server has refused a fill without looking at the lease.
-fn is_refused(kind: ErrorKind) -> bool {
+pub(crate) fn is_refused(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::InvalidArgument | ErrorKind::ResourceExhausted | ErrorKind::PermissionDenied)
 }
 

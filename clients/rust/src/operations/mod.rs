@@ -325,7 +325,7 @@ macro_rules! timeout {
     () => {
         /// Sets the deadline of this operation, including repetitions. Default: that of the client.
         pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.timeout = Some(timeout);
+            self.timeout = Some($crate::convert::bounded(timeout));
             self
         }
     };

@@ -212,7 +212,8 @@ impl<C: Codec> View<C> {
             }
         });
         let load = GetOrLoadMany::new(self.client.origin(), items, Arc::clone(&self.options), loader);
-        let values = load.await?;
+        let codec = Arc::clone(&self.codec);
+        let values = load.valid_if(move |bytes| codec.decode(bytes).is_ok()).await?;
         values.into_iter().map(|bytes| bytes.map(|bytes| self.decoded(&bytes)).transpose()).collect()
     }
 

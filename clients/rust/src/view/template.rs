@@ -7,6 +7,10 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 /// Arguments of a key template: one value such as a number or a text, or a tuple of up to six values.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no argument list of a key",
+    note = "pass a number, a text, or a tuple of values that implement `Display`, such as `(id,)`"
+)]
 pub trait KeyArgs {
     /// Returns the number of arguments.
     fn count(&self) -> usize;
