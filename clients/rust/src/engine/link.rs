@@ -589,7 +589,7 @@ fn keys_of(operation: &Operation) -> Vec<Bytes> {
 }
 
 /// Returns the grants of an answer, in the order of the keys.
-fn grants_of(answer: Answer) -> Vec<Option<Grant>> {
+pub(crate) fn grants_of(answer: Answer) -> Vec<Option<Grant>> {
     use get_or_lease_many_result::Result as Item;
     use get_or_lease_response::Result as One;
     match answer {

@@ -11,14 +11,14 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit, chain,
+    BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit, abandoned, chain, last_load_failed,
     loaded::{guarded, is_outage},
     one::{FILL_PATIENCE, IsValid, fill, late, report},
-    setters,
+    setters, undecodable,
 };
 use crate::{
     convert::{IntoBytes, all, bounded},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     operations::{
         Origin,
         lease::{Grant, Lease, get_or_lease},
@@ -133,8 +133,8 @@ impl GetOrLoadMany {
             began: Instant::now(),
         };
         run.run().await;
-        let missing = || Err(Error::load_failed("the load was abandoned, because its runtime shuts down", None));
-        let results: Vec<Value> = run.results.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
+        let results: Vec<Value> =
+            run.results.into_iter().map(|result| result.unwrap_or_else(|| Err(abandoned()))).collect();
         places.into_iter().map(|place| results[place].clone()).collect()
     }
 }
@@ -240,10 +240,7 @@ impl Run {
             Ok(Lease::Load(grant)) => return work.load.push((place, grant)),
             Ok(Lease::Busy { .. }) => return work.busy.push(place),
             Ok(Lease::Absent { .. }) => Ok(None),
-            Ok(Lease::Failed { message, retry_after }) => {
-                let text = format!("the last load of the key failed: {message}");
-                Err(Error::load_failed(text, Some(retry_after)))
-            }
+            Ok(Lease::Failed { message, retry_after }) => Err(last_load_failed(&message, retry_after)),
             Err(error) if is_outage(&error) => match self.options.on_unavailable {
                 OnUnavailable::Load => {
                     work.why = Some(error);
@@ -276,8 +273,7 @@ impl Run {
             if let Ok(Lease::Load(grant) | Lease::Hit { grant: Some(grant), .. }) = lease {
                 work.load.push((place, grant));
             } else {
-                let text = "the value cannot be decoded, and another client loads the key";
-                work.why = Some(Error::new(ErrorKind::FailedPrecondition, text));
+                work.why = Some(undecodable());
                 work.direct.push(place);
             }
         }
@@ -299,8 +295,7 @@ impl Run {
             self.classify(place, lease, work);
         }
         if !work.busy.is_empty() {
-            let text = format!("another client loads the key for longer than {wait:?}");
-            work.why = Some(Error::new(ErrorKind::Unavailable, text));
+            work.why = Some(super::busy(wait));
             work.direct.append(&mut work.busy);
         }
     }

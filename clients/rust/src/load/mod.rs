@@ -47,6 +47,27 @@ pub const LOADS_MAX: usize = 1_024;
 /// Maximum number of loads of a client at a time that refresh values in the background.
 pub const REFRESHES_MAX: usize = 64;
 
+/// Returns the error of a key whose last load failed, in this or another process.
+fn last_load_failed(message: &str, retry_after: Duration) -> Error {
+    Error::load_failed(format!("the last load of the key failed: {message}"), Some(retry_after))
+}
+
+/// Returns the error of a load whose task has ended without a result.
+fn abandoned() -> Error {
+    Error::load_failed("the load was abandoned, because its runtime shuts down", None)
+}
+
+/// Returns the reason to load a key without the cache, because another client loads it for longer than the time to wait.
+fn busy(wait: Duration) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("another client loads the key for longer than {wait:?}"))
+}
+
+/// Returns the reason to load a key without the cache, because its value cannot be used and no lease was granted.
+fn undecodable() -> Error {
+    let text = "the value cannot be decoded, and another client loads the key";
+    Error::new(ErrorKind::FailedPrecondition, text)
+}
+
 /// Loads of a client.
 #[derive(Debug)]
 pub(crate) struct Loads {

@@ -7,10 +7,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::{
-    BoxFuture, LoadError, LoadOptions, Loaded, Loader, OnUnavailable, Permit, chain,
+    BoxFuture, LoadError, LoadOptions, Loaded, Loader, OnUnavailable, Permit, abandoned, busy, chain,
     flights::{Boarding, Joiner, Leader, Outcome},
+    last_load_failed,
     loaded::is_outage,
-    setters,
+    setters, undecodable,
 };
 use crate::{
     convert::{IntoBytes, all, bounded},
@@ -122,6 +123,7 @@ impl IntoFuture for GetOrLoad {
         })
     }
 }
+
 /// Returns the error of a caller that does not wait any longer.
 pub(super) fn late(limit: Duration) -> Error {
     Error::new(ErrorKind::DeadlineExceeded, format!("no value within {limit:?}; a load may be in progress"))
@@ -212,10 +214,7 @@ impl Run {
 
     /// Waits for the own load.
     async fn loaded(&mut self, joiner: Joiner) -> Value {
-        joiner
-            .value(self.began)
-            .await
-            .unwrap_or_else(|| Err(Error::load_failed("the load was abandoned, because its runtime shuts down", None)))
+        joiner.value(self.began).await.unwrap_or_else(|| Err(abandoned()))
     }
 
     /// Asks the server, and begins the load if the server grants it.
@@ -248,15 +247,8 @@ impl Run {
                 return Looked::Value(value, refresh);
             }
             Ok(Lease::Absent { .. }) => Ok(None),
-            Ok(Lease::Failed { message, retry_after }) => {
-                let text = format!("the last load of the key failed: {message}");
-                Err(Error::load_failed(text, Some(retry_after)))
-            }
-            Ok(Lease::Busy { .. }) => {
-                let text = format!("another client loads the key for longer than {:?}", self.options.wait);
-                let busy = Error::new(ErrorKind::Unavailable, text);
-                return self.without_cache(leader, busy).await;
-            }
+            Ok(Lease::Failed { message, retry_after }) => Err(last_load_failed(&message, retry_after)),
+            Ok(Lease::Busy { .. }) => return self.without_cache(leader, busy(self.options.wait)).await,
             Err(error) if is_outage(&error) => return self.unavailable(leader, error).await,
             Err(error) => Err(error),
         };
@@ -272,10 +264,7 @@ impl Run {
         Arc::make_mut(&mut self.options).refresh = true;
         match self.ask(Duration::ZERO, self.origin.settings().read_timeout).await {
             Ok(Lease::Load(grant) | Lease::Hit { grant: Some(grant), .. }) => self.begin(leader, grant),
-            Ok(_) | Err(_) => {
-                let text = "the value cannot be decoded, and another client loads the key";
-                self.without_cache(leader, Error::new(ErrorKind::FailedPrecondition, text)).await
-            }
+            Ok(_) | Err(_) => self.without_cache(leader, undecodable()).await,
         }
     }
 

@@ -13,9 +13,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use terrace_proto::{
-    GetOrLeaseRequest, GetOrLeaseResponse, GetStatsResponse, Grant, InvalidatePatternRequest, ReleaseRequest,
-    WatchRequest, get_or_lease_many_result, get_or_lease_response, operation::Operation,
-    operation_result::Result as Answer,
+    GetOrLeaseRequest, GetOrLeaseResponse, GetStatsResponse, InvalidatePatternRequest, ReleaseRequest, WatchRequest,
+    get_or_lease_response, operation::Operation, operation_result::Result as Answer,
 };
 use tokio::{
     sync::Notify,
@@ -30,7 +29,7 @@ use super::{
     state::State,
 };
 use crate::{
-    engine::call::Order,
+    engine::{call::Order, link::grants_of},
     error::{Error, ErrorKind, Result},
     operations::invalidate::Invalidated,
 };
@@ -247,44 +246,12 @@ impl Drop for Undelivered {
         let Some(answer) = self.answer.take() else { return };
         let releases: Vec<ReleaseRequest> = std::mem::take(&mut self.keys)
             .into_iter()
-            .zip(grants(answer))
+            .zip(grants_of(answer))
             .filter_map(|(key, grant)| Some(ReleaseRequest { key, token: grant?.token, failed: None }))
             .collect();
         if !releases.is_empty() {
             // A lease that has ended already cannot be released.
             self.server.change(|state| releases.into_iter().for_each(|release| drop(state.release(release))));
         }
-    }
-}
-
-/// Returns the grant of each key of an answer.
-fn grants(answer: Answer) -> Vec<Option<Grant>> {
-    use get_or_lease_many_result::Result as Item;
-    use get_or_lease_response::Result as One;
-    match answer {
-        Answer::GetOrLease(response) => vec![match response.result {
-            Some(One::Hit(hit)) => hit.grant,
-            Some(One::Load(load)) => load.grant,
-            Some(One::Busy(_) | One::Absent(_) | One::Failed(_)) | None => None,
-        }],
-        Answer::GetOrLeaseMany(response) => {
-            let results = response.results.into_iter().map(|result| match result.result {
-                Some(Item::Hit(hit)) => hit.grant,
-                Some(Item::Load(load)) => load.grant,
-                Some(Item::Busy(_) | Item::Absent(_) | Item::Failed(_) | Item::Error(_)) | None => None,
-            });
-            results.collect()
-        }
-        Answer::Get(_)
-        | Answer::Set(_)
-        | Answer::Delete(_)
-        | Answer::Touch(_)
-        | Answer::Increment(_)
-        | Answer::GetMeta(_)
-        | Answer::Fill(_)
-        | Answer::Release(_)
-        | Answer::GetMany(_)
-        | Answer::SetMany(_)
-        | Answer::Error(_) => Vec::new(),
     }
 }
