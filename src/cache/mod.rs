@@ -288,6 +288,10 @@ impl Cache {
         let account = core.budget.system_account();
         let principal = Principal::system();
         let leases = loads::OpenLeases::new(&core, &l2);
+        if let Some(id) = l2.store_id() {
+            // Before the first client can connect: it compares the id when it opens a stream.
+            core.store_id.set(id);
+        }
         Self { core, l2, counters, tap, caller: Caller::UNKNOWN, account, principal, leases, is_exclusive: false }
     }
 

@@ -48,7 +48,7 @@ impl StoreId {
         Some(self.id.load(Ordering::Acquire)).filter(|id| *id != 0)
     }
 
-    fn set(&self, id: u64) {
+    pub(super) fn set(&self, id: u64) {
         self.id.store(id, Ordering::Release);
     }
 }

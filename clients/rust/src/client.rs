@@ -52,7 +52,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Client {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     context: Option<u64>,
 }
 

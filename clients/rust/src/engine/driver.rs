@@ -33,6 +33,8 @@ const AGE_MAX: Duration = Duration::from_secs(20 * 60);
 const AGE_JITTER: Duration = Duration::from_secs(5 * 60);
 /// Interval between two health checks of a node.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum time until a node that did not know its store is asked again. The first time is [`HEALTH_INTERVAL`]; it doubles.
+const STORE_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Deadline of a health check. A node without any message for this time is connected again.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// First delay after a failed connection. Each further failure doubles it.
@@ -67,12 +69,16 @@ struct Running {
     begun: Instant,
     channel: Channel,
     ping: Option<PingPong>,
+    /// The node has named its store, which was compared with those of the other nodes.
+    is_store_known: bool,
 }
 
 /// Reason why the driver stops watching a stream.
 enum Next {
     Ended,
     Replace,
+    /// A new stream is opened, because the node may know its store by now.
+    AskStore,
     Close,
 }
 
@@ -94,6 +100,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::R
     let mut backoff = Backoff::new();
     let mut current: Option<Running> = None;
     let mut number = 0;
+    let mut ask_store_after = HEALTH_INTERVAL;
     loop {
         number += 1;
         let opened = tokio::select! {
@@ -106,8 +113,15 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::R
                 current = Some(running);
             }
             Err(error) => {
-                let is_alive = current.as_ref().is_some_and(|running| !running.reader.is_finished());
                 tracing::debug!(node = %node.name, %error, "cannot connect");
+                if error.kind() == ErrorKind::FailedPrecondition
+                    && let Some(running) = current.take()
+                {
+                    // The node has another store, which it did not know when its present stream was opened.
+                    running.reader.abort();
+                    ended(&node, running.number, &Failure::Broken(error.clone()));
+                }
+                let is_alive = current.as_ref().is_some_and(|running| !running.reader.is_finished());
                 if !is_alive {
                     node.set_channel(None);
                     node.link.down(&error);
@@ -119,7 +133,9 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Arc<Node>, mut closed: watch::R
             }
         }
         let Some(running) = &mut current else { continue };
-        match watch(&node, running, &mut closed).await {
+        let ask_store_at = (!running.is_store_known).then(|| running.begun + ask_store_after);
+        match watch(&node, running, ask_store_at, &mut closed).await {
+            Next::AskStore => ask_store_after = (ask_store_after * 2).min(STORE_INTERVAL_MAX),
             Next::Replace => {}
             Next::Close => break,
             Next::Ended => {
@@ -145,7 +161,7 @@ async fn open(fleet: &Fleet, node: &Arc<Node>, number: u32) -> Result<Running> {
     let settings = &fleet.settings;
     let (mut channel, mut connection) = Channel::open(&node.address, settings).await?;
     let (response, sender) = channel.pipeline(node, &mut connection, settings.connect_timeout).await?;
-    fleet.check_store(node, response.headers())?;
+    let is_store_known = fleet.check_store(node, response.headers())?;
     Fleet::set_request_max(node, response.headers());
     let ping = connection.ping_pong();
     let stream = Pipeline {
@@ -168,7 +184,7 @@ async fn open(fleet: &Fleet, node: &Arc<Node>, number: u32) -> Result<Running> {
     node.feed.set_connected(number);
     node.link.activate(number);
     node.set_channel(Some(Connected { number, channel: channel.clone() }));
-    Ok(Running { number, reader, begun: Instant::now(), channel, ping })
+    Ok(Running { number, reader, begun: Instant::now(), channel, ping, is_store_known })
 }
 
 fn ended(node: &Node, number: u32, failure: &Failure) {
@@ -181,13 +197,19 @@ fn ended(node: &Node, number: u32, failure: &Failure) {
 }
 
 /// Watches a stream until it ends or has to be replaced.
-async fn watch(node: &Arc<Node>, running: &mut Running, closed: &mut watch::Receiver<bool>) -> Next {
+async fn watch(
+    node: &Arc<Node>,
+    running: &mut Running,
+    ask_store_at: Option<Instant>,
+    closed: &mut watch::Receiver<bool>,
+) -> Next {
     let age = running.begun + AGE_MAX + AGE_JITTER.mul_f64(fastrand::f64());
     loop {
         let pause = HEALTH_INTERVAL.mul_f64(0.8 + 0.4 * fastrand::f64());
         tokio::select! {
             _ = &mut running.reader => return Next::Ended,
             () = sleep_until(age) => return Next::Replace,
+            () = sleep_until(ask_store_at.unwrap_or(age)), if ask_store_at.is_some() => return Next::AskStore,
             _ = closed.wait_for(|closed| *closed) => return Next::Close,
             () = sleep(pause) => {}
         }

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::super::messages::Messages;
-use crate::Client;
+use crate::{Client, ErrorKind};
 
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -34,13 +34,19 @@ struct Server {
     goaway: Notify,
     /// Lets reads of the key `held` continue.
     release: Notify,
+    /// Store that the server names, and the first connection on which it does.
+    store: Option<(&'static str, u64)>,
 }
 
 impl Server {
     async fn start() -> (String, Arc<Self>) {
+        Self::default().listen().await
+    }
+
+    async fn listen(self) -> (String, Arc<Self>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let server = Arc::new(Self::default());
+        let server = Arc::new(self);
         let accepting = Arc::clone(&server);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -67,8 +73,11 @@ impl Server {
     }
 
     async fn answer(self: Arc<Self>, number: u64, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-        let mut sender = respond.send_response(response, false).unwrap();
+        let mut response = Response::builder().header("content-type", "application/grpc");
+        if let Some((store, _)) = self.store.filter(|(_, first)| number >= *first) {
+            response = response.header("terrace-store-id", store);
+        }
+        let mut sender = respond.send_response(response.body(()).unwrap(), false).unwrap();
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
         if !request.uri().path().ends_with("Pipeline") {
@@ -123,4 +132,24 @@ async fn a_connection_that_is_announced_to_end_is_replaced_and_read_to_its_end()
     }
     server.release.notify_one();
     assert_eq!(held.await.unwrap().unwrap().unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_node_that_learns_its_store_late_is_compared_then() {
+    let (first, _) = Server { store: Some(("a", 1)), ..Server::default() }.listen().await;
+    let (late, server) = Server { store: Some(("b", 2)), ..Server::default() }.listen().await;
+    let targets = format!("{first},{late}");
+    let client = Client::builder(targets).read_timeout(LONG).connect_timeout(LONG).connect().await.unwrap();
+    let nodes = client.core.backend.nodes();
+    let fault = || nodes.iter().find(|node| node.name == late).and_then(|node| node.link.fault());
+    let is_refused = async {
+        while !fault().is_some_and(|fault| fault.kind() == ErrorKind::FailedPrecondition) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, is_refused).await.expect("the node is asked again");
+    assert!(server.connections.load(SeqCst) >= 2);
+    for key in 0..20 {
+        assert!(client.get(key.to_string()).await.unwrap().is_some(), "the node that was first stays in use");
+    }
 }

@@ -256,12 +256,12 @@ impl Fleet {
         node.link.set_request_max(max.unwrap_or(REQUEST_MAX));
     }
 
-    /// Compares the store of a node with those of the other nodes.
+    /// Compares the store of a node with those of the other nodes. Returns `false` if the node does not know its store yet.
     ///
     /// # Errors
     /// `FailedPrecondition` if the stores differ.
-    pub(crate) fn check_store(&self, node: &Node, headers: &HeaderMap) -> Result<()> {
-        let Some(store) = headers.get(STORE_ID).and_then(|id| id.to_str().ok()) else { return Ok(()) };
+    pub(crate) fn check_store(&self, node: &Node, headers: &HeaderMap) -> Result<bool> {
+        let Some(store) = headers.get(STORE_ID).and_then(|id| id.to_str().ok()) else { return Ok(false) };
         // Nodes that connect at the same time are compared one after the other.
         let _one_at_a_time = self.stores.lock();
         for other in self.nodes().iter().filter(|other| !std::ptr::eq(&***other, node)) {
@@ -276,7 +276,7 @@ impl Fleet {
             }
         }
         *node.store.lock() = Some(store.to_owned());
-        Ok(())
+        Ok(true)
     }
 }
 
