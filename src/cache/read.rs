@@ -432,16 +432,25 @@ impl Cache {
 
     /// Waits for the flights that other reads lead. Returns the keys that have to be retried.
     async fn await_joined(&self, round: FlightRound, reads: &mut ReadResults) -> Vec<(usize, Key)> {
-        let (mut again, mut landed) = (round.again, Vec::with_capacity(round.joined.len()));
+        let mut again = round.again;
+        let (mut places, mut keys, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for (at, key, receiver) in round.joined {
             match receiver.await {
-                Ok(answer) => landed.push((at, key, answer)),
+                Ok(answer) => {
+                    places.push(at);
+                    keys.push(key);
+                    answers.push(Some(answer));
+                }
                 Err(_given_up) => again.push((at, key)),
             }
         }
-        if !landed.is_empty() {
+        if !places.is_empty() {
+            // The leader may have checked the tags before a tag was invalidated and before this read began: an invalidation of
+            // a tag does not end the flights of its keys.
+            let answers = self.without_dead(&keys, answers).await;
             let now = self.now();
-            for (at, key, answer) in landed {
+            for ((at, key), answer) in places.into_iter().zip(keys).zip(answers) {
+                let Some(answer) = answer else { continue };
                 let l2_read = L2Read { coalesced: true, ..L2Read::new(&self.core, &key, now) };
                 self.answer_from_l2(at, &key, answer, l2_read, reads);
             }

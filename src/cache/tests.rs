@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -19,7 +20,8 @@ use crate::{
     l1::PolicyKind,
     l2::{
         BanStore, ChangeSink, InvalidationSink, LoadStore, Source, Stored,
-        loads::{LoadOp, LoadResult},
+        codec::{self, Tag},
+        loads::{Acquired, LoadOp, LoadResult},
     },
     model::{Key, Life, Tier, Value},
 };
@@ -35,6 +37,10 @@ struct Held {
     panics: AtomicBool,
     /// Locked by the test; a write waits for it.
     write_gate: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Answers to the next lease operations.
+    loads: Mutex<VecDeque<LoadResult>>,
+    /// Results of the next writes; without them, a write is a Set that stored its value.
+    applied: Mutex<VecDeque<Applied>>,
 }
 
 impl Held {
@@ -53,7 +59,8 @@ impl BanStore for Held {}
 
 impl LoadStore for Held {
     fn load(&self, _key: Key, _op: LoadOp) -> BoxFuture<'_, Result<LoadResult>> {
-        std::future::ready(Err(CacheError::new(Kind::Unsupported, "these tests take no load leases"))).boxed()
+        let unexpected = || CacheError::new(Kind::Unsupported, "the test expects no lease operation");
+        std::future::ready(self.loads.lock().pop_front().ok_or_else(unexpected)).boxed()
     }
 }
 
@@ -83,7 +90,8 @@ impl Backend for Held {
             if let Some(gate) = gate {
                 let _ = gate.await;
             }
-            ops.iter().map(|_| Ok(Applied::Set { stored: true, old: None })).collect()
+            let next = || self.applied.lock().pop_front().unwrap_or(Applied::Set { stored: true, old: None });
+            ops.iter().map(|_| Ok(next())).collect()
         }
         .boxed()
     }
@@ -314,6 +322,109 @@ async fn an_invalidation_overtakes_a_fill() {
     assert_eq!(text(late.await.unwrap()).0, "new");
     assert_eq!(text(bench.cache.get(key("k"), ReadOptions::default()).await), ("new".into(), Tier::L1));
     assert_eq!(bench.cache.snapshot().fills.voided, 1);
+}
+
+const TAG: &str = "t";
+const RECORD: &[u8] = b"__terrace:tag:t";
+
+/// Returns the stored form of a value with the tag under an id.
+fn tagged(payload: &'static str, id: u64) -> Stored {
+    let head = codec::head_of(&[Tag { name: Bytes::from_static(TAG.as_bytes()), id }]);
+    let value = codec::joined(&head, Bytes::from_static(payload.as_bytes()));
+    Stored { value: codec::opened(Value::from(value)), life: Life::Forever }
+}
+
+/// Returns the record of the tag with an id.
+fn record(id: u64) -> Reply {
+    Ok(Some(Stored { value: Value::from(Bytes::from(codec::hex_of(id))), life: Life::Forever }))
+}
+
+/// Answers the reads of internal records until the call ends: the tag has this id. All keys of clients are absent.
+async fn with_tag<T>(bench: &Bench, id: u64, call: impl Future<Output = T>) -> T {
+    let answers = async {
+        loop {
+            let (key, reply) = bench.held.next().await;
+            let _left = reply.send(if &key[..] == RECORD { record(id) } else { Ok(None) });
+        }
+    };
+    tokio::select! { biased; done = call => done, () = answers => unreachable!("the answers do not end") }
+}
+
+#[tokio::test]
+async fn a_reader_that_joins_after_its_tag_was_invalidated_does_not_receive_the_old_value() {
+    let bench = bench();
+    let early = spawn_get(&bench, "k");
+    bench.held.next().await.1.send(Ok(Some(tagged("old", 1)))).unwrap();
+    let (asked, id) = bench.held.next().await;
+    assert_eq!(&asked[..], RECORD);
+    // The store has answered the read of the id, and the answer is on its way.
+    bench.cache.core().invalidated(RECORD);
+    let mut late = pin!(bench.cache.get(key("k"), ReadOptions::default()));
+    assert!(futures_util::poll!(late.as_mut()).is_pending());
+    assert!(bench.held.asked.lock().is_empty(), "the reader joins");
+    id.send(record(1)).unwrap();
+    assert_eq!(text(early.await.unwrap()).0, "old");
+    let late = with_tag(&bench, 2, late).await;
+    assert!(matches!(late, Ok(Read::Missing)), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_another_node_filled_under_an_invalidated_tag_is_not_the_answer_to_a_request_for_a_lease() {
+    let lease = Duration::from_secs(1);
+    let (age, left, holder) = (lease, lease, [1; 16]);
+    let dead = || Some(tagged("dead", 1));
+    let granted = |stored| Acquired::Granted { stored, fence: None, lease, taken_over: false };
+    let failed = |stored| Acquired::Failed { stored, message: Bytes::from_static(b"no"), retry_after: lease };
+    let busy = |stored| Acquired::Busy { stored, age, left, holder };
+    let cases = [
+        (vec![Acquired::Fresh(tagged("dead", 1)), granted(None)], "load"),
+        (vec![Acquired::Fresh(tagged("live", 2))], "live"),
+        (vec![granted(dead())], "load"),
+        (vec![granted(Some(tagged("live", 2)))], "live"),
+        (vec![failed(dead())], "failed"),
+        (vec![failed(Some(tagged("live", 2)))], "live"),
+        (vec![busy(dead()); 2], "busy"),
+        (vec![busy(Some(tagged("live", 2)))], "live"),
+        // Each answer of the store is invalid again: the request waits like for another client.
+        (vec![Acquired::Fresh(tagged("dead", 1)); 3], "busy"),
+    ];
+    for (replies, expected) in cases {
+        let bench = bench();
+        bench.held.loads.lock().extend(replies.iter().cloned().map(LoadResult::Acquired));
+        let request = LeaseRequest { wait: Some(Duration::ZERO), ..LeaseRequest::default() };
+        let answer = with_tag(&bench, 2, bench.cache.get_or_lease(key("k"), request)).await.unwrap();
+        let answer = match answer {
+            LeaseAnswer::Hit { found, .. } => String::from_utf8_lossy(&found.value).into_owned(),
+            LeaseAnswer::Load(_) => "load".to_owned(),
+            LeaseAnswer::Busy { .. } => "busy".to_owned(),
+            LeaseAnswer::Failed { .. } => "failed".to_owned(),
+            LeaseAnswer::Absent { .. } => "absent".to_owned(),
+        };
+        assert_eq!(answer, expected, "{replies:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_does_not_return_a_previous_value_with_an_invalidated_tag() {
+    let old = |id| Some(tagged("old", id).value);
+    for (id, is_valid) in [(1, false), (2, true)] {
+        let results = [
+            Applied::Set { stored: true, old: old(id) },
+            Applied::Deleted { existed: true, old: old(id) },
+            Applied::Expired { found: true, applied: true, value: old(id) },
+        ];
+        let expected = [
+            Applied::Set { stored: true, old: old(id).filter(|_| is_valid) },
+            Applied::Deleted { existed: is_valid, old: old(id).filter(|_| is_valid) },
+            Applied::Expired { found: is_valid, applied: is_valid, value: old(id).filter(|_| is_valid) },
+        ];
+        for (result, expected) in results.into_iter().zip(expected) {
+            let bench = bench();
+            bench.held.applied.lock().push_back(result);
+            let write = bench.cache.write(key("k"), Op::Delete { want_old: true });
+            assert_eq!(with_tag(&bench, 2, write).await.unwrap(), expected);
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
@@ -93,6 +94,16 @@ fn verbs_of(op: &Op) -> Verbs {
     if op.returns_value() { write.with(Verbs::READ) } else { write }
 }
 
+/// Makes a result say that the key had no value.
+fn forget_old(result: &mut Result<Applied>) {
+    match result {
+        Ok(Applied::Set { old, .. }) => *old = None,
+        Ok(Applied::Deleted { existed, old }) => (*existed, *old) = (false, None),
+        Ok(Applied::Expired { found, applied, value }) => (*found, *applied, *value) = (false, false, None),
+        Ok(Applied::Number(_) | Applied::Decimal(_) | Applied::Length(_)) | Err(_) => {}
+    }
+}
+
 /// Returns whether a value could be mistaken for a header.
 fn needs_heads(ops: &[(Key, Op)]) -> bool {
     ops.iter().any(|(_, op)| matches!(op, Op::Set { value, .. } if codec::is_marked(value)))
@@ -152,7 +163,7 @@ impl Cache {
         {
             return vec![Err(fault); len];
         }
-        for (at, result) in places.into_iter().zip(self.apply(ops, batch).await) {
+        for (at, result) in places.into_iter().zip(self.without_dead_old(self.apply(ops, batch).await).await) {
             results[at] = Some(result);
         }
         let unanswered = || Err(CacheError::new(Kind::Internal, "bug: a write has no result"));
@@ -222,6 +233,32 @@ impl Cache {
             faults.extend(places.drain(..).map(|at| (at, error.clone())));
         }
         faults
+    }
+
+    /// Removes previous values whose tags were invalidated: another node can store such a value after this node has removed
+    /// the invalid entries.
+    async fn without_dead_old(&self, mut results: Vec<Result<Applied>>) -> Vec<Result<Applied>> {
+        let head = |result: &Result<Applied>| match result {
+            Ok(Applied::Set { old, .. } | Applied::Deleted { old, .. } | Applied::Expired { value: old, .. }) => {
+                old.as_ref().map_or_else(Bytes::new, |old| Bytes::copy_from_slice(old.head()))
+            }
+            Ok(Applied::Number(_) | Applied::Decimal(_) | Applied::Length(_)) | Err(_) => Bytes::new(),
+        };
+        let heads: Vec<Bytes> = results.iter().map(head).collect();
+        if heads.iter().all(Bytes::is_empty) {
+            return results;
+        }
+        for (result, dead) in results.iter_mut().zip(self.are_dead(&heads).await) {
+            match dead {
+                Ok(false) => {}
+                Ok(true) => forget_old(result),
+                Err(error) => {
+                    let message = format!("the operation is done, but its previous value is unknown: {error}");
+                    *result = Err(CacheError::new(Kind::Unknown, message));
+                }
+            }
+        }
+        results
     }
 
     pub(super) async fn apply(&self, ops: Vec<(Key, Op)>, batch: Batch) -> Vec<Result<Applied>> {

@@ -50,6 +50,9 @@ use crate::{
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(3);
 /// Time after which a caller asks the store again if the store does not announce changes.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Maximum number of times that a request asks the store at once because a tag of the store's answer was invalid. It then waits
+/// like a request for a key that another client loads.
+const ACQUIRES_MAX: usize = 3;
 /// Early refresh: nothing is drawn while the remaining fresh time is more than this multiple of β and the duration of
 /// loads. The probability is then below 1 in 485 million.
 const EARLY_SPAN: f64 = 20.0;
@@ -513,7 +516,7 @@ impl Cache {
                 found.map_or(Step::Wait { until: None, since: asked_at }, |found| Step::Answer(plan.fresh(found)))
             );
         }
-        loop {
+        for _ in 0..ACQUIRES_MAX {
             let tag_ids = match self.tag_ids(plan).await {
                 Ok(ids) => ids,
                 Err(error) => return self.refused(plan, found, reason, error),
@@ -528,8 +531,31 @@ impl Cache {
                 request.ignore_absent = true;
                 continue;
             }
+            let Some(acquired) = self.without_dead_value(acquired).await? else { continue };
             return Ok(self.settle(plan, asking, acquired, found, reason, (asked_at, epoch, &tag_ids)));
         }
+        Ok(Step::Wait { until: None, since: asked_at })
+    }
+
+    /// Removes a value with an invalidated tag from an answer of the store: another node can store such a value after this
+    /// node has removed what was invalid ([`Cache::bury_dead`]). `None`: the store has to be asked again.
+    async fn without_dead_value(&self, mut acquired: Acquired) -> Result<Option<Acquired>> {
+        let stored = match &mut acquired {
+            Acquired::Fresh(stored) => {
+                let is_valid = self.has_valid_tags_now(stored.value.head()).await?;
+                return Ok(is_valid.then_some(acquired));
+            }
+            Acquired::Granted { stored, .. } | Acquired::Busy { stored, .. } | Acquired::Failed { stored, .. } => {
+                stored
+            }
+            Acquired::Absent { .. } => return Ok(Some(acquired)),
+        };
+        if let Some(value) = stored
+            && !self.has_valid_tags_now(value.value.head()).await?
+        {
+            *stored = None;
+        }
+        Ok(Some(acquired))
     }
 
     /// Returns whether the tags in a header still have their ids.

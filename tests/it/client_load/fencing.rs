@@ -150,7 +150,7 @@ impl Caller {
 fn enough() -> u64 {
     match setting_from_environment("TERRACE_CHECK_FULL", 0) {
         1 => 60_000,
-        _ => 150,
+        _ => 500,
     }
 }
 
