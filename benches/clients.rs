@@ -97,7 +97,7 @@ async fn subjects(terrace: &Process, redis: &RedisServer) -> Vec<Subject> {
             name: "terrace-client",
             server: terrace.id(),
             read: Arc::new(move || {
-                let get = client.get(&key);
+                let get = client.get(&key).into_future();
                 Box::pin(async move {
                     assert_eq!(get.await.expect("an answer").map_or(0, |value| value.len()), 100);
                 })

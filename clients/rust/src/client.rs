@@ -111,8 +111,9 @@ impl Client {
     }
 
     /// Reads a key. `None` if it does not exist.
-    pub fn get(&self, key: impl IntoBytes) -> Get {
-        Get { origin: self.origin(), key: key.into_bytes(), timeout: None, uses_copies: true }
+    #[inline]
+    pub fn get<K: IntoBytes>(&self, key: K) -> Get<'_, K> {
+        Get::new(self, key)
     }
 
     /// Reads a key with its metadata: tier, remaining TTL, tags.

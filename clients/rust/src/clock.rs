@@ -33,14 +33,15 @@ impl Moment {
         Self(self.0.saturating_sub(nanoseconds(span)))
     }
 
-    /// Returns the time from `earlier` to this time; zero if `earlier` is later.
+    /// Returns whether this time is at most `span_ns` nanoseconds after `earlier`.
     #[inline]
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    pub(crate) fn is_within(self, span_ns: u64, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) <= span_ns
     }
 }
 
-fn nanoseconds(span: Duration) -> u64 {
+/// Converts to nanoseconds, saturating.
+pub(crate) fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 

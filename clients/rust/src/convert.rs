@@ -8,10 +8,17 @@ use bytes::Bytes;
 pub trait IntoBytes {
     /// Converts into shared bytes.
     fn into_bytes(self) -> Bytes;
+
+    /// Returns the bytes. A read that a near cache answers converts nothing.
+    fn as_bytes(&self) -> &[u8];
 }
 
 impl IntoBytes for Bytes {
     fn into_bytes(self) -> Bytes {
+        self
+    }
+
+    fn as_bytes(&self) -> &[u8] {
         self
     }
 }
@@ -20,11 +27,19 @@ impl IntoBytes for &Bytes {
     fn into_bytes(self) -> Bytes {
         self.clone()
     }
+
+    fn as_bytes(&self) -> &[u8] {
+        self
+    }
 }
 
 impl IntoBytes for &str {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self.as_bytes())
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        str::as_bytes(self)
     }
 }
 
@@ -32,11 +47,19 @@ impl IntoBytes for &String {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self.as_bytes())
     }
+
+    fn as_bytes(&self) -> &[u8] {
+        str::as_bytes(self)
+    }
 }
 
 impl IntoBytes for String {
     fn into_bytes(self) -> Bytes {
         self.into()
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        str::as_bytes(self)
     }
 }
 
@@ -44,11 +67,19 @@ impl IntoBytes for &[u8] {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
     }
+
+    fn as_bytes(&self) -> &[u8] {
+        self
+    }
 }
 
 impl IntoBytes for &Vec<u8> {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self
     }
 }
 
@@ -56,11 +87,19 @@ impl IntoBytes for Vec<u8> {
     fn into_bytes(self) -> Bytes {
         self.into()
     }
+
+    fn as_bytes(&self) -> &[u8] {
+        self
+    }
 }
 
 impl<const N: usize> IntoBytes for &[u8; N] {
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        *self
     }
 }
 

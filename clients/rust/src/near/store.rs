@@ -43,7 +43,10 @@ use quick_cache::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{clock::Moment, error::Result};
+use crate::{
+    clock::{Moment, nanoseconds},
+    error::Result,
+};
 
 /// Number of versions for keys, and for tags.
 const STRIPES: usize = 4_096;
@@ -233,8 +236,8 @@ pub(crate) struct Store {
     bans: Bans,
     /// Number of confirmations of all feeds.
     confirmations: AtomicU64,
-    /// Maximum age of the last heartbeat.
-    heartbeat_age_max: Duration,
+    /// Maximum age of the last heartbeat in nanoseconds.
+    heartbeat_age_max_ns: u64,
 }
 
 impl fmt::Debug for Store {
@@ -282,7 +285,7 @@ impl Store {
             wide: AtomicU64::new(0),
             bans: Bans::default(),
             confirmations: AtomicU64::new(0),
-            heartbeat_age_max: max_staleness.saturating_sub(BEHIND),
+            heartbeat_age_max_ns: nanoseconds(max_staleness.saturating_sub(BEHIND)),
         }
     }
 
@@ -323,7 +326,7 @@ impl Store {
     /// Returns whether the node's feed proves the copy. The confirmation is read first: what it proves was applied before.
     fn is_confirmed(&self, copy: &Copy, now: Moment) -> bool {
         let confirmed = Moment(copy.feed.confirmed.load(Acquire));
-        now.since(confirmed) <= self.heartbeat_age_max && copy.epoch.load(Acquire) == copy.feed.epoch.load(Acquire)
+        now.is_within(self.heartbeat_age_max_ns, confirmed) && copy.epoch.load(Acquire) == copy.feed.epoch.load(Acquire)
     }
 
     /// Returns whether no event for a tag or a pattern has ended the copy.

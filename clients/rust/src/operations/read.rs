@@ -8,7 +8,7 @@ use terrace_proto::{
 };
 
 use super::{Hook, Origin, Pending, empty, from_ms, response, timeout};
-use crate::error::Result;
+use crate::{Client, convert::IntoBytes, error::Result};
 
 /// Tier that answered a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,16 +20,23 @@ pub enum Tier {
 }
 
 /// A read of one key: [`Client::get`](crate::Client::get).
+///
+/// It borrows the client and the key, so that a hit of the near cache allocates nothing and counts no references to them. The
+/// future borrows neither: `client.get(key).into_future()` can be moved to another task.
 #[derive(Debug, Clone)]
 #[must_use = "an operation does nothing until it is awaited"]
-pub struct Get {
-    pub(crate) origin: Origin,
-    pub(crate) key: Bytes,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) uses_copies: bool,
+pub struct Get<'a, K> {
+    client: &'a Client,
+    key: K,
+    timeout: Option<Duration>,
+    uses_copies: bool,
 }
 
-impl Get {
+impl<'a, K: IntoBytes> Get<'a, K> {
+    pub(crate) fn new(client: &'a Client, key: K) -> Self {
+        Self { client, key, timeout: None, uses_copies: true }
+    }
+
     timeout!();
 
     /// Does not look into the near cache: the caller has done so.
@@ -39,38 +46,35 @@ impl Get {
     }
 }
 
-impl IntoFuture for Get {
+impl<K: IntoBytes> IntoFuture for Get<'_, K> {
     type Output = Result<Option<Bytes>>;
     type IntoFuture = Pending<Option<Bytes>>;
 
     // Inline, so that a hit does not move the unused space for the state of a call.
     #[inline]
     fn into_future(self) -> Self::IntoFuture {
-        if let Some(near) = &self.origin.core.near
+        if let Some(near) = self.client.near()
             && self.uses_copies
-            && let Some(copy) = near.get(&self.key)
+            && let Some(copy) = near.get(self.key.as_bytes())
         {
             return Pending::ready(Ok(Some(copy.value().clone())));
         }
-        self.call()
+        call(self.client.origin(), self.key.into_bytes(), self.timeout)
     }
 }
 
-impl Get {
-    /// Reads the key from a node.
-    fn call(self) -> Pending<Option<Bytes>> {
-        let Self { origin, key, timeout, .. } = self;
-        let (mut options, mut hook) = (None, Hook::None);
-        if let Some(near) = &origin.core.near
-            && let Some(reading) = near.begin(&key)
-        {
-            hook = Hook::keep(near, reading);
-            options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
-        }
-        let request = GetRequest { key: key.clone(), options };
-        let value = |answer| Ok(found(answer)?.map(|found| found.value));
-        Pending::with_hook(origin.read(Operation::Get(request), &key, timeout), value, hook)
+/// Reads a key from a node.
+fn call(origin: Origin, key: Bytes, timeout: Option<Duration>) -> Pending<Option<Bytes>> {
+    let (mut options, mut hook) = (None, Hook::None);
+    if let Some(near) = &origin.core.near
+        && let Some(reading) = near.begin(&key)
+    {
+        hook = Hook::keep(near, reading);
+        options = Some(ReadOptions { want_meta: true, ..ReadOptions::default() });
     }
+    let request = GetRequest { key: key.clone(), options };
+    let value = |answer| Ok(found(answer)?.map(|found| found.value));
+    Pending::with_hook(origin.read(Operation::Get(request), &key, timeout), value, hook)
 }
 
 /// A value with its metadata.
