@@ -457,6 +457,12 @@ fn copies_of_the_near_cache_answer_loads_and_end_with_changes() {
             assert_eq!(*view.get(1).await.unwrap().unwrap(), "3");
             pause().await;
         }
+        client.set("near:5", vec![0xff_u8]).await.unwrap();
+        let before = hits();
+        while hits() == before {
+            client.get("near:5").await.unwrap();
+            pause().await;
+        }
         // Without a node, a copy that nobody can confirm answers on request.
         node.take().unwrap().stop();
         let stale = view.clone().on_unavailable(OnUnavailable::Stale);
@@ -464,8 +470,15 @@ fn copies_of_the_near_cache_answer_loads_and_end_with_changes() {
             pause().await;
         }
         assert_eq!(*stale.get_or_load(1, load()).await.unwrap().unwrap(), "3");
-        let error = stale.get_or_load(2, load()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let not_called = |_: Vec<i32>| async { Err::<Vec<Option<String>>, _>("not called") };
+        let values = stale.get_or_load_many([1], not_called).await.unwrap();
+        assert_eq!(values[0].as_deref().map(String::as_str), Some("3"));
+        // Another key, and a copy that cannot be decoded.
+        for key in [2, 5] {
+            let one = stale.get_or_load(key, load()).await.unwrap_err();
+            let many = stale.get_or_load_many([key], not_called).await.unwrap_err();
+            assert_eq!((one.kind(), many.kind()), (ErrorKind::Unavailable, ErrorKind::Unavailable), "{key}");
+        }
         assert_eq!(loads.load(SeqCst), 3);
     });
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use terrace_client::Client;
+use tokio::time::Instant;
 
 use super::LONG;
 use crate::support::{
@@ -146,13 +147,10 @@ impl Caller {
     }
 }
 
-/// Number of changes at which a run ends. With `TERRACE_CHECK_FULL=1`, it takes about ten minutes.
-fn enough() -> u64 {
-    match setting_from_environment("TERRACE_CHECK_FULL", 0) {
-        1 => 60_000,
-        _ => 500,
-    }
-}
+/// Duration of a run with `TERRACE_CHECK_FULL=1`.
+const FULL: Duration = Duration::from_secs(600);
+/// Number of changes after which other runs end.
+const CHANGES: u64 = 300;
 
 fn check(nodes: &[Terrace]) {
     let seed = setting_from_environment("TERRACE_CHECK_SEED", fastrand::u64(..));
@@ -186,7 +184,12 @@ fn check(nodes: &[Terrace]) {
                 }
             }
         }
-        let is_enough = || origin.changes.load(SeqCst) >= enough() && origin.loads.load(SeqCst) >= 100;
+        let begun = Instant::now();
+        let is_full = setting_from_environment("TERRACE_CHECK_FULL", 0) == 1;
+        let is_enough = || {
+            let is_long = !is_full || begun.elapsed() >= FULL;
+            is_long && origin.changes.load(SeqCst) >= CHANGES && origin.loads.load(SeqCst) >= 100
+        };
         while !is_enough() && tasks.try_join_next().is_none() {
             pause().await;
         }

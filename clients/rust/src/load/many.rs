@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::{
     BoxFuture, LoadError, LoadOptions, Loaded, OnUnavailable, Permit, abandoned, chain, last_load_failed,
     loaded::{guarded, is_outage},
-    one::{FILL_PATIENCE, IsValid, fill, late, report},
+    one::{FILL_PATIENCE, IsValid, fill, late, report, stale_copy},
     setters, undecodable,
 };
 use crate::{
@@ -246,11 +246,8 @@ impl Run {
                     work.why = Some(error);
                     return work.direct.push(place);
                 }
-                OnUnavailable::Stale => {
-                    let near = self.origin.core.near.as_ref();
-                    let copy = near.and_then(|near| near.unconfirmed(&self.items[place].key));
-                    copy.map_or(Err(error), |copy| Ok(Some(copy.value().clone())))
-                }
+                OnUnavailable::Stale => stale_copy(&self.origin, &self.items[place].key, &self.is_valid)
+                    .map_or(Err(error), |copy| Ok(Some(copy))),
                 OnUnavailable::Error => Err(error),
             },
             Err(error) => Err(error),

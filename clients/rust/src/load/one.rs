@@ -59,6 +59,12 @@ impl IsValid {
     }
 }
 
+/// Returns the copy of the near cache that nothing confirms, for a cache that cannot be reached.
+pub(super) fn stale_copy(origin: &Origin, key: &[u8], is_valid: &IsValid) -> Option<Bytes> {
+    let copy = origin.core.near.as_ref()?.unconfirmed(key)?;
+    is_valid.check(copy.value()).then(|| copy.value().clone())
+}
+
 impl GetOrLoad {
     pub(crate) fn new(origin: Origin, key: Bytes, options: Arc<LoadOptions>, loader: Loader) -> Self {
         Self { origin, key, options, timeout: None, loader, is_valid: IsValid::default(), uses_copies: true }
@@ -276,13 +282,10 @@ impl Run {
     async fn unavailable(&mut self, leader: Option<Leader>, error: Error) -> Looked {
         match self.options.on_unavailable {
             OnUnavailable::Load => self.without_cache(leader, error).await,
-            OnUnavailable::Stale => {
-                let copy = self.origin.core.near.as_ref().and_then(|near| near.unconfirmed(&self.key));
-                match copy.filter(|copy| self.is_valid.check(copy.value())) {
-                    Some(copy) => Looked::Value(Ok(Some(copy.value().clone())), None),
-                    None => Looked::failed(leader, error),
-                }
-            }
+            OnUnavailable::Stale => match stale_copy(&self.origin, &self.key, &self.is_valid) {
+                Some(copy) => Looked::Value(Ok(Some(copy)), None),
+                None => Looked::failed(leader, error),
+            },
             OnUnavailable::Error => Looked::failed(leader, error),
         }
     }

@@ -62,12 +62,6 @@ impl IntoFuture for InvalidatePattern {
         let Self { origin, keys, dry_run, wait, timeout } = self;
         let request = InvalidatePatternRequest { keys: Some(keys), dry_run, wait };
         let timeout = timeout.unwrap_or(origin.settings().write_timeout);
-        origin.core.loads.flights.detach_all();
-        let fleet = match &origin.core.backend {
-            Backend::Fleet(fleet) => Arc::clone(fleet),
-            #[cfg(feature = "testing")]
-            Backend::Fake(server) => return server.invalidate_pattern(request, timeout),
-        };
         Box::pin(async move {
             let change = || match request.keys.clone() {
                 Some(Keys::Pattern(pattern)) => Change::Pattern(pattern),
@@ -75,6 +69,11 @@ impl IntoFuture for InvalidatePattern {
                 None => Change::Prefix(Bytes::new()),
             };
             let _changing = if dry_run { None } else { origin.changing(change) };
+            let fleet = match &origin.core.backend {
+                Backend::Fleet(fleet) => Arc::clone(fleet),
+                #[cfg(feature = "testing")]
+                Backend::Fake(server) => return server.invalidate_pattern(request, timeout).await,
+            };
             fleet
                 .unary(timeout, |channel| {
                     let request = request.clone();
@@ -118,14 +117,13 @@ impl IntoFuture for InvalidateTags {
     fn into_future(self) -> Self::IntoFuture {
         let Self { origin, tags, timeout } = self;
         let timeout = timeout.unwrap_or(origin.settings().write_timeout);
-        origin.core.loads.flights.detach_all();
-        let fleet = match &origin.core.backend {
-            Backend::Fleet(fleet) => Arc::clone(fleet),
-            #[cfg(feature = "testing")]
-            Backend::Fake(server) => return server.invalidate_tags(tags, timeout),
-        };
         Box::pin(async move {
             let _changing = origin.changing(|| Change::Tags(tags.clone()));
+            let fleet = match &origin.core.backend {
+                Backend::Fleet(fleet) => Arc::clone(fleet),
+                #[cfg(feature = "testing")]
+                Backend::Fake(server) => return server.invalidate_tags(tags, timeout).await,
+            };
             fleet
                 .unary(timeout, |channel| {
                     let request = InvalidateTagsRequest { tags: tags.clone() };

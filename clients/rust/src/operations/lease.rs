@@ -18,7 +18,6 @@ use crate::{
     engine::call::AfterBreak,
     error::{ErrorKind, Result},
     load::{LoadOptions, WAIT},
-    near::Change,
 };
 
 /// Time beyond the wait within which the server has to answer.
@@ -274,7 +273,7 @@ impl Grant {
     /// The node cannot be reached; the lease then ends with its time.
     pub async fn fail(mut self, message: impl Into<String>, retry_after: Option<Duration>) -> Result<()> {
         let failed = LoadFailure { message: message.into(), retry_after_ms: retry_after.map(to_ms) };
-        let _changing = self.origin.changing(|| Change::Key(self.key.clone()));
+        let _filling = self.origin.filling(&self.key);
         let Some(release) = self.release(Some(failed)) else { return Ok(()) };
         release.await
     }
@@ -306,7 +305,7 @@ impl Grant {
     }
 
     async fn filled(&self, request: FillRequest) -> Result<Filled> {
-        let hook = self.origin.changes(&self.key);
+        let hook = self.origin.filling(&self.key).into();
         let call = self.origin.write(Operation::Fill(request), &self.key, AfterBreak::Repeat, None);
         let filled = |answer| {
             let response = response!(answer, Fill);

@@ -43,14 +43,25 @@ impl Origin {
         &self.core.settings
     }
 
-    /// Begins a change: ends the copies of the near cache now and at the end of the operation.
+    /// Begins a change: later callers of get-or-load do not join the lookups of earlier ones, and the copies of the near cache
+    /// end now and at the end of the operation.
     pub(crate) fn changing(&self, change: impl FnOnce() -> Change) -> Option<Changing> {
-        self.core.near.as_ref().map(|near| Changing::begin(near, change()))
+        let flights = &self.core.loads.flights;
+        if self.core.near.is_none() && flights.is_idle() {
+            return None;
+        }
+        let change = change();
+        match &change {
+            Change::Key(key) => flights.detach(key),
+            Change::Keys(keys) => keys.iter().for_each(|key| flights.detach(key)),
+            Change::Tags(_) | Change::Pattern(_) | Change::Prefix(_) => flights.detach_all(),
+        }
+        self.core.near.as_ref().map(|near| Changing::begin(near, change))
     }
 
-    /// Returns the hook of an operation that changes a key.
-    pub(crate) fn changes(&self, key: &Bytes) -> Hook {
-        self.changing(|| Change::Key(key.clone())).map_or(Hook::None, Hook::Change)
+    /// Begins to store the result of a load: the value that the callers of the load wait for.
+    pub(crate) fn filling(&self, key: &Bytes) -> Option<Changing> {
+        self.core.near.as_ref().map(|near| Changing::begin(near, Change::Key(key.clone())))
     }
 
     pub(crate) fn read(&self, operation: Operation, key: &[u8], timeout: Option<Duration>) -> Running {
@@ -75,9 +86,6 @@ impl Origin {
         write: Option<AfterBreak>,
         timeout: Option<Duration>,
     ) -> Running {
-        if write.is_some() {
-            self.detach(&operation);
-        }
         let settings = self.settings();
         let default = if write.is_some() { settings.write_timeout } else { settings.read_timeout };
         let (key, node) = match place {
@@ -95,28 +103,6 @@ impl Origin {
             context: self.context,
         };
         self.core.backend.begin(order)
-    }
-}
-
-impl Origin {
-    /// Detaches the flights of the keys that an operation changes.
-    fn detach(&self, operation: &Operation) {
-        let flights = &self.core.loads.flights;
-        match operation {
-            Operation::Set(set) => flights.detach(&set.key),
-            Operation::Touch(touch) => flights.detach(&touch.key),
-            Operation::Increment(increment) => flights.detach(&increment.key),
-            Operation::Delete(delete) => delete.keys.iter().for_each(|key| flights.detach(key)),
-            Operation::SetMany(set) => set.entries.iter().for_each(|entry| flights.detach(&entry.key)),
-            Operation::Get(_)
-            | Operation::GetMeta(_)
-            | Operation::GetMany(_)
-            | Operation::GetOrLease(_)
-            | Operation::GetOrLeaseMany(_)
-            | Operation::Fill(_)
-            | Operation::Release(_)
-            | Operation::Cancel(_) => {}
-        }
     }
 }
 
@@ -156,6 +142,12 @@ pub(crate) enum Hook {
     Keep(Box<Keeping>),
     /// The operation changes keys. The copies end with it, however it ends.
     Change(#[expect(dead_code, reason = "acts when it is dropped")] Changing),
+}
+
+impl From<Option<Changing>> for Hook {
+    fn from(changing: Option<Changing>) -> Self {
+        changing.map_or(Self::None, Self::Change)
+    }
 }
 
 impl Hook {

@@ -13,6 +13,7 @@ use crate::{
     convert::{IntoBytes, all},
     engine::call::AfterBreak,
     error::Result,
+    near::Change,
 };
 
 /// A write of one key: [`Client::set`](crate::Client::set). The result is `false` if a condition did not hold.
@@ -72,7 +73,7 @@ impl IntoFuture for Set {
         let Self { origin, request, timeout } = self;
         let repeat = repeat_write(&origin, request.condition.is_none());
         let key = request.key.clone();
-        let hook = origin.changes(&key);
+        let hook = origin.changing(|| Change::Key(key.clone())).into();
         let stored = |answer| {
             let response = response!(answer, Set);
             match response.result {
@@ -132,7 +133,7 @@ impl IntoFuture for Touch {
         let Self { origin, request, timeout } = self;
         let repeat = repeat_write(&origin, true);
         let key = request.key.clone();
-        let hook = origin.changes(&key);
+        let hook = origin.changing(|| Change::Key(key.clone())).into();
         let touched = |answer| {
             let response = response!(answer, Touch);
             Ok(Touched { found: response.found, applied: response.applied })
@@ -166,7 +167,7 @@ impl IntoFuture for Increment {
 
     fn into_future(self) -> Self::IntoFuture {
         let key: Bytes = self.request.key.clone();
-        let hook = self.origin.changes(&key);
+        let hook = self.origin.changing(|| Change::Key(key.clone())).into();
         let call = self.origin.write(Operation::Increment(self.request), &key, AfterBreak::Unknown, self.timeout);
         let value = |answer| {
             let response = response!(answer, Increment);
