@@ -16,9 +16,11 @@ use terrace_client::{Client, NearCache, testing::Fake};
 use crate::support::{
     PATIENCE,
     grpc::pause,
-    node::{World, over_embedded, over_none, over_redis},
+    node::{World, connected_node, over_embedded, over_none, over_redis},
+    redis::RedisServer,
+    terrace::Terrace,
 };
-use steps::{Grants, bytes, execute, matches, names};
+use steps::{Saved, bytes, execute, matches, names};
 
 /// Scenarios of all files, in the order of the files: file, scenario.
 fn scenarios() -> Vec<(String, Value)> {
@@ -50,12 +52,17 @@ struct Cache {
     client: Client,
     /// Set if the cache is a fake, whose clock the runner moves.
     fake: Option<Fake>,
+    /// Time after which an invalidation is in force for the next step.
+    invalidates_within: Duration,
 }
+
+/// Time after which all nodes follow an invalidation: docs/concepts/invalidation.md.
+const OTHER_NODES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Cache {
     async fn of(world: &World) -> Self {
         let builder = Client::builder(world.node.grpc()).read_timeout(PATIENCE).write_timeout(PATIENCE);
-        Self { client: builder.connect().await.unwrap(), fake: None }
+        Self { client: builder.connect().await.unwrap(), fake: None, invalidates_within: Duration::ZERO }
     }
 
     /// A client with a near cache: the results must be the same.
@@ -65,12 +72,23 @@ impl Cache {
         while client.near_stats().is_none_or(|stats| stats.feeds == 0) {
             pause().await;
         }
-        Self { client, fake: None }
+        Self { client, fake: None, invalidates_within: Duration::ZERO }
+    }
+
+    /// A client of several nodes over one store.
+    async fn fleet(nodes: &[Terrace]) -> Self {
+        let targets: Vec<&str> = nodes.iter().map(Terrace::grpc).collect();
+        let builder = Client::builder(targets.join(",")).read_timeout(PATIENCE).write_timeout(PATIENCE);
+        let client = builder.connect().await.unwrap();
+        while client.stats().await.is_err() {
+            pause().await;
+        }
+        Self { client, fake: None, invalidates_within: OTHER_NODES_WITHIN }
     }
 
     fn fake() -> Self {
         let fake = Fake::new();
-        Self { client: fake.client(), fake: Some(fake) }
+        Self { client: fake.client(), fake: Some(fake), invalidates_within: Duration::ZERO }
     }
 
     /// Lets time pass before a step is repeated.
@@ -88,22 +106,25 @@ impl Cache {
 
 /// Runs one scenario; fails with the number of the step that did not have its result.
 async fn run(cache: &Cache, scenario: &Value) -> Result<(), String> {
-    let mut grants = Grants::new();
+    let mut saved = Saved::default();
     for (number, step) in scenario["steps"].as_array().expect("steps").iter().enumerate() {
         let started = tokio::time::Instant::now();
         loop {
-            let Err(why) = try_step(&cache.client, step, &mut grants).await else { break };
+            let Err(why) = try_step(&cache.client, step, &mut saved).await else { break };
             if step["eventually"] != true || started.elapsed() > PATIENCE {
                 return Err(format!("step {}: {why}\n    {step}", number + 1));
             }
             cache.pause().await;
         }
+        if step["do"].as_str().is_some_and(|name| name.starts_with("invalidate")) {
+            tokio::time::sleep(cache.invalidates_within).await;
+        }
     }
     Ok(())
 }
 
-async fn try_step(client: &Client, step: &Value, grants: &mut Grants) -> Result<(), String> {
-    let (result, grant) = match execute(client, step, grants).await? {
+async fn try_step(client: &Client, step: &Value, saved: &mut Saved) -> Result<(), String> {
+    let (result, grant) = match execute(client, step, saved).await? {
         Ok(done) => done,
         Err(error) => return check_error(step, &error),
     };
@@ -115,9 +136,11 @@ async fn try_step(client: &Client, step: &Value, grants: &mut Grants) -> Result<
     {
         return Err(format!("the result is {result:.200}"));
     }
-    if let Some(name) = step["save"].as_str() {
+    if step["do"] == "get_or_lease"
+        && let Some(name) = step["save"].as_str()
+    {
         let grant = grant.ok_or("the result has no grant")?;
-        grants.insert(name.to_owned(), grant);
+        saved.grants.insert(name.to_owned(), grant);
     }
     Ok(())
 }
@@ -154,6 +177,13 @@ fn with_a_near_cache_all_scenarios_hold() {
 #[test]
 fn over_redis_all_scenarios_hold() {
     run_all("redis", Cache::of(&over_redis()));
+}
+
+/// The nodes of a client are one cache.
+#[test]
+fn over_two_nodes_all_scenarios_hold() {
+    let redis = RedisServer::start();
+    run_all("redis", Cache::fleet(&[connected_node(&redis.url()), connected_node(&redis.url())]));
 }
 
 #[test]
@@ -217,6 +247,8 @@ fn the_runner_notices_wrong_results() {
             (r#"{"do": "pop", "key": "k"}"#, "unknown operation \"pop\""),
             (r#"{"do": "get_or_lease", "key": "k", "save": "g"}"#, "the result has no grant"),
             (r#"{"do": "fill", "grant": "g", "value": "v"}"#, "no grant \"g\""),
+            (r#"{"do": "next_event", "watch": "w"}"#, "no watch \"w\""),
+            (r#"{"do": "stats", "expect": {"nodes": 2}}"#, "the result is"),
         ] {
             let scenario = serde_json::json!({ "name": "n", "steps": [serde_json::from_str::<Value>(step).unwrap()] });
             let fault = run(&cache, &scenario).await.unwrap_err();

@@ -9,6 +9,7 @@ mod quickstart;
 use std::{
     collections::HashSet,
     fs,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -25,7 +26,7 @@ use crate::support::{
     PATIENCE,
     certificates::Authority,
     grpc::{block_on, pause},
-    process::Process,
+    process::{Process, memory_of},
     proxy::{Cut, FaultProxy, Faults, Who},
     redis::{RedisServer, free_port},
     setting_from_environment,
@@ -419,8 +420,26 @@ async fn caller(client: Client, task: usize, seen: Arc<Seen>, ends: Arc<AtomicBo
     assert!(value >= last || unknown.contains(&value), "{key}: {value} after the faults; {last} was acknowledged");
 }
 
+/// Variable that is set in the process of the chaos test.
+const CHAOS: &str = "TERRACE_TEST_CHAOS";
+/// Maximum growth of the memory of a client from the first half of the chaos to its end, in bytes: allocators keep some.
+const GROWTH_MAX: u64 = 16 << 20;
+
+/// In a process of its own, whose memory only this client uses.
 #[test]
-fn chaos_loses_no_acknowledged_write_and_hangs_no_call() {
+fn chaos_loses_no_acknowledged_write_hangs_no_call_and_keeps_memory_flat() {
+    let name = concat!(module_path!(), "::chaos").split_once("::").unwrap().1;
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    let status = process.args([name, "--exact", "--nocapture"]).env(CHAOS, "1").status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+/// Does nothing in an ordinary run.
+#[test]
+fn chaos() {
+    if setting_from_environment(CHAOS, 0) == 0 {
+        return;
+    }
     let span = if setting_from_environment("TERRACE_CHECK_FULL", 0) == 0 { 12 } else { 300 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
@@ -444,7 +463,9 @@ fn chaos_loses_no_acknowledged_write_and_hangs_no_call() {
             .map(|task| tokio::spawn(caller(client.clone(), task, Arc::clone(&seen), Arc::clone(&ends))))
             .collect();
         let begun = Instant::now();
+        let mut memory = Vec::new();
         while begun.elapsed() < Duration::from_secs(span) {
+            memory.push(memory_of(std::process::id()).unwrap());
             let index = random.usize(0..2);
             match random.u8(0..5) {
                 0 => {
@@ -471,6 +492,10 @@ fn chaos_loses_no_acknowledged_write_and_hangs_no_call() {
             caller.await.unwrap();
         }
         assert_eq!(client.operations_in_progress(), 0);
+        let first = memory[..memory.len().div_ceil(2)].iter().max().unwrap();
+        let last = memory_of(std::process::id()).unwrap();
+        println!("memory of the client in bytes: {first}, then {last}");
+        assert!(last <= first + GROWTH_MAX, "the memory grew: {memory:?}");
         let count = |counter: &AtomicU64| counter.load(SeqCst);
         println!("{} reads, {} failed calls, {} late", count(&seen.calls), count(&seen.failed), count(&seen.late));
         assert_eq!(count(&seen.late), 0);

@@ -11,6 +11,13 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Returns the resident memory of a process in bytes; `None` if it has ended.
+pub fn memory_of(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 /// The user of a process.
 #[derive(Debug, Clone, Copy)]
 pub enum User {

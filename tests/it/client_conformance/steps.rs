@@ -1,12 +1,31 @@
 //! Steps of conformance scenarios: execution by the Rust client, and comparison of results.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use terrace_client::{Client, Entry, Error, Filled, Grant, Lease, NewEntry, Tier};
+use terrace_client::{
+    Client, Entry, Error, Filled, Grant, Lease, NewEntry, Tier, WatchFeed,
+    proto::{WatchEvent, watch_event::Subject, watch_response::News},
+};
+use tokio::time::timeout;
 
-/// Grants by the names under which steps saved them.
-pub(super) type Grants = HashMap<String, Grant>;
+use crate::support::PATIENCE;
+
+/// What the steps of a scenario saved, by name.
+#[derive(Default)]
+pub(super) struct Saved {
+    pub(super) grants: HashMap<String, Grant>,
+    feeds: HashMap<String, Feed>,
+}
+
+/// A change feed, and its events that no step has taken.
+struct Feed {
+    feed: WatchFeed,
+    events: VecDeque<WatchEvent>,
+}
 
 /// Fields that every step may have.
 const COMMON: [&str; 4] = ["do", "expect", "error", "eventually"];
@@ -17,7 +36,7 @@ const ENTRY: [&str; 4] = ["key", "value", "ttl_ms", "tags"];
 type Done = Result<(Value, Option<Grant>), Error>;
 
 /// Executes a step. The outer error is a fault of the scenario.
-pub(super) async fn execute(client: &Client, step: &Value, grants: &mut Grants) -> Result<Done, String> {
+pub(super) async fn execute(client: &Client, step: &Value, saved: &mut Saved) -> Result<Done, String> {
     let name = step["do"].as_str().ok_or("\"do\" is missing")?;
     let (fields, is_known) = fields_of(name);
     if !is_known {
@@ -33,7 +52,10 @@ pub(super) async fn execute(client: &Client, step: &Value, grants: &mut Grants) 
         "get_many" | "get_many_each" | "set_many" | "set_many_each" => many(client, name, step).await?,
         "invalidate_pattern" | "invalidate_prefix" => invalidate(client, name, step).await?,
         "invalidate_tags" => client.invalidate_tags(list(&step["tags"])?).await.map(Value::from),
-        "fill" | "fill_absent" | "fail" | "release" => finish(name, step, grants).await?,
+        "fill" | "fill_absent" | "fail" | "release" => finish(name, step, &mut saved.grants).await?,
+        "watch" => watch(client, step, &mut saved.feeds).await?,
+        "next_event" => next_event(step, &mut saved.feeds).await?,
+        "stats" => client.stats().await.map(|nodes| json!({ "nodes": nodes.len(), "reads": reads(&nodes) })),
         _ => change(client, name, step).await?,
     };
     Ok(done.map(|result| (result, None)))
@@ -57,6 +79,9 @@ fn fields_of(name: &str) -> (&'static [&'static str], bool) {
         "fill_absent" => &["grant", "ttl_ms"],
         "fail" => &["grant", "message", "retry_after_ms"],
         "release" => &["grant"],
+        "watch" => &["prefixes", "heartbeat_ms", "save"],
+        "next_event" => &["watch"],
+        "stats" => &[],
         _ => return (&[], false),
     };
     (fields, true)
@@ -270,7 +295,70 @@ fn shown(lease: Lease) -> (Value, Option<Grant>) {
     }
 }
 
-async fn finish(name: &str, step: &Value, grants: &mut Grants) -> Result<Result<Value, Error>, String> {
+/// Opens a change feed, and waits for its first message: later changes are events.
+async fn watch(
+    client: &Client,
+    step: &Value,
+    feeds: &mut HashMap<String, Feed>,
+) -> Result<Result<Value, Error>, String> {
+    let mut watch = client.watch();
+    if let Some(prefixes) = step.get("prefixes") {
+        watch = watch.prefixes(list(prefixes)?);
+    }
+    if let Some(heartbeat) = ms(step, "heartbeat_ms") {
+        watch = watch.heartbeat(heartbeat);
+    }
+    let opened = async {
+        let mut feed = watch.open().await?;
+        let first = feed.next().await?;
+        Ok((feed, first))
+    };
+    let (feed, first) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Err(error)),
+    };
+    let Some(News::Started(started)) = first.and_then(|first| first.news) else {
+        return Err("the first message is not a start".to_owned());
+    };
+    if let Some(name) = step["save"].as_str() {
+        feeds.insert(name.to_owned(), Feed { feed, events: VecDeque::new() });
+    }
+    Ok(Ok(json!({ "resumed": started.resumed })))
+}
+
+/// Returns the next change of a feed; heartbeats are skipped.
+async fn next_event(step: &Value, feeds: &mut HashMap<String, Feed>) -> Result<Result<Value, Error>, String> {
+    let saved = step["watch"].as_str().ok_or("watch is not a name")?;
+    let Feed { feed, events } = feeds.get_mut(saved).ok_or_else(|| format!("no watch {saved:?} is saved"))?;
+    while events.is_empty() {
+        let message = timeout(PATIENCE, feed.next()).await.map_err(|_elapsed| "no event arrived")?;
+        match message.map(|message| message.and_then(|message| message.news)) {
+            Ok(Some(News::Events(batch))) => events.extend(batch.events),
+            Ok(Some(News::Heartbeat(_) | News::Started(_))) => {}
+            Ok(Some(News::Discontinuity(_))) => return Ok(Ok(json!({ "kind": "discontinuity" }))),
+            Ok(None) => return Ok(Ok(json!({ "kind": "end" }))),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    let shown = |kind: &str, name: &[u8]| json!({ "kind": kind, "name": show(name) });
+    Ok(Ok(match events.pop_front().and_then(|event| event.subject) {
+        Some(Subject::Key(key)) => shown("key", &key),
+        Some(Subject::Pattern(pattern)) => shown("pattern", &pattern),
+        Some(Subject::Tag(tag)) => shown("tag", &tag),
+        Some(Subject::Everything(_)) => json!({ "kind": "everything" }),
+        None => json!({ "kind": "unknown" }),
+    }))
+}
+
+/// Returns the number of reads of all nodes since their start.
+fn reads(nodes: &[(String, terrace_client::proto::GetStatsResponse)]) -> u64 {
+    let count = |stats: &terrace_client::proto::GetStatsResponse| {
+        stats.reads.as_ref().map_or(0, |reads| reads.hit_l1 + reads.hit_l2 + reads.miss)
+    };
+    nodes.iter().map(|(_, stats)| count(stats)).sum()
+}
+
+async fn finish(name: &str, step: &Value, grants: &mut HashMap<String, Grant>) -> Result<Result<Value, Error>, String> {
     let saved = step["grant"].as_str().ok_or("grant is not a name")?;
     let grant = grants.remove(saved).ok_or_else(|| format!("no grant {saved:?} is saved"))?;
     let filled = match name {

@@ -1,7 +1,6 @@
 //! A server process under attack: its peak memory, and other clients that use it meanwhile.
 
 use std::{
-    fs,
     path::Path,
     sync::{
         Arc,
@@ -17,7 +16,11 @@ use terrace::{
     proto::{GetRequest, SetRequest},
 };
 
-use crate::support::{grpc::connect, node::PATIENT, process::Process};
+use crate::support::{
+    grpc::connect,
+    node::PATIENT,
+    process::{Process, memory_of},
+};
 
 const MIB: u64 = 1 << 20;
 /// `server.max_in_flight` of the server.
@@ -33,13 +36,6 @@ pub struct Victim {
     ends: Arc<AtomicBool>,
     samples: Option<JoinHandle<()>>,
     _data: tempfile::TempDir,
-}
-
-/// Resident memory of a process in bytes.
-fn resident(pid: u32) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
 
 pub fn get(key: &str) -> GetRequest {
@@ -98,12 +94,12 @@ impl Victim {
             client.set(set("large", vec![b'x'; LARGE])).await.unwrap();
             client.set(set("small", "v")).await.unwrap();
         });
-        let idle = resident(process.id()).unwrap();
+        let idle = memory_of(process.id()).unwrap();
         let (peak, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (pid, highest, ended) = (process.id(), Arc::clone(&peak), Arc::clone(&ends));
         let samples = std::thread::spawn(move || {
             while !ended.load(Relaxed) {
-                highest.fetch_max(resident(pid).unwrap_or(0), Relaxed);
+                highest.fetch_max(memory_of(pid).unwrap_or(0), Relaxed);
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
