@@ -25,7 +25,7 @@ use crate::{
     error::{CacheError, Kind, Result},
     l2::{Applied, Batch, Flavor, Op, codec},
     learn::recorder::{Happened, Wrote},
-    model::{Key, Outcome, RESERVED_PREFIX},
+    model::{Key, Outcome, RESERVED_PREFIX, Value},
 };
 
 /// Size from which the copies of a written value are charged.
@@ -92,6 +92,16 @@ fn verbs_of(op: &Op) -> Verbs {
         Op::Set { .. } | Op::Expire { .. } | Op::Append { .. } | Op::SetRange { .. } => Verbs::WRITE,
     };
     if op.returns_value() { write.with(Verbs::READ) } else { write }
+}
+
+/// Returns the header of the previous value in a result; empty without one.
+fn old_head(result: &Result<Applied>) -> &[u8] {
+    match result {
+        Ok(Applied::Set { old, .. } | Applied::Deleted { old, .. } | Applied::Expired { value: old, .. }) => {
+            old.as_ref().map_or(&[], Value::head)
+        }
+        Ok(Applied::Number(_) | Applied::Decimal(_) | Applied::Length(_)) | Err(_) => &[],
+    }
 }
 
 /// Makes a result say that the key had no value.
@@ -238,16 +248,10 @@ impl Cache {
     /// Removes previous values whose tags were invalidated: another node can store such a value after this node has removed
     /// the invalid entries.
     async fn without_dead_old(&self, mut results: Vec<Result<Applied>>) -> Vec<Result<Applied>> {
-        let head = |result: &Result<Applied>| match result {
-            Ok(Applied::Set { old, .. } | Applied::Deleted { old, .. } | Applied::Expired { value: old, .. }) => {
-                old.as_ref().map_or_else(Bytes::new, |old| Bytes::copy_from_slice(old.head()))
-            }
-            Ok(Applied::Number(_) | Applied::Decimal(_) | Applied::Length(_)) | Err(_) => Bytes::new(),
-        };
-        let heads: Vec<Bytes> = results.iter().map(head).collect();
-        if heads.iter().all(Bytes::is_empty) {
+        if results.iter().all(|result| old_head(result).is_empty()) {
             return results;
         }
+        let heads: Vec<Bytes> = results.iter().map(|result| Bytes::copy_from_slice(old_head(result))).collect();
         for (result, dead) in results.iter_mut().zip(self.are_dead(&heads).await) {
             match dead {
                 Ok(false) => {}
