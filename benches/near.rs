@@ -9,6 +9,8 @@
 //! a shared machine too, and the ratio to moka. Goal:
 //! at most 150 ns per hit. The last lines show the memory of a million copies: growth of RSS and sum of the weights.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "../tests/support/mod.rs"]
 #[expect(unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod support;
@@ -16,6 +18,7 @@ mod support;
 use std::{fs, hint::black_box, time::Duration};
 
 use bytes::Bytes;
+use figures::median;
 use rustix::time::{ClockId, clock_gettime};
 use support::{process::Process, setting_from_environment};
 use terrace_client::{Client, NearCache, NewEntry};
@@ -111,11 +114,6 @@ fn cpu_ns() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn rss_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("the status of this process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
@@ -150,7 +148,7 @@ fn main() {
                 figures.push(caches.measure(subject, READS).await);
             }
         }
-        let medians: Vec<f64> = figures.iter_mut().map(|figures| median(figures)).collect();
+        let medians: Vec<f64> = figures.into_iter().map(median).collect();
         println!("{:20} {:>10} {:>14}", "", "ns per hit", "ratio to moka");
         for (name, ns) in SUBJECTS.iter().zip(&medians) {
             println!("{name:20} {ns:>10.0} {:>14.2}", ns / medians[0]);
