@@ -52,7 +52,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) core: Arc<Core>,
+    core: Arc<Core>,
     context: Option<u64>,
 }
 

@@ -6,11 +6,16 @@ use bytes::Bytes;
 
 /// A key, a value or a tag: text or bytes. `Bytes` and `&'static [u8]` in `Bytes` are not copied.
 pub trait IntoBytes {
-    /// Converts into shared bytes.
-    fn into_bytes(self) -> Bytes;
-
     /// Returns the bytes. A read that a near cache answers converts nothing.
     fn as_bytes(&self) -> &[u8];
+
+    /// Converts into shared bytes; by default, copies them.
+    fn into_bytes(self) -> Bytes
+    where
+        Self: Sized,
+    {
+        Bytes::copy_from_slice(self.as_bytes())
+    }
 }
 
 impl IntoBytes for Bytes {
@@ -34,20 +39,12 @@ impl IntoBytes for &Bytes {
 }
 
 impl IntoBytes for &str {
-    fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self.as_bytes())
-    }
-
     fn as_bytes(&self) -> &[u8] {
         str::as_bytes(self)
     }
 }
 
 impl IntoBytes for &String {
-    fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self.as_bytes())
-    }
-
     fn as_bytes(&self) -> &[u8] {
         str::as_bytes(self)
     }
@@ -64,20 +61,12 @@ impl IntoBytes for String {
 }
 
 impl IntoBytes for &[u8] {
-    fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self)
-    }
-
     fn as_bytes(&self) -> &[u8] {
         self
     }
 }
 
 impl IntoBytes for &Vec<u8> {
-    fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self)
-    }
-
     fn as_bytes(&self) -> &[u8] {
         self
     }
@@ -94,10 +83,6 @@ impl IntoBytes for Vec<u8> {
 }
 
 impl<const N: usize> IntoBytes for &[u8; N] {
-    fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self)
-    }
-
     fn as_bytes(&self) -> &[u8] {
         *self
     }

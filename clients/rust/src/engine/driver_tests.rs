@@ -140,7 +140,7 @@ async fn a_node_that_learns_its_store_late_is_compared_then() {
     let (late, server) = Server { store: Some(("b", 2)), ..Server::default() }.listen().await;
     let targets = format!("{first},{late}");
     let client = Client::builder(targets).read_timeout(LONG).connect_timeout(LONG).connect().await.unwrap();
-    let nodes = client.core.backend.nodes();
+    let nodes = client.origin().core.backend.nodes();
     let fault = || nodes.iter().find(|node| node.name == late).and_then(|node| node.link.fault());
     let is_refused = async {
         while !fault().is_some_and(|fault| fault.kind() == ErrorKind::FailedPrecondition) {
