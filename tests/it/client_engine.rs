@@ -9,7 +9,6 @@ mod quickstart;
 use std::{
     collections::HashSet,
     fs,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -26,7 +25,7 @@ use crate::support::{
     PATIENCE,
     certificates::Authority,
     grpc::{block_on, pause},
-    process::{Process, memory_of},
+    process::{Process, memory_of, run_alone},
     proxy::{Cut, FaultProxy, Faults, Who},
     redis::{RedisServer, free_port},
     setting_from_environment,
@@ -428,10 +427,7 @@ const GROWTH_MAX: u64 = 16 << 20;
 /// In a process of its own, whose memory only this client uses.
 #[test]
 fn chaos_loses_no_acknowledged_write_hangs_no_call_and_keeps_memory_flat() {
-    let name = concat!(module_path!(), "::chaos").split_once("::").unwrap().1;
-    let mut process = Command::new(std::env::current_exe().unwrap());
-    let status = process.args([name, "--exact", "--nocapture"]).env(CHAOS, "1").status().unwrap();
-    assert!(status.success(), "{status}");
+    run_alone(module_path!(), "chaos", CHAOS);
 }
 
 /// Does nothing in an ordinary run.

@@ -17,6 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::support::{
     grpc::{block_on, pause},
+    process::run_alone,
     redis::free_port,
     setting_from_environment,
     terrace::{Terrace, config},
@@ -527,12 +528,7 @@ fn operations_and_loads_have_spans_without_keys_and_values() {
     use tracing_subscriber::layer::SubscriberExt;
     // In a process of its own: subscribers of other tests change which spans are enabled.
     if setting_from_environment(SPANS, 0) == 0 {
-        let name = concat!(module_path!(), "::operations_and_loads_have_spans_without_keys_and_values");
-        let test = name.split_once("::").unwrap().1;
-        let process = std::process::Command::new(std::env::current_exe().unwrap());
-        let output = { process }.args([test, "--exact"]).env(SPANS, "1").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        return;
+        return run_alone(module_path!(), "operations_and_loads_have_spans_without_keys_and_values", SPANS);
     }
     let node = Terrace::start(config());
     let spans = Spans::default();

@@ -5,10 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::Arc,
 };
 
@@ -26,6 +25,7 @@ use terrace::{
 
 use crate::support::{
     backend::{key, open_embedded},
+    process::command_of_test,
     setting_from_environment,
 };
 
@@ -97,8 +97,7 @@ impl Acknowledged {
 }
 
 fn start(dir: &Path, round: u64) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["embedded_crash::child", "--exact", "--nocapture", "--test-threads", "1"])
+    command_of_test(module_path!(), "child")
         .env(DIR_VARIABLE, dir)
         .env(ROUND_VARIABLE, round.to_string())
         .stdout(Stdio::piped())

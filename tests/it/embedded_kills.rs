@@ -7,10 +7,10 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -33,7 +33,7 @@ use crate::support::{
     backend::{key, open_embedded},
     disk::{damage_journal, files, journals},
     node::PATIENT,
-    process::Process,
+    process::{Process, command_of_test},
     resp::connection,
     setting_from_environment,
 };
@@ -171,8 +171,7 @@ struct Running {
 
 impl Running {
     fn start(dir: &Path, work: &str) -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
-            .args(["embedded_kills::child", "--exact", "--nocapture", "--test-threads", "1"])
+        let mut process = command_of_test(module_path!(), "child")
             .env(DIR_VARIABLE, dir)
             .env(WORK_VARIABLE, work)
             .stdout(Stdio::piped())

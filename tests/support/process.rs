@@ -1,7 +1,7 @@
 //! The `terrace` binary as a separate process that tests can signal and kill.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::Path,
@@ -16,6 +16,23 @@ pub fn memory_of(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Returns the command that runs one test of this binary in a process of its own. `module` is the `module_path!()` of the test.
+pub fn command_of_test(module: &str, test: &str) -> Command {
+    // The name of a test is its path without the crate.
+    let (_crate, path) = module.split_once("::").expect("a module of a test binary");
+    let mut command = Command::new(env::current_exe().expect("this binary"));
+    command.args([&format!("{path}::{test}"), "--exact", "--nocapture", "--test-threads", "1"]);
+    command
+}
+
+/// Runs one test in a process of its own, in which `variable` is 1; fails the test if the other did not pass.
+pub fn run_alone(module: &str, test: &str, variable: &str) {
+    let output = command_of_test(module, test).env(variable, "1").output().expect("a process");
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{}: {errors}", output.status);
 }
 
 /// The user of a process.

@@ -538,7 +538,8 @@ impl Cache {
     }
 
     /// Removes a value with an invalidated tag from an answer of the store: another node can store such a value after this
-    /// node has removed what was invalid ([`Cache::bury_dead`]). `None`: the store has to be asked again.
+    /// node has removed what was invalid ([`Cache::bury_dead`]). Returns `None` if the store must be asked
+    /// again.
     async fn without_dead_value(&self, mut acquired: Acquired) -> Result<Option<Acquired>> {
         let stored = match &mut acquired {
             Acquired::Fresh(stored) => {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::PATIENCE;
 
-/// What the steps of a scenario saved, by name.
+/// Grants and change feeds of a scenario, by the names under which its steps saved them.
 #[derive(Default)]
 pub(super) struct Saved {
     pub(super) grants: HashMap<String, Grant>,

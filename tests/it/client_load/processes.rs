@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use terrace_client::Client;
 
 use super::LONG;
-use crate::support::{eventually, grpc::block_on, node::connected_node, redis::RedisServer, setting_from_environment};
+use crate::support::{
+    eventually, grpc::block_on, node::connected_node, process::command_of_test, redis::RedisServer,
+    setting_from_environment,
+};
 
 /// Callers of each process.
 const CALLERS: usize = 500;
@@ -65,10 +68,7 @@ fn answer(mut stream: TcpStream, loads: &Mutex<Vec<u32>>, is_open: &AtomicBool) 
 
 /// Starts a process with callers.
 fn start(node: &str, origin: &str) -> Child {
-    // The name of a test is its path without the crate.
-    let name = concat!(module_path!(), "::a_process_with_callers").split_once("::").unwrap().1;
-    Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture"])
+    command_of_test(module_path!(), "a_process_with_callers")
         .env(PROCESS, format!("{node} {origin}"))
         .stdout(Stdio::piped())
         .spawn()
