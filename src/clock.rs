@@ -110,17 +110,35 @@ impl Clock {
             }
         }
     }
+
+    /// Returns the current monotonic time, and the wall clock minus the monotonic clock in whole milliseconds, rounded up:
+    /// [`Self::unix`] is never later than this tick plus the difference. Both clocks are truncated to milliseconds, so
+    /// that their difference would alternate between two numbers.
+    #[must_use]
+    pub fn now_and_wall_ahead_ms(&self) -> (Tick, u64) {
+        if self.manual.is_some() {
+            let now = self.now();
+            return (now, self.unix().0.saturating_sub(now.0));
+        }
+        let (now, wall_ns) = (machine_ns(ClockId::Boottime), machine_ns(ClockId::Realtime));
+        (Tick((now / NS_PER_MS).max(1)), wall_ns.saturating_sub(now).div_ceil(NS_PER_MS))
+    }
 }
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// Returns monotonic time in nanoseconds, for measuring durations; unrelated to [`Tick`].
 #[must_use]
 pub fn stopwatch_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+    machine_ns(ClockId::Monotonic)
 }
 
 fn machine_ms(id: ClockId) -> u64 {
+    machine_ns(id) / NS_PER_MS
+}
+
+fn machine_ns(id: ClockId) -> u64 {
     let time = clock_gettime(id);
     // Both parts are non-negative on a clock that counts up from boot or from 1970.
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

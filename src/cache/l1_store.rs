@@ -25,8 +25,8 @@ use crate::{
     model::{Key, Life},
 };
 
-/// Tolerance for the difference between the two clocks: a larger deviation means that the wall clock was set. Each
-/// clock is truncated to whole milliseconds, and they are read one after the other.
+/// Tolerance by which the wall clock may fall behind the stored difference to the monotonic clock: a larger deviation
+/// means that the wall clock was set.
 const JITTER_MS: u64 = 2;
 
 /// L1 behind the trait of the `none` backend. Holds the core weakly, because the core's workers hold the backend.
@@ -43,15 +43,17 @@ impl CoreStore {
         Self { core: Arc::downgrade(core), offset_ms: AtomicU64::new(0) }
     }
 
-    /// Returns both clocks, with the same difference as before, unless the wall clock was set.
+    /// Returns both clocks, with the same difference as before, unless the wall clock was set. The difference follows a
+    /// wall clock that is ahead of it at once: otherwise an expiry that was computed by the wall clock would end later than
+    /// the write requested.
     fn times(&self, core: &Core) -> (Tick, UnixMs) {
-        let (now, unix) = (core.clock.now(), core.clock.unix());
-        let (kept, seen) = (self.offset_ms.load(Relaxed), unix.0.saturating_sub(now.0));
-        if kept.abs_diff(seen) <= JITTER_MS {
-            return (now, UnixMs(now.0 + kept));
+        let (now, seen) = core.clock.now_and_wall_ahead_ms();
+        let kept = self.offset_ms.load(Relaxed);
+        let is_valid = (seen..=seen + JITTER_MS).contains(&kept);
+        if !is_valid {
+            self.offset_ms.store(seen, Relaxed);
         }
-        self.offset_ms.store(seen, Relaxed);
-        (now, unix)
+        (now, UnixMs(now.0 + if is_valid { kept } else { seen }))
     }
 }
 
@@ -161,4 +163,46 @@ impl Resident for CoreStore {
 
 fn stopped() -> crate::error::CacheError {
     crate::error::CacheError::new(crate::error::Kind::Unavailable, "the server is stopping")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        cache::Rules,
+        clock::Clock,
+        l1::{PolicyKind, Settings},
+        l2::{
+            Flavor,
+            op::{Condition, SetExpiry},
+        },
+    };
+
+    /// The clocks differ by a fraction of a millisecond more than the stored difference when an expiry is computed.
+    #[test]
+    fn an_expiry_by_the_wall_clock_is_not_later_than_requested() {
+        let (clock, hands) = Clock::manual();
+        let settings = Settings { capacity_bytes: 1 << 20, max_entries: None, policy: PolicyKind::Lru };
+        let core = Core::new(settings, Flavor::None, Rules::new(1 << 20, Duration::MAX), clock.clone());
+        let store = CoreStore::new(&core);
+        let key = Key::copied(b"k").unwrap();
+        let left_after_set = |life_ms| {
+            let expiry = SetExpiry::At(UnixMs(clock.unix().0 + life_ms));
+            let value = Bytes::from_static(b"v");
+            let set = Op::Set { value, expiry, condition: Condition::Always, want_old: false };
+            store.apply(&key, &set).unwrap();
+            let described = store.describe(&key).unwrap();
+            let SetExpiry::At(at) = expiry else { unreachable!() };
+            assert_eq!(described.expires_at_ms, Some(at.0), "the expiry is read back as it was set");
+            described.life
+        };
+        assert_eq!(left_after_set(60_000), Life::For(Duration::from_secs(60)));
+        for ahead_ms in [1, 2, 3] {
+            hands.advance_wall(Duration::from_millis(ahead_ms));
+            assert_eq!(left_after_set(40_000), Life::For(Duration::from_secs(40)), "{ahead_ms} ms ahead");
+        }
+    }
 }
