@@ -18,6 +18,7 @@ use crate::{
     load::Loads,
     near::Near,
     nodes::{self, Fleet, Node, routing::RouteHash},
+    operations::lease::Nonces,
     settings::Settings,
 };
 
@@ -28,8 +29,7 @@ pub(crate) struct Core {
     pub(crate) backend: Backend,
     pub(crate) loads: Loads,
     pub(crate) near: Option<Arc<Near>>,
-    /// Added to the ids of tasks, which are equal in all processes.
-    pub(crate) seed: u64,
+    pub(crate) nonces: Nonces,
     closed: watch::Sender<bool>,
 }
 
@@ -112,7 +112,7 @@ impl Core {
             near,
             backend: Backend::Fleet(fleet),
             loads: Loads::default(),
-            seed: fastrand::u64(..),
+            nonces: Nonces::default(),
             closed,
         }
     }
@@ -126,7 +126,7 @@ impl Core {
             near: None,
             backend: Backend::Fake(server),
             loads: Loads::default(),
-            seed: fastrand::u64(..),
+            nonces: Nonces::default(),
             closed,
         }
     }

@@ -303,7 +303,7 @@ impl Client {
         let mut hasher = Number(0);
         task.hash(&mut hasher);
         // Multiplication with an odd number keeps tasks distinct and spreads them.
-        (hasher.0 ^ self.core.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+        (hasher.0 ^ self.core.nonces.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
     }
 }
 

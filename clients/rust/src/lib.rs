@@ -56,6 +56,9 @@
 //!
 
 mod backend;
+#[cfg(feature = "bindings")]
+#[doc(hidden)]
+pub mod bindings;
 mod client;
 mod clock;
 mod convert;

@@ -253,10 +253,14 @@ impl ClientBuilder {
     /// # Errors
     /// The target or a setting of the near cache is not valid.
     pub fn connect_lazy(self) -> Result<Client> {
-        self.settings.near.as_ref().map_or(Ok(()), NearCache::check)?;
-        let target: Target =
-            self.target.parse().map_err(|error: crate::AddressError| Error::invalid(error.to_string()))?;
+        let target = self.checked_target()?;
         Ok(Client::start(target, self.settings))
+    }
+
+    /// Checks the settings and returns the target.
+    pub(crate) fn checked_target(&self) -> Result<Target> {
+        self.settings.near.as_ref().map_or(Ok(()), NearCache::check)?;
+        self.target.parse().map_err(|error: crate::AddressError| Error::invalid(error.to_string()))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 
 /// Loads that a load was begun by, innermost first.
 #[derive(Debug)]
-pub(super) struct Chain {
+pub(crate) struct Chain {
     /// Address of the client's state, as its identity.
     core: usize,
     keys: Vec<Bytes>,
@@ -54,7 +54,13 @@ pub(super) fn begin(core: &Arc<Core>, keys: Vec<Bytes>) -> Arc<Chain> {
     Arc::new(Chain { core: identity(core), keys, above })
 }
 
+/// Returns the loads of the current task.
+#[cfg(feature = "bindings")]
+pub(crate) fn current() -> Option<Arc<Chain>> {
+    CHAIN.try_with(Arc::clone).ok()
+}
+
 /// Runs a load.
-pub(super) async fn within<T>(chain: Arc<Chain>, load: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(chain: Arc<Chain>, load: impl Future<Output = T>) -> T {
     CHAIN.scope(chain, load).await
 }

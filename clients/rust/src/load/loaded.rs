@@ -1,6 +1,6 @@
 //! Results of loaders.
 
-use std::{error::Error as StdError, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -66,17 +66,17 @@ impl<V> From<Option<V>> for Loaded<V> {
 pub(crate) struct LoadError {
     pub(crate) cause: Arc<dyn StdError + Send + Sync>,
     /// Name of the error's type.
-    pub(crate) type_name: &'static str,
+    pub(crate) type_name: Cow<'static, str>,
 }
 
 impl LoadError {
     pub(crate) fn of<E: Into<BoxError>>(error: E) -> Self {
-        Self { cause: Arc::from(error.into()), type_name: std::any::type_name::<E>() }
+        Self { cause: Arc::from(error.into()), type_name: std::any::type_name::<E>().into() }
     }
 
     /// Returns the text for other clients.
     pub(crate) fn shared_text(&self, options: &LoadOptions) -> String {
-        if options.shares_errors { limited(&self.cause.to_string()) } else { limited(self.type_name) }
+        if options.shares_errors { limited(&self.cause.to_string()) } else { limited(&self.type_name) }
     }
 
     pub(crate) fn into_error(self) -> Error {

@@ -12,7 +12,7 @@
 //! * `flights`: callers of one process share lookups and loads.
 //! * `one`, `many`: the paths for one key and for many keys.
 
-mod chain;
+pub(crate) mod chain;
 mod flights;
 mod loaded;
 mod many;

@@ -1,6 +1,10 @@
 //! Load leases: the operations that `get_or_load` consists of.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use terrace_proto::{
@@ -103,7 +107,7 @@ pub(crate) async fn get_or_lease(
 }
 
 async fn send(origin: &Origin, mut request: GetOrLeaseRequest, timeout: Duration) -> Result<Lease> {
-    request.nonce = Some(nonce());
+    request.nonce = Some(origin.core.nonces.next());
     let (key, tags) = (request.key.clone(), request.tags.clone());
     let reading = origin.core.near.as_ref().and_then(|near| Some((near, near.begin(&key)?)));
     request.want_meta = reading.is_some();
@@ -117,9 +121,42 @@ async fn send(origin: &Origin, mut request: GetOrLeaseRequest, timeout: Duration
     lease(origin, &key, &tags, answer.await?)
 }
 
-/// Returns a nonce: a repetition after a broken connection receives the same lease.
-pub(crate) fn nonce() -> Bytes {
-    Bytes::copy_from_slice(&fastrand::u128(..).to_be_bytes())
+/// Numbers that no other request of any client has: a repetition after a broken connection receives the same lease, and
+/// another request does not.
+///
+/// The start is drawn by the system: a generator in the memory of the process would return the same numbers in all
+/// processes that are forked from it.
+#[derive(Debug)]
+pub(crate) struct Nonces {
+    start: u128,
+    count: AtomicU64,
+}
+
+impl Default for Nonces {
+    fn default() -> Self {
+        let mut start = [0; 16];
+        // Without a random source, such as before it is ready at the boot of a machine, the numbers come from the clock.
+        if getrandom::fill(&mut start).is_err() {
+            start = fastrand::u128(..).to_be_bytes();
+        }
+        Self { start: u128::from_be_bytes(start), count: AtomicU64::new(0) }
+    }
+}
+
+impl Nonces {
+    /// Returns a random number of the client, which other processes do not have.
+    #[inline]
+    pub(crate) fn seed(&self) -> u64 {
+        // The low half.
+        self.start as u64
+    }
+
+    pub(crate) fn next(&self) -> Bytes {
+        let count = u128::from(self.count.fetch_add(1, Relaxed));
+        // An odd factor: different counts have different numbers.
+        let number = self.start.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+        Bytes::copy_from_slice(&number.to_be_bytes())
+    }
 }
 
 /// Converts an answer.

@@ -13,7 +13,7 @@ use tokio::task::coop::consume_budget;
 
 use super::{
     Hook, Origin, Pending, Place, empty,
-    lease::{Lease, lease, nonce},
+    lease::{Lease, Nonces, lease},
     response, timeout, to_ms,
     write::repeat_write,
 };
@@ -192,7 +192,7 @@ pub(crate) async fn lease_many(origin: &Origin, items: Vec<Item>, options: &Load
     let parts = split(origin, items, |item| &item.key, |item| item.key.len()).into_iter().map(|part| {
         let first = part.items[0].key.clone();
         let request = GetOrLeaseManyRequest {
-            items: part.items.iter().map(lease_item).collect(),
+            items: part.items.iter().map(|item| lease_item(item, &origin.core.nonces)).collect(),
             stale_ms: options.stale.map(to_ms),
             lease_ms: options.lease.map(to_ms),
             refresh: options.refresh,
@@ -220,8 +220,8 @@ pub(crate) async fn lease_many(origin: &Origin, items: Vec<Item>, options: &Load
     leases.into_iter().map(|lease| lease.unwrap_or_else(|| Err(empty()))).collect()
 }
 
-fn lease_item(item: &Item) -> LeaseItem {
-    LeaseItem { key: item.key.clone(), tags: item.tags.clone(), nonce: Some(nonce()) }
+fn lease_item(item: &Item, nonces: &Nonces) -> LeaseItem {
+    LeaseItem { key: item.key.clone(), tags: item.tags.clone(), nonce: Some(nonces.next()) }
 }
 
 fn lease_result(origin: &Origin, item: &Item, result: Option<get_or_lease_many_result::Result>) -> Result<Lease> {

@@ -1,0 +1,145 @@
+"""Codecs: how objects become the bytes that the cache stores."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+__all__ = ["Codec", "Json", "Pickle", "Text", "codec_for"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co")
+
+
+class Codec(Protocol[T]):
+    """Converts values. ``decode`` raises an exception for bytes that it cannot read; ``get_or_load`` loads the key then."""
+
+    def encode(self, value: T, /) -> bytes:
+        """Return the bytes of a value."""
+
+    def decode(self, data: bytes, /) -> T:
+        """Return the value of these bytes."""
+
+
+class Text:
+    """Text in UTF-8."""
+
+    def encode(self, value: str, /) -> bytes:
+        """Return the bytes of a text."""
+        return value.encode()
+
+    def decode(self, data: bytes, /) -> str:
+        """Return the text of these bytes."""
+        return data.decode()
+
+
+class Pickle:
+    """Any object that :mod:`pickle` can store.
+
+    Whoever can write to the cache can run code in each process that reads with this codec: use it only if all clients
+    of the cache are trusted equally. Other languages cannot read the values.
+    """
+
+    def __init__(self, protocol: int = pickle.DEFAULT_PROTOCOL) -> None:
+        self._protocol = protocol
+
+    def encode(self, value: Any, /) -> bytes:
+        """Return the bytes of an object."""
+        return pickle.dumps(value, self._protocol)
+
+    def decode(self, data: bytes, /) -> Any:
+        """Return the object of these bytes."""
+        return pickle.loads(data)  # noqa: S301 - the class documents the risk
+
+
+class Json(Generic[T_co]):
+    """JSON, of a type.
+
+    ``Json()`` has the values that :mod:`json` has. ``Json(User)`` converts to a type: with msgspec if it is installed
+    and supports the type (dataclasses, attrs, TypedDict, msgspec.Struct), with pydantic for its models and for types
+    that msgspec does not support.
+    """
+
+    @overload
+    def __init__(self: Json[Any]) -> None: ...
+    @overload
+    def __init__(self, type: type[T_co]) -> None: ...
+    @overload
+    def __init__(self, type: Any) -> None: ...
+    def __init__(self, type: Any = None) -> None:
+        self._encode, self._decode = _json_functions(type)
+        # What a hot path calls, without the wrapper below.
+        self.encode = self._encode
+        self.decode = self._decode
+
+    def encode(self, value: T_co, /) -> bytes:  # type: ignore[misc, no-redef]
+        """Return the JSON text of a value."""
+        return self._encode(value)
+
+    def decode(self, data: bytes, /) -> T_co:  # type: ignore[no-redef]
+        """Return the value of a JSON text."""
+        return self._decode(data)  # type: ignore[no-any-return]
+
+
+def _json_functions(type: Any) -> tuple[Any, Any]:
+    if type is None or type is Any:
+        return _plain_json()
+    if not hasattr(type, "__get_pydantic_core_schema__"):
+        functions = _msgspec_json(type)
+        if functions is not None:
+            return functions
+    functions = _pydantic_json(type)
+    if functions is not None:
+        return functions
+    if type in (str, int, float, bool, list, dict, None.__class__):
+        return _checked_plain_json(type)
+    raise TypeError(f"JSON of {type!r} requires msgspec or pydantic; install one of them, or use Json() without a type")
+
+
+def _plain_json() -> tuple[Any, Any]:
+    def encode(value: Any) -> bytes:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+    return encode, json.loads
+
+
+def _checked_plain_json(type: Any) -> tuple[Any, Any]:
+    encode, loads = _plain_json()
+
+    def decode(data: bytes) -> Any:
+        value = loads(data)
+        if not isinstance(value, type):
+            raise TypeError(f"the value is {value.__class__.__name__}; expected {type.__name__}")
+        return value
+
+    return encode, decode
+
+
+def _msgspec_json(type: Any) -> tuple[Any, Any] | None:
+    try:
+        import msgspec
+    except ImportError:
+        return None
+    try:
+        return msgspec.json.Encoder().encode, msgspec.json.Decoder(type).decode
+    except (TypeError, NameError):
+        # A type that msgspec does not support.
+        return None
+
+
+def _pydantic_json(type: Any) -> tuple[Any, Any] | None:
+    try:
+        import pydantic
+    except ImportError:
+        return None
+    try:
+        adapter: Any = pydantic.TypeAdapter(type)
+    except pydantic.errors.PydanticSchemaGenerationError:
+        return None
+    return adapter.dump_json, adapter.validate_json
+
+
+def codec_for(type: Any) -> Any:
+    """Return the codec for the values of a type: ``None`` (raw bytes) for bytes, otherwise JSON."""
+    return None if type is bytes else Json(type)
