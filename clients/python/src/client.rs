@@ -13,10 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use pyo3::{IntoPyObjectExt, exceptions::PyTypeError, prelude::*, types::PyTuple};
-use terrace_client::{
-    Client, ClientBuilder, NewEntry, bindings,
-    proto::watch_response::News,
-};
+use terrace_client::{Client, ClientBuilder, NewEntry, bindings, proto::watch_response::News};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::{
@@ -57,9 +54,9 @@ pub(crate) struct CoreClient {
 
 thread_local! {
     /// Number of this thread, for prefetch: operations of a thread count as one caller.
-    static CONTEXT: Cell<u64> = {
+    static THREAD: Cell<u64> = {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Cell::new(NEXT.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Cell::new(NEXT.fetch_add(1, Relaxed))
     };
 }
 
@@ -105,7 +102,7 @@ impl CoreClient {
         }
         let started = self.started(py)?;
         let blocking = started.process.blocking()?;
-        let client = started.client.with_context(CONTEXT.get());
+        let client = bindings::for_task(&started.client, THREAD.get());
         let running = {
             let _context = started.runtime.enter();
             request.begin(&client)
@@ -121,7 +118,9 @@ impl CoreClient {
 
     fn encoded(&self, value: &Bound<'_, PyAny>, codec: Option<&Py<PyAny>>) -> PyResult<Bytes> {
         match codec.or(self.codec.as_ref()) {
-            Some(codec) => bytes(codec.bind(value.py()).call_method1("encode", (value,))?.as_any(), "the encoded value"),
+            Some(codec) => {
+                bytes(codec.bind(value.py()).call_method1("encode", (value,))?.as_any(), "the encoded value")
+            }
             None => bytes(value, "the value").map_err(|error| {
                 let hint = format!("{error}, or a codec such as terrace.Json()");
                 if error.is_instance_of::<PyTypeError>(value.py()) { PyTypeError::new_err(hint) } else { error }
@@ -523,7 +522,6 @@ impl CoreClient {
 
     /// Reads keys, each with its tags, and loads those that are absent. Returns one result per key: bytes, `None` or an
     /// exception.
-    #[expect(clippy::too_many_arguments, reason = "called by the package only")]
     fn _load_many(
         slf: &Bound<'_, Self>,
         keys: Vec<(Key, Names)>,
@@ -683,7 +681,7 @@ impl Runner {
         let Self { dispatch, loads } = self;
         let Some(mut loads) = loads else { return core.run(slf, request, decoding) };
         let started = core.started(py)?;
-        let client = started.client.with_context(CONTEXT.get());
+        let client = bindings::for_task(&started.client, THREAD.get());
         let mut running = {
             let _context = started.runtime.enter();
             request.begin(&client)

@@ -16,11 +16,7 @@ fn type_of(value: &Bound<'_, PyAny>) -> String {
 }
 
 /// Calls a function with the bytes of text or of a bytes object, without a copy.
-pub(crate) fn with_bytes<T>(
-    value: &Bound<'_, PyAny>,
-    what: &str,
-    use_bytes: impl FnOnce(&[u8]) -> T,
-) -> PyResult<T> {
+pub(crate) fn with_bytes<T>(value: &Bound<'_, PyAny>, what: &str, use_bytes: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
     if let Ok(text) = value.cast::<PyString>() {
         return Ok(use_bytes(text.to_str()?.as_bytes()));
     }
@@ -83,7 +79,8 @@ impl<'py> FromPyObject<'_, 'py> for Span {
         } else if let Ok(seconds) = value.call_method0(intern!(py, "total_seconds")) {
             seconds.extract()?
         } else {
-            let text = format!("a duration is {}; expected seconds, a timedelta or a text such as \"5m\"", type_of(&value));
+            let text =
+                format!("a duration is {}; expected seconds, a timedelta or a text such as \"5m\"", type_of(&value));
             return Err(PyTypeError::new_err(text));
         };
         Duration::try_from_secs_f64(seconds).map(Self).map_err(|_out_of_range| {
@@ -115,4 +112,3 @@ impl<'py> FromPyObject<'_, 'py> for Size {
         value.extract().map(Self)
     }
 }
-

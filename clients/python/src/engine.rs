@@ -14,20 +14,16 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst, Ordering::Relaxed},
         atomic::AtomicBool,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst},
     },
     task::{Poll, Waker},
     thread,
     time::Duration,
 };
 
-use pyo3::{
-    exceptions::PyRuntimeError,
-    prelude::*,
-    sync::PyOnceLock,
-};
 use crate::load::Pool;
+use pyo3::{exceptions::PyRuntimeError, prelude::*, sync::PyOnceLock};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,

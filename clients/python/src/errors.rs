@@ -18,7 +18,7 @@ fn class_name(kind: ErrorKind) -> &'static str {
         ErrorKind::Unimplemented => "Unimplemented",
         ErrorKind::OutcomeUnknown => "OutcomeUnknown",
         ErrorKind::LoadFailed => "LoadFailed",
-        _ => "Internal",
+        ErrorKind::Internal | _ => "Internal",
     }
 }
 
@@ -79,7 +79,8 @@ pub(crate) struct Raised {
 impl Raised {
     /// Returns the failure of a load.
     pub(crate) fn foreign(py: Python<'_>, exception: PyErr) -> ForeignError {
-        let type_name = exception.get_type(py).fully_qualified_name().map_or_else(|_| "Exception".into(), |name| name.to_string());
+        let type_name =
+            exception.get_type(py).fully_qualified_name().map_or_else(|_| "Exception".into(), |name| name.to_string());
         let text = exception.value(py).str().map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
         ForeignError { type_name: type_name.into(), cause: Arc::new(Self { exception, text }) }
     }
@@ -116,4 +117,3 @@ impl fmt::Display for Abandoned {
 }
 
 impl StdError for Abandoned {}
-

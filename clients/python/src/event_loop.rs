@@ -27,7 +27,7 @@ use pyo3::{
     sync::PyOnceLock,
     types::{PyWeakrefMethods, PyWeakrefReference},
 };
-use terrace_client::Result;
+use terrace_client::{Result, bindings};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -132,9 +132,8 @@ impl LoopPort {
     /// No event loop runs in this thread, or it cannot wait for descriptors.
     pub(crate) fn of_running_loop(py: Python<'_>, known: &Mutex<Option<Py<Self>>>) -> PyResult<Py<Self>> {
         static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let get = GET_RUNNING_LOOP.get_or_try_init(py, || {
-            py.import("asyncio")?.getattr("get_running_loop").map(Bound::unbind)
-        })?;
+        let get = GET_RUNNING_LOOP
+            .get_or_try_init(py, || py.import("asyncio")?.getattr("get_running_loop").map(Bound::unbind))?;
         let running = get.bind(py).call0()?;
         if let Some(port) = lock(known).as_ref().filter(|port| port.get().is_of(&running)) {
             return Ok(port.clone_ref(py));
@@ -153,9 +152,8 @@ impl LoopPort {
     fn registered(running: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
         static PORTS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = running.py();
-        let ports = PORTS.get_or_try_init(py, || {
-            py.import("weakref")?.getattr("WeakKeyDictionary")?.call0().map(Bound::unbind)
-        })?;
+        let ports = PORTS
+            .get_or_try_init(py, || py.import("weakref")?.getattr("WeakKeyDictionary")?.call0().map(Bound::unbind))?;
         let ports = ports.bind(py);
         let known = ports.call_method1(intern!(py, "get"), (running,))?;
         if let Ok(port) = known.cast::<Self>()
@@ -231,6 +229,16 @@ impl Operation {
     }
 }
 
+/// Returns the number of the current task, for prefetch: operations of a task count as one caller.
+fn number_of_task(py: Python<'_>) -> PyResult<u64> {
+    static CURRENT_TASK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let current = CURRENT_TASK
+        .get_or_try_init(py, || py.import("asyncio")?.getattr("current_task").map(Bound::unbind))?
+        .bind(py)
+        .call0()?;
+    Ok(current.as_ptr() as u64)
+}
+
 enum State {
     New(Request, Decoding),
     Waiting(Arc<Operation>, Decoding),
@@ -270,9 +278,10 @@ impl Call {
         let port = LoopPort::of_running_loop(py, &core.port)?;
         let port = port.get();
         let _context = started.runtime.enter();
-        let running = match request.begin(&started.client) {
+        let client = bindings::for_task(&started.client, number_of_task(py)?);
+        let running = match request.begin(&client) {
             Running::Ready(Some(reply)) => return Err(self.finish(py, Ok(reply), &decoding)),
-            running => running,
+            running @ (Running::Ready(_) | Running::Get(_) | Running::Other(_)) => running,
         };
         let operation = Arc::new(Operation {
             running: Mutex::new(Some(running)),

@@ -14,8 +14,15 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct CoreFake(pub(crate) RustFake);
 
+/// Value, remaining TTL in seconds, and tags.
+type FakeEntry<'py> = (Bound<'py, PyBytes>, Option<f64>, Vec<Bound<'py, PyBytes>>);
+
 fn kind(name: &str) -> PyResult<ErrorKind> {
-    kind_of(name).ok_or_else(|| PyValueError::new_err(format!("unknown kind of error {name:?}; expected the name of an exception of terrace.errors")))
+    kind_of(name).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "unknown kind of error {name:?}; expected the name of an exception of terrace.errors"
+        ))
+    })
 }
 
 fn objects<'py>(py: Python<'py>, keys: &[Bytes]) -> Vec<Bound<'py, PyBytes>> {
@@ -98,7 +105,7 @@ impl CoreFake {
     }
 
     /// Returns the value, remaining TTL in seconds and tags of a key; `None` if it does not exist.
-    fn entry<'py>(&self, py: Python<'py>, key: Key) -> Option<(Bound<'py, PyBytes>, Option<f64>, Vec<Bound<'py, PyBytes>>)> {
+    fn entry<'py>(&self, py: Python<'py>, key: Key) -> Option<FakeEntry<'py>> {
         let entry = self.0.entry(key.0)?;
         let expires_in = entry.expires_in.map(|span| span.as_secs_f64());
         Some((PyBytes::new(py, &entry.value), expires_in, objects(py, &entry.tags)))

@@ -60,7 +60,8 @@ impl Grant {
     ) -> PyResult<Py<PyAny>> {
         let value = bytes(value, "the value")?;
         let grant = self.take(py)?;
-        let fill = move |_: &Client| async move { grant.fill(value, ttl.map(|ttl| ttl.0), stale.map(|stale| stale.0)).await };
+        let fill =
+            move |_: &Client| async move { grant.fill(value, ttl.map(|ttl| ttl.0), stale.map(|stale| stale.0)).await };
         self.run(py, Request::new(fill, Reply::Filled))
     }
 

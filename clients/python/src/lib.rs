@@ -29,9 +29,11 @@ mod _core {
         watch::{Event, Feed},
     };
 
-    /// Forgets the connections of the parent. Called in the child after a fork.
+    /// Forgets the connections of the parent, and returns their descriptors, which the child has to close. Called in the
+    /// child after a fork.
     #[pyo3::pyfunction]
-    fn forked() {
+    fn forked() -> Vec<i32> {
         crate::engine::forked();
+        terrace_client::bindings::inherited_descriptors()
     }
 }

@@ -183,7 +183,8 @@ impl Pool {
             for number in 0..THREADS {
                 let queue = Arc::clone(&self.queue);
                 // Without a thread, the loads end as abandoned at their deadline.
-                let _started = thread::Builder::new().name(format!("terrace-load-{number}")).spawn(move || work(&queue));
+                let _started =
+                    thread::Builder::new().name(format!("terrace-load-{number}")).spawn(move || work(&queue));
             }
         });
         // The pool is never dropped.

@@ -9,9 +9,7 @@ use pyo3::{
 use terrace_client::{
     Entry as RustEntry, Filled, Lease as RustLease, NearStats, Result, Tier,
     bindings::NearCopy,
-    proto::{
-        GetStatsResponse, GrantReason, WatchEvent, WatchResponse, watch_event::Subject, watch_response::News,
-    },
+    proto::{GetStatsResponse, GrantReason, WatchEvent, WatchResponse, watch_event::Subject, watch_response::News},
 };
 
 use crate::{
@@ -92,9 +90,7 @@ impl Decoding {
                 let values = values.iter().map(|value| self.found(py, value.as_ref())).collect::<PyResult<Vec<_>>>()?;
                 list(py, values)
             }
-            Reply::EachValue(results) => {
-                each(py, results, |value: Option<Bytes>| self.found(py, value.as_ref()))
-            }
+            Reply::EachValue(results) => each(py, results, |value: Option<Bytes>| self.found(py, value.as_ref())),
             Reply::EachDone(results) => each(py, results, |()| Ok(py.None())),
             Reply::Bool(is_true) => is_true.into_py_any(py),
             Reply::Count(count) => count.into_py_any(py),
@@ -202,7 +198,7 @@ fn filled_name(filled: Filled) -> &'static str {
         Filled::Stored => "stored",
         Filled::Changed => "changed",
         Filled::Invalidated => "invalidated",
-        _ => "lease_lost",
+        Filled::LeaseLost | _ => "lease_lost",
     }
 }
 
@@ -231,8 +227,8 @@ fn numbers(py: Python<'_>, fields: &[(&str, u64)]) -> PyResult<Py<PyAny>> {
 
 /// Returns the statistics of a node: numbers since its start.
 fn node_stats(py: Python<'_>, node: &str, stats: &GetStatsResponse) -> PyResult<Py<PyAny>> {
-    let (reads, l1) = (stats.reads.clone().unwrap_or_default(), stats.l1.clone().unwrap_or_default());
-    let loads = stats.loads.clone().unwrap_or_default();
+    let (reads, l1) = (stats.reads.unwrap_or_default(), stats.l1.unwrap_or_default());
+    let loads = stats.loads.unwrap_or_default();
     let reads = numbers(
         py,
         &[

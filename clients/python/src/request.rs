@@ -44,7 +44,10 @@ type Begin = dyn FnOnce(&Client) -> BoxFuture + Send;
 /// An operation that has not begun. A coroutine that is never awaited does nothing.
 pub(crate) enum Request {
     /// The most frequent operation, without an allocation.
-    Get { key: Bytes, timeout: Option<Duration> },
+    Get {
+        key: Bytes,
+        timeout: Option<Duration>,
+    },
     Other(Box<Begin>),
 }
 

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     load::{Item, LoadError, Loader, ManyLoader, chain},
     near::store::Copy,
+    net::descriptors,
     operations::read::Get,
 };
 
@@ -65,12 +66,25 @@ impl From<ForeignError> for LoadError {
     }
 }
 
+/// Returns the descriptors of the connections that this process has inherited by a fork, to be closed. Called in the child,
+/// before it opens connections.
+#[must_use]
+pub fn inherited_descriptors() -> Vec<std::os::fd::RawFd> {
+    descriptors::take_all()
+}
+
 /// Checks the target and the settings of a builder, without a runtime.
 ///
 /// # Errors
 /// The target or a setting of the near cache is not valid.
 pub fn check(builder: &ClientBuilder) -> Result<()> {
     builder.checked_target().map(|_target| ())
+}
+
+/// Returns a client for the operations of a task or thread with a number, which other processes may have too.
+#[must_use]
+pub fn for_task(client: &Client, task: u64) -> Client {
+    client.with_context(client.context_of(task))
 }
 
 /// Returns the copy of the near cache, if it is proven to be no older than the maximum staleness.

@@ -302,8 +302,14 @@ impl Client {
         let Some(task) = tokio::task::try_id() else { return 0 };
         let mut hasher = Number(0);
         task.hash(&mut hasher);
+        self.context_of(hasher.0)
+    }
+
+    /// Returns the context of a task with a number, which other processes may have too.
+    #[inline]
+    pub(crate) fn context_of(&self, task: u64) -> u64 {
         // Multiplication with an odd number keeps tasks distinct and spreads them.
-        (hasher.0 ^ self.core.nonces.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+        (task ^ self.core.nonces.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
     }
 }
 

@@ -73,6 +73,13 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+
+
+def _forked() -> None:
+    """Leave the connections of the parent: a child has its own ones."""
+    for descriptor in _core.forked():
+        _os.close(descriptor)
+
+
 if hasattr(_os, "register_at_fork"):
-    # A child has its own connections.
-    _os.register_at_fork(after_in_child=_core.forked)
+    _os.register_at_fork(after_in_child=_forked)

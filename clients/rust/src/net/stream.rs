@@ -30,7 +30,35 @@ const ATTEMPTS_MAX: usize = 8;
 
 /// A connection to a node.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    // Before the socket, so that its descriptor leaves the list before it is closed.
+    #[cfg(feature = "bindings")]
+    _listed: super::descriptors::Listed,
+    socket: Socket,
+}
+
+impl Stream {
+    fn new(socket: Socket) -> Self {
+        Self {
+            #[cfg(feature = "bindings")]
+            _listed: super::descriptors::Listed::new(socket.descriptor()),
+            socket,
+        }
+    }
+
+    /// Returns whether the connection is encrypted.
+    #[cfg(test)]
+    pub(super) fn has_tls(&self) -> bool {
+        match self.socket {
+            Socket::Tcp(_) | Socket::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Socket::Tls(_) => true,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Socket {
     /// TCP without encryption.
     Tcp(TcpStream),
     /// TLS over TCP.
@@ -39,6 +67,19 @@ pub(crate) enum Stream {
     /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixStream),
+}
+
+impl Socket {
+    #[cfg(feature = "bindings")]
+    fn descriptor(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd;
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
 }
 
 /// Reason why a node cannot be reached.
@@ -131,11 +172,11 @@ pub(crate) async fn connect(address: &Address, tls: Option<&Tls>, limit: Duratio
         Address::Resolved { socket, .. } => tcp(&[*socket], until).await,
     };
     let secured = match (connected, tls) {
-        (Ok(Stream::Tcp(stream)), Some(tls)) => within(until, secure(stream, tls, address)).await,
+        (Ok(Socket::Tcp(stream)), Some(tls)) => within(until, secure(stream, tls, address)).await,
         (connected, _) => connected,
     };
     // Causes know only the remaining time.
-    secured.map_err(|cause| {
+    secured.map(Stream::new).map_err(|cause| {
         let is_late = matches!(cause, Cause::TimedOut(_));
         ConnectError::new(address, if is_late { Cause::TimedOut(limit) } else { cause })
     })
@@ -151,13 +192,13 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Cause> {
 }
 
 /// Connects to the first address that accepts.
-async fn tcp(addresses: &[SocketAddr], until: Instant) -> Result<Stream, Cause> {
+async fn tcp(addresses: &[SocketAddr], until: Instant) -> Result<Socket, Cause> {
     let mut last = Cause::Unresolvable("the name has no addresses".to_owned());
     for (tried, socket) in addresses.iter().enumerate() {
         // An address that does not answer leaves time for the others.
         let share = until.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
         match within(Instant::now() + share, open(*socket)).await {
-            Ok(stream) => return Ok(Stream::Tcp(stream)),
+            Ok(stream) => return Ok(Socket::Tcp(stream)),
             Err(cause) => last = cause,
         }
     }
@@ -174,27 +215,27 @@ async fn open(socket: SocketAddr) -> Result<TcpStream, Cause> {
 }
 
 #[cfg(unix)]
-async fn unix(path: &Path) -> Result<Stream, Cause> {
+async fn unix(path: &Path) -> Result<Socket, Cause> {
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Cause::Network("the socket does not exist".to_owned()))
         }
-        connected => Ok(Stream::Unix(connected?)),
+        connected => Ok(Socket::Unix(connected?)),
     }
 }
 
 #[cfg(not(unix))]
-async fn unix(_path: &Path) -> Result<Stream, Cause> {
+async fn unix(_path: &Path) -> Result<Socket, Cause> {
     Err(Cause::Configuration("this system has no Unix sockets".to_owned()))
 }
 
 #[cfg(feature = "tls")]
-async fn secure(stream: TcpStream, tls: &Tls, address: &Address) -> Result<Stream, Cause> {
-    Ok(Stream::Tls(Box::new(tls.handshake(stream, address).await?)))
+async fn secure(stream: TcpStream, tls: &Tls, address: &Address) -> Result<Socket, Cause> {
+    Ok(Socket::Tls(Box::new(tls.handshake(stream, address).await?)))
 }
 
 #[cfg(not(feature = "tls"))]
-async fn secure(_stream: TcpStream, tls: &Tls, _address: &Address) -> Result<Stream, Cause> {
+async fn secure(_stream: TcpStream, tls: &Tls, _address: &Address) -> Result<Socket, Cause> {
     match *tls {}
 }
 
@@ -202,24 +243,24 @@ async fn secure(_stream: TcpStream, tls: &Tls, _address: &Address) -> Result<Str
 macro_rules! forward {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
-            Stream::Tcp($inner) => $call,
+            Socket::Tcp($inner) => $call,
             #[cfg(feature = "tls")]
-            Stream::Tls($inner) => $call,
+            Socket::Tls($inner) => $call,
             #[cfg(unix)]
-            Stream::Unix($inner) => $call,
+            Socket::Unix($inner) => $call,
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        forward!(self.get_mut(), inner => Pin::new(inner).poll_read(task, buffer))
+        forward!(&mut self.get_mut().socket, inner => Pin::new(inner).poll_read(task, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        forward!(self.get_mut(), inner => Pin::new(inner).poll_write(task, bytes))
+        forward!(&mut self.get_mut().socket, inner => Pin::new(inner).poll_write(task, bytes))
     }
 
     fn poll_write_vectored(
@@ -227,19 +268,19 @@ impl AsyncWrite for Stream {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(task, slices))
+        forward!(&mut self.get_mut().socket, inner => Pin::new(inner).poll_write_vectored(task, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        forward!(self, inner => inner.is_write_vectored())
+        forward!(&self.socket, inner => inner.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self.get_mut(), inner => Pin::new(inner).poll_flush(task))
+        forward!(&mut self.get_mut().socket, inner => Pin::new(inner).poll_flush(task))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(task))
+        forward!(&mut self.get_mut().socket, inner => Pin::new(inner).poll_shutdown(task))
     }
 }
 
@@ -281,7 +322,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let stream = connect(&address, None, LIMIT).await.unwrap();
-        let Stream::Tcp(tcp) = &stream else { panic!("{stream:?}") };
+        let Socket::Tcp(tcp) = &stream.socket else { panic!("{stream:?}") };
         assert!(tcp.nodelay().unwrap() && SockRef::from(tcp).keepalive().unwrap());
         assert!(stream.is_write_vectored());
         exchange(stream, listener.accept().await.unwrap().0).await;

@@ -14,7 +14,7 @@ use tokio_rustls::{
 };
 
 use super::*;
-use crate::net::stream::{Stream, connect};
+use crate::net::stream::connect;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -97,7 +97,7 @@ async fn serve(config: ServerConfig) -> (Address, JoinHandle<io::Result<Option<C
 /// Connects and exchanges one byte in each direction.
 async fn exchange(address: &Address, tls: &Tls) -> Result<(), String> {
     let mut stream = connect(address, Some(tls), LIMIT).await.map_err(|error| error.to_string())?;
-    assert!(matches!(stream, Stream::Tls(_)));
+    assert!(stream.has_tls());
     let exchanged = async {
         stream.write_u8(1).await?;
         stream.flush().await?;

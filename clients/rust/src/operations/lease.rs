@@ -389,3 +389,20 @@ impl Drop for Grant {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_differ_within_a_client_and_between_clients_with_equal_generators() {
+        // The memory of a forked process: the generator is the same.
+        fastrand::seed(7);
+        let parent = Nonces::default();
+        fastrand::seed(7);
+        let child = Nonces::default();
+        let all: std::collections::HashSet<Bytes> = (0..1_000).flat_map(|_| [parent.next(), child.next()]).collect();
+        assert_eq!(all.len(), 2_000);
+        assert_ne!(parent.seed(), child.seed());
+    }
+}
