@@ -1,9 +1,10 @@
 #!/bin/sh
-# All checks of Terrace, from a fresh clone: format, lints, tests, dependencies. This is what CI runs (.ci/run).
+# All checks of Terrace, from a fresh clone: format, lints, tests of the server and of every client, dependencies. This is
+# what CI runs (.ci/run).
 #
-# Requires cargo (Rust 1.90 or newer, with rustfmt and clippy) and a C compiler (jemalloc, zstd). As root on Debian or
-# Ubuntu, the script installs the missing packages, such as Redis. No service has to run: the tests start their own
-# servers, each on its own port.
+# Requires cargo (Rust 1.90 or newer, with rustfmt and clippy), a C compiler (jemalloc, zstd) and Python 3.10 or newer with
+# venv. As root on Debian or Ubuntu, the script installs the missing packages, such as Redis. Packages of Python are
+# installed into target/python. No service has to run: the tests start their own servers, each on its own port.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,6 +20,7 @@ packages_missing() {
     have curl || printf ' curl'
     # promtool and prometheus check the alert rules and the dashboard.
     have promtool || printf ' prometheus'
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || printf ' python3-venv'
 }
 
 install_packages() {
@@ -28,7 +30,8 @@ install_packages() {
         cat >&2 <<MESSAGE
 Packages that the tests require are missing. On Debian or Ubuntu, run as root:
     apt-get install --no-install-recommends$missing
-On other systems, install redis-server and redis-cli 7.0 (the tests compare replies with it), curl, a C compiler and make.
+On other systems, install redis-server and redis-cli 7.0 (the tests compare replies with it), curl, a C compiler, make, and
+Python 3.10 or newer with venv.
 promtool and prometheus are needed only to check the alert rules and the dashboard.
 MESSAGE
         exit 1
@@ -70,6 +73,27 @@ check_dependencies() {
     cargo deny --locked check --disable-fetch advisories
 }
 
+# Tests the Python client with the debug build of the server, which the tests of the server have built.
+check_python_client() {
+    venv=target/python
+    if ! [ -x "$venv/bin/python" ] && ! python3 -m venv "$venv"; then
+        echo "cannot create $venv; Python 3.10 or newer with venv is required" >&2
+        exit 1
+    fi
+    if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check -r clients/python/tests/requirements.txt; then
+        echo "the packages in clients/python/tests/requirements.txt cannot be installed from PyPI" >&2
+        exit 1
+    fi
+    VIRTUAL_ENV="$PWD/$venv" "$venv/bin/maturin" develop -q --locked --manifest-path clients/python/Cargo.toml
+    (
+        cd clients/python
+        PATH="$PWD/../../$venv/bin:$PATH"
+        ruff format --check .
+        ruff check .
+        python -m pytest -q
+    )
+}
+
 install_packages
 check_toolchain
 say "format"
@@ -80,6 +104,8 @@ cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo clippy --locked --features otel --lib --bins --test it -- -D warnings
 say "tests"
 cargo test --locked --workspace
+say "Python client"
+check_python_client
 say "traces"
 cargo test --locked --features otel --test it traces
 say "dependencies"

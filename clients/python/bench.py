@@ -72,7 +72,9 @@ def measured(run: Callable[[], Any], operations: int) -> Sample:
     return (time.perf_counter() - wall) / operations * 1e6, (time.process_time() - cpu) / operations * 1e6
 
 
-def compare(name: str, required: float, rounds: int, ours: Callable[[], Sample], yardstick: Callable[[], Sample]) -> None:
+def compare(
+    name: str, required: float, rounds: int, ours: Callable[[], Sample], yardstick: Callable[[], Sample]
+) -> None:
     """Measure both in turn, and print a row."""
     ours(), yardstick()
     pairs = []
@@ -218,7 +220,9 @@ def import_row(target: str, rounds: int) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
         return (time.perf_counter() - begun) * 1e3
 
-    alone("import and first Get, cold (process start excluded)", 150, "ms", rounds, lambda: timed(program) - timed("pass"))
+    alone(
+        "import and first Get, cold (process start excluded)", 150, "ms", rounds, lambda: timed(program) - timed("pass")
+    )
 
 
 def main() -> None:

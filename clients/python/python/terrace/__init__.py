@@ -74,7 +74,6 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-
 def _forked() -> None:
     """Leave the connections of the parent: a child has its own ones."""
     for descriptor in _core.forked():
