@@ -562,7 +562,10 @@ impl CoreClient {
 impl CoreClient {
     fn near_copy(&self, key: &Bound<'_, PyAny>) -> PyResult<Option<bindings::NearCopy>> {
         let started = lock(&self.started);
-        let Some(started) = started.as_ref() else { return Ok(None) };
+        // The copies of the parent are not used: another thread may have locked them during the fork.
+        let Some(started) = started.as_ref().filter(|started| started.generation == generation()) else {
+            return Ok(None);
+        };
         with_bytes(key, "the key", |key| bindings::near_copy(&started.client, key))
     }
 
