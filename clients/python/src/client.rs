@@ -2,38 +2,43 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
 };
 
 use bytes::Bytes;
 use pyo3::{IntoPyObjectExt, exceptions::PyTypeError, prelude::*, types::PyTuple};
 use terrace_client::{Client, ClientBuilder, NewEntry, bindings, proto::watch_response::News};
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::runtime::Runtime;
 
 use crate::{
     convert::{Key, Names, Span, bytes, with_bytes},
     engine::{Process, generation, lock},
     errors::{exception, invalid, named},
-    event_loop::{Call, LoopPort, Port},
+    event_loop::{Call, LoopPort},
     fake::CoreFake,
     load::{Chain, LoadOptions, LoadReply},
     reply::{Decoding, near_stats},
-    request::{Reply, Request, Running},
+    request::{Reply, Request},
+    runner::{Runner, linked},
     settings::Arguments,
 };
 
 /// The connections of a client in this process.
 pub(crate) struct Started {
     generation: u64,
-    process: &'static Process,
+    pub(crate) process: &'static Process,
     pub(crate) runtime: &'static Runtime,
     pub(crate) client: Client,
+}
+
+impl Started {
+    /// Returns the client for the operations of this thread.
+    pub(crate) fn client_of_thread(&self) -> Client {
+        bindings::for_task(&self.client, THREAD.get())
+    }
 }
 
 /// A client. The subclasses in Python have the methods with loaders.
@@ -41,7 +46,7 @@ pub(crate) struct Started {
 pub(crate) struct CoreClient {
     builder: ClientBuilder,
     fake: Option<Py<CoreFake>>,
-    is_async: bool,
+    pub(crate) is_async: bool,
     is_closed: AtomicBool,
     /// Locked only by threads that hold the GIL: no other thread can hold it during a fork.
     started: Mutex<Option<Arc<Started>>>,
@@ -102,7 +107,7 @@ impl CoreClient {
         }
         let started = self.started(py)?;
         let blocking = started.process.blocking()?;
-        let client = bindings::for_task(&started.client, THREAD.get());
+        let client = started.client_of_thread();
         let running = {
             let _context = started.runtime.enter();
             request.begin(&client)
@@ -599,129 +604,6 @@ impl Drop for CoreClient {
         let started = lock(&self.started).take();
         if started.as_ref().is_some_and(|started| started.generation != generation()) {
             std::mem::forget(started);
-        }
-    }
-}
-
-/// Runs an operation as a part of a load.
-fn linked<T: Send + 'static>(
-    chain: Option<Py<Chain>>,
-    operation: impl Future<Output = T> + Send + 'static,
-) -> impl Future<Output = T> + Send + 'static {
-    let chain = chain.map(|chain| chain.get().0.clone());
-    async {
-        match chain {
-            Some(chain) => chain.within(operation).await,
-            None => operation.await,
-        }
-    }
-}
-
-/// Who runs the loaders of an operation.
-#[derive(Clone)]
-struct Dispatch {
-    run: Arc<Py<PyAny>>,
-    place: Place,
-}
-
-#[derive(Clone)]
-enum Place {
-    /// The event loop.
-    Loop(Arc<Port>),
-    /// The thread of the caller while it waits, otherwise the pool.
-    Threads { caller: Option<mpsc::UnboundedSender<LoadReply>>, process: &'static Process },
-}
-
-impl Dispatch {
-    /// Begins a load, from the task of the load.
-    fn begin(&self, reply: LoadReply) {
-        let run = Arc::clone(&self.run);
-        match &self.place {
-            Place::Loop(port) => port.load(run, reply),
-            Place::Threads { caller, process } => {
-                let rejected = match caller {
-                    Some(caller) => caller.send(reply).err().map(|rejected| rejected.0),
-                    None => Some(reply),
-                };
-                if let Some(reply) = rejected {
-                    process.pool.run(run, reply);
-                }
-            }
-        }
-    }
-}
-
-/// Executes an operation with a loader.
-struct Runner {
-    dispatch: Dispatch,
-    /// Loads that the thread of the caller runs.
-    loads: Option<mpsc::UnboundedReceiver<LoadReply>>,
-}
-
-/// What a caller waits for.
-enum Turn {
-    Done(terrace_client::Result<Reply>),
-    Load(LoadReply),
-}
-
-impl Runner {
-    /// Prepares an operation. `in_background`: the caller does not run loads.
-    fn of(slf: &Bound<'_, CoreClient>, run: Py<PyAny>, in_background: bool) -> PyResult<Self> {
-        let (py, core, run) = (slf.py(), slf.get(), Arc::new(run));
-        if core.is_async {
-            let port = LoopPort::of_running_loop(py, &core.port)?;
-            let place = Place::Loop(Arc::clone(&port.get().port));
-            return Ok(Self { dispatch: Dispatch { run, place }, loads: None });
-        }
-        let process = core.started(py)?.process;
-        let (caller, loads) = mpsc::unbounded_channel();
-        let caller = Some(caller).filter(|_| !in_background);
-        Ok(Self { dispatch: Dispatch { run, place: Place::Threads { caller, process } }, loads: Some(loads) })
-    }
-
-    fn run(self, slf: &Bound<'_, CoreClient>, request: Request, decoding: Decoding) -> PyResult<Py<PyAny>> {
-        let (py, core) = (slf.py(), slf.get());
-        let Self { dispatch, loads } = self;
-        let Some(mut loads) = loads else { return core.run(slf, request, decoding) };
-        let started = core.started(py)?;
-        let client = bindings::for_task(&started.client, THREAD.get());
-        let mut running = {
-            let _context = started.runtime.enter();
-            request.begin(&client)
-        };
-        let result = wait(py, started.process, &mut running, &mut loads, &dispatch.run);
-        // A refresh that was begun for this caller does not need it.
-        loads.close();
-        while let Ok(reply) = loads.try_recv() {
-            started.process.pool.run(Arc::clone(&dispatch.run), reply);
-        }
-        core.within(|| drop(running));
-        decoding.object(py, result?.map_err(|error| exception(py, &error))?, slf)
-    }
-}
-
-/// Waits for an operation, and runs its loads.
-fn wait(
-    py: Python<'_>,
-    process: &'static Process,
-    running: &mut Running,
-    loads: &mut mpsc::UnboundedReceiver<LoadReply>,
-    run: &Py<PyAny>,
-) -> PyResult<terrace_client::Result<Reply>> {
-    loop {
-        let turn = poll_fn(|context| {
-            if let Poll::Ready(result) = Pin::new(&mut *running).poll(context) {
-                return Poll::Ready(Turn::Done(result));
-            }
-            match loads.poll_recv(context) {
-                Poll::Ready(Some(reply)) => Poll::Ready(Turn::Load(reply)),
-                // All senders are dropped: no load will come.
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            }
-        });
-        match process.blocking()?.wait(py, turn)? {
-            Turn::Done(result) => return Ok(result),
-            Turn::Load(reply) => drop(run.call1(py, (reply, false))?),
         }
     }
 }

@@ -11,6 +11,7 @@ mod grant;
 mod load;
 mod reply;
 mod request;
+mod runner;
 mod settings;
 mod watch;
 
