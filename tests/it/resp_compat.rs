@@ -571,7 +571,47 @@ fn commands_on_other_types_need_a_redis_and_leave_reserved_keys_alone() {
     assert!(reply(&over, "SORT k BY nosort GET *").contains("could match reserved keys (__terrace:*)"));
     let none = Terrace::start(config());
     assert!(reply(&none, "LPUSH l a").starts_with("-ERR LPUSH requires Redis as L2, but l2.url is \"none\""));
-    assert!(reply(&none, "XINFO STREAM x").starts_with("-ERR XINFO STREAM requires Redis as L2"));
+    assert!(reply(&none, "XREAD BLOCK 1 STREAMS s 0").starts_with("-ERR XREAD requires Redis as L2"));
+}
+
+/// Reads of types that the store does not have: replies for absent keys, and for strings.
+const ABSENT_READS: &[&str] = &[
+    "GEODIST k a b | GEOHASH k a b | GEOPOS k a b",
+    "GEOSEARCH k FROMLONLAT 1 2 BYRADIUS 3 m | GEORADIUS_RO k 1 2 3 m | GEORADIUSBYMEMBER_RO k a 3 m",
+    "HEXISTS k f | HGET k f | HGETALL k | HKEYS k | HLEN k | HMGET k f g | HSTRLEN k f | HVALS k",
+    "HRANDFIELD k | HRANDFIELD k 2 | HRANDFIELD k -2 WITHVALUES | HRANDFIELD k x",
+    "HSCAN k 0 | HSCAN k 0 MATCH a* COUNT 5 | HSCAN k x | SSCAN k 0 | ZSCAN k 0",
+    "LINDEX k 0 | LLEN k | LRANGE k 0 -1 | LRANGE k x 1 | LRANGE k 1 x | LPOS k e | LPOS k e COUNT 2",
+    "SCARD k | SDIFF k l | SINTER k l | SINTERCARD 2 k l | SISMEMBER k m | SMEMBERS k | SMISMEMBER k m n | SUNION k l",
+    "SRANDMEMBER k | SRANDMEMBER k 3 | SRANDMEMBER k x",
+    "SORT_RO k | SORT_RO k ALPHA",
+    "XLEN k | XRANGE k - + | XREVRANGE k + - | XREAD STREAMS k 0 | XREAD COUNT 1 STREAMS k l 0 0",
+    "XINFO STREAM k | XINFO GROUPS k | XINFO CONSUMERS k g | XPENDING k g",
+    "ZCARD k | ZCOUNT k 0 1 | ZDIFF 2 k l | ZINTER 2 k l WITHSCORES | ZINTERCARD 2 k l | ZLEXCOUNT k - + | ZMSCORE k m n",
+    "ZRANDMEMBER k | ZRANDMEMBER k 2 WITHSCORES | ZRANGE k 0 -1 | ZRANGEBYLEX k - + | ZRANGEBYSCORE k 0 1",
+    "ZRANK k m | ZREVRANGE k 0 -1 | ZREVRANGE k x 1 | ZREVRANGEBYLEX k + - | ZREVRANGEBYSCORE k 1 0 | ZREVRANK k m",
+    "ZSCORE k m | ZUNION 2 k l WITHSCORES | ZRANGE k 0 1 REV WITHSCORES",
+    "SINTERCARD 3 k l | ZDIFF 3 k l",
+    "HSCAN none 0 | GET k | HGETALL none | PING",
+    "SET a 1 | MULTI | HGETALL none | GET a | HGET a f | EXEC",
+];
+
+fn compare_absent_reads(config: Config) {
+    let pair = Pair::new(config);
+    let strings = ABSENT_READS.iter().map(|case| format!("SET k text | {case}"));
+    let all: Vec<String> = ABSENT_READS.iter().map(|case| (*case).to_owned()).chain(strings).collect();
+    pair.compare_cases(&all.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn reads_of_other_types_answer_as_for_absent_keys_over_none() {
+    compare_absent_reads(config());
+}
+
+#[test]
+fn reads_of_other_types_answer_as_for_absent_keys_over_the_embedded_store() {
+    let dir = tempfile::tempdir().unwrap();
+    compare_absent_reads(config_embedded(dir.path()));
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub(super) type Rewritten = (Owned, Option<ElementFilter>);
 
 /// HSCAN, SSCAN, ZSCAN key cursor [MATCH pattern] [COUNT count]
 pub(in crate::resp) async fn scan(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if let Some(read) = cx.absent_read(args)? {
+        return cx.answer_absent(read, args).await;
+    }
     let keys = cx.check_passing(args)?;
     let Some((request, filter)) = rewritten(cx.row, args)? else { return cx.pass(args, keys).await };
     let reply = cx.forward(request.args(), keys).await?;

@@ -95,6 +95,11 @@ pub(in crate::resp) async fn scan(cx: &mut Context<'_>, args: Args<'_>) -> Done 
     Ok(())
 }
 
+/// Checks a cursor of a scan.
+pub(super) fn check_cursor(text: &[u8]) -> Done {
+    cursor(text).map(drop)
+}
+
 /// Parses a cursor like `strtoul` of C, without leading spaces: an empty text is 0, a sign is allowed.
 fn cursor(text: &[u8]) -> Result<u64, Refusal> {
     if text.is_empty() {

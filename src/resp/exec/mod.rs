@@ -1,6 +1,7 @@
 //! Implementations of the commands, one function per command, by subject. Each function checks and converts the
 //! arguments, calls the cache and converts the result.
 
+mod absent;
 pub(super) mod acl;
 pub(super) mod catalog;
 pub(super) mod client;

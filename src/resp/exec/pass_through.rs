@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::element_scan;
+use super::{absent::AbsentRead, element_scan};
 use crate::{
     cache::Passing,
     error::Result,
@@ -21,6 +21,9 @@ use crate::{
 
 /// Forwards any command on a type other than strings.
 pub(in crate::resp) async fn pass(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if let Some(read) = cx.absent_read(args)? {
+        return cx.answer_absent(read, args).await;
+    }
     let keys = cx.check_passing(args)?;
     cx.pass(args, keys).await
 }
@@ -29,6 +32,24 @@ pub(in crate::resp) async fn pass(cx: &mut Context<'_>, args: Args<'_>) -> Done 
 type Named = (Key, bool);
 
 impl Context<'_> {
+    /// Returns the read of a type that the L2 does not store; `None` for other commands, and with Redis as L2.
+    ///
+    /// # Errors
+    /// Another database is selected.
+    pub(super) fn absent_read(&self, args: Args<'_>) -> std::result::Result<Option<AbsentRead>, Refusal> {
+        if self.edge.cache.refuses_other_types().is_none() {
+            return Ok(None);
+        }
+        self.check_main_db()?;
+        Ok(AbsentRead::of(self.row, args))
+    }
+
+    /// Answers the read of a type that the L2 does not store.
+    pub(super) async fn answer_absent(&mut self, read: AbsentRead, args: Args<'_>) -> Done {
+        let keys = keys(self.row, args)?.into_iter().map(|(key, _)| key).collect();
+        read.answer(self, args, keys).await
+    }
+
     /// Checks that a command may be forwarded and returns its keys.
     pub(super) fn check_passing(&self, args: Args<'_>) -> std::result::Result<Vec<Named>, Refusal> {
         self.check_main_db()?;
@@ -139,6 +160,9 @@ fn took_effect(reply: &[u8]) -> bool {
 
 /// SORT key [BY pattern] [LIMIT offset count] [GET pattern ...] [ASC|DESC] [ALPHA] [STORE destination]
 pub(in crate::resp) async fn sort(cx: &mut Context<'_>, args: Args<'_>) -> Done {
+    if let Some(read) = cx.absent_read(args)? {
+        return cx.answer_absent(read, args).await;
+    }
     let keys = cx.check_passing(args)?;
     check_patterns(args)?;
     cx.pass(args, keys).await

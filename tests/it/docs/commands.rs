@@ -20,6 +20,8 @@ enum Served {
     Terrace,
     /// Redis serves it: the command passes through.
     Redis,
+    /// Redis serves it. With another L2, the reply is that for an absent key.
+    RedisOrAbsent,
     /// It is refused, for this reason.
     Refused(String),
 }
@@ -81,12 +83,17 @@ fn served(url: &str, name: &str, arity: i64) -> Served {
     for _ in given..usize::try_from(arity.abs()).unwrap() {
         call.arg("1");
     }
+    let () = redis::cmd("SET").arg("1").arg("text").query(&mut connection).unwrap();
     let error = match call.query::<Value>(&mut connection) {
         Ok(_) => return Served::Terrace,
         Err(error) => error.to_string(),
     };
     if error.contains("requires Redis as L2") {
         return Served::Redis;
+    }
+    // No command on strings has the wrong type here: the key is a string.
+    if error.contains("WRONGTYPE") {
+        return Served::RedisOrAbsent;
     }
     for mark in [" is refused: ", " is not supported: ", "This instance has "] {
         if let Some(at) = error.find(mark) {
@@ -133,6 +140,7 @@ fn table(commands: &[Command]) -> String {
             let served = match &command.served {
                 Served::Terrace => "Terrace".to_owned(),
                 Served::Redis => "Redis".to_owned(),
+                Served::RedisOrAbsent => "Redis, or as absent".to_owned(),
                 Served::Refused(reason) => format!("refused: {}", cell(reason)),
             };
             let since = if group == "terrace" { "Terrace" } else { &command.since };
