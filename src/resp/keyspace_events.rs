@@ -4,44 +4,84 @@
 //! `__keyevent@0__:<event>` (message: the key). Changes that Redis announces, by any writer, publish to
 //! `__terrace__:invalidated`. Events cost nothing without subscribers.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Letters of `notify-keyspace-events` that select event classes.
-const KINDS: &str = "g$lshzxetdmnA";
+/// Letters of `notify-keyspace-events` in the order in which Redis shows them. The bit of a letter is its position.
+const LETTERS: &[u8] = b"g$lshzxetdKEmn";
+/// Letters that `A` stands for: all event classes except `m` (misses) and `n` (new keys).
+const ALL: &[u8] = b"g$lshzxetd";
+
+/// Returns the bits of letters; 0 for a letter that Redis does not know.
+fn bits(letters: &[u8]) -> u32 {
+    letters
+        .iter()
+        .filter_map(|letter| LETTERS.iter().position(|known| known == letter))
+        .fold(0, |bits, at| bits | 1 << at)
+}
 
 /// Keyspace events selected by `notify-keyspace-events`. All are enabled by default, because events without subscribers
 /// are not created.
 #[derive(Debug)]
 pub(super) struct EventSelection {
-    pub(super) keyspace: AtomicBool,
-    pub(super) keyevent: AtomicBool,
+    bits: AtomicU32,
 }
 
 impl Default for EventSelection {
     fn default() -> Self {
-        Self { keyspace: AtomicBool::new(true), keyevent: AtomicBool::new(true) }
+        Self { bits: AtomicU32::new(bits(ALL) | bits(b"KE")) }
     }
 }
 
 impl EventSelection {
-    /// Returns the value for CONFIG GET.
+    /// Returns the value for CONFIG GET. Redis 7.0 does not show `n`.
     pub(super) fn show(&self) -> String {
-        let letters = [(self.keyspace.load(Relaxed), "K"), (self.keyevent.load(Relaxed), "E")];
-        let chosen: String = letters.iter().filter_map(|(on, letter)| on.then_some(*letter)).collect();
-        if chosen.is_empty() { chosen } else { format!("A{chosen}") }
+        let chosen = self.bits.load(Relaxed);
+        let has_all = chosen & bits(ALL) == bits(ALL);
+        let shown = LETTERS.iter().filter(|letter| {
+            let bit = bits(&[**letter]);
+            chosen & bit != 0 && **letter != b'n' && !(has_all && bits(ALL) & bit != 0)
+        });
+        let letters: String = shown.map(|letter| char::from(*letter)).collect();
+        if has_all { format!("A{letters}") } else { letters }
     }
 
-    /// Parses the letters of Redis. Event classes are not distinguished: any of them enables all events. Returns
-    /// `false` for an unknown letter.
+    /// Selects events by the letters of Redis. Returns `false` for an unknown letter.
     pub(super) fn set(&self, letters: &[u8]) -> bool {
-        let known = |letter: &u8| matches!(letter, b'K' | b'E') || KINDS.as_bytes().contains(letter);
-        if !letters.iter().all(known) {
+        if !letters.iter().all(|letter| *letter == b'A' || LETTERS.contains(letter)) {
             return false;
         }
-        let any = letters.iter().any(|letter| KINDS.as_bytes().contains(letter));
-        self.keyspace.store(any && letters.contains(&b'K'), Relaxed);
-        self.keyevent.store(any && letters.contains(&b'E'), Relaxed);
+        let all = if letters.contains(&b'A') { bits(ALL) } else { 0 };
+        self.bits.store(bits(letters) | all, Relaxed);
         true
+    }
+
+    /// Returns whether an event is published per key, and per event.
+    pub(super) fn channels_of(&self, event: &str) -> (bool, bool) {
+        let chosen = self.bits.load(Relaxed);
+        let is_chosen = chosen & bits(&[class_of(event)]) != 0;
+        (is_chosen && chosen & bits(b"K") != 0, is_chosen && chosen & bits(b"E") != 0)
+    }
+}
+
+/// Returns the letter of an event's class, as in the calls of `notifyKeyspaceEvent` of Redis 7.0.
+fn class_of(event: &str) -> u8 {
+    match event {
+        "expired" => b'x',
+        "evicted" => b'e',
+        "new" => b'n',
+        "set" | "setrange" | "append" | "incrby" | "incrbyfloat" | "setbit" | "pfadd" => b'$',
+        "sortstore" => b'l',
+        "sadd" | "srem" | "spop" | "sinterstore" | "sunionstore" | "sdiffstore" => b's',
+        "del" | "expire" | "persist" | "restore" | "rename_from" | "rename_to" | "copy_to" | "move_from"
+        | "move_to" => b'g',
+        "georadiusstore" | "geosearchstore" => b'z',
+        _ => match event.as_bytes().first() {
+            Some(b'l' | b'r') => b'l',
+            Some(b'h') => b'h',
+            Some(b'z') => b'z',
+            Some(b'x') => b't',
+            _ => b'g',
+        },
     }
 }
 

@@ -128,10 +128,11 @@ impl PortState {
     }
 
     fn wrote(&self, name: &str, key: &[u8]) {
-        if self.events.keyspace.load(Relaxed) {
+        let (per_key, per_event) = self.events.channels_of(name);
+        if per_key {
             self.hub.publish(&[b"__keyspace@0__:", key].concat(), name.as_bytes());
         }
-        if self.events.keyevent.load(Relaxed) {
+        if per_event {
             self.hub.publish(&[b"__keyevent@0__:", name.as_bytes()].concat(), key);
         }
     }

@@ -13,7 +13,7 @@ use terrace::config::Config;
 use crate::support::{
     eventually,
     redis::RedisServer,
-    resp::{converse, request},
+    resp::{Client, converse, request},
     setting_from_environment,
     terrace::{Terrace, config, config_embedded, config_patient},
 };
@@ -171,6 +171,10 @@ const CASES: &[&str] = &[
     "CONFIG SET slowlog-max-len x | CONFIG SET slowlog-max-len 64 | CONFIG GET slowlog-max-len | CONFIG SET slowlog-max-len 128",
     "CONFIG SET notify-keyspace-events foo | CONFIG SET notify-keyspace-events KEA | CONFIG GET notify-keyspace-events",
     "CONFIG SET notify-keyspace-events '' | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
+    "CONFIG SET notify-keyspace-events Kx | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
+    "CONFIG SET notify-keyspace-events nmdtexzhsl$gEK | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
+    "CONFIG SET notify-keyspace-events mAn | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
+    "CONFIG SET notify-keyspace-events g | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
     "CONFIG SET latency-monitor-threshold 100 | CONFIG GET latency-monitor-threshold | CONFIG SET latency-monitor-threshold 0",
     // CONFIG GET of parameters that tools read
     "CONFIG GET save | CONFIG GET appendonly | CONFIG GET databases | CONFIG GET nosuch | CONFIG GET DATABASES",
@@ -572,6 +576,73 @@ fn commands_on_other_types_need_a_redis_and_leave_reserved_keys_alone() {
     let none = Terrace::start(config());
     assert!(reply(&none, "LPUSH l a").starts_with("-ERR LPUSH requires Redis as L2, but l2.url is \"none\""));
     assert!(reply(&none, "XREAD BLOCK 1 STREAMS s 0").starts_with("-ERR XREAD requires Redis as L2"));
+}
+
+/// Writes whose events Terrace names as Redis does, of each class that it reports.
+const WRITES: &[&str] = &[
+    "SET k 1 EX 100",
+    "INCR k",
+    "DECRBY k 3",
+    "INCRBYFLOAT k 0.5",
+    "APPEND k x",
+    "SETRANGE k 1 y",
+    "PERSIST k",
+    "EXPIRE k 100",
+    "RENAME k r",
+    "COPY r c",
+    "DEL r c",
+    "RPUSH l a b",
+    "LPOP l",
+    "SORT l ALPHA STORE sorted",
+    "SADD s a b",
+    "SREM s a",
+    "HSET h f v",
+    "HSET h f other",
+    "HINCRBY h n 1",
+    "HINCRBY h n -1",
+    "HDEL h f",
+    "ZADD z 1 a",
+    "ZADD z 2 a",
+    "ZINCRBY z 1 a",
+    "XADD x 1-1 f v",
+    "XTRIM x MAXLEN 0",
+    "SETBIT b 1 1",
+    "PFADD p a",
+    "GEOADD g 1 2 a",
+];
+
+/// Returns the events of writes, as a subscriber of all of them receives them.
+fn events(address: &str, selection: &str) -> Vec<String> {
+    let mut listener = Client::connect_to(address);
+    let mut writer = Client::connect_to(address);
+    writer.ask(&format!("CONFIG SET notify-keyspace-events {selection}"), "+OK\r\n");
+    writer.ask("FLUSHALL", "+OK\r\n");
+    listener.say("PSUBSCRIBE __key*__:* end");
+    (0..12).for_each(|_| drop(listener.line()));
+    for write in WRITES {
+        writer.say(write);
+    }
+    writer.say("PUBLISH end now");
+    let mut messages = Vec::new();
+    loop {
+        let parts: Vec<String> = (0..9).map(|_| listener.line().trim_end().to_owned()).collect();
+        if parts[6] == "end" {
+            return messages;
+        }
+        messages.push(format!("{} {}", parts[6], parts[8]));
+    }
+}
+
+/// Event classes select events as in Redis.
+#[test]
+fn keyspace_events_are_selected_by_their_classes() {
+    let (redis, below) = (RedisServer::start(), RedisServer::start());
+    let terrace = Terrace::start(over_redis(&below));
+    eventually("L2 answers", || converse(terrace.resp(), b"DBSIZE\r\nQUIT\r\n").starts_with(b":"));
+    for selection in ["KEA", "E$", "Kg", "Kl", "Es", "Kh", "Ez", "Kt", "Egh", "KExe", "A", "''"] {
+        let wanted = events(&format!("127.0.0.1:{}", redis.port()), selection);
+        assert_eq!(events(terrace.resp(), selection), wanted, "{selection}");
+    }
 }
 
 /// Reads of types that the store does not have: replies for absent keys, and for strings.

@@ -86,7 +86,7 @@ impl Context<'_> {
             blocking: self.row.is_blocking && !self.session.in_exec,
         };
         let reply = self.edge.cache.pass(&request, passing).await?;
-        if took_effect(&reply) {
+        if took_effect(self.row, &reply) {
             written.iter().for_each(|key| self.edge.cache.tell_wrote(event_of(self.row.name), key));
         }
         Ok(reply)
@@ -154,8 +154,11 @@ pub(in crate::resp) fn read_patterns(row: &Row, args: Args<'_>) -> Vec<usize> {
 }
 
 /// Returns `false` for a reply that reports a failure or no change.
-fn took_effect(reply: &[u8]) -> bool {
-    ![&b"-"[..], b":0\r\n", b"$-1", b"*-1", b"_", b"*0\r\n"].iter().any(|nothing| reply.starts_with(nothing))
+fn took_effect(row: &Row, reply: &[u8]) -> bool {
+    // The old bit, the number of new fields or members, or the new number: a change that adds nothing is 0 too.
+    let zero_is_change = matches!(row.name, "setbit" | "hset" | "hincrby" | "zadd" | "geoadd");
+    (zero_is_change || !reply.starts_with(b":0\r\n"))
+        && ![&b"-"[..], b"$-1", b"*-1", b"_", b"*0\r\n"].iter().any(|nothing| reply.starts_with(nothing))
 }
 
 /// SORT key [BY pattern] [LIMIT offset count] [GET pattern ...] [ASC|DESC] [ALPHA] [STORE destination]
