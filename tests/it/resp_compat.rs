@@ -169,6 +169,7 @@ const CASES: &[&str] = &[
     "MODULE LIST | FUNCTION FLUSH | FUNCTION LIST | WAIT 0 0 | WAIT x 0 | WAIT 0 x | WAIT 0 -1 | READONLY | READWRITE | ASKING",
     "CLUSTER INFO | ROLE | TIME x | LASTSAVE x | CONFIG SET | CONFIG SET slowlog-max-len | CONFIG SET nosuch 1",
     "CONFIG SET slowlog-max-len x | CONFIG SET slowlog-max-len 64 | CONFIG GET slowlog-max-len | CONFIG SET slowlog-max-len 128",
+    "INFO modules | INFO Modules",
     "CONFIG SET notify-keyspace-events foo | CONFIG SET notify-keyspace-events KEA | CONFIG GET notify-keyspace-events",
     "CONFIG SET notify-keyspace-events '' | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",
     "CONFIG SET notify-keyspace-events Kx | CONFIG GET notify-keyspace-events | CONFIG SET notify-keyspace-events KEA",

@@ -39,6 +39,8 @@ const SECTIONS: &[(&str, &str, Shown, Write)] = &[
     ("stats", "Stats", Shown::Default, |report| report.stats()),
     ("replication", "Replication", Shown::Default, |report| report.replication()),
     ("cpu", "CPU", Shown::Default, |report| report.cpu()),
+    // Without modules only the title, which clients look for.
+    ("modules", "Modules", Shown::Default, |_| ()),
     ("commandstats", "Commandstats", Shown::All, |report| report.commandstats()),
     ("latencystats", "Latencystats", Shown::All, |report| report.latencystats()),
     ("errorstats", "Errorstats", Shown::Default, |report| report.errorstats()),
