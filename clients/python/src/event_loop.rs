@@ -321,7 +321,10 @@ impl Call {
     fn cancel(&self) {
         let state = self.take();
         if self.generation == generation() {
-            self.client.get().within(|| drop(state));
+            let State::Waiting(operation, _decoding) = state else { return };
+            // The engine has a waker, and with it the operation, until the operation itself is dropped.
+            let running = lock(&operation.running).take();
+            self.client.get().within(|| drop(running));
         } else {
             // The operation belongs to the parent of this process.
             std::mem::forget(state);
