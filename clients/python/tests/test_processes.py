@@ -16,7 +16,7 @@ import pytest
 import terrace
 from terrace.testing import Server
 
-from .conftest import PATIENCE, SLOW, until
+from conftest import PATIENCE, SLOW, until
 
 #: Time in seconds for which a connection is idle. The server closes connections that do not answer its pings for 40 s.
 IDLE = 300.0 if os.environ.get("TERRACE_CHECK_FULL") else 12.0
