@@ -191,9 +191,10 @@ def test_a_loop_is_closed_with_operations_in_progress(server: Server) -> None:
     client = terrace.AsyncClient(server.target, **SLOW)
 
     async def leave() -> None:
-        await held(client, "closed-loop")
+        grant = await held(client, "closed-loop")
         asyncio.ensure_future(client.get_or_lease("closed-loop", wait=60))
         await until(lambda: client.operations_in_progress() == 1, "the operation is sent")
+        del grant
 
     async def load_forever() -> None:
         event = asyncio.Event()
