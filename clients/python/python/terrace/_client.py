@@ -138,7 +138,7 @@ class Client(_Base, SyncOperations[V]):
     for the authorities of the system, or ``Tls(...)``. ``token``, ``token_file``: the token of the user; the file is read
     for each connection. ``routing``: ``"key"`` (each key is in the L1 of one node) or ``"any"`` (the node with the fewest
     operations in progress). ``read_timeout``: default 250 ms. ``write_timeout``: default 500 ms. ``connect_timeout``:
-    default 2 s. ``max_message``: limit of a message in bytes. ``retry_writes``: repeat a ``set`` or ``touch`` whose
+    default 2 s. ``max_message``: maximum size of a message from the server (64 MiB). ``retry_writes``: repeat a ``set`` or ``touch`` whose
     outcome is unknown; a repetition can undo a newer write.
 
     The constructor does not connect: the first operation does. Raises ``ValueError`` or ``InvalidArgument`` for an
@@ -524,7 +524,7 @@ class AsyncClient(_Base, AsyncOperations[V]):
     for the authorities of the system, or ``Tls(...)``. ``token``, ``token_file``: the token of the user; the file is read
     for each connection. ``routing``: ``"key"`` (each key is in the L1 of one node) or ``"any"`` (the node with the fewest
     operations in progress). ``read_timeout``: default 250 ms. ``write_timeout``: default 500 ms. ``connect_timeout``:
-    default 2 s. ``max_message``: limit of a message in bytes. ``retry_writes``: repeat a ``set`` or ``touch`` whose
+    default 2 s. ``max_message``: maximum size of a message from the server (64 MiB). ``retry_writes``: repeat a ``set`` or ``touch`` whose
     outcome is unknown; a repetition can undo a newer write.
 
     The constructor does not connect: the first operation does. Raises ``ValueError`` or ``InvalidArgument`` for an

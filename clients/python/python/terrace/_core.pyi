@@ -709,7 +709,7 @@ class SyncOperations(CoreClient, Generic[_V]):
         """Invalidate all keys that begin with a prefix. See ``invalidate_pattern``."""
 
     def invalidate_tags(self, tags: Tags, *, timeout: Duration | None = None) -> int:
-        """Invalidate all entries with one of these tags. Return the number of tags that were invalidated.
+        """Invalidate all entries with one of these tags. Return the number of tags that were in use.
 
         >>> client.invalidate_tags(["team:7"])
         1
@@ -990,7 +990,7 @@ class AsyncOperations(CoreClient, Generic[_V]):
         """Invalidate all keys that begin with a prefix. See ``invalidate_pattern``."""
 
     async def invalidate_tags(self, tags: Tags, *, timeout: Duration | None = None) -> int:
-        """Invalidate all entries with one of these tags. Return the number of tags that were invalidated.
+        """Invalidate all entries with one of these tags. Return the number of tags that were in use.
 
         >>> await client.invalidate_tags(["team:7"])
         1
