@@ -157,7 +157,7 @@ class Entry(Generic[_V]):
 
     @property
     def is_stale(self) -> bool:
-        """The value is in its stale part."""
+        """L2 is unavailable, and the value is older than the coherence bound permits."""
 
     @property
     def expires_in(self) -> float | None:
@@ -165,11 +165,11 @@ class Entry(Generic[_V]):
 
     @property
     def fresh_for(self) -> float | None:
-        """Time until the stale part begins; ``None`` if the entry does not expire."""
+        """Time until the stale part of the policy begins: ``expires_in`` without a policy that has one."""
 
     @property
     def age(self) -> float:
-        """Time since the node stored or read the value."""
+        """Time since the node read the value from L2; 0 if L2 answered."""
 
     @property
     def tags(self) -> list[bytes]: ...
