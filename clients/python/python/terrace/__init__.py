@@ -16,11 +16,12 @@ from __future__ import annotations
 import os as _os
 
 from . import _core
-from ._cached import Explanation, Ignore
+from ._cached import AsyncCached, Cached, Explanation, Ignore
 from ._client import AsyncClient, Client
 from ._core import Entry, Event, Feed, Grant, Lease, NearCache, Tls
 from ._load import Loaded
-from .codecs import Codec, Json, Pickle, Text
+from ._types import Duration, OnUnavailable, Size
+from .codecs import Codec, Json, Pickle, Raw, Text
 from .errors import (
     DeadlineExceeded,
     DecodeError,
@@ -39,11 +40,14 @@ from .errors import (
 )
 
 __all__ = [
+    "AsyncCached",
     "AsyncClient",
+    "Cached",
     "Client",
     "Codec",
     "DeadlineExceeded",
     "DecodeError",
+    "Duration",
     "Entry",
     "Event",
     "Explanation",
@@ -59,10 +63,13 @@ __all__ = [
     "Loaded",
     "NearCache",
     "NotFound",
+    "OnUnavailable",
     "OutcomeUnknown",
     "PermissionDenied",
     "Pickle",
+    "Raw",
     "ResourceExhausted",
+    "Size",
     "TerraceError",
     "Text",
     "Tls",

@@ -10,13 +10,24 @@ import inspect
 import string
 import typing
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from . import _core
-from .codecs import codec_for
+from ._load import Loaded
+from ._types import Duration
+from .codecs import Codec, codec_for
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ._client import AsyncClient, Client
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+R = TypeVar("R")
+S = TypeVar("S")
 _MISSING: Any = object()
 
 
@@ -25,15 +36,27 @@ class Ignore:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What the cache has for a call of a cached function."""
+class Explanation(Generic[R]):
+    """What the cache has for a call of a cached function. The read of it changes no statistics."""
 
     #: The key.
     key: str
     #: The tags of a value that is loaded now.
     tags: list[str]
     #: The stored value with its metadata; ``None`` if the key is absent.
-    entry: Any
+    entry: _core.Entry[R] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of ``cached``."""
+
+    key: str | Callable[..., str]
+    options: _core.LoadOptions
+    life: dict[str, Duration | None]
+    tags: tuple[str, ...]
+    codec: Codec[Any] | None
+    timeout: Duration | None
 
 
 _TEXTUAL = (str, int, float, uuid.UUID, datetime.date, datetime.time, datetime.datetime, decimal.Decimal)
@@ -89,12 +112,19 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any] | None:
         return None
 
 
-def _check(template: str, tags: list[str], signature: inspect.Signature, hints: dict[str, Any], name: str) -> None:
-    used = {field.split(".")[0] for _, field in _fields(template) if field}
-    tagged = {field.split(".")[0] for tag in tags for _, field in _fields(tag) if field}
-    unknown = (used | tagged) - signature.parameters.keys()
+def _names(template: str) -> set[str]:
+    """Return the parameters that a template names."""
+    return {field.split(".")[0] for _, field in _fields(template) if field}
+
+
+def _check_names(templates: tuple[str, ...], signature: inspect.Signature, name: str) -> None:
+    unknown = set().union(*map(_names, templates)) - signature.parameters.keys()
     if unknown:
         raise TypeError(f"{name}: the key or a tag has {sorted(unknown)}, which are not parameters of the function")
+
+
+def _check_parameters(template: str, signature: inspect.Signature, hints: dict[str, Any], name: str) -> None:
+    used = _names(template)
     for place, parameter in enumerate(signature.parameters.values()):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{name}: *{parameter.name} cannot be a part of a key; use named parameters")
@@ -107,8 +137,8 @@ def _check(template: str, tags: list[str], signature: inspect.Signature, hints: 
             )
 
 
-def _compiled(template: str, tags: list[str], signature: inspect.Signature) -> tuple[Any, Any]:
-    """Return the functions for the key and the tags, with the parameters of the decorated function."""
+def _compiled(expression: str, signature: inspect.Signature, title: str) -> Any:
+    """Return a function for an expression, with the parameters of the decorated function."""
     names: dict[str, Any] = {"_text": _text}
     parameters = []
     for place, parameter in enumerate(signature.parameters.values()):
@@ -118,13 +148,9 @@ def _compiled(template: str, tags: list[str], signature: inspect.Signature) -> t
             # The text of the default is a name of the generated function.
             default = _Source(f"_default{place}")
         parameters.append(parameter.replace(annotation=parameter.empty, default=default))
-    listed = str(inspect.Signature(parameters))
-    source = (
-        f"def key{listed}:\n    return {_expression(template)}\n"
-        f"def tags{listed}:\n    return [{', '.join(map(_expression, tags))}]\n"
-    )
-    exec(compile(source, f"<key {template}>", "exec"), names)  # noqa: S102 - names and literals only
-    return names["key"], names["tags"]
+    source = f"def compiled{inspect.Signature(parameters)}:\n    return {expression}\n"
+    exec(compile(source, f"<{title}>", "exec"), names)  # noqa: S102 - names and literals only
+    return names["compiled"]
 
 
 class _Source:
@@ -140,25 +166,29 @@ class _Source:
 class _Plan:
     """The key, tags, codec and options of a decorated function."""
 
-    def __init__(self, client: Any, function: Callable[..., Any], template: str, options: dict[str, Any]) -> None:
+    def __init__(self, client: Any, function: Callable[..., Any], settings: Settings) -> None:
         self.client = client
         self.function = function
         signature = inspect.signature(function)
-        hints = _hints(function) or {}
-        tags = [str(tag) for tag in options.pop("tags", ())]
         name = getattr(function, "__qualname__", repr(function))
-        _check(template, tags, signature, hints, name)
-        self.key, self.tags = _compiled(template, tags, signature)
-        self.has_codec = "codec" in options
-        self._codec = options.pop("codec", None)
-        self.life = {name: options[name] for name in ("ttl", "stale") if options.get(name) is not None}
-        self.timeout = options.pop("timeout", None)
-        self.options = _core.LoadOptions(**options)
+        if callable(settings.key):
+            self.key: Any = settings.key
+            _check_names(settings.tags, signature, name)
+        else:
+            _check_names((settings.key, *settings.tags), signature, name)
+            _check_parameters(settings.key, signature, _hints(function) or {}, name)
+            self.key = _compiled(_expression(settings.key), signature, f"key {settings.key}")
+        tags = ", ".join(map(_expression, settings.tags))
+        self.tags: Any = _compiled(f"[{tags}]", signature, f"tags of {name}")
+        self._codec = settings.codec
+        self.life = settings.life
+        self.timeout = settings.timeout
+        self.options = settings.options
 
     @functools.cached_property
     def codec(self) -> Any:
         """The codec of the return annotation. Resolved late: the annotation may name a type that is defined later."""
-        if self.has_codec:
+        if self._codec is not None:
             return self._codec
         if self.client._codec is not None:
             return self.client._codec
@@ -166,12 +196,11 @@ class _Plan:
         return codec_for(hints.get("return", Any))
 
 
-def _finish(wrapper: Any, plan: _Plan) -> Any:
+def _finish(wrapper: Any, plan: _Plan) -> None:
     functools.update_wrapper(wrapper, plan.function)
     wrapper.key = plan.key
     wrapper.uncached = plan.function
     wrapper.client = plan.client
-    return wrapper
 
 
 class _Bound:
@@ -202,10 +231,7 @@ class _Cached:
         self._near = plan.client._near
         _finish(self, plan)
 
-    key: Callable[..., str]
-    uncached: Callable[..., Any]
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
+    def _bound(self, instance: Any) -> Any:
         return self if instance is None else _Bound(self, instance)
 
     def __repr__(self) -> str:
@@ -213,48 +239,90 @@ class _Cached:
 
     def __reduce__(self) -> str:
         # As a function: by its name.
-        return self._plan.function.__qualname__
+        return str(self._plan.function.__qualname__)
 
 
-class _SyncCached(_Cached):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+class Cached(_Cached, Generic[P, R]):
+    """A function whose results are cached. Its methods have the parameters of the function."""
+
+    if TYPE_CHECKING:
+
+        def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+            """Return the key of a call."""
+
+        def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R:
+            """Call the function itself, without the cache."""
+
+    #: The client of the decorator.
+    client: Client[Any]
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Self: ...
+    @overload
+    def __get__(self: Cached[Concatenate[S, Rest], R], instance: S, owner: Any = None) -> Cached[Rest, R]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return the method of an object."""
+        return self._bound(instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the cached result; call the function if there is none."""
         plan = self._plan
         key = plan.key(*args, **kwargs)
         value = self._near(key, plan.codec, _MISSING)
         if value is not _MISSING:
-            return value
+            return value  # type: ignore[no-any-return]
         return self._load(key, args, kwargs, False)
 
-    def _load(self, key: str, args: Any, kwargs: Any, refresh: bool) -> Any:
+    def _load(self, key: str, args: Any, kwargs: Any, refresh: bool) -> R:
         plan = self._plan
         tags = plan.tags(*args, **kwargs)
 
         def loader() -> Any:
             return plan.function(*args, **kwargs)
 
-        return plan.client._get_or_load(
+        return plan.client._get_or_load(  # type: ignore[no-any-return]
             key, loader, plan.options, tags, plan.codec, plan.client._unset, refresh, plan.timeout
         )
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function and store its result, even if the cached result is fresh.
+
+        After a change of the origin use ``invalidate``: it also prevents that an earlier load stores an old result.
+        """
         return self._load(self._plan.key(*args, **kwargs), args, kwargs, True)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Delete the result of a call. Return whether there was one."""
         return bool(self._plan.client.delete(self._plan.key(*args, **kwargs)))
 
-    def set(self, value: Any, *args: Any, **kwargs: Any) -> None:
+    def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a result for a call, with the TTL, stale part and tags of the decorator."""
         plan = self._plan
         tags = plan.tags(*args, **kwargs)
         plan.client.set(plan.key(*args, **kwargs), value, tags=tags, codec=plan.codec, **plan.life)
 
-    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation[R]:
+        """Return the key, the tags and the stored entry of a call, without a call of the function."""
         plan = self._plan
         key = plan.key(*args, **kwargs)
         entry = plan.client.lookup(key, codec=plan.codec, no_touch=True)
         return Explanation(key, plan.tags(*args, **kwargs), entry)
 
 
-class _AsyncCached(_Cached):
+class AsyncCached(_Cached, Generic[P, R]):
+    """An asynchronous function whose results are cached. Its methods have the parameters of the function."""
+
+    if TYPE_CHECKING:
+
+        def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+            """Return the key of a call."""
+
+        async def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R:
+            """Call the function itself, without the cache."""
+
+    #: The client of the decorator.
+    client: AsyncClient[Any]
+
     # asyncio.iscoroutinefunction and inspect.iscoroutinefunction answer for this object as for a function.
     def __init__(self, plan: _Plan) -> None:
         super().__init__(plan)
@@ -266,58 +334,85 @@ class _AsyncCached(_Cached):
 
             self._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Self: ...
+    @overload
+    def __get__(self: AsyncCached[Concatenate[S, Rest], R], instance: S, owner: Any = None) -> AsyncCached[Rest, R]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return the method of an object."""
+        return self._bound(instance)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the cached result; call the function if there is none."""
         plan = self._plan
         key = plan.key(*args, **kwargs)
         value = self._near(key, plan.codec, _MISSING)
         if value is not _MISSING:
-            return value
+            return value  # type: ignore[no-any-return]
         return await self._load(key, args, kwargs, False)
 
-    async def _load(self, key: str, args: Any, kwargs: Any, refresh: bool) -> Any:
+    async def _load(self, key: str, args: Any, kwargs: Any, refresh: bool) -> R:
         plan = self._plan
         tags = plan.tags(*args, **kwargs)
 
         def loader() -> Any:
             return plan.function(*args, **kwargs)
 
-        return await plan.client._get_or_load(
+        return await plan.client._get_or_load(  # type: ignore[no-any-return]
             key, loader, plan.options, tags, plan.codec, plan.client._unset, refresh, plan.timeout
         )
 
-    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function and store its result, even if the cached result is fresh.
+
+        After a change of the origin use ``invalidate``: it also prevents that an earlier load stores an old result.
+        """
         return await self._load(self._plan.key(*args, **kwargs), args, kwargs, True)
 
-    async def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Delete the result of a call. Return whether there was one."""
         return bool(await self._plan.client.delete(self._plan.key(*args, **kwargs)))
 
-    async def set(self, value: Any, *args: Any, **kwargs: Any) -> None:
+    async def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a result for a call, with the TTL, stale part and tags of the decorator."""
         plan = self._plan
         tags = plan.tags(*args, **kwargs)
         await plan.client.set(plan.key(*args, **kwargs), value, tags=tags, codec=plan.codec, **plan.life)
 
-    async def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation[R]:
+        """Return the key, the tags and the stored entry of a call, without a call of the function."""
         plan = self._plan
         key = plan.key(*args, **kwargs)
         entry = await plan.client.lookup(key, codec=plan.codec, no_touch=True)
         return Explanation(key, plan.tags(*args, **kwargs), entry)
 
 
-def cached_sync(client: Any, template: str, options: dict[str, Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Return the decorator of a synchronous client."""
+class Decorator:
+    """The decorator of a synchronous client."""
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def __init__(self, client: Client[Any], settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+
+    def __call__(self, function: Callable[P, R | Loaded[R]], /) -> Cached[P, R]:
+        """Return the decorated function."""
         if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{function.__qualname__} is asynchronous; decorate it with AsyncClient.cached")
-        return _SyncCached(_Plan(client, function, template, dict(options)))
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(f"{name} is asynchronous; decorate it with AsyncClient.cached")
+        return Cached(_Plan(self._client, function, self._settings))
 
-    return decorate
 
+class AsyncDecorator:
+    """The decorator of a client for asyncio."""
 
-def cached_async(client: Any, template: str, options: dict[str, Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Return the decorator of a client for asyncio."""
+    def __init__(self, client: AsyncClient[Any], settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        return _AsyncCached(_Plan(client, function, template, dict(options)))
-
-    return decorate
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R | Loaded[R]]], /) -> AsyncCached[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R | Loaded[R]], /) -> AsyncCached[P, R]: ...
+    def __call__(self, function: Callable[P, Any], /) -> AsyncCached[P, Any]:
+        """Return the decorated function. A synchronous function blocks the event loop while it loads."""
+        return AsyncCached(_Plan(self._client, function, self._settings))

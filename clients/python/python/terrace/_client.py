@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core
-from ._cached import cached_async, cached_sync
-from ._load import CHAIN, item, loop_runner, thread_runner
+from ._cached import AsyncDecorator, Decorator, Settings
+from ._load import CHAIN, Loaded, item, loop_runner, thread_runner
+from ._types import Data, Duration, Key, OnUnavailable, Size, Tags
+from .codecs import Codec
 from .errors import DecodeError, NotFound
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Never, Self, TypeVar
+
+    from ._core import AsyncOperations, SyncOperations
+
+    V = TypeVar("V", default=bytes)
+    T = TypeVar("T")
+    K = TypeVar("K", bound=Key)
+    #: The default of a key that does not exist. Without one, there is no such result.
+    D = TypeVar("D", default=Never)
+    E = TypeVar("E", default=None)
+    #: Results of a loader of many keys.
+    Results: TypeAlias = (
+        Mapping[K, T | Loaded[T] | NotFound] | Mapping[K, T] | Iterable[T | Loaded[T] | NotFound] | Iterable[T]
+    )
+else:
+    V = object
+
+    class SyncOperations(_core.CoreClient):
+        """The operations, which the extension module implements."""
+
+        __class_getitem__ = classmethod(lambda cls, _: cls)
+
+    AsyncOperations = SyncOperations
 
 #: An argument that was not given.
 UNSET: Any = type("Unset", (), {"__repr__": lambda self: "UNSET", "__slots__": ()})()
@@ -22,7 +52,7 @@ def _decode_error(data: bytes, cause: Exception) -> DecodeError:
     return error
 
 
-def _absent(key: Any, default: Any) -> Any:
+def _absent(key: Key, default: Any) -> Any:
     if default is UNSET:
         raise NotFound(f"the origin does not have the key {key!r}")
     return default
@@ -42,52 +72,54 @@ def _results(keys: list[Any], encode: Callable[[Any], bytes] | None) -> Callable
     return convert  # type: ignore[return-value]
 
 
-class _Base(_core.CoreClient):
+class _Base:
     """What both clients have."""
 
     _is_async: bool
-
-    def __new__(
-        cls,
-        target: str = "127.0.0.1:7400",
-        *,
-        near_cache: _core.NearCache | None = None,
-        codec: Any = None,
-        tls: _core.Tls | bool | None = None,
-        token: str | None = None,
-        token_file: Any = None,
-        routing: str = "key",
-        read_timeout: Any = None,
-        write_timeout: Any = None,
-        connect_timeout: Any = None,
-        max_message: Any = None,
-        retry_writes: bool = False,
-        _fake: Any = None,
-    ) -> Any:
-        arguments = {
-            "near_cache": near_cache,
-            "tls": _core.Tls() if tls is True else (tls or None),
-            "token": token,
-            "token_file": token_file,
-            "routing": routing,
-            "read_timeout": read_timeout,
-            "write_timeout": write_timeout,
-            "connect_timeout": connect_timeout,
-            "max_message": max_message,
-            "retry_writes": retry_writes,
-        }
-        client = super().__new__(cls, target, cls._is_async, codec, arguments, _fake)
-        client._codec = codec
-        client._target = target
-        return client
-
-    _codec: Any
+    _codec: Codec[Any] | None
     _target: str
     #: The default of ``get_or_load`` in decorated functions.
     _unset = UNSET
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Take the arguments of ``__new__``."""
+    if not TYPE_CHECKING:
+
+        def __new__(
+            cls,
+            target: str = "127.0.0.1:7400",
+            *,
+            near_cache: _core.NearCache | None = None,
+            codec: Any = None,
+            tls: _core.Tls | bool | None = None,
+            token: str | None = None,
+            token_file: Any = None,
+            routing: str = "key",
+            read_timeout: Any = None,
+            write_timeout: Any = None,
+            connect_timeout: Any = None,
+            max_message: Any = None,
+            retry_writes: bool = False,
+            _fake: Any = None,
+        ) -> Any:
+            """Create a client. Its class describes the arguments."""
+            arguments = {
+                "near_cache": near_cache,
+                "tls": _core.Tls() if tls is True else (tls or None),
+                "token": token,
+                "token_file": token_file,
+                "routing": routing,
+                "read_timeout": read_timeout,
+                "write_timeout": write_timeout,
+                "connect_timeout": connect_timeout,
+                "max_message": max_message,
+                "retry_writes": retry_writes,
+            }
+            client = super().__new__(cls, target, cls._is_async, codec, arguments, _fake)
+            client._codec = codec
+            client._target = target
+            return client
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            """Take the arguments of ``__new__``."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r})"
@@ -95,45 +127,308 @@ class _Base(_core.CoreClient):
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} has connections; create one in each process instead of pickling it")
 
-    def _codec_of(self, codec: Any) -> Any:
-        return self._codec if codec is UNSET else codec
 
+class Client(_Base, SyncOperations[V]):
+    """A synchronous client. One client serves all threads of a process, and the processes that are forked from it.
 
-def _options(options: dict[str, Any]) -> _core.LoadOptions:
-    return _core.LoadOptions(**options)
+    ``target``: the nodes, as ``"cache-a:7400,cache-b:7400"``, ``"dns:///terrace.example:7400"`` or
+    ``"unix:/run/terrace/grpc.sock"``. All nodes must have the same L2.
 
+    ``codec``: converts values (default: they are bytes). ``near_cache``: keeps copies in this process. ``tls``: ``True``
+    for the authorities of the system, or ``Tls(...)``. ``token``, ``token_file``: the token of the user; the file is read
+    for each connection. ``routing``: ``"key"`` (each key is in the L1 of one node) or ``"any"`` (the node with the fewest
+    operations in progress). ``read_timeout``: default 250 ms. ``write_timeout``: default 500 ms. ``connect_timeout``:
+    default 2 s. ``max_message``: maximum size of a message from the server (64 MiB). ``retry_writes``: repeat a ``set`` or ``touch`` whose
+    outcome is unknown; a repetition can undo a newer write.
 
-class Client(_Base):
-    """A synchronous client. One client serves all threads of a process, and the processes that are forked from it."""
+    The constructor does not connect: the first operation does. Raises ``ValueError`` or ``InvalidArgument`` for an
+    argument that is not valid.
+    """
 
     _is_async = False
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(
+            cls,
+            target: str = ...,
+            *,
+            near_cache: _core.NearCache | None = None,
+            codec: None = None,
+            tls: _core.Tls | bool | None = None,
+            token: str | None = None,
+            token_file: str | PathLike[str] | None = None,
+            routing: Literal["key", "any"] = "key",
+            read_timeout: Duration | None = None,
+            write_timeout: Duration | None = None,
+            connect_timeout: Duration | None = None,
+            max_message: Size | None = None,
+            retry_writes: bool = False,
+        ) -> Client[bytes]: ...
+        @overload
+        def __new__(
+            cls,
+            target: str = ...,
+            *,
+            near_cache: _core.NearCache | None = None,
+            codec: Codec[T],
+            tls: _core.Tls | bool | None = None,
+            token: str | None = None,
+            token_file: str | PathLike[str] | None = None,
+            routing: Literal["key", "any"] = "key",
+            read_timeout: Duration | None = None,
+            write_timeout: Duration | None = None,
+            connect_timeout: Duration | None = None,
+            max_message: Size | None = None,
+            retry_writes: bool = False,
+        ) -> Client[T]: ...
+        def __new__(cls, *arguments: Any, **named: Any) -> Any: ...
+
+    @overload
+    def get_or_load(
+        self: Client[bytes],
+        key: Key,
+        loader: Callable[[], Data | Loaded[Data]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> bytes | D: ...
+    @overload
     def get_or_load(
         self,
-        key: Any,
+        key: Key,
+        loader: Callable[[], V | Loaded[V]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> V | D: ...
+    @overload
+    def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], T | Loaded[T]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[T],
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> T | D: ...
+    def get_or_load(
+        self,
+        key: Key,
         loader: Callable[[], Any],
         *,
-        tags: Iterable[Any] = (),
-        codec: Any = UNSET,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
         default: Any = UNSET,
         refresh: bool = False,
-        timeout: Any = None,
-        **options: Any,
+        timeout: Duration | None = None,
     ) -> Any:
-        return self._get_or_load(
-            key, loader, _options(options), list(tags), self._codec_of(codec), default, refresh, timeout
+        """Return the value of a key, and load it from its origin if it is absent: once for all processes.
+
+        ``loader``: returns the value; ``Loaded`` for its own TTL. It raises ``NotFound`` if the origin does
+        not have the key.
+
+        ``ttl``, ``stale``, ``negative_ttl``: times for which the value is fresh, then stale, and for which an absent key is
+        remembered (default: by the policy of the key on the server). ``tags``: labels for ``invalidate_tags``. ``lease``:
+        time after which another client may load. ``wait``: maximum time to wait for the load of another client (3 s).
+        ``soft_timeout``: time for which a caller waits for the refresh of a stale value (0). ``load_timeout``: maximum
+        time of the loader (30 s). ``on_unavailable``: with no node, ``"load"`` without storing (at most 16 at a time),
+        return the ``"stale"`` value, or raise the ``"error"``. ``share_errors``: send the text of the exception of the
+        loader to other processes. ``codec``: instead of the codec of the client. ``default``: the result for a key that
+        the origin does not have. ``refresh``: load even if the value is fresh. ``timeout``: limits the whole call (none).
+
+        Raises the exception of the loader in the process that loaded, ``LoadFailed`` in others, ``NotFound`` without a
+        ``default``, ``Unavailable`` by ``on_unavailable`` or if 16 loads run without the cache.
+
+        >>> client.get_or_load("user:1", lambda: b"Ada", ttl="5m", stale="1h")
+        b'Ada'
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
         )
+        return self._get_or_load(
+            key, loader, options, list(tags), self._codec if codec is None else codec, default, refresh, timeout
+        )
+
+    @overload
+    def get_or_load_many(
+        self: Client[bytes],
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Results[K, Data]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[bytes | E]: ...
+    @overload
+    def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Results[K, V]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[V | E]: ...
+    @overload
+    def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Results[K, T]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[T],
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[T | E]: ...
+    def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Any],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
+        default: Any = None,
+        timeout: Duration | None = None,
+    ) -> list[Any]:
+        """Return the values of keys, in their order, and load those that are absent with one call of the loader.
+
+        ``loader`` receives the keys to load, and returns a mapping, or one result per key in their order. A key that is
+        not in the mapping, or whose result is ``NotFound()``, does not exist: its value is ``default``. ``tags`` may be a
+        function of the key. For the other arguments see ``get_or_load``; at most 1,000 keys.
+
+        Raises the first exception of a key.
+
+        >>> client.get_or_load_many(["a", "b"], lambda keys: {key: b"1" for key in keys}, ttl="5m")
+        [b'1', b'1']
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
+        )
+        many = _Many(list(keys), tags, self._codec if codec is None else codec, default)
+        run = thread_runner(lambda reply: many.load(loader, reply), lambda items: items)
+        results = self._load_many(many.items, options, run, CHAIN.get(), timeout)
+        undecodable: list[int] = []
+        values = many.values(results, undecodable)
+        for place in undecodable:
+            # Stored by another version of the application: load it again.
+            key, tags_of_key = many.keys[place], many.items[place][1]
+
+            def load_one(key: Any = key) -> Any:
+                return many.one(loader([key]), key)
+
+            values[place] = self._get_or_load(key, load_one, options, tags_of_key, many.codec, default, True, timeout)
+        return values
 
     def _get_or_load(
         self,
-        key: Any,
+        key: Key,
         loader: Callable[[], Any],
         options: _core.LoadOptions,
-        tags: list[Any],
-        codec: Any,
+        tags: Tags,
+        codec: Codec[Any] | None,
         default: Any,
         refresh: bool,
-        timeout: Any,
+        timeout: Duration | None,
     ) -> Any:
         if not refresh:
             value = self._near(key, codec, _MISSING)
@@ -148,7 +443,7 @@ class Client(_Base):
             return data
         try:
             return codec.decode(data)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Stored by another version of the application: load it again.
             data = self._load(key, options, tags, run, CHAIN.get(), True, timeout, _MISSING)
         if data is _MISSING:
@@ -158,81 +453,370 @@ class Client(_Base):
         except Exception as cause:
             raise _decode_error(data, cause) from cause
 
-    def get_or_load_many(
+    def cached(
         self,
-        keys: Iterable[Any],
-        loader: Callable[[list[Any]], Any],
+        key: str | Callable[..., str],
         *,
-        tags: Any = (),
-        codec: Any = UNSET,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
+        timeout: Duration | None = None,
+    ) -> Decorator:
+        """Decorate a function or method, so that its results are cached.
+
+        ``key``: a template with the names of parameters or of their attributes, such as ``"user:{user.id}:profile"``, or a
+        function with the parameters of the decorated function. Each parameter must be in the template, or be annotated
+        with ``Annotated[..., terrace.Ignore]``; ``self`` and ``cls`` are exempt. ``tags``: templates as well. ``codec``:
+        default by the return annotation: ``bytes`` as they are, everything else as JSON. For the other arguments see
+        ``get_or_load``.
+
+        The decorated function has the attributes ``key``, ``invalidate``, ``refresh``, ``set``, ``uncached`` and
+        ``explain``. Raises ``TypeError`` or ``ValueError`` at the decoration for a template that does not fit.
+
+        >>> @client.cached("square:{number}", ttl="5m")
+        ... def square(number: int) -> int:
+        ...     return number * number
+        >>> square(3)
+        9
+        >>> square.key(3)
+        'square:3'
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
+        )
+        life = {"ttl": ttl, "stale": stale}
+        return Decorator(self, Settings(key, options, life, tuple(tags), codec, timeout))
+
+    def close(self) -> None:
+        """Close the connections. Later operations raise ``Unavailable``."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+
+class AsyncClient(_Base, AsyncOperations[V]):
+    """A client for asyncio. One client serves all event loops of a process, and the processes that are forked from it.
+
+    ``target``: the nodes, as ``"cache-a:7400,cache-b:7400"``, ``"dns:///terrace.example:7400"`` or
+    ``"unix:/run/terrace/grpc.sock"``. All nodes must have the same L2.
+
+    ``codec``: converts values (default: they are bytes). ``near_cache``: keeps copies in this process. ``tls``: ``True``
+    for the authorities of the system, or ``Tls(...)``. ``token``, ``token_file``: the token of the user; the file is read
+    for each connection. ``routing``: ``"key"`` (each key is in the L1 of one node) or ``"any"`` (the node with the fewest
+    operations in progress). ``read_timeout``: default 250 ms. ``write_timeout``: default 500 ms. ``connect_timeout``:
+    default 2 s. ``max_message``: maximum size of a message from the server (64 MiB). ``retry_writes``: repeat a ``set`` or ``touch`` whose
+    outcome is unknown; a repetition can undo a newer write.
+
+    The constructor does not connect: the first operation does. Raises ``ValueError`` or ``InvalidArgument`` for an
+    argument that is not valid.
+    """
+
+    _is_async = True
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(
+            cls,
+            target: str = ...,
+            *,
+            near_cache: _core.NearCache | None = None,
+            codec: None = None,
+            tls: _core.Tls | bool | None = None,
+            token: str | None = None,
+            token_file: str | PathLike[str] | None = None,
+            routing: Literal["key", "any"] = "key",
+            read_timeout: Duration | None = None,
+            write_timeout: Duration | None = None,
+            connect_timeout: Duration | None = None,
+            max_message: Size | None = None,
+            retry_writes: bool = False,
+        ) -> AsyncClient[bytes]: ...
+        @overload
+        def __new__(
+            cls,
+            target: str = ...,
+            *,
+            near_cache: _core.NearCache | None = None,
+            codec: Codec[T],
+            tls: _core.Tls | bool | None = None,
+            token: str | None = None,
+            token_file: str | PathLike[str] | None = None,
+            routing: Literal["key", "any"] = "key",
+            read_timeout: Duration | None = None,
+            write_timeout: Duration | None = None,
+            connect_timeout: Duration | None = None,
+            max_message: Size | None = None,
+            retry_writes: bool = False,
+        ) -> AsyncClient[T]: ...
+        def __new__(cls, *arguments: Any, **named: Any) -> Any: ...
+
+    @overload
+    async def get_or_load(
+        self: AsyncClient[bytes],
+        key: Key,
+        loader: Callable[[], Awaitable[Data | Loaded[Data]] | Data | Loaded[Data]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> bytes | D: ...
+    @overload
+    async def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Awaitable[V | Loaded[V]] | V | Loaded[V]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> V | D: ...
+    @overload
+    async def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Awaitable[T | Loaded[T]] | T | Loaded[T]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[T],
+        default: D = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> T | D: ...
+    async def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
+        default: Any = UNSET,
+        refresh: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Return the value of a key, and load it from its origin if it is absent: once for all processes.
+
+        ``loader``: returns the value, or a coroutine of it; ``Loaded`` for its own TTL. It raises ``NotFound`` if the origin does
+        not have the key.
+
+        ``ttl``, ``stale``, ``negative_ttl``: times for which the value is fresh, then stale, and for which an absent key is
+        remembered (default: by the policy of the key on the server). ``tags``: labels for ``invalidate_tags``. ``lease``:
+        time after which another client may load. ``wait``: maximum time to wait for the load of another client (3 s).
+        ``soft_timeout``: time for which a caller waits for the refresh of a stale value (0). ``load_timeout``: maximum
+        time of the loader (30 s). ``on_unavailable``: with no node, ``"load"`` without storing (at most 16 at a time),
+        return the ``"stale"`` value, or raise the ``"error"``. ``share_errors``: send the text of the exception of the
+        loader to other processes. ``codec``: instead of the codec of the client. ``default``: the result for a key that
+        the origin does not have. ``refresh``: load even if the value is fresh. ``timeout``: limits the whole call (none).
+
+        Raises the exception of the loader in the process that loaded, ``LoadFailed`` in others, ``NotFound`` without a
+        ``default``, ``Unavailable`` by ``on_unavailable`` or if 16 loads run without the cache.
+
+        >>> await client.get_or_load("user:1", lambda: b"Ada", ttl="5m", stale="1h")
+        b'Ada'
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
+        )
+        return await self._get_or_load(
+            key, loader, options, list(tags), self._codec if codec is None else codec, default, refresh, timeout
+        )
+
+    @overload
+    async def get_or_load_many(
+        self: AsyncClient[bytes],
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Awaitable[Results[K, Data]] | Results[K, Data]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[bytes | E]: ...
+    @overload
+    async def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Awaitable[Results[K, V]] | Results[K, V]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: None = None,
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[V | E]: ...
+    @overload
+    async def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Awaitable[Results[K, T]] | Results[K, T]],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[T],
+        default: E = ...,
+        timeout: Duration | None = None,
+    ) -> list[T | E]: ...
+    async def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Any],
+        *,
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Tags | Callable[[K], Tags] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
         default: Any = None,
-        timeout: Any = None,
-        **options: Any,
+        timeout: Duration | None = None,
     ) -> list[Any]:
-        many = _Many(list(keys), tags, self._codec_of(codec), default)
-        run = thread_runner(lambda reply: many.load(loader, reply), lambda items: items)
-        results = self._load_many(many.items, _options(options), run, CHAIN.get(), timeout)
-        undecodable: list[Any] = []
+        """Return the values of keys, in their order, and load those that are absent with one call of the loader.
+
+        ``loader`` receives the keys to load, and returns a mapping, or one result per key in their order. A key that is
+        not in the mapping, or whose result is ``NotFound()``, does not exist: its value is ``default``. ``tags`` may be a
+        function of the key. For the other arguments see ``get_or_load``; at most 1,000 keys.
+
+        Raises the first exception of a key.
+
+        >>> await client.get_or_load_many(["a", "b"], lambda keys: {key: b"1" for key in keys}, ttl="5m")
+        [b'1', b'1']
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
+        )
+        many = _Many(list(keys), tags, self._codec if codec is None else codec, default)
+        run = loop_runner(lambda reply: many.load_later(loader, reply), lambda items: items)
+        results = await self._load_many(many.items, options, run, CHAIN.get(), timeout)
+        undecodable: list[int] = []
         values = many.values(results, undecodable)
         for place in undecodable:
             # Stored by another version of the application: load it again.
             key, tags_of_key = many.keys[place], many.items[place][1]
-            values[place] = self.get_or_load(
-                key,
-                lambda key=key: many.one(loader([key]), key),
-                tags=tags_of_key,
-                codec=many.codec,
-                default=default,
-                refresh=True,
-                timeout=timeout,
-                **options,
+
+            async def load_one(key: Any = key) -> Any:
+                return many.one(await _result(loader([key])), key)
+
+            values[place] = await self._get_or_load(
+                key, load_one, options, tags_of_key, many.codec, default, True, timeout
             )
         return values
 
-    def cached(self, key: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-        return cached_sync(self, key, options)
-
-    def close(self) -> None:
-        self._close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncClient(_Base):
-    """A client for asyncio. One client serves all event loops of a process, and the processes that are forked from it."""
-
-    _is_async = True
-
-    async def get_or_load(
-        self,
-        key: Any,
-        loader: Callable[[], Any],
-        *,
-        tags: Iterable[Any] = (),
-        codec: Any = UNSET,
-        default: Any = UNSET,
-        refresh: bool = False,
-        timeout: Any = None,
-        **options: Any,
-    ) -> Any:
-        return await self._get_or_load(
-            key, loader, _options(options), list(tags), self._codec_of(codec), default, refresh, timeout
-        )
-
     async def _get_or_load(
         self,
-        key: Any,
+        key: Key,
         loader: Callable[[], Any],
         options: _core.LoadOptions,
-        tags: list[Any],
-        codec: Any,
+        tags: Tags,
+        codec: Codec[Any] | None,
         default: Any,
         refresh: bool,
-        timeout: Any,
+        timeout: Duration | None,
     ) -> Any:
         if not refresh:
             value = self._near(key, codec, _MISSING)
@@ -247,7 +831,7 @@ class AsyncClient(_Base):
             return data
         try:
             return codec.decode(data)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Stored by another version of the application: load it again.
             data = await self._load(key, options, tags, run, CHAIN.get(), True, timeout, _MISSING)
         if data is _MISSING:
@@ -257,48 +841,61 @@ class AsyncClient(_Base):
         except Exception as cause:
             raise _decode_error(data, cause) from cause
 
-    async def get_or_load_many(
+    def cached(
         self,
-        keys: Iterable[Any],
-        loader: Callable[[list[Any]], Any],
+        key: str | Callable[..., str],
         *,
-        tags: Any = (),
-        codec: Any = UNSET,
-        default: Any = None,
-        timeout: Any = None,
-        **options: Any,
-    ) -> list[Any]:
-        many = _Many(list(keys), tags, self._codec_of(codec), default)
-        run = loop_runner(lambda reply: many.load_later(loader, reply), lambda items: items)
-        results = await self._load_many(many.items, _options(options), run, CHAIN.get(), timeout)
-        undecodable: list[Any] = []
-        values = many.values(results, undecodable)
-        for place in undecodable:
-            # Stored by another version of the application: load it again.
-            key, tags_of_key = many.keys[place], many.items[place][1]
+        ttl: Duration | None = None,
+        stale: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        lease: Duration | None = None,
+        wait: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        load_timeout: Duration | None = None,
+        on_unavailable: OnUnavailable = "load",
+        share_errors: bool = False,
+        codec: Codec[Any] | None = None,
+        timeout: Duration | None = None,
+    ) -> AsyncDecorator:
+        """Decorate an asynchronous function or method, so that its results are cached.
 
-            async def load_one(key: Any = key) -> Any:
-                return many.one(await _result(loader([key])), key)
+        ``key``: a template with the names of parameters or of their attributes, such as ``"user:{user.id}:profile"``, or a
+        function with the parameters of the decorated function. Each parameter must be in the template, or be annotated
+        with ``Annotated[..., terrace.Ignore]``; ``self`` and ``cls`` are exempt. ``tags``: templates as well. ``codec``:
+        default by the return annotation: ``bytes`` as they are, everything else as JSON. For the other arguments see
+        ``get_or_load``.
 
-            values[place] = await self.get_or_load(
-                key,
-                load_one,
-                tags=tags_of_key,
-                codec=many.codec,
-                default=default,
-                refresh=True,
-                timeout=timeout,
-                **options,
-            )
-        return values
+        The decorated function has the attributes ``key``, ``invalidate``, ``refresh``, ``set``, ``uncached`` and
+        ``explain``. Raises ``TypeError`` or ``ValueError`` at the decoration for a template that does not fit.
 
-    def cached(self, key: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-        return cached_async(self, key, options)
+        >>> @client.cached("square:{number}", ttl="5m")
+        ... async def square(number: int) -> int:
+        ...     return number * number
+        >>> await square(3)
+        9
+        >>> square.key(3)
+        'square:3'
+        """
+        options = _core.LoadOptions(
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            lease=lease,
+            wait=wait,
+            soft_timeout=soft_timeout,
+            load_timeout=load_timeout,
+            on_unavailable=on_unavailable,
+            share_errors=share_errors,
+        )
+        life = {"ttl": ttl, "stale": stale}
+        return AsyncDecorator(self, Settings(key, options, life, tuple(tags), codec, timeout))
 
     async def close(self) -> None:
+        """Close the connections. Later operations raise ``Unavailable``."""
         self._close()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -315,7 +912,7 @@ class _Many:
     def __init__(self, keys: list[Any], tags: Any, codec: Any, default: Any) -> None:
         tags_of = tags if callable(tags) else (lambda _: tags)
         self.keys = keys
-        self.items = [(key, list(tags_of(key))) for key in keys]
+        self.items: list[tuple[Key, Tags]] = [(key, list(tags_of(key))) for key in keys]
         self.codec = codec
         self.default = default
         # Loaders receive the keys as the caller wrote them.
@@ -342,7 +939,7 @@ class _Many:
             elif self.codec is not None:
                 try:
                     results[place] = self.codec.decode(result)
-                except Exception:
+                except Exception:  # noqa: BLE001
                     undecodable.append(place)
         return results
 

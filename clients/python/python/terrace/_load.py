@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ._core import Chain, LoadReply
+from ._types import Duration
 from .errors import NotFound
 
 #: The loads that the present load was begun by. A loader that loads its own key would wait for itself.
@@ -23,12 +24,19 @@ _NONE_TEXT = (
 )
 
 
-class Loaded:
-    """Result of a loader with its own TTL and stale part, instead of those of the call."""
+T = TypeVar("T")
+
+
+class Loaded(Generic[T]):
+    """Result of a loader with its own TTL and stale part, instead of those of the call.
+
+    >>> client.get_or_load("user:1", lambda: terrace.Loaded(b"Ada", ttl="1m"), ttl="1h")
+    b'Ada'
+    """
 
     __slots__ = ("stale", "ttl", "value")
 
-    def __init__(self, value: Any, *, ttl: Any = None, stale: Any = None) -> None:
+    def __init__(self, value: T, *, ttl: Duration | None = None, stale: Duration | None = None) -> None:
         self.value = value
         self.ttl = ttl
         self.stale = stale
@@ -61,7 +69,7 @@ def _reply(reply: LoadReply, load: Callable[[], Any], items: Items) -> None:
         reply.loaded(items(loaded))
     except NotFound as absent:
         _absent(reply, absent)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         # The caller of the load raises it.
         reply.failed(error)
 
@@ -69,7 +77,7 @@ def _reply(reply: LoadReply, load: Callable[[], Any], items: Items) -> None:
 def _absent(reply: LoadReply, absent: NotFound) -> None:
     try:
         reply.loaded([(None, absent.ttl, None)] * max(1, len(reply.keys)))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         reply.failed(error)
 
 

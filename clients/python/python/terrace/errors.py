@@ -5,6 +5,8 @@ A failed read is never reported as a miss: it raises one of these exceptions.
 
 from __future__ import annotations
 
+from ._types import Duration
+
 __all__ = [
     "DeadlineExceeded",
     "DecodeError",
@@ -103,6 +105,6 @@ class NotFound(LookupError):
     ``get_or_load`` raises it to all callers that have no ``default``.
     """
 
-    def __init__(self, message: str = "the origin does not have the key", *, ttl: object = None) -> None:
+    def __init__(self, message: str = "the origin does not have the key", *, ttl: Duration | None = None) -> None:
         super().__init__(message)
         self.ttl = ttl
