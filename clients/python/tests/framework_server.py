@@ -9,7 +9,8 @@ import pathlib
 import re
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -87,3 +88,11 @@ async def serving(app: Any) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, at most 10 s."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "the condition is not met"
+        await asyncio.sleep(0.005)

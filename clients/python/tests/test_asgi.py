@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 import terrace
-from framework_server import Server, running, serving
+from framework_server import Server, running, serving, until
 from terrace.asgi import ResponseCache, Rule
 from terrace.http import _fields as fields
 from terrace.http._record import RESPONSE, Record, decode
@@ -80,14 +79,6 @@ async def site(target: str, *rules: Rule, **options: Any) -> AsyncIterator[Site]
     async with serving(cache) as url, httpx.AsyncClient(base_url=url, timeout=20) as http:
         yield Site(http, origin, cache, client)
     await client.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, at most 10 s."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "the condition is not met"
-        await asyncio.sleep(0.005)
 
 
 async def test_hit_has_age_etag_and_cache_status(server: Server) -> None:

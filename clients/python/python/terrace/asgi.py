@@ -83,25 +83,12 @@ class ResponseCache:
         if exchange.is_refused:
             status = [(b"content-length", b"0"), (b"cache-status", self.store.status(exchange))]
             return await _send(send, Answer(504, status, b""))
-        await self._forward(exchange, scope, receive, send)
+        await forward(self.store, self.app, exchange, scope, receive, send)
 
     def _rule(self, request: Request) -> Rule | None:
         if callable(self._rules):
             return self._rules(request)
         return next((rule for rule in self._rules if rule.matches(request)), None)
-
-    async def _forward(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        collected = _Response(self.store, exchange, receive, send)
-        try:
-            await self.app(_full(scope) if exchange.may_store else scope, collected.receive, collected.send)
-            await collected.end()
-        except Exception as error:
-            if not await collected.failed(error):
-                raise
-        finally:
-            collected.release()
-            # A body that was cut.
-            await asyncio.shield(self.store.drop(exchange))
 
     async def _changed(self, rule: Rule, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer a request that may change the resource, and remove its responses."""
@@ -135,9 +122,24 @@ class ResponseCache:
             """Leave out what the client has already."""
 
         try:
-            await self._forward(exchange, scope, _empty_body(), send)
+            await forward(self.store, self.app, exchange, scope, _empty_body(), send)
         except Exception as error:  # noqa: BLE001 - of the application; no request waits for it
             _log.warning("a response was not refreshed: %s", type(error).__name__)
+
+
+async def forward(store: ResponseStore, app: App, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let the application answer, and store its response if the exchange has the permission."""
+    collected = _Response(store, exchange, receive, send)
+    try:
+        await app(_full(scope) if exchange.may_store else scope, collected.receive, collected.send)
+        await collected.end()
+    except Exception as error:
+        if not await collected.failed(error):
+            raise
+    finally:
+        collected.release()
+        # A body that was cut.
+        await asyncio.shield(store.drop(exchange))
 
 
 def _empty_body() -> Receive:
