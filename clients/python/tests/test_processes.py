@@ -91,7 +91,11 @@ for number in range(100):
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0, number
     assert client.get("fork") == b"1"
-assert (open_files(), threads()) == before, (before, open_files(), threads())
+# Connections of closed clients end in the background.
+deadline = time.monotonic() + 30
+while open_files() > before[0] or threads() > before[1]:
+    assert time.monotonic() < deadline, (before, open_files(), threads())
+    time.sleep(0.01)
 """
 
 
@@ -134,9 +138,9 @@ for _ in range(2):
     if os.fork() == 0:
         os.write(ready[1], b"r")
         os.read(go[0], 1)
-        kinds = [client.get_or_lease(f"distinct:{number}", wait=0, lease=60).kind[0] for number in range(50)]
-        os.write(write, "".join(kinds).encode())
-        # The lease is held until both have asked.
+        leases = [client.get_or_lease(f"distinct:{number}", wait=0, lease=60) for number in range(50)]
+        os.write(write, "".join(lease.kind[0] for lease in leases).encode())
+        # The leases are held until both have asked.
         os.read(go[0], 1)
         os._exit(0)
     results.append(read)
