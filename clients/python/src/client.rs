@@ -14,7 +14,7 @@ use terrace_client::{Client, ClientBuilder, NewEntry, bindings, proto::watch_res
 use tokio::runtime::Runtime;
 
 use crate::{
-    convert::{Key, Names, Span, bytes, with_bytes},
+    convert::{Key, Names, Size, Span, bytes, with_bytes},
     engine::{Process, generation, lock},
     errors::{exception, invalid, named},
     event_loop::{Call, LoopPort},
@@ -23,7 +23,7 @@ use crate::{
     reply::{Decoding, near_stats},
     request::{Reply, Request},
     runner::{Runner, linked},
-    settings::Arguments,
+    settings::{Arguments, NearCache, Tls},
 };
 
 /// The connections of a client in this process.
@@ -152,15 +152,38 @@ macro_rules! limited {
 #[pymethods]
 impl CoreClient {
     #[new]
-    #[pyo3(signature = (target, is_async, codec, arguments, fake=None))]
+    #[pyo3(signature = (target, is_async, codec, fake, *, near_cache, tls, token, token_file, routing, read_timeout,
+        write_timeout, connect_timeout, max_message, retry_writes))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
         target: String,
         is_async: bool,
         codec: Option<Py<PyAny>>,
-        arguments: Arguments,
         fake: Option<Py<CoreFake>>,
+        near_cache: Option<Py<NearCache>>,
+        tls: Option<Py<Tls>>,
+        token: Option<String>,
+        token_file: Option<std::path::PathBuf>,
+        routing: String,
+        read_timeout: Option<Span>,
+        write_timeout: Option<Span>,
+        connect_timeout: Option<Span>,
+        max_message: Option<Size>,
+        retry_writes: bool,
     ) -> PyResult<Self> {
+        let arguments = Arguments {
+            near_cache,
+            tls,
+            token,
+            token_file,
+            routing,
+            read_timeout,
+            write_timeout,
+            connect_timeout,
+            max_message,
+            retry_writes,
+        };
         let shares_objects = arguments.shares_objects();
         let builder = arguments.apply(Client::builder(target))?;
         if fake.is_none() {

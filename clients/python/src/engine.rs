@@ -189,15 +189,16 @@ impl Blocking {
     fn wait_for_turn<T>(&self, mut future: Pin<&mut impl Future<Output = T>>, is_main: bool) -> Option<T> {
         self.callers.fetch_add(1, SeqCst);
         let _caller = Caller(self);
-        if self.is_kept.load(SeqCst) {
-            self.take_over.notify_one();
-        }
         let seen = self.ticks.load(Relaxed);
         self.runtime.block_on(poll_fn(|context| {
             if let Poll::Ready(result) = future.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
             }
             self.calls.fetch_add(1, SeqCst);
+            // A call that waits drives the runtime itself.
+            if self.is_kept.load(SeqCst) {
+                self.take_over.notify_one();
+            }
             if !is_main {
                 return Poll::Pending;
             }

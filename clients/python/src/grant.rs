@@ -84,11 +84,7 @@ impl Grant {
     /// Ends the lease without a value.
     fn release(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let grant = self.take(py)?;
-        // The drop sends the release.
-        let release = move |_: &Client| async move {
-            drop(grant);
-            Ok(())
-        };
+        let release = move |_: &Client| async move { grant.release().await };
         self.run(py, Request::new(release, |()| Reply::Done))
     }
 }

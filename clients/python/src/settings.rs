@@ -80,19 +80,17 @@ impl NearCache {
 }
 
 /// Arguments of the constructor of a client.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
 pub(crate) struct Arguments {
-    near_cache: Option<Py<NearCache>>,
-    tls: Option<Py<Tls>>,
-    token: Option<String>,
-    token_file: Option<std::path::PathBuf>,
-    routing: String,
-    read_timeout: Option<Span>,
-    write_timeout: Option<Span>,
-    connect_timeout: Option<Span>,
-    max_message: Option<Size>,
-    retry_writes: bool,
+    pub(crate) near_cache: Option<Py<NearCache>>,
+    pub(crate) tls: Option<Py<Tls>>,
+    pub(crate) token: Option<String>,
+    pub(crate) token_file: Option<std::path::PathBuf>,
+    pub(crate) routing: String,
+    pub(crate) read_timeout: Option<Span>,
+    pub(crate) write_timeout: Option<Span>,
+    pub(crate) connect_timeout: Option<Span>,
+    pub(crate) max_message: Option<Size>,
+    pub(crate) retry_writes: bool,
 }
 
 impl Arguments {

@@ -15,7 +15,7 @@ use crate::{
     Target,
     backend::{Backend, Core},
     convert::{IntoBytes, all},
-    error::Result,
+    error::{Error, Result},
     load::{BoxError, GetOrLoad, GetOrLoadMany, Item, LoadError, Loaded, Loader, ManyLoader},
     near::{Near, NearStats},
     nodes::within,
@@ -274,7 +274,10 @@ impl Client {
         fleet.ready().await?;
         for node in fleet.nodes().iter() {
             let channel = fleet.channel_of(node).await?;
-            let answer = async { Ok(InsightClient::new(channel).get_stats(GetStatsRequest {}).await?.into_inner()) };
+            let answer = async {
+                let stats = InsightClient::new(channel).get_stats(GetStatsRequest {}).await;
+                Ok(stats.map_err(Error::of_read)?.into_inner())
+            };
             let limit = self.core.settings.connect_timeout;
             stats.push((node.name.clone(), within(limit, Some(&node.name), answer).await?));
         }

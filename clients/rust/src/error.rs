@@ -79,6 +79,15 @@ impl Error {
         Self::new(kind_of(Code::from_i32(error.code)), error.message).with_retry_after(retry_after)
     }
 
+    /// Converts the status of a read: it has no unknown outcome, even if its connection broke.
+    pub(crate) fn of_read(status: tonic::Status) -> Self {
+        let mut error = Self::from(status);
+        if error.0.kind == ErrorKind::OutcomeUnknown {
+            error.0.kind = ErrorKind::Unavailable;
+        }
+        error
+    }
+
     /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

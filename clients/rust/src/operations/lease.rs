@@ -311,7 +311,16 @@ impl Grant {
     pub async fn fail(mut self, message: impl Into<String>, retry_after: Option<Duration>) -> Result<()> {
         let failed = LoadFailure { message: message.into(), retry_after_ms: retry_after.map(to_ms) };
         let _filling = self.origin.filling(&self.key);
-        let Some(release) = self.release(Some(failed)) else { return Ok(()) };
+        let Some(release) = self.end(Some(failed)) else { return Ok(()) };
+        release.await
+    }
+
+    /// Ends the lease without a result, and waits until another client can load the key. A drop does not wait.
+    ///
+    /// # Errors
+    /// The node cannot be reached; the lease then ends with its time.
+    pub async fn release(mut self) -> Result<()> {
+        let Some(release) = self.end(None) else { return Ok(()) };
         release.await
     }
 
@@ -360,7 +369,7 @@ impl Grant {
     }
 
     /// Returns the operation that ends the lease, unless it has ended.
-    fn release(&mut self, failed: Option<LoadFailure>) -> Option<Pending<()>> {
+    fn end(&mut self, failed: Option<LoadFailure>) -> Option<Pending<()>> {
         let token = std::mem::take(&mut self.token);
         if token.is_empty() {
             return None;
@@ -381,7 +390,7 @@ pub(crate) fn is_refused(kind: ErrorKind) -> bool {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        let Some(release) = self.release(None) else { return };
+        let Some(release) = self.end(None) else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             // Without an answer, the lease ends with its time.

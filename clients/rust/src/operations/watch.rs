@@ -48,7 +48,10 @@ impl Watch {
         };
         let stream = fleet.unary(timeout, |channel| {
             let request = self.request.clone();
-            async move { Ok(InvalidationClient::new(channel).watch(request).await?.into_inner()) }
+            async move {
+                let opened = InvalidationClient::new(channel).watch(request).await;
+                Ok(opened.map_err(Error::of_read)?.into_inner())
+            }
         });
         Ok(WatchFeed(Source::Node(stream.await?)))
     }
@@ -72,7 +75,7 @@ impl WatchFeed {
     /// The reason why the feed ended.
     pub async fn next(&mut self) -> Result<Option<WatchResponse>> {
         match &mut self.0 {
-            Source::Node(stream) => stream.message().await.map_err(Error::from),
+            Source::Node(stream) => stream.message().await.map_err(Error::of_read),
             #[cfg(feature = "testing")]
             Source::Fake(follower) => follower.next().await,
         }
