@@ -62,6 +62,21 @@ fn a_node_that_does_not_answer_costs_a_deadline_and_says_so() {
     });
 }
 
+/// Statistics wait for the connections, as operations do.
+#[test]
+fn statistics_of_a_client_that_connects_are_complete() {
+    let (first, second) = (Terrace::start(config()), Terrace::start(config()));
+    block_on(async {
+        for target in [first.grpc().to_owned(), second.grpc().to_owned()] {
+            let client = patient(&target).connect_lazy().unwrap();
+            assert_eq!(client.stats().await.unwrap().len(), 1);
+        }
+        let absent = format!("127.0.0.1:{}", free_port());
+        let fault = patient(&absent).connect_timeout(Duration::from_millis(200)).connect_lazy().unwrap();
+        assert_eq!(fault.stats().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    });
+}
+
 #[test]
 fn a_request_above_the_limit_of_the_server_is_refused_and_breaks_nothing() {
     let mut limited = config();

@@ -109,7 +109,7 @@ pub(crate) struct Blocking {
     pub(crate) runtime: &'static Runtime,
     /// Number of callers that wait.
     callers: AtomicUsize,
-    /// Number of calls so far.
+    /// Number of calls so far that have waited, and thereby driven the runtime.
     calls: AtomicU64,
     is_kept: AtomicBool,
     /// Ends the turn of the keeper.
@@ -188,18 +188,18 @@ impl Blocking {
     /// Drives the runtime until the future is ready. On the main thread also until the next tick of the keeper: `None`.
     fn wait_for_turn<T>(&self, mut future: Pin<&mut impl Future<Output = T>>, is_main: bool) -> Option<T> {
         self.callers.fetch_add(1, SeqCst);
-        self.calls.fetch_add(1, SeqCst);
         let _caller = Caller(self);
         if self.is_kept.load(SeqCst) {
             self.take_over.notify_one();
-        }
-        if !is_main {
-            return Some(self.runtime.block_on(future));
         }
         let seen = self.ticks.load(Relaxed);
         self.runtime.block_on(poll_fn(|context| {
             if let Poll::Ready(result) = future.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
+            }
+            self.calls.fetch_add(1, SeqCst);
+            if !is_main {
+                return Poll::Pending;
             }
             *lock(&self.main) = Some(context.waker().clone());
             if self.ticks.load(Relaxed) == seen { Poll::Pending } else { Poll::Ready(None) }

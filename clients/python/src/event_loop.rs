@@ -321,7 +321,11 @@ impl Call {
     fn cancel(&self) {
         let state = self.take();
         if self.generation == generation() {
-            self.client.get().within(|| drop(state));
+            let State::Waiting(operation, _decoding) = state else { return };
+            // The engine has a waker, and with it the operation, until the operation itself is dropped. A result that nobody
+            // takes may be a lease, which the runtime releases.
+            let left = (lock(&operation.running).take(), lock(&operation.result).take());
+            self.client.get().within(|| drop(left));
         } else {
             // The operation belongs to the parent of this process.
             std::mem::forget(state);

@@ -15,7 +15,7 @@ use crate::{
     Target,
     backend::{Backend, Core},
     convert::{IntoBytes, all},
-    error::{Error, ErrorKind, Result},
+    error::Result,
     load::{BoxError, GetOrLoad, GetOrLoadMany, Item, LoadError, Loaded, Loader, ManyLoader},
     near::{Near, NearStats},
     nodes::within,
@@ -271,11 +271,9 @@ impl Client {
             Backend::Fake(server) => return server.stats(self.core.settings.connect_timeout).await,
         };
         let mut stats = Vec::new();
+        fleet.ready().await?;
         for node in fleet.nodes().iter() {
-            let channel = node.channel().ok_or_else(|| {
-                let connecting = || Error::new(ErrorKind::Unavailable, format!("{}: not connected yet", node.name));
-                node.link.fault().unwrap_or_else(connecting)
-            })?;
+            let channel = fleet.channel_of(node).await?;
             let answer = async { Ok(InsightClient::new(channel).get_stats(GetStatsRequest {}).await?.into_inner()) };
             let limit = self.core.settings.connect_timeout;
             stats.push((node.name.clone(), within(limit, Some(&node.name), answer).await?));

@@ -250,6 +250,29 @@ impl Fleet {
         timeout(limit, is_ready).await.unwrap_or_else(|_elapsed| Err(unreachable(&self.nodes())))
     }
 
+    /// Returns the channel of a node. Waits for its first connection, within the deadline of a connection.
+    ///
+    /// # Errors
+    /// The node cannot be reached.
+    pub(crate) async fn channel_of(&self, node: &Node) -> Result<Channel> {
+        let mut connections = node.connections();
+        let connecting = async {
+            loop {
+                if let Some(channel) = node.channel() {
+                    return Ok(channel);
+                }
+                if let Some(fault) = node.link.fault() {
+                    return Err(fault);
+                }
+                if timeout(CONNECTING_PAUSE, connections.changed()).await.is_ok_and(|changed| changed.is_err()) {
+                    break;
+                }
+            }
+            Err(Error::new(ErrorKind::Unavailable, format!("{}: the node has left", node.name)))
+        };
+        within(self.settings.connect_timeout, Some(&node.name), connecting).await
+    }
+
     /// Takes over the limit of a node's requests.
     pub(crate) fn set_request_max(node: &Node, headers: &HeaderMap) {
         let max = headers.get(MAX_MESSAGE).and_then(|max| max.to_str().ok()?.parse().ok());
