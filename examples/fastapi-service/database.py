@@ -29,6 +29,8 @@ class Database:
         self.delay = delay
         #: Number of queries.
         self.queries = 0
+        #: Number of queries that found nothing.
+        self.not_found = 0
         #: Time of all queries in seconds.
         self.seconds = 0.0
         self._rows = sqlite3.connect(":memory:", check_same_thread=False)
@@ -50,6 +52,7 @@ class Database:
         )
         row = self._rows.execute(query, (supplier, product_id)).fetchone()
         self.queries += 1
+        self.not_found += row is None
         self.seconds += time.perf_counter() - began
         return Product(*row) if row else None
 

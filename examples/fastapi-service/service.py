@@ -52,8 +52,8 @@ async def set_motto(supplier: str, motto: str) -> None:
 async def numbers() -> dict[str, Any]:
     """Return the numbers of the page."""
     saved = comparison.numbers.origin_seconds_saved
-    queries = products.database.queries
-    return asdict(comparison.numbers) | {"origin_seconds_saved": saved, "queries": queries}
+    not_found = products.database.not_found
+    return asdict(comparison.numbers) | {"origin_seconds_saved": saved, "not_found": not_found}
 
 
 @app.post("/run")

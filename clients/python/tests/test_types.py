@@ -7,9 +7,12 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 import terrace
 
@@ -99,3 +102,39 @@ def is_typed_dict(node: ast.ClassDef) -> bool:
 
 def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
+
+
+class Model(pydantic.BaseModel):
+    name: str
+
+
+@dataclass
+class Node:
+    """A type that contains itself, and a model of pydantic."""
+
+    model: Model
+    children: list[Node]
+
+
+@dataclass
+class Tree:
+    """A type that contains itself."""
+
+    children: list[Tree]
+
+
+@pytest.mark.parametrize(
+    ("type", "value"),
+    [
+        (list[Model], [Model(name="Ada")]),
+        (dict[str, Model], {"a": Model(name="Ada")}),
+        (Model | None, None),
+        (Node, Node(Model(name="Ada"), [Node(Model(name="Grace"), [])])),
+        (Tree, Tree([Tree([])])),
+        (list[Decimal], [Decimal("1.5")]),
+        (tuple[int, str], (1, "a")),
+    ],
+)
+def test_json_converts_types_with_models_inside(type: Any, value: Any) -> None:
+    codec = terrace.Json(type)
+    assert codec.decode(codec.encode(value)) == value

@@ -138,14 +138,31 @@ def _checked_plain_json(type: Any) -> tuple[Any, Any]:
 
 def _msgspec_json(type: Any) -> tuple[Any, Any] | None:
     try:
-        import msgspec
+        import msgspec.inspect
     except ImportError:
         return None
     try:
+        if _has_foreign_type(msgspec.inspect.type_info(type), set()):
+            return None
         return msgspec.json.Encoder().encode, msgspec.json.Decoder(type).decode
     except (TypeError, NameError):
         # A type that msgspec does not support.
         return None
+
+
+def _has_foreign_type(info: Any, seen: set[int]) -> bool:
+    """Return whether a type contains a type that msgspec does not know, such as a model of pydantic in a list."""
+    import msgspec.inspect
+
+    if isinstance(info, msgspec.inspect.CustomType):
+        return True
+    if isinstance(info, tuple):
+        return any(_has_foreign_type(item, seen) for item in info)
+    if not isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)) or id(info) in seen:
+        return False
+    # Types can contain themselves.
+    seen.add(id(info))
+    return any(_has_foreign_type(getattr(info, name), seen) for name in info.__struct_fields__)
 
 
 def _pydantic_json(type: Any) -> tuple[Any, Any] | None:
