@@ -185,7 +185,14 @@ class Server:
 
     def pause(self) -> None:
         """Pause the process: it keeps its connections and answers nothing until :meth:`resume`."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE
+        # The signal takes effect later: until then the server may answer.
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not pause within {PATIENCE:.0f} s")
+            time.sleep(_POLL)
 
     def resume(self) -> None:
         """Continue the process after :meth:`pause`."""
