@@ -88,7 +88,7 @@ pub fn spawn(plan: &Plan, part: &Part, tasks: &mut JoinSet<()>) {
         }
         tasks.spawn(invalidate(part.clone(), grpc.clone(), random()));
         for _ in 0..plan.writers {
-            tasks.spawn(write(part.clone(), Pen::Resp(resp.clone(), None), random()));
+            tasks.spawn(write(part.clone(), Pen::Resp(resp.clone(), None, plan.scripts), random()));
             tasks.spawn(write(part.clone(), Pen::Grpc(channel(grpc)), random()));
         }
     }
@@ -280,7 +280,8 @@ async fn read_direct(part: Part, mut direct: DirectClient, bound: Duration, mut 
 
 /// The path of a write.
 enum Pen {
-    Resp(String, Option<redis::aio::MultiplexedConnection>),
+    /// Address and connection; true if some writes are scripts.
+    Resp(String, Option<redis::aio::MultiplexedConnection>, bool),
     Grpc(CacheClient<Channel>),
     Direct(DirectClient),
 }
@@ -312,7 +313,7 @@ async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
                 (Habit::Goes, 1 | 2) => What::SetFor(random.u64(20..2000)),
                 (Habit::Goes | Habit::Stays, _) => What::Set,
             };
-            let done = pen.write(&write, what).await;
+            let done = pen.write(&write, what, &mut random).await;
             pen.tell(&part.tally, write, what, done).await;
         }
         if next.is_none() {
@@ -348,17 +349,21 @@ impl Pen {
     }
 
     /// Writes; returns whether the write was acknowledged.
-    async fn write(&mut self, write: &Write<'_>, what: What) -> bool {
+    async fn write(&mut self, write: &Write<'_>, what: What, random: &mut fastrand::Rng) -> bool {
         let name = name(write.key);
         match self {
             Self::Direct(direct) => direct.ask(name.as_bytes(), &command(&name, write.number, what)).await.is_ok(),
-            Self::Resp(address, connection) => {
+            Self::Resp(address, connection, scripts) => {
                 let open = match connection.take() {
                     Some(open) => Ok(open),
                     None => connect(&format!("redis://{address}")).await,
                 };
                 let Ok(mut open) = open else { return false };
-                let reply = open.req_packed_command(&command(&name, write.number, what)).await;
+                let mut command = command(&name, write.number, what);
+                if *scripts {
+                    command = in_script(&name, command, random.u8(..3), history::tag(write.key).is_some());
+                }
+                let reply = open.req_packed_command(&command).await;
                 // After an error reply the connection is still usable.
                 if reply.as_ref().err().is_none_or(|error| !error.is_io_error()) {
                     *connection = Some(open);
@@ -371,6 +376,28 @@ impl Pen {
             }
         }
     }
+}
+
+/// Turns a command into a script that declares its key, into a script that declares another key of the slot, or leaves it.
+/// A node refuses scripts that declare a key with tags.
+fn in_script(name: &str, command: Cmd, way: u8, may_have_tags: bool) -> Cmd {
+    let words = command
+        .args_iter()
+        .filter_map(|word| if let redis::Arg::Simple(word) = word { Some(word.to_vec()) } else { None });
+    let words: Vec<Vec<u8>> = words.collect();
+    let mut script = Cmd::new();
+    script.arg("EVAL");
+    match way {
+        0 if !may_have_tags => {
+            script.arg("return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))").arg(1).arg(name);
+            script.arg(&words[0]).arg(&words[2..]);
+        }
+        1 => {
+            script.arg("return redis.call(unpack(ARGV))").arg(1).arg(format!("{{{name}}}:declared")).arg(words);
+        }
+        _ => return command,
+    }
+    script
 }
 
 fn command(name: &str, number: u64, what: What) -> Cmd {

@@ -60,6 +60,8 @@ pub struct Plan {
     pub direct_bound: Duration,
     /// Additional age allowed for an answer that a node flags as stale.
     pub stale_for: Duration,
+    /// True if some writes through the RESP port are scripts, with declared and with undeclared keys.
+    pub scripts: bool,
     /// Number of keys under test.
     pub keys: usize,
     /// Writing tasks of each path (each node over each protocol, and directly to Redis).

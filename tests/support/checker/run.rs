@@ -40,7 +40,7 @@ fn seed() -> u64 {
 pub fn plan(nodes: &[Terrace], direct: Direct, direct_bound: Duration) -> Plan {
     let nodes = nodes.iter().map(|node| (node.resp().to_owned(), node.grpc().to_owned())).collect();
     let stale_for = Duration::ZERO;
-    Plan { nodes, direct, direct_bound, stale_for, keys: KEYS, writers: 1, readers: 2, seed: seed() }
+    Plan { nodes, direct, direct_bound, stale_for, scripts: false, keys: KEYS, writers: 1, readers: 2, seed: seed() }
 }
 
 /// Injects faults into `scene` under load on `nodes`, then asserts that L1 is open again, that all nodes return the values
