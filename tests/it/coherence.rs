@@ -12,16 +12,12 @@ use crate::support::{
         Plan,
         direct::Direct,
         faults::Stage,
-        run::{check, plan, seconds},
+        run::{SCRIPT_TIMEOUT, check, plan, seconds},
     },
     proxy::FaultProxy,
     redis::RedisServer,
     terrace::{Terrace, config_over},
 };
-
-/// Deadline of scripts, shorter than the wait of the checker for an answer: a script that the checker has given up is not
-/// sent later.
-const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[test]
 fn no_read_is_older_than_the_bound_whatever_fails() {

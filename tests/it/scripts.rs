@@ -1,15 +1,24 @@
 //! Scripts and functions through a node, over a real redis-server: the write rule, refusals, the deadline, and the scripts
 //! of libraries. (`resp_compat` compares the replies.)
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use redis::{Commands, Connection, RedisResult, Value};
 use terrace::config::Config;
 
 use crate::support::{
+    checker::direct::slot,
+    cluster::RedisCluster,
     eventually,
     kv::{is_in_l1, set},
-    node::{node, over_embedded, over_none, wait_until_open},
+    node::{connected_node, node, over_embedded, over_none, wait_until_open},
     proxy::{FaultProxy, Faults, Link, Who},
     redis::RedisServer,
     resp::connection,
@@ -17,7 +26,9 @@ use crate::support::{
 };
 
 /// Callers of scripts at the same time: more than a node sends to Redis.
-const CALLERS: usize = 80;
+const CALLERS: usize = 150;
+/// Maximum number of connections of a node to Redis while it runs scripts: scripts, data, invalidations and others.
+const CONNECTIONS_MAX: usize = 64 + 24;
 /// Deletes a key if it has this value: a lock is released only by its owner, as by redis-py's Lock.
 const RELEASE: &str = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end redis.call('del', KEYS[1]) return 1";
 /// Adds time to a lock of this owner, as redis-py's Lock does.
@@ -237,7 +248,8 @@ fn get_or_error(client: &mut Connection, key: &str) -> Option<String> {
 fn an_endless_script_is_killed_through_a_node_and_leaves_the_pool_whole() {
     let redis = RedisServer::start();
     redis.run("CONFIG SET busy-reply-threshold 5");
-    let node = node_with(redis.url(), |config| config.l2.script_timeout = Duration::from_secs(1));
+    let proxy = FaultProxy::start(redis.port());
+    let node = node_with(proxy.url(), |config| config.l2.script_timeout = Duration::from_secs(1));
     let mut killer = connection(node.resp());
     assert!(
         redis::cmd("SCRIPT").arg("KILL").exec(&mut killer).unwrap_err().to_string().to_lowercase().contains("notbusy")
@@ -255,11 +267,12 @@ fn an_endless_script_is_killed_through_a_node_and_leaves_the_pool_whole() {
         })
         .collect();
     (0..CALLERS).for_each(|_| heard.recv().unwrap());
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (done, most) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut killer = connection(node.resp());
-            while !done.load(std::sync::atomic::Ordering::Acquire) {
+            while !done.load(Relaxed) {
+                most.fetch_max(proxy.connections().len(), Relaxed);
                 let _killed = redis::cmd("SCRIPT").arg("KILL").exec(&mut killer);
             }
         });
@@ -269,12 +282,62 @@ fn an_endless_script_is_killed_through_a_node_and_leaves_the_pool_whole() {
             assert!(known.iter().any(|known| text.contains(known)), "{text}");
         }
         eventually("Redis answers again", || eval::<i64>(&mut killer, "return 1", &["k"], &[]) == Ok(1));
-        done.store(true, std::sync::atomic::Ordering::Release);
+        done.store(true, Relaxed);
     });
     assert_eq!(killer.llen::<_, u64>("list"), Ok(0), "other commands get connections");
-    let clients: String = redis.ask(&[b"CLIENT", b"LIST"]);
-    let passing = clients.lines().filter(|line| line.contains("-pass ")).count();
-    assert!(passing <= 64, "{passing} connections");
+    let most = most.into_inner();
+    assert!((2..=CONNECTIONS_MAX).contains(&most), "{most} connections at the same time");
+}
+
+#[test]
+fn scripts_run_on_the_primary_of_their_keys_and_are_loaded_on_all() {
+    let cluster = RedisCluster::start();
+    let node = connected_node(&cluster.url());
+    let mut client = connection(node.resp());
+    let write = "return redis.call('set', KEYS[1], ARGV[1])";
+    let keys: Vec<String> = (0..24).map(|number| format!("key:{number}")).collect();
+    let owners: BTreeSet<usize> = keys.iter().map(|key| cluster.owner(slot(key.as_bytes()))).collect();
+    assert_eq!(owners.len(), 3, "all primaries have keys");
+
+    let text = error(&mut client, write, &["key:1", "key:2"], &["v"]);
+    assert!(text.to_lowercase().contains("crossslot"), "{text}");
+    eval::<Value>(&mut client, write, &["{t}a", "{t}b"], &["v"]).unwrap();
+    assert_eq!(eval::<i64>(&mut client, "return 1", &[], &[]), Ok(1));
+
+    let ask = |client: &mut Connection, words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).query::<Value>(client)
+    };
+    let digest: String = redis::cmd("SCRIPT").arg("LOAD").arg(write).query(&mut client).unwrap();
+    let function =
+        "#!lua name=l\nredis.register_function('f', function(k, a) return redis.call('append', k[1], a[1]) end)";
+    ask(&mut client, &["FUNCTION", "LOAD", function]).unwrap();
+    for key in &keys {
+        ask(&mut client, &["EVALSHA", &digest, "1", key, "v"]).unwrap();
+        ask(&mut client, &["FCALL", "f", "1", key, "w"]).unwrap();
+        assert_eq!(get(&mut client, key).as_deref(), Some("vw"), "{key}");
+    }
+    let exists = |client: &mut Connection| ask(client, &["SCRIPT", "EXISTS", &digest]).unwrap();
+    assert_eq!(exists(&mut client), Value::Array(vec![Value::Int(1)]));
+    let emptied = cluster.owner(slot(keys[0].as_bytes()));
+    cluster.servers[emptied].run("SCRIPT FLUSH");
+    assert_eq!(exists(&mut client), Value::Array(vec![Value::Int(0)]));
+    let text = ask(&mut client, &["EVALSHA", &digest, "1", &keys[0], "v"]).unwrap_err().to_string();
+    assert!(text.to_lowercase().contains("noscript"), "{text}");
+
+    // Redis replicates functions, and no scripts.
+    ask(&mut client, &["SCRIPT", "LOAD", write]).unwrap();
+    cluster.failover(emptied);
+    eventually("the new primary is asked for the script", || {
+        let reply = ask(&mut client, &["EVALSHA", &digest, "1", &keys[0], "v"]);
+        reply.is_err_and(|error| error.to_string().to_lowercase().contains("noscript"))
+    });
+    ask(&mut client, &["FCALL", "f", "1", &keys[0], "x"]).unwrap();
+    ask(&mut client, &["FUNCTION", "DELETE", "l"]).unwrap();
+    for key in &keys {
+        let text = ask(&mut client, &["FCALL", "f", "1", key, "w"]).unwrap_err().to_string();
+        assert!(text.to_lowercase().contains("function not found"), "{text}");
+    }
 }
 
 #[test]

@@ -53,13 +53,17 @@ impl Turn<'_> {
     /// As [`Backend::raw_connection`](crate::l2::Backend::raw_connection).
     pub(super) async fn connect(&self, opening: impl Future<Output = Result<RawConnection>>) -> Result<RawConnection> {
         let Some(script) = &self.script else { return opening.await };
-        timeout_at(script.deadline, opening).await.unwrap_or_else(|_| {
-            let message = format!(
-                "no connection to Redis within l2.script_timeout ({:?}); the script was not started",
-                script.lasts
-            );
-            Err(CacheError::new(Kind::Unavailable, message))
-        })
+        match timeout_at(script.deadline, opening).await {
+            // A future that is ready at once is not checked against the deadline.
+            Ok(opened) if opened.is_err() || Instant::now() < script.deadline => opened,
+            Ok(_) | Err(_) => {
+                let message = format!(
+                    "no connection to Redis within l2.script_timeout ({:?}); the script was not started",
+                    script.lasts
+                );
+                Err(CacheError::new(Kind::Unavailable, message))
+            }
+        }
     }
 
     /// Sends requests and returns their replies.

@@ -96,6 +96,8 @@ pub struct Tally {
     pub resp: Count,
     pub grpc: Count,
     pub direct: Count,
+    /// Acknowledged writes by scripts that declare their key, and by scripts that declare another key.
+    pub scripts: [AtomicU64; 2],
     /// Acknowledged invalidations of tags.
     pub invalidations: AtomicU64,
     /// Age of the oldest value that was read through a node, microseconds since its successor was acknowledged.
@@ -111,6 +113,7 @@ impl Default for Tally {
             resp: Count::default(),
             grpc: Count::default(),
             direct: Count::default(),
+            scripts: Default::default(),
             invalidations: AtomicU64::new(0),
             oldest_us: AtomicU64::new(0),
             violations: AtomicU64::new(0),
@@ -180,6 +183,8 @@ impl fmt::Display for Tally {
                 of(&count.doubtful),
             )?;
         }
+        let [declared, undeclared] = self.scripts.each_ref().map(|count| count.load(Relaxed));
+        writeln!(f, "{declared} writes of declared keys by scripts, {undeclared} of undeclared keys")?;
         writeln!(f, "{} invalidations of tags", self.invalidations.load(Relaxed))?;
         write!(f, "oldest value {:?} past its successor, {} violations", self.oldest(), self.violations())
     }

@@ -1,6 +1,6 @@
 //! Runs a plan of the checker under faults, and checks the result.
 
-use std::{thread::sleep, time::Duration};
+use std::{sync::atomic::Ordering::Relaxed, thread::sleep, time::Duration};
 
 use redis::{Commands, Connection, Value};
 use terrace::{l2::codec, proto::GetStatsResponse};
@@ -20,6 +20,9 @@ use crate::support::{
     terrace::Terrace,
 };
 
+/// Deadline of scripts, shorter than the wait of the checker for an answer: a script that the checker has given up is not
+/// sent later.
+pub const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of keys under test.
 const KEYS: usize = 512;
 
@@ -47,6 +50,7 @@ pub fn plan(nodes: &[Terrace], direct: Direct, direct_bound: Duration) -> Plan {
 /// of Redis, and that no read broke the contract.
 pub fn check<S: Scene>(mut scene: S, nodes: &[Terrace], plan: Plan, lasts: Duration) {
     nodes.iter().for_each(wait_until_open);
+    let scripts = plan.scripts;
     let (direct, mut schedule) = (plan.direct.clone(), Schedule::new(plan.seed));
     let checker = Checker::start(plan);
     let begun = Instant::now();
@@ -60,6 +64,10 @@ pub fn check<S: Scene>(mut scene: S, nodes: &[Terrace], plan: Plan, lasts: Durat
     all_show_what_redis_has(nodes, direct);
     // With all links healed, an outdated copy would still be outdated.
     sleep(2 * BOUND);
+    if scripts {
+        let written = checker.tally.scripts.each_ref().map(|count| count.load(Relaxed));
+        assert!(written.iter().all(|count| *count > 0), "scripts were not tested: {written:?}");
+    }
     conclude(nodes, checker, &schedule, spent);
 }
 
