@@ -18,7 +18,7 @@ use crate::support::{
     cluster::RedisCluster,
     eventually,
     kv::{is_in_l1, set},
-    node::{connected_node, node, over_embedded, over_none, wait_until_open},
+    node::{connected_node, node, over_embedded, over_none, stats, wait_until_open},
     proxy::{FaultProxy, Faults, Link, Who},
     redis::RedisServer,
     resp::connection,
@@ -74,6 +74,16 @@ fn copy(node: &Terrace, client: &mut Connection, key: &str) {
     });
 }
 
+/// Waits until L1 of the node answers with this value. A read that bypasses L1 proves nothing about the copy.
+fn wait_for_copy(node: &Terrace, client: &mut Connection, key: &str, value: &str) {
+    let hits = || stats(node).reads.unwrap().hit_l1;
+    eventually("L1 has the new value", || {
+        let before = hits();
+        get(client, key).as_deref() == Some(value) && hits() > before
+    });
+    assert_eq!(stats(node).coherence.unwrap().stale_detected, 0, "the self-check has dropped an old copy");
+}
+
 fn node_with(url: String, change: impl FnOnce(&mut Config)) -> Terrace {
     let mut config = config_patient(url);
     change(&mut config);
@@ -98,7 +108,7 @@ fn a_declared_key_is_current_at_once_here_and_soon_on_the_other_node() {
         let _done = eval::<Value>(&mut a, script, &["k"], &[]);
         assert_eq!(get(&mut a, "k").as_deref(), Some("new"), "{script}");
         proxy.heal();
-        eventually("the other node has the new value", || get(&mut b, "k").as_deref() == Some("new"));
+        wait_for_copy(&there, &mut b, "k", "new");
         wait_until_open(&here);
     }
 }
@@ -113,21 +123,39 @@ fn an_undeclared_key_is_current_soon_on_all_nodes() {
         copy(node, client, "k");
     }
     eval::<Value>(&mut clients[0], "redis.call('set', ARGV[1], 'new')", &[], &["k"]).unwrap();
-    eventually("both nodes have the new value", || {
-        clients.iter_mut().all(|client| get(client, "k").as_deref() == Some("new"))
-    });
+    for (node, client) in nodes.iter().zip(&mut clients) {
+        wait_for_copy(node, client, "k", "new");
+    }
 }
 
 /// The script leaves the key as it was, so only the removed record of the lease shows that something happened.
 #[test]
 fn a_load_that_began_before_the_script_fills_nothing() {
     let redis = RedisServer::start();
-    let node = node(&redis.url());
+    let proxy = FaultProxy::start(redis.port());
+    let node = node(&proxy.url());
     let mut client = connection(node.resp());
-    let lease: Vec<String> = redis::cmd("TERRACE.LEASE").arg("k").query(&mut client).unwrap();
-    assert_eq!(lease[0], "load");
+    let lease = |client: &mut Connection, key: &str| -> String {
+        let granted: Vec<String> = redis::cmd("TERRACE.LEASE").arg(key).query(client).unwrap();
+        assert_eq!(granted[0], "load");
+        granted[1].clone()
+    };
+    let fill = |client: &mut Connection, key: &str, token: &str| -> Vec<String> {
+        redis::cmd("TERRACE.FILL").arg(key).arg(token).arg("old").query(client).unwrap()
+    };
+    let mut number = 0;
+    eventually("all nodes could know that leases are in use, so that fills are accepted", || {
+        number += 1;
+        let key = format!("first:{number}");
+        let token = lease(&mut client, &key);
+        fill(&mut client, &key, &token) == ["stored"]
+    });
+    let token = lease(&mut client, "k");
+    // The announcement of the change would end the lease as well.
+    proxy.set(Who::Link(Link::Invalidation), Faults::held());
     eval::<Value>(&mut client, "redis.call('set', KEYS[1], 'new') redis.call('del', KEYS[1])", &["k"], &[]).unwrap();
-    let filled: Value = redis::cmd("TERRACE.FILL").arg("k").arg(&lease[1]).arg("old").query(&mut client).unwrap();
+    let filled = fill(&mut client, "k", &token);
+    proxy.heal();
     assert_eq!(get(&mut client, "k"), None, "{filled:?}");
 }
 
