@@ -39,6 +39,7 @@ use self::{
 use crate::{
     access::{AccessSettings, GuestRole},
     cache::policy::Policy,
+    cache::policy::SCRIPT_TIMEOUT_DEFAULT,
     l1::PolicyKind,
     l2::redis,
     secret::Secret,
@@ -295,6 +296,8 @@ settings! {
         read_timeout: Duration = Duration::from_millis(50), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
         /// Deadline of writes to Redis. The embedded store has `data.write_timeout`.
         write_timeout: Duration = Duration::from_millis(200), Span(Duration::from_millis(1), Duration::from_secs(60)), reloadable;
+        /// Deadline of a script or function that a client runs in Redis, including the time until it may start. It may still run in Redis after the deadline.
+        script_timeout: Duration = SCRIPT_TIMEOUT_DEFAULT, Span(Duration::from_millis(1), Duration::from_secs(3600)), reloadable;
         /// Time past the coherence bound during which reads may return L1 copies, flagged as stale, while L2 is unavailable; 0s = never.
         serve_stale_for: Duration = Duration::ZERO, Span(Duration::ZERO, Duration::from_secs(86_400)), reloadable;
         /// Number of data connections to Redis per worker thread.

@@ -542,6 +542,7 @@ fn rules(config: &Config) -> Rules {
         value_max: config.server.max_value,
         l1_max_age: config.l1.max_age,
         serve_stale_for: config.l2.serve_stale_for,
+        script_timeout: config.l2.script_timeout,
         untracked: config.l1.coherence == Coherence::Ttl,
         ttl: TtlSettings {
             freshness: config.learn.ttl_freshness,

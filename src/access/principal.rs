@@ -295,8 +295,13 @@ impl Principal {
             add_keys(&String::from_utf8_lossy(prefix), *verbs);
         }
         words.extend(self.channels.0.iter().map(|prefix| format!("&{}*", String::from_utf8_lossy(prefix))));
-        let is_admin = self.everywhere.contains(Verbs::ADMIN);
-        words.push(if is_admin { "+@all" } else { "+@all -@admin -@dangerous" }.to_owned());
+        words.push("+@all".to_owned());
+        if !self.everywhere.contains(Verbs::ADMIN) {
+            words.push("-@admin -@dangerous".to_owned());
+        }
+        if !self.everywhere.contains(Verbs::SCRIPT) {
+            words.push("-@scripting".to_owned());
+        }
         words.join(" ")
     }
 

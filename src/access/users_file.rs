@@ -329,7 +329,8 @@ mod tests {
     fn each_fault_names_its_line() {
         for (text, line, fault) in [
             ("[[role]]\nname = \"r\"\nallow = [\"reed\"]", 3, "unknown verb \"reed\"; expected read, write, delete"),
-            ("[[role]]\nname = \"r\"\nallow = [\"script\"]", 3, "unknown verb \"script\""),
+            ("[[role]]\nname = \"r\"\nallow = [\"scripts\"]", 3, "unknown verb \"scripts\""),
+            ("[[role]]\nname = \"r\"\nkeys = [{ prefix = \"a\", allow = [\"script\"] }]", 3, "unknown verb \"script\""),
             ("[[role]]\nname = \"r\"\nallow = [\"read\"]", 3, "applies to the prefixes in keys"),
             ("[[role]]\nname = \"r\"\nlimits = {}", 3, "unknown field `limits`"),
             ("[[role]]\nname = \"r\"\nkeys = [{ prefix = \"a*\", allow = [\"read\"] }]", 3, "contains '*'"),

@@ -8,7 +8,7 @@ pub struct Verbs(u16);
 
 impl Verbs {
     /// Number of verbs.
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
     /// The verbs and their names in the users file.
     pub(super) const NAMED: [(&'static str, Self); Self::COUNT] = [
         ("read", Self::READ),
@@ -18,6 +18,7 @@ impl Verbs {
         ("watch", Self::WATCH),
         ("inspect", Self::INSPECT),
         ("metrics", Self::METRICS),
+        ("script", Self::SCRIPT),
         ("admin", Self::ADMIN),
     ];
     /// No verb.
@@ -38,8 +39,10 @@ impl Verbs {
     pub const METRICS: Self = Self(1 << 6);
     /// Administration of the node: flush, configuration, clients.
     pub const ADMIN: Self = Self(1 << 7);
+    /// Scripts and functions in Redis. They can read and write any key of the database.
+    pub const SCRIPT: Self = Self(1 << 8);
     /// All verbs.
-    pub const ALL: Self = Self((1 << 8) - 1);
+    pub const ALL: Self = Self((1 << 9) - 1);
     /// Verbs that apply to keys, so that a prefix can limit them.
     pub const OF_KEYS: Self = Self((1 << 6) - 1);
 

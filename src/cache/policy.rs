@@ -121,9 +121,14 @@ pub struct Rules {
     pub untracked: bool,
     /// Prefixes of keys that may be cached in L1; empty for all keys.
     pub l1_prefixes: Vec<Bytes>,
+    /// Deadline of a script that runs in Redis.
+    pub script_timeout: Duration,
     /// Limits of advised and tuned TTLs.
     pub ttl: TtlSettings,
 }
+
+/// Default deadline of a script that runs in Redis.
+pub const SCRIPT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 impl Rules {
     /// Creates rules without policies.
@@ -136,6 +141,7 @@ impl Rules {
             serve_stale_for: Duration::ZERO,
             untracked: false,
             l1_prefixes: Vec::new(),
+            script_timeout: SCRIPT_TIMEOUT_DEFAULT,
             ttl: TtlSettings::default(),
         }
     }

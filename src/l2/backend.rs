@@ -119,6 +119,13 @@ pub trait Backend: BanStore + LoadStore + Send + Sync + 'static {
         Box::pin(std::future::ready(Err(CacheError::new(Kind::Unsupported, message))))
     }
 
+    /// Lends a connection to each primary, in RESP2 or RESP3.
+    ///
+    /// Errors: as [`Backend::raw_connection`].
+    fn raw_connections(&self, _resp3: bool) -> BoxFuture<'_, Result<Vec<RawConnection>>> {
+        Box::pin(async move { self.raw_connection(None, false).await.map(|connection| vec![connection]) })
+    }
+
     /// Returns the id of the store if the store keeps it outside of its keys.
     fn store_id(&self) -> Option<u64> {
         None

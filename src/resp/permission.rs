@@ -55,7 +55,6 @@ const OPEN: &[&str] = &[
     "exec",
     "function",
     "function|help",
-    "function|list",
     "hello",
     "info",
     "keys",
@@ -82,6 +81,8 @@ const OPEN: &[&str] = &[
     "reset",
     "role",
     "scan",
+    "script",
+    "script|help",
     "select",
     "slowlog",
     "slowlog|help",
@@ -128,13 +129,28 @@ const ADMIN: &[&str] = &[
     "config|set",
     "flushall",
     "flushdb",
-    "function|flush",
     "latency|reset",
     "memory|purge",
     "monitor",
     "slowlog|get",
     "slowlog|len",
     "slowlog|reset",
+];
+/// Commands without keys that require the permission to run scripts.
+const SCRIPT: &[&str] = &[
+    "function|delete",
+    "function|dump",
+    "function|flush",
+    "function|kill",
+    "function|list",
+    "function|load",
+    "function|restore",
+    "function|stats",
+    "script|debug",
+    "script|exists",
+    "script|flush",
+    "script|kill",
+    "script|load",
 ];
 /// Commands that show metadata of a key, which clients may see that may only inspect the key.
 const METADATA: &[&str] = &["terrace.explain", "terrace.info", "terrace.tags"];
@@ -208,7 +224,8 @@ pub(super) const fn all_are_decided(rows: &[Row]) {
     let mut at = 0;
     while at < rows.len() {
         let row = &rows[at];
-        let is_listed = lists(OPEN, row.name) || lists(INSPECT, row.name) || lists(ADMIN, row.name);
+        let is_listed =
+            lists(OPEN, row.name) || lists(INSPECT, row.name) || lists(ADMIN, row.name) || lists(SCRIPT, row.name);
         let is_decided = is_listed || lists(CHANNELS, row.name) || !row.keys.is_empty();
         assert!(is_decided, "a command has neither keys nor an entry in resp/permission.rs");
         all_are_decided(row.subcommands);
@@ -255,16 +272,22 @@ fn check_restricted(principal: &Principal, row: &'static Row, args: Args<'_>) ->
     if lists(CHANNELS, row.name) {
         return check_channels(principal, row.name, args);
     }
-    let is_permitted = match row.name {
-        name if lists(ADMIN, name) => principal.may_everywhere(Verbs::ADMIN),
-        name if lists(INSPECT, name) => principal.may_somewhere(Verbs::INSPECT),
-        _ => true,
+    let (is_permitted, verbs) = match row.name {
+        name if lists(ADMIN, name) => (principal.may_everywhere(Verbs::ADMIN), Verbs::ADMIN),
+        name if lists(SCRIPT, name) || runs_scripts(row) => (principal.may_everywhere(Verbs::SCRIPT), Verbs::SCRIPT),
+        name if lists(INSPECT, name) => (principal.may_somewhere(Verbs::INSPECT), Verbs::INSPECT),
+        _ => (true, Verbs::NONE),
     };
     if !is_permitted {
-        let verbs = if lists(ADMIN, row.name) { Verbs::ADMIN } else { Verbs::INSPECT };
         return Err(Denied { part: Part::Command, verbs });
     }
     check_keys(principal, row, args)
+}
+
+/// Returns `true` for a command that runs a script. Only these commands need no keys, and Redis rejects a malformed number
+/// of keys before it runs the script.
+fn runs_scripts(row: &Row) -> bool {
+    row.has("no_mandatory_keys")
 }
 
 fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Result<(), Denied> {
@@ -280,7 +303,8 @@ fn check_keys(principal: &Principal, row: &'static Row, args: Args<'_>) -> Resul
     }
     for spec in row.keys {
         // Redis may find other keys in arguments that do not fit the specification.
-        let Some(places) = spec.places(args) else { return Err(Denied::key(1, Verbs::READ)) };
+        let places = spec.places(args).or_else(|| runs_scripts(row).then(Vec::new));
+        let Some(places) = places else { return Err(Denied::key(1, Verbs::READ)) };
         let verbs = verbs_of(row, spec, args);
         places.into_iter().try_for_each(|at| check_key(principal, verbs, args, at))?;
     }
@@ -467,6 +491,7 @@ mod tests {
         let nobody = Principal::for_tests("nobody");
         let (mut tenant, mut inspector) = (Principal::for_tests("t"), Principal::for_tests("i"));
         tenant.grant(b"t:", Verbs::READ.with(Verbs::WRITE).with(Verbs::DELETE));
+        tenant.grant(b"", Verbs::SCRIPT);
         inspector.grant(b"", Verbs::INSPECT);
         let admin = Principal::admin("root");
         let mut with_keys = 0;

@@ -667,7 +667,10 @@ fn resp_answers_as_redis_does() {
 fn the_texts_are_those_of_redis() {
     let redis = RedisServer::start();
     let mut stream = Client(std::net::TcpStream::connect(("127.0.0.1", redis.port())).unwrap());
-    stream.ask("ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous", "+OK\r\n");
+    stream.ask(
+        "ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous -@scripting",
+        "+OK\r\n",
+    );
     stream.ask("AUTH orders orders", "+OK\r\n");
     let guarded = Guarded::over_none();
     let mut ours = guarded.resp("orders");
@@ -739,7 +742,10 @@ fn acl_log(connection: &mut redis::Connection) -> Vec<String> {
 fn redis_with_orders() -> (RedisServer, Client) {
     let redis = RedisServer::start();
     let mut client = Client::connect_to(("127.0.0.1", redis.port()));
-    client.ask("ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous", "+OK\r\n");
+    client.ask(
+        "ACL SETUSER orders on >orders ~orders:* %R~shared:* &orders:* +@all -@admin -@dangerous -@scripting",
+        "+OK\r\n",
+    );
     client.ask("AUTH orders orders", "+OK\r\n");
     (redis, client)
 }
@@ -1066,4 +1072,45 @@ fn a_faulty_configuration_of_access_is_refused_at_start() {
     let error = start(&|config| config.auth.anonymous = terrace::access::GuestRole::Role("boss".into())).unwrap();
     assert!(error.contains("auth.anonymous: unknown role \"boss\"; expected none, admin, operator"), "{error}");
     assert!(start(&|_| ()).is_none());
+}
+
+/// Scripts reach keys that they do not declare, so they need a permission of their own.
+#[test]
+fn scripts_need_the_verb_script_and_permissions_for_declared_keys() {
+    let redis = RedisServer::start();
+    let guarded = Guarded::start(config_patient(redis.url()), Some(redis));
+    let role = "[[role]]\nname = \"scripts\"\nkeys = [{ prefix = \"s:\", allow = [\"read\", \"write\"] }]\nallow = [\"script\"]\n";
+    fs::write(&guarded.file, format!("{}{role}{}", all_users(), user("scripter", "scripts", &["scripter"]))).unwrap();
+    let mut client = Client::connect(&guarded.node);
+    eventually("the new user is known", || {
+        client.say("AUTH scripter scripter");
+        client.line() == "+OK\r\n"
+    });
+    client.ask("EVAL return\\_redis.call('set',KEYS[1],'v') 1 s:k", "+OK\r\n");
+    client.ask("EVAL return\\_1 0", ":1\r\n");
+    client.ask("EVAL return\\_1 x", "-ERR value is not an integer or out of range\r\n");
+    client.ask(
+        "EVAL return\\_1 1 x:k",
+        "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n",
+    );
+    client.ask("SCRIPT EXISTS x", "*1\r\n:0\r\n");
+    client.ask("AUTH orders orders", "+OK\r\n");
+    for (command, name) in [
+        ("EVAL return\\_1 0", "eval"),
+        ("EVAL_RO return\\_1 1 orders:1", "eval_ro"),
+        ("EVALSHA x 0", "evalsha"),
+        ("FCALL f 0", "fcall"),
+        ("SCRIPT LOAD return\\_1", "script|load"),
+        ("FUNCTION LIST", "function|list"),
+        ("MULTI", ""),
+        ("EVAL return\\_1 0", "eval"),
+    ] {
+        client.say(command);
+        let expected = match name {
+            "" => "+OK\r\n".to_owned(),
+            name => format!("-NOPERM this user has no permissions to run the '{name}' command\r\n"),
+        };
+        assert_eq!(client.line(), expected, "{command}");
+    }
+    client.ask("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n");
 }

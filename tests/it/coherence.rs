@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use crate::support::{
     checker::{
+        Plan,
         direct::Direct,
         faults::Stage,
-        run::{check, plan, seconds},
+        run::{SCRIPT_TIMEOUT, check, plan, seconds},
     },
     proxy::FaultProxy,
     redis::RedisServer,
@@ -24,5 +25,19 @@ fn no_read_is_older_than_the_bound_whatever_fails() {
     let proxies: Vec<FaultProxy> = (0..2).map(|_| FaultProxy::start(redis.port())).collect();
     let nodes: Vec<Terrace> = proxies.iter().map(|proxy| Terrace::start(config_over(proxy.url()))).collect();
     let plan = plan(&nodes, Direct::One(redis.url()), Duration::ZERO);
+    check(Stage { redis, proxies }, &nodes, plan, seconds(20));
+}
+
+#[test]
+fn no_read_is_older_than_the_bound_while_scripts_write() {
+    let redis = RedisServer::start();
+    let proxies: Vec<FaultProxy> = (0..2).map(|_| FaultProxy::start(redis.port())).collect();
+    let start = |proxy: &FaultProxy| {
+        let mut config = config_over(proxy.url());
+        config.l2.script_timeout = SCRIPT_TIMEOUT;
+        Terrace::start(config)
+    };
+    let nodes: Vec<Terrace> = proxies.iter().map(start).collect();
+    let plan = Plan { scripts: true, writers: 2, ..plan(&nodes, Direct::One(redis.url()), Duration::ZERO) };
     check(Stage { redis, proxies }, &nodes, plan, seconds(20));
 }

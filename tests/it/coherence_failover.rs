@@ -4,9 +4,9 @@ use redis::Commands;
 
 use crate::support::{
     checker::{
-        BOUND,
+        BOUND, Plan,
         direct::{Direct, slot},
-        run::{check, plan, seconds},
+        run::{SCRIPT_TIMEOUT, check, plan, seconds},
     },
     cluster::RedisCluster,
     eventually,
@@ -17,7 +17,9 @@ use crate::support::{
 };
 
 fn node(url: String) -> Terrace {
-    let node = Terrace::start(config_over(url));
+    let mut config = config_over(url);
+    config.l2.script_timeout = SCRIPT_TIMEOUT;
+    let node = Terrace::start(config);
     wait_until_open(&node);
     node
 }
@@ -26,7 +28,7 @@ fn node(url: String) -> Terrace {
 fn no_read_is_older_than_the_bound_over_a_cluster() {
     let cluster = RedisCluster::start();
     let nodes = [node(cluster.url()), node(cluster.url())];
-    let plan = plan(&nodes, Direct::Cluster(cluster.urls()), BOUND);
+    let plan = Plan { scripts: true, ..plan(&nodes, Direct::Cluster(cluster.urls()), BOUND) };
     check(cluster, &nodes, plan, seconds(10));
 }
 
@@ -34,7 +36,7 @@ fn no_read_is_older_than_the_bound_over_a_cluster() {
 fn no_read_is_older_than_the_bound_over_sentinels() {
     let group = Sentinels::start();
     let nodes = [node(group.url()), node(group.url())];
-    let plan = plan(&nodes, Direct::Sentinels(group.sentinel_urls(), MASTER), BOUND);
+    let plan = Plan { scripts: true, ..plan(&nodes, Direct::Sentinels(group.sentinel_urls(), MASTER), BOUND) };
     check(group, &nodes, plan, seconds(10));
 }
 

@@ -68,6 +68,7 @@ mod resp_compat;
 mod resp_keys;
 mod resp_port;
 mod resp_session;
+mod scripts;
 mod secrets;
 mod server;
 mod server_kill;

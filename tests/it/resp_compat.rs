@@ -181,6 +181,52 @@ const CASES: &[&str] = &[
     "CONFIG GET save | CONFIG GET appendonly | CONFIG GET databases | CONFIG GET nosuch | CONFIG GET DATABASES",
 ];
 
+/// Command sequences with scripts and functions, in the notation of [`CASES`]. They need Redis as L2.
+const SCRIPT_CASES: &[&str] = &[
+    // replies of each type
+    r"EVAL return\_1 0 | EVAL return\_'a\r\nb' 0 | EVAL return\_{1,2,{3,'a',{}}} 0 | EVAL return\_{} 0 | EVAL return\_nil 0",
+    r"EVAL return\_true 0 | EVAL return\_false 0 | EVAL return\_3.99 0 | EVAL return\_{1,nil,3} 0 | EVAL return 0 | EVAL '' 0",
+    r"EVAL return\_{ok='fine'} 0 | EVAL return\_{err='WRONG\_x'} 0 | EVAL return\_redis.status_reply('s') 0",
+    r"EVAL return\_redis.error_reply('MY\_error') 0 | EVAL error('boom') 0 | EVAL return\_redis.error_reply('single') 0",
+    r"EVAL redis.setresp(3);return\_{double=3.5} 0 | EVAL redis.setresp(3);return\_{map={a=1}} 0",
+    r"EVAL redis.setresp(3);return\_{set={a=true}} 0 | EVAL redis.setresp(3);return\_{1,{double=1e100},{map={k={1,2}}}} 0",
+    r"EVAL redis.setresp(3);return\_{verbatim_string={format='txt',string='v'}} 0 | EVAL redis.setresp(3);return\_true 0",
+    r"EVAL redis.setresp(3);return\_{big_number='123456789123456789'} 0 | EVAL redis.setresp(3);return\_nil 0",
+    r"HSET h f v | EVAL redis.setresp(3);return\_redis.call('hgetall',KEYS[1]) 1 h | EVAL return\_redis.call('hgetall',KEYS[1]) 1 h",
+    r"ZADD z 1.5 m | EVAL redis.setresp(3);return\_redis.call('zscore',KEYS[1],'m') 1 z | EVAL_RO return\_redis.call('zscore',KEYS[1],'m') 1 z",
+    // arguments
+    r"EVAL return\_{KEYS[1],KEYS[2],ARGV[1],ARGV[2]} 2 a b c d | EVAL return\_#ARGV 0 a b c | EVAL return\_ARGV[1] 0 \0\xff\r\n",
+    "EVAL return\\_1 -1 | EVAL return\\_1 x | EVAL return\\_1 2 a | EVAL return\\_1 +1 a | EVAL return\\_1 | EVAL | EVAL return\\_1 1.0 a",
+    "EVAL this\\_is\\_no\\_script 0 | EVAL return\\_redis.call('nosuch') 0 | EVAL return\\_redis.call('get') 0 | EVAL return\\_x 0",
+    // writes, errors after writes
+    r"EVAL return\_redis.call('set',KEYS[1],ARGV[1]) 1 k v | GET k | EVAL return\_redis.call('incr',KEYS[1]) 1 n | GET n | EVAL return\_redis.call('incr',KEYS[1]) 1 k",
+    r"SET k v | EVAL redis.call('set',KEYS[1],'w');error('late') 1 k | GET k | EVAL return\_redis.pcall('incr',KEYS[1]) 1 k",
+    r"SET k v | EVAL redis.call('set',ARGV[1],'w') 0 k | EVAL_RO return\_redis.call('set',KEYS[1],'x') 1 k | GET other",
+    r"RPUSH l 1 2 3 | EVAL return\_redis.call('lrange',KEYS[1],0,-1) 1 l | EVAL return\_redis.call('get',KEYS[1]) 1 l",
+    // the cache of scripts
+    "SCRIPT FLUSH | EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0 | SCRIPT LOAD return\\_1 | EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0",
+    "SCRIPT LOAD return\\_1 | SCRIPT EXISTS e0e1f9fabfc9d4800c877a703b823ac0578ff8db ffff | EVALSHA E0E1F9FABFC9D4800C877A703B823AC0578FF8DB 0",
+    "SCRIPT LOAD return\\_1 | EVALSHA_RO e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0 | EVALSHA x 0 | EVALSHA_RO x 0 | EVALSHA x 1 | EVALSHA x y",
+    "SCRIPT LOAD not\\_lua\\_at\\_all | SCRIPT LOAD | SCRIPT | SCRIPT FOO | SCRIPT EXISTS | SCRIPT KILL | SCRIPT KILL x | SCRIPT DEBUG",
+    "SCRIPT FLUSH ASYNC | SCRIPT FLUSH SYNC | SCRIPT FLUSH FOO | SCRIPT FLUSH SYNC x | SCRIPT HELP x",
+    // functions
+    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function(k,a)return{k[1],a[1]}end) | FCALL f 1 k v | FCALL f 0 | FCALL nosuch 0",
+    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function{function_name='r',callback=function()return\_1\_end,flags={'no-writes'}} | FCALL_RO r 0 | FCALL r 0",
+    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function(k)return\_redis.call('incr',k[1])end) | FCALL f 1 n | GET n | FCALL_RO f 1 n",
+    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function()return\_1\_end) | FUNCTION LIST | FUNCTION LIST WITHCODE | FUNCTION LIST LIBRARYNAME x* | FUNCTION DELETE l | FUNCTION DELETE l | FUNCTION LIST",
+    r"FUNCTION FLUSH | FUNCTION LOAD x | FUNCTION LOAD REPLACE #!lua\_name=l\nredis.register_function('f',function()return\_1\_end) | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function()return\_1\_end)",
+    "FUNCTION FLUSH | FUNCTION DUMP | FUNCTION RESTORE x | FUNCTION STATS | FUNCTION KILL | FUNCTION FLUSH FOO | FUNCTION | FUNCTION FOO | FUNCTION LOAD",
+    "FCALL | FCALL f | FCALL f x | FCALL f -1 | FCALL f 2 a | FCALL_RO f 1 | FUNCTION DELETE | FUNCTION RESTORE | FUNCTION LIST FOO",
+    // transactions
+    r"MULTI | EVAL return\_redis.call('set',KEYS[1],'v') 1 k | GET k | EVAL return\_{1,{2}} 0 | EXEC | GET k",
+    r"MULTI | EVAL error('x') 0 | EVALSHA ffff 0 | EVAL return\_1 x | SET k v | EXEC | GET k",
+    r"WATCH k | EVAL redis.call('set',KEYS[1],'w') 1 k | MULTI | GET k | EXEC | WATCH k | MULTI | EVAL return\_redis.call('get',KEYS[1]) 1 k | EXEC",
+    "MULTI | EVAL | EXEC | MULTI | SCRIPT LOAD return\\_1 | EXEC",
+    // COMMAND
+    "COMMAND GETKEYS eval x 0 | COMMAND GETKEYS eval x 2 a b c | COMMAND GETKEYS eval x 2 a | COMMAND GETKEYS evalsha x 1x a | COMMAND GETKEYS eval x",
+    "COMMAND GETKEYSANDFLAGS eval x 1 a | COMMAND GETKEYSANDFLAGS eval_ro x 1 a | COMMAND GETKEYSANDFLAGS fcall f 1 a | COMMAND GETKEYSANDFLAGS fcall_ro f 1 a",
+];
+
 /// Raw bytes that are sent before QUIT.
 const RAW: &[&[u8]] = &[
     b"PING\r\n",
@@ -275,6 +321,7 @@ const DESCRIBED_OTHERWISE: &[&str] = &[
     "module",
     "object",
     "pubsub",
+    "script",
     "slowlog",
     "xgroup",
     "xinfo",
@@ -351,6 +398,12 @@ fn replies_are_redis_s_over_the_embedded_store() {
 fn replies_are_redis_s_over_redis() {
     let below = RedisServer::start();
     Pair::new(over_redis(&below)).compare_cases(CASES);
+}
+
+#[test]
+fn replies_of_scripts_are_redis_s() {
+    let below = RedisServer::start();
+    Pair::new(over_redis(&below)).compare_cases(SCRIPT_CASES);
 }
 
 /// A random command on one of few keys. Expiration times are absolute, so that no answer depends on the time.

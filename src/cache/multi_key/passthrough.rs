@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::scripts::Turn;
 use crate::{
     access::Verbs,
     cache::{Cache, invalidate::events::ChangeEvent, write::Dropped},
@@ -37,6 +38,8 @@ pub struct Passing {
     pub moves_whole: bool,
     /// True if the command may block for as long as the client specifies. It then needs its own connection.
     pub blocking: bool,
+    /// True if the request runs scripts of clients: it is never repeated, and its deadline is `l2.script_timeout`.
+    pub runs_script: bool,
 }
 
 impl Passing {
@@ -50,6 +53,7 @@ impl Passing {
             resp3,
             moves_whole: true,
             blocking: false,
+            runs_script: false,
         }
     }
 
@@ -63,6 +67,7 @@ impl Passing {
             resp3: false,
             moves_whole: true,
             blocking: false,
+            runs_script: false,
         }
     }
 }
@@ -75,21 +80,21 @@ impl Cache {
     /// command may have been executed); `Overloaded`.
     pub async fn pass(&self, request: &[u8], passing: Passing) -> Result<Bytes> {
         self.check_passing(&passing)?;
-        self.clear_dead(&passing).await?;
-        let known = self.l2.clear_banned(&passing.named).await?;
+        let turn = self.script_turn(passing.runs_script).await?;
+        let known = self.make_way(&passing).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
         let question = match passing.written.first() {
             Some(key) if !passing.blocking => self.l2.ban_question(key),
             Some(_) | None => None,
         };
-        let mut replies = self.pass_on(request, question.as_deref(), &passing).await?;
+        let mut replies = self.pass_on(request, question.as_deref(), &passing, &turn).await?;
         if question.is_some()
             && let Some(answer) = replies.pop()
         {
             match self.late(known, &answer, &passing.written).await? {
                 Late::No => {}
-                Late::Again => replies = self.pass_on(request, None, &passing).await?,
-                Late::Unknown => return Err(overtaken()),
+                Late::Again if !passing.runs_script => replies = self.pass_on(request, None, &passing, &turn).await?,
+                Late::Again | Late::Unknown => return Err(overtaken()),
             }
         }
         replies
@@ -102,6 +107,9 @@ impl Cache {
     fn check_passing(&self, passing: &Passing) -> Result<()> {
         if self.principal.may_everywhere(Verbs::ALL) {
             return Ok(());
+        }
+        if passing.runs_script {
+            self.principal.check_everywhere(Verbs::SCRIPT)?;
         }
         for key in &passing.named {
             match passing.written.contains(key) {
@@ -124,20 +132,29 @@ impl Cache {
     }
 
     /// Sends a request to the server of its key. Returns the replies to the request and to `question`.
-    async fn pass_on(&self, request: &[u8], question: Option<&[u8]>, passing: &Passing) -> Result<Vec<Bytes>> {
+    async fn pass_on(
+        &self,
+        request: &[u8],
+        question: Option<&[u8]>,
+        passing: &Passing,
+        turn: &Turn<'_>,
+    ) -> Result<Vec<Bytes>> {
         let mut all = request.to_vec();
         all.extend_from_slice(question.unwrap_or_default());
         let count = 1 + usize::from(question.is_some());
         let mut redirections = 0;
         loop {
-            let mut line = self.l2.raw_connection(passing.key.as_deref(), passing.resp3).await?;
-            let replies = if passing.blocking { line.ask_blocking(&all).await } else { line.ask(&all, count).await };
+            let mut line = turn.connect(self.l2.raw_connection(passing.key.as_deref(), passing.resp3)).await?;
+            let replies =
+                if passing.blocking { line.ask_blocking(&all).await } else { turn.ask(&mut line, &all, count).await };
             // The question after the request may be redirected independently.
             let is_moved = replies.as_ref().is_ok_and(|replies| replies.first().is_some_and(is_moved));
             if is_moved && follow(line, &mut redirections).await {
                 continue;
             }
-            return replies.map_err(|error| match error.kind() == Kind::Unknown && passing.written.is_empty() {
+            // A script may write keys that it does not declare.
+            let writes = !passing.written.is_empty() || passing.runs_script;
+            return replies.map_err(|error| match error.kind() == Kind::Unknown && !writes {
                 true => CacheError::new(Kind::DeadlineExceeded, "Redis did not answer"),
                 false => error,
             });
@@ -157,8 +174,8 @@ impl Cache {
         passing: Passing,
     ) -> Result<Bytes> {
         self.check_passing(&passing)?;
-        self.clear_dead(&passing).await?;
-        let known = self.l2.clear_banned(&passing.named).await?;
+        let turn = self.script_turn(passing.runs_script).await?;
+        let known = self.make_way(&passing).await?;
         let _dropped = (!passing.written.is_empty()).then(|| Dropped::new(&self.core, passing.written.clone()));
         let mut all = request(&[b"MULTI"]);
         all.extend_from_slice(requests);
@@ -168,8 +185,8 @@ impl Cache {
         let exec = Exec { requests: all, replies: count + 2 + usize::from(question.is_some()), at: count + 1 };
         let mut replies = match line {
             // The watched keys are watched on this connection.
-            Some(mut line) => line.ask(&exec.requests, exec.replies).await?,
-            None => self.ask_transaction(&exec, &passing.key, passing.resp3).await?,
+            Some(mut line) => turn.ask(&mut line, &exec.requests, exec.replies).await?,
+            None => self.ask_transaction(&exec, &passing, &turn).await?,
         };
         if question.is_some()
             && let Some(answer) = replies.pop()
@@ -177,11 +194,11 @@ impl Cache {
             match self.late(known, &answer, &passing.written).await? {
                 Late::No => {}
                 // The watched keys no longer matter, because the transaction was executed once.
-                Late::Again => {
-                    replies = self.ask_transaction(&exec, &passing.key, passing.resp3).await?;
+                Late::Again if !passing.runs_script => {
+                    replies = self.ask_transaction(&exec, &passing, &turn).await?;
                     replies.truncate(exec.at + 1);
                 }
-                Late::Unknown => return Err(overtaken()),
+                Late::Again | Late::Unknown => return Err(overtaken()),
             }
         }
         let last = replies.pop().unwrap_or_default();
@@ -190,6 +207,17 @@ impl Cache {
             Some(error) if last.starts_with(b"-") => kept_here(error),
             Some(_) | None => Ok(last),
         }
+    }
+
+    /// Prepares the keys of a request: removes entries with invalid tags and from before open bans, and load leases.
+    /// Returns the greatest known ban number.
+    async fn make_way(&self, passing: &Passing) -> Result<u64> {
+        // Without keys nothing depends on the bans, which cannot be read while a script occupies Redis.
+        if passing.named.is_empty() && passing.runs_script {
+            return Ok(0);
+        }
+        self.clear_dead(passing).await?;
+        self.l2.clear_banned(&passing.named).await
     }
 
     /// Makes sure that a passed-through command sees no entries with invalid tags, and sees headers only if it moves
@@ -203,11 +231,11 @@ impl Cache {
     }
 
     /// Sends the transaction to the server of its keys. A redirected transaction was rejected as a whole.
-    async fn ask_transaction(&self, exec: &Exec, key: &Option<Key>, resp3: bool) -> Result<Vec<Bytes>> {
+    async fn ask_transaction(&self, exec: &Exec, passing: &Passing, turn: &Turn<'_>) -> Result<Vec<Bytes>> {
         let mut redirections = 0;
         loop {
-            let mut line = self.l2.raw_connection(key.as_deref(), resp3).await?;
-            let replies = line.ask(&exec.requests, exec.replies).await?;
+            let mut line = turn.connect(self.l2.raw_connection(passing.key.as_deref(), passing.resp3)).await?;
+            let replies = turn.ask(&mut line, &exec.requests, exec.replies).await?;
             let was_done = !replies.get(exec.at).is_some_and(|reply| reply.starts_with(b"-"));
             if was_done || !replies.iter().any(is_moved) || !follow(line, &mut redirections).await {
                 return Ok(replies);

@@ -202,6 +202,19 @@ impl Backend for RedisBackend {
         })
     }
 
+    fn raw_connections(&self, resp3: bool) -> BoxFuture<'_, Result<Vec<RawConnection>>> {
+        Box::pin(async move {
+            let endpoints: Vec<_> = {
+                let map = self.redis.topology().map();
+                map.primaries.iter().map(|primary| primary.endpoint.clone()).collect()
+            };
+            if endpoints.is_empty() {
+                return Err(self.no_primary());
+            }
+            try_join_all(endpoints.iter().map(|endpoint| self.raw_pool.connection(endpoint, resp3))).await
+        })
+    }
+
     fn state(&self) -> State {
         self.connect();
         let states: Vec<State> = self.groups.lock().of.iter().map(|group| group.state()).collect();

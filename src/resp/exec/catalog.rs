@@ -266,8 +266,8 @@ fn keys_of_request(commands: &Commands, request: Args<'_>) -> Result<Vec<(usize,
     if let Some(at) = pass_through::shown_store_of_sort(found.row, request) {
         keys.push((at, specs[specs.len() - 1].flags));
     }
-    // Such as XREAD without STREAMS.
-    if keys.is_empty() {
+    // Such as XREAD without STREAMS. Scripts need no keys.
+    if keys.is_empty() && !found.row.has("no_mandatory_keys") {
         return Err(Refusal::text("ERR Invalid arguments specified for command"));
     }
     Ok(keys)

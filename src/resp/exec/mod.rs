@@ -23,6 +23,7 @@ pub(super) mod numbers;
 pub(super) mod object;
 pub(super) mod pass_through;
 pub(super) mod pubsub;
+pub(super) mod scripts;
 pub(super) mod server;
 pub(super) mod slowlog;
 pub(super) mod strings;

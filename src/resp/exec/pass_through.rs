@@ -84,6 +84,7 @@ impl Context<'_> {
             resp3: self.reply.resp3(),
             moves_whole: false,
             blocking: self.row.is_blocking && !self.session.in_exec,
+            runs_script: false,
         };
         let reply = self.edge.cache.pass(&request, passing).await?;
         if took_effect(self.row, &reply) {

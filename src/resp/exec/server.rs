@@ -98,15 +98,3 @@ pub(in crate::resp) fn no_modules(cx: &mut Context<'_>, _args: Args<'_>) -> Done
     cx.reply.array(0);
     Ok(())
 }
-
-/// FUNCTION FLUSH: Terrace has no functions.
-pub(in crate::resp) fn function_flush(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.ok();
-    Ok(())
-}
-
-/// FUNCTION LIST: Terrace has no functions.
-pub(in crate::resp) fn function_list(cx: &mut Context<'_>, _args: Args<'_>) -> Done {
-    cx.reply.array(0);
-    Ok(())
-}

@@ -121,6 +121,7 @@ pub(in crate::resp) async fn exec(cx: &mut Context<'_>, _args: Args<'_>) -> Done
         resp3: cx.reply.resp3(),
         moves_whole: false,
         blocking: false,
+        runs_script: plan.runs_script,
     };
     let reply = cx.edge.cache.pass_transaction(line, &plan.requests, plan.count, passing).await?;
     let Some(replies) = elements(&reply) else {
@@ -178,6 +179,8 @@ struct ExecPlan {
     key: Option<Key>,
     named: Vec<Key>,
     written: Vec<Key>,
+    /// True if one of the commands is a script.
+    runs_script: bool,
     /// Filters of the replies to scans of elements, by the position of the command.
     filters: BTreeMap<usize, ElementFilter>,
 }
@@ -227,7 +230,9 @@ impl ExecPlan {
         }
         self.named.extend(keys.iter().map(|(key, _)| key.clone()));
         let written: Vec<Key> = keys.into_iter().filter_map(|(key, is_written)| is_written.then_some(key)).collect();
-        for key in &written {
+        self.runs_script |= is_script(row);
+        // As outside of transactions, policies do not change what a script has written.
+        for key in written.iter().filter(|_| !is_script(row)) {
             let (default, max) = cx.edge.cache.lives_of(key);
             for (life, only) in [(default, &b"NX"[..]), (max, b"LT")] {
                 let Some(life) = life else { continue };
@@ -258,6 +263,9 @@ impl ExecPlan {
     /// Publishes the events of the writes.
     fn publish_events(&self, cx: &Context<'_>, queued: &[(Found, Owned)]) {
         for (found, request) in self.in_redis.iter().filter_map(|at| queued.get(*at)) {
+            if is_script(found.row) {
+                continue;
+            }
             let keys = pass_through::keys(found.row, request.args()).unwrap_or_default();
             for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
                 cx.edge.cache.tell_wrote(event_of(found.row.name), &key);
@@ -275,6 +283,11 @@ fn exceeds_range(cx: &Context<'_>, row: &Row, args: Args<'_>) -> bool {
     let Some(offset) = integer(args.at(2)).ok().and_then(|offset| u64::try_from(offset).ok()) else { return false };
     let added = args.at(3).len() as u64;
     added > 0 && offset.saturating_add(added) > cx.edge.cache.core().rules().value_max_of(args.at(1))
+}
+
+/// Returns `true` for a command that runs a script or a function.
+fn is_script(row: &Row) -> bool {
+    row.has("no_mandatory_keys")
 }
 
 /// Returns `true` for a command on keys that Redis runs.

@@ -6,13 +6,7 @@ pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[
     ("bgsave", NO_FILES),
     ("debug", "the command exposes internals of the server"),
     ("dump", "serialized values depend on the server version; use GET"),
-    ("eval", SCRIPTS),
-    ("eval_ro", SCRIPTS),
-    ("evalsha", SCRIPTS),
-    ("evalsha_ro", SCRIPTS),
     ("failover", NO_REPLICATION),
-    ("fcall", SCRIPTS),
-    ("fcall_ro", SCRIPTS),
     ("migrate", "this server does not connect to other servers on behalf of a client"),
     ("move", "the databases are views of the same keys: db 1 shows L1, db 2 shows the learned state"),
     ("pfdebug", "the command exposes internals of the server"),
@@ -23,7 +17,6 @@ pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[
     ("restore", "serialized values depend on the server version; use SET"),
     ("restore-asking", "serialized values depend on the server version; use SET"),
     ("save", NO_FILES),
-    ("script", SCRIPTS),
     ("shutdown", "send SIGTERM to the process to drain and stop it"),
     ("slaveof", NO_REPLICATION),
     ("spublish", SHARD_CHANNELS),
@@ -35,5 +28,4 @@ pub(in crate::resp) const REFUSED: &[(&str, &str)] = &[
 
 const NO_FILES: &str = "Terrace writes no RDB or AOF files; L2 stores the data";
 const NO_REPLICATION: &str = "Terrace does not replicate; nodes share one Redis";
-const SCRIPTS: &str = "scripts run in Redis, not in Terrace";
 const SHARD_CHANNELS: &str = "sharded channels are not supported; use PUBLISH and SUBSCRIBE";

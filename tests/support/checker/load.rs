@@ -88,7 +88,7 @@ pub fn spawn(plan: &Plan, part: &Part, tasks: &mut JoinSet<()>) {
         }
         tasks.spawn(invalidate(part.clone(), grpc.clone(), random()));
         for _ in 0..plan.writers {
-            tasks.spawn(write(part.clone(), Pen::Resp(resp.clone(), None), random()));
+            tasks.spawn(write(part.clone(), Pen::Resp(resp.clone(), None, plan.scripts), random()));
             tasks.spawn(write(part.clone(), Pen::Grpc(channel(grpc)), random()));
         }
     }
@@ -280,7 +280,8 @@ async fn read_direct(part: Part, mut direct: DirectClient, bound: Duration, mut 
 
 /// The path of a write.
 enum Pen {
-    Resp(String, Option<redis::aio::MultiplexedConnection>),
+    /// Address and connection; true if some writes are scripts.
+    Resp(String, Option<redis::aio::MultiplexedConnection>, bool),
     Grpc(CacheClient<Channel>),
     Direct(DirectClient),
 }
@@ -312,7 +313,7 @@ async fn write(part: Part, mut pen: Pen, mut random: fastrand::Rng) {
                 (Habit::Goes, 1 | 2) => What::SetFor(random.u64(20..2000)),
                 (Habit::Goes | Habit::Stays, _) => What::Set,
             };
-            let done = pen.write(&write, what).await;
+            let done = pen.write(&write, what, &part.tally, &mut random).await;
             pen.tell(&part.tally, write, what, done).await;
         }
         if next.is_none() {
@@ -348,22 +349,29 @@ impl Pen {
     }
 
     /// Writes; returns whether the write was acknowledged.
-    async fn write(&mut self, write: &Write<'_>, what: What) -> bool {
+    async fn write(&mut self, write: &Write<'_>, what: What, tally: &Tally, random: &mut fastrand::Rng) -> bool {
         let name = name(write.key);
         match self {
             Self::Direct(direct) => direct.ask(name.as_bytes(), &command(&name, write.number, what)).await.is_ok(),
-            Self::Resp(address, connection) => {
+            Self::Resp(address, connection, scripts) => {
                 let open = match connection.take() {
                     Some(open) => Ok(open),
                     None => connect(&format!("redis://{address}")).await,
                 };
                 let Ok(mut open) = open else { return false };
-                let reply = open.req_packed_command(&command(&name, write.number, what)).await;
+                let plain = command(&name, write.number, what);
+                let way = if *scripts { script_way(write.key, random) } else { None };
+                let command = way.map_or_else(|| plain.clone(), |way| in_script(&name, &plain, way));
+                let reply = open.req_packed_command(&command).await;
                 // After an error reply the connection is still usable.
                 if reply.as_ref().err().is_none_or(|error| !error.is_io_error()) {
                     *connection = Some(open);
                 }
-                reply.is_ok_and(|reply| !matches!(reply, Value::ServerError(_)))
+                let done = reply.is_ok_and(|reply| !matches!(reply, Value::ServerError(_)));
+                if let Some(way) = way.filter(|_| done) {
+                    tally.scripts[way as usize].fetch_add(1, Relaxed);
+                }
+                done
             }
             Self::Grpc(client) => {
                 let tags = history::tag(write.key).map(|tag| tag_name(tag).into()).into_iter().collect();
@@ -371,6 +379,43 @@ impl Pen {
             }
         }
     }
+}
+
+/// How a script gets its key.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Declared,
+    /// The script declares another key of the slot.
+    Undeclared,
+}
+
+/// Chooses whether a write is a script. A node refuses scripts that declare a key with tags.
+fn script_way(key: usize, random: &mut fastrand::Rng) -> Option<Way> {
+    match random.u8(..3) {
+        0 if history::tag(key).is_none() => Some(Way::Declared),
+        1 => Some(Way::Undeclared),
+        _ => None,
+    }
+}
+
+/// Turns a command on a key into a script that runs the command.
+fn in_script(name: &str, command: &Cmd, way: Way) -> Cmd {
+    let words = command
+        .args_iter()
+        .filter_map(|word| if let redis::Arg::Simple(word) = word { Some(word.to_vec()) } else { None });
+    let words: Vec<Vec<u8>> = words.collect();
+    let mut script = Cmd::new();
+    script.arg("EVAL");
+    match way {
+        Way::Declared => {
+            script.arg("return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))").arg(1).arg(name);
+            script.arg(&words[0]).arg(&words[2..]);
+        }
+        Way::Undeclared => {
+            script.arg("return redis.call(unpack(ARGV))").arg(1).arg(format!("{{{name}}}:declared")).arg(words);
+        }
+    }
+    script
 }
 
 fn command(name: &str, number: u64, what: What) -> Cmd {

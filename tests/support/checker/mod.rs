@@ -60,6 +60,8 @@ pub struct Plan {
     pub direct_bound: Duration,
     /// Additional age allowed for an answer that a node flags as stale.
     pub stale_for: Duration,
+    /// True if some writes through the RESP port are scripts, with declared and with undeclared keys.
+    pub scripts: bool,
     /// Number of keys under test.
     pub keys: usize,
     /// Writing tasks of each path (each node over each protocol, and directly to Redis).
@@ -94,6 +96,8 @@ pub struct Tally {
     pub resp: Count,
     pub grpc: Count,
     pub direct: Count,
+    /// Acknowledged writes by scripts that declare their key, and by scripts that declare another key.
+    pub scripts: [AtomicU64; 2],
     /// Acknowledged invalidations of tags.
     pub invalidations: AtomicU64,
     /// Age of the oldest value that was read through a node, microseconds since its successor was acknowledged.
@@ -109,6 +113,7 @@ impl Default for Tally {
             resp: Count::default(),
             grpc: Count::default(),
             direct: Count::default(),
+            scripts: Default::default(),
             invalidations: AtomicU64::new(0),
             oldest_us: AtomicU64::new(0),
             violations: AtomicU64::new(0),
@@ -178,6 +183,8 @@ impl fmt::Display for Tally {
                 of(&count.doubtful),
             )?;
         }
+        let [declared, undeclared] = self.scripts.each_ref().map(|count| count.load(Relaxed));
+        writeln!(f, "{declared} writes of declared keys by scripts, {undeclared} of undeclared keys")?;
         writeln!(f, "{} invalidations of tags", self.invalidations.load(Relaxed))?;
         write!(f, "oldest value {:?} past its successor, {} violations", self.oldest(), self.violations())
     }

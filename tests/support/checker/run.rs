@@ -1,6 +1,6 @@
 //! Runs a plan of the checker under faults, and checks the result.
 
-use std::{thread::sleep, time::Duration};
+use std::{sync::atomic::Ordering::Relaxed, thread::sleep, time::Duration};
 
 use redis::{Commands, Connection, Value};
 use terrace::{l2::codec, proto::GetStatsResponse};
@@ -20,6 +20,9 @@ use crate::support::{
     terrace::Terrace,
 };
 
+/// Deadline of scripts, shorter than the wait of the checker for an answer: a script that the checker has given up is not
+/// sent later.
+pub const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of keys under test.
 const KEYS: usize = 512;
 
@@ -40,13 +43,14 @@ fn seed() -> u64 {
 pub fn plan(nodes: &[Terrace], direct: Direct, direct_bound: Duration) -> Plan {
     let nodes = nodes.iter().map(|node| (node.resp().to_owned(), node.grpc().to_owned())).collect();
     let stale_for = Duration::ZERO;
-    Plan { nodes, direct, direct_bound, stale_for, keys: KEYS, writers: 1, readers: 2, seed: seed() }
+    Plan { nodes, direct, direct_bound, stale_for, scripts: false, keys: KEYS, writers: 1, readers: 2, seed: seed() }
 }
 
 /// Injects faults into `scene` under load on `nodes`, then asserts that L1 is open again, that all nodes return the values
 /// of Redis, and that no read broke the contract.
 pub fn check<S: Scene>(mut scene: S, nodes: &[Terrace], plan: Plan, lasts: Duration) {
     nodes.iter().for_each(wait_until_open);
+    let scripts = plan.scripts;
     let (direct, mut schedule) = (plan.direct.clone(), Schedule::new(plan.seed));
     let checker = Checker::start(plan);
     let begun = Instant::now();
@@ -60,6 +64,10 @@ pub fn check<S: Scene>(mut scene: S, nodes: &[Terrace], plan: Plan, lasts: Durat
     all_show_what_redis_has(nodes, direct);
     // With all links healed, an outdated copy would still be outdated.
     sleep(2 * BOUND);
+    if scripts {
+        let written = checker.tally.scripts.each_ref().map(|count| count.load(Relaxed));
+        assert!(written.iter().all(|count| *count > 0), "scripts were not tested: {written:?}");
+    }
     conclude(nodes, checker, &schedule, spent);
 }
 

@@ -131,11 +131,13 @@ impl std::fmt::Debug for dyn Duplex {
 pub(crate) async fn raw(endpoint: &Endpoint, dialer: &Dialer, resp3: bool) -> Result<RawStream> {
     within(async {
         let mut stream = dial_raw(endpoint, dialer.tls.as_ref()).await?;
-        for command in raw_greeting(&dialer.login.current().await, dialer, resp3) {
+        for (command, is_required) in raw_greeting(&dialer.login.current().await, dialer, resp3) {
             let lost = |error: std::io::Error| unreachable(endpoint, &error);
             stream.write_all(&command.get_packed_command()).await.map_err(lost)?;
             let reply = raw_reply(&mut stream).await.map_err(lost)?;
-            if let Value::ServerError(error) = &reply {
+            if let Value::ServerError(error) = &reply
+                && is_required
+            {
                 return Err(refused(error, dialer.database));
             }
             if dialer.primary_only && field(&reply, b"role").is_some() {
@@ -174,7 +176,9 @@ async fn raw_reply(stream: &mut RawStream) -> std::io::Result<Value> {
     }
 }
 
-fn raw_greeting(login: &Login, dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
+/// Returns the commands that open a raw connection, each with `true` if it must succeed. While a script occupies Redis, it
+/// refuses CLIENT SETNAME, but not SCRIPT KILL.
+fn raw_greeting(login: &Login, dialer: &Dialer, resp3: bool) -> Vec<(Cmd, bool)> {
     let command = |words: &[&str]| {
         let mut command = Cmd::new();
         for word in words {
@@ -186,13 +190,13 @@ fn raw_greeting(login: &Login, dialer: &Dialer, resp3: bool) -> Vec<Cmd> {
     if let Some(password) = &login.password {
         let mut auth = command(&["AUTH"]);
         auth.arg(&login.username).arg(password.expose());
-        commands.push(auth);
+        commands.push((auth, true));
     }
-    commands.push(command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]));
+    commands.push((command(&["CLIENT", "SETNAME", &format!("{}-pass", dialer.client_name)]), false));
     if dialer.database != 0 {
-        commands.push(command(&["SELECT", &dialer.database.to_string()]));
+        commands.push((command(&["SELECT", &dialer.database.to_string()]), true));
     }
-    commands.push(command(&["HELLO", if resp3 { "3" } else { "2" }]));
+    commands.push((command(&["HELLO", if resp3 { "3" } else { "2" }]), true));
     commands
 }
 

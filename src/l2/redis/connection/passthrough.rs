@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::connect::{self, Dialer, RawStream};
@@ -146,6 +146,19 @@ impl RawConnection {
             Ok(result) => result,
             Err(_elapsed) => Err(unknown(&format!("Redis did not answer within {DEADLINE:?}"))),
         }
+    }
+
+    /// Like [`RawConnection::ask`], until `deadline`; `None` after it.
+    ///
+    /// # Errors
+    /// See [`RawConnection::ask`].
+    pub async fn ask_until(
+        &mut self,
+        requests: &[u8],
+        replies: usize,
+        deadline: Instant,
+    ) -> Option<Result<Vec<Bytes>>> {
+        timeout_at(deadline, self.converse(requests, replies)).await.ok()
     }
 
     /// Handles a redirection of Redis: closes the connection and waits for a topology refresh.
