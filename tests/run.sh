@@ -2,7 +2,7 @@
 # All checks of Terrace, from a fresh clone: format, lints, tests of the server and of every client, dependencies. This is
 # what CI runs (.ci/run).
 #
-# Requires cargo (Rust 1.90 or newer, with rustfmt and clippy), a C compiler (jemalloc, zstd) and Python 3.10 or newer with
+# Requires cargo (Rust 1.90 or newer, with rustfmt and clippy), a C compiler (jemalloc, zstd) and Python 3.11 or newer with
 # venv. As root on Debian or Ubuntu, the script installs the missing packages, such as Redis. Packages of Python are
 # installed into target/python. No service has to run: the tests start their own servers, each on its own port.
 set -eu
@@ -31,7 +31,7 @@ install_packages() {
 Packages that the tests require are missing. On Debian or Ubuntu, run as root:
     apt-get install --no-install-recommends$missing
 On other systems, install redis-server and redis-cli 7.0 (the tests compare replies with it), curl, a C compiler, make, and
-Python 3.10 or newer with venv.
+Python 3.11 or newer with venv.
 promtool and prometheus are needed only to check the alert rules and the dashboard.
 MESSAGE
         exit 1
@@ -77,7 +77,7 @@ check_dependencies() {
 check_python_client() {
     venv=target/python
     if ! [ -x "$venv/bin/python" ] && ! python3 -m venv "$venv"; then
-        echo "cannot create $venv; Python 3.10 or newer with venv is required" >&2
+        echo "cannot create $venv; Python 3.11 or newer with venv is required" >&2
         exit 1
     fi
     if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check -r clients/python/tests/requirements.txt; then

@@ -27,7 +27,6 @@ from typing import Any
 
 import redis
 import redis.asyncio
-
 import terrace
 
 VALUE = b"v" * 100

@@ -193,6 +193,7 @@ impl CoreClient {
         Ok(Self { builder, fake, is_async, is_closed, started, codec, shares_objects, port })
     }
 
+    /// Reads a key. Returns its value, or `default` if the key does not exist.
     #[pyo3(signature = (key, default=None, *, codec=None, timeout=None))]
     fn get(
         slf: &Bound<'_, Self>,
@@ -212,6 +213,7 @@ impl CoreClient {
         core.run(slf, Request::Get { key, timeout: timeout.map(|timeout| timeout.0) }, decoding)
     }
 
+    /// Reads many keys. Returns one value per key, in order; `None` for a key that does not exist.
     #[pyo3(signature = (keys, *, codec=None, timeout=None))]
     fn get_many(
         slf: &Bound<'_, Self>,
@@ -223,6 +225,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(get, Reply::Values), slf.get().decoding(slf.py(), codec, None))
     }
 
+    /// As `get_many`, with the exception of a key in its place, instead of raising it.
     #[pyo3(signature = (keys, *, codec=None, timeout=None))]
     fn get_many_each(
         slf: &Bound<'_, Self>,
@@ -237,6 +240,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(get, Reply::EachValue), slf.get().decoding(slf.py(), codec, None))
     }
 
+    /// Reads a key with its metadata: an `Entry`, or `None`.
     #[pyo3(signature = (key, *, codec=None, no_touch=false, timeout=None))]
     fn lookup(
         slf: &Bound<'_, Self>,
@@ -253,6 +257,7 @@ impl CoreClient {
         slf.get().run(slf, request, slf.get().decoding(slf.py(), codec, None))
     }
 
+    /// Writes a key and replaces its TTL and tags. Returns `False` if a condition did not hold.
     #[pyo3(signature = (key, value, *, ttl=None, stale=None, tags=None, if_absent=false, if_present=false,
         if_equal=None, codec=None, timeout=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
@@ -296,6 +301,7 @@ impl CoreClient {
         core.run(slf, Request::new(set, Reply::Bool), Decoding::default())
     }
 
+    /// Writes a mapping, or pairs of keys and values. Not atomic.
     #[pyo3(signature = (entries, *, ttl=None, tags=None, codec=None, timeout=None))]
     fn set_many(
         slf: &Bound<'_, Self>,
@@ -310,6 +316,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(set, |()| Reply::Done), Decoding::default())
     }
 
+    /// As `set_many`. Returns `None` or an exception per entry.
     #[pyo3(signature = (entries, *, ttl=None, tags=None, codec=None, timeout=None))]
     fn set_many_each(
         slf: &Bound<'_, Self>,
@@ -327,6 +334,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(set, Reply::EachDone), Decoding::default())
     }
 
+    /// Deletes keys. Returns the number of keys that existed.
     #[pyo3(signature = (*keys, timeout=None))]
     fn delete(slf: &Bound<'_, Self>, keys: &Bound<'_, PyTuple>, timeout: Option<Span>) -> PyResult<Py<PyAny>> {
         let keys = keys.iter().map(|key| bytes(&key, "the key")).collect::<PyResult<Vec<Bytes>>>()?;
@@ -334,6 +342,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(delete, Reply::Count), Decoding::default())
     }
 
+    /// Changes the TTL of a key; without a TTL, the key does not expire. `only`: "longer" or "shorter".
     #[pyo3(signature = (key, ttl=None, *, only=None, timeout=None))]
     fn touch(
         slf: &Bound<'_, Self>,
@@ -362,6 +371,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(touch, Reply::Touched), Decoding::default())
     }
 
+    /// Adds a number to the value of a key, a decimal 64-bit integer. Returns the new number.
     #[pyo3(signature = (key, delta=1, *, ttl=None, timeout=None))]
     fn increment(
         slf: &Bound<'_, Self>,
@@ -380,6 +390,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(increment, Reply::Number), Decoding::default())
     }
 
+    /// Invalidates all keys that match a Redis glob of at most 1 KiB, on all nodes.
     #[pyo3(signature = (pattern, *, dry_run=false, wait=false, timeout=None))]
     fn invalidate_pattern(
         slf: &Bound<'_, Self>,
@@ -396,6 +407,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(invalidate, Reply::Invalidated), Decoding::default())
     }
 
+    /// Invalidates all keys with a prefix of at most 512 bytes, on all nodes.
     #[pyo3(signature = (prefix, *, dry_run=false, wait=false, timeout=None))]
     fn invalidate_prefix(
         slf: &Bound<'_, Self>,
@@ -412,12 +424,14 @@ impl CoreClient {
         slf.get().run(slf, Request::new(invalidate, Reply::Invalidated), Decoding::default())
     }
 
+    /// Invalidates all entries with one of the tags, at most 1,000. Returns the number of tags in use.
     #[pyo3(signature = (tags, *, timeout=None))]
     fn invalidate_tags(slf: &Bound<'_, Self>, tags: Names, timeout: Option<Span>) -> PyResult<Py<PyAny>> {
         let invalidate = move |client: &Client| limited!(client.invalidate_tags(tags.0), timeout);
         slf.get().run(slf, Request::new(invalidate, Reply::Count), Decoding::default())
     }
 
+    /// Reads a key. If it is absent or needs a refresh, one client receives the permission to load it: a `Grant`.
     #[pyo3(signature = (key, *, stale=None, lease=None, wait=None, tags=None, refresh=false, codec=None, timeout=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn get_or_lease(
@@ -451,6 +465,7 @@ impl CoreClient {
         slf.get().run(slf, request, slf.get().decoding(slf.py(), codec, None))
     }
 
+    /// Follows the changes of keys, on one node. Returns a `Feed`.
     #[pyo3(signature = (prefixes=None, *, heartbeat=None))]
     fn watch(slf: &Bound<'_, Self>, prefixes: Option<Names>, heartbeat: Option<Span>) -> PyResult<Py<PyAny>> {
         let watch = move |client: &Client| {
@@ -481,6 +496,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(ready, |()| Reply::Done), Decoding::default())
     }
 
+    /// Returns the statistics of each node.
     fn stats(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let stats = |client: &Client| {
             let client = client.clone();
@@ -489,6 +505,7 @@ impl CoreClient {
         slf.get().run(slf, Request::new(stats, Reply::Stats), Decoding::default())
     }
 
+    /// Returns the statistics of the near cache; `None` without one.
     fn near_stats(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         self.started(py)?.client.near_stats().map(|stats| near_stats(py, &stats)).transpose()
     }

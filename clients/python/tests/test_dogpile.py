@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ _ARGUMENTS: dict[str, Any] = {}
 _LOCAL: dict[str, Any] = {}
 
 
+#: Variants of the first suite, which sleeps for most of its 16 s.
+full = pytest.mark.skipif(not os.environ.get("TERRACE_CHECK_FULL"), reason="only with TERRACE_CHECK_FULL=1")
+
+
 class _Config:
     backend = "terrace"
     config_args: dict[str, Any] = {"arguments": _ARGUMENTS}  # noqa: RUF012
@@ -39,6 +44,7 @@ class TestBackend(_Config, _GenericBackendTestSuite):
     pass
 
 
+@full
 class TestSerializer(_Config, _GenericSerializerTestSuite, _GenericBackendTestSuite):
     pass
 
@@ -47,6 +53,7 @@ class TestMutex(_Config, _GenericMutexTestSuite):
     pass
 
 
+@full
 class TestBackendWithoutDistributedLock(_Config, _GenericBackendTestSuite):
     config_args: dict[str, Any] = {"arguments": _LOCAL}  # noqa: RUF012
 

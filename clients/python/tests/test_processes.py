@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import terrace
-from terrace.testing import Server
-
 from conftest import PATIENCE, SLOW, until
+from terrace.testing import Server
 
 #: Time in seconds for which a connection is idle. The server closes connections that do not answer its pings for 40 s.
 IDLE = 300.0 if os.environ.get("TERRACE_CHECK_FULL") else 12.0
@@ -108,9 +107,14 @@ INHERITED = """
 client = terrace.Client(target, **SLOW)
 client.set("inherited", "1")
 
+port = f"{int(target.rpartition(':')[2]):04X}"
+
 def sockets():
+    # The connections to the server that this process has descriptors of.
+    connections = {line.split()[9] for line in open("/proc/self/net/tcp") if line.split()[2].endswith(":" + port)}
     links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
-    return {os.readlink(link) for link in links if os.path.exists(link) and os.readlink(link).startswith("socket:")}
+    names = {os.readlink(link) for link in links if os.path.exists(link)}
+    return {inode for inode in connections if f"socket:[{inode}]" in names}
 
 parents = sockets()
 assert parents

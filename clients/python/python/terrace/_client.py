@@ -101,7 +101,7 @@ class _Base:
             _fake: Any = None,
         ) -> Any:
             """Create a client. Its class describes the arguments."""
-            arguments = {
+            arguments: dict[str, Any] = {
                 "near_cache": near_cache,
                 "tls": _core.Tls() if tls is True else (tls or None),
                 "token": token,
@@ -113,7 +113,7 @@ class _Base:
                 "max_message": max_message,
                 "retry_writes": retry_writes,
             }
-            client = super().__new__(cls, target, cls._is_async, codec, arguments, _fake)
+            client = super().__new__(cls, target, cls._is_async, codec, _fake, **arguments)
             client._codec = codec
             client._target = target
             return client

@@ -377,8 +377,18 @@ class CoreClient:
         target: str,
         is_async: bool,
         codec: Codec[Any] | None,
-        arguments: dict[str, Any],
-        fake: CoreFake | None = None,
+        fake: CoreFake | None,
+        *,
+        near_cache: NearCache | None,
+        tls: Tls | None,
+        token: str | None,
+        token_file: str | PathLike[str] | None,
+        routing: str,
+        read_timeout: Duration | None,
+        write_timeout: Duration | None,
+        connect_timeout: Duration | None,
+        max_message: Size | None,
+        retry_writes: bool,
     ) -> Self: ...
     def get(self, key: Key, default: Any = None, *, codec: Any = None, timeout: Duration | None = None) -> Any: ...
     def get_many(self, keys: Iterable[Key], *, codec: Any = None, timeout: Duration | None = None) -> Any: ...

@@ -127,7 +127,9 @@ class ResponseCache:
             _log.warning("a response was not refreshed: %s", type(error).__name__)
 
 
-async def forward(store: ResponseStore, app: App, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+async def forward(
+    store: ResponseStore, app: App, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+) -> None:
     """Let the application answer, and store its response if the exchange has the permission."""
     collected = _Response(store, exchange, receive, send)
     try:

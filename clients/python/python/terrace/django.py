@@ -184,9 +184,7 @@ class TerraceCache(BaseCache):  # type: ignore[misc]
         if names := self._keys(keys, version):
             await self._async.delete(*names)
 
-    def get_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> Any:
+    def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
         """Return a value, or store the default: one process calls it, and the others wait for its result."""
         name, ttl = self._key(key, version), self.get_backend_timeout(timeout)
         load = default if callable(default) else lambda: default

@@ -140,8 +140,11 @@ class _Mutex:
     def _is_set(self, token: bytes) -> bool:
         options = {"ttl": self._timeout, "codec": Raw}
         try:
-            is_set = self._client.set(self._key, token, if_absent=True, **options)
-            return bool(is_set or self._client.set(self._key, token, if_equal=b"", **options))
+            # The value of a released lock may expire between the first two.
+            for condition in ({"if_absent": True}, {"if_equal": b""}, {"if_absent": True}):
+                if self._client.set(self._key, token, **condition, **options):
+                    return True
+            return False
         except OutcomeUnknown:
             return bool(self._value() == token)
 

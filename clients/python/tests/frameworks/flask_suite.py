@@ -1,8 +1,8 @@
 """Runs the tests of Flask-Caching against ``terrace.flask_caching.TerraceCache``.
 
-    pip download --no-deps --no-binary :all: "flask-caching==2.5.1" && tar xzf flask_caching-*.tar.gz
-    pip install pytest-xprocess
-    TERRACE_BINARY=target/debug/terrace python clients/python/tests/frameworks/flask_suite.py flask_caching-2.5.1
+pip download --no-deps --no-binary :all: "flask-caching==2.5.1" && tar xzf flask_caching-*.tar.gz
+pip install pytest-xprocess
+TERRACE_BINARY=target/debug/terrace python clients/python/tests/frameworks/flask_suite.py flask_caching-2.5.1
 """
 
 from __future__ import annotations

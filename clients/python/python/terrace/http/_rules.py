@@ -31,7 +31,7 @@ def span(value: Any, what: str) -> float:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value)
     else:
-        raise TypeError(f"{what} is {type(value).__name__}; expected seconds, a timedelta or a text such as \"5m\"")
+        raise TypeError(f'{what} is {type(value).__name__}; expected seconds, a timedelta or a text such as "5m"')
     if not 0 <= number < 1 << 31:
         raise ValueError(f"{what} is {number} s; expected 0 to 2147483647 seconds")
     return number
@@ -172,8 +172,7 @@ class Rule:
 
     def _is_ignored(self, name: str) -> bool:
         return any(
-            name.startswith(ignored[:-1]) if ignored.endswith("*") else name == ignored
-            for ignored in self.ignore_query
+            name.startswith(ignored[:-1]) if ignored.endswith("*") else name == ignored for ignored in self.ignore_query
         )
 
     @staticmethod
