@@ -9,7 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use pyo3::{IntoPyObjectExt, exceptions::PyTypeError, prelude::*, types::PyTuple};
+use pyo3::{
+    IntoPyObjectExt,
+    exceptions::{PyException, PyTypeError},
+    prelude::*,
+    types::PyTuple,
+};
 use terrace_client::{Client, ClientBuilder, NewEntry, bindings, proto::watch_response::News};
 use tokio::runtime::Runtime;
 
@@ -524,13 +529,14 @@ impl CoreClient {
         codec: Option<Py<PyAny>>,
         missing: Py<PyAny>,
     ) -> PyResult<Py<PyAny>> {
-        match self.near_copy(key)? {
-            Some(copy) => {
-                let decodes_copies = !self.shares_objects;
-                Decoding { codec, decodes_copies, ..Decoding::default() }.copy(py, &copy)
-            }
-            None => Ok(missing),
-        }
+        let Some(copy) = self.near_copy(key)? else { return Ok(missing) };
+        let decoding = Decoding { codec, decodes_copies: !self.shares_objects, ..Decoding::default() };
+        // A value that cannot be decoded was stored by another version of the application: it is loaded again.
+        decoding.copy(py, &copy).or_else(
+            |error| {
+                if error.is_instance_of::<PyException>(py) { Ok(missing) } else { Err(error) }
+            },
+        )
     }
 
     /// Reads a key, and loads it if it is absent. `run` runs the loader. The result is bytes, or `missing`.

@@ -57,6 +57,15 @@ def test_a_hit_is_the_same_object(near: Make, key: str) -> None:
     assert client.get(key, codec=terrace.Text()) == '{"a":1}'
 
 
+def test_a_copy_that_cannot_be_decoded_is_loaded_again(near: Make, key: str) -> None:
+    client = near()
+    client.set(key, b"of another version")
+    _kept(client, key)
+    assert client.get_or_load(key, lambda: {"a": 1}, ttl="1h", codec=JSON) == {"a": 1}
+    with terrace.Client(client._target, **SLOW) as other:
+        assert other.get(key, codec=JSON) == {"a": 1}
+
+
 def test_a_hit_is_a_copy_if_required(near: Make, key: str) -> None:
     client = near(copy=True)
     client.set(key, {"a": 1}, codec=JSON)

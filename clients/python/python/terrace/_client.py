@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -56,6 +56,22 @@ def _absent(key: Key, default: Any) -> Any:
     if default is UNSET:
         raise NotFound(f"the origin does not have the key {key!r}")
     return default
+
+
+def _loads(key: Key, codec: Codec[Any] | None, default: Any, refresh: bool) -> Generator[bool, Any, Any]:
+    """Get or load, without input and output: yield whether to load a present key, receive its bytes, return its value."""
+    for is_last in (False, True):
+        data = yield refresh or is_last
+        if data is _MISSING:
+            return _absent(key, default)
+        if codec is None:
+            return data
+        try:
+            return codec.decode(data)
+        except Exception as cause:
+            # Stored by another version of the application: it is loaded again, once.
+            if is_last:
+                raise _decode_error(data, cause) from cause
 
 
 def _results(keys: list[Any], encode: Callable[[Any], bytes] | None) -> Callable[[Any], list[Any]]:
@@ -438,22 +454,14 @@ class Client(_Base, SyncOperations[V]):
                 return value
         encode = None if codec is None else codec.encode
         run = thread_runner(lambda _: loader(), lambda value: [item(value, encode)])
-        data = self._load(key, options, tags, run, CHAIN.get(), refresh, timeout, _MISSING)
-        if data is _MISSING:
-            return _absent(key, default)
-        if codec is None:
-            return data
-        try:
-            return codec.decode(data)
-        except Exception:  # noqa: BLE001
-            # Stored by another version of the application: load it again.
-            data = self._load(key, options, tags, run, CHAIN.get(), True, timeout, _MISSING)
-        if data is _MISSING:
-            return _absent(key, default)
-        try:
-            return codec.decode(data)
-        except Exception as cause:
-            raise _decode_error(data, cause) from cause
+        steps = _loads(key, codec, default, refresh)
+        is_forced = next(steps)
+        while True:
+            data = self._load(key, options, tags, run, CHAIN.get(), is_forced, timeout, _MISSING)
+            try:
+                is_forced = steps.send(data)
+            except StopIteration as done:
+                return done.value
 
     def cached(
         self,
@@ -828,22 +836,14 @@ class AsyncClient(_Base, AsyncOperations[V]):
                 return value
         encode = None if codec is None else codec.encode
         run = loop_runner(lambda _: loader(), lambda value: [item(value, encode)])
-        data = await self._load(key, options, tags, run, CHAIN.get(), refresh, timeout, _MISSING)
-        if data is _MISSING:
-            return _absent(key, default)
-        if codec is None:
-            return data
-        try:
-            return codec.decode(data)
-        except Exception:  # noqa: BLE001
-            # Stored by another version of the application: load it again.
-            data = await self._load(key, options, tags, run, CHAIN.get(), True, timeout, _MISSING)
-        if data is _MISSING:
-            return _absent(key, default)
-        try:
-            return codec.decode(data)
-        except Exception as cause:
-            raise _decode_error(data, cause) from cause
+        steps = _loads(key, codec, default, refresh)
+        is_forced = next(steps)
+        while True:
+            data = await self._load(key, options, tags, run, CHAIN.get(), is_forced, timeout, _MISSING)
+            try:
+                is_forced = steps.send(data)
+            except StopIteration as done:
+                return done.value
 
     def cached(
         self,
