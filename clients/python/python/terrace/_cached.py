@@ -323,7 +323,7 @@ class AsyncCached(_Cached, Generic[P, R]):
     #: The client of the decorator.
     client: AsyncClient[Any]
 
-    # asyncio.iscoroutinefunction and inspect.iscoroutinefunction answer for this object as for a function.
+    # asyncio.iscoroutinefunction answers for this object as for a function; inspect does from Python 3.12 on.
     def __init__(self, plan: _Plan) -> None:
         super().__init__(plan)
         mark = getattr(inspect, "markcoroutinefunction", None)
