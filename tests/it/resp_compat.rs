@@ -213,7 +213,7 @@ const SCRIPT_CASES: &[&str] = &[
     r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function(k,a)return{k[1],a[1]}end) | FCALL f 1 k v | FCALL f 0 | FCALL nosuch 0",
     r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function{function_name='r',callback=function()return\_1\_end,flags={'no-writes'}} | FCALL_RO r 0 | FCALL r 0",
     r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function(k)return\_redis.call('incr',k[1])end) | FCALL f 1 n | GET n | FCALL_RO f 1 n",
-    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function()return\_1\_end) | FUNCTION LIST | FUNCTION LIST WITHCODE | FUNCTION LIST LIBRARYNAME x* | FUNCTION DELETE l | FUNCTION DELETE l | FUNCTION LIST",
+    r"FUNCTION FLUSH | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function()return\_1\_end) | FUNCTION LIST | FUNCTION LIST WITHCODE | FUNCTION LIST LIBRARYNAME x* | FUNCTION LIST LIBRARYNAME *l | FUNCTION LIST WITHCODE LIBRARYNAME *[a-m] | FUNCTION LIST LIBRARYNAME *x | FUNCTION LIST LIBRARYNAME | FUNCTION LIST LIBRARYNAME *l FOO | FUNCTION LIST LIBRARYNAME *l LIBRARYNAME *l | FUNCTION DELETE l | FUNCTION DELETE l | FUNCTION LIST",
     r"FUNCTION FLUSH | FUNCTION LOAD x | FUNCTION LOAD REPLACE #!lua\_name=l\nredis.register_function('f',function()return\_1\_end) | FUNCTION LOAD #!lua\_name=l\nredis.register_function('f',function()return\_1\_end)",
     "FUNCTION FLUSH | FUNCTION DUMP | FUNCTION RESTORE x | FUNCTION STATS | FUNCTION KILL | FUNCTION FLUSH FOO | FUNCTION | FUNCTION FOO | FUNCTION LOAD",
     "FCALL | FCALL f | FCALL f x | FCALL f -1 | FCALL f 2 a | FCALL_RO f 1 | FUNCTION DELETE | FUNCTION RESTORE | FUNCTION LIST FOO",

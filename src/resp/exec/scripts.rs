@@ -4,12 +4,14 @@
 
 use bytes::Bytes;
 
+use super::is;
 use crate::{
-    cache::{Flavor, Passing, elements, invalidate::tags::is_marked},
+    cache::{Flavor, Passing, each_element, elements, invalidate::tags::is_marked, text},
+    glob::Glob,
     model::Key,
     resp::{
         command::Context,
-        frame::{Args, write_request},
+        frame::{Args, Owned, write_request},
         reply::{Done, Refusal},
     },
 };
@@ -82,13 +84,42 @@ pub(in crate::resp) async fn ask(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     cx.answer(replies.first())
 }
 
-/// FUNCTION LIST. Without Redis there are no functions.
+/// FUNCTION LIST [LIBRARYNAME pattern] [WITHCODE]. Without Redis there are no functions. Redis compares the names only with
+/// patterns that it compares fast; other patterns are compared here.
 pub(in crate::resp) async fn list_functions(cx: &mut Context<'_>, args: Args<'_>) -> Done {
     if cx.edge.cache.flavor() != Flavor::Redis {
         cx.reply.array(0);
         return Ok(());
     }
-    ask(cx, args).await
+    let Some((request, glob)) = with_fast_pattern(args)? else { return ask(cx, args).await };
+    let replies = cx.ask_all(request.args()).await?;
+    let listed = replies.first().map(|reply| matching_libraries(reply, &glob).unwrap_or_else(|| reply.clone()));
+    cx.answer(listed.as_ref())
+}
+
+/// Returns the request to send in place of a list with a slow pattern, and the pattern; `None` for other requests.
+///
+/// # Errors
+/// The pattern is too long.
+fn with_fast_pattern(args: Args<'_>) -> Result<Option<(Owned, Glob)>, Refusal> {
+    let Some(at) = (2..args.len().saturating_sub(1)).find(|at| is(args.at(*at), "libraryname")) else {
+        return Ok(None);
+    };
+    let glob = Glob::new(args.at(at + 1))?;
+    let (sent, is_same) = glob.for_redis();
+    if is_same {
+        return Ok(None);
+    }
+    let words = args.iter().enumerate().map(|(place, word)| if place == at + 1 { &sent[..] } else { word });
+    Ok(Some((Owned::new(words), glob)))
+}
+
+/// Returns the list with the libraries whose names match; `None` for another reply, such as an error.
+fn matching_libraries(reply: &Bytes, glob: &Glob) -> Option<Bytes> {
+    let name = |library: &Bytes| text(&each_element(library)?.nth(1)?);
+    let kept = each_element(reply)?.filter(|library| name(library).is_some_and(|name| glob.matches(&name)));
+    let kept: Vec<Bytes> = kept.collect();
+    Some([format!("*{}\r\n", kept.len()).as_bytes(), &kept.concat()].concat().into())
 }
 
 /// FUNCTION FLUSH. Without Redis there are no functions.
