@@ -404,7 +404,7 @@ class Client(_Base, SyncOperations[V]):
 
         ``loader`` receives the keys to load, and returns a mapping, or one result per key in their order. A key that is
         not in the mapping, or whose result is ``NotFound()``, does not exist: its value is ``default``. ``tags`` may be a
-        function of the key. For the other arguments see ``get_or_load``; at most 1,000 keys.
+        function of the key. For the other arguments see ``get_or_load``.
 
         Raises the first exception of a key.
 
@@ -784,7 +784,7 @@ class AsyncClient(_Base, AsyncOperations[V]):
 
         ``loader`` receives the keys to load, and returns a mapping, or one result per key in their order. A key that is
         not in the mapping, or whose result is ``NotFound()``, does not exist: its value is ``default``. ``tags`` may be a
-        function of the key. For the other arguments see ``get_or_load``; at most 1,000 keys.
+        function of the key. For the other arguments see ``get_or_load``.
 
         Raises the first exception of a key.
 
