@@ -12,19 +12,18 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import terrace
+from programs import LISTENING, started
+from terrace.testing import Server
 
 ROOT = Path(__file__).parents[3]
 PAGES = ["clients/python/README.md", "docs/guides/python.md"]
 #: Targets of the examples.
 TARGETS = re.compile(r'"(?:dns:///)?[\w.-]+:7400(?:,[\w.-]+:7400)*"')
-SERVED = re.compile(r"(?:gRPC|grpc)\D+(127\.0\.0\.1:\d+)")
-LISTENING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 #: Lines of the program from the installation to a cached route.
 FIRST_LINES_MAX = 15
 
@@ -39,41 +38,8 @@ def blocks_of(page: str) -> list[tuple[int, str]]:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server without L2."""
-    with running_server(tmp_path_factory.mktemp("docs")) as address:
-        yield address
-
-
-def binary() -> str:
-    """Return the path of the server."""
-    built = [str(ROOT / "target" / profile / "terrace") for profile in ("debug", "release")]
-    candidates = [path for path in (os.environ.get("TERRACE_BINARY"), *built) if path and Path(path).exists()]
-    assert candidates, "no server: set TERRACE_BINARY, or run cargo build"
-    return candidates[0]
-
-
-@contextmanager
-def started(command: list[str], address: re.Pattern[str], folder: Path) -> Iterator[str]:
-    """Run a program, and return the address that it prints."""
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        while not (found := address.search(log.read_text())):
-            assert process.poll() is None, f"{command} ended: {log.read_text()}"
-            # Nothing reports that a file has grown; the program ends by itself if it cannot start.
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.02)
-        yield found.group(1)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-@contextmanager
-def running_server(folder: Path) -> Iterator[str]:
-    ports = ["--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    with started([binary(), "serve", "--l2", "none", *ports], SERVED, folder) as address:
-        yield address
+    with Server(tmp_path_factory.mktemp("docs"), l2="none") as server:
+        yield server.target
 
 
 def adapted(code: str, target: str) -> str:
@@ -135,7 +101,7 @@ def test_mypy_accepts_the_first_program(tmp_path: Path) -> None:
 def test_the_first_program_serves_from_the_cache(target: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(adapted(first_program(), target))
     command = [sys.executable, "-m", "uvicorn", "--port", "0", "app:app"]
-    with started(command, LISTENING, tmp_path) as url, terrace.Client(target) as client:
+    with started(command, LISTENING, tmp_path, tmp_path / "log") as url, terrace.Client(target) as client:
         client.delete("user:7")
         assert httpx.get(f"{url}/users/7", timeout=60).json() == {"id": 7, "name": "Ada"}
         assert client.get("user:7") == b'{"id":7,"name":"Ada"}'

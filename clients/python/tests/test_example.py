@@ -7,57 +7,28 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from programs import LISTENING, started
+from terrace.testing import Server
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "fastapi-service"
-SERVED = re.compile(r"grpc (127\.0\.0\.1:\d+)")
-LISTENING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 CALLERS = 20
 PRODUCTS = 20
-
-
-@contextmanager
-def started(command: list[str], address: re.Pattern[str], log: Path, **environment: str) -> Iterator[str]:
-    """Run a program in the folder of the example, and return the address that it prints."""
-    with log.open("wb") as output:
-        env = os.environ | environment
-        process = subprocess.Popen(command, cwd=EXAMPLE, env=env, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        while not (found := address.search(log.read_text())):
-            assert process.poll() is None, f"{command} ended: {log.read_text()}"
-            # Nothing reports that a file has grown; the program ends by itself if it cannot start.
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.02)
-        yield found.group(1)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def binary() -> str:
-    """Return the path of the server."""
-    built = [str(ROOT / "target" / profile / "terrace") for profile in ("debug", "release")]
-    candidates = [path for path in (os.environ.get("TERRACE_BINARY"), *built) if path and Path(path).exists()]
-    assert candidates, "no server: set TERRACE_BINARY, or run cargo build"
-    return candidates[0]
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service over a server without L2."""
     folder = tmp_path_factory.mktemp("example")
-    ports = ["--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    server = [binary(), "serve", "--l2", "none", *ports]
     uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--port", "0", "service:app"]
     with (
-        started(server, SERVED, folder / "server.log") as target,
-        started(uvicorn, LISTENING, folder / "service.log", TERRACE_TARGET=target) as url,
+        Server(folder, l2="none") as server,
+        started(uvicorn, LISTENING, EXAMPLE, folder / "service.log", TERRACE_TARGET=server.target) as url,
         httpx.Client(base_url=url, timeout=120) as client,
     ):
         yield client

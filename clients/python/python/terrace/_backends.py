@@ -1,4 +1,4 @@
-"""What the cache backends of Django, Flask-Caching and dogpile.cache have in common."""
+"""Parts that the cache backends of Django, Flask-Caching and dogpile.cache share."""
 
 from __future__ import annotations
 
@@ -41,20 +41,6 @@ class Numbers:
     def decode(self, data: bytes, /) -> Any:
         """Return the value of these bytes."""
         return int(data) if _NUMBER.fullmatch(data) else self._codec.decode(data)
-
-
-class Raw:
-    """Bytes as they are."""
-
-    @staticmethod
-    def encode(value: bytes, /) -> bytes:
-        """Return the bytes."""
-        return value
-
-    @staticmethod
-    def decode(data: bytes, /) -> bytes:
-        """Return the bytes."""
-        return data
 
 
 def codec(named: Any) -> Numbers:

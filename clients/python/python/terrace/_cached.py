@@ -37,7 +37,7 @@ class Ignore:
 
 @dataclass(frozen=True)
 class Explanation(Generic[R]):
-    """What the cache has for a call of a cached function. The read of it changes no statistics."""
+    """The stored value for a call of a cached function. Its read changes no statistics."""
 
     #: The key.
     key: str

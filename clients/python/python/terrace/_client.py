@@ -89,7 +89,7 @@ def _results(keys: list[Any], encode: Callable[[Any], bytes] | None) -> Callable
 
 
 class _Base:
-    """What both clients have."""
+    """Parts of both clients."""
 
     _is_async: bool
     _codec: Codec[Any] | None

@@ -37,6 +37,10 @@ class Raw:
         return data
 
 
+#: Bytes as they are: the codec of reads and writes that must not use the codec of the client.
+RAW = Raw()
+
+
 class Text:
     """Text in UTF-8."""
 

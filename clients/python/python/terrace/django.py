@@ -22,7 +22,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_
 from django.core.exceptions import ImproperlyConfigured  # type: ignore[import-untyped]
 
 from . import _backends
-from ._backends import Raw
+from .codecs import RAW
 from .errors import FailedPrecondition
 
 __all__ = ["TerraceCache"]
@@ -79,14 +79,14 @@ class TerraceCache(BaseCache):  # type: ignore[misc]
         """Store a value if the key is absent. Return whether it was stored."""
         name, ttl = self._key(key, version), self.get_backend_timeout(timeout)
         if ttl == 0:
-            return self._sync.get(name, codec=Raw) is None
+            return self._sync.get(name, codec=RAW) is None
         return bool(self._sync.set(name, value, ttl=ttl, if_absent=True, codec=self._codec))
 
     async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Store a value if the key is absent. Return whether it was stored."""
         name, ttl = self._key(key, version), self.get_backend_timeout(timeout)
         if ttl == 0:
-            return await self._async.get(name, codec=Raw) is None
+            return await self._async.get(name, codec=RAW) is None
         return bool(await self._async.set(name, value, ttl=ttl, if_absent=True, codec=self._codec))
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
@@ -136,12 +136,12 @@ class TerraceCache(BaseCache):  # type: ignore[misc]
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of the keys that are present."""
         names = self._keys(keys, version)
-        return self._found(names, self._sync.get_many(list(names), codec=Raw) if names else [])
+        return self._found(names, self._sync.get_many(list(names), codec=RAW) if names else [])
 
     async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of the keys that are present."""
         names = self._keys(keys, version)
-        return self._found(names, await self._async.get_many(list(names), codec=Raw) if names else [])
+        return self._found(names, await self._async.get_many(list(names), codec=RAW) if names else [])
 
     def _found(self, names: dict[str, Any], values: list[bytes | None]) -> dict[Any, Any]:
         # A cached None differs from an absent key.
@@ -206,16 +206,16 @@ class TerraceCache(BaseCache):  # type: ignore[misc]
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         """Return whether a key is present."""
-        return self._sync.get(self._key(key, version), codec=Raw) is not None
+        return self._sync.get(self._key(key, version), codec=RAW) is not None
 
     async def ahas_key(self, key: Any, version: int | None = None) -> bool:
         """Return whether a key is present."""
-        return await self._async.get(self._key(key, version), codec=Raw) is not None
+        return await self._async.get(self._key(key, version), codec=RAW) is not None
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Add to an integer atomically. Its TTL does not change."""
         name = self._key(key, version)
-        if self._sync.get(name, codec=Raw) is None:
+        if self._sync.get(name, codec=RAW) is None:
             raise ValueError(f"Key '{key}' not found")
         try:
             return int(self._sync.increment(name, delta, ttl=_GONE))
@@ -225,7 +225,7 @@ class TerraceCache(BaseCache):  # type: ignore[misc]
     async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Add to an integer atomically. Its TTL does not change."""
         name = self._key(key, version)
-        if await self._async.get(name, codec=Raw) is None:
+        if await self._async.get(name, codec=RAW) is None:
             raise ValueError(f"Key '{key}' not found")
         try:
             return int(await self._async.increment(name, delta, ttl=_GONE))

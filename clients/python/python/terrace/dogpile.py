@@ -20,7 +20,7 @@ from typing import Any
 from dogpile.cache.api import NO_VALUE, BytesBackend
 
 from . import _backends
-from ._backends import Raw
+from .codecs import RAW
 from .errors import OutcomeUnknown, TerraceError
 
 __all__ = ["TerraceBackend"]
@@ -71,23 +71,23 @@ class TerraceBackend(BytesBackend):
 
     def get_serialized(self, key: str) -> Any:
         """Return the bytes of a key, or ``NO_VALUE``."""
-        return self._client.get(self._prefix + key, NO_VALUE, codec=Raw)
+        return self._client.get(self._prefix + key, NO_VALUE, codec=RAW)
 
     def get_serialized_multi(self, keys: Iterable[str]) -> Any:
         """Return the bytes of each key, or ``NO_VALUE``."""
         names = [self._prefix + key for key in keys]
-        found = self._client.get_many(names, codec=Raw) if names else []
+        found = self._client.get_many(names, codec=RAW) if names else []
         return [NO_VALUE if data is None else data for data in found]
 
     def set_serialized(self, key: str, value: bytes) -> None:
         """Store the bytes of a key."""
-        self._client.set(self._prefix + key, value, ttl=self._ttl, codec=Raw)
+        self._client.set(self._prefix + key, value, ttl=self._ttl, codec=RAW)
 
     def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
         """Store the bytes of keys."""
         if mapping:
             entries = {self._prefix + key: value for key, value in mapping.items()}
-            self._client.set_many(entries, ttl=self._ttl, codec=Raw)
+            self._client.set_many(entries, ttl=self._ttl, codec=RAW)
 
     def delete(self, key: str) -> None:
         """Remove a key."""
@@ -138,7 +138,7 @@ class _Mutex:
         return True
 
     def _is_set(self, token: bytes) -> bool:
-        options = {"ttl": self._timeout, "codec": Raw}
+        options = {"ttl": self._timeout, "codec": RAW}
         try:
             # The value of a released lock may expire between the first two.
             for condition in ({"if_absent": True}, {"if_equal": b""}, {"if_absent": True}):
@@ -150,7 +150,7 @@ class _Mutex:
 
     def _value(self) -> Any:
         # Unlike `get`, it does not read a near cache.
-        entry = self._client.lookup(self._key, no_touch=True, codec=Raw)
+        entry = self._client.lookup(self._key, no_touch=True, codec=RAW)
         return None if entry is None else entry.value
 
     def release(self) -> None:
@@ -160,7 +160,7 @@ class _Mutex:
         if token is None:
             return
         try:
-            self._client.set(self._key, b"", if_equal=token, ttl=_RELEASED, codec=Raw)
+            self._client.set(self._key, b"", if_equal=token, ttl=_RELEASED, codec=RAW)
         except TerraceError as error:
             _log.debug("the end of a lock was not stored: %s", type(error).__name__)
 

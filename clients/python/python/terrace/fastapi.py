@@ -43,7 +43,7 @@ _log = logging.getLogger("terrace.http")
 
 
 class _State:
-    """What the decorator and the route of a request share."""
+    """State that the decorator and the route of a request share."""
 
     __slots__ = ("exchange", "store")
 

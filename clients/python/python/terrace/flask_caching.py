@@ -16,7 +16,7 @@ from typing import Any
 from flask_caching.backends.base import BaseCache
 
 from . import _backends
-from ._backends import Raw
+from .codecs import RAW
 from .errors import DecodeError, FailedPrecondition, TerraceError
 
 __all__ = ["TerraceCache"]
@@ -83,7 +83,7 @@ class TerraceCache(BaseCache):
         if not keys:
             return []
         try:
-            found = self._client.get_many([self._key(key) for key in keys], codec=Raw)
+            found = self._client.get_many([self._key(key) for key in keys], codec=RAW)
             return [None if data is None else self._decoded(data) for data in found]
         except TerraceError as error:
             _log.warning("a read failed and counts as absent: %s", type(error).__name__)
@@ -99,7 +99,7 @@ class TerraceCache(BaseCache):
     def has(self, key: str) -> bool:
         """Return whether a key is present."""
         try:
-            return self._client.get(self._key(key), codec=Raw) is not None
+            return self._client.get(self._key(key), codec=RAW) is not None
         except TerraceError as error:
             _log.warning("a read failed and counts as absent: %s", type(error).__name__)
             return False

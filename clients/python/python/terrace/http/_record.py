@@ -1,4 +1,4 @@
-"""What the cache stores for a key: a response, the names of `Vary`, or that a response cannot be stored.
+"""The stored value of a key: a response, the names of `Vary`, or that a response cannot be stored.
 
 Version 1, in big endian: magic, kind, status, time of the response (ms since 1970), its age when it was received, TTL,
 stale-while-revalidate and stale-if-error (s), number of fields; lengths of names and values; names and values; body.

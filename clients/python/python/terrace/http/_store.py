@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..codecs import RAW
 from ..errors import TerraceError
 from . import _fields as fields
 from . import _policy as policy
@@ -228,7 +229,7 @@ class ResponseStore:
         else:
             # The response of the previous names is not read again.
             filled = await grant.fill(Record(PASS).encode(), ttl=_FAILED_TTL, stale=0)
-            await self.client.set(exchange.key, listed, ttl=_VARY_TTL, tags=tags, codec=_Raw)
+            await self.client.set(exchange.key, listed, ttl=_VARY_TTL, tags=tags, codec=RAW)
         if lease.grant is None:
             return False
         if filled != "stored":
@@ -299,18 +300,6 @@ class ResponseStore:
         if exchange.detail and not is_hit and not is_stored:
             parts.append(f"detail={exchange.detail}")
         return "; ".join(parts).encode()
-
-
-class _Raw:
-    """Bytes as they are, whatever the codec of the client is."""
-
-    @staticmethod
-    def encode(value: bytes, /) -> bytes:
-        return value
-
-    @staticmethod
-    def decode(data: bytes, /) -> bytes:
-        return data
 
 
 def _vary(record: Record) -> tuple[list[str], str]:
