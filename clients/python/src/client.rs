@@ -15,7 +15,7 @@ use pyo3::{
     prelude::*,
     types::PyTuple,
 };
-use terrace_client::{Client, ClientBuilder, NewEntry, bindings, proto::watch_response::News};
+use terrace_client::{Client, ClientBuilder, InvalidatePattern, NewEntry, bindings, proto::watch_response::News};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -404,12 +404,7 @@ impl CoreClient {
         wait: bool,
         timeout: Option<Span>,
     ) -> PyResult<Py<PyAny>> {
-        let invalidate = move |client: &Client| {
-            let invalidate = limited!(client.invalidate_pattern(pattern.0), timeout);
-            let invalidate = if dry_run { invalidate.dry_run() } else { invalidate };
-            if wait { invalidate.wait() } else { invalidate }
-        };
-        slf.get().run(slf, Request::new(invalidate, Reply::Invalidated), Decoding::default())
+        slf.get().invalidate(slf, move |client| client.invalidate_pattern(pattern.0), dry_run, wait, timeout)
     }
 
     /// Invalidates all keys with a prefix of at most 512 bytes, on all nodes.
@@ -421,12 +416,7 @@ impl CoreClient {
         wait: bool,
         timeout: Option<Span>,
     ) -> PyResult<Py<PyAny>> {
-        let invalidate = move |client: &Client| {
-            let invalidate = limited!(client.invalidate_prefix(prefix.0), timeout);
-            let invalidate = if dry_run { invalidate.dry_run() } else { invalidate };
-            if wait { invalidate.wait() } else { invalidate }
-        };
-        slf.get().run(slf, Request::new(invalidate, Reply::Invalidated), Decoding::default())
+        slf.get().invalidate(slf, move |client| client.invalidate_prefix(prefix.0), dry_run, wait, timeout)
     }
 
     /// Invalidates all entries with one of the tags, at most 1,000. Returns the number of tags in use.
@@ -611,6 +601,22 @@ impl CoreClient {
 }
 
 impl CoreClient {
+    fn invalidate(
+        &self,
+        slf: &Bound<'_, Self>,
+        invalidate: impl FnOnce(&Client) -> InvalidatePattern + Send + 'static,
+        dry_run: bool,
+        wait: bool,
+        timeout: Option<Span>,
+    ) -> PyResult<Py<PyAny>> {
+        let begin = move |client: &Client| {
+            let invalidate = limited!(invalidate(client), timeout);
+            let invalidate = if dry_run { invalidate.dry_run() } else { invalidate };
+            if wait { invalidate.wait() } else { invalidate }
+        };
+        self.run(slf, Request::new(begin, Reply::Invalidated), Decoding::default())
+    }
+
     fn near_copy(&self, key: &Bound<'_, PyAny>) -> PyResult<Option<bindings::NearCopy>> {
         let started = lock(&self.started);
         // The copies of the parent are not used: another thread may have locked them during the fork.
