@@ -14,20 +14,23 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::AtomicBool,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Poll, Waker},
     thread,
     time::Duration,
 };
 
-use crate::load::Pool;
 use pyo3::{exceptions::PyRuntimeError, prelude::*, sync::PyOnceLock};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
 };
+
+use crate::load::Pool;
 
 /// Time without calls after which the keeper drives the runtime. Also the interval at which waiting callers look for
 /// signals such as Ctrl-C.
@@ -171,7 +174,7 @@ impl Blocking {
     /// # Errors
     /// The exception of a signal handler, such as `KeyboardInterrupt`.
     pub(crate) fn wait<T: Send>(&self, py: Python<'_>, future: impl Future<Output = T> + Send) -> PyResult<T> {
-        // What is dropped may have to send a message, such as the release of a lease.
+        // The drop of the future may send a message, such as the release of a lease.
         let _context = self.runtime.enter();
         let is_main = is_main_thread(py)?;
         let mut future = pin!(future);

@@ -20,7 +20,7 @@ use crate::{
     watch::{self, Event, Feed},
 };
 
-/// How an answer becomes an object.
+/// Conversion of an answer to an object of Python.
 #[derive(Default)]
 pub(crate) struct Decoding {
     /// Decodes values; `None`: values are bytes.

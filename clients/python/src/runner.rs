@@ -29,7 +29,7 @@ pub(crate) fn linked<T: Send + 'static>(
     }
 }
 
-/// Who runs the loaders of an operation.
+/// Place where the loaders of an operation run.
 #[derive(Clone)]
 pub(crate) struct Dispatch {
     run: Arc<Py<PyAny>>,
@@ -70,7 +70,7 @@ pub(crate) struct Runner {
     loads: Option<mpsc::UnboundedReceiver<LoadReply>>,
 }
 
-/// What a caller waits for.
+/// End of a wait: the result of the operation, or a load for the caller to run.
 enum Turn {
     Done(terrace_client::Result<Reply>),
     Load(LoadReply),

@@ -74,20 +74,6 @@ def _loads(key: Key, codec: Codec[Any] | None, default: Any, refresh: bool) -> G
                 raise _decode_error(data, cause) from cause
 
 
-def _results(keys: list[Any], encode: Callable[[Any], bytes] | None) -> Callable[[Any], list[Any]]:
-    """Return the conversion of the result of a loader of many keys."""
-
-    def convert(loaded: Any, asked: list[Any]) -> list[Any]:
-        if isinstance(loaded, Mapping):
-            return [item(loaded[key] if key in loaded else NotFound(), encode) for key in asked]
-        items = [item(value, encode) for value in loaded]
-        if len(items) != len(asked):
-            raise ValueError(f"the loader returned {len(items)} results for {len(asked)} keys")
-        return items
-
-    return convert  # type: ignore[return-value]
-
-
 class _Base:
     """Parts of both clients."""
 
@@ -921,18 +907,27 @@ class _Many:
         self.default = default
         # Loaders receive the keys as the caller wrote them.
         self._by_bytes = {key.encode() if isinstance(key, str) else bytes(key): key for key in keys}
-        self._convert: Any = _results(keys, None if codec is None else codec.encode)
+        self._encode = None if codec is None else codec.encode
+
+    def _items(self, loaded: Any, asked: list[Any]) -> list[Any]:
+        """Return what the extension module stores for the result of a loader."""
+        if isinstance(loaded, Mapping):
+            return [item(loaded[key] if key in loaded else NotFound(), self._encode) for key in asked]
+        items = [item(value, self._encode) for value in loaded]
+        if len(items) != len(asked):
+            raise ValueError(f"the loader returned {len(items)} results for {len(asked)} keys")
+        return items
 
     def load(self, loader: Callable[[list[Any]], Any], reply: _core.LoadReply) -> Any:
         asked = [self._by_bytes[key] for key in reply.keys]
         loaded = loader(asked)
         if inspect.isawaitable(loaded):
             return loaded
-        return self._convert(loaded, asked)
+        return self._items(loaded, asked)
 
     async def load_later(self, loader: Callable[[list[Any]], Any], reply: _core.LoadReply) -> Any:
         asked = [self._by_bytes[key] for key in reply.keys]
-        return self._convert(await _result(loader(asked)), asked)
+        return self._items(await _result(loader(asked)), asked)
 
     def values(self, results: list[Any], undecodable: list[int]) -> list[Any]:
         for place, result in enumerate(results):

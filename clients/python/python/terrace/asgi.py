@@ -239,7 +239,7 @@ class _Response:
         await _send(self._send, self._store.answer(exchange, exchange.fallback, is_hit=False))
 
     async def _pass(self) -> None:
-        """Send what was collected, and everything from now on."""
+        """Send the collected messages, and all further messages."""
         assert self._start is not None
         self._passes.set()
         status = (b"cache-status", self._store.status(self._exchange))
